@@ -1,0 +1,47 @@
+# `make demo` and `make test` need git, python3 (3.11 or newer) and make, and nothing else.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+EXTRAS := data,dev
+PYTEST_ARGS ?=
+DEMO_ARGS ?=
+
+export OMP_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+# uv reads its own variable for the folder of local wheels that pip is told of.
+export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
+INSTALL := install -c constraints.txt -e '.[$(EXTRAS)]'
+
+.PHONY: demo test lint format docs setup clean
+
+demo: setup  ## the main job end to end, one seed: a table on the screen and an HTML report
+	$(BIN)/tutelage demo $(DEMO_ARGS)
+
+test: setup  ## the tests, two processes of one thread each
+	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+
+lint: setup  ## style, types, and the arrows between packages
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup  ## rewrite the code in the house style
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: setup  ## a page for each system, from its docstring and its committed result
+	$(BIN)/python scripts/make_docs.py
+
+setup: $(VENV)/.ready
+
+$(VENV)/.ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("tutelage needs Python 3.11 or newer; make PYTHON=python3.12 …") if sys.version_info < (3, 11) else 0'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "cannot make a venv; on Debian: apt-get install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet uv && $(BIN)/uv pip $(INSTALL) --python $(BIN)/python --quiet \
+	  || { echo "uv could not install; trying pip"; $(BIN)/python -m pip $(INSTALL) --quiet; }
+	@touch $@
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,50 @@
+"""List every system with its kind, its demonstration and its last result."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from tutelage.cli.common import JsonOut, console, emit
+
+app = typer.Typer()
+
+RESULTS = Path("results/systems")
+"""Where ``tutelage show`` keeps what it wrote, seen from the folder the command runs in."""
+
+
+def listed(results: Path = RESULTS) -> list[dict[str, Any]]:
+    """``{name, card, kind, state, verdict}`` of each system.
+
+    ``state`` is "demonstrated" where a result is kept in ``results``, "ready" where a demonstration can be run, else
+    "code only"; ``verdict`` is the kept result's, or None.
+    """
+    from tutelage import demonstrations, registry
+    from tutelage.files import read_json
+
+    ready = demonstrations.names()
+    rows = []
+    for entry in registry.systems().values():
+        file = results / f"{entry.name}.json"
+        verdict = read_json(file)["verdict"] if file.exists() else None
+        state = "demonstrated" if verdict else "ready" if entry.name in ready else "code only"
+        rows.append({"name": entry.name, "card": entry.card, "kind": entry.kind, "state": state, "verdict": verdict})
+    return rows
+
+
+@app.command(epilog="Example: tutelage systems --json -")
+def systems(
+    results: Annotated[Path, typer.Option(help="The folder of kept results.")] = RESULTS,
+    json: JsonOut = None,
+) -> None:
+    """List every system: name, card, kind, state, verdict of its last demonstration."""
+    from rich.table import Table
+
+    rows = listed(results)
+    table = Table("system", "kind", "state", "verdict", box=None, title=f"{len(rows)} systems", title_justify="left")
+    for row in rows:
+        table.add_row(row["name"], row["kind"], row["state"], row["verdict"] or "")
+    console(json).print(table)
+    emit(rows, json)

@@ -1,0 +1,42 @@
+"""Write the embedded world out in the layouts of real datasets."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tutelage.cli.common import JsonOut, console, emit, environment, progress
+
+app = typer.Typer(no_args_is_help=True)
+
+
+class Layout(StrEnum):
+    """The file layouts that can be written."""
+
+    gqa = "gqa"
+    nlvr2 = "nlvr2"
+
+
+@app.callback()
+def group() -> None:
+    """The embedded world: seeded, procedural scenes with questions, programs and scene graphs."""
+
+
+@app.command(epilog="Example: tutelage world make data/world --layout gqa --seed 0 --images 500")
+def make(
+    out: Annotated[Path, typer.Argument(help="The folder to write to; made if absent.")],
+    layout: Annotated[Layout, typer.Option(help="The dataset whose file layout is written.")] = Layout.gqa,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same bytes.")] = 0,
+    images: Annotated[int, typer.Option(min=1, help="How many images, or for nlvr2 image pairs, a split.")] = 500,
+    json: JsonOut = None,
+) -> None:
+    """Draw scenes and write images, questions and scene graphs in the exact layout of GQA or NLVR2."""
+    from tutelage.tasks.world import export
+
+    with progress(f"drawing {images} images a split") as bar:
+        export.make(out, layout=layout.value, seed=seed, images=images, progress=bar)
+    console(json).print(f"{layout.value} layout with {images} images a split written to {out}")
+    emit({"out": out, "layout": layout.value, "images": images, **environment([seed])}, json)

@@ -1,0 +1,95 @@
+"""Checkpoints: one safetensors file each, whole or absent, with the plain facts in its header. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from tutelage import files
+from tutelage.errors import InputError, StaleError
+
+FORMAT = "tutelage-checkpoint-1"
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], head: Mapping[str, Any], format: str = FORMAT) -> Path:
+    """Write ``tensors`` and the JSON ``head`` as one file, atomically."""
+    plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    return files.write_bytes(path, save(plain, {"format": format, "head": json.dumps(files.plain(head))}))
+
+
+def read_tensors(path: str | Path, format: str = FORMAT) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors and the head of a file that :func:`write_tensors` wrote.
+
+    Raises:
+        InputError: no such file, or not safetensors (it is never unpickled), or cut short.
+        StaleError: safetensors of another kind or version.
+    """
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            found = file.metadata() or {}
+            if found.get("format") != format:
+                raise StaleError(
+                    f"not a {format} file but {found.get('format', 'plain safetensors')}",
+                    where=path,
+                    remedy="give a file that this version of tutelage wrote",
+                )
+            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(found["head"])  # noqa: SIM118
+    except FileNotFoundError:
+        raise InputError("no such file", where=path, remedy="check the path") from None
+    except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
+        raise InputError(
+            f"not a readable safetensors file: {error}",
+            where=path,
+            remedy="it is cut short or of another kind; delete it to go on from the checkpoint before it",
+        ) from error
+
+
+class Checkpoints:
+    """The checkpoints of one run folder; the last two are kept."""
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def _all(self) -> list[Path]:
+        return sorted(self.folder.glob("checkpoint-*.safetensors"))
+
+    def write(self, step: int, tensors: Mapping[str, Tensor], head: Mapping[str, Any]) -> Path:
+        """Keep the state after ``step`` steps, and drop all but the last two."""
+        path = write_tensors(self.folder / f"checkpoint-{step:09d}.safetensors", tensors, {"step": step, **head})
+        for old in self._all()[:-2]:
+            old.unlink(missing_ok=True)
+        return path
+
+    @property
+    def latest(self) -> Path | None:
+        """The newest checkpoint's file, or None."""
+        found = self._all()
+        return found[-1] if found else None
+
+
+def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """The tensors under ``name.``, without that prefix."""
+    head = f"{name}."
+    return {key.removeprefix(head): value for key, value in tensors.items() if key.startswith(head)}
+
+
+def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """The optimiser's state as flat tensors, ``index.key``."""
+    state = optimizer.state_dict()["state"]
+    return {f"{i}.{key}": v for i, entry in state.items() for key, v in entry.items() if isinstance(v, Tensor)}
+
+
+def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    """Take up what :func:`optimizer_tensors` gave."""
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

@@ -1,0 +1,473 @@
+"""The one training loop.
+
+Everything random is a function of (seed, step): the order of samples, their views, and the global generator, which is
+seeded anew for each pass. So a run that was killed and called again ends with the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage import files
+from tutelage.distill import schedule
+from tutelage.distill.checkpoint import (
+    Checkpoints,
+    optimizer_tensors,
+    part,
+    read_tensors,
+    restore_optimizer,
+    write_tensors,
+)
+from tutelage.distill.data import Batch
+from tutelage.distill.lesson import Lesson, Settings
+from tutelage.distill.method import Method, Progress, Stage
+from tutelage.distill.teacher import network_fingerprint
+from tutelage.errors import InputError, TrainingError
+from tutelage.seeds import derive
+
+Record = dict[str, Any]
+
+
+@dataclass
+class Result:
+    """What training gives: the exported student, the log's records in order, and the seconds spent on training alone
+    (of all calls of a resumed run; evaluation not counted). ``figures``: the last evaluation's. ``ungraded``: trainable
+    parameters that got no gradient in the first step although the method does not declare them idle."""
+
+    student: nn.Module
+    history: list[Record] = field(default_factory=list)
+    seconds: float = 0.0
+    figures: dict[str, float] = field(default_factory=dict)
+    ungraded: tuple[str, ...] = ()
+
+
+def train(
+    lesson: Lesson,
+    folder: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    check: bool = True,
+) -> Result:
+    """Run ``lesson``; its student is changed in place and exported.
+
+    Args:
+        lesson: what to run.
+        folder: where checkpoints, ``log.jsonl`` and ``student.safetensors`` go. If it holds an unfinished run of the
+            same lesson, that run goes on from its last checkpoint; a finished one is read back.
+        progress: called after each step with (steps done, steps).
+        check: look at the first batch before anything is trained (shapes, classes, labels, finite values).
+
+    Raises:
+        TrainingError: a loss term or a weight is not finite (the message names it; the last good checkpoint is kept), or
+            no gradient reaches the student.
+        InputError: student, teacher, method and data do not fit together.
+        StaleError: ``folder`` holds a run of another lesson.
+    """
+    return Trainer(lesson, folder, check).run(progress)
+
+
+class Trainer:
+    """One run of one lesson; :func:`train` is the way in, this class is for those who step by hand (tests, benches)."""
+
+    def __init__(self, lesson: Lesson, folder: str | Path | None = None, check: bool = True):
+        self.lesson, self.settings = lesson, lesson.settings
+        self.student, self.teacher, self.method = lesson.student, lesson.teacher, lesson.method
+        self.device = torch.device(self.settings.device)
+        self.order = lesson.order()
+        self.step = 0
+        self.seconds = 0.0
+        self.history: list[Record] = []
+        self.ungraded: tuple[str, ...] = ()
+        self._sums: dict[str, Tensor] = {}
+        self._since = 0  # the step at which the sums began
+        self.folder = self._claim(folder)
+        self._place()
+        with self._rng(), torch.no_grad():
+            self._reseed("prepare")
+            example = self.batch(0)
+            self.student.eval()
+            self.method.prepare(self.student, self.teacher, example, lesson.data)
+            self.method.to(self.device)
+            if check:
+                from tutelage.distill.doctor import first_look
+
+                first_look(lesson, example)
+        self.parameters = dict(_trainable(self.student, self.method))
+        self._flat = list(self.parameters.values())
+        self._refuse_shared()
+        self.optimizer = _optimizer(self.settings, self.student, self.method, self._flat)
+        self._bases = [(group["lr"] * group.pop("lr_scale", 1.0)) for group in self.optimizer.param_groups]
+        self.stages = _boundaries(self.method.stages(), self.settings.steps)
+        self._stage: Stage | None = None
+        self._autocast: contextlib.AbstractContextManager[Any] = (
+            torch.autocast(self.device.type, torch.bfloat16) if self.settings.precision == "bf16" else contextlib.nullcontext()
+        )
+        if self.folder is not None:
+            self._resume()
+
+    # -- the loop ----------------------------------------------------------------------------------------------------
+
+    def run(self, progress: Callable[[int, int], None] | None = None) -> Result:
+        """Train to the last step and export."""
+        s = self.settings
+        with self._rng():
+            self._train_mode()
+            while self.step < s.steps:
+                began = time.perf_counter()
+                self.advance()
+                self.seconds += time.perf_counter() - began
+                done, last = self.step, self.step == s.steps
+                if last or (s.log_every and done % s.log_every == 0):
+                    self._log(evaluate=last or bool(s.eval_every and done % s.eval_every == 0))
+                elif s.eval_every and done % s.eval_every == 0:
+                    self._log(evaluate=True)
+                if self.folder is not None and (last or (s.checkpoint_every and done % s.checkpoint_every == 0)):
+                    self.checkpoint()
+                if progress is not None:
+                    progress(done, s.steps)
+            return self._finish()
+
+    def advance(self) -> None:
+        """One step of the optimiser."""
+        stage, first, length = self._stage_at(self.step)
+        if stage is not self._stage:
+            self._enter(stage)
+        s = self.settings
+        clock = (self.step - first, length) if stage.restart else (self.step, s.steps)
+        factor = stage.lr * schedule.learning_rate(s, *clock)
+        for group, base in zip(self.optimizer.param_groups, self._bases, strict=True):
+            group["lr"] = base * factor
+        for parameter in self._flat:  # a plain loop: the optimiser's zero_grad costs as much as a small forward pass
+            parameter.grad = None
+        for micro in range(s.accumulate):
+            number = self.step * s.accumulate + micro
+            self._reseed(number)
+            seen = number * s.batch_size / len(self.lesson.data)
+            all_seen = s.steps * s.accumulate * s.batch_size / len(self.lesson.data)
+            self.method.progress = Progress(
+                self.step, s.steps, seen, all_seen, stage, self.step - first, length, micro
+            )
+            self._pass(self.batch(number))
+        if self.step == 0:
+            self._see_gradients()
+        self.method.before_update(self.student)
+        if s.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self._flat, s.clip)
+        self.optimizer.step()
+        self.method.after_step(self.student)
+        if self.teacher is not None:
+            self.teacher.after_step(self.student)
+        self.step += 1
+
+    def batch(self, number: int) -> Batch:
+        """The batch of forward pass ``number`` (step * accumulate + micro), on the device."""
+        batch = self.lesson.data.batch(*self.order.step(number))
+        if self.device.type == "cpu" and not self.settings.channels_last:
+            return batch
+        return batch.to(self.device, self.settings.channels_last)
+
+    def _pass(self, batch: Batch) -> None:
+        """Forward and backward of one batch; adds its terms to the sums."""
+        terms: dict[str, Tensor] = {}
+
+        def loss() -> Tensor:
+            nonlocal terms
+            with self._autocast:
+                ours, theirs = self.method(batch, self.student, self.teacher)
+                terms = self.method.terms(batch, ours, theirs)
+                weights = self.method.weights()
+                self._known(terms, weights)
+                total = None
+                for name, term in terms.items():
+                    weight = weights.get(name, 1.0)
+                    if weight:
+                        part = term if weight == 1.0 else weight * term
+                        total = part if total is None else total + part
+            if total is None:
+                raise TrainingError(
+                    "the method gives no term of weight > 0", where=self.lesson.name, remedy="check terms() and weights()"
+                )
+            return total if self.settings.accumulate == 1 else total / self.settings.accumulate
+
+        self.method.backward(loss)
+        for name, term in terms.items():
+            held = self._sums.get(name)
+            if held is None:
+                self._sums[name] = term.detach().clone()
+            else:
+                held += term.detach()
+
+    def _known(self, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
+        if self.step == 0 and (unknown := set(weights) - set(terms)):
+            raise InputError(
+                f"weights for terms that do not exist: {', '.join(sorted(unknown))}",
+                where=type(self.method).__name__,
+                remedy=f"its terms are {', '.join(terms)}",
+            )
+
+    # -- stages, modes, randomness -----------------------------------------------------------------------------------
+
+    def _stage_at(self, step: int) -> tuple[Stage, int, int]:
+        for stage, first, length in self.stages:
+            if step < first + length:
+                return stage, first, length
+        return self.stages[-1]
+
+    def _enter(self, stage: Stage) -> None:
+        self._stage = stage
+        if any(one.trains is not None for one, _, _ in self.stages):
+            for name, parameter in self.parameters.items():
+                parameter.requires_grad_(stage.trains is None or stage.trains(name))
+
+    def _train_mode(self) -> None:
+        self.student.train()
+        self.method.train()
+
+    @contextlib.contextmanager
+    def _rng(self) -> Iterator[None]:
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            yield
+
+    def _reseed(self, name: object) -> None:
+        """The global generator for one pass: a counter, not a state that would have to be saved."""
+        value = derive(self.settings.seed, "pass", name)
+        torch.default_generator.manual_seed(value)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(value)
+
+    # -- checks ------------------------------------------------------------------------------------------------------
+
+    def _refuse_shared(self) -> None:
+        own = {id(p): name for name, p in self.student.named_parameters()}
+        for name, parameter in self.method.named_parameters():
+            if id(parameter) in own:
+                raise InputError(
+                    f"the method owns the student's parameter {own[id(parameter)]} as {name}",
+                    where=type(self.method).__name__,
+                    remedy="hold the student beside the method, or keep a deep copy of it",
+                )
+        network = self.teacher.network if self.teacher is not None else None
+        for name, parameter in network.named_parameters() if network is not None else ():
+            if any(parameter is one for one in self.parameters.values()):
+                raise InputError(
+                    f"teacher and learner share the parameter {name}",
+                    where=self.lesson.name,
+                    remedy="give the teacher a deep copy of the network",
+                )
+
+    def _see_gradients(self) -> None:
+        without = [name for name, p in self.parameters.items() if p.requires_grad and p.grad is None]
+        without = [name for name in without if not any(fnmatch(name, pattern) for pattern in self.method.idle)]
+        asked = [name for name, p in self.parameters.items() if p.requires_grad]
+        if asked and len(without) == len(asked):
+            raise TrainingError(
+                "no gradient reaches any parameter",
+                where=self.lesson.name,
+                remedy="the loss terms must depend on the student's outputs: look for detach() and no_grad",
+            )
+        self.ungraded = tuple(without)
+
+    def _refuse_nan(self, means: Mapping[str, float]) -> None:
+        weights = self.method.weights()
+        bad = [name for name, value in means.items() if not math.isfinite(value) and weights.get(name, 1.0)]
+        if not bad:
+            return
+        latest = Checkpoints(self.folder).latest if self.folder is not None else None
+        raise TrainingError(
+            f"the term {' and '.join(repr(name) for name in bad)} is not finite between steps {self._since} and "
+            f"{self.step}{self._teacher_to_blame()}",
+            where=self.lesson.name,
+            remedy=(f"the last good checkpoint is {latest}; " if latest else "")
+            + "lower the learning rate, set clip, or check the inputs of that term",
+        )
+
+    def _teacher_to_blame(self) -> str:
+        """Look whether the teacher itself said something that is not finite in the steps since the last look."""
+        if self.teacher is None:
+            return ""
+        for number in range(self._since * self.settings.accumulate, self.step * self.settings.accumulate):
+            try:
+                said = self.teacher(self.batch(number))
+            except Exception:  # the method feeds this teacher otherwise; there is nothing to add to the message
+                return ""
+            for name, value in said.items():
+                if value.is_floating_point() and not bool(value.isfinite().all()):
+                    return f" (the teacher's output {name!r} is not finite in step {number // self.settings.accumulate})"
+        return ""
+
+    def _refuse_bad_weights(self) -> None:
+        parameters = list(self.parameters.items())
+        if not parameters:
+            return
+        norms = torch.stack([p.detach().float().norm() for _, p in parameters])
+        if not bool(norms.isfinite().all()):
+            name = parameters[int((~norms.isfinite()).nonzero()[0, 0])][0]
+            raise TrainingError(
+                f"the parameter {name} is not finite after step {self.step}",
+                where=self.lesson.name,
+                remedy="lower the learning rate or set clip",
+            )
+
+    # -- log, checkpoints, end ---------------------------------------------------------------------------------------
+
+    def _log(self, evaluate: bool) -> None:
+        count = max(1, self.step - self._since) * self.settings.accumulate
+        means = {name: value.item() / count for name, value in self._sums.items()}
+        self._refuse_nan(means)
+        weights = self.method.weights()
+        record: Record = {
+            "step": self.step,
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "loss": sum(weights.get(name, 1.0) * value for name, value in means.items()),
+            "terms": means,
+            "weights": {name: weights.get(name, 1.0) for name in means},
+            "seconds": round(self.seconds, 4),
+        }
+        if self._stage is not None and len(self.stages) > 1:
+            record["stage"] = self._stage.name
+        if evaluate and self.lesson.evaluate is not None:
+            record["figures"] = dict(self.evaluate())
+        self.history.append(record)
+        self._sums, self._since = {}, self.step
+        if self.folder is not None:
+            with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps(files.plain(record)) + "\n")
+
+    def evaluate(self) -> Mapping[str, float]:
+        """The lesson's figures for the student as it stands."""
+        assert self.lesson.evaluate is not None
+        student = self.method.export(self.student).eval()
+        with torch.no_grad():
+            return self.lesson.evaluate(student)
+
+    def _claim(self, folder: str | Path | None) -> Path | None:
+        if folder is None:
+            return None
+        settings = [*self.lesson.fingerprint_parts(), network_fingerprint(self.student)]
+        return files.RunFolder(folder, {"kind": "lesson", "lesson": self.lesson.name, "is": files.fingerprint(settings)}).root
+
+    def _place(self) -> None:
+        self.student.to(self.device)
+        if self.settings.channels_last:
+            self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.teacher is not None and self.device.type != "cpu":
+            self.teacher.to(self.device)
+
+    def checkpoint(self) -> Path:
+        """Write the whole state; refuses to keep weights that are not finite."""
+        assert self.folder is not None
+        self._refuse_nan({name: value.item() for name, value in self._sums.items()})
+        self._refuse_bad_weights()
+        tensors = {f"student.{k}": v for k, v in self.student.state_dict().items()}
+        tensors |= {f"method.{k}": v for k, v in self.method.state_dict().items()}
+        tensors |= {f"teacher.{k}": v for k, v in (self.teacher.state() if self.teacher else {}).items()}
+        tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
+        tensors |= {f"sums.{k}": v for k, v in self._sums.items()}
+        for name, value in tensors.items():
+            if not isinstance(value, Tensor):
+                raise InputError(
+                    f"{name} is a {type(value).__name__}, not a tensor",
+                    where=type(self.method).__name__,
+                    remedy="keep what must be resumed in a buffer",
+                )
+        head = {"since": self._since, "seconds": self.seconds, "ungraded": self.ungraded}
+        return Checkpoints(self.folder).write(self.step, tensors, head)
+
+    def _resume(self) -> None:
+        assert self.folder is not None
+        log = self.folder / "log.jsonl"
+        latest = Checkpoints(self.folder).latest
+        if latest is None:
+            log.unlink(missing_ok=True)
+            return
+        tensors, head = read_tensors(latest)
+        self.student.load_state_dict(part(tensors, "student"))
+        self.method.load_state_dict(part(tensors, "method"))
+        if self.teacher is not None and (state := part(tensors, "teacher")):
+            self.teacher.load(state)
+        restore_optimizer(self.optimizer, part(tensors, "optimizer"))
+        self._sums = {name: value.to(self.device) for name, value in part(tensors, "sums").items()}
+        self.step, self._since, self.seconds = head["step"], head["since"], head["seconds"]
+        self.ungraded = tuple(head["ungraded"])
+        self.history = _kept(log, self.step)
+
+    def _finish(self) -> Result:
+        for parameter in self.parameters.values():
+            parameter.requires_grad_(True)
+        self._refuse_bad_weights()
+        if not self.history and self.lesson.evaluate is not None:
+            self._log(evaluate=True)
+        student = self.method.export(self.student).eval()
+        if self.folder is not None:
+            write_tensors(self.folder / "student.safetensors", student.state_dict(), {"lesson": self.lesson.name}, "pt")
+        figures = next((r["figures"] for r in reversed(self.history) if "figures" in r), {})
+        return Result(student, self.history, self.seconds, figures, self.ungraded)
+
+
+def _kept(log: Path, step: int) -> list[Record]:
+    """The log's records up to ``step``; what a killed run wrote after its last checkpoint is cut off."""
+    records = []
+    if log.exists():
+        for line in log.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                break  # the line a kill cut short
+            if record["step"] > step:
+                break
+            records.append(record)
+    files.write_text(log, "".join(json.dumps(record) + "\n" for record in records))
+    return records
+
+
+def _trainable(student: nn.Module, method: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    for owner, module in (("student", student), ("method", method)):
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                yield f"{owner}.{name}", parameter
+
+
+def _boundaries(stages: Sequence[Stage], steps: int) -> list[tuple[Stage, int, int]]:
+    """(stage, first step, steps) of each; shares are rounded so that the stages fill all steps."""
+    total = sum(stage.share for stage in stages)
+    if not stages or total <= 0:
+        raise InputError("a method needs at least one stage with a share above 0", remedy="check stages()")
+    edges, reached = [0], 0.0
+    for stage in stages:
+        reached += stage.share
+        edges.append(round(steps * reached / total))
+    return [(stage, first, last - first) for stage, first, last in zip(stages, edges, edges[1:], strict=False)]
+
+
+def _optimizer(
+    settings: Settings, student: nn.Module, method: Method, parameters: list[nn.Parameter]
+) -> torch.optim.Optimizer:
+    groups = method.groups(student)
+    given: list[dict[str, Any]] = [dict(group) for group in groups] if groups is not None else [{"params": parameters}]
+    for group in given:
+        group["params"] = [p for p in group["params"] if p.requires_grad]
+    covered = sum(len(group["params"]) for group in given)
+    if {id(p) for group in given for p in group["params"]} != {id(p) for p in parameters} or covered != len(parameters):
+        raise InputError(
+            f"groups() names {covered} trainable parameters, student and method have {len(parameters)}",
+            where=type(method).__name__,
+            remedy="put each trainable parameter of student and method into exactly one group",
+        )
+    if not parameters:
+        raise InputError("nothing to train: no parameter needs a gradient", remedy="is the student frozen?")
+    plain = all(p.dtype in (torch.float32, torch.float64, torch.bfloat16) for p in parameters)
+    common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": plain}
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(given, momentum=settings.momentum, nesterov=settings.nesterov, **common)
+    return torch.optim.AdamW(given, betas=settings.betas, **common)

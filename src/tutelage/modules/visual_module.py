@@ -1,0 +1,231 @@
+"""The protocol of a perception module with a trainable network: encode calls, one forward, decode values."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from tutelage import files
+from tutelage.errors import InputError, StaleError, did_you_mean
+from tutelage.programs.language import Answers, Call, Capabilities, Signature
+
+HEAD_KINDS = ("classes", "logit", "heatmap", "size", "tokens")
+"""What a head holds: class logits [..., C], one logit [...], heat-map logits [B, C, h, w], sizes [B, k, h, w], or token
+logits [B, L, V]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What somebody who knows says to a call: the value, the probability of each answer where there are several, and
+    how sure they are in 0..1 (1 for gold)."""
+
+    hard: Any
+    dist: Mapping[str, float] | None = None
+    conf: float = 1.0
+    weight: float = 1.0
+
+
+@dataclass
+class Exercise:
+    """Calls as tensors to learn from. ``inputs`` [N, ...] go into the network; ``targets[head]`` holds what that head's
+    loss needs (:meth:`VisualModule.exercise`); ``weights`` has one entry an answer (rows with several answers pad with
+    zeros)."""
+
+    inputs: dict[str, Tensor]
+    targets: dict[str, dict[str, Tensor]]
+    weights: Tensor
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+
+class VisualModule:
+    """A perception skill behind a typed call, with a network that can be taught.
+
+    A subclass states ``name``, ``signature``, ``heads`` (each head's kind) and its ``Config``, builds ``network``, and
+    says how calls become a batch (:meth:`encode`) and heads become values (:meth:`decode`). A module is immutable: a
+    taught network makes a new module (:meth:`taught`), with a new ``version``.
+    """
+
+    name: ClassVar[str]
+    signature: ClassVar[Signature]
+    heads: ClassVar[Mapping[str, str]]
+    capabilities: Capabilities = Capabilities()
+    symbolic: ClassVar[bool] = False
+    batch_size: int = 128
+
+    @dataclass(frozen=True)
+    class Config:
+        """Everything that shapes the network."""
+
+        @classmethod
+        def read(cls, plain: Mapping[str, Any]) -> Any:
+            """The configuration from what JSON held."""
+            return cls(**plain)
+
+    def __init__(self, config: Any, network: nn.Module):
+        self.config, self.network = config, network.eval()
+        self._version: str | None = None
+
+    @classmethod
+    def build(cls, config: Any, seed: int) -> Self:
+        """A module with a freshly initialised network."""
+        raise NotImplementedError
+
+    @property
+    def version(self) -> str:
+        """A hash of the class, the configuration and every weight."""
+        if self._version is None:
+            state = self.network.state_dict()
+            tensors = [state[key].detach().cpu().contiguous().numpy().tobytes() for key in sorted(state)]
+            self._version = files.fingerprint(type(self).__name__, asdict(self.config), *tensors)
+        return self._version
+
+    def encode(self, calls: Sequence[Call]) -> dict[str, Tensor]:
+        """Calls as one batch of tensors, row i for call i."""
+        raise NotImplementedError
+
+    def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Answers:
+        """Heads as values, one a call; the heads travel with them."""
+        raise NotImplementedError
+
+    def exercise(self, calls: Sequence[Call], labels: Sequence[Label] | None) -> Exercise:
+        """Calls and their labels as tensors: the inverse of :meth:`decode`. Without labels (replay) there are no
+        targets. Calls that share an input may share a row.
+
+        The default serves modules with one head of classes or one logit: row i is call i; targets are ``soft`` [N, C]
+        and ``hard`` [N], or ``probability`` [N]. Answers outside ``capabilities.vocabulary`` are refused.
+
+        Raises:
+            InputError: the head is of another kind, or a label is outside the vocabulary.
+        """
+        inputs = self.encode(calls)
+        if labels is None:
+            return Exercise(inputs, {}, torch.ones(len(calls)))
+        (head, kind), *others = self.heads.items()
+        weights = torch.tensor([label.weight for label in labels], dtype=torch.float32)
+        if kind == "logit" and not others:
+            yes = [label.dist["yes"] if label.dist else float(bool(label.hard)) for label in labels]
+            return Exercise(inputs, {head: {"probability": torch.tensor(yes)}}, weights)
+        names = list(self.capabilities.vocabulary or ())
+        if kind != "classes" or others or not names:
+            raise InputError(
+                f"{self.name} must say how its heads are taught", where=type(self).__name__, remedy="define exercise()"
+            )
+        hard, soft = class_targets(labels, names, self.name)
+        return Exercise(inputs, {head: {"hard": hard, "soft": soft}}, weights)
+
+    def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every head of the network on a batch, differentiable."""
+        return self.network(batch)
+
+    def run(self, calls: Sequence[Call]) -> Answers:
+        """Values and heads from one forward pass, without gradients."""
+        with torch.inference_mode():
+            return self.decode(self.forward(self.encode(calls)), calls)
+
+    def taught(self, network: nn.Module) -> Self:
+        """This module with another network of the same shape."""
+        module = copy.copy(self)
+        module.network, module._version = network.eval(), None
+        return module
+
+    def copy_network(self) -> nn.Module:
+        """A copy of the network that can be trained without touching this module."""
+        return copy.deepcopy(self.network)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``config.json`` and ``weights.safetensors`` into ``folder``, each whole or not at all."""
+        folder = Path(folder)
+        state = {key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()}
+        files.write_bytes(folder / "weights.safetensors", save_tensors(state))
+        head = {"format": "tutelage-module", "class": type(self).__name__, "config": asdict(self.config)}
+        files.write_json(folder / "config.json", head | {"name": self.name, "version": self.version})
+        return folder
+
+    def load_weights(self, folder: str | Path) -> Self:
+        """This module with the weights saved in ``folder``.
+
+        Raises:
+            InputError: the file is absent or not safetensors, or its tensors do not fit this network.
+            StaleError: the weights are not those that ``config.json`` speaks of.
+        """
+        file = Path(folder) / "weights.safetensors"
+        try:
+            state = load_tensors(file.read_bytes())
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"not readable safetensors: {error}", where=file, remedy="save the module again") from error
+        network = self.copy_network()
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise InputError(f"weights of another network: {error}", where=file, remedy="is it the right folder?") from error
+        module = self.taught(network)
+        head = files.read_json(Path(folder) / "config.json")
+        if head.get("version") != module.version:
+            raise StaleError("the weights are not the ones that config.json names", where=file, remedy="save the module again")
+        return module
+
+    @classmethod
+    def kinds(cls) -> dict[str, type[VisualModule]]:
+        """Every known class of module that can be built from a saved configuration, by class name."""
+        found = {}
+        for child in cls.__subclasses__():
+            found[child.__name__] = child
+            found |= child.kinds()
+        return found
+
+
+def class_targets(labels: Sequence[Label], names: Sequence[str], where: str) -> tuple[Tensor, Tensor]:
+    """Labels as class ids [N] and probabilities [N, C] over ``names``; a label without probabilities is certain.
+
+    Raises:
+        InputError: an answer that is not among ``names``.
+    """
+    index = {name: number for number, name in enumerate(names)}
+    soft = torch.zeros(len(labels), len(names))
+    hard = torch.zeros(len(labels), dtype=torch.long)
+    for row, label in enumerate(labels):
+        if label.hard not in index:
+            raise InputError(f"{label.hard!r} is no answer of {where}", remedy=did_you_mean(str(label.hard), list(names)))
+        hard[row] = index[label.hard]
+        for answer, share in (label.dist or {label.hard: 1.0}).items():
+            soft[row, index[answer]] = share
+    return hard, soft
+
+
+def load(folder: str | Path) -> VisualModule:
+    """Load a module that :meth:`VisualModule.save` wrote; a user's own class must be imported before.
+
+    Raises:
+        InputError: ``folder`` is no module folder, or its class is not known here.
+    """
+    from tutelage.modules import small  # noqa: F401  (defines the embedded classes)
+
+    file = Path(folder) / "config.json"
+    head = files.read_json(file)
+    if not isinstance(head, dict) or head.get("format") != "tutelage-module":
+        raise InputError("not a module folder of tutelage", where=file, remedy="give the folder that save() wrote")
+    kinds = VisualModule.kinds()
+    if head.get("class") not in kinds:
+        raise InputError(
+            f"unknown class of module {head.get('class')!r}",
+            where=file,
+            remedy="import the code that defines it first; " + did_you_mean(str(head.get("class")), list(kinds)),
+        )
+    kind = kinds[head["class"]]
+    try:
+        config = kind.Config.read(head["config"])
+    except (TypeError, KeyError, ValueError) as error:
+        raise InputError(f"not a configuration of {kind.__name__}: {error}", where=file, remedy=json.dumps(head["config"])) from error
+    return kind.build(config, seed=0).load_weights(folder)

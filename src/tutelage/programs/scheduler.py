@@ -1,0 +1,361 @@
+"""Runs many programs at once: whatever call each is waiting for, calls to one module are answered as one batch.
+
+A program is a generator that yields its next call and is sent the value. Symbolic modules answer at once; calls to the
+others wait until their module's batch is full, or until nothing else can go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count, islice
+from time import perf_counter
+from typing import Any, Final
+
+from tutelage.errors import InputError, did_you_mean
+from tutelage.programs.cache import ResultCache, Stored
+from tutelage.programs.encoding import input_key
+from tutelage.programs.language import (
+    Answers,
+    Call,
+    LimitExceeded,
+    Module,
+    Program,
+    ProgramFailure,
+    RuntimeFailure,
+    Signature,
+    UnknownModule,
+    Value,
+)
+from tutelage.programs.trace import Origin, StepRecord, Trace
+
+
+@dataclass(slots=True)
+class Job:
+    """One program to run on one state (IMAGE, or LEFT and RIGHT).
+
+    ``program`` may be the failure of its parsing: then the trace carries that failure. ``question`` is what a fallback
+    asks; ``task`` and ``stage`` go into the records.
+    """
+
+    id: str
+    program: Program | ProgramFailure
+    state: Mapping[str, Value]
+    question: str | None = None
+    task: str = ""
+    stage: str = ""
+
+
+class _Keep:
+    def __repr__(self) -> str:
+        return "KEEP"
+
+
+KEEP: Final = _Keep()
+"""What a substitute returns to let the module answer."""
+
+Substitute = Callable[[Job, Call, int], Value]
+"""From a job, its call, and the call's number in the run, to a value that stands in for the module's, or KEEP."""
+
+Fallback = Callable[[Job], Call]
+"""From a job whose program failed to the one call that is asked in its place."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What programs run in.
+
+    ``modules`` by name; ``cache`` of results, or none; ``batch_size`` caps every module's own (1: one at a time);
+    ``window`` programs are under way at once, which bounds memory. ``deduplicate`` answers equal waiting calls once.
+    ``fallback`` None makes a failed program a wrong one; :func:`direct_vqa` asks the question instead, and is counted
+    in the trace. ``substitute`` may answer a call in its module's place. A program may make ``max_calls`` calls.
+    """
+
+    modules: Mapping[str, Module]
+    cache: ResultCache | None = None
+    batch_size: int | None = None
+    window: int = 1024
+    deduplicate: bool = True
+    fallback: Fallback | None = None
+    substitute: Substitute | None = None
+    max_calls: int = 1000
+
+    @property
+    def signatures(self) -> dict[str, Signature]:
+        """The modules' signatures, for a parser."""
+        return {name: module.signature for name, module in self.modules.items()}
+
+
+def direct_vqa(job: Job) -> Call:
+    """The job's question, put to VQA about its first image.
+
+    Raises:
+        InputError: the job has no question.
+    """
+    if job.question is None:
+        raise InputError("the fallback needs the question", where=f"job {job.id}", remedy="give Job.question")
+    return Call("VQA", {"image": next(iter(job.state.values())), "question": job.question}, step=-1)
+
+
+def run(jobs: Iterable[Job], context: Context) -> list[Trace]:
+    """The traces of ``jobs``, in their order."""
+    return list(stream(jobs, context))
+
+
+def stream(jobs: Iterable[Job], context: Context) -> Iterator[Trace]:
+    """The traces of ``jobs``, in their order, in memory bounded by ``context.window``: ``jobs`` may be endless.
+
+    Raises:
+        StorageError: the result cache cannot be written.
+    """
+    scheduler = Scheduler(context)
+    source, more = iter(jobs), True
+    done: dict[int, Trace] = {}
+    first = after = 0  # traces [first, after) are admitted and not yet given out
+    while more or scheduler.active or done:
+        # A finished program waits here for an earlier one: room for many of them, so that batches stay full.
+        while more and scheduler.active < context.window and after - first < 16 * context.window and not scheduler.full:
+            job = next(source, None)
+            if job is None:
+                more = False
+            else:
+                scheduler.admit(job, after)
+                after += 1
+        scheduler.answer()
+        done.update(scheduler.finished)
+        scheduler.finished.clear()
+        while first in done:
+            yield done.pop(first)
+            first += 1
+
+
+def as_failure(error: Exception, source: str) -> ProgramFailure:
+    """``error`` if it is a program's failure, else a RuntimeFailure that names its type and what raised it."""
+    if isinstance(error, ProgramFailure):
+        return error
+    failure = RuntimeFailure(f"{source} raised {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+@dataclass(slots=True)
+class _Run:
+    """A program under way."""
+
+    job: Job
+    number: int
+    steps: Generator[Call, Value, Value]
+    trace: Trace
+    origin: Origin
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """One call, and the runs that wait for its answer, each with its own copy of the call."""
+
+    call: Call
+    key: Hashable | None
+    runs: list[tuple[_Run, Call]]
+
+
+@dataclass(slots=True)
+class _Lane:
+    """The calls that wait for one module."""
+
+    module: Module
+    version: str
+    size: int
+    waiting: dict[Hashable, _Waiting] = field(default_factory=dict)
+
+
+class Scheduler:
+    """The engine behind :func:`stream`, for those who bring programs as they come: admit, answer, look at ``finished``.
+
+    ``finished`` holds (number, trace) as programs end; ``active`` counts those under way; ``full`` tells that some
+    module's batch is.
+    """
+
+    def __init__(self, context: Context):
+        self.context = context
+        self.active = 0
+        self.full = False
+        self.finished: list[tuple[int, Trace]] = []
+        self._keys = count()
+        limit = context.batch_size or 1 << 30
+        self._lanes = {
+            name: _Lane(module, module.version, 0 if module.symbolic else max(1, min(module.batch_size, limit)))
+            for name, module in context.modules.items()
+        }
+
+    def admit(self, job: Job, number: int = 0) -> None:
+        """Start ``job`` and take it as far as it goes without a batch."""
+        program = job.program
+        self.active += 1
+        run = _Run(job, number, _nothing(), Trace(job.id), Origin(job.id, job.task, job.stage))
+        if isinstance(program, ProgramFailure):
+            self._fail(run, program)
+            return
+        run.origin = Origin(job.id, job.task, job.stage, program.dsl, program.hash)
+        try:
+            run.steps = program.start(job.state)
+        except Exception as error:
+            self._fail(run, as_failure(error, "the program"))
+        else:
+            self._advance(run, None)
+
+    def answer(self) -> None:
+        """Run one batch of the module whose batch is fullest, and take the programs that waited for it further."""
+        lanes = [lane for lane in self._lanes.values() if lane.waiting]
+        if not lanes:
+            return
+        lane = max(lanes, key=lambda lane: len(lane.waiting) / lane.size)
+        batch = [lane.waiting.pop(key) for key in list(islice(lane.waiting, lane.size))]
+        self.full = any(len(lane.waiting) >= lane.size for lane in lanes)
+        started = perf_counter()
+        results = _ask(lane.module, [waiting.call for waiting in batch])
+        ms = (perf_counter() - started) * 1000 / len(batch)
+        cache = self.context.cache
+        for waiting, result in zip(batch, results, strict=True):
+            if cache is not None and waiting.key is not None and not isinstance(result.value, ProgramFailure):
+                cache.put(lane.module, waiting.key, result)
+            for run, call in waiting.runs:
+                if self._record(run, call, lane.version, result, ms):
+                    self._advance(run, _own(result.value))
+        if cache is not None:
+            cache.commit()
+
+    def _advance(self, run: _Run, value: Value) -> None:
+        """Send ``value`` into the program and answer its calls, until it waits for a batch or ends."""
+        send, records = run.steps.send, run.trace.steps
+        lanes, context = self._lanes, self.context
+        cache, substitute = context.cache, context.substitute
+        while True:
+            try:
+                call = send(value)
+            except StopIteration as stop:
+                self._finish(run, stop.value)
+                return
+            except Exception as error:
+                self._fail(run, as_failure(error, "the program"))
+                return
+            lane = lanes.get(call.module)
+            if lane is None:
+                remedy = did_you_mean(call.module, list(lanes))
+                self._fail(run, UnknownModule(f"unknown module {call.module!r}", remedy=remedy), call)
+                return
+            if len(records) >= context.max_calls:
+                self._fail(run, LimitExceeded(f"more than {context.max_calls:,} module calls"), call)
+                return
+            if substitute is not None:
+                value = substitute(run.job, call, len(records))
+                if value is not KEEP:
+                    record = StepRecord(run.origin, call.step, len(records), call.module, lane.version, call.args, value)
+                    record.substituted = True
+                    records.append(record)
+                    value = _own(value)
+                    continue
+            if lane.size == 0:  # symbolic
+                started = perf_counter()
+                result = _ask(lane.module, (call,))[0]
+                ms = (perf_counter() - started) * 1000
+            else:
+                key = input_key(call.args) if cache is not None or context.deduplicate else None
+                found = cache.get(lane.module, key) if cache is not None and key is not None else None
+                if found is None:
+                    self._wait(lane, run, call, key)
+                    return
+                result, ms = found, 0.0
+            if not self._record(run, call, lane.version, result, ms):
+                return
+            value = _own(result.value)
+
+    def _record(self, run: _Run, call: Call, version: str, result: Stored, ms: float) -> bool:
+        """Write the answer down; False where it is a failure, which ends the run."""
+        value, records = result.value, run.trace.steps
+        failure = value if isinstance(value, ProgramFailure) else None
+        records.append(
+            StepRecord(
+                run.origin,
+                call.step,
+                len(records),
+                call.module,
+                version,
+                call.args,
+                None if failure else value,
+                result.distribution,
+                result.out_of_vocabulary,
+                ms,
+                str(failure) if failure else None,
+            )
+        )
+        if failure:
+            self._fail(run, failure, call)
+        return failure is None
+
+    def _wait(self, lane: _Lane, run: _Run, call: Call, key: Hashable | None) -> None:
+        name = key if key is not None and self.context.deduplicate else next(self._keys)
+        waiting = lane.waiting.get(name)
+        if waiting is not None:
+            waiting.runs.append((run, call))
+            return
+        lane.waiting[name] = _Waiting(call, key, [(run, call)])
+        if len(lane.waiting) >= lane.size:
+            self.full = True
+
+    def _finish(self, run: _Run, value: Value) -> None:
+        run.trace.answer = value
+        self.active -= 1
+        self.finished.append((run.number, run.trace))
+
+    def _fail(self, run: _Run, failure: ProgramFailure, call: Call | None = None) -> None:
+        """End the program with its failure; under a fallback policy, ask the fallback's call in its place."""
+        run.steps.close()
+        trace = run.trace
+        text = str(failure)
+        if call is not None and failure.where is None:
+            text = f"step {call.step}, {call.module}: {text}" if call.step >= 0 else f"fallback, {call.module}: {text}"
+        trace.error = text if trace.error is None else f"{trace.error}\n{text}"
+        if trace.status != "ok":  # the fallback itself failed
+            self._finish(run, None)
+            return
+        trace.status = failure.kind
+        if self.context.fallback is None:
+            self._finish(run, None)
+            return
+        trace.fallback = True
+        run.steps = _only(self.context.fallback(run.job))
+        self._advance(run, None)
+
+
+def _own(value: Value) -> Value:
+    """The program's own copy of a list: what it does to it must change neither the record nor another program."""
+    return value[:] if type(value) is list else value
+
+
+def _only(call: Call) -> Generator[Call, Value, Value]:
+    return (yield call)
+
+
+def _nothing() -> Generator[Call, Value, Value]:
+    return
+    yield
+
+
+def _ask(module: Module, calls: Sequence[Call]) -> list[Stored]:
+    """The module's answers. If a batch raises, each call is asked alone, so that only those at fault fail."""
+    try:
+        answers = module.run(calls)
+        if len(answers.values) != len(calls):
+            raise RuntimeFailure(f"{module.name} gave {len(answers.values)} answers to {len(calls)} calls")
+    except Exception as error:
+        if len(calls) > 1:
+            return [_ask(module, [call])[0] for call in calls]
+        return [Stored(as_failure(error, module.name))]
+    return _stored(answers)
+
+
+def _stored(answers: Answers) -> list[Stored]:
+    values = answers.values
+    none: list[Any] = [None] * len(values)
+    known = answers.out_of_vocabulary or [False] * len(values)
+    return [Stored(*one) for one in zip(values, answers.distributions or none, known, strict=True)]

@@ -1,0 +1,152 @@
+"""What a run leaves behind: a trace a program, a step record a call. The one record type of the project."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from tutelage.errors import InputError
+from tutelage.programs.encoding import FindPixels, ImageRef, decode, encode, input_hash
+from tutelage.programs.language import Value
+from tutelage.programs.values import Image
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where records come from: the sample's id, task and stage, and the program that asked."""
+
+    id: str
+    task: str = ""
+    stage: str = ""
+    framework: str = ""
+    program_hash: str = ""
+
+
+@dataclass(slots=True)
+class StepRecord:
+    """One call of one run: what was asked, what was answered, and later what the teacher says.
+
+    ``step`` is the number of the program's step and ``call_no`` of the call in the run: branches and loops make them
+    differ. ``args`` and ``output`` are values as the module saw and gave them; ``output_dist`` maps answers to
+    probabilities; ``ms`` is the call's share of its batch's time, 0 where a stored result answered. ``substituted``
+    marks an answer that did not come from the module. ``teacher`` is {name, version, hard, dist, conf}; ``weight`` in
+    0..1 is the record's weight in a lesson.
+    """
+
+    origin: Origin
+    step: int
+    call_no: int
+    module: str
+    module_version: str
+    args: dict[str, Value]
+    output: Value = None
+    output_dist: dict[str, float] | None = None
+    out_of_vocabulary: bool = False
+    ms: float = 0.0
+    error: str | None = None
+    substituted: bool = False
+    teacher: dict[str, Any] | None = None
+    filters: dict[str, Any] | None = None
+    weight: float = 1.0
+
+    @property
+    def id(self) -> str:
+        """The sample's id."""
+        return self.origin.id
+
+    @property
+    def input_hash(self) -> str:
+        """16 hex digits naming the question: equal for equal calls, whatever version of the module answered."""
+        return input_hash(self.module, self.args)
+
+    @property
+    def input(self) -> dict[str, Any]:
+        """What the module looked at: {image: key, crop_box: region, and every other argument by name}."""
+        seen: dict[str, Any] = {}
+        for name, value in self.args.items():
+            if isinstance(value, (Image, ImageRef)) and "image" not in seen:
+                seen |= {"image": value.root_key, "crop_box": list(value.region)}
+            else:
+                seen[name] = encode(value)
+        return seen
+
+    def to_json(self, *, origin: bool = True, timing: bool = True) -> dict[str, Any]:
+        """The record as a line of JSON; without ``timing``, equal runs give equal bytes."""
+        head: dict[str, Any] = {}
+        if origin:
+            head = {name: getattr(self.origin, name) for name in Origin.__slots__}
+        body = {
+            "step": self.step,
+            "module": self.module,
+            "module_version": self.module_version,
+            "call_no": self.call_no,
+            "args": {name: encode(value) for name, value in self.args.items()},
+            "input": self.input,
+            "output": encode(self.output),
+            "output_dist": self.output_dist,
+            "out_of_vocabulary": self.out_of_vocabulary,
+            "error": self.error,
+            "substituted": self.substituted,
+        }
+        if timing:
+            body["ms"] = round(self.ms, 4)
+        if self.teacher is not None or self.filters is not None or self.weight != 1.0:
+            body |= {"teacher": self.teacher, "filters": self.filters, "weight": self.weight}
+        return head | body
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], find_pixels: FindPixels | None = None) -> StepRecord:
+        """The record that :meth:`to_json` wrote; images become references unless ``find_pixels`` gives their pixels.
+
+        Raises:
+            InputError: a field is missing or of another type; the message names it.
+        """
+        optional = ("output_dist", "out_of_vocabulary", "ms", "error", "substituted", "teacher", "filters", "weight")
+        try:
+            return cls(
+                Origin(**{name: data.get(name, "") for name in Origin.__slots__}),
+                int(data["step"]),
+                int(data["call_no"]),
+                data["module"],
+                data["module_version"],
+                {name: decode(value, find_pixels) for name, value in data["args"].items()},
+                decode(data["output"], find_pixels),
+                **{name: data[name] for name in optional if name in data},
+            )
+        except KeyError as error:
+            raise InputError("a step record without this field", where=error.args[0], remedy="collect again") from error
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(f"not a step record: {error}", where=str(data)[:80], remedy="collect again") from error
+
+
+@dataclass(slots=True)
+class Trace:
+    """A program's run: its status (one of ``language.STATUSES``), answer, and every call it made.
+
+    ``fallback`` tells that the program failed and ``answer`` comes from the fallback policy instead.
+    """
+
+    id: str
+    status: str = "ok"
+    answer: Value = None
+    steps: list[StepRecord] = field(default_factory=list)
+    error: str | None = None
+    fallback: bool = False
+
+    @property
+    def out_of_vocabulary(self) -> int:
+        """How many calls used words that their module does not know."""
+        return sum(record.out_of_vocabulary for record in self.steps)
+
+    def to_json(self, *, timing: bool = True) -> dict[str, Any]:
+        """{id, status, answer, steps, error, fallback, out_of_vocabulary}; without ``timing``, equal runs are equal."""
+        return {
+            "id": self.id,
+            "status": self.status,
+            "answer": encode(self.answer),
+            "steps": [record.to_json(origin=False, timing=timing) for record in self.steps],
+            "error": self.error,
+            "fallback": self.fallback,
+            "out_of_vocabulary": self.out_of_vocabulary,
+        }

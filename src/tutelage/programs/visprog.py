@@ -1,0 +1,279 @@
+"""VisProg programs: one call a line, ``VAR=MODULE(arg=value,...)``, checked before they run.
+
+Source: Gupta and Kembhavi, "Visual Programming: Compositional visual reasoning without training", CVPR 2023.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from tutelage.errors import did_you_mean
+from tutelage.programs.expression import Expression
+from tutelage.programs.language import (
+    Call,
+    LimitExceeded,
+    ParseFailure,
+    ProgramFailure,
+    Refused,
+    Signature,
+    Steps,
+    TypeFailure,
+    UndefinedVariable,
+    UnknownModule,
+    Value,
+)
+
+MAX_SOURCE = 20_000
+FINAL = ("FINAL_RESULT", "FINAL_ANSWER")
+
+# A quoted argument ends at the quote that the next argument or the closing bracket follows: so it may hold apostrophes.
+_QUOTED = re.compile(r"""(?P<name>\w+\s*=\s*)(?P<quote>['"])(?P<text>.*?)(?P=quote)(?=\s*(?:,\s*\w+\s*=|\)\s*(?:\#.*)?$))""")
+_FORM = "VAR=MODULE(arg=value, ...)"
+
+
+class Argument(NamedTuple):
+    """One argument of a step: the name of a variable, or a literal value."""
+
+    name: str
+    variable: bool
+    value: Value
+
+
+class Step(NamedTuple):
+    """One line: the variable it sets, the module it calls, its arguments, and the line it stands on (from 1)."""
+
+    target: str
+    module: str
+    arguments: tuple[Argument, ...]
+    line: int
+
+    def __str__(self) -> str:
+        shown = (f"{name}={value if variable else _quote(value)}" for name, variable, value in self.arguments)
+        return f"{self.target}={self.module}({','.join(shown)})"
+
+
+@dataclass(frozen=True, slots=True)
+class VisProgProgram:
+    """A checked VisProg program. ``steps`` is its plan; ``str()`` of a step is its line."""
+
+    text: str
+    hash: str
+    inputs: tuple[str, ...]
+    steps: tuple[Step, ...]
+    dsl: str = "visprog"
+
+    def start(self, state: Mapping[str, Value]) -> Steps:
+        """Run on ``state``, which holds every name in ``inputs``."""
+        missing = [name for name in self.inputs if name not in state]
+        if missing:
+            raise UndefinedVariable(f"the run was not given {' and '.join(missing)}", remedy=f"give {self.inputs}")
+        values = {name: state[name] for name in self.inputs}
+        target = ""
+        for number, (target, module, arguments, _) in enumerate(self.steps):
+            args = {name: values[value] if variable else value for name, variable, value in arguments}
+            if module == "EVAL":
+                args["values"] = {name: values[name] for name in args["expr"].names}
+            values[target] = yield Call(module, args, number)
+        return values[target]
+
+
+class Parser:
+    """Reads programs, each text once: the same text again is the same program.
+
+    ``signatures`` are those of the modules that programs may call, by name; at most ``keep`` texts are remembered.
+    """
+
+    def __init__(self, signatures: Mapping[str, Signature], keep: int = 50_000):
+        self.signatures, self._keep = dict(signatures), keep
+        self._known: dict[tuple[str, tuple[str, ...]], VisProgProgram | ProgramFailure] = {}
+
+    def try_parse(self, text: str, inputs: tuple[str, ...] = ("IMAGE",)) -> VisProgProgram | ProgramFailure:
+        """The program, or the typed failure that :func:`parse` would raise."""
+        key = (text, inputs)
+        found = self._known.get(key)
+        if found is None:
+            try:
+                found = parse(text, self.signatures, inputs)
+            except ProgramFailure as failure:
+                found = failure
+            while len(self._known) >= self._keep:
+                del self._known[next(iter(self._known))]
+            self._known[key] = found
+        return found
+
+    def parse(self, text: str, inputs: tuple[str, ...] = ("IMAGE",)) -> VisProgProgram:
+        """The program; raises as :func:`parse` does."""
+        found = self.try_parse(text, inputs)
+        if isinstance(found, ProgramFailure):
+            raise found.with_traceback(None)
+        return found
+
+
+def parse(text: str, signatures: Mapping[str, Signature], inputs: tuple[str, ...] = ("IMAGE",)) -> VisProgProgram:
+    """The checked program of ``text``, which may use ``signatures``' modules and reads ``inputs``.
+
+    Raises:
+        ParseFailure: not a VisProg program; the message names the line.
+        Refused: Python, but not of the form ``VAR=MODULE(arg=value, ...)``.
+        UnknownModule, UndefinedVariable, TypeFailure: found by the check, before anything runs.
+        LimitExceeded: more than 20,000 characters, or nested too deeply.
+    """
+    steps = check(read(text), signatures, inputs)
+    name = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
+    return VisProgProgram(text, name, inputs, steps)
+
+
+def read(text: str) -> tuple[Step, ...]:
+    """The steps of ``text`` as they stand, unchecked but for their form.
+
+    Raises:
+        ParseFailure, Refused, LimitExceeded: as :func:`parse`.
+    """
+    if len(text) > MAX_SOURCE:
+        raise LimitExceeded(f"a program of {len(text):,} characters; at most {MAX_SOURCE:,} are read")
+    try:
+        tree = _tree(text)
+    except SyntaxError:
+        lines = [_QUOTED.sub(_requote, line.strip()) for line in text.splitlines()]
+        try:
+            tree = _tree("\n".join(lines))
+        except SyntaxError as error:
+            raise ParseFailure(f"not a call: {error.msg}", where=f"line {error.lineno or 1}", remedy=f"write {_FORM}") from None
+    steps = tuple([_step(statement) for statement in tree.body])
+    if not steps or steps[-1].target not in FINAL or steps[-1].module != "RESULT":
+        where = f"line {steps[-1].line}" if steps else "line 1"
+        raise ParseFailure("the last line does not give the result", where=where, remedy="end with FINAL_RESULT=RESULT(var=X)")
+    return steps
+
+
+def check(steps: tuple[Step, ...], signatures: Mapping[str, Signature], inputs: tuple[str, ...]) -> tuple[Step, ...]:
+    """``steps`` with their arguments in the order of their signatures, checked against them and one another.
+
+    Raises:
+        UnknownModule, UndefinedVariable, TypeFailure: naming the line.
+        ParseFailure, Refused, LimitExceeded: an expression of EVAL that cannot be read.
+    """
+    types = dict.fromkeys(inputs, "image")
+    checked = []
+    for step in steps:
+        where = f"line {step.line}"
+        signature = signatures.get(step.module)
+        if signature is None:
+            remedy = did_you_mean(step.module, list(signatures))
+            raise UnknownModule(f"unknown module {step.module!r}", where=where, remedy=remedy)
+        arguments = _arguments(step, signature, types, where)
+        if step.module == "EVAL":
+            arguments = (_expression(arguments, types, where),)
+        checked.append(Step(step.target, step.module, arguments, step.line))
+        returns = signature.returns
+        if step.module == "RESULT" and arguments[0].variable:
+            returns = types[arguments[0].value]
+        types[step.target] = returns
+    return tuple(checked)
+
+
+def _tree(text: str) -> ast.Module:
+    try:
+        return ast.parse(text)
+    except (RecursionError, MemoryError):
+        raise LimitExceeded("the program is nested too deeply", remedy="one call a line, no nesting") from None
+    except SyntaxError:
+        raise
+    except ValueError as error:
+        raise ParseFailure(f"not text: {error}", where="line 1") from None
+
+
+def _requote(match: re.Match[str]) -> str:
+    text = match["text"].replace("\\" + match["quote"], match["quote"])
+    return match["name"] + repr(text)
+
+
+def _step(statement: ast.stmt) -> Step:
+    match statement:
+        case ast.Assign(targets=[ast.Name(id=target)], value=ast.Call(func=ast.Name(id=module)) as call):
+            line = f"line {statement.lineno}"
+            if call.args:
+                raise TypeFailure(f"{module} takes its arguments by name", where=line, remedy=f"write {_FORM}")
+            return Step(target, module, tuple([_argument(keyword, line) for keyword in call.keywords]), statement.lineno)
+    raise Refused("not a call of a module", where=f"line {statement.lineno}", remedy=f"write {_FORM}")
+
+
+def _argument(keyword: ast.keyword, where: str) -> Argument:
+    if keyword.arg is None:
+        raise Refused("'**' is not allowed", where=where, remedy=f"write {_FORM}")
+    if isinstance(keyword.value, ast.Name):
+        return Argument(keyword.arg, True, keyword.value.id)
+    try:
+        return Argument(keyword.arg, False, _literal(keyword.value))
+    except ValueError:
+        raise Refused(
+            f"the argument {keyword.arg!r} is neither a variable nor a literal",
+            where=where,
+            remedy="set a variable on a line of its own; literals are texts, numbers, True, False, None and lists of them",
+        ) from None
+
+
+def _literal(node: ast.expr) -> Value:
+    match node:
+        case ast.Constant(value=str() | bool() | int() | float() | None as value):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            return -value
+        case ast.List(elts=items) | ast.Tuple(elts=items) if not any(isinstance(item, ast.List) for item in items):
+            return [_literal(item) for item in items]
+    raise ValueError
+
+
+def _arguments(step: Step, signature: Signature, types: Mapping[str, str], where: str) -> tuple[Argument, ...]:
+    given = {argument.name: argument for argument in step.arguments}
+    for name in given:
+        if name not in signature.args:
+            remedy = did_you_mean(name, list(signature.args))
+            raise TypeFailure(f"{step.module} has no argument {name!r}", where=where, remedy=remedy)
+    missing = [name for name in signature.args if name not in given and name not in signature.optional]
+    if missing:
+        raise TypeFailure(f"{step.module} is not given {' and '.join(missing)}", where=where, remedy=f"add {missing[0]}=...")
+    for name, variable, value in given.values():
+        if variable and value not in types:
+            raise UndefinedVariable(f"{value!r} is not set", where=where, remedy=did_you_mean(value, list(types)))
+        found, wanted = types[value] if variable else _type_of(value), signature.args[name]
+        if not (found == wanted or "any" in (found, wanted) or (value is None and name in signature.optional)):
+            shown = value if variable else _quote(value)
+            raise TypeFailure(f"{step.module} takes {wanted} as {name!r}, {shown} is {found}", where=where)
+    return tuple([given[name] for name in signature.args if name in given])
+
+
+def _expression(arguments: tuple[Argument, ...], types: Mapping[str, str], where: str) -> Argument:
+    argument = arguments[0]
+    if len(arguments) > 1:
+        raise TypeFailure(f"EVAL has no argument {arguments[1].name!r}", where=where, remedy="give expr= alone")
+    if argument.variable:
+        raise TypeFailure("EVAL takes its expression as a text", where=where, remedy="write expr=\"{X} == 'red'\"")
+    try:
+        expression = Expression(argument.value)
+    except ProgramFailure as failure:
+        raise type(failure)(failure.message, where=where, remedy=failure.remedy) from None
+    for name in expression.names:
+        if name not in types:
+            raise UndefinedVariable(f"{name!r} is not set", where=where, remedy=did_you_mean(name, list(types)))
+    return Argument(argument.name, False, expression)
+
+
+def _type_of(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        return "text"
+    if isinstance(value, bool):
+        return "bool"
+    return "number" if isinstance(value, (int, float)) else "any"
+
+
+def _quote(value: Value) -> str:
+    """A literal as programs write it: a text that holds an apostrophe goes in double quotes."""
+    return repr(str(value) if isinstance(value, str) else value)

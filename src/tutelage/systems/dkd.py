@@ -1,0 +1,80 @@
+"""Decoupled knowledge distillation (Zhao, Cui, Song, Qiu, Liang, 2022, arXiv 2203.08679)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from tutelage.distill import losses
+from tutelage.distill.data import Batch
+from tutelage.distill.lesson import Lesson, Settings
+from tutelage.distill.method import Method, Output, Terms
+from tutelage.errors import InputError
+from tutelage.registry import system
+from tutelage.systems._networks import SmallCNN, built, toy_images
+
+
+def class_ids(labels: Tensor | None) -> Tensor:
+    """``labels`` where they are class ids [B].
+
+    Raises:
+        InputError: there are none, or they are probabilities: the target class would not be one class.
+    """
+    if labels is None or labels.ndim != 1 or labels.dtype != torch.int64:
+        raise InputError(
+            "the loss needs one class id a sample", where="labels", remedy="give int64 labels [B]; no mixed labels"
+        )
+    return labels
+
+
+@system("dkd", kind="distillation")
+class DKD(Method):
+    """Decoupled knowledge distillation: target-class and non-target-class knowledge weighted apart.
+
+    ``L = CE(z_s, y) + w(e) T^2 (alpha TCKD + beta NCKD)`` with, of probabilities at temperature T,
+    ``TCKD = KL((p_y, 1 - p_y)_t || (p_y, 1 - p_y)_s)`` and ``NCKD = KL(q_t || q_s)``, q the softmax over the classes
+    other than y (equations 5-7). Classic distillation is ``TCKD + (1 - p_y^t) NCKD``: there a confident teacher
+    silences what it knows of the other classes. ``w(e) = min(1, e / warmup)``, e the epoch counted from 1, as in the
+    authors' CIFAR schedule; ``warmup = 0`` switches it off.
+
+    Heads: ``logits`` [B, C], C >= 2; labels [B] class ids. Defaults: the paper's for CIFAR-100 (alpha 1, beta 8, T 4).
+    ``beta`` should be small where the teacher's target logit stands little above the others (section 4.3).
+    """
+
+    needs_labels = True
+
+    @dataclass(frozen=True)
+    class Config:
+        """``alpha``, ``beta``: weights of TCKD and NCKD; ``ce``: of the labels; ``warmup`` in epochs."""
+
+        alpha: float = 1.0
+        beta: float = 8.0
+        tau: float = 4.0
+        ce: float = 1.0
+        warmup: int = 20
+
+    def weights(self) -> Mapping[str, float]:
+        """See :class:`Method`."""
+        config = self.config
+        rise = min(1.0, (int(self.progress.epoch) + 1) / config.warmup) if config.warmup else 1.0
+        return {"label": config.ce, "target": rise * config.alpha, "other": rise * config.beta}
+
+    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+        """``label``, ``target`` (T^2 TCKD) and ``other`` (T^2 NCKD)."""
+        labels = class_ids(batch.labels)
+        target, other = losses.decoupled(student["logits"], teacher["logits"], labels, self.config.tau)
+        return {
+            "label": losses.cross_entropy(student["logits"], labels, batch.weights),
+            "target": losses.average(target, batch.weights),
+            "other": losses.average(other, batch.weights),
+        }
+
+    @classmethod
+    def tiny(cls, seed: int) -> Lesson:
+        """A lesson of a second: toy images, small networks."""
+        student = built(lambda: SmallCNN(4, 4, 8), seed, "student")
+        teacher = built(lambda: SmallCNN(4, 8, 16), seed, "teacher")
+        return Lesson(student, teacher, cls(), toy_images(seed), Settings(steps=8, batch_size=16, seed=seed), "dkd")

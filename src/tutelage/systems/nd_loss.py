@@ -1,0 +1,251 @@
+"""ND loss, KD++: regularise feature norm and direction (Wang et al., 2023, arXiv 2305.17007)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tutelage.distill import losses
+from tutelage.distill.data import Batch, Data, TensorData
+from tutelage.distill.lesson import Lesson, Settings
+from tutelage.distill.method import Method, Output, Terms, answer
+from tutelage.distill.taps import Taps
+from tutelage.distill.teacher import Teacher
+from tutelage.errors import InputError, did_you_mean
+from tutelage.registry import system
+from tutelage.systems._networks import SmallCNN, built, toy_images
+from tutelage.systems.dkd import class_ids
+
+
+def nd_loss(student: Tensor, teacher: Tensor, means: Tensor, labels: Tensor) -> Tensor:
+    """``1 - <s, e_y> / max(||s||, ||t||)`` of each sample, [B]; ``e_y = c_y / ||c_y||``.
+
+    student, teacher: embeddings [B, D]; means: the teacher's class means [K, D]; labels: [B]. Where ``||s|| < ||t||``
+    the gradient is ``-e / ||t||`` (towards the class mean, the norm grows); elsewhere, a tie included, it is orthogonal
+    to s. Both norms 0: the sample counts 1 and has no gradient (ours). Works as well on the box-head features of
+    sampled proposals, with background as a class.
+    """
+    direction = F.normalize(means.detach().to(student.dtype), dim=-1)[labels]
+    own = torch.linalg.vector_norm(student, dim=-1)
+    theirs = torch.linalg.vector_norm(teacher.detach(), dim=-1)
+    larger = torch.where(theirs > own, theirs, own)  # torch.maximum would split the gradient in halves at a tie
+    empty = larger == 0
+    along = (student * direction).sum(-1) / torch.where(empty, 1.0, larger)
+    return 1.0 - torch.where(empty, 0.0, along)
+
+
+def direction_loss(student: Tensor, means: Tensor, labels: Tensor) -> Tensor:
+    """``1 - cos(s, c_y)`` of each sample, [B]: the direction alone."""
+    return 1.0 - F.cosine_similarity(student, means.detach().to(student.dtype)[labels], dim=-1)
+
+
+def norm_loss(student: Tensor, teacher: Tensor | None = None, step: float = 1.0) -> Tensor:
+    """The norm alone, [B]: ``(||s||.detach() + r - ||s||)^2``, growth by steps of r; or, given ``teacher`` [B, D],
+    ``(||s|| - ||t||)^2``."""
+    own = torch.linalg.vector_norm(student, dim=-1)
+    goal = own.detach() + step if teacher is None else torch.linalg.vector_norm(teacher.detach(), dim=-1)
+    return (goal - own) ** 2
+
+
+def correlation(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
+    """DIST's relation loss (Huang et al., 2022, equations 8-10), both weights 1: ``tau^2 (1 - mean Pearson r)`` over
+    rows (classes of one sample) plus the same over columns (samples of one class). Scalar."""
+    ours, theirs = (student / tau).softmax(-1), (teacher.detach() / tau).softmax(-1)
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
+        return 1.0 - F.cosine_similarity(a, b, dim=-1).mean()
+
+    return tau * tau * (distance(ours, theirs) + distance(ours.T, theirs.T))
+
+
+@torch.no_grad()
+def class_means(teacher: Teacher, data: Data, head: str, classes: int, batch_size: int = 512) -> Tensor:
+    """The mean of the teacher's ``head`` [N, D] over each class of ``data``: [classes, D] float32, added up in float64.
+
+    Samples are taken as they are, without the augmentation where the data can leave it out.
+
+    Raises:
+        InputError: a class has no sample.
+    """
+    if isinstance(data, TensorData):
+        data = TensorData(data.inputs, data.labels)
+    sums, counts = None, torch.zeros(classes, dtype=torch.float64)
+    for indices in torch.arange(len(data)).split(batch_size):
+        batch = data.batch(indices, torch.zeros_like(indices))
+        labels, features = class_ids(batch.labels).cpu(), teacher(batch)[head].flatten(1).double().cpu()
+        sums = torch.zeros(classes, features.shape[1], dtype=torch.float64) if sums is None else sums
+        sums.index_add_(0, labels, features)
+        counts += torch.bincount(labels, minlength=classes)
+    if sums is None or bool((counts == 0).any()):
+        absent = (counts == 0).nonzero()[:, 0].tolist()
+        raise InputError(f"no sample of the classes {absent}", where="data", remedy="class means need every class")
+    return (sums / counts[:, None]).float()
+
+
+@system("nd-loss", kind="distillation")
+class NDLoss(Method):
+    """Feature norm and direction: student embeddings turn to the teacher's class means and grow to its norm.
+
+    ``L = ce CE + kd min(1, epoch / W) KD_T + nd mean_i [1 - <s_i, e_y> / max(||s_i||, ||t_i||)]``, the epoch counted
+    from 0, so that the first has no KD. ``base`` puts decoupled distillation or DIST in KD's place ("DKD++",
+    "DIST++"); the warm-up touches that term alone. ``feature`` chooses the baselines of the paper: the direction alone,
+    or the norm alone by steps or to the teacher's.
+
+    The embeddings are taps: ``in:head`` is what goes into the sub-module ``head``. Where the student's width differs,
+    the feature term sees ``BatchNorm1d -> Dropout(0.5) -> Linear`` of it, dropped at export. The class means are one
+    pass of the teacher over the un-augmented training data, made in ``prepare``. ``nd = 0`` is plain KD bit for bit.
+
+    Defaults: CIFAR-100, ResNet-56 to ResNet-20; :meth:`preset` has the paper's other weights.
+
+    Raises:
+        InputError: mixed labels, a class without samples, or no such sub-module.
+    """
+
+    needs_labels = True
+
+    @dataclass(frozen=True)
+    class Config:
+        """Weights ``ce``, ``kd``, ``nd``; ``tau``: T; ``warmup``: W in epochs; ``tckd``, ``nckd``: weights inside
+        ``base="dkd"``; ``step``: r of ``feature="norm-step"`` (its default is ours)."""
+
+        ce: float = 1.0
+        kd: float = 1.0
+        nd: float = 2.0
+        tau: float = 4.0
+        warmup: int = 20
+        base: Literal["kd", "dkd", "dist"] = "kd"
+        feature: Literal["nd", "direction", "norm-step", "norm-match"] = "nd"
+        tckd: float = 2.5
+        nckd: float = 4.0
+        step: float = 1.0
+        student: str = "in:head"
+        teacher: str = "in:head"
+
+        def __post_init__(self) -> None:
+            for name, known in (("base", _BASES), ("feature", _FEATURES)):
+                if getattr(self, name) not in known:
+                    remedy = did_you_mean(str(getattr(self, name)), list(known))
+                    raise InputError(f"unknown {name} {getattr(self, name)!r}", where=name, remedy=remedy)
+
+    def __init__(self, config: Config | None = None, **options: object):
+        super().__init__(config, **options)
+        self.register_buffer("means", torch.empty(0))
+        self.adapter: nn.Module = nn.Identity()
+
+    @classmethod
+    def preset(cls, name: str, **changes: object) -> NDLoss:
+        """The method with the paper's weights for a pair of networks, such as ``cifar100 resnet56-resnet20``.
+
+        Raises:
+            InputError: no such pair.
+        """
+        if name not in PRESETS:
+            raise InputError(f"no preset {name!r}", remedy=did_you_mean(name, list(PRESETS)))
+        return cls(replace(PRESETS[name], **changes))  # type: ignore[arg-type]
+
+    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: Data) -> None:
+        """Collects the class means and builds the adapter where widths differ; see :class:`Method`."""
+        assert teacher is not None
+        config = self.config
+        self._taps = Taps(student, [config.student])
+        if config.nd == 0:
+            return
+        teacher.want(config.teacher)
+        said = teacher(example)
+        self.means = class_means(teacher, data, config.teacher, said["logits"].shape[-1]).to(example.inputs.device)
+        ours, _ = self(example, student, teacher)
+        inner, outer = ours["embedding"].shape[1], self.means.shape[1]
+        if inner != outer:
+            self.adapter = nn.Sequential(nn.BatchNorm1d(inner), nn.Dropout(0.5), nn.Linear(inner, outer))
+
+    def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
+        """One pass of each; the student's ``embedding`` [B, D] beside its logits."""
+        assert teacher is not None
+        taught = teacher(batch)
+        if self.config.nd == 0:
+            return answer(student, batch.inputs), taught
+        with self._taps as taken:
+            said = answer(student, batch.inputs)
+        return said | {"embedding": taken[self.config.student].flatten(1)}, taught
+
+    def weights(self) -> Mapping[str, float]:
+        """See :class:`Method`."""
+        config = self.config
+        rise = min(1.0, int(self.progress.epoch) / config.warmup) if config.warmup else 1.0
+        weights = {"label": config.ce, config.base: config.kd * rise}
+        return weights | {config.feature: config.nd} if config.nd else weights
+
+    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+        """``label``, the base's term under its name, and the feature's under its."""
+        config, labels = self.config, class_ids(batch.labels)
+        ours, theirs = student["logits"], teacher["logits"]
+        terms = {"label": losses.cross_entropy(ours, labels, batch.weights)}
+        match config.base:
+            case "kd":
+                terms["kd"] = losses.kd(ours, theirs, config.tau, batch.weights)
+            case "dkd":
+                terms["dkd"] = losses.dkd(ours, theirs, labels, config.tckd, config.nckd, config.tau, batch.weights)
+            case "dist":
+                terms["dist"] = correlation(ours, theirs, config.tau)
+        if config.nd:
+            feature = self.adapter(student["embedding"])
+            terms[config.feature] = losses.average(self._feature(feature, teacher[config.teacher], labels), batch.weights)
+        return terms
+
+    def _feature(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
+        match self.config.feature:
+            case "direction":
+                return direction_loss(student, self.means, labels)
+            case "norm-step":
+                return norm_loss(student, step=self.config.step)
+            case "norm-match":
+                return norm_loss(student, teacher.flatten(1))
+        return nd_loss(student, teacher.flatten(1), self.means, labels)
+
+    @classmethod
+    def tiny(cls, seed: int) -> Lesson:
+        """A lesson of a second; the widths differ, so that the adapter is in it."""
+        student = built(lambda: SmallCNN(4, 4, 8), seed, "student")
+        teacher = built(lambda: SmallCNN(4, 8, 16), seed, "teacher")
+        settings = Settings(steps=8, batch_size=16, seed=seed)
+        return Lesson(student, teacher, cls(warmup=1), toy_images(seed), settings, "nd-loss")
+
+
+_BASES = ("kd", "dkd", "dist")
+_FEATURES = ("nd", "direction", "norm-step", "norm-match")
+_CIFAR, _IMAGENET = NDLoss.Config(), NDLoss.Config(tau=1.0, warmup=5)
+PRESETS: Mapping[str, NDLoss.Config] = MappingProxyType(
+    {
+        f"cifar100 {pair}": replace(_CIFAR, kd=kd, nd=nd)
+        for pair, kd, nd in (
+            ("resnet56-resnet20", 1.0, 2.0),
+            ("resnet32x4-resnet8x4", 3.5, 2.0),
+            ("wrn40_2-wrn40_1", 1.0, 1.5),
+            ("resnet50-mobilenetv2", 3.0, 0.5),
+            ("resnet32x4-shufflenetv1", 2.5, 1.5),
+            ("resnet32x4-shufflenetv2", 4.0, 0.5),
+        )
+    }
+    | {
+        f"imagenet {pair}": replace(_IMAGENET, kd=kd, nd=nd)
+        for pair, kd, nd in (
+            ("resnet34-resnet18", 2.5, 1.0),
+            ("resnet50-resnet18", 4.0, 1.0),
+            ("resnet101-resnet18", 3.5, 4.0),
+            ("resnet152-resnet18", 4.0, 2.0),
+            ("resnet50-mobilenetv1", 4.0, 1.0),
+        )
+    }
+    | {
+        "cifar100 resnet56-resnet20 dkd++": replace(_CIFAR, base="dkd", nd=3.5),
+        "cifar100 resnet56-resnet20 dist++": replace(_CIFAR, base="dist", kd=2.0, nd=1.0),
+    }
+)
+"""The paper's weights: KD++ unless the name says otherwise."""

@@ -1,0 +1,39 @@
+"""The one worker pool: independent tasks in separate processes, one thread each, results in the order of the tasks."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+_ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+
+
+def _start() -> None:
+    """A worker computes with one thread: two threads on a busy two-core machine are slower than one."""
+    os.environ.update(_ONE_THREAD)
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def processes(asked: int | None = None) -> int:
+    """How many workers to use: ``asked``, else the cores this process may use."""
+    return asked if asked else len(os.sched_getaffinity(0))
+
+
+def map_tasks(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: int | None = None) -> Iterator[Any]:
+    """Yield ``function(*task)`` for each task, in order, computed by ``workers`` spawned processes.
+
+    One worker (or one task) runs in this process. An error in a task is raised here, and the others are stopped.
+    """
+    count = min(processes(workers), len(tasks))
+    if count <= 1:
+        for task in tasks:
+            yield function(*task)
+        return
+    with multiprocessing.get_context("spawn").Pool(count, initializer=_start) as pool:
+        pending = [pool.apply_async(function, task) for task in tasks]
+        for result in pending:
+            yield result.get()

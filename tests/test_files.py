@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tutelage import files
+from tutelage.errors import InputError, StaleError, StorageError
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=4), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(values)
+def test_json_round_trip(tmp_path_factory: pytest.TempPathFactory, value: Any) -> None:
+    path = tmp_path_factory.getbasetemp() / "value.json"
+    files.write_json(path, value)
+    assert files.read_json(path) == value
+    first = path.read_bytes()
+    assert files.write_json(path, value).read_bytes() == first
+
+
+def test_atomic_leaves_nothing_when_the_block_fails(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "file.bin"
+    with pytest.raises(ZeroDivisionError), files.atomic(target) as file:
+        file.write(b"half")
+        _ = 1 / 0
+    assert list(target.parent.iterdir()) == []
+
+
+def test_atomic_keeps_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    target = files.write_text(tmp_path / "file", "old")
+    with files.atomic(target) as file:
+        file.write(b"new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+
+
+def test_a_full_disk_is_a_storage_error_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left") as caught:
+        files.write_text(tmp_path / "file", "text")
+    assert "free space" in str(caught.value) and str(tmp_path / "file") in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_made_is_a_storage_error(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("a file, not a folder")
+    with pytest.raises(StorageError):
+        files.write_text(tmp_path / "taken" / "file", "text")
+
+
+def test_plain_makes_json_of_what_we_hold() -> None:
+    @dataclass
+    class Point:
+        x: int
+        path: Path
+
+    given = {"p": Point(1, Path("a")), "s": {3, 1, 2}, "n": np.float32(0.5), "a": np.arange(3), 4: (1, 2)}
+    plain = {"p": {"x": 1, "path": "a"}, "s": [1, 2, 3], "n": 0.5, "a": [0, 1, 2], "4": [1, 2]}
+    assert files.plain(given) == plain == json.loads(json.dumps(plain))
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [(None, "no such file"), (b'{"a": 1,\n "b": ', ":2: not JSON"), (b"\xff\xfe", "not UTF-8")],
+)
+def test_bad_json_names_the_file_and_line(tmp_path: Path, content: bytes | None, words: str) -> None:
+    path = tmp_path / "data.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=words) as caught:
+        files.read_json(path)
+    assert str(path) in str(caught.value) and caught.value.remedy
+
+
+def test_json_lines_are_numbered_and_a_cut_line_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"a": 1}\n\n[2]\n{"a": ')
+    lines = files.read_json_lines(path)
+    assert [next(lines), next(lines)] == [(1, {"a": 1}), (3, [2])]
+    with pytest.raises(InputError, match=f"{path}:4"):
+        next(lines)
+
+
+@given(st.lists(st.text(max_size=5), max_size=4), st.lists(st.text(max_size=5), max_size=4))
+def test_fingerprints_are_equal_only_for_equal_parts(a: list[str], b: list[str]) -> None:
+    assert (files.fingerprint(*a) == files.fingerprint(*b)) == (a == b)
+
+
+def test_a_fingerprint_does_not_see_the_order_of_a_dict() -> None:
+    assert files.fingerprint({"a": 1, "b": 2}) == files.fingerprint({"b": 2, "a": 1})
+
+
+def test_the_store_gives_back_what_was_put(tmp_path: Path) -> None:
+    store = files.Store(tmp_path)
+    assert store.get("abcdef") is None
+    store.put("abcdef", b"data", ".bin")
+    assert store.get("abcdef", ".bin") == b"data" and store.get("abcdef") is None
+    for key in ("", "../x", ".hidden", "a/b"):
+        with pytest.raises(InputError):
+            store.path(key)
+
+
+def test_a_run_folder_refuses_other_settings_versions_and_foreign_files(tmp_path: Path) -> None:
+    run = files.RunFolder(tmp_path / "run", {"seed": 0, "sizes": (1, 2)})
+    files.RunFolder(tmp_path / "run", {"seed": 0, "sizes": (1, 2)})
+    assert run.done("part.json") is None
+    files.write_json(run.root / "part.json", 1)
+    assert run.done("part.json") == run.root / "part.json"
+    with pytest.raises(StaleError, match="other settings"):
+        files.RunFolder(tmp_path / "run", {"seed": 1, "sizes": (1, 2)})
+    files.write_json(tmp_path / "old" / "run.json", {"format": "tutelage-run", "version": 0})
+    with pytest.raises(StaleError, match="format 0"):
+        files.RunFolder(tmp_path / "old", {})
+    files.write_json(tmp_path / "foreign" / "run.json", ["something else"])
+    with pytest.raises(StaleError, match="not a run folder"):
+        files.RunFolder(tmp_path / "foreign", {})
+
+
+def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TUTELAGE_HOME", str(tmp_path))
+    assert files.cache_home() == tmp_path
+    monkeypatch.delenv("TUTELAGE_HOME")
+    assert files.cache_home() == Path.home() / ".cache" / "tutelage"
