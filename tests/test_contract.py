@@ -15,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from tutelage import registry
+from tutelage.distill.cache_build import build, verify
 from tutelage.distill.lesson import Lesson, Settings, TensorData
 from tutelage.distill.method import Method, answer
+from tutelage.distill.teacher import Cached
 from tutelage.distill.trainer import Result, Trainer, train
 from tutelage.errors import InputError
 from tutelage.registry import Entry, system
@@ -157,6 +159,22 @@ def check_resume_is_exact(entry: Entry, folder: Path) -> None:
     assert same(resumed.student.state_dict(), uninterrupted(entry).student.state_dict())
 
 
+def check_cached_equals_live(entry: Entry, folder: Path) -> None:
+    asked = short(entry)
+    teacher = asked.teacher
+    if teacher is None or teacher.state() or not asked.method.deterministic_teacher:
+        return
+    Trainer(asked)  # the method now has asked the teacher for the inner outputs that it wants
+    cache = build(asked, folder / "fp32", "fp32")
+    lesson = short(entry)
+    lesson.teacher = Cached(cache, lesson.teacher)
+    cached = train(lesson)
+    assert figures(cached) == figures(uninterrupted(entry))
+    assert same(cached.student.state_dict(), uninterrupted(entry).student.state_dict())
+    build(asked, folder / "fp16", "fp16")
+    assert verify(folder / "fp16", asked)["asked"] > 0
+
+
 def check_the_export_stands_alone(entry: Entry) -> None:
     lesson = short(entry)
     result = train(lesson)
@@ -208,6 +226,11 @@ def test_same_seed_same_figures(entry: Entry) -> None:
 @each_system
 def test_resume_is_exact(entry: Entry, tmp_path: Path) -> None:
     check_resume_is_exact(entry, tmp_path)
+
+
+@each_system
+def test_cached_equals_live(entry: Entry, tmp_path: Path) -> None:
+    check_cached_equals_live(entry, tmp_path)
 
 
 @each_system
@@ -306,7 +329,8 @@ CHECKS = {
 def test_a_sound_system_passes(tmp_path: Path) -> None:
     for check in CHECKS.values():
         check(entry_of(Sound))
-    check_resume_is_exact(entry_of(Sound), tmp_path)
+    check_resume_is_exact(entry_of(Sound), tmp_path / "resumed")
+    check_cached_equals_live(entry_of(Sound), tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -321,6 +345,22 @@ def test_a_fault_is_caught(target: type[Sound], check: str) -> None:
 def test_state_that_is_not_saved_is_caught(tmp_path: Path) -> None:
     with pytest.raises(AssertionError):
         check_resume_is_exact(entry_of(Forgetful), tmp_path)
+
+
+def test_a_cache_that_misses_is_caught(tmp_path: Path) -> None:
+    """A teacher whose answers are not what training sees: it drifts with every question."""
+
+    class Drifting(Sound):
+        @classmethod
+        def tiny(cls, seed: int) -> Lesson:
+            lesson = super().tiny(seed)
+            network = lesson.teacher.network
+            network.register_forward_hook(lambda module, inputs, output: output + module.drift.add_(1e-3))
+            network.drift = torch.zeros(())
+            return lesson
+
+    with pytest.raises(AssertionError):
+        check_cached_equals_live(entry_of(Drifting), tmp_path)
 
 
 def test_wrong_names_are_caught() -> None:

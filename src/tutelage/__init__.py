@@ -15,7 +15,7 @@ _HOMES = {
     "Image": "tutelage.programs.values",
     "Box": "tutelage.programs.values",
     "module": "tutelage.modules.function",
-    "load": "tutelage.modules.small",
+    "load": "tutelage.modules.visual_module",
 }
 _PACKAGES = ("sdvp", "distill", "programs", "modules", "tasks", "systems")
 

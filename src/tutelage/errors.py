@@ -16,9 +16,17 @@ class TutelageError(Exception):
         self.message, self.where, self.remedy = message, where, remedy
         super().__init__(message)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        return _restored, (type(self), self.message, self.where, self.remedy)
+
     def __str__(self) -> str:
         text = f"{self.where}: {self.message}" if self.where is not None else self.message
         return f"{text}\n  remedy: {self.remedy}" if self.remedy else text
+
+
+def _restored(kind: type[TutelageError], message: str, where: object, remedy: str | None) -> TutelageError:
+    """The error as it was, on the other side of a process boundary."""
+    return kind(message, where=where, remedy=remedy)
 
 
 class InputError(TutelageError):
@@ -45,9 +53,11 @@ class MissingExtra(TutelageError):
     exit_code = 5
 
     def __init__(self, package: str, extra: str):
-        super().__init__(
-            f"{package} is not installed", remedy=f"pip install 'tutelage[{extra}]'"
-        )
+        self.package, self.extra = package, extra
+        super().__init__(f"{package} is not installed", remedy=f"pip install 'tutelage[{extra}]'")
+
+    def __reduce__(self) -> tuple[type[MissingExtra], tuple[str, str]]:
+        return type(self), (self.package, self.extra)
 
 
 class TrainingError(TutelageError):

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -115,15 +115,25 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror}", where=path, remedy="check the path") from error
     with file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise InputError(
-                    f"not JSON: {error.msg}", where=f"{path}:{number}", remedy="the line may be cut; fetch or make it again"
-                ) from error
+        number = 0
+        try:
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield number, json.loads(line)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"not JSON: {error.msg}", where=f"{path}:{number}", remedy="the line may be cut; fetch or make it again"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise InputError("not UTF-8 text", where=f"{path}:{number + 1}", remedy="is this the right file?") from error
+
+
+def write_json_lines(path: str | Path, rows: Iterable[Any]) -> Path:
+    """Write one JSON value a line, atomically."""
+    with atomic(path) as file:
+        for row in rows:
+            file.write((json.dumps(plain(row), ensure_ascii=False) + "\n").encode())
+    return Path(path)
 
 
 def fingerprint(*parts: Any) -> str:

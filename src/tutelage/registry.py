@@ -68,7 +68,7 @@ def systems(package: str = "tutelage.systems") -> dict[str, Entry]:
         module = importlib.import_module(f"{home}.{module_name}")
         for target in vars(module).values():
             entry = vars(target).get("system_entry") if hasattr(target, "__dict__") else None
-            if isinstance(entry, Entry) and target.__module__.startswith(module.__name__):
+            if isinstance(entry, Entry) and f"{target.__module__}.".startswith(f"{module.__name__}."):
                 entries[entry.name] = entry
     return entries
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
@@ -11,7 +13,7 @@ from tutelage.errors import InputError
 from tutelage.programs.language import Answers, Call, Module, Value
 from tutelage.programs.scheduler import Context, Job, stream
 from tutelage.programs.trace import Trace
-from tutelage.programs.visprog import Parser, read
+from tutelage.programs.visprog import Lines, Parser, read
 
 SIZES = (8, 16, 32, 64, 128, 256, 512)
 """Batch sizes tried for the ceiling."""
@@ -31,9 +33,10 @@ def measure(
     - one at a time: the same scheduler, batches of 1;
     - ceiling: the same calls of the modules with networks, grouped beforehand, at their best batch size, no programs.
 
-    Result caches are off, and equal calls are all computed. Parsing is counted in the first two. Our own time is what a
-    batched run takes beyond reading the text and beyond the modules: checking, scheduling, tracing. The ways are
-    interleaved over ``rounds``, and medians given. ``clock`` gives CPU seconds; give ``time.perf_counter`` where modules
+    Result caches are off, and equal calls are all asked (a module may still share work inside a batch). Parsing is
+    counted in the first two. Our own time is what a batched run takes beyond reading the text and beyond the modules:
+    checking, scheduling, tracing. The ways are interleaved over ``rounds``, and medians given; what the process held
+    before is kept from the garbage collector. ``clock`` gives CPU seconds; give ``time.perf_counter`` where modules
     compute elsewhere.
 
     Returns:
@@ -51,12 +54,18 @@ def measure(
         raise InputError("no programs to measure")
     calls = _network_calls(traces, modules)
     best = {name: _best_size(modules[name], asked, clock) for name, asked in calls.items()}
-    seconds: dict[str, list[float]] = {"batched": [], "one_at_a_time": [], "ceiling": [], "own": []}
-    for _ in range(rounds):
-        seconds["batched"].append(_run(programs, modules, clock)[1])
-        seconds["one_at_a_time"].append(_run(programs, modules, clock, batch_size=1)[1])
-        seconds["ceiling"].append(sum(_answer(modules[name], calls[name], best[name], clock) for name in calls))
-        seconds["own"].append(_own_seconds(programs, modules, clock))
+    ways: dict[str, Callable[[], float]] = {
+        "batched": lambda: _run(programs, modules, clock)[1],
+        "one_at_a_time": lambda: _run(programs, modules, clock, batch_size=1)[1],
+        "ceiling": lambda: sum(_answer(modules[name], calls[name], best[name], clock) for name in calls),
+        "own": lambda: _own_seconds(programs, modules, clock),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    with _settled_heap():
+        for _ in range(rounds):
+            for name, way in ways.items():
+                gc.collect()
+                seconds[name].append(way())
     middle = {name: median(values) for name, values in seconds.items()}
     steps = sum(len(trace.steps) for trace in traces)
     shares = [ceiling / batched for ceiling, batched in zip(seconds["ceiling"], seconds["batched"], strict=True)]
@@ -79,6 +88,17 @@ def measure(
         "seconds": seconds,
         "clock": getattr(clock, "__name__", "clock"),
     }
+
+
+@contextlib.contextmanager
+def _settled_heap() -> Iterator[None]:
+    """Keep what stands now from the garbage collector: sweeping the libraries' heap is no work of ours or theirs."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _run(
@@ -139,11 +159,12 @@ class _Timed:
 def _own_seconds(programs: Sequence[Item], modules: Mapping[str, Module], clock: Clock) -> float:
     """Seconds of checking, scheduling and tracing: reading the text and the modules' own time are taken away.
 
-    A text met again costs what the parser's memory costs, as in use.
+    A text met again costs what the parser's memory costs, as in use; so does a line.
     """
     timed = {name: _Timed(module, clock) for name, module in modules.items()}
     _, total = _run(programs, timed, clock)
+    lines: Lines = {}
     started = clock()
     for text in {text for text, _ in programs}:
-        read(text)
+        read(text, lines)
     return total - (clock() - started) - sum(module.seconds for module in timed.values())

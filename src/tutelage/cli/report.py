@@ -1,4 +1,4 @@
-"""``tutelage report``: from a finished run to one HTML page."""
+"""Write the report of a run: one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -7,30 +7,20 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Write the report of a run.")
+from tutelage.cli.common import JsonOut, console, emit
+
+app = typer.Typer()
 
 
-@app.callback(invoke_without_command=True)
+@app.command(epilog="Example: tutelage report runs/study --out study.html")
 def report(
     run: Annotated[Path, typer.Argument(help="A run folder, or the JSON of its results.", show_default=False)],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="The page to write; default: report.html beside the results.")
-    ] = None,
-    json: Annotated[Path | None, typer.Option("--json", help="Write what was read and written as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page; default: report.html beside the results.")] = None,
+    json: JsonOut = None,
 ) -> None:
-    """Write one self-contained HTML page from the results of a run.
-
-    The page needs no network and no other file: tables, charts and a browser of samples, dark and light.
-
-    Example: tutelage report runs/study --out study.html
-    """
-    from tutelage.files import write_json
+    """Write one HTML page that needs no network: tables, charts, and each sample's program step by step."""
     from tutelage.reports import write_report
 
     written = write_report(run, out)
-    if json is not None:
-        write_json(
-            json,
-            {"report": written.page, "results": written.results, "format": written.format, "bytes": written.bytes},
-        )
-    typer.echo(f"report: {written.page} ({written.bytes / 1024:.0f} KiB)")
+    console(json).print(f"report: {written.page} ({written.bytes / 1024:.0f} KiB)", soft_wrap=True)
+    emit({"report": written.page, "results": written.results, "format": written.format, "bytes": written.bytes}, json)

@@ -43,8 +43,10 @@ def systems(
     from rich.table import Table
 
     rows = listed(results)
-    table = Table("system", "kind", "state", "verdict", box=None, title=f"{len(rows)} systems", title_justify="left")
+    table = Table(box=None, title=f"{len(rows)} systems", title_justify="left", padding=(0, 1, 0, 0))
+    for heading in ("system", "card", "kind", "state", "verdict"):
+        table.add_column(heading, no_wrap=heading == "system", overflow="fold")
     for row in rows:
-        table.add_row(row["name"], row["kind"], row["state"], row["verdict"] or "")
+        table.add_row(row["name"], row["card"], row["kind"], row["state"], row["verdict"] or "")
     console(json).print(table)
     emit(rows, json)

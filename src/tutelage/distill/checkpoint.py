@@ -18,10 +18,12 @@ from tutelage.errors import InputError, StaleError
 FORMAT = "tutelage-checkpoint-1"
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], head: Mapping[str, Any], format: str = FORMAT) -> Path:
-    """Write ``tensors`` and the JSON ``head`` as one file, atomically."""
+def write_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], head: Mapping[str, Any], format: str = FORMAT
+) -> Path:
+    """Write ``tensors`` and the JSON ``head`` as one file, atomically; the same content gives the same bytes."""
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    return files.write_bytes(path, save(plain, {"format": format, "head": json.dumps(files.plain(head))}))
+    return files.write_bytes(path, save(plain, {"tutelage": json.dumps({"format": format, **files.plain(head)})}))
 
 
 def read_tensors(path: str | Path, format: str = FORMAT) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -33,14 +35,14 @@ def read_tensors(path: str | Path, format: str = FORMAT) -> tuple[dict[str, Tens
     """
     try:
         with safe_open(str(path), framework="pt") as file:
-            found = file.metadata() or {}
-            if found.get("format") != format:
+            head = json.loads((file.metadata() or {}).get("tutelage", "{}"))
+            if head.get("format") != format:
                 raise StaleError(
-                    f"not a {format} file but {found.get('format', 'plain safetensors')}",
+                    f"not a {format} file but {head.get('format', 'plain safetensors')}",
                     where=path,
                     remedy="give a file that this version of tutelage wrote",
                 )
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(found["head"])  # noqa: SIM118
+            return {name: file.get_tensor(name) for name in file.keys()}, head  # noqa: SIM118
     except FileNotFoundError:
         raise InputError("no such file", where=path, remedy="check the path") from None
     except (SafetensorError, OSError, KeyError, json.JSONDecodeError) as error:
@@ -93,3 +95,19 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def kept_records(log: Path, step: int) -> list[dict[str, Any]]:
+    """The log's records up to ``step``; what a killed run wrote after its last checkpoint is cut off."""
+    records = []
+    if log.exists():
+        for line in log.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                break  # the line a kill cut short
+            if record["step"] > step:
+                break
+            records.append(record)
+    files.write_text(log, "".join(json.dumps(record) + "\n" for record in records))
+    return records

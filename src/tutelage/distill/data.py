@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -46,11 +46,11 @@ def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, Tensor]]:
 class Batch:
     """What one step sees.
 
-    ``inputs``: a tensor [B, ...] or a nest of tensors (a dict is passed to a network by keyword; a method that overrides
-    ``forward`` may use any groups it likes, of different lengths). ``labels``: [B] class ids, [B, C] probabilities, or
-    a nest. ``ids``: [B] int64, the sample numbers; ``seeds``: [B] int64, the view seeds; ``partners``: [B] int64, the
-    row each row was mixed with. These three are the key of a view. ``weights``: [B], how much each sample counts.
-    ``extra``: whatever else the method and its data agree on.
+    ``inputs``: a tensor [B, ...] or a nest of tensors (how a network takes it: ``method.answer``); a method that
+    overrides ``forward`` may use any groups it likes, of different lengths. ``labels``: [B] class ids, [B, C]
+    probabilities, or a nest. ``ids``: [B] int64, the sample numbers; ``seeds``: [B] int64, the view seeds;
+    ``partners``: [B] int64, the row each row was mixed with. These three are the key of a view. ``weights``: [B], how
+    much each sample counts. ``extra``: whatever else the method and its data agree on.
     """
 
     inputs: Tree
@@ -81,7 +81,16 @@ class Batch:
 _MOVED = ("labels", "weights", "extra", "partners")
 
 
-@runtime_checkable
+def rows_of(batch: Batch, rows: Tensor) -> Batch:
+    """The part ``rows`` [n] int64 of a batch whose every tensor has one row a sample."""
+    size = len(batch)
+
+    def take(tensor: Tensor) -> Tensor:
+        return tensor[rows.to(tensor.device)] if tensor.ndim and len(tensor) == size else tensor
+
+    return Batch(*(map_tree(take, getattr(batch, item.name)) for item in fields(Batch)))
+
+
 class Data(Protocol):
     """Samples by number. ``batch`` must depend on its arguments alone: that is what makes a run resumable and a cached
     teacher exact. ``fingerprint`` changes whenever any sample or its augmentation may."""
@@ -99,7 +108,7 @@ class Data(Protocol):
 
 
 class TensorData:
-    """Samples held in memory as tensors: a batch is one gather.
+    """Samples held in memory as tensors, which must not change: a batch is one gather.
 
     Args:
         inputs: a tensor [N, ...] or a nest of tensors of equal length N.
@@ -135,25 +144,30 @@ class TensorData:
     def __len__(self) -> int:
         return self._length
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """A hash of all bytes, shapes and dtypes, and of the augmentation's settings."""
-        parts: list[Any] = [repr(getattr(self.views, "fingerprint", self.views))]
+        """A hash of all bytes, shapes and dtypes (computed once), and of the augmentation's settings."""
+        return fingerprint(self._content, repr(getattr(self.views, "fingerprint", self.views)))
+
+    @cached_property
+    def _content(self) -> str:
+        parts: list[Any] = []
         for name, leaf in leaves((self.inputs, self.labels)):
-            parts += [name, str(leaf.dtype), list(leaf.shape), leaf.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()]
+            data = leaf.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            parts += [name, str(leaf.dtype), list(leaf.shape), data]
         return fingerprint(*parts)
 
     def batch(self, indices: Tensor, seeds: Tensor | None) -> Batch:
         """See :class:`Data`."""
-        augmented = self.views is not None and seeds is not None
+        views = self.views if seeds is not None else None
         batch = Batch(
             map_tree(lambda leaf: leaf[indices], self.inputs),
             map_tree(lambda leaf: leaf[indices], self.labels),
             ids=indices,
-            seeds=seeds if augmented else torch.zeros_like(indices),
+            seeds=torch.zeros_like(indices) if views is None else seeds,
             weights=None if self.weights is None else self.weights[indices],
         )
-        return self.views(batch) if augmented else batch
+        return batch if views is None else views(batch)
 
 
 def from_dataset(dataset: Any, views: Callable[[Batch], Batch] | None = None) -> TensorData:
@@ -208,12 +222,13 @@ class Order:
     """Which samples and views each step takes: a function of (seed, step) alone, so nothing has to be saved.
 
     Samples run through one seeded permutation an epoch, end to end: every step is a full batch, an epoch may end inside
-    one. The view seed of a sample in an epoch is 31 bits, hashed from (seed, epoch, sample); with ``views`` = V > 0 the
-    views repeat every V epochs.
+    one. The view seed of a sample in an epoch is 31 bits, hashed from (``view_seed``, epoch, sample); with ``views`` =
+    V > 0 the views repeat every V epochs. ``view_seed`` None: the seed.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, views: int = 0):
+    def __init__(self, length: int, batch_size: int, seed: int, views: int = 0, view_seed: int | None = None):
         self.length, self.batch_size, self.seed, self.views = length, batch_size, seed, views
+        self.view_seed = seed if view_seed is None else view_seed
         self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
 
     def epoch(self, number: int) -> tuple[Tensor, Tensor]:
@@ -222,7 +237,7 @@ class Order:
         if found is None:
             samples = torch.randperm(self.length, generator=torch_rng(self.seed, "order", number))
             view = number % self.views if self.views else number
-            start = np.uint64(derive(self.seed, "view", view))
+            start = np.uint64(derive(self.view_seed, "view", view))
             hashed = mix64(mix64(samples.numpy().astype(np.uint64)) ^ start)
             found = samples, torch.from_numpy((hashed >> np.uint64(33)).astype(np.int64))
             self._epochs = {key: value for key, value in self._epochs.items() if key == number - 1}

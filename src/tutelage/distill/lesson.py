@@ -23,12 +23,13 @@ class Settings:
     Attributes:
         steps: optimiser steps.
         batch_size: samples a forward pass; a step sees ``batch_size * accumulate`` samples.
-        lr, weight_decay, momentum, nesterov, betas: as in torch's optimisers; decay falls on every parameter of a group.
+        lr, weight_decay, momentum, nesterov, betas: as in torch's optimisers; decay falls on every parameter.
         schedule: of the learning rate, after ``warmup`` steps of linear rise: ``constant``, ``cosine`` (to 0),
             ``linear`` (to 0), or ``steps`` (times ``gamma`` at each of ``milestones``, given as shares of all steps).
         clip: largest gradient norm over all parameters; None: no clipping.
         precision: ``fp32``, or ``bf16`` (autocast; weights and optimiser stay fp32).
         views: 0: a new view of each sample every epoch; V: the views repeat after V epochs (what a cache can hold).
+        view_seed: names the views; None: ``seed`` does. Runs that share a cache share it, whatever their seeds.
         checkpoint_every, log_every, eval_every: in steps; 0: only at the end. Checkpoints need a folder.
         device: where student, method and a live teacher run.
         channels_last: 4-D inputs and weights in that layout.
@@ -51,6 +52,7 @@ class Settings:
     precision: Literal["fp32", "bf16"] = "fp32"
     seed: int = 0
     views: int = 0
+    view_seed: int | None = None
     checkpoint_every: int = 500
     log_every: int = 50
     eval_every: int = 0
@@ -69,9 +71,13 @@ class Settings:
                 )
         for name, least in (("steps", 0), ("batch_size", 1), ("accumulate", 1), ("warmup", 0), ("views", 0)):
             if getattr(self, name) < least:
-                raise InputError(f"{getattr(self, name)} is too small", where=f"settings.{name}", remedy=f"at least {least}")
+                raise InputError(
+                    f"{getattr(self, name)} is too small", where=f"settings.{name}", remedy=f"at least {least}"
+                )
         if self.clip is not None and self.clip <= 0:
-            raise InputError(f"clip must be positive, not {self.clip}", where="settings.clip", remedy="null: no clipping")
+            raise InputError(
+                f"clip must be positive, not {self.clip}", where="settings.clip", remedy="null: no clipping"
+            )
         if self.lr < 0 or self.weight_decay < 0:
             raise InputError("learning rate and weight decay cannot be negative", where="settings.lr")
 
@@ -100,19 +106,21 @@ class Lesson:
 
     def __post_init__(self) -> None:
         self.teacher = as_teacher(self.teacher)
-        if not isinstance(self.data, Data):
+        if not callable(getattr(self.data, "batch", None)):
             self.data = from_dataset(self.data)
         if len(self.data) == 0:
             raise InputError("the data holds no sample", where=self.name, remedy="check the path and the split")
         if self.teacher is None and self.method.needs_teacher:
             raise InputError(
-                f"{type(self.method).__name__} needs a teacher", where=self.name, remedy="give teacher=…, a network or a Teacher"
+                f"{type(self.method).__name__} needs a teacher",
+                where=self.name,
+                remedy="give teacher=…, a network or a Teacher",
             )
 
     def order(self) -> Order:
         """Which samples, in which views, each forward pass takes."""
         s = self.settings
-        return Order(len(self.data), s.batch_size, s.seed, s.views)
+        return Order(len(self.data), s.batch_size, s.seed, s.views, s.view_seed)
 
     def fingerprint_parts(self) -> list[Any]:
         """What two runs must share to be the same run."""

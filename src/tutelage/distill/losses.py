@@ -74,9 +74,7 @@ def decoupled(student: Tensor, teacher: Tensor, labels: Tensor, tau: float) -> t
     return tau * tau * target, tau * tau * other
 
 
-def cross_entropy(
-    logits: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0
-) -> Tensor:
+def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None, smoothing: float = 0.0) -> Tensor:
     """``-sum_c y_c log softmax(z)_c``; ``labels`` are class ids [B] int64, or probabilities [B, C]."""
     if weights is None:
         return F.cross_entropy(logits, labels, label_smoothing=smoothing)
@@ -89,9 +87,7 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None
     return average(loss.flatten(1).mean(1) if loss.ndim > 1 else loss, weights)
 
 
-def heatmap_bce(
-    logits: Tensor, heat: Tensor, positive: float = 1.0, weights: Tensor | None = None
-) -> Tensor:
+def heatmap_bce(logits: Tensor, heat: Tensor, positive: float = 1.0, weights: Tensor | None = None) -> Tensor:
     """Weighted binary cross-entropy of heat-maps [B, C, H, W], target ``heat`` in [0, 1].
 
     Cell weight ``1 + (positive - 1) heat``: peaks are rare, ``positive`` > 1 makes them count (ours). Mean over cells.
@@ -128,9 +124,7 @@ def token_cross_entropy(logits: Tensor, tokens: Tensor, weights: Tensor | None =
     return average(loss.sum(1) / (tokens != ignore).sum(1).clamp_min(1), weights)
 
 
-def token_kd(
-    student: Tensor, teacher: Tensor, mask: Tensor, tau: float = 1.0, weights: Tensor | None = None
-) -> Tensor:
+def token_kd(student: Tensor, teacher: Tensor, mask: Tensor, tau: float = 1.0, weights: Tensor | None = None) -> Tensor:
     """:func:`divergence` a token, mean over each sequence's real tokens; logits [B, L, V], mask [B, L] (1: real)."""
     loss = divergence(student, teacher, tau).masked_fill(~mask.bool(), 0.0)
     return average(loss.sum(1) / mask.sum(1).clamp_min(1), weights)

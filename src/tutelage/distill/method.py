@@ -28,7 +28,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -63,8 +63,8 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where training stands: ``step`` of ``steps`` (from 0), ``epoch`` (a real number: samples seen / samples), the stage
-    with its own ``stage_step`` of ``stage_steps``, and the batch of accumulation within the step (``micro``)."""
+    """Where training stands: ``step`` of ``steps`` (from 0), ``epoch`` (a real number: samples seen / samples), the
+    stage with its own ``stage_step`` of ``stage_steps``, and the batch of accumulation within the step (``micro``)."""
 
     step: int = 0
     steps: int = 1
@@ -86,22 +86,24 @@ class Method(nn.Module):
 
     State is what ``nn.Module`` makes it: sub-modules with trainable parameters (projections) are trained beside the
     student, buffers and frozen sub-modules (queues, moving averages, class means) are saved and resumed with it. Never
-    assign the student or the teacher to an attribute: they are held beside the method (a list or a ``Taps`` may refer to
-    them); the trainer refuses a method that owns their parameters.
+    assign the student or the teacher to an attribute: they are held beside the method (a list or a ``Taps`` may refer
+    to them); the trainer refuses a method that owns their parameters.
 
     ``progress`` is set by the trainer before each forward. ``idle``: glob patterns of parameter names (``student.…``,
     ``method.…``) that get no gradient by design; the doctor and the contract test allow these and no others.
     ``needs_labels`` / ``needs_teacher``: refused at the start rather than in the middle. ``deterministic_teacher``: the
     teacher is asked for exactly one answer a batch, on the batch as the data supplied it: only then can it be cached.
+    ``aligned``: the heads in which student and teacher must have one shape.
 
     A system also offers ``tiny(seed) -> Lesson``, a class method: a lesson of a few seconds that tests and the doctor
     run.
     """
 
-    idle: ClassVar[tuple[str, ...]] = ()
-    needs_labels: ClassVar[bool] = False
-    needs_teacher: ClassVar[bool] = True
-    deterministic_teacher: ClassVar[bool] = True
+    idle: tuple[str, ...] = ()
+    needs_labels: bool = False
+    needs_teacher: bool = True
+    deterministic_teacher: bool = True
+    aligned: tuple[str, ...] = ("logits",)
 
     @dataclass(frozen=True)
     class Config:
@@ -130,14 +132,12 @@ class Method(nn.Module):
     def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: Data) -> None:
         """Build what depends on observed shapes or on all data: projections, taps, queues, class means.
 
-        Called once, before the optimiser is made, without gradients, with a seeded global generator, student and teacher
-        in eval mode; all buffers must exist afterwards. ``example`` is the first batch. For a pass over the plain samples
-        use ``data.batch(indices, None)`` and ``teacher.live``.
+        Called once, before the optimiser is made, without gradients, with a seeded global generator, student and
+        teacher in eval mode; all buffers must exist afterwards. ``example`` is the first batch. For a pass over the
+        plain samples use ``data.batch(indices, None)`` and ``teacher.live``.
         """
 
-    def forward(  # type: ignore[override]
-        self, batch: Batch, student: nn.Module, teacher: Teacher | None
-    ) -> tuple[Output, Output]:
+    def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """The outputs of student and teacher on ``batch``; the default is one pass of each, teacher first, so that the
         teacher's activations are gone before the student's are kept. Override for several views, rollouts, queues."""
         taught = teacher(batch) if teacher is not None else {}
@@ -176,9 +176,9 @@ class Method(nn.Module):
 
 
 @functools.lru_cache(maxsize=256)
-def _takes_one(kind: type[nn.Module]) -> bool:
+def _takes_one(forward: Callable[..., Any]) -> bool:
     """Whether a network's ``forward`` has exactly one positional parameter, and so takes a dict whole."""
-    given = list(inspect.signature(kind.forward).parameters.values())[1:]
+    given = list(inspect.signature(forward).parameters.values())[1:]
     positional = [p for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
     return len(positional) == 1 and not any(p.kind == p.VAR_POSITIONAL for p in given)
 
@@ -207,7 +207,7 @@ def answer(network: nn.Module, inputs: Tree) -> Output:
     if isinstance(inputs, Tensor):
         output = network(inputs)
     elif isinstance(inputs, Mapping):
-        output = network(inputs) if _takes_one(type(unwrapped(network))) else network(**inputs)
+        output = network(inputs) if _takes_one(type(unwrapped(network)).forward) else network(**inputs)
     else:
         output = network(*inputs)
     if isinstance(output, Tensor):

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
     from tutelage.distill.lesson import Settings
+    from tutelage.distill.method import Stage
 
 Curve = Callable[[float], float]
 """A value as a function of the fraction of training done, 0..1."""
 
 
 def learning_rate(settings: Settings, step: int, steps: int) -> float:
-    """The factor on the learning rate at ``step`` of ``steps``: linear rise over ``warmup`` steps, then the schedule."""
+    """The factor on the learning rate at ``step`` of ``steps``: linear rise over ``warmup`` steps, then the curve."""
     if step < settings.warmup:
         return (step + 1) / (settings.warmup + 1)
     fraction = (step - settings.warmup) / max(1, steps - settings.warmup)
@@ -52,3 +53,15 @@ def stairs(values: list[float], at: list[float]) -> Curve:
     if len(values) != len(at) + 1 or sorted(at) != at:
         raise InputError(f"{len(values)} values for {len(at)} changes", remedy="one value more than changes, in order")
     return lambda fraction: values[sum(fraction >= change for change in at)]
+
+
+def boundaries(stages: Sequence[Stage], steps: int) -> list[tuple[Stage, int, int]]:
+    """(stage, first step, steps) of each; shares are rounded so that the stages fill all steps."""
+    total = sum(stage.share for stage in stages)
+    if not stages or total <= 0:
+        raise InputError("a method needs at least one stage with a share above 0", remedy="check stages()")
+    edges, reached = [0], 0.0
+    for stage in stages:
+        reached += stage.share
+        edges.append(round(steps * reached / total))
+    return [(stage, first, last - first) for stage, first, last in zip(stages, edges, edges[1:], strict=False)]

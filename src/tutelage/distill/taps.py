@@ -33,7 +33,9 @@ class Taps:
         for name in self.names:
             if name.removeprefix("in:") not in known:
                 raise InputError(
-                    f"no sub-module {name!r}", where="tap", remedy=did_you_mean(name.removeprefix("in:"), [k for k in known if k])
+                    f"no sub-module {name!r}",
+                    where="tap",
+                    remedy=did_you_mean(name.removeprefix("in:"), [k for k in known if k]),
                 )
         self._modules = {name: known[name.removeprefix("in:")] for name in self.names}
         self._handles: list[RemovableHandle] = []
@@ -56,7 +58,9 @@ class Taps:
     def __enter__(self) -> dict[str, Tensor]:
         return self.open()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def __copy__(self) -> Self:

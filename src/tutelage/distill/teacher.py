@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.distill.data import Batch, map_tree
+from tutelage.distill.data import Batch, map_tree, rows_of
 from tutelage.distill.taps import Taps
 from tutelage.errors import InputError, StaleError
 from tutelage.files import fingerprint
@@ -61,7 +61,9 @@ class Teacher:
             InputError: this teacher cannot show them.
         """
         if taps:
-            raise InputError(f"{type(self).__name__} shows no inner outputs", where=taps[0], remedy="give the live network")
+            raise InputError(
+                f"{type(self).__name__} shows no inner outputs", where=taps[0], remedy="give the live network"
+            )
 
     @property
     def live(self) -> Teacher:
@@ -173,11 +175,13 @@ class Ensemble(Teacher):
             return self._routed(batch, self.route(batch))
         said = [teacher(batch) for teacher in self.teachers]
         shared = [name for name in said[0] if all(name in one for one in said)]
-        return {name: sum((w * one[name] for w, one in zip(self.weights, said, strict=True)), start=torch.zeros(()).to(said[0][name])) for name in shared}
+        return {name: _weighted([one[name] for one in said], self.weights) for name in shared}
 
     def _routed(self, batch: Batch, route: Tensor) -> Output:
         if route.shape != (len(batch),) or bool((route < 0).any()) or bool((route >= len(self.teachers)).any()):
-            raise InputError(f"a route must give each of {len(batch)} rows a teacher's number below {len(self.teachers)}")
+            raise InputError(
+                f"a route must give each of {len(batch)} rows a teacher's number below {len(self.teachers)}"
+            )
         merged: Output = {}
         for number, teacher in enumerate(self.teachers):
             rows = (route == number).nonzero()[:, 0]
@@ -222,14 +226,11 @@ class Ensemble(Teacher):
             teacher.load({name.removeprefix(head): value for name, value in state.items() if name.startswith(head)})
 
 
-def rows_of(batch: Batch, rows: Tensor) -> Batch:
-    """The part ``rows`` [n] int64 of a batch whose every tensor has one row a sample."""
-    size = len(batch)
-
-    def take(tensor: Tensor) -> Tensor:
-        return tensor[rows.to(tensor.device)] if tensor.ndim and len(tensor) == size else tensor
-
-    return Batch(*(map_tree(take, getattr(batch, name)) for name in ("inputs", "labels", "ids", "seeds", "partners", "weights", "extra")))
+def _weighted(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    total = weights[0] * values[0]
+    for weight, value in zip(weights[1:], values[1:], strict=True):
+        total = total + weight * value
+    return total
 
 
 class MovingAverage(Live):
@@ -244,7 +245,8 @@ class MovingAverage(Live):
     def after_step(self, student: nn.Module) -> None:
         """See :class:`Teacher`."""
         decay = self.decay if isinstance(self.decay, float) else self.decay(self.updates)
-        ours, theirs = list(self.network.parameters()), [p.detach() for p in student.parameters()]
+        ours: list[Tensor] = list(self.network.parameters())
+        theirs = [p.detach() for p in student.parameters()]
         torch._foreach_lerp_(ours, theirs, 1.0 - decay)
         for mine, other in zip(self.network.buffers(), student.buffers(), strict=True):
             mine.copy_(other)
@@ -257,7 +259,9 @@ class MovingAverage(Live):
 
     def state(self) -> dict[str, Tensor]:
         """See :class:`Teacher`."""
-        return {f"network.{k}": v for k, v in self.network.state_dict().items()} | {"updates": torch.tensor(self.updates)}
+        return {f"network.{k}": v for k, v in self.network.state_dict().items()} | {
+            "updates": torch.tensor(self.updates)
+        }
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """See :class:`Teacher`."""
@@ -265,30 +269,11 @@ class MovingAverage(Live):
         self.network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k != "updates"})
 
 
-class SelfTeacher(Teacher):
-    """The student as it was when the lesson began: a frozen copy, saved with the checkpoints."""
+class SelfTeacher(Live):
+    """The student as it was when the lesson began: a frozen copy."""
 
-    def __init__(self, student: nn.Module):
-        self.network: nn.Module = copy.deepcopy(student).eval().requires_grad_(False)
-        self._live = Live(self.network)
-
-    def want(self, *taps: str) -> None:
-        """See :class:`Teacher`."""
-        self._live.want(*taps)
-
-    def answer(self, batch: Batch) -> Output:
-        """See :class:`Teacher`."""
-        return self._live.answer(batch)
-
-    def to(self, device: torch.device | str) -> SelfTeacher:
-        """See :class:`Teacher`."""
-        self._live.to(device)
-        return self
-
-    @property
-    def fingerprint(self) -> str:
-        """See :class:`Teacher`."""
-        return self._live.fingerprint
+    def __init__(self, student: nn.Module, taps: Sequence[str] = ()):
+        super().__init__(copy.deepcopy(student), taps)
 
 
 class BlackBox(Teacher):
@@ -398,5 +383,7 @@ def as_teacher(teacher: Any) -> Teacher | None:
     if isinstance(teacher, nn.Module):
         return Live(teacher)
     raise InputError(
-        f"{type(teacher).__name__} is no teacher", where="teacher", remedy="give a network, or BlackBox(callable, version='…')"
+        f"{type(teacher).__name__} is no teacher",
+        where="teacher",
+        remedy="give a network, or BlackBox(callable, version='…')",
     )

@@ -10,7 +10,7 @@ import contextlib
 import json
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
@@ -23,15 +23,17 @@ from tutelage import files
 from tutelage.distill import schedule
 from tutelage.distill.checkpoint import (
     Checkpoints,
+    kept_records,
     optimizer_tensors,
     part,
     read_tensors,
     restore_optimizer,
-    write_tensors,
 )
 from tutelage.distill.data import Batch
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Progress, Stage
+from tutelage.distill.export import save_weights
+from tutelage.distill.lesson import Lesson
+from tutelage.distill.method import Progress, Stage
+from tutelage.distill.optimizer import make_optimizer, trainable
 from tutelage.distill.teacher import network_fingerprint
 from tutelage.errors import InputError, TrainingError
 from tutelage.seeds import derive
@@ -68,8 +70,8 @@ def train(
         check: look at the first batch before anything is trained (shapes, classes, labels, finite values).
 
     Raises:
-        TrainingError: a loss term or a weight is not finite (the message names it; the last good checkpoint is kept), or
-            no gradient reaches the student.
+        TrainingError: a loss term or a weight is not finite (the message names it; the last good checkpoint is kept),
+            or no gradient reaches the student.
         InputError: student, teacher, method and data do not fit together.
         StaleError: ``folder`` holds a run of another lesson.
     """
@@ -102,15 +104,17 @@ class Trainer:
                 from tutelage.distill.doctor import first_look
 
                 first_look(lesson, example)
-        self.parameters = dict(_trainable(self.student, self.method))
+        self.parameters = dict(trainable(self.student, self.method))
         self._flat = list(self.parameters.values())
         self._refuse_shared()
-        self.optimizer = _optimizer(self.settings, self.student, self.method, self._flat)
+        self.optimizer = make_optimizer(self.settings, self.student, self.method, self._flat)
         self._bases = [(group["lr"] * group.pop("lr_scale", 1.0)) for group in self.optimizer.param_groups]
-        self.stages = _boundaries(self.method.stages(), self.settings.steps)
+        self.stages = schedule.boundaries(self.method.stages(), self.settings.steps)
         self._stage: Stage | None = None
         self._autocast: contextlib.AbstractContextManager[Any] = (
-            torch.autocast(self.device.type, torch.bfloat16) if self.settings.precision == "bf16" else contextlib.nullcontext()
+            torch.autocast(self.device.type, torch.bfloat16)
+            if self.settings.precision == "bf16"
+            else contextlib.nullcontext()
         )
         if self.folder is not None:
             self._resume()
@@ -154,9 +158,7 @@ class Trainer:
             self._reseed(number)
             seen = number * s.batch_size / len(self.lesson.data)
             all_seen = s.steps * s.accumulate * s.batch_size / len(self.lesson.data)
-            self.method.progress = Progress(
-                self.step, s.steps, seen, all_seen, stage, self.step - first, length, micro
-            )
+            self.method.progress = Progress(self.step, s.steps, seen, all_seen, stage, self.step - first, length, micro)
             self._pass(self.batch(number))
         if self.step == 0:
             self._see_gradients()
@@ -195,7 +197,9 @@ class Trainer:
                         total = part if total is None else total + part
             if total is None:
                 raise TrainingError(
-                    "the method gives no term of weight > 0", where=self.lesson.name, remedy="check terms() and weights()"
+                    "the method gives no term of weight > 0",
+                    where=self.lesson.name,
+                    remedy="check terms() and weights()",
                 )
             return total if self.settings.accumulate == 1 else total / self.settings.accumulate
 
@@ -303,7 +307,9 @@ class Trainer:
                 return ""
             for name, value in said.items():
                 if value.is_floating_point() and not bool(value.isfinite().all()):
-                    return f" (the teacher's output {name!r} is not finite in step {number // self.settings.accumulate})"
+                    return (
+                        f" (the teacher's output {name!r} is not finite in step {number // self.settings.accumulate})"
+                    )
         return ""
 
     def _refuse_bad_weights(self) -> None:
@@ -355,7 +361,9 @@ class Trainer:
         if folder is None:
             return None
         settings = [*self.lesson.fingerprint_parts(), network_fingerprint(self.student)]
-        return files.RunFolder(folder, {"kind": "lesson", "lesson": self.lesson.name, "is": files.fingerprint(settings)}).root
+        return files.RunFolder(
+            folder, {"kind": "lesson", "lesson": self.lesson.name, "is": files.fingerprint(settings)}
+        ).root
 
     def _place(self) -> None:
         self.student.to(self.device)
@@ -387,6 +395,8 @@ class Trainer:
     def _resume(self) -> None:
         assert self.folder is not None
         log = self.folder / "log.jsonl"
+        for left in self.folder.glob(".*.part"):  # of a killed run: this folder has one owner
+            left.unlink(missing_ok=True)
         latest = Checkpoints(self.folder).latest
         if latest is None:
             log.unlink(missing_ok=True)
@@ -400,7 +410,7 @@ class Trainer:
         self._sums = {name: value.to(self.device) for name, value in part(tensors, "sums").items()}
         self.step, self._since, self.seconds = head["step"], head["since"], head["seconds"]
         self.ungraded = tuple(head["ungraded"])
-        self.history = _kept(log, self.step)
+        self.history = kept_records(log, self.step)
 
     def _finish(self) -> Result:
         for parameter in self.parameters.values():
@@ -410,64 +420,6 @@ class Trainer:
             self._log(evaluate=True)
         student = self.method.export(self.student).eval()
         if self.folder is not None:
-            write_tensors(self.folder / "student.safetensors", student.state_dict(), {"lesson": self.lesson.name}, "pt")
-        figures = next((r["figures"] for r in reversed(self.history) if "figures" in r), {})
+            save_weights(student, self.folder / "student.safetensors")
+        figures: dict[str, float] = next((r["figures"] for r in reversed(self.history) if "figures" in r), {})
         return Result(student, self.history, self.seconds, figures, self.ungraded)
-
-
-def _kept(log: Path, step: int) -> list[Record]:
-    """The log's records up to ``step``; what a killed run wrote after its last checkpoint is cut off."""
-    records = []
-    if log.exists():
-        for line in log.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                break  # the line a kill cut short
-            if record["step"] > step:
-                break
-            records.append(record)
-    files.write_text(log, "".join(json.dumps(record) + "\n" for record in records))
-    return records
-
-
-def _trainable(student: nn.Module, method: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    for owner, module in (("student", student), ("method", method)):
-        for name, parameter in module.named_parameters():
-            if parameter.requires_grad:
-                yield f"{owner}.{name}", parameter
-
-
-def _boundaries(stages: Sequence[Stage], steps: int) -> list[tuple[Stage, int, int]]:
-    """(stage, first step, steps) of each; shares are rounded so that the stages fill all steps."""
-    total = sum(stage.share for stage in stages)
-    if not stages or total <= 0:
-        raise InputError("a method needs at least one stage with a share above 0", remedy="check stages()")
-    edges, reached = [0], 0.0
-    for stage in stages:
-        reached += stage.share
-        edges.append(round(steps * reached / total))
-    return [(stage, first, last - first) for stage, first, last in zip(stages, edges, edges[1:], strict=False)]
-
-
-def _optimizer(
-    settings: Settings, student: nn.Module, method: Method, parameters: list[nn.Parameter]
-) -> torch.optim.Optimizer:
-    groups = method.groups(student)
-    given: list[dict[str, Any]] = [dict(group) for group in groups] if groups is not None else [{"params": parameters}]
-    for group in given:
-        group["params"] = [p for p in group["params"] if p.requires_grad]
-    covered = sum(len(group["params"]) for group in given)
-    if {id(p) for group in given for p in group["params"]} != {id(p) for p in parameters} or covered != len(parameters):
-        raise InputError(
-            f"groups() names {covered} trainable parameters, student and method have {len(parameters)}",
-            where=type(method).__name__,
-            remedy="put each trainable parameter of student and method into exactly one group",
-        )
-    if not parameters:
-        raise InputError("nothing to train: no parameter needs a gradient", remedy="is the student frozen?")
-    plain = all(p.dtype in (torch.float32, torch.float64, torch.bfloat16) for p in parameters)
-    common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": plain}
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(given, momentum=settings.momentum, nesterov=settings.nesterov, **common)
-    return torch.optim.AdamW(given, betas=settings.betas, **common)

@@ -79,8 +79,8 @@ def CLASSIFY(image: Image, object: list[Object], categories: list[str]) -> list[
     Raises:
         RuntimeFailure: a category is not a colour: that needs a matcher (:func:`classify_with`).
     """
-    colors = [_named_color(name) for name in categories]
-    if not colors or None in colors:
+    colors = [color for name in categories if (color := _named_color(name)) is not None]
+    if not colors or len(colors) < len(categories):
         raise RuntimeFailure(
             f"no matcher is loaded to tell {', '.join(map(str, categories)) or 'nothing'} apart",
             remedy="colours need none; for the rest put classify_with(matcher) in the place of CLASSIFY",
@@ -203,7 +203,7 @@ def _select(image: Image, candidates: list[Object], query: str) -> list[Object]:
     return sorted(candidates, key=place)[:1] if place else candidates
 
 
-_BASIC = ("black", "gray", "white", "teal", "brown", "red", "green", "blue", "yellow", "purple", "orange", "cyan", "pink")
+_BASIC = "black gray white teal brown red green blue yellow purple orange cyan pink".split()
 
 
 def _is_a(thing: Object, word: str) -> bool:
@@ -219,17 +219,20 @@ def _named_color(name: str) -> np.ndarray | None:
         return None
 
 
-def _nearest(color: np.ndarray, known: Sequence[np.ndarray | None]) -> int:
-    return int(np.argmin([np.abs(color - other.astype(np.float64)).sum() for other in known if other is not None]))
+def _nearest(color: np.ndarray, known: Sequence[np.ndarray]) -> int:
+    return int(np.argmin([np.abs(color - other.astype(np.float64)).sum() for other in known]))
 
 
 def _mean_color(image: Image, thing: Object) -> np.ndarray:
     """The median colour of the object, float64 [3]: a thin pattern or outline does not change it."""
-    return np.median(image.bytes[:, _mask(image, [thing])], axis=1)
+    inside = _mask(image, [thing])
+    if not inside.any():
+        raise RuntimeFailure("an object covers no pixel of the image", where=f"object {thing.inst_id}")
+    return np.median(image.bytes[:, inside], axis=1)
 
 
 def _mask(image: Image, things: list[Object]) -> np.ndarray:
-    """bool [H, W], True inside any of ``things``: their masks, or their boxes where there is none."""
+    """Whether each pixel, [H, W], is inside any of ``things``: their masks, or their boxes where there is none."""
     inside = np.zeros((image.height, image.width), bool)
     for thing in things:
         if thing.mask is None:

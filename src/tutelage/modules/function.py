@@ -46,6 +46,7 @@ class FunctionModule:
         self.__module__ = getattr(function, "__module__", __name__)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the function itself gives."""
         return self.function(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -63,8 +64,8 @@ class FunctionModule:
     def _answer(self, call: Call) -> Any:
         try:
             return self.function(**call.args)
-        except ProgramFailure as failure:
-            return failure
+        except ProgramFailure as error:
+            return error
         except Exception as error:
             failure = RuntimeFailure(f"{self.name} raised {type(error).__name__}: {error}")
             failure.__cause__ = error
@@ -126,9 +127,9 @@ def _signature(function: Callable[..., Any], name: str, batched: bool) -> Signat
     for parameter in inspect.signature(function).parameters.values():
         where = f"{name}({parameter.name})"
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, parameter.POSITIONAL_ONLY):
-            raise InputError("arguments are passed by name", where=where, remedy="write out each argument with its type")
+            raise InputError("arguments are passed by name", where=where, remedy="name each argument, with its type")
         if parameter.name not in hints:
-            raise InputError("no type hint", where=where, remedy="write one: Image, list[Box], list[Object], str, bool, int, float")
+            raise InputError("no type hint", where=where, remedy="Image, list[Box], list[Object], str, bool, int, Any")
         args[parameter.name] = _kind(hints[parameter.name], where, batched)
         if parameter.default is not parameter.empty:
             optional.append(parameter.name)
@@ -139,7 +140,7 @@ def _signature(function: Callable[..., Any], name: str, batched: bool) -> Signat
 def _kind(hint: Any, where: str, batched: bool) -> str:
     if batched and hint is not Any:
         if typing.get_origin(hint) not in (list, Sequence) or not typing.get_args(hint):
-            raise InputError(f"a batched function takes and gives lists, not {hint}", where=where, remedy="write list[...]")
+            raise InputError(f"batched functions take and give lists, not {hint}", where=where, remedy="list[...]")
         (hint,) = typing.get_args(hint)
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         kinds = {_kind(option, where, False) for option in typing.get_args(hint) if option is not type(None)}

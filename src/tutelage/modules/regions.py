@@ -90,6 +90,6 @@ def label(mask: np.ndarray) -> np.ndarray:
                 here += 1
     numbers: dict[int, int] = {}
     labels = np.zeros(mask.shape, np.int64)
-    for run, (row, start, end) in enumerate(zip(rows, starts, ends, strict=True)):
-        labels[row, start:end] = numbers.setdefault(root(run), len(numbers) + 1)
+    for run, place in enumerate(rows):
+        labels[place, starts[run] : ends[run]] = numbers.setdefault(root(run), len(numbers) + 1)
     return labels

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tutelage.files import fingerprint
 from tutelage.modules.pixels import as_bytes, extent, square_batch
 from tutelage.modules.visual_module import Exercise, Label, VisualModule, class_targets
 from tutelage.modules.words import Vocabulary, tokens
@@ -129,6 +130,11 @@ def shared_rows(keys: Sequence[Any], most: int) -> list[list[int]]:
     return rows
 
 
+def hash_index(key: Any, count: int) -> int:
+    """A number below ``count`` that depends on ``key`` alone."""
+    return int(fingerprint(key), 16) % count
+
+
 def padded(rows: Sequence[Sequence[int]]) -> Tensor:
     """Rows of ids as int64 [B, L], padded with -1."""
     width = max(1, max(map(len, rows)))
@@ -229,6 +235,14 @@ class Vqa(Asking):
         allowed[rows, [column for reading in readings for column in reading.allowed]] = True
         return allowed
 
+    def siblings(self, call: Call) -> list[Call]:
+        """One question of every type about the same crop, and one it may say no to."""
+        image, kinds = call.args["image"], self.config.vocabulary.answers
+        asked = [Call("VQA", {"image": image, "question": f"What {kind} is the object?"}) for kind, _ in kinds if kind != "yes/no"]
+        flat = self.config.vocabulary.flat
+        word = flat[hash_index(image.key, len(flat) - 2)]
+        return [*asked, Call("VQA", {"image": image, "question": f"Is the object {word}?"})]
+
     def _targets(self, labels: Sequence[Label]) -> dict[str, Tensor]:
         hard, soft = class_targets(labels, self.config.vocabulary.flat, self.name)
         return {"hard": hard, "soft": soft}
@@ -258,6 +272,14 @@ class Verify(Asking):
     def _words(self, call: Call) -> tuple[tuple[int, ...], bool]:
         return self.config.vocabulary.ids(f"{call.args['object']} {call.args['property']}")
 
+    def siblings(self, call: Call) -> list[Call]:
+        """One property of every type, asked of the same crop."""
+        image, kinds = call.args["image"], self.config.vocabulary.answers
+        words = [
+            group[hash_index((image.key, kind), len(group))] for kind, group in kinds if kind not in ("yes/no", "number")
+        ]
+        return [Call("VERIFY", {"image": image, "object": "object", "property": word}) for word in words]
+
     def _targets(self, labels: Sequence[Label]) -> dict[str, Tensor]:
         return {"probability": torch.tensor([label.dist["yes"] if label.dist else float(bool(label.hard)) for label in labels])}
 
@@ -270,12 +292,13 @@ class Verify(Asking):
 
 @dataclass(frozen=True)
 class LocConfig:
-    """Size of a locating network, its classes, and how heat becomes boxes (thresholds of VisProg: 0.1 and 0.5)."""
+    """Size of a locating network, its classes, and how heat becomes boxes (threshold ours: the
+    networks are calibrated near one half; suppression at 0.5 as in VisProg)."""
 
     classes: tuple[str, ...]
     width: int = 16
     pixels: int = 48
-    threshold: float = 0.1
+    threshold: float = 0.4
     nms: float = 0.5
 
     @classmethod
@@ -349,13 +372,26 @@ class Loc(VisualModule):
 
     def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Answers:
         """Boxes at the peaks of the class's heat-map, in pixels of the call's image."""
-        asked = [self.classes_of(call.args["object"]) for call in calls]
+        values = [
+            self._half(call) or boxes for call, boxes in zip(calls, self.boxes(heads, calls, self.config.threshold), strict=True)
+        ]
+        dists: list[dict[str, float] | None] = [{"found": box[0].score} if box else None for box in values]
+        known = [call.args["object"] in HALVES or self.classes_of(call.args["object"])[1] for call in calls]
+        return Answers(values, dists, [not k for k in known], heads)
+
+    def candidates(self, calls: Sequence[Call], threshold: float = 0.05) -> list[list[Box]]:
+        """Every peak above a low ``threshold``: what an observer needs to judge how sure the answers are."""
+        with torch.inference_mode():
+            return self.boxes(self.forward(self.encode(calls)), calls, threshold)
+
+    def boxes(self, heads: Mapping[str, Tensor], calls: Sequence[Call], threshold: float) -> list[list[Box]]:
+        """Boxes scoring at least ``threshold``, best first, overlaps suppressed, one list a call."""
         heat = heads["heat"].sigmoid()
         member = torch.zeros(heat.shape[:2], dtype=torch.bool)
-        for row, (classes, _) in enumerate(asked):
-            member[row, classes] = True
+        for row, call in enumerate(calls):
+            member[row, self.classes_of(call.args["object"])[0]] = True
         best = heat.masked_fill(~member[:, :, None, None], 0).amax(1)
-        peaks = (best >= F.max_pool2d(best[:, None], 3, 1, 1)[:, 0]) & (best >= self.config.threshold)
+        peaks = (best >= F.max_pool2d(best[:, None], 3, 1, 1)[:, 0]) & (best >= threshold)
         rows, ys, xs = peaks.nonzero(as_tuple=True)
         found: list[list[Box]] = [[] for _ in calls]
         size = heads["size"][rows, :, ys, xs]
@@ -372,12 +408,12 @@ class Loc(VisualModule):
         ).tolist()
         for row, (cx, cy, w, h, score) in zip(rows.tolist(), table, strict=True):
             found[row].append(_to_image(calls[row].args["image"], cx, cy, w, h, score))
-        values = [
-            self._half(call) or suppress(boxes, self.config.nms) for call, boxes in zip(calls, found, strict=True)
-        ]
-        dists = [{"boxes": max((b.score for b in boxes), default=0.0)} for boxes in found]
-        known = [call.args["object"] in HALVES or ok for call, (_, ok) in zip(calls, asked, strict=True)]
-        return Answers(values, dists, [not k for k in known], heads)
+        return [suppress(boxes, self.config.nms) for boxes in found]
+
+    def siblings(self, call: Call) -> list[Call]:
+        """Every class, looked for in the same image."""
+        image = call.args["image"]
+        return [Call("LOC", {"image": image, "object": name}) for name in self.config.classes]
 
     @staticmethod
     def _half(call: Call) -> list[Box] | None:

@@ -125,6 +125,11 @@ class VisualModule:
         hard, soft = class_targets(labels, names, self.name)
         return Exercise(inputs, {head: {"hard": hard, "soft": soft}}, weights)
 
+    def siblings(self, call: Call) -> list[Call]:
+        """Other calls that could be made about the same input: what self-distillation keeps, beyond what programs ask.
+        The default knows none."""
+        return []
+
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every head of the network on a batch, differentiable."""
         return self.network(batch)

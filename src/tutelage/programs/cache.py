@@ -128,4 +128,4 @@ class ResultCache:
             remedy = "choose a place you can write to, with free space; run the same command again"
             raise StorageError(f"the result cache cannot be used: {error}", where=self.path, remedy=remedy) from error
         except sqlite3.DatabaseError as error:
-            raise StaleError(f"not a result cache: {error}", where=self.path, remedy="remove or move the file") from error
+            raise StaleError(f"not a result cache: {error}", where=self.path, remedy="move the file away") from error

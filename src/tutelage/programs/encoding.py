@@ -102,9 +102,16 @@ def input_key(args: Mapping[str, Value]) -> Hashable | None:
 
 
 def input_hash(module: str, args: Mapping[str, Value]) -> str:
-    """16 hex digits naming the call, whatever module version answers it; "" where an argument has no key."""
+    """16 hex digits naming the call, whatever module version answers it.
+
+    Raises:
+        InputError: an argument is of a type that cannot be compared.
+    """
     key = input_key(dict(sorted(args.items())))
-    return digest(module, key).hex()[:16] if key is not None else ""
+    if key is None:
+        kinds = ", ".join(f"{name}: {type(value).__name__}" for name, value in args.items())
+        raise InputError(f"a call of {module} that cannot be named ({kinds})", remedy="pass images, boxes, texts")
+    return digest(module, key).hex()[:16]
 
 
 def digest(*parts: Any) -> bytes:

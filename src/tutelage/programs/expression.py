@@ -66,6 +66,7 @@ class Expression(str):
     _evaluate: Evaluate
 
     def __new__(cls, text: str) -> Expression:
+        """Read ``text`` once."""
         if len(text) > MAX_SOURCE:
             raise LimitExceeded(f"an expression of {len(text):,} characters; at most {MAX_SOURCE:,} are read")
         self = super().__new__(cls, text)
@@ -121,7 +122,7 @@ def _tree(text: str) -> ast.expr:
         if token["word"] == "is":
             raise Refused("'is' is not allowed in an expression", remedy="compare with == or !=")
         # Python has no xor; "is not" has no other use here, and _compile reads it below the comparisons.
-        return token["text"] or (" is not " if token["word"] else f"({token[2]})")
+        return token["text"] or (" is not " if token["word"] else f" {token[2]} ")
 
     source = _TOKEN.sub(plain, text).strip()
     try:

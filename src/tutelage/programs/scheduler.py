@@ -1,7 +1,8 @@
 """Runs many programs at once: whatever call each is waiting for, calls to one module are answered as one batch.
 
-A program is a generator that yields its next call and is sent the value. Symbolic modules answer at once; calls to the
-others wait until their module's batch is full, or until nothing else can go on.
+A program is a generator that yields its next call and is sent the value; it may also yield a list of calls that do not
+need one another, and is sent the list of their values: so calls about one image meet in one batch. Symbolic modules
+answer at once; calls to the others wait until their module's batch is full, or until nothing else can go on.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, M
 from dataclasses import dataclass, field
 from itertools import count, islice
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
 from tutelage.errors import InputError, did_you_mean
 from tutelage.programs.cache import ResultCache, Stored
@@ -140,22 +141,29 @@ def as_failure(error: Exception, source: str) -> ProgramFailure:
 
 @dataclass(slots=True)
 class _Run:
-    """A program under way."""
+    """A program under way: the ``calls`` it waits for, their ``answers``, and how many are ``missing``; ``asked``
+    calls came before these."""
 
     job: Job
     number: int
-    steps: Generator[Call, Value, Value]
+    steps: Generator[Call | list[Call], Value, Value]
     trace: Trace
     origin: Origin
+    calls: list[Call] = field(default_factory=list)
+    answers: list[Value] = field(default_factory=list)
+    missing: int = 0
+    asked: int = 0
+    together: bool = False
+    out_of_order: bool = False
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """One call, and the runs that wait for its answer, each with its own copy of the call."""
+    """One call, and those who wait for its answer: a run, and the place of the call among those it waits for."""
 
     call: Call
     key: Hashable | None
-    runs: list[tuple[_Run, Call]]
+    runs: list[tuple[_Run, int]]
 
 
 @dataclass(slots=True)
@@ -201,7 +209,7 @@ class Scheduler:
         except Exception as error:
             self._fail(run, as_failure(error, "the program"))
         else:
-            self._advance(run, None)
+            self._advance(run)
 
     def answer(self) -> None:
         """Run one batch of the module whose batch is fullest, and take the programs that waited for it further."""
@@ -212,72 +220,79 @@ class Scheduler:
         batch = [lane.waiting.pop(key) for key in list(islice(lane.waiting, lane.size))]
         self.full = any(len(lane.waiting) >= lane.size for lane in lanes)
         started = perf_counter()
-        results = _ask(lane.module, [waiting.call for waiting in batch])
+        results = _answers(lane.module, [waiting.call for waiting in batch])
         ms = (perf_counter() - started) * 1000 / len(batch)
         cache = self.context.cache
         for waiting, result in zip(batch, results, strict=True):
             if cache is not None and waiting.key is not None and not isinstance(result.value, ProgramFailure):
                 cache.put(lane.module, waiting.key, result)
-            for run, call in waiting.runs:
-                if self._record(run, call, lane.version, result, ms):
-                    self._advance(run, _own(result.value))
+            for run, place in waiting.runs:
+                self._give(run, place, lane.version, result, ms)
+                if not run.missing:
+                    self._advance(run)
         if cache is not None:
             cache.commit()
 
-    def _advance(self, run: _Run, value: Value) -> None:
-        """Send ``value`` into the program and answer its calls, until it waits for a batch or ends."""
-        send, records = run.steps.send, run.trace.steps
-        lanes, context = self._lanes, self.context
-        cache, substitute = context.cache, context.substitute
-        while True:
+    def _advance(self, run: _Run) -> None:
+        """Send the answers into the program and take its next calls, until it waits for a batch or ends."""
+        reply: Value = None
+        while not run.missing:
+            if run.calls:
+                for call, answer in zip(run.calls, run.answers, strict=True):
+                    if isinstance(answer, ProgramFailure):
+                        self._fail(run, answer, call)
+                        return
+                reply = run.answers if run.together else run.answers[0]
             try:
-                call = send(value)
+                asked = run.steps.send(reply)
             except StopIteration as stop:
                 self._finish(run, stop.value)
                 return
             except Exception as error:
                 self._fail(run, as_failure(error, "the program"))
                 return
-            lane = lanes.get(call.module)
-            if lane is None:
-                remedy = did_you_mean(call.module, list(lanes))
-                self._fail(run, UnknownModule(f"unknown module {call.module!r}", remedy=remedy), call)
-                return
-            if len(records) >= context.max_calls:
-                self._fail(run, LimitExceeded(f"more than {context.max_calls:,} module calls"), call)
-                return
-            if substitute is not None:
-                value = substitute(run.job, call, len(records))
-                if value is not KEEP:
-                    record = StepRecord(run.origin, call.step, len(records), call.module, lane.version, call.args, value)
-                    record.substituted = True
-                    records.append(record)
-                    value = _own(value)
-                    continue
-            if lane.size == 0:  # symbolic
-                started = perf_counter()
-                result = _ask(lane.module, (call,))[0]
-                ms = (perf_counter() - started) * 1000
-            else:
-                key = input_key(call.args) if cache is not None or context.deduplicate else None
-                found = cache.get(lane.module, key) if cache is not None and key is not None else None
-                if found is None:
-                    self._wait(lane, run, call, key)
-                    return
-                result, ms = found, 0.0
-            if not self._record(run, call, lane.version, result, ms):
-                return
-            value = _own(result.value)
+            run.asked += len(run.calls)
+            run.together = isinstance(asked, list)
+            run.out_of_order |= run.together
+            run.calls = asked if isinstance(asked, list) else [asked]
+            run.missing = len(run.calls)
+            run.answers = [None] * run.missing
+            for place, call in enumerate(run.calls):
+                self._ask(run, place, call)
 
-    def _record(self, run: _Run, call: Call, version: str, result: Stored, ms: float) -> bool:
-        """Write the answer down; False where it is a failure, which ends the run."""
-        value, records = result.value, run.trace.steps
+    def _ask(self, run: _Run, place: int, call: Call) -> None:
+        """Answer one call now, or put it in its module's lane."""
+        context, lane, number = self.context, self._lanes.get(call.module), run.asked + place
+        if lane is None:
+            remedy = did_you_mean(call.module, list(self._lanes))
+            self._give(run, place, "", Stored(UnknownModule(f"unknown module {call.module!r}", remedy=remedy)))
+        elif number >= context.max_calls:
+            limit = LimitExceeded(f"more than {context.max_calls:,} module calls")
+            self._give(run, place, lane.version, Stored(limit))
+        elif context.substitute is not None and (value := context.substitute(run.job, call, number)) is not KEEP:
+            self._give(run, place, lane.version, Stored(value))
+            run.trace.steps[-1].substituted = True
+        elif lane.size == 0:  # symbolic
+            started = perf_counter()
+            result = _answers(lane.module, (call,))[0]
+            self._give(run, place, lane.version, result, (perf_counter() - started) * 1000)
+        else:
+            key = input_key(call.args) if context.cache is not None or context.deduplicate else None
+            found = context.cache.get(lane.module, key) if context.cache is not None and key is not None else None
+            if found is not None:
+                self._give(run, place, lane.version, found)
+            else:
+                self._wait(lane, run, place, call, key)
+
+    def _give(self, run: _Run, place: int, version: str, result: Stored, ms: float = 0.0) -> None:
+        """Write an answer down, and keep it for the program."""
+        call, value = run.calls[place], result.value
         failure = value if isinstance(value, ProgramFailure) else None
-        records.append(
+        run.trace.steps.append(
             StepRecord(
                 run.origin,
                 call.step,
-                len(records),
+                run.asked + place,
                 call.module,
                 version,
                 call.args,
@@ -288,22 +303,24 @@ class Scheduler:
                 str(failure) if failure else None,
             )
         )
-        if failure:
-            self._fail(run, failure, call)
-        return failure is None
+        # A list is the program's own copy: what it does to it must change neither the record nor another program.
+        run.answers[place] = value[:] if type(value) is list else value
+        run.missing -= 1
 
-    def _wait(self, lane: _Lane, run: _Run, call: Call, key: Hashable | None) -> None:
+    def _wait(self, lane: _Lane, run: _Run, place: int, call: Call, key: Hashable | None) -> None:
         name = key if key is not None and self.context.deduplicate else next(self._keys)
         waiting = lane.waiting.get(name)
         if waiting is not None:
-            waiting.runs.append((run, call))
+            waiting.runs.append((run, place))
             return
-        lane.waiting[name] = _Waiting(call, key, [(run, call)])
+        lane.waiting[name] = _Waiting(call, key, [(run, place)])
         if len(lane.waiting) >= lane.size:
             self.full = True
 
     def _finish(self, run: _Run, value: Value) -> None:
         run.trace.answer = value
+        if run.out_of_order:
+            run.trace.steps.sort(key=_order)
         self.active -= 1
         self.finished.append((run.number, run.trace))
 
@@ -323,13 +340,13 @@ class Scheduler:
             self._finish(run, None)
             return
         trace.fallback = True
-        run.steps = _only(self.context.fallback(run.job))
-        self._advance(run, None)
+        run.steps, run.asked, run.calls = _only(self.context.fallback(run.job)), run.asked + len(run.calls), []
+        self._advance(run)
 
 
-def _own(value: Value) -> Value:
-    """The program's own copy of a list: what it does to it must change neither the record nor another program."""
-    return value[:] if type(value) is list else value
+def _order(record: StepRecord) -> tuple[bool, int, int]:
+    """By steps, and what was asked outside the program (a fallback) last."""
+    return record.step < 0, record.step, record.call_no
 
 
 def _only(call: Call) -> Generator[Call, Value, Value]:
@@ -341,7 +358,7 @@ def _nothing() -> Generator[Call, Value, Value]:
     yield
 
 
-def _ask(module: Module, calls: Sequence[Call]) -> list[Stored]:
+def _answers(module: Module, calls: Sequence[Call]) -> list[Stored]:
     """The module's answers. If a batch raises, each call is asked alone, so that only those at fault fail."""
     try:
         answers = module.run(calls)
@@ -349,13 +366,14 @@ def _ask(module: Module, calls: Sequence[Call]) -> list[Stored]:
             raise RuntimeFailure(f"{module.name} gave {len(answers.values)} answers to {len(calls)} calls")
     except Exception as error:
         if len(calls) > 1:
-            return [_ask(module, [call])[0] for call in calls]
+            return [_answers(module, [call])[0] for call in calls]
         return [Stored(as_failure(error, module.name))]
     return _stored(answers)
 
 
 def _stored(answers: Answers) -> list[Stored]:
-    values = answers.values
-    none: list[Any] = [None] * len(values)
-    known = answers.out_of_vocabulary or [False] * len(values)
-    return [Stored(*one) for one in zip(values, answers.distributions or none, known, strict=True)]
+    values, distributions, unknown = answers.values, answers.distributions, answers.out_of_vocabulary
+    if distributions is None and unknown is None:
+        return [Stored(value) for value in values]
+    none = [None] * len(values)
+    return [Stored(*one) for one in zip(values, distributions or none, unknown or [False] * len(values), strict=True)]

@@ -124,6 +124,7 @@ class StepRecord:
 class Trace:
     """A program's run: its status (one of ``language.STATUSES``), answer, and every call it made.
 
+    ``steps`` are in the order of the calls, or of the program's steps where it asks several calls together.
     ``fallback`` tells that the program failed and ``answer`` comes from the fallback policy instead.
     """
 

@@ -32,7 +32,9 @@ MAX_SOURCE = 20_000
 FINAL = ("FINAL_RESULT", "FINAL_ANSWER")
 
 # A quoted argument ends at the quote that the next argument or the closing bracket follows: so it may hold apostrophes.
-_QUOTED = re.compile(r"""(?P<name>\w+\s*=\s*)(?P<quote>['"])(?P<text>.*?)(?P=quote)(?=\s*(?:,\s*\w+\s*=|\)\s*(?:\#.*)?$))""")
+_QUOTED = re.compile(
+    r"""(?P<name>\w+\s*=\s*)(?P<quote>['"])(?P<text>.*?)(?P=quote)(?=\s*(?:,\s*\w+\s*=|\)\s*(?:\#.*)?$))"""
+)
 _FORM = "VAR=MODULE(arg=value, ...)"
 
 
@@ -57,33 +59,60 @@ class Step(NamedTuple):
         return f"{self.target}={self.module}({','.join(shown)})"
 
 
-@dataclass(frozen=True, slots=True)
+Lines = dict[str, tuple[Step, ...]]
+"""What single lines mean, line numbers aside."""
+
+
+class Planned(NamedTuple):
+    """A step made ready to run: ``arguments`` are (name, place of the value, literal), the place None for a literal;
+    ``reads`` are the variables of an EVAL, with their places."""
+
+    number: int
+    module: str
+    arguments: tuple[tuple[str, int | None, Value], ...]
+    reads: tuple[tuple[str, int], ...] | None
+
+
+@dataclass(slots=True, eq=False)
 class VisProgProgram:
-    """A checked VisProg program. ``steps`` is its plan; ``str()`` of a step is its line."""
+    """A checked VisProg program. ``str()`` of a step is its line.
+
+    ``waves`` is the plan: the steps of a wave read what earlier waves set, and do not need one another.
+    """
 
     text: str
     hash: str
     inputs: tuple[str, ...]
     steps: tuple[Step, ...]
+    waves: tuple[tuple[Planned, ...], ...]
     dsl: str = "visprog"
 
     def start(self, state: Mapping[str, Value]) -> Steps:
-        """Run on ``state``, which holds every name in ``inputs``."""
+        """Run on ``state``, which holds every name in ``inputs``; the calls of a wave are yielded together."""
         missing = [name for name in self.inputs if name not in state]
         if missing:
             raise UndefinedVariable(f"the run was not given {' and '.join(missing)}", remedy=f"give {self.inputs}")
-        values = {name: state[name] for name in self.inputs}
-        target = ""
-        for number, (target, module, arguments, _) in enumerate(self.steps):
-            args = {name: values[value] if variable else value for name, variable, value in arguments}
-            if module == "EVAL":
-                args["values"] = {name: values[name] for name in args["expr"].names}
-            values[target] = yield Call(module, args, number)
-        return values[target]
+        values = [state[name] for name in self.inputs] + [None] * len(self.steps)
+        first = len(self.inputs)
+        for wave in self.waves:
+            calls = []
+            for number, module, arguments, reads in wave:
+                args = {name: literal if place is None else values[place] for name, place, literal in arguments}
+                if reads is not None:
+                    args["values"] = {name: values[place] for name, place in reads}
+                calls.append(Call(module, args, number))
+            together: Any = calls if len(calls) > 1 else calls[0]
+            answers = yield together
+            if len(calls) == 1:
+                values[first + calls[0].step] = answers
+            else:
+                for call, answer in zip(calls, answers, strict=True):
+                    values[first + call.step] = answer
+        return values[-1]
 
 
 class Parser:
-    """Reads programs, each text once: the same text again is the same program.
+    """Reads programs, each text and each line once: the same text again is the same program.
 
     ``signatures`` are those of the modules that programs may call, by name; at most ``keep`` texts are remembered.
     """
@@ -91,6 +120,7 @@ class Parser:
     def __init__(self, signatures: Mapping[str, Signature], keep: int = 50_000):
         self.signatures, self._keep = dict(signatures), keep
         self._known: dict[tuple[str, tuple[str, ...]], VisProgProgram | ProgramFailure] = {}
+        self._lines: Lines = {}
 
     def try_parse(self, text: str, inputs: tuple[str, ...] = ("IMAGE",)) -> VisProgProgram | ProgramFailure:
         """The program, or the typed failure that :func:`parse` would raise."""
@@ -98,11 +128,13 @@ class Parser:
         found = self._known.get(key)
         if found is None:
             try:
-                found = parse(text, self.signatures, inputs)
+                found = parse(text, self.signatures, inputs, self._lines)
             except ProgramFailure as failure:
                 found = failure
             while len(self._known) >= self._keep:
                 del self._known[next(iter(self._known))]
+            if len(self._lines) > self._keep:
+                self._lines.clear()
             self._known[key] = found
         return found
 
@@ -114,8 +146,15 @@ class Parser:
         return found
 
 
-def parse(text: str, signatures: Mapping[str, Signature], inputs: tuple[str, ...] = ("IMAGE",)) -> VisProgProgram:
+def parse(
+    text: str,
+    signatures: Mapping[str, Signature],
+    inputs: tuple[str, ...] = ("IMAGE",),
+    lines: Lines | None = None,
+) -> VisProgProgram:
     """The checked program of ``text``, which may use ``signatures``' modules and reads ``inputs``.
+
+    ``lines`` remembers what single lines mean, from one program to the next.
 
     Raises:
         ParseFailure: not a VisProg program; the message names the line.
@@ -123,19 +162,47 @@ def parse(text: str, signatures: Mapping[str, Signature], inputs: tuple[str, ...
         UnknownModule, UndefinedVariable, TypeFailure: found by the check, before anything runs.
         LimitExceeded: more than 20,000 characters, or nested too deeply.
     """
-    steps = check(read(text), signatures, inputs)
+    steps = check(read(text, lines), signatures, inputs)
     name = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
-    return VisProgProgram(text, name, inputs, steps)
+    return VisProgProgram(text, name, inputs, steps, _plan(steps, inputs))
 
 
-def read(text: str) -> tuple[Step, ...]:
-    """The steps of ``text`` as they stand, unchecked but for their form.
+def read(text: str, lines: Lines | None = None) -> tuple[Step, ...]:
+    """The steps of ``text`` as they stand, unchecked but for their form; ``lines`` as in :func:`parse`.
 
     Raises:
         ParseFailure, Refused, LimitExceeded: as :func:`parse`.
     """
     if len(text) > MAX_SOURCE:
         raise LimitExceeded(f"a program of {len(text):,} characters; at most {MAX_SOURCE:,} are read")
+    steps = _read_lines(text, {} if lines is None else lines)
+    if steps is None:
+        steps = _read_whole(text)
+    if not steps or steps[-1].target not in FINAL or steps[-1].module != "RESULT":
+        where = f"line {steps[-1].line}" if steps else "line 1"
+        remedy = "end with FINAL_RESULT=RESULT(var=X)"
+        raise ParseFailure("the last line does not give the result", where=where, remedy=remedy)
+    return steps
+
+
+def _read_lines(text: str, known: Lines) -> tuple[Step, ...] | None:
+    """The steps where every line stands by itself, else None. Programs share most of their lines."""
+    steps = []
+    for number, line in enumerate(text.split("\n"), 1):
+        found = known.get(line)
+        if found is None:
+            try:
+                found = tuple([_step(statement) for statement in _tree(line.strip()).body])
+            except (SyntaxError, ProgramFailure):
+                return None
+            known[line] = found
+        for target, module, arguments, _ in found:
+            steps.append(Step(target, module, arguments, number))
+    return tuple(steps)
+
+
+def _read_whole(text: str) -> tuple[Step, ...]:
+    """The steps of a text with calls over several lines or bare apostrophes, or the failure that names its line."""
     try:
         tree = _tree(text)
     except SyntaxError:
@@ -143,12 +210,9 @@ def read(text: str) -> tuple[Step, ...]:
         try:
             tree = _tree("\n".join(lines))
         except SyntaxError as error:
-            raise ParseFailure(f"not a call: {error.msg}", where=f"line {error.lineno or 1}", remedy=f"write {_FORM}") from None
-    steps = tuple([_step(statement) for statement in tree.body])
-    if not steps or steps[-1].target not in FINAL or steps[-1].module != "RESULT":
-        where = f"line {steps[-1].line}" if steps else "line 1"
-        raise ParseFailure("the last line does not give the result", where=where, remedy="end with FINAL_RESULT=RESULT(var=X)")
-    return steps
+            where = f"line {error.lineno or 1}"
+            raise ParseFailure(f"not a call: {error.msg}", where=where, remedy=f"write {_FORM}") from None
+    return tuple([_step(statement) for statement in tree.body])
 
 
 def check(steps: tuple[Step, ...], signatures: Mapping[str, Signature], inputs: tuple[str, ...]) -> tuple[Step, ...]:
@@ -156,7 +220,6 @@ def check(steps: tuple[Step, ...], signatures: Mapping[str, Signature], inputs: 
 
     Raises:
         UnknownModule, UndefinedVariable, TypeFailure: naming the line.
-        ParseFailure, Refused, LimitExceeded: an expression of EVAL that cannot be read.
     """
     types = dict.fromkeys(inputs, "image")
     checked = []
@@ -168,13 +231,35 @@ def check(steps: tuple[Step, ...], signatures: Mapping[str, Signature], inputs: 
             raise UnknownModule(f"unknown module {step.module!r}", where=where, remedy=remedy)
         arguments = _arguments(step, signature, types, where)
         if step.module == "EVAL":
-            arguments = (_expression(arguments, types, where),)
+            _check_expression(arguments, types, where)
         checked.append(Step(step.target, step.module, arguments, step.line))
         returns = signature.returns
         if step.module == "RESULT" and arguments[0].variable:
             returns = types[arguments[0].value]
         types[step.target] = returns
     return tuple(checked)
+
+
+def _plan(steps: tuple[Step, ...], inputs: tuple[str, ...]) -> tuple[tuple[Planned, ...], ...]:
+    """The steps in waves: each as early as the variables it reads are there."""
+    places = {name: place for place, name in enumerate(inputs)}
+    depth = dict.fromkeys(range(len(inputs)), 0)
+    waves: list[list[Planned]] = []
+    for number, step in enumerate(steps):
+        reads = None
+        if step.module == "EVAL":
+            reads = tuple([(name, places[name]) for name in step.arguments[0].value.names])
+        arguments = [
+            (name, places[value] if var else None, None if var else value) for name, var, value in step.arguments
+        ]
+        needed = [place for _, place, _ in arguments if place is not None] + [place for _, place in reads or ()]
+        wave = max((depth[place] for place in needed), default=0)
+        if wave == len(waves):
+            waves.append([])
+        waves[wave].append(Planned(number, step.module, tuple(arguments), reads))
+        places[step.target] = len(inputs) + number
+        depth[len(inputs) + number] = wave + 1
+    return tuple([tuple(wave) for wave in waves])
 
 
 def _tree(text: str) -> ast.Module:
@@ -196,10 +281,13 @@ def _requote(match: re.Match[str]) -> str:
 def _step(statement: ast.stmt) -> Step:
     match statement:
         case ast.Assign(targets=[ast.Name(id=target)], value=ast.Call(func=ast.Name(id=module)) as call):
-            line = f"line {statement.lineno}"
+            where = f"line {statement.lineno}"
             if call.args:
-                raise TypeFailure(f"{module} takes its arguments by name", where=line, remedy=f"write {_FORM}")
-            return Step(target, module, tuple([_argument(keyword, line) for keyword in call.keywords]), statement.lineno)
+                raise TypeFailure(f"{module} takes its arguments by name", where=where, remedy=f"write {_FORM}")
+            arguments = tuple([_argument(keyword, where) for keyword in call.keywords])
+            if module == "EVAL":
+                arguments = tuple([_expression(argument, where) for argument in arguments])
+            return Step(target, module, arguments, statement.lineno)
     raise Refused("not a call of a module", where=f"line {statement.lineno}", remedy=f"write {_FORM}")
 
 
@@ -214,7 +302,7 @@ def _argument(keyword: ast.keyword, where: str) -> Argument:
         raise Refused(
             f"the argument {keyword.arg!r} is neither a variable nor a literal",
             where=where,
-            remedy="set a variable on a line of its own; literals are texts, numbers, True, False, None and lists of them",
+            remedy="set a variable on its own line; a literal is a text, number, True, False, None or a list of these",
         ) from None
 
 
@@ -237,7 +325,8 @@ def _arguments(step: Step, signature: Signature, types: Mapping[str, str], where
             raise TypeFailure(f"{step.module} has no argument {name!r}", where=where, remedy=remedy)
     missing = [name for name in signature.args if name not in given and name not in signature.optional]
     if missing:
-        raise TypeFailure(f"{step.module} is not given {' and '.join(missing)}", where=where, remedy=f"add {missing[0]}=...")
+        lacking = " and ".join(missing)
+        raise TypeFailure(f"{step.module} is not given {lacking}", where=where, remedy=f"add {missing[0]}=...")
     for name, variable, value in given.values():
         if variable and value not in types:
             raise UndefinedVariable(f"{value!r} is not set", where=where, remedy=did_you_mean(value, list(types)))
@@ -248,20 +337,23 @@ def _arguments(step: Step, signature: Signature, types: Mapping[str, str], where
     return tuple([given[name] for name in signature.args if name in given])
 
 
-def _expression(arguments: tuple[Argument, ...], types: Mapping[str, str], where: str) -> Argument:
-    argument = arguments[0]
-    if len(arguments) > 1:
-        raise TypeFailure(f"EVAL has no argument {arguments[1].name!r}", where=where, remedy="give expr= alone")
-    if argument.variable:
-        raise TypeFailure("EVAL takes its expression as a text", where=where, remedy="write expr=\"{X} == 'red'\"")
+def _expression(argument: Argument, where: str) -> Argument:
+    if argument.name != "expr" or not isinstance(argument.value, str) or argument.variable:
+        return argument
     try:
-        expression = Expression(argument.value)
+        return Argument("expr", False, Expression(argument.value))
     except ProgramFailure as failure:
         raise type(failure)(failure.message, where=where, remedy=failure.remedy) from None
-    for name in expression.names:
+
+
+def _check_expression(arguments: tuple[Argument, ...], types: Mapping[str, str], where: str) -> None:
+    if len(arguments) > 1:
+        raise TypeFailure(f"EVAL has no argument {arguments[1].name!r}", where=where, remedy="give expr= alone")
+    if arguments[0].variable:
+        raise TypeFailure("EVAL takes its expression as a text", where=where, remedy="write expr=\"{X} == 'red'\"")
+    for name in arguments[0].value.names:
         if name not in types:
             raise UndefinedVariable(f"{name!r} is not set", where=where, remedy=did_you_mean(name, list(types)))
-    return Argument(argument.name, False, expression)
 
 
 def _type_of(value: Any) -> str:

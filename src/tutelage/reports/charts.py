@@ -67,7 +67,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Mark:
-    """One reading in a row: whose it is (``style`` picks shape and colour), the value and, where known, its interval."""
+    """One reading in a row: its owner (``style`` picks shape and colour), the value and, where known, its interval."""
 
     name: str
     style: str
@@ -78,13 +78,12 @@ class Mark:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a row chart: a label, a bar from zero (with interval) or none, marks, and what is printed at its end."""
+    """One line of a row chart: a label, a bar from zero (or none), marks, and what is printed at its end."""
 
     label: str
     marks: Sequence[Mark] = ()
     bar: Mark | None = None
     end: str = ""
-    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,8 @@ class Lines:
         bands = [edge for s in self.series for _, *edges in s.band for edge in edges]
         square = (0.0, 1.0) if self.diagonal else ()
         object.__setattr__(self, "x", Axis.around((x for x, _ in points), include=square, pad=0.0))
-        object.__setattr__(self, "y", Axis.around([*(y for _, y in points), *bands], include=(*self.include_y, *square)))
+        heights = [*(y for _, y in points), *bands, *self.include_y]
+        object.__setattr__(self, "y", Axis.around(heights, include=square))
         if self.x.hi == self.x.lo:
             object.__setattr__(self, "x", Axis(self.x.lo - 0.5, self.x.hi + 0.5))
 

@@ -16,7 +16,8 @@ measured. ::
         calibration {ece, bins [{confidence, accuracy, share}]} | null}]
     curves [{arm, points [{step, seconds, mean, sd}]}]
     losses {arm, terms [{name, weight, points [{step, value (weighted), share (of the gradient)}]}]}
-    cache {any of: entries, bytes, hits, misses, build_seconds, break_even_steps, teacher, fingerprint; others as they are}
+    cache {any of: entries, bytes, hits, misses, build_seconds, break_even_steps, teacher, fingerprint;
+        others are shown as they are}
 
 ``equal_steps`` gives every arm the same number of steps, ``equal_time`` the same wall-clock: the student alone then
 trains for as long as its distilled twin took. Only format, version, metric and arms must be there.
@@ -70,9 +71,7 @@ def budget_bands(arms: Sequence[Mapping[str, Any]]) -> tuple[list[Band], Axis]:
 
 def styles(arms: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     """The line style of each arm: its role's own, a numbered one for the others."""
-    return {
-        arm["name"]: arm["role"] if arm["role"] != "other" else str(3 + n % 3) for n, arm in enumerate(arms)
-    }
+    return {arm["name"]: arm["role"] if arm["role"] != "other" else str(3 + n % 3) for n, arm in enumerate(arms)}
 
 
 def curve_charts(data: Mapping[str, Any], unit: str) -> list[Lines]:
@@ -141,6 +140,7 @@ def check(data: Mapping[str, Any], where: object) -> None:
         if arm.get("role") not in ROLES:
             raise InputError(f"field arms.{n}.role must be one of {', '.join(ROLES)}", where=where, remedy=REMEDY)
     for n, _ in enumerate(data.get("curves") or []):
+        need(data, f"curves.{n}.arm", str, where)
         need(data, f"curves.{n}.points", list, where)
     if data.get("losses"):
         for n, _ in enumerate(need(data, "losses.terms", list, where)):
@@ -148,7 +148,7 @@ def check(data: Mapping[str, Any], where: object) -> None:
 
 
 def comparison_report(source: str | Path | Mapping[str, Any]) -> str:
-    """The page of a distillation, from its results: a mapping, a JSON file, or the folder that holds ``comparison.json``.
+    """The page of a distillation, from its results: a mapping, a JSON file, or the folder of ``comparison.json``.
 
     Raises:
         InputError: the results cannot be read; the message names the file and the field.
@@ -161,6 +161,7 @@ def comparison_report(source: str | Path | Mapping[str, Any]) -> str:
     bands, axis = budget_bands(arms)
     return render(
         "comparison.html",
+        where,
         data=data,
         summary=data.get("summary") or {},
         metric=metric,

@@ -94,7 +94,14 @@ def environment() -> jinja2.Environment:
     return env
 
 
-def render(template: str, **context: Any) -> str:
-    """One HTML page; trailing blanks and empty lines are dropped."""
-    text = environment().get_template(template).render(context)
+def render(template: str, where: object, **context: Any) -> str:
+    """One HTML page; trailing blanks and empty lines are dropped.
+
+    Raises:
+        InputError: the results lack a field that the page needs.
+    """
+    try:
+        text = environment().get_template(template).render(context)
+    except jinja2.UndefinedError as error:
+        raise InputError(f"a field is missing: {error.message}", where=where, remedy=REMEDY) from error
     return "\n".join(line.rstrip() for line in text.splitlines() if line.strip()) + "\n"

@@ -146,7 +146,9 @@ def dot_bands(
     return bands, Axis.around(values, include=(100.0,), pad=0.02)
 
 
-def heat_maps(matrix: Mapping[str, Any], groups: Mapping[str, list[Mapping[str, Any]]], where: object) -> dict[str, Any]:
+def heat_maps(
+    matrix: Mapping[str, Any], groups: Mapping[str, list[Mapping[str, Any]]], where: object
+) -> dict[str, Any]:
     """The continual matrix: per arm, tasks down and stages across, in the groups of the accuracy table."""
     stages, tasks = need(matrix, "stages", list, where), need(matrix, "tasks", list, where)
     group_of = {row["task"]: group for group, rows in groups.items() for row in rows}
@@ -157,7 +159,9 @@ def heat_maps(matrix: Mapping[str, Any], groups: Mapping[str, list[Mapping[str, 
             continue
         if [len(v) for v in values] != [len(tasks)] * len(stages):
             raise InputError(
-                f"field tables.matrix.{arm} must be {len(stages)} stages x {len(tasks)} tasks", where=where, remedy=REMEDY
+                f"field tables.matrix.{arm} must be {len(stages)} stages x {len(tasks)} tasks",
+                where=where,
+                remedy=REMEDY,
             )
         rows = []
         for j in order:
@@ -198,7 +202,9 @@ def check(data: Mapping[str, Any], where: object) -> None:
     for table in ("arms", "types", "modules"):
         if table == "arms" or tables.get(table) is not None:
             for n, _ in enumerate(need(data, f"tables.{table}", list, where)):
-                need(data, f"tables.{table}.{n}.cells", dict, where)
+                for arm, cell in need(data, f"tables.{table}.{n}.cells", dict, where).items():
+                    if cell is not None:
+                        need(data, f"tables.{table}.{n}.cells.{arm}", dict, where)
     for n, row in enumerate(tables["arms"]):
         need(data, f"tables.arms.{n}.task", str, where)
         if row.get("group") not in GROUPS:
@@ -229,6 +235,7 @@ def study_report(source: str | Path | Mapping[str, Any]) -> str:
     samples = data.get("samples") or []
     return render(
         "study.html",
+        where,
         data=data,
         summary=data["summary"],
         tables=tables,

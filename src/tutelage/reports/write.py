@@ -39,7 +39,7 @@ def find_results(run: str | Path) -> Path:
         if (path / kind.file).exists():
             return path / kind.file
     names = " or ".join(kind.file for kind in KINDS)
-    raise InputError(f"no {names} in this folder", where=path, remedy="has the run finished? name its folder or its JSON")
+    raise InputError(f"no {names} in this folder", where=path, remedy="has the run finished?")
 
 
 class Written(NamedTuple):

@@ -14,6 +14,7 @@ import numpy as np
 from tutelage import files
 from tutelage.distill.lesson import Settings
 from tutelage.distill.trainer import train
+from tutelage.modules.folding import folded, normalised
 from tutelage.modules.small import AskConfig, Loc, LocConfig, Verify, Vqa
 from tutelage.modules.visual_module import Label, VisualModule
 from tutelage.modules.words import Vocabulary
@@ -158,9 +159,9 @@ def school(module: VisualModule, examples: Examples, study: Study, seed: int, na
         channels_last=True,
         clip=5.0,
     )
-    task = lesson(module, module.exercise(*examples), None, settings, Stepwise.Config(alpha=0.0), name=name)
-    result = train(task)
-    return module.taught(result.student)
+    young = module.taught(normalised(module.network))
+    task = lesson(young, module.exercise(*examples), None, settings, Stepwise.Config(alpha=0.0), name=name)
+    return module.taught(folded(train(task).student))
 
 
 Maker = Callable[[Sequence[tuple[world.Scene, Image]], np.random.Generator], Examples]
@@ -178,11 +179,37 @@ def trained(module: VisualModule, make: Maker, study: Study, seed: int, store: f
     return taught
 
 
-def generalists(seed: int, store: files.Store | None = None, width: int = 12) -> dict[str, VisualModule]:
+def generalists(seed: int, store: files.Store | None = None, width: int = 16) -> dict[str, VisualModule]:
     """LOC, VQA and VERIFY, trained broadly on domain A."""
     recipes: dict[str, tuple[VisualModule, Any, Study]] = {
-        "LOC": (Loc.build(LocConfig(world.SHAPES, width), seed), loc_examples, Study("A", 5000, 2000)),
-        "VQA": (Vqa.build(AskConfig(VOCABULARY, width), seed), vqa_examples, Study("A", 5000, 2500)),
-        "VERIFY": (Verify.build(AskConfig(VOCABULARY, width), seed), verify_examples, Study("A", 4000, 1200)),
+        "LOC": (Loc.build(LocConfig(world.SHAPES, width), seed), loc_examples, Study("A", 5000, 1000)),
+        "VQA": (Vqa.build(AskConfig(VOCABULARY, width), seed), vqa_examples, Study("A", 5000, 1200)),
+        "VERIFY": (Verify.build(AskConfig(VOCABULARY, width), seed), verify_examples, Study("A", 4000, 800)),
     }
     return {name: trained(module, make, study, seed, store) for name, (module, make, study) in recipes.items()}
+
+
+def color_examples(found: Sequence[tuple[world.Scene, Image]], rng: np.random.Generator) -> Examples:
+    """The colour of every thing, and nothing else."""
+    calls, labels = [], []
+    for scene, image in found:
+        for thing in scene.things:
+            noun = thing.shape if rng.random() < 0.6 else "object"
+            calls.append(Call("VQA", {"image": crop_of(image, thing, rng), "question": f"What color is the {noun}?"}))
+            labels.append(Label(thing.color))
+    return calls, labels
+
+
+COLOR_VOCABULARY = Vocabulary((("color", world.COLORS),), ("object", *world.SHAPES))
+
+
+def color_specialist(domain: str, seed: int, store: files.Store | None = None, width: int = 8) -> VisualModule:
+    """A small VQA network that knows the colours of one domain."""
+    blank = Vqa.build(AskConfig(COLOR_VOCABULARY, width), derive(seed, "color", domain) % 2**31)
+    return trained(blank, color_examples, Study(domain, 2500, 500), seed, store)
+
+
+def loc_specialist(domain: str, seed: int, store: files.Store | None = None, width: int = 8) -> VisualModule:
+    """A small LOC network that knows one domain."""
+    blank = Loc.build(LocConfig(world.SHAPES, width), derive(seed, "loc", domain) % 2**31)
+    return trained(blank, loc_examples, Study(domain, 3000, 800), seed, store)

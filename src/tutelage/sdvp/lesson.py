@@ -43,7 +43,7 @@ class Stepwise(Method):
         alpha: float = 0.5
         keep: float = 1.0
         size: float = 1.0
-        positive: float = 9.0
+        positive: float = 3.0
 
     def __init__(self, heads: Mapping[str, str], config: Any = None, retain: Retain = NOTHING):
         super().__init__(config)

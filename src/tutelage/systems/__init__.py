@@ -1,1 +1,1 @@
-"""Published teacher-to-student systems: one file a system, named as it; the registry finds them by listing this folder."""
+"""Published teacher-to-student systems: one file a system; the registry finds them by listing this folder."""

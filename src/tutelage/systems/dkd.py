@@ -5,29 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from tutelage.distill import losses
 from tutelage.distill.data import Batch
 from tutelage.distill.lesson import Lesson, Settings
 from tutelage.distill.method import Method, Output, Terms
-from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._networks import SmallCNN, built, toy_images
-
-
-def class_ids(labels: Tensor | None) -> Tensor:
-    """``labels`` where they are class ids [B].
-
-    Raises:
-        InputError: there are none, or they are probabilities: the target class would not be one class.
-    """
-    if labels is None or labels.ndim != 1 or labels.dtype != torch.int64:
-        raise InputError(
-            "the loss needs one class id a sample", where="labels", remedy="give int64 labels [B]; no mixed labels"
-        )
-    return labels
+from tutelage.systems._shared import SmallCNN, built, class_ids, toy_images
 
 
 @system("dkd", kind="distillation")

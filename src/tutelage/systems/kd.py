@@ -11,7 +11,7 @@ from tutelage.distill.lesson import Lesson, Settings
 from tutelage.distill.method import Method, Output, Terms
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._networks import SmallCNN, built, toy_images
+from tutelage.systems._shared import SmallCNN, built, toy_images
 
 
 @system("kd", kind="distillation")

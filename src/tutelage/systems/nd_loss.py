@@ -12,15 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.distill import losses
-from tutelage.distill.data import Batch, Data, TensorData
+from tutelage.distill.data import Batch, Data
 from tutelage.distill.lesson import Lesson, Settings
 from tutelage.distill.method import Method, Output, Terms, answer
 from tutelage.distill.taps import Taps
 from tutelage.distill.teacher import Teacher
 from tutelage.errors import InputError, did_you_mean
 from tutelage.registry import system
-from tutelage.systems._networks import SmallCNN, built, toy_images
-from tutelage.systems.dkd import class_ids
+from tutelage.systems._shared import SmallCNN, built, class_ids, toy_images
 
 
 def nd_loss(student: Tensor, teacher: Tensor, means: Tensor, labels: Tensor) -> Tensor:
@@ -69,16 +68,14 @@ def correlation(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
 def class_means(teacher: Teacher, data: Data, head: str, classes: int, batch_size: int = 512) -> Tensor:
     """The mean of the teacher's ``head`` [N, D] over each class of ``data``: [classes, D] float32, added up in float64.
 
-    Samples are taken as they are, without the augmentation where the data can leave it out.
+    Samples are taken as they are, without augmentation.
 
     Raises:
         InputError: a class has no sample.
     """
-    if isinstance(data, TensorData):
-        data = TensorData(data.inputs, data.labels)
     sums, counts = None, torch.zeros(classes, dtype=torch.float64)
     for indices in torch.arange(len(data)).split(batch_size):
-        batch = data.batch(indices, torch.zeros_like(indices))
+        batch = data.batch(indices, None)
         labels, features = class_ids(batch.labels).cpu(), teacher(batch)[head].flatten(1).double().cpu()
         sums = torch.zeros(classes, features.shape[1], dtype=torch.float64) if sums is None else sums
         sums.index_add_(0, labels, features)
@@ -158,8 +155,9 @@ class NDLoss(Method):
         if config.nd == 0:
             return
         teacher.want(config.teacher)
-        said = teacher(example)
-        self.means = class_means(teacher, data, config.teacher, said["logits"].shape[-1]).to(example.inputs.device)
+        teacher.live.want(config.teacher)
+        said = teacher(example)["logits"]
+        self.means = class_means(teacher.live, data, config.teacher, said.shape[-1]).to(said.device)
         ours, _ = self(example, student, teacher)
         inner, outer = ours["embedding"].shape[1], self.means.shape[1]
         if inner != outer:
@@ -195,8 +193,8 @@ class NDLoss(Method):
             case "dist":
                 terms["dist"] = correlation(ours, theirs, config.tau)
         if config.nd:
-            feature = self.adapter(student["embedding"])
-            terms[config.feature] = losses.average(self._feature(feature, teacher[config.teacher], labels), batch.weights)
+            feature = self._feature(self.adapter(student["embedding"]), teacher[config.teacher], labels)
+            terms[config.feature] = losses.average(feature, batch.weights)
         return terms
 
     def _feature(self, student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:

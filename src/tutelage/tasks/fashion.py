@@ -1,4 +1,4 @@
-"""Fashion-MNIST: 60,000 + 10,000 pictures of clothes, 28x28 gray, ten classes (Xiao, Rasul, Vollgraf, 2017; MIT licence).
+"""Fashion-MNIST: 60,000 + 10,000 pictures of clothes, 28x28 gray, ten classes (Xiao et al., 2017; MIT licence).
 
 The files come inside the Debian package ``dataset-fashion-mnist``: :func:`fetch` takes them out of it, without root and
 without installing anything, into the cache; their hashes are checked.

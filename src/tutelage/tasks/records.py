@@ -16,10 +16,12 @@ Progress = Callable[[int], None]
 
 REMEDY = "compare the record with the published layout; fetch or make the file again"
 
+_ID = re.compile(r"[A-Za-z0-9_-]+")
+
 
 def is_id(text: object) -> bool:
     """Whether ``text`` is an id of letters, digits, _ and -: ids become file names, so no dots and no slashes."""
-    return isinstance(text, str) and re.fullmatch(r"[A-Za-z0-9_-]+", text) is not None
+    return isinstance(text, str) and _ID.fullmatch(text) is not None
 
 
 class Record:

@@ -33,7 +33,8 @@
     for (const [side, list] of boxes)
       for (const [x1, y1, x2, y2, score] of list || []) {
         const place = { x: x1, y: y1, width: Math.max(0, x2 - x1), height: Math.max(0, y2 - y1) };
-        overlay.append(el("rect.halo", place), el(`rect.${side}`, place, el("title", {}, `${side} ${score == null ? "" : score.toFixed(2)}`)));
+        if (side === "after") overlay.append(el("rect.halo", place));
+        overlay.append(el(`rect.${side}`, place, el("title", {}, `${side} ${score == null ? "" : score.toFixed(2)}`)));
       }
     return el("span.picture", {}, img, overlay);
   }
@@ -70,7 +71,7 @@
 
   function said(step) {
     const swatch = { before: "--gray", after: "--us", teacher: "--violet" };
-    const colour = (side) => (hasBoxes(step) ? { before: "#ffb02e", after: "#3fe0d0", teacher: "#ff7ad9" }[side] : `var(${swatch[side]})`);
+    const colour = (side) => (hasBoxes(step) ? { before: "#ff9500", after: "#00bfae", teacher: "#e0319f" }[side] : `var(${swatch[side]})`);
     const rows = SIDES.filter((side) => step[side]).map((side) => {
       const wrong = isWrong(step, side), conf = step[side].conf;
       return el("div", {}, el("dt", {}, el("svg", { width: 10, height: 10, "aria-hidden": "true" }, el("rect", { width: 10, height: 10, rx: 2, style: `fill:${colour(side)}` })), side),

@@ -22,6 +22,7 @@ RGB: Mapping[str, tuple[float, float, float]] = MappingProxyType(
         "yellow": (0.95, 0.84, 0.10),
     }
 )
+_LUMINANCE = (0.3, 0.59, 0.11)
 _FINE = 4  # sub-samples a pixel and axis
 _GLYPHS = (
     "111101101101111",
@@ -66,12 +67,11 @@ def _draw(picture: np.ndarray, thing: Thing, color: np.ndarray, look: Domain) ->
     """Paint one thing over the picture."""
     x1, y1, x2, y2 = thing.box
     patch = picture[:, y1:y2, x1:x2]
-    color = color.astype(np.float32)[:, None, None]
-    light = float(color @ np.float32([0.3, 0.59, 0.11]) if color.ndim == 1 else (color[:, 0, 0] * (0.3, 0.59, 0.11)).sum())
-    contrast = np.float32(0.05 if light > 0.5 else 0.97)
-    cover = _cover(thing.shape, thing.w, thing.h)
-    paint = color + (contrast - color) * (0.75 * _pattern(thing.pattern, thing.w, thing.h))
-    patch += (paint - patch) * (cover * np.float32(look.fill))
+    contrast = np.float32(0.05 if color @ _LUMINANCE > 0.5 else 0.97)
+    paint = color.astype(np.float32)[:, None, None]
+    if thing.pattern != "plain":
+        paint = paint + (contrast - paint) * (np.float32(0.7) * _pattern(thing.pattern, thing.shape, thing.w, thing.h))
+    patch += (paint - patch) * (_cover(thing.shape, thing.w, thing.h) * np.float32(look.fill))
     if look.outline is not None:
         patch += (np.float32(look.outline) - patch) * _rim(thing.shape, thing.w, thing.h)
     if thing.digit is not None:
@@ -158,26 +158,27 @@ def _cover(shape: str, w: int, h: int) -> np.ndarray:
 
 @lru_cache(maxsize=4096)
 def _rim(shape: str, w: int, h: int) -> np.ndarray:
-    """float32 [h, w]: share of each pixel covered by a rim about a pixel wide, inside the shape."""
-    x, y = _grid(w, h)
-    inside = _inside(shape, x, y)
+    """float32 [h, w]: share of each pixel covered by a rim one pixel wide, inside the shape."""
+    inside = _inside(shape, *_grid(w, h))
+    return _shrink(inside & ~_eroded(inside))
+
+
+def _eroded(inside: np.ndarray) -> np.ndarray:
+    """The sub-samples at least a pixel away from the outside, along rows and columns."""
     padded = np.pad(inside, _FINE)
-    inner = inside.copy()
-    for dx, dy in ((0, _FINE), (0, -_FINE), (_FINE, 0), (-_FINE, 0)):
-        inner &= np.roll(padded, (dy, dx), (0, 1))[_FINE:-_FINE, _FINE:-_FINE]
-    return _shrink(inside & ~inner)
+    moved = (np.roll(padded, shift, axis)[_FINE:-_FINE, _FINE:-_FINE] for axis in (0, 1) for shift in (_FINE, -_FINE))
+    return np.logical_and.reduce([inside, *moved])
 
 
 @lru_cache(maxsize=4096)
-def _pattern(pattern: str, w: int, h: int) -> np.ndarray:
-    """float32 [h, w]: 1 where the second colour of the pattern lies."""
+def _pattern(pattern: str, shape: str, w: int, h: int) -> np.ndarray:
+    """float32 [h, w]: 1 where the second colour lies; never on the rim, so that the outline stays whole."""
     x, y = _grid(w, h)
-    x, y = (x + 1) * w / 2, (y + 1) * h / 2
+    inside = _eroded(_inside(shape, x, y))
+    x, y = x * w / 2, y * h / 2
     if pattern == "striped":
-        return _shrink((y % 4) >= 2)
-    if pattern == "dotted":
-        return _shrink((((x - w / 2) % 4 - 2) ** 2 + ((y - h / 2) % 4 - 2) ** 2) <= 1.25**2)
-    return _shrink(np.zeros_like(x))
+        return _shrink(inside & ((y + 1) % 4 < 2))
+    return _shrink(inside & (((x + 2) % 4 - 2) ** 2 + ((y + 2) % 4 - 2) ** 2 <= 1.25**2))
 
 
 @lru_cache(maxsize=4096)

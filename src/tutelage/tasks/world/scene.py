@@ -25,6 +25,7 @@ FLATNESS = 0.62
 """Height of a rectangle over its width."""
 
 Matrix = tuple[tuple[float, float, float], ...]
+EVENING: Matrix = ((0.92, 0.32, 0.06), (0.14, 0.62, 0.18), (0.24, 0.12, 0.30))
 IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
@@ -69,24 +70,36 @@ class Domain:
 
 DOMAINS: Mapping[str, Domain] = MappingProxyType(
     {
-        "A": Domain("A"),
+        # Broad: every light from dim to bright, a little cloth, a little blur; the generalists' home.
+        "A": Domain(
+            "A",
+            color_jitter=0.07,
+            background=(0.3, 0.96),
+            background_hue=0.08,
+            tint=EVENING,
+            tint_strength=(-0.15, 0.15),
+            gain=(0.75, 1.1),
+            texture=(0.0, 0.06),
+            blur=(0.0, 0.5),
+            noise=(0.005, 0.04),
+        ),
         # Warm evening light through coarse cloth: hues move together, so gray leans to brown and teal to green.
         "B": Domain(
             "B",
             color_jitter=0.06,
-            background=(0.6, 0.85),
+            background=(0.5, 0.8),
             background_hue=0.05,
-            tint=((0.92, 0.32, 0.06), (0.14, 0.62, 0.18), (0.24, 0.12, 0.30)),
-            tint_strength=(0.6, 1.0),
+            tint=EVENING,
+            tint_strength=(0.5, 0.9),
             gain=(0.85, 1.1),
-            texture=(0.06, 0.14),
-            blur=(0.35, 0.65),
-            noise=(0.02, 0.05),
+            texture=(0.1, 0.2),
+            blur=(0.5, 0.9),
+            noise=(0.03, 0.07),
         ),
         # Bright rims on a dark ground, the inside half transparent.
         "C": Domain(
             "C",
-            background=(0.06, 0.2),
+            background=(0.1, 0.25),
             background_hue=0.04,
             gain=(0.9, 1.1),
             texture=(0.0, 0.05),
@@ -155,12 +168,14 @@ def make_scene(
     *,
     count: int | None = None,
     wanted: Sequence[Mapping[str, Any]] = (),
+    name: str | None = None,
     side: int = SIDE,
 ) -> Scene:
     """Scene ``index`` of the stream ``seed``: ``count`` things (else the domain's range), with little overlap.
 
     ``wanted`` fixes some fields (shape, color, pattern, size, digit) of the first things, in order; everything else is
-    drawn. About one thing in three repeats the shape of another, so that counting is worth asking.
+    drawn. Some things repeat the shape or the colour of another, so that counting and comparing are worth asking.
+    ``name`` is the scene's id, by default made of domain, seed and index.
 
     Raises:
         InputError: an unknown domain, or things that do not fit.
@@ -173,13 +188,15 @@ def make_scene(
     total = max(len(wanted), count if count is not None else int(rng.integers(low, high + 1)))
     for _ in range(50):
         kinds = [_kind(rng, wanted[i] if i < len(wanted) else {}, i) for i in range(total)]
-        for i in range(len(wanted), total):  # repeat a shape now and then
-            if i and rng.random() < 0.25:
-                shape = kinds[int(rng.integers(i))]["shape"]
-                kinds[i] = _kind(rng, {"shape": shape, "color": kinds[i]["color"], "size": kinds[i]["size"]}, i)
+        for i in range(max(1, len(wanted)), total):
+            chance, other = rng.random(), kinds[int(rng.integers(i))]
+            if chance < 0.2:
+                kinds[i] = _kind(rng, {**kinds[i], "shape": other["shape"]}, i)
+            elif chance < 0.4:
+                kinds[i]["color"] = other["color"]
         things = _place(rng, kinds, side)
         if things is not None:
-            return Scene(f"{domain.lower()}{seed}_{index}", domain, side, side, tuple(things), stream)
+            return Scene(name or f"{domain}{seed}-{index}", domain, side, side, tuple(things), stream)
     raise InputError(f"{total} things do not fit in {side}x{side} pixels", remedy="ask for fewer or smaller things")
 
 
@@ -195,9 +212,8 @@ def _kind(rng: np.random.Generator, fixed: Mapping[str, Any], index: int) -> dic
         **fixed,
     }
     if kind["shape"] == "sign":
-        kind["pattern"] = "plain"
-        kind["digit"] = kind["digit"] or DIGITS[int(u[4] * len(DIGITS))]
-    return kind
+        return {**kind, "pattern": "plain", "digit": kind["digit"] or DIGITS[int(u[4] * len(DIGITS))]}
+    return {**kind, "digit": None}
 
 
 def _place(rng: np.random.Generator, kinds: list[dict[str, Any]], side: int) -> list[Thing] | None:

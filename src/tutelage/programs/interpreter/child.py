@@ -1,0 +1,171 @@
+"""The child process that runs programs: it locks itself in, then answers messages until its input ends.
+
+Started by path, with an empty environment. Before the first message is read it can open no file and no socket, start
+no process, and grow only so far. Messages in: ``modules`` (signatures under a number), ``check``, ``run``, ``answer``,
+``drop``; out: ``ready``, ``inputs``, ``ask``, ``done``, ``fail``.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+if __name__ == "__main__":  # the package's own folder, and nothing of the user's
+    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+import ctypes
+import difflib  # noqa: F401  (did_you_mean needs it, and nothing can be imported once the door is shut)
+import os
+import resource
+import time
+from collections import OrderedDict
+from collections.abc import Generator
+from typing import Any, BinaryIO
+
+from tutelage.programs.interpreter.meter import Limits
+from tutelage.programs.interpreter.run import CompiledProgram, compile_program
+from tutelage.programs.interpreter.wire import (
+    NotAMessage,
+    decode,
+    decode_signatures,
+    encode,
+    encode_failure,
+    encode_request,
+    pack,
+    unpack,
+)
+from tutelage.programs.language import ProgramFailure, Signature
+
+KEPT = 1024
+"""Compiled programs that are kept."""
+
+RECURSION = 4_000
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
+
+
+def lock_in(memory: int) -> dict[str, bool]:
+    """Give up every right that a program could misuse; ``memory``: bytes this process may still grow by.
+
+    Returns which of the measures that need the system's leave were granted.
+    """
+    os.chdir("/")
+    os.environ.clear()
+    granted = {"network_namespace": False, "no_new_privileges": False}
+    libc = ctypes.CDLL(None, use_errno=True)
+    if hasattr(libc, "unshare"):
+        granted["network_namespace"] = (
+            libc.unshare(CLONE_NEWNET) == 0 or libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0
+        )
+    if hasattr(libc, "prctl"):
+        granted["no_new_privileges"] = libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
+        libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+    for name, amount in (("CORE", 0), ("FSIZE", 0), ("NPROC", 0), ("NOFILE", 0), ("AS", _address_space() + memory)):
+        kind = getattr(resource, f"RLIMIT_{name}")
+        _, hard = resource.getrlimit(kind)
+        amount = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
+        resource.setrlimit(kind, (amount, amount))
+    return granted
+
+
+def _address_space() -> int:
+    """Bytes of address space in use."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    except OSError:
+        return 256 << 20
+
+
+class Server:
+    """The state of the child: signatures, compiled programs, and runs that wait for an answer."""
+
+    def __init__(self, limits: Limits):
+        self.limits = limits
+        self.modules: dict[int, dict[str, Signature]] = {}
+        self.programs: OrderedDict[tuple[int, str], CompiledProgram] = OrderedDict()
+        self.runs: dict[int, Generator[Any, Any, Any]] = {}
+
+    def program(self, modules: int, source: str) -> CompiledProgram:
+        """The compiled program, from memory if it is there."""
+        key = (modules, source)
+        if key in self.programs:
+            self.programs.move_to_end(key)
+            return self.programs[key]
+        program = compile_program(source, self.modules[modules], self.limits)
+        self.programs[key] = program
+        if len(self.programs) > KEPT:
+            self.programs.popitem(last=False)
+        return program
+
+    def handle(self, message: list[Any]) -> list[Any] | None:
+        """The reply to one message; None where none is expected."""
+        try:
+            match message:
+                case ["modules", int(number), data]:
+                    self.modules[number] = decode_signatures(data)
+                    return None
+                case ["check", int(modules), str(source)]:
+                    program = self.program(modules, source)
+                    return ["inputs", program.inputs, program.args]
+                case ["run", int(number), int(modules), str(source), dict(arguments)]:
+                    arguments = {name: decode(value) for name, value in arguments.items()}
+                    self.runs[number] = self.program(modules, source).run(arguments)
+                    return self.advance(number, None)
+                case ["answer", int(number), data]:
+                    return self.advance(number, decode(data))
+                case ["drop", int(number)]:
+                    if number in self.runs:
+                        self.runs.pop(number).close()
+                    return None
+        except ProgramFailure as failure:
+            return ["fail", *encode_failure(failure)]
+        raise NotAMessage(str(message)[:80])
+
+    def advance(self, number: int, value: Any) -> list[Any]:
+        """Take a run to its next question or its end."""
+        try:
+            return ["ask", *encode_request(self.runs[number].send(value))]
+        except StopIteration as stop:
+            del self.runs[number]
+            return ["done", encode(stop.value)]
+        except ProgramFailure as failure:
+            del self.runs[number]
+            return ["fail", *encode_failure(failure)]
+
+
+def more_time(seconds: float) -> None:
+    """The kernel ends this process where one message takes far longer than a program may."""
+    end = int(time.process_time() + 1.5 * seconds) + 2
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (end if hard == resource.RLIM_INFINITY else min(end, hard), hard))
+
+
+def serve(source: BinaryIO, sink: BinaryIO, limits: Limits) -> None:
+    """Answer messages until ``source`` ends."""
+    server, next_second = Server(limits), 0.0
+    while len(head := source.read(4)) == 4:
+        message = unpack(source.read(int.from_bytes(head, "big")))
+        if time.process_time() >= next_second:
+            next_second = time.process_time() + 0.5
+            more_time(limits.seconds)
+        reply = server.handle(message)
+        if reply is not None:
+            sink.write(pack(reply))
+            sink.flush()
+
+
+def main() -> None:
+    """Read limits, shut the door, say so, and serve."""
+    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    head = source.read(4)
+    settings = unpack(source.read(int.from_bytes(head, "big")))
+    limits = Limits(**settings[0])
+    sys.setrecursionlimit(RECURSION)
+    granted = lock_in(settings[1])
+    sink.write(pack(["ready", granted]))
+    sink.flush()
+    serve(source, sink, limits)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,117 @@
+"""From the text of a ViperGPT program to a run of it: a generator of requests. Runs here or in a child process."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tutelage.programs.interpreter.compiler import Compiler, as_failure, parse_tree
+from tutelage.programs.interpreter.functions import invoke
+from tutelage.programs.interpreter.library import viper_library
+from tutelage.programs.interpreter.meter import Limits, Meter
+from tutelage.programs.interpreter.patches import Patch, Request, View
+from tutelage.programs.interpreter.values import SCALARS, UNSET, FunctionCode, in_order, measure, name_of
+from tutelage.programs.language import LimitExceeded, ParseFailure, Signature, TypeFailure
+
+ENTRY = "execute_command"
+IMAGES = {"image": ("IMAGE",), "image_dict": ("LEFT", "RIGHT"), "video": ("VIDEO",)}
+"""From the first argument of ``execute_command`` to the initial variables it stands for."""
+OPTIONAL = ("possible_answers", "query")
+
+
+@dataclass(frozen=True)
+class CompiledProgram:
+    """A checked program: ``inputs`` are the initial variables it reads, ``args`` the arguments it is called with."""
+
+    code: FunctionCode
+    slot: int
+    args: tuple[str, ...]
+    inputs: tuple[str, ...]
+    limits: Limits
+
+    def run(self, arguments: Mapping[str, Any]) -> Generator[Request, Any, Any]:
+        """Run on ``arguments`` (by name); yields requests, is sent values, returns the answer.
+
+        Raises:
+            ProgramFailure: whatever stopped the program, limits included.
+        """
+        meter = Meter(self.limits)
+        steps = self._steps(meter, [arguments.get(name) for name in self.args])
+        value = None
+        try:
+            while True:
+                meter.resume()
+                try:
+                    request = steps.send(value)
+                except StopIteration as stop:
+                    meter.pause()
+                    return stop.value
+                meter.pause()
+                value = yield request
+        except Exception as error:
+            raise as_failure(error) from None
+        finally:
+            steps.close()
+
+    def _steps(self, meter: Meter, arguments: list[Any]) -> Generator[Request, Any, Any]:
+        frame = [None, meter, None, *self.code.blank]
+        if self.code.yields:
+            yield from self.code.run(frame)
+        else:
+            self.code.run(frame)
+        function = frame[self.slot]
+        if function is UNSET:
+            raise ParseFailure(f"{ENTRY} is not defined")
+        answer = yield from invoke(meter, function, tuple(arguments), {})
+        measure(meter, answer)
+        return _answer(meter, answer)
+
+
+def compile_program(source: str, signatures: Mapping[str, Signature], limits: Limits) -> CompiledProgram:
+    """Parse and check ``source`` against the modules that are registered.
+
+    Raises:
+        ProgramFailure: not a program of the language (parse, refused, undefined_var, unknown_module, type, limit);
+            ``where`` names the line.
+    """
+    tree = parse_tree(source, limits)
+    try:
+        code, functions = Compiler(viper_library(signatures), limits).compile(tree)
+    except (RecursionError, MemoryError):
+        raise LimitExceeded("the source is nested too deeply") from None
+    if ENTRY not in functions:
+        raise ParseFailure(f"the program defines no function {ENTRY}", remedy=f"write def {ENTRY}(image): …")
+    slot, node = functions[ENTRY]
+    names = tuple(arg.arg for arg in node.args.args)
+    _check_entry(names, node)
+    return CompiledProgram(code, slot, names, IMAGES[names[0]], limits)
+
+
+def _check_entry(names: tuple[str, ...], node: ast.FunctionDef) -> None:
+    if not names or names[0] not in IMAGES or set(names[1:]) - set(OPTIONAL):
+        given = ", ".join(names)
+        raise ParseFailure(
+            f"{ENTRY}({given}) takes image, image_dict or video, then possible_answers and query if it likes",
+            where=f"line {node.lineno}",
+            remedy=f"write def {ENTRY}(image): …",
+        )
+
+
+def _answer(meter: Meter, value: Any) -> Any:
+    """What the program returned, as it leaves the interpreter: a patch as the box it was found at."""
+    kind = type(value)
+    if kind in SCALARS or kind is View:
+        return value
+    if kind is Patch:
+        return value.box
+    if kind in (list, tuple, range):
+        if len(value) > meter.length:
+            raise LimitExceeded(f"an answer longer than {meter.length:,}")
+        return [_answer(meter, part) for part in value]
+    if kind is set:
+        return [_answer(meter, part) for part in in_order(meter, value)]
+    if kind is dict:
+        return {str(name): _answer(meter, part) for name, part in value.items()}
+    raise TypeFailure(f"an answer is a text, number, patch or a list of these, not {name_of(value)}")

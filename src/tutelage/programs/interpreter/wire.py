@@ -1,0 +1,155 @@
+"""Messages between the interpreter's child process and its parent: a length of four bytes, then JSON.
+
+Both sides check what they read; nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from tutelage.programs.interpreter.patches import Found, Request, Video, View
+from tutelage.programs.interpreter.values import SCALARS
+from tutelage.programs.language import (
+    LimitExceeded,
+    ParseFailure,
+    ProgramFailure,
+    Refused,
+    RuntimeFailure,
+    Signature,
+    TimeoutFailure,
+    TypeFailure,
+    UndefinedVariable,
+    UnknownModule,
+)
+
+MAX_MESSAGE = 8 << 20
+MAX_WORDS = 1_000
+"""Characters of one part of a failure's message."""
+
+_dumps, _loads = json.JSONEncoder(separators=(",", ":")).encode, json.JSONDecoder().decode
+
+_FAILURES = {
+    failure.kind: failure
+    for failure in (
+        *(ParseFailure, Refused, UnknownModule, UndefinedVariable, TypeFailure, RuntimeFailure, LimitExceeded),
+        TimeoutFailure,
+    )
+}
+
+
+class NotAMessage(Exception):
+    """The other side sent what no message is."""
+
+
+def pack(message: Any) -> bytes:
+    """A message as bytes, its length in front."""
+    data = _dumps(message).encode()
+    return len(data).to_bytes(4, "big") + data
+
+
+def unpack(data: bytes) -> list[Any]:
+    """The message in ``data``, which is without its length.
+
+    Raises:
+        NotAMessage: it is not a list in JSON.
+    """
+    try:
+        message = _loads(data.decode())
+    except (ValueError, RecursionError):
+        raise NotAMessage("not JSON") from None
+    if not isinstance(message, list) or not message:
+        raise NotAMessage("not a list")
+    return message
+
+
+def encode(value: Any) -> Any:
+    """A value of the interpreter as JSON holds it."""
+    kind = type(value)
+    if kind in SCALARS:
+        return value
+    if kind is View:
+        return {"view": list(value)}
+    if kind is Found:
+        return {"box": list(value)}
+    if kind is Video:
+        return {"video": [list(frame) for frame in value.frames]}
+    if kind is list or kind is tuple:
+        return [encode(part) for part in value]
+    if kind is dict:
+        return {"table": [[str(name), encode(part)] for name, part in value.items()]}
+    raise TypeFailure(f"{kind.__name__} cannot leave the interpreter")
+
+
+def decode(data: Any) -> Any:
+    """The value that :func:`encode` wrote.
+
+    Raises:
+        NotAMessage: another shape.
+    """
+    if type(data) in SCALARS:
+        return data
+    if type(data) is list:
+        return [decode(part) for part in data]
+    match data:
+        case {"view": list(numbers)}:
+            return _view(numbers)
+        case {"box": [x1, y1, x2, y2, score]} if all(type(n) in (int, float) for n in (x1, y1, x2, y2, score)):
+            return Found(x1, y1, x2, y2, score)
+        case {"video": list(frames)}:
+            return Video(tuple(_view(frame) for frame in frames))
+        case {"table": list(pairs)} if all(type(pair) is list and len(pair) == 2 for pair in pairs):
+            return {str(name): decode(part) for name, part in pairs}
+    raise NotAMessage("not a value")
+
+
+def _view(numbers: Any) -> View:
+    if type(numbers) is not list or len(numbers) != 7 or not all(type(number) is int for number in numbers):
+        raise NotAMessage("not a view")
+    return View(*numbers)
+
+
+def encode_request(request: Request) -> list[Any]:
+    """A question as JSON holds it."""
+    return [request.module, {name: encode(value) for name, value in request.args.items()}]
+
+
+def decode_request(data: Any) -> Request:
+    """The question that :func:`encode_request` wrote.
+
+    Raises:
+        NotAMessage: another shape.
+    """
+    match data:
+        case [str(module), dict(args)]:
+            return Request(module, {name: decode(value) for name, value in args.items()})
+    raise NotAMessage("not a request")
+
+
+def encode_failure(failure: ProgramFailure) -> list[Any]:
+    """A failure as JSON holds it."""
+    parts = [failure.message, failure.where, failure.remedy]
+    return [failure.kind, *[None if part is None else str(part)[:MAX_WORDS] for part in parts]]
+
+
+def decode_failure(data: Any) -> ProgramFailure:
+    """The failure that :func:`encode_failure` wrote.
+
+    Raises:
+        NotAMessage: another shape.
+    """
+    match data:
+        case [str(kind), str(message), (str() | None) as where, (str() | None) as remedy] if kind in _FAILURES:
+            return _FAILURES[kind](message, where=where, remedy=remedy)
+    raise NotAMessage("not a failure")
+
+
+def encode_signatures(signatures: Mapping[str, Signature]) -> list[Any]:
+    """The modules' signatures as JSON holds them."""
+    return [[name, list(s.args.items()), s.returns, sorted(s.optional)] for name, s in signatures.items()]
+
+
+def decode_signatures(data: Any) -> dict[str, Signature]:
+    """What :func:`encode_signatures` wrote."""
+    return {name: Signature(dict(args), returns, frozenset(optional)) for name, args, returns, optional in data}

@@ -1,0 +1,168 @@
+"""ViperGPT programs: ``def execute_command(image)`` in restricted Python, over patches of images.
+
+Source: Surís et al., "ViperGPT: Visual Inference via Python Execution for Reasoning", ICCV 2023. The same modules
+answer these programs and VisProg's: find asks LOC, simple_query VQA, verify_property VERIFY, best_text_match MATCH,
+compute_depth DEPTH, llm_query LLM, best_image_match SCORE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tutelage import files
+from tutelage.programs.interpreter.meter import Limits
+from tutelage.programs.interpreter.patches import Found, Request, Video, View
+from tutelage.programs.interpreter.run import OPTIONAL, compile_program
+from tutelage.programs.isolation import Sandbox, shared_sandbox
+from tutelage.programs.language import Call, RuntimeFailure, Signature, Steps, TypeFailure, UndefinedVariable, Value
+from tutelage.programs.values import Box, Image, Object
+
+Begin = Callable[[Mapping[str, Any]], Generator[Request, Any, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class ViperProgram:
+    """A checked ViperGPT program.
+
+    ``inputs`` are IMAGE, or LEFT and RIGHT (``image_dict``), or VIDEO (a list of images); a state may also hold
+    ``possible_answers`` (list of texts) and ``query`` (text) for programs that take them.
+    """
+
+    text: str
+    hash: str
+    inputs: tuple[str, ...]
+    args: tuple[str, ...]
+    begin: Begin
+    dsl: str = "viper"
+
+    def start(self, state: Mapping[str, Value]) -> Steps:
+        """Run on ``state``: a generator of calls. ``Call.step`` counts the calls from 0.
+
+        The answer is a text, number or bool, a Box for a patch (without its margin, in pixels of the whole image,
+        origin top-left), an Image, or a list of these.
+        """
+        missing = [name for name in self.inputs if name not in state]
+        if missing:
+            raise UndefinedVariable(f"the run was not given {' and '.join(missing)}", remedy=f"give {self.inputs}")
+        return self._steps(dict(state))
+
+    def _steps(self, state: dict[str, Value]) -> Steps:
+        images = _Images()
+        run = self.begin(self._arguments(images, state))
+        step, value = 0, None
+        try:
+            while True:
+                try:
+                    module, args = run.send(value)
+                except StopIteration as stop:
+                    return images.outward(stop.value)
+                answer = yield Call(module, {name: images.outward(arg) for name, arg in args.items()}, step)
+                value, step = images.inward(answer), step + 1
+        finally:
+            run.close()
+
+    def _arguments(self, images: _Images, state: dict[str, Value]) -> dict[str, Any]:
+        first = self.args[0]
+        if first == "image_dict":
+            given: Any = {"left": images.view(state["LEFT"]), "right": images.view(state["RIGHT"])}
+        elif first == "video":
+            given = images.video(state["VIDEO"])
+        else:
+            given = images.view(state["IMAGE"])
+        defaults: dict[str, Any] = {"possible_answers": [], "query": ""}
+        return {first: given} | {name: images.inward(state.get(name, defaults[name])) for name in OPTIONAL}
+
+
+class _Images:
+    """The images of one run, by number: the interpreter holds views of them, modules are given the pixels."""
+
+    def __init__(self) -> None:
+        self._roots: list[Image] = []
+
+    def view(self, image: Value) -> View:
+        """A new image for the interpreter."""
+        if not isinstance(image, Image):
+            raise TypeFailure(f"an image is needed, not {type(image).__name__}")
+        self._roots.append(image)
+        return View(len(self._roots) - 1, 0, 0, image.width, image.height, image.width, image.height)
+
+    def video(self, frames: Value) -> Video:
+        """A new video for the interpreter."""
+        if not isinstance(frames, (list, tuple)):
+            raise TypeFailure(f"a video is a list of images, not {type(frames).__name__}")
+        if not frames:
+            raise RuntimeFailure("a video without a frame", where="VIDEO", remedy="is the file whole?")
+        return Video(tuple(self.view(frame) for frame in frames))
+
+    def outward(self, value: Any) -> Value:
+        """A value of the interpreter as modules and callers know it."""
+        kind = type(value)
+        if kind is View:
+            return self._image(value)
+        if kind is Found:
+            return Box(*value)
+        if kind is list or kind is tuple:
+            return [self.outward(part) for part in value]
+        if kind is dict:
+            return {name: self.outward(part) for name, part in value.items()}
+        return value
+
+    def _image(self, view: View) -> Image:
+        if not 0 <= view.root < len(self._roots):
+            raise RuntimeFailure("a view of an image that was never given")
+        image = self._roots[view.root]
+        if view[1:5] == (0, 0, image.width, image.height):
+            return image
+        return image.crop(view.x1, view.y1, view.x2, view.y2)
+
+    def inward(self, value: Value) -> Any:
+        """A module's answer, or an argument, as the interpreter holds it."""
+        kind = type(value)
+        if kind in (str, bool, int, float) or value is None:
+            return value
+        if kind is Box:
+            return Found(*map(float, value))
+        if kind is Image:
+            return self.view(value)
+        if kind is Object:
+            return Found(*map(float, value.box))
+        if kind is list or kind is tuple:
+            return [self.inward(part) for part in value]
+        if kind is dict:
+            return {str(name): self.inward(part) for name, part in value.items()}
+        if isinstance(value, str):
+            return str(value)
+        if hasattr(value, "item"):  # a number of numpy
+            return self.inward(value.item())
+        raise TypeFailure(f"a module answered with {kind.__name__}, which no program can hold")
+
+
+def parse(
+    text: str,
+    signatures: Mapping[str, Signature],
+    *,
+    isolate: bool | Sandbox = True,
+    limits: Limits | None = None,
+) -> ViperProgram:
+    """A checked program from its text.
+
+    ``isolate`` True, the default, runs it in this process's shared sandbox; a :class:`Sandbox` in that one; False in
+    this process, which is for texts that somebody vouches for. ``limits`` are the sandbox's own where one is given.
+
+    Raises:
+        ParseFailure: not Python, or no ``execute_command``.
+        Refused: a construct, name or attribute that the language does not have.
+        UndefinedVariable: a name that nothing defines.
+        UnknownModule: the program needs a module that is not in ``signatures``.
+        TypeFailure: a call with wrong arguments.
+        LimitExceeded: the text is too long or too deeply nested.
+    """
+    name = files.fingerprint("viper", text.encode(errors="surrogatepass"))
+    if isolate is False:
+        program = compile_program(text, signatures, limits or Limits())
+        return ViperProgram(text, name, program.inputs, program.args, program.run)
+    sandbox = isolate if isinstance(isolate, Sandbox) else shared_sandbox(limits or Limits())
+    inputs, args = sandbox.check(text, signatures)
+    return ViperProgram(text, name, inputs, args, lambda given: sandbox.run(text, signatures, given))

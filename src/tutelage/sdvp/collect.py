@@ -1,0 +1,115 @@
+"""Collect: run the programs on un-annotated questions and keep what each trainable module was asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from tutelage import files
+from tutelage.modules.visual_module import VisualModule
+from tutelage.programs.language import Call, Module, Value
+from tutelage.programs.scheduler import KEEP, Job, Substitute
+from tutelage.programs.trace import StepRecord
+from tutelage.sdvp.adapt import StepTeacher
+from tutelage.sdvp.questions import Question, solve
+
+Records = dict[str, list[StepRecord]]
+"""Step records by module, never by call position: branches and loops change the order."""
+
+
+def collect(
+    questions: Sequence[Question],
+    modules: Mapping[str, Module],
+    dsl: str = "visprog",
+    *,
+    forced: Mapping[str, StepTeacher] | None = None,
+    stage: str = "",
+) -> Records:
+    """Every distinct call to a trainable module, as first asked.
+
+    On-policy by default: later steps see what the modules themselves answered. With ``forced`` teachers their labels
+    stand in, where they cover the call (teacher forcing).
+    """
+    substitute = teacher_forcing(forced) if forced else None
+    records: Records = {name: [] for name, module in modules.items() if isinstance(module, VisualModule)}
+    seen: set[str] = set()
+    for trace in solve(questions, modules, dsl, substitute=substitute, stage=stage):
+        for record in trace.steps:
+            if record.module in records and record.error is None:
+                name = record.input_hash
+                if name not in seen:
+                    seen.add(name)
+                    records[record.module].append(record)
+    return records
+
+
+def teacher_forcing(teachers: Mapping[str, StepTeacher]) -> Substitute:
+    """A substitute that lets each module's teacher answer the calls it covers."""
+
+    def substitute(job: Job, call: Call, number: int) -> Value:
+        teacher = teachers.get(call.module)
+        label = teacher.label([call])[0] if teacher is not None else None
+        return KEEP if label is None else label.hard
+
+    return substitute
+
+
+def gold_forcing(questions: Sequence[Question], dsl: str) -> Substitute:
+    """A substitute that gives every step its true value, where the question knows it."""
+    gold = {question.id: question.gold.get(dsl, ()) for question in questions}
+
+    def substitute(job: Job, call: Call, number: int) -> Value:
+        values = gold.get(job.id, ())
+        value = values[call.step] if 0 <= call.step < len(values) else None
+        return KEEP if value is None else value
+
+    return substitute
+
+
+def call_of(record: StepRecord) -> Call:
+    """The call that a record was made from."""
+    return Call(record.module, record.args, record.step)
+
+
+def save(records: Mapping[str, Iterable[StepRecord]], folder: str | Path) -> Path:
+    """Write one JSON-lines file a module, and each distinct picture once, as PNG under ``images/``."""
+    import io
+
+    folder = Path(folder)
+    pictures = {}
+    for module, found in records.items():
+        lines = []
+        for record in found:
+            for value in record.args.values():
+                if hasattr(value, "root_key"):
+                    pictures[value.root_key] = value
+            lines.append(record.to_json(timing=False))
+        files.write_json_lines(folder / f"{module}.jsonl", lines)
+    for key, image in pictures.items():
+        buffer = io.BytesIO()
+        type(image)(image.root, key).to_pil().save(buffer, "PNG")
+        files.write_bytes(folder / "images" / f"{files.fingerprint(key)}.png", buffer.getvalue())
+    return folder
+
+
+def load(folder: str | Path) -> Records:
+    """Read what :func:`save` wrote.
+
+    Raises:
+        InputError: no records there, or a record or picture that cannot be read.
+    """
+    from tutelage.errors import InputError
+    from tutelage.programs.values import Image
+
+    folder = Path(folder)
+    found = sorted(folder.glob("*.jsonl"))
+    if not found:
+        raise InputError("no step records here", where=folder, remedy="run `tutelage sdvp collect` first")
+    roots: dict[str, Image] = {}
+
+    def pixels(key: str):  # noqa: ANN202
+        if key not in roots:
+            roots[key] = Image.from_file(folder / "images" / f"{files.fingerprint(key)}.png")
+        return roots[key].root
+
+    return {file.stem: [StepRecord.from_json(row, pixels) for _, row in files.read_json_lines(file)] for file in found}

@@ -1,0 +1,47 @@
+"""Guard: a taught module that harms the guarded questions is drawn back towards what it was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from tutelage.modules.visual_module import VisualModule
+
+STEPS = (1.0, 0.9, 0.75, 0.5, 0.25, 0.1)
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """The module to go on with; ``share`` b of the new weights in ``(1-b) old + b new`` (0: rolled back), and the guard
+    score (0..1) before and after."""
+
+    module: VisualModule
+    share: float
+    before: float
+    after: float
+
+
+def between(old: VisualModule, new: VisualModule, share: float) -> VisualModule:
+    """``(1-b) theta_old + b theta_new``."""
+    if share == 1.0:
+        return new
+    network = new.copy_network()
+    start, end = old.network.state_dict(), new.network.state_dict()
+    mixed = {
+        key: torch.lerp(start[key], end[key], share) if end[key].is_floating_point() else end[key] for key in end
+    }
+    network.load_state_dict(mixed)
+    return new.taught(network)
+
+
+def guard(old: VisualModule, new: VisualModule, score: Callable[[VisualModule], float], allowed: float = 0.01) -> Guarded:
+    """The largest step from old to new whose guard score is at most ``allowed`` below the old one's."""
+    before = score(old)
+    for share in STEPS:
+        module = between(old, new, share)
+        after = score(module)
+        if after >= before - allowed:
+            return Guarded(module, share, before, after)
+    return Guarded(old, 0.0, before, before)

@@ -1,0 +1,125 @@
+"""Label: let the teacher answer the collected calls, calibrate it, and decide which labels count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from tutelage.modules.visual_module import Label, VisualModule
+from tutelage.programs.answers import normalise
+from tutelage.programs.language import Call, Module
+from tutelage.programs.trace import StepRecord
+from tutelage.sdvp.adapt import StepTeacher, tempered
+from tutelage.sdvp.collect import call_of, teacher_forcing
+from tutelage.sdvp.questions import Question, correct, solve
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which labels are kept (all ours; each may be off).
+
+    gate: least calibrated confidence, 0 keeps all. final: where a final answer is known, keep the samples whose
+    teacher-forced run gives it. votes: keep the samples on which at least this share of programs agree, 0 is off.
+    """
+
+    gate: float = 0.8
+    final: bool = False
+    votes: float = 0.0
+
+
+def label(records: Sequence[StepRecord], module: VisualModule, teacher: StepTeacher) -> list[StepRecord]:
+    """The records the teacher covers, each with its label; with ``teacher.expand`` also the sibling calls it covers.
+
+    The record's ``teacher`` field holds {name, version, hard, dist, conf}.
+    """
+    asked = list(records)
+    if teacher.expand:
+        known = {record.input_hash for record in records}
+        seen: set[object] = set()
+        for record in records:
+            key = record.args["image"].key if "image" in record.args else record.input_hash
+            if key in seen:
+                continue
+            seen.add(key)
+            for call in module.siblings(call_of(record)):
+                extra = StepRecord(record.origin, record.step, record.call_no, call.module, record.module_version, call.args)
+                if extra.input_hash not in known:
+                    known.add(extra.input_hash)
+                    asked.append(extra)
+    labels = teacher.label([call_of(record) for record in asked])
+    return [replace(r, teacher=as_field(found, teacher)) for r, found in zip(asked, labels, strict=True) if found is not None]
+
+
+def as_field(found: Label, teacher: StepTeacher) -> dict[str, object]:
+    """A label as the teacher field of a step record."""
+    dist = dict(found.dist) if found.dist is not None else None
+    return {"name": teacher.name, "version": teacher.version, "hard": found.hard, "dist": dist, "conf": found.conf}
+
+
+def label_of(record: StepRecord) -> Label:
+    """The label in a record's teacher field, with the record's weight."""
+    field = record.teacher or {}
+    return Label(field.get("hard"), field.get("dist"), float(field.get("conf", 1.0)), record.weight)
+
+
+def calibrate(teacher: StepTeacher, probe: Sequence[tuple[Call, Label]]) -> StepTeacher:
+    """The teacher at the temperature, among a grid from 0.5 to 4, with the least negative log-likelihood on the probe.
+
+    Teachers without probabilities, and probes without covered calls, leave it as it is.
+    """
+    raw = replace(teacher, temperature=1.0)
+    said = raw.label([call for call, _ in probe])
+    pairs = [(a, g) for a, (_, g) in zip(said, probe, strict=True) if a is not None and a.dist is not None]
+    if not pairs:
+        return teacher
+
+    def loss(temperature: float) -> float:
+        return -sum(
+            math.log(max(1e-9, (tempered(a, temperature).dist or {}).get(normalise(g.hard), 0.0))) for a, g in pairs
+        )
+
+    return teacher.calibrated(min((0.5 * 2 ** (i / 4) for i in range(13)), key=loss))
+
+
+def keep(
+    records: Sequence[StepRecord],
+    filters: Filters,
+    questions: Sequence[Question],
+    modules: Mapping[str, Module],
+    teachers: Mapping[str, StepTeacher],
+    dsl: str,
+) -> list[StepRecord]:
+    """Every record with its ``filters`` field and its weight: 1 where every filter passes, else 0."""
+    agree: dict[str, bool] = {}
+    if filters.final:
+        known = [question for question in questions if question.answer is not None]
+        for question, trace in zip(known, solve(known, modules, dsl, substitute=teacher_forcing(teachers)), strict=True):
+            agree[question.id] = correct(question, trace.answer) > 0
+    votes = vote_agreement(questions, modules, dsl) if filters.votes > 0 else {}
+    kept = []
+    for record in records:
+        marks = {
+            "gate": label_of(record).conf >= filters.gate,
+            "final_agree": agree.get(record.id, True),
+            "vote_agree": votes.get(record.id, 1.0) >= filters.votes,
+        }
+        kept.append(replace(record, filters=marks, weight=float(all(marks.values()))))
+    return kept
+
+
+def vote_agreement(questions: Sequence[Question], modules: Mapping[str, Module], dsl: str) -> dict[str, float]:
+    """By question, the share of its programs (``dsl``, ``dsl:1``, ``dsl:2`` …) that give the commonest answer.
+
+    Programs that fail do not vote; a question with one program agrees with itself.
+    """
+    answers: dict[str, list[str]] = {}
+    kinds = sorted({name for question in questions for name in question.programs if name.split(":")[0] == dsl})
+    for kind in kinds:
+        found = [
+            replace(question, programs={dsl: question.programs[kind]}) for question in questions if kind in question.programs
+        ]
+        for trace in solve(found, modules, dsl):
+            if trace.status == "ok":
+                answers.setdefault(trace.id, []).append(normalise(trace.answer))
+    return {name: max(map(given.count, given)) / len(given) for name, given in answers.items()}

@@ -1,0 +1,223 @@
+"""MiniLM: deep self-attention distillation (Wang, Wei, Dong, Bao, Yang, Zhou, 2020, arXiv 2002.10957)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tutelage.distill.data import Batch, Data, TensorData
+from tutelage.distill.lesson import Lesson, Settings
+from tutelage.distill.method import Method, Output, Terms, answer
+from tutelage.distill.taps import Taps
+from tutelage.distill.teacher import Teacher
+from tutelage.errors import InputError, did_you_mean
+from tutelage.registry import system
+from tutelage.seeds import torch_rng
+from tutelage.systems._shared import Block, built
+
+_LAYERS = {
+    "bert": "encoder.layer.{}.attention.self",
+    "roberta": "encoder.layer.{}.attention.self",
+    "xlm-roberta": "encoder.layer.{}.attention.self",
+    "vit": "encoder.layer.{}.attention.attention",
+    "encoder": "blocks.{}.attention",
+}
+
+
+def projections(architecture: str, layer: int, prefix: str = "") -> tuple[str, str, str]:
+    """Names of the query, key and value projections of a layer (from 0): taps for ``student=`` and ``teacher=``.
+
+    ``architecture``: a model of ``transformers`` (``prefix="bert."`` inside a model with a head), or ``encoder``, ours.
+    A model whose projections are one module is given by that module's name alone: ``("blocks.11.attn.qkv",)``.
+
+    Raises:
+        InputError: an architecture that is not known here.
+    """
+    if architecture not in _LAYERS:
+        raise InputError(f"unknown architecture {architecture!r}", remedy=did_you_mean(architecture, list(_LAYERS)))
+    layer_name = prefix + _LAYERS[architecture].format(layer)
+    return f"{layer_name}.query", f"{layer_name}.key", f"{layer_name}.value"
+
+
+def relation(a: Tensor, b: Tensor, heads: int, mask: Tensor) -> Tensor:
+    """``log softmax(a b^T / sqrt(width / heads))`` by head over the real tokens: [B, heads, N, N].
+
+    a, b: [B, N, width], cut into ``heads``; mask [B, N], 1 marks a real token. Columns of padding hold 0 probability
+    (a log far below any other, finite so that no gradient is nan).
+    """
+    a, b = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (a, b))
+    scores = a @ b.transpose(-1, -2) * a.shape[-1] ** -0.5
+    return scores.masked_fill(~mask.bool()[:, None, None], torch.finfo(scores.dtype).min).log_softmax(-1)
+
+
+def relation_divergence(teacher: Tensor, student: Tensor, mask: Tensor) -> Tensor:
+    """``1/n sum_t KL(teacher_t || student_t)`` of each sequence and head: [B, heads], n its number of real tokens.
+
+    teacher, student: log-probabilities [B, heads, N, N] from :func:`relation`; the heads' mean, then the batch's, is
+    the loss.
+    """
+    real = mask.bool()
+    both = real[:, None, :, None] & real[:, None, None, :]
+    teacher = teacher.detach()
+    point = torch.where(both, teacher.exp() * (teacher - student), 0.0)
+    return point.sum((-1, -2)) / real.sum(-1, keepdim=True).clamp_min(1)
+
+
+def needs_assistant(teacher: tuple[int, int], student: tuple[int, int]) -> tuple[int, int] | None:
+    """The (layers, width) of the teacher assistant to distil through, or None where the paper uses none.
+
+    An assistant, of the teacher's depth and the student's width, is used where the student has at most half the
+    teacher's layers and at most half its width; it is one more lesson with the same loss.
+    """
+    (deep, wide), (layers, width) = teacher, student
+    return (deep, width) if 2 * layers <= deep and 2 * width <= wide else None
+
+
+@system("minilm", kind="distillation")
+class MiniLM(Method):
+    """MiniLM: a student encoder copies the last layer's attention and value relation of its teacher, without labels.
+
+    For a sequence of n real tokens and head a of A: ``A_a = softmax(Q_a K_a^T / sqrt(d_a))`` and
+    ``VR_a = softmax(V_a V_a^T / sqrt(d_a))``, each model with its own head width;
+    ``L = 1/(A n) sum_a sum_t KL(A^T_{a,t} || A^S_{a,t}) + the same of VR``, per sequence, then the mean over the batch.
+    Relations are n x n, so that widths may differ and no projection is learned. ``relation_heads`` and ``relations``
+    are the generalisation of MiniLMv2 (arXiv 2012.15828): any weighted pairs of q, k, v, after re-cutting the widths;
+    with A heads and (q, k), (v, v) it is the loss above.
+
+    Queries, keys and values are tapped at the projections, before any dropout. The student's parameters above the
+    tapped projections get no gradient: they are found in ``prepare`` and declared ``idle``. Start the student at
+    random (normal, 0.02), and fine-tune it on the task afterwards. Inputs: a dict with ``attention_mask``
+    [B, N]; without it every token is real.
+
+    Published schedule: Adam, 400,000 steps, batch 1024 at 5e-4 (6 layers of 768) or 256 at 3e-4, 4,000 warm-up steps,
+    linear decay, weight decay 0.01, length 512 (quoted from the paper).
+
+    Raises:
+        InputError: unequal heads without ``relation_heads``, or a width that the heads do not divide.
+    """
+
+    @dataclass(frozen=True)
+    class Config:
+        """``student``, ``teacher``: taps of q, k, v, or of one module that puts out all three side by side;
+        ``relations``: (first, second, weight)."""
+
+        student: tuple[str, ...] = projections("encoder", 1)
+        teacher: tuple[str, ...] = projections("encoder", 1)
+        student_heads: int = 4
+        teacher_heads: int = 4
+        relation_heads: int | None = None
+        relations: tuple[tuple[str, str, float], ...] = (("q", "k", 1.0), ("v", "v", 1.0))
+
+        def __post_init__(self) -> None:
+            for name in ("student", "teacher"):
+                if len(getattr(self, name)) not in (1, 3):
+                    raise InputError("give three taps, or the one of a fused projection", where=name)
+            if any(part not in ("q", "k", "v") for first, second, _ in self.relations for part in (first, second)):
+                raise InputError(
+                    "a relation pairs two of q, k and v", where="relations", remedy="such as ('v', 'v', 1.0)"
+                )
+            if self.relation_heads is None and self.student_heads != self.teacher_heads:
+                raise InputError(
+                    f"student has {self.student_heads} heads, teacher {self.teacher_heads}",
+                    where="student_heads",
+                    remedy="relation_heads=… cuts both widths into one number of heads (MiniLMv2)",
+                )
+
+    @property
+    def heads(self) -> int:
+        """The number of heads that relations are made of."""
+        return self.config.relation_heads or self.config.teacher_heads
+
+    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: Data) -> None:
+        """Sets the taps, checks the widths, and finds the idle parameters; see :class:`Method`."""
+        assert teacher is not None
+        config = self.config
+        self._taps = Taps(student, config.student)
+        teacher.want(*config.teacher)
+        with torch.enable_grad():
+            ours, theirs = self(example, student, teacher)
+            for name, width in (("student", ours["q"].shape[-1]), ("teacher", theirs["q"].shape[-1])):
+                if width % self.heads:
+                    raise InputError(
+                        f"{self.heads} heads do not divide the {name}'s width {width}", where="relation_heads"
+                    )
+            parts = {part for first, second, _ in config.relations for part in (first, second)}
+            named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
+            total = sum(ours[part].sum() for part in parts)
+            slopes = torch.autograd.grad(total, [p for _, p in named], allow_unused=True)
+        self.idle = tuple(f"student.{name}" for (name, _), slope in zip(named, slopes) if slope is None)
+
+    def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
+        """``q``, ``k``, ``v`` [B, N, width] of the tapped layers."""
+        assert teacher is not None
+        said = teacher(batch)
+        with self._taps as taken:
+            answer(student, batch.inputs)
+        return _parts(taken, self.config.student), _parts(said, self.config.teacher)
+
+    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+        """One term a relation: ``attention`` (q, k), ``value`` (v, v), others by their letters."""
+        inputs = batch.inputs
+        mask = inputs.get("attention_mask") if isinstance(inputs, dict) else None
+        if mask is None:
+            mask = torch.ones(student["q"].shape[:2], device=student["q"].device)
+        terms = {}
+        for first, second, _ in self.config.relations:
+            ours = relation(student[first], student[second], self.heads, mask)
+            theirs = relation(teacher[first], teacher[second], self.heads, mask)
+            terms[_name(first, second)] = relation_divergence(theirs, ours, mask).mean()
+        return terms
+
+    def weights(self) -> dict[str, float]:
+        """See :class:`Method`."""
+        return {_name(first, second): weight for first, second, weight in self.config.relations}
+
+    @classmethod
+    def tiny(cls, seed: int) -> Lesson:
+        """A lesson of a second: random tokens, some padded, and a student half as wide as its teacher."""
+        student = built(lambda: Encoder(20, 8, 2, 4), seed, "student")
+        teacher = built(lambda: Encoder(20, 16, 2, 4, std=0.2), seed, "teacher")
+        rng = torch_rng(seed, "tokens")
+        mask = (torch.arange(12) < torch.randint(6, 13, (32, 1), generator=rng)).long()
+        tokens = torch.randint(1, 20, (32, 12), generator=rng) * mask
+        data = TensorData({"input_ids": tokens, "attention_mask": mask})
+        return Lesson(student, teacher, cls(), data, Settings(steps=8, batch_size=16, seed=seed), "minilm")
+
+
+def _name(first: str, second: str) -> str:
+    return {("q", "k"): "attention", ("v", "v"): "value"}.get((first, second), f"{first}{second}")
+
+
+def _parts(said: Output, taps: tuple[str, ...]) -> Output:
+    found = said[taps[0]].chunk(3, -1) if len(taps) == 1 else [said[tap] for tap in taps]
+    return dict(zip("qkv", found))
+
+
+class Encoder(nn.Module):
+    """A small masked language model: token and position embeddings, blocks, a norm, the embedding again as head.
+
+    ``input_ids`` [B, N] (0: padding), ``attention_mask`` [B, N] -> ``hidden`` [B, N, width], ``logits`` [B, N, words].
+    Weights start at normal(``std``), biases at 0.
+    """
+
+    def __init__(self, words: int, width: int, depth: int, heads: int, length: int = 64, std: float = 0.02):
+        super().__init__()
+        self.words, self.positions = nn.Embedding(words, width), nn.Embedding(length, width)
+        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=std)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Hidden states, and logits over the words."""
+        x = self.words(input_ids) + self.positions.weight[: input_ids.shape[1]]
+        for block in self.blocks:
+            x = block(x, attention_mask)
+        hidden = self.norm(x)
+        return {"hidden": hidden, "logits": F.linear(hidden, self.words.weight)}

@@ -1,0 +1,19 @@
+"""Model compression via distillation and quantization (Polino, Pascanu, Alistarh, ICLR 2018, arXiv 1802.05668)."""
+
+from __future__ import annotations
+
+from tutelage.systems.quantized_distillation.method import DifferentiableQuantization, QuantizedDistillation
+from tutelage.systems.quantized_distillation.packing import Packed, pack, size_report, unpack
+from tutelage.systems.quantized_distillation.quantizers import nearest, quantize, redistribute
+
+__all__ = [
+    "DifferentiableQuantization",
+    "Packed",
+    "QuantizedDistillation",
+    "nearest",
+    "pack",
+    "quantize",
+    "redistribute",
+    "size_report",
+    "unpack",
+]

@@ -1,0 +1,276 @@
+"""The two methods: quantised distillation (QD), and differentiable quantisation (DQ)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn import functional as F
+
+from tutelage.distill import losses
+from tutelage.distill.data import Batch, Data, Tree
+from tutelage.distill.lesson import Lesson, Settings
+from tutelage.distill.method import Method, Output, Stage, Terms, answer
+from tutelage.distill.teacher import Teacher
+from tutelage.registry import system
+from tutelage.systems._shared import SmallCNN, built, class_ids, toy_images
+from tutelage.systems.quantized_distillation.packing import Packed
+from tutelage.systems.quantized_distillation.quantizers import (
+    Scaling,
+    bucketed,
+    extent,
+    nearest,
+    quantile_points,
+    quantize,
+    quantize_with_scale_gradient,
+    redistribute,
+    straight_through,
+    unbucketed,
+)
+
+
+class _Asked(nn.Module):
+    """A network with named heads, so that ``functional_call`` can put other weights into it."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, inputs: Tree) -> Output:
+        return answer(self.network, inputs)
+
+
+def answer_with(network: nn.Module, weights: Mapping[str, Tensor], inputs: Tree) -> Output:
+    """One forward pass with these weights in place of the network's; its buffers are its own, and are updated."""
+    return functional_call(_Asked(network), {f"network.{name}": value for name, value in weights.items()}, (inputs,))
+
+
+def chosen(network: nn.Module, tensors: str = "weights", keep_ends: bool = False) -> Iterator[tuple[str, nn.Parameter]]:
+    """The parameters to quantise: matrices and kernels, or ``tensors="all"``; ``keep_ends`` leaves out the first and
+    the last of them."""
+    found = [(name, p) for name, p in network.named_parameters() if tensors == "all" or p.ndim > 1]
+    return iter(found[1:-1] if keep_ends else found)
+
+
+@system("quantized-distillation", kind="compression")
+class QuantizedDistillation(Method):
+    """Quantized distillation: a low-bit student learns from a teacher, its weights quantised in every forward pass.
+
+    Each step: forward and backward with ``w_q = Q(w)``, the gradient at w_q applied to the full-precision w; at the
+    end ``w <- Q(w)`` (algorithm 1). ``L = 0.7 T^2 KL(softmax(z_t/T) || softmax(z_s/T)) + 0.3 CE``, batch means. Q
+    cuts a tensor into buckets, scales each to [0, 1] and rounds to 2^bits points; cost: bits + 64 / bucket a weight.
+
+    ``ask`` chooses who is taught: ``all``, samples whose student output has an ``entropy`` above ``cut`` bits, each
+    with ``probability`` entropy / log2(K), or those it gets ``wrong``; the others have plain CE, and the two subset
+    means are added. ``scale_gradient`` also differentiates the scales (uniform, ``linear`` only). Batch-norm and biases
+    stay as they are unless ``tensors = "all"``. Heads: ``logits`` [B, K]; labels [B]. At 32 bits this is plain
+    training bit for bit. The KL term is a mean over the batch, not over the classes too (an older default of theirs).
+    """
+
+    needs_labels = True
+
+    @dataclass(frozen=True)
+    class Config:
+        """``clip``: no gradient where ``|w|`` is above 1. ``keep_ends``: first and last tensor in full precision."""
+
+        bits: int = 4
+        bucket: int = 256
+        scaling: Scaling = "linear"
+        stochastic: bool = False
+        tau: float = 2.0
+        kd: float = 0.7
+        ce: float = 0.3
+        ask: Literal["all", "entropy", "probability", "wrong"] = "all"
+        cut: float = 0.5
+        tensors: Literal["weights", "all"] = "weights"
+        keep_ends: bool = False
+        clip: bool = False
+        scale_gradient: bool = False
+
+    def quantized(self, network: nn.Module) -> dict[str, Tensor]:
+        """The quantised weights by name, with gradients straight through to the network's."""
+        config, found = self.config, {}
+        for name, weight in chosen(network, config.tensors, config.keep_ends):
+            if config.bits >= 32:
+                found[name] = weight
+            elif config.scale_gradient:
+                found[name] = quantize_with_scale_gradient(weight, config.bits, config.bucket)
+            else:
+                low = quantize(weight.detach(), config.bits, config.bucket, config.scaling, config.stochastic)
+                found[name] = straight_through(weight, low, 1.0 if config.clip else 0.0)
+        return found
+
+    def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
+        """The student's answer with quantised weights."""
+        taught = teacher(batch) if teacher is not None else {}
+        return answer_with(student, self.quantized(student), batch.inputs), taught
+
+    def asked(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Which samples the teacher is asked about, bool [B]."""
+        logits, config = logits.detach(), self.config
+        if config.ask == "wrong":
+            return logits.argmax(-1) != labels
+        log = logits.log_softmax(-1)
+        entropy = -(log.exp() * log).sum(-1) / math.log(2)
+        if config.ask == "entropy":
+            return entropy > config.cut
+        return torch.rand_like(entropy) < entropy / math.log2(logits.shape[-1])
+
+    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+        """``kd`` and ``label`` of the samples that are asked about; ``plain`` of the others, unless all are."""
+        labels, ours, theirs = class_ids(batch.labels), student["logits"], teacher["logits"]
+        if self.config.ask == "all":
+            weights = batch.weights
+            soft = losses.kd(ours, theirs, self.config.tau, weights)
+            return {"kd": soft, "label": losses.cross_entropy(ours, labels, weights)}
+        mask = self.asked(ours, labels).to(ours.dtype)
+        if batch.weights is not None:
+            mask, rest = mask * batch.weights, (1 - mask) * batch.weights
+        else:
+            rest = 1 - mask
+        return {
+            "kd": losses.kd(ours, theirs, self.config.tau, mask),
+            "label": losses.cross_entropy(ours, labels, mask),
+            "plain": losses.cross_entropy(ours, labels, rest),
+        }
+
+    def weights(self) -> Mapping[str, float]:
+        """See :class:`Method`."""
+        return {"kd": self.config.kd, "label": self.config.ce}
+
+    @torch.no_grad()
+    def export(self, student: nn.Module) -> nn.Module:
+        """The student on its quantisation points."""
+        exported, config = super().export(student), self.config
+        for _, weight in chosen(exported, config.tensors, config.keep_ends):
+            weight.copy_(quantize(weight, config.bits, config.bucket, config.scaling))
+        return exported
+
+    def packing(self, student: nn.Module) -> dict[str, Packed]:
+        """How :func:`pack` is to store the exported student (``linear`` scaling)."""
+        points = torch.linspace(0, 1, 2**self.config.bits)
+        names = [name for name, _ in chosen(student, self.config.tensors, self.config.keep_ends)]
+        return {name: Packed(points, self.config.bucket) for name in names}
+
+    @classmethod
+    def tiny(cls, seed: int) -> Lesson:
+        """A lesson of a second at 4 bits."""
+        student = built(lambda: SmallCNN(4, 4, 8), seed, "student")
+        teacher = built(lambda: SmallCNN(4, 8, 16), seed, "teacher")
+        settings = Settings(steps=8, batch_size=16, seed=seed)
+        return Lesson(student, teacher, cls(), toy_images(seed), settings, "quantized-distillation")
+
+
+class DifferentiableQuantization(Method):
+    """Differentiable quantisation: the weights stay, and the quantisation points are learned by gradient descent.
+
+    The student is a trained network w0; each tensor has s points p, at quantiles of its scaled values to begin with.
+    ``w = alpha p[idx] + beta``, idx the point nearest to the scaled w0, so that
+    ``dL/dp_j = sum over idx_i = j of alpha_i dL/dw_i`` (algorithm 2). Points are sorted after each step; batch-norm
+    statistics keep updating. The teacher is the full-precision network itself (a copy, made here), whatever teacher the
+    lesson names. ``redistribute`` deals half of all points anew, by the gradient norms of 5 batches.
+    """
+
+    needs_labels = True
+    needs_teacher = False
+    idle = ("student.*",)
+
+    @dataclass(frozen=True)
+    class Config:
+        """``start``: where the points begin; ``kd``, ``ce``, ``tau`` as in :class:`QuantizedDistillation`."""
+
+        bits: int = 4
+        bucket: int = 256
+        tau: float = 2.0
+        kd: float = 0.7
+        ce: float = 0.3
+        start: Literal["quantiles", "uniform"] = "quantiles"
+        tensors: Literal["weights", "all"] = "weights"
+        keep_ends: bool = False
+        redistribute: bool = False
+
+    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: Data) -> None:
+        """Copies the full-precision network and places the points; see :class:`Method`."""
+        config = self.config
+        self.full = copy.deepcopy(student).eval().requires_grad_(False)
+        named = list(chosen(student, config.tensors, config.keep_ends))
+        counts = [2**config.bits] * len(named)
+        if config.redistribute:
+            counts = redistribute(counts, _gradient_norms(student, [p for _, p in named], data, len(example)))
+        self.names = [name for name, _ in named]
+        self.points = nn.ParameterList(self._start(weight, count) for (_, weight), count in zip(named, counts))
+
+    def _start(self, weight: Tensor, count: int) -> Tensor:
+        if self.config.start == "uniform":
+            return torch.linspace(0, 1, count, dtype=weight.dtype, device=weight.device)
+        return quantile_points(weight, count, self.config.bucket)
+
+    def stages(self) -> Sequence[Stage]:
+        """The points alone are trained."""
+        return (Stage(trains=lambda name: name.startswith("method.points.")),)
+
+    def quantized(self, network: nn.Module) -> dict[str, Tensor]:
+        """Each weight on its tensor's points, differentiable in them."""
+        found, parameters = {}, dict(network.named_parameters())
+        for name, points in zip(self.names, self.points):
+            weight = parameters[name].detach()
+            rows = bucketed(weight, self.config.bucket)
+            alpha, beta = extent(rows)
+            index = nearest((rows - beta) / alpha, points.detach())
+            found[name] = unbucketed(alpha * points[index] + beta, weight)
+        return found
+
+    def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
+        """The answers on the points, and of the full-precision network."""
+        with torch.no_grad():
+            self.full.eval()
+            taught = answer(self.full, batch.inputs)
+        return answer_with(student, self.quantized(student), batch.inputs), taught
+
+    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+        """``kd`` and ``label``."""
+        return {
+            "kd": losses.kd(student["logits"], teacher["logits"], self.config.tau, batch.weights),
+            "label": losses.cross_entropy(student["logits"], class_ids(batch.labels), batch.weights),
+        }
+
+    def weights(self) -> Mapping[str, float]:
+        """See :class:`Method`."""
+        return {"kd": self.config.kd, "label": self.config.ce}
+
+    @torch.no_grad()
+    def after_step(self, student: nn.Module) -> None:
+        """Sorts the points."""
+        for points in self.points:
+            points.copy_(points.sort().values)
+
+    @torch.no_grad()
+    def export(self, student: nn.Module) -> nn.Module:
+        """The student on its points."""
+        exported = super().export(student)
+        parameters = dict(exported.named_parameters())
+        for name, value in self.quantized(student).items():
+            parameters[name].copy_(value)
+        return exported
+
+    def packing(self, student: nn.Module) -> dict[str, Packed]:
+        """How :func:`pack` is to store the student: its full weights with these points."""
+        return {name: Packed(points.detach(), self.config.bucket) for name, points in zip(self.names, self.points)}
+
+
+def _gradient_norms(network: nn.Module, weights: Sequence[nn.Parameter], data: Data, size: int) -> list[float]:
+    """The 2-norm, per tensor, of the mean cross-entropy gradient of 5 batches."""
+    sums = [torch.zeros_like(weight) for weight in weights]
+    with torch.enable_grad():
+        for indices in torch.arange(min(len(data), 5 * size)).split(size):
+            batch = data.batch(indices, None)
+            loss = F.cross_entropy(answer(network, batch.inputs)["logits"], class_ids(batch.labels))
+            for total, gradient in zip(sums, torch.autograd.grad(loss, list(weights))):
+                total += gradient
+    return [total.norm().item() for total in sums]

@@ -1,0 +1,163 @@
+"""TinyViT's fast pretraining distillation (Wu et al., 2022, arXiv 2207.10666): the store of sparse teacher labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tutelage.distill import losses
+from tutelage.distill.cache import densify, sparsify
+from tutelage.distill.data import Batch, TensorData
+from tutelage.distill.lesson import Lesson, Settings
+from tutelage.distill.method import Method, Output, Terms, answer
+from tutelage.distill.teacher import Teacher
+from tutelage.distill.views import Views
+from tutelage.errors import InputError
+from tutelage.files import write_bytes, write_text
+from tutelage.registry import system
+from tutelage.systems._shared import SmallCNN, built, toy_images
+
+
+@system("tinyvit", kind="distillation")
+class TinyViT(Method):
+    """TinyViT: soft labels of a teacher that was asked once, of which only the K largest are kept, and no labels.
+
+    ``L = -sum_c q_c log softmax(z_s)_c`` with ``q_c = p_c`` for the K most probable classes of the teacher and
+    ``q_c = (1 - sum of the kept) / (C - K)`` for the others, not renormalised over the K. The labels of a view are
+    found by its sample and its augmentation seed, so that training replays the very images the teacher saw: build a
+    cache of the lesson with ``store="topK"`` (``tutelage cache build``), and train on it. On a live teacher the same
+    labels are made on the fly, so that both ways are one loss. Rounding to float16 may push the kept sum past 1: the
+    kept values are then divided by it (ours). Heads: ``logits`` [B, C].
+
+    Published: K = 100 of 21,841 classes, 90 epochs of ImageNet-22k (481 GiB; dense float16 would be 56 TB), AdamW at
+    2.5e-4 per 512 images, weight decay 0.01. :class:`Records` reads and writes the published file format. The network
+    of the paper is a backbone, not part of this method.
+    """
+
+    @dataclass(frozen=True)
+    class Config:
+        """``k``: classes kept; None: all, dense. A cached teacher was cut when its cache was built; ``k`` is then the
+        number it was built with, or None."""
+
+        k: int | None = 10
+
+        def __post_init__(self) -> None:
+            if self.k is not None and self.k < 1:
+                raise InputError(f"cannot keep {self.k} classes", where="k", remedy="1 or more, or None for all")
+
+    def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
+        """The student's logits; the teacher's ``labels`` [B, C]."""
+        assert teacher is not None
+        logits = teacher(batch)["logits"]
+        classes = logits.shape[1]
+        labels = (
+            logits.softmax(-1)
+            if self.config.k is None
+            else densify(*sparsify(logits, min(self.config.k, classes)), classes)
+        )
+        return answer(student, batch.inputs), {"logits": logits, "labels": labels}
+
+    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+        """``soft``: cross-entropy with the teacher's labels."""
+        return {"soft": soft_cross_entropy(student["logits"], teacher["labels"], batch.weights)}
+
+    @classmethod
+    def tiny(cls, seed: int) -> Lesson:
+        """A lesson of a second with seeded views, two of each image."""
+        student = built(lambda: SmallCNN(4, 4, 8), seed, "student")
+        teacher = built(lambda: SmallCNN(4, 8, 16), seed, "teacher")
+        images = toy_images(seed)
+        data = TensorData(images.inputs, images.labels, views=Views(crop=1, flip=0.5))
+        return Lesson(student, teacher, cls(k=2), data, Settings(steps=8, batch_size=16, seed=seed, views=2), "tinyvit")
+
+
+def soft_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
+    """``-sum_c q_c log softmax(z)_c``, mean over samples; logits and labels [B, C]."""
+    return losses.average(-(labels.detach() * F.log_softmax(logits, -1)).sum(-1), weights)
+
+
+# -- the published file format ---------------------------------------------------------------------------------------
+
+
+class Records:
+    """Sparse labels in the files that TinyViT's authors publish: ``rank<r>-keys.txt`` and ``rank<r>-values.bin``.
+
+    A folder ``logits_top<K>_epoch<E>`` holds an epoch; a record is the view's seed (int32), K class ids (int16) and K
+    probabilities (float16), falling, little-endian: 4 + 4 K bytes. Records are found by their key.
+
+    Raises:
+        InputError: no such folder, a file cut short, or a key that comes twice.
+    """
+
+    def __init__(self, folder: str | Path, k: int):
+        self.folder, self.k, self.size = Path(folder), k, 4 + 4 * k
+        self._places: dict[str, tuple[np.ndarray, int]] = {}
+        found = sorted(self.folder.glob("rank*-keys.txt"))
+        if not found:
+            raise InputError("no rank<r>-keys.txt", where=self.folder, remedy="give a folder logits_top<K>_epoch<E>")
+        for keys_file in found:
+            values_file = keys_file.with_name(keys_file.name.replace("-keys.txt", "-values.bin"))
+            keys = keys_file.read_text(encoding="utf-8").split("\n")[:-1]
+            if not values_file.exists() or values_file.stat().st_size != len(keys) * self.size:
+                raise InputError(
+                    f"not {len(keys)} records of {self.size} bytes",
+                    where=values_file,
+                    remedy=f"cut short, or K is not {k}",
+                )
+            rows = (
+                np.memmap(values_file, np.uint8, "r").reshape(-1, self.size)
+                if keys
+                else np.empty((0, self.size), np.uint8)
+            )
+            for number, key in enumerate(keys):
+                if key in self._places:
+                    raise InputError(f"the key {key!r} comes twice", where=f"{keys_file}:{number + 1}")
+                self._places[key] = (rows, number)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __getitem__(self, key: str) -> tuple[int, Tensor, Tensor]:
+        """(seed, class ids [K] int16, probabilities [K] float16) of ``key``; see :func:`densify`.
+
+        Raises:
+            InputError: no such key.
+        """
+        if key not in self._places:
+            raise InputError(f"no record of {key!r}", where=self.folder, remedy="was it written in this epoch?")
+        rows, number = self._places[key]
+        record = rows[number].tobytes()
+        ids = np.frombuffer(record, "<i2", self.k, 4).astype(np.int16)
+        values = np.frombuffer(record, "<f2", self.k, 4 + 2 * self.k).astype(np.float16)
+        return int(np.frombuffer(record, "<i4", 1)[0]), torch.from_numpy(ids), torch.from_numpy(values)
+
+    @staticmethod
+    def write(folder: str | Path, keys: Iterable[str], seeds: Tensor, logits: Tensor, k: int, rank: int = 0) -> Path:
+        """Write the records of views ``keys`` with ``seeds`` [N] and teacher ``logits`` [N, C]; returns the folder.
+
+        Raises:
+            InputError: 32,768 classes or more (int16 does not hold them), a key twice or with a line break, or a seed
+                of more than 31 bits.
+        """
+        names = list(keys)
+        if logits.shape[-1] > 2**15:
+            raise InputError(f"{logits.shape[-1]} classes do not fit int16", remedy="use the teacher cache: it widens")
+        if len(set(names)) != len(names) or any("\n" in name for name in names) or len(names) != len(logits):
+            raise InputError("keys must be unique, one line each, one a record", where="keys")
+        if bool((seeds < 0).any()) or bool((seeds >= 2**31).any()):
+            raise InputError("a view seed has 31 bits", where="seeds")
+        ids, values = sparsify(logits, k)
+        columns = (seeds.numpy().astype("<i4"), ids.numpy().astype("<i2"), values.numpy().astype("<f2"))
+        rows = np.concatenate([column.reshape(len(names), -1).view(np.uint8) for column in columns], 1)
+        write_bytes(Path(folder) / f"rank{rank}-values.bin", rows.tobytes())
+        write_text(Path(folder) / f"rank{rank}-keys.txt", "".join(f"{name}\n" for name in names))
+        return Path(folder)
