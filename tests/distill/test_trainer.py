@@ -5,11 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import random
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -382,53 +379,50 @@ def test_a_method_without_its_teacher_is_refused() -> None:
         Lesson(Net(), None, Distil(), samples())
 
 
-CHILD = """
-import sys
+KILLER = """
+import os, random, signal, sys, time
 sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from tutelage.distill.trainer import train
-from distill.test_trainer import rich
-made = rich(steps=400, checkpoint_every=3, log_every=2, eval_every=20)
-train(made, {folder!r}, lambda done, steps: print(done, flush=True))
+from distill.test_trainer import LONG, rich
+train(rich(steps=1))  # what is loaded on first use is loaded before the forks
+rng = random.Random({rounds})
+for _ in range({rounds}):
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        train(rich(**LONG), {folder!r}, lambda done, steps: os.write(writer, b"."))
+        os._exit(0)
+    os.close(writer)
+    os.read(reader, 1)  # it trains; now wait for a random number of steps, and a moment more
+    for _ in range(rng.randrange(4, 14)):
+        os.read(reader, 1)
+    time.sleep(rng.uniform(0, 0.004))
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL, "it ended before it was killed"
+    os.close(reader)
 """
-
-
-def killed(folder: Path, rng: random.Random) -> bool:
-    """Run the child until a random moment; whether it was killed before its end."""
-    tests = str(Path(__file__).parents[1])
-    code = CHILD.format(tests=tests, folder=str(folder))
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, env=environment, text=True)
-    assert child.stdout is not None
-    if not child.stdout.readline():
-        return child.wait() != 0
-    time.sleep(rng.uniform(0.0, 0.35))
-    child.send_signal(signal.SIGKILL)
-    child.communicate()
-    return child.returncode == -signal.SIGKILL
+LONG = {"steps": 600, "checkpoint_every": 3, "log_every": 2, "eval_every": 20}
 
 
 def kill_rounds(folder: Path, rounds: int) -> None:
-    rng = random.Random(rounds)
-    kills = sum(killed(folder, rng) for _ in range(rounds))
-    assert kills > 0
-    options = {"steps": 400, "checkpoint_every": 3, "log_every": 2, "eval_every": 20}
-    resumed, whole = train(rich(**options), folder), train(rich(**options))
+    """Training in a process of its own, killed ``rounds`` times at random moments, then carried to its end here."""
+    code = KILLER.format(tests=str(Path(__file__).parents[1]), folder=str(folder), rounds=rounds)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    calls: list[int] = []
+    resumed = train(rich(**LONG), folder, lambda done, steps: calls.append(done))
+    assert calls[0] > 3 * rounds, "the killed runs had got somewhere"
+    whole = train(rich(**LONG))
     assert bits(resumed.student) == bits(whole.student)
     assert plain(resumed.history) == plain(whole.history)
-    final = {p.name for p in folder.iterdir() if not p.name.startswith(".")}
-    assert final == {
-        "checkpoint-000000399.safetensors",
-        "checkpoint-000000400.safetensors",
-        "log.jsonl",
-        "run.json",
-        "student.safetensors",
-    }
+    final = {"checkpoint-000000597.safetensors", "checkpoint-000000600.safetensors", "log.jsonl", "run.json"}
+    assert {p.name for p in folder.iterdir()} == final | {"student.safetensors"}
 
 
 def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    kill_rounds(tmp_path, 2)
+    kill_rounds(tmp_path, 3)
 
 
 @pytest.mark.slow

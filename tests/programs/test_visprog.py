@@ -40,12 +40,13 @@ def test_a_program_of_every_usual_step() -> None:
     )
     assert [str(step) for step in program.steps] == [
         "BOX0=LOC(image=IMAGE,object='circle')",
-        "IMAGE0=CROP(image=IMAGE,box=BOX0)",
+        "IMAGE0=CROP(box=BOX0,image=IMAGE)",
         "ANSWER0=VQA(image=IMAGE0,question='What color is the circle?')",
         "ANSWER1=EVAL(expr=\"'yes' if {ANSWER0} == 'red' else 'no'\")",
         "FINAL_ANSWER=RESULT(var=ANSWER1)",
     ]
     assert [step.line for step in program.steps] == [1, 4, 5, 6, 7]
+    assert [name for name, _, _ in program.waves[1][0].arguments] == ["image", "box"]
 
 
 def test_a_run_yields_calls_and_takes_values() -> None:
@@ -136,6 +137,7 @@ def test_pairs() -> None:
         ("X=EVAL(expr='{ANSWER0} > 1')" + END, UndefinedVariable, "line 1", "ANSWER0"),
         ("X=LOC(IMAGE,'a')" + END, TypeFailure, "line 1", "by name"),
         ("X=LOC(image=IMAGE,objekt='a')" + END, TypeFailure, "line 1", "did you mean object"),
+        ("X=LOC(image=IMAGE,object='a',object=3)" + END, TypeFailure, "line 1", "given 2 times"),
         ("X=LOC(image=IMAGE)" + END, TypeFailure, "line 1", "not given object"),
         ("X=COUNT(box=IMAGE)" + END, TypeFailure, "line 1", "IMAGE is image"),
         ("X=COUNT(box='two')" + END, TypeFailure, "line 1", "'two' is text"),

@@ -137,6 +137,8 @@ def distill(
     chosen = list(range(settings.seed, settings.seed + seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen:
         raise InputError("no seed to run", where="seeds", remedy="at least 1")
+    if isinstance(student, nn.Module):
+        student = copy.deepcopy(student)  # before the teacher, which may be the same network, is frozen
     source = as_teacher(teacher)
     supply: Data = data if callable(getattr(data, "batch", None)) else from_dataset(data)
     if cache is not None:

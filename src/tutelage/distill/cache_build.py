@@ -8,7 +8,7 @@ import re
 import tempfile
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +38,12 @@ from tutelage.errors import InputError, StaleError
 
 @dataclass(frozen=True)
 class Plan:
-    """The first ``passes`` passes of training show every view; ``plain``: there is one a sample; ``mixed``: rows have
-    partners."""
+    """The first ``passes`` passes in ``order`` show every view; ``covers`` says which views these are: the one of each
+    sample, a cycle of views of each sample (whatever the order they are shown in), or those of one run alone."""
 
     order: Order
     passes: int
-    plain: bool
-    mixed: bool
+    covers: dict[str, Any]
 
     def batch(self, data: Data, number: int) -> Batch:
         """The batch of pass ``number``, as training will see it."""
@@ -52,14 +51,21 @@ class Plan:
 
 
 def plan(data: Data, order: Order, passes: int) -> Plan:
-    """What must be asked so that ``passes`` forward passes of training in ``order`` find every view."""
+    """What must be asked so that ``passes`` forward passes of training in ``order`` find every view.
+
+    Views that come again are all asked for, even if training is shorter than a cycle of them: other runs find them too.
+    """
     first = data.batch(*order.step(0))
     plain = first.partners is None and (first.seeds is None or not bool(first.seeds.any()))
-    mixed = first.partners is not None
-    epochs = 1 if plain else order.views
-    if not mixed and epochs:
-        passes = min(passes, -(-epochs * order.length // order.batch_size))
-    return Plan(order, passes, plain, mixed)
+    if plain or (first.partners is None and order.views):
+        cycle = 1 if plain else order.views
+        covers = {"views": cycle} | ({} if plain else {"view_seed": order.view_seed})
+        return Plan(order, -(-cycle * order.length // order.batch_size), covers)
+    return Plan(order, passes, {"passes": passes, **_facts(order)})
+
+
+def _facts(order: Order) -> dict[str, Any]:
+    return {name: getattr(order, name) for name in ("length", "batch_size", "seed", "views", "view_seed")}
 
 
 def build(
@@ -96,9 +102,14 @@ def build(
     facts = {"data": lesson.data.fingerprint, "teacher": lesson.teacher.fingerprint}
     _refuse_foreign(root, facts)
     todo = plan(lesson.data, lesson.order(), lesson.settings.steps * lesson.settings.accumulate)
-    head = facts | _head(lesson, todo, store, shard)
+    head = facts | _head(lesson, todo, store)
     _refuse_foreign(root, head)
-    files.write_json(root / "cache.json", head)
+    if (root / "cache.json").exists():
+        head = read_head(root)  # the order it was begun in; another may serve as well
+    else:
+        head |= {"order": _facts(todo.order), "passes": todo.passes, "shard": shard}
+        files.write_json(root / "cache.json", head)
+    todo, shard = Plan(Order(**head["order"]), head["passes"], head["covers"]), head["shard"]
     count = -(-todo.passes // shard)
     missing = [number for number in range(count) if not shard_path(root, number).exists()]
     tasks = [(root, head, lesson.teacher, lesson.data, todo, number) for number in missing]
@@ -110,7 +121,7 @@ def build(
     return Cache(root)
 
 
-def _head(lesson: Lesson, todo: Plan, store: Mapping[str, str] | str, shard: int) -> dict[str, Any]:
+def _head(lesson: Lesson, todo: Plan, store: Mapping[str, str] | str) -> dict[str, Any]:
     assert lesson.teacher is not None
     said = lesson.teacher(todo.batch(lesson.data, 0))
     named = dict.fromkeys(said, store) if isinstance(store, str) else dict(store)
@@ -123,10 +134,7 @@ def _head(lesson: Lesson, todo: Plan, store: Mapping[str, str] | str, shard: int
         "format": FORMAT,
         "version": VERSION,
         "heads": {name: {"store": how, "shape": list(said[name].shape[1:])} for name, how in named.items()},
-        "order": {"length": todo.order.length, "batch_size": todo.order.batch_size, "seed": todo.order.seed}
-        | {"view_seed": todo.order.view_seed, "views": todo.order.views},
-        "passes": todo.passes,
-        "shard": shard,
+        "covers": todo.covers,
     }
 
 
@@ -208,7 +216,7 @@ def verify(
     if lesson is None or lesson.teacher is None:
         return report
     stored, live = Cached(cache, lesson.teacher.live), lesson.teacher.live
-    order = lesson.order()
+    order = Order(**cache.head["order"])
     for number in np.linspace(0, cache.head["passes"] - 1, min(passes, cache.head["passes"])).astype(int).tolist():
         batch = lesson.data.batch(*order.step(number))
         ours, theirs = stored(batch), live(batch)
@@ -238,22 +246,26 @@ def break_even(lesson: Lesson, store: Mapping[str, str] | str = "fp32", rounds: 
     total = lesson.settings.steps * lesson.settings.accumulate
     todo = plan(lesson.data, lesson.order(), total)
     rounds = max(1, min(rounds, todo.passes))
-    trial = replace(lesson, settings=replace(lesson.settings, steps=rounds, accumulate=1))
     batches = [todo.batch(lesson.data, number) for number in range(rounds)]
+    facts = {"data": "", "teacher": "", "order": _facts(todo.order), "passes": rounds, "shard": rounds}
+    head = _head(lesson, todo, store) | facts
     teacher = _median([_timed(lesson.teacher, batch) for batch in batches])
     with tempfile.TemporaryDirectory() as folder:
+        files.write_json(Path(folder) / "cache.json", head)
         began = time.perf_counter()
-        cache = build(trial, folder, store, shard=rounds)
-        built = (time.perf_counter() - began) / (rounds + 1)  # one pass more learns the heads' shapes
+        build_shard(Path(folder), head, lesson.teacher, lesson.data, todo, 0)
+        built = (time.perf_counter() - began) / rounds
+        cache = Cache(folder)
         read = _median([_timed(cache.read, batch) for batch in batches])
         row = sum(column[0].nbytes for column in cache.shards[0].values())
-    views = 1 if todo.plain else todo.order.views
     rows = todo.passes * todo.order.batch_size
+    if "passes" not in todo.covers:
+        rows = min(rows, todo.covers["views"] * todo.order.length)
     saved = teacher - read
     return {
         "build_passes": todo.passes,
         "build_seconds": todo.passes * built,
-        "bytes": row * (min(rows, views * todo.order.length) if views and not todo.mixed else rows),
+        "bytes": row * rows,
         "teacher_ms": 1000 * teacher,
         "read_ms": 1000 * read,
         "training_passes": total,

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tutelage import registry
 from tutelage.distill.data import TensorData
 from tutelage.distill.export import load_weights
+from tutelage.distill.method import Method
 from tutelage.distill.recipe import DataPart, ModelPart
 from tutelage.distill.views import Views
 from tutelage.errors import InputError, MissingExtra
@@ -38,7 +39,7 @@ def _named(part: ModelPart) -> nn.Module:
     if not separator:
         entry = registry.find(part.model)
         made = _made(entry.target, part)
-        if not isinstance(made, nn.Module):
+        if not isinstance(made, nn.Module) or isinstance(made, Method):
             raise InputError(f"{part.model} is no network", where="model", remedy="name a backbone: tutelage systems")
         return made
     if source == "timm":

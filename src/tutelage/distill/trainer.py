@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage import files
-from tutelage.distill import schedule
+from tutelage.distill import guards, schedule
 from tutelage.distill.checkpoint import (
     Checkpoints,
     kept_records,
@@ -106,7 +105,7 @@ class Trainer:
                 first_look(lesson, example)
         self.parameters = dict(trainable(self.student, self.method))
         self._flat = list(self.parameters.values())
-        self._refuse_shared()
+        guards.refuse_shared(self.lesson, self.parameters)
         self.optimizer = make_optimizer(self.settings, self.student, self.method, self._flat)
         self._bases = [(group["lr"] * group.pop("lr_scale", 1.0)) for group in self.optimizer.param_groups]
         self.stages = schedule.boundaries(self.method.stages(), self.settings.steps)
@@ -252,24 +251,6 @@ class Trainer:
 
     # -- checks ------------------------------------------------------------------------------------------------------
 
-    def _refuse_shared(self) -> None:
-        own = {id(p): name for name, p in self.student.named_parameters()}
-        for name, parameter in self.method.named_parameters():
-            if id(parameter) in own:
-                raise InputError(
-                    f"the method owns the student's parameter {own[id(parameter)]} as {name}",
-                    where=type(self.method).__name__,
-                    remedy="hold the student beside the method, or keep a deep copy of it",
-                )
-        network = self.teacher.network if self.teacher is not None else None
-        for name, parameter in network.named_parameters() if network is not None else ():
-            if any(parameter is one for one in self.parameters.values()):
-                raise InputError(
-                    f"teacher and learner share the parameter {name}",
-                    where=self.lesson.name,
-                    remedy="give the teacher a deep copy of the network",
-                )
-
     def _see_gradients(self) -> None:
         without = [name for name, p in self.parameters.items() if p.requires_grad and p.grad is None]
         without = [name for name in without if not any(fnmatch(name, pattern) for pattern in self.method.idle)]
@@ -283,47 +264,9 @@ class Trainer:
         self.ungraded = tuple(without)
 
     def _refuse_nan(self, means: Mapping[str, float]) -> None:
-        weights = self.method.weights()
-        bad = [name for name, value in means.items() if not math.isfinite(value) and weights.get(name, 1.0)]
-        if not bad:
-            return
+        passes = range(self._since * self.settings.accumulate, self.step * self.settings.accumulate)
         latest = Checkpoints(self.folder).latest if self.folder is not None else None
-        raise TrainingError(
-            f"the term {' and '.join(repr(name) for name in bad)} is not finite between steps {self._since} and "
-            f"{self.step}{self._teacher_to_blame()}",
-            where=self.lesson.name,
-            remedy=(f"the last good checkpoint is {latest}; " if latest else "")
-            + "lower the learning rate, set clip, or check the inputs of that term",
-        )
-
-    def _teacher_to_blame(self) -> str:
-        """Look whether the teacher itself said something that is not finite in the steps since the last look."""
-        if self.teacher is None:
-            return ""
-        for number in range(self._since * self.settings.accumulate, self.step * self.settings.accumulate):
-            try:
-                said = self.teacher(self.batch(number))
-            except Exception:  # the method feeds this teacher otherwise; there is nothing to add to the message
-                return ""
-            for name, value in said.items():
-                if value.is_floating_point() and not bool(value.isfinite().all()):
-                    return (
-                        f" (the teacher's output {name!r} is not finite in step {number // self.settings.accumulate})"
-                    )
-        return ""
-
-    def _refuse_bad_weights(self) -> None:
-        parameters = list(self.parameters.items())
-        if not parameters:
-            return
-        norms = torch.stack([p.detach().float().norm() for _, p in parameters])
-        if not bool(norms.isfinite().all()):
-            name = parameters[int((~norms.isfinite()).nonzero()[0, 0])][0]
-            raise TrainingError(
-                f"the parameter {name} is not finite after step {self.step}",
-                where=self.lesson.name,
-                remedy="lower the learning rate or set clip",
-            )
+        guards.refuse_nan(self.lesson, means, passes, self.batch, latest)
 
     # -- log, checkpoints, end ---------------------------------------------------------------------------------------
 
@@ -376,7 +319,7 @@ class Trainer:
         """Write the whole state; refuses to keep weights that are not finite."""
         assert self.folder is not None
         self._refuse_nan({name: value.item() for name, value in self._sums.items()})
-        self._refuse_bad_weights()
+        guards.refuse_bad_weights(self.lesson.name, self.step, self.parameters)
         tensors = {f"student.{k}": v for k, v in self.student.state_dict().items()}
         tensors |= {f"method.{k}": v for k, v in self.method.state_dict().items()}
         tensors |= {f"teacher.{k}": v for k, v in (self.teacher.state() if self.teacher else {}).items()}
@@ -415,7 +358,7 @@ class Trainer:
     def _finish(self) -> Result:
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
-        self._refuse_bad_weights()
+        guards.refuse_bad_weights(self.lesson.name, self.step, self.parameters)
         if not self.history and self.lesson.evaluate is not None:
             self._log(evaluate=True)
         student = self.method.export(self.student).eval()

@@ -130,8 +130,9 @@ class Module(Protocol):
         ...
 
 
-Steps = Generator[Call, Value, Value]
-"""A running program: it yields its next call, is sent the value, and returns its answer."""
+Steps = Generator[Call | list[Call], Value, Value]
+"""A running program: it yields its next call, or several that do not need one another, is sent the value (or a list of
+values), and returns its answer."""
 
 
 class Program(Protocol):

@@ -12,11 +12,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage import files
+from tutelage.programs.interpreter.library import viper_library
 from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.patches import Found, Request, Video, View
 from tutelage.programs.interpreter.run import OPTIONAL, compile_program
 from tutelage.programs.isolation import Sandbox, shared_sandbox
-from tutelage.programs.language import Call, RuntimeFailure, Signature, Steps, TypeFailure, UndefinedVariable, Value
+from tutelage.programs.language import (
+    Call,
+    ProgramFailure,
+    RuntimeFailure,
+    Signature,
+    Steps,
+    TypeFailure,
+    UndefinedVariable,
+    Value,
+)
 from tutelage.programs.values import Box, Image, Object
 
 Begin = Callable[[Mapping[str, Any]], Generator[Request, Any, Any]]
@@ -139,6 +149,66 @@ class _Images:
         raise TypeFailure(f"a module answered with {kind.__name__}, which no program can hold")
 
 
+class Parser:
+    """Reads programs, each text once: the same text again is the same program.
+
+    ``signatures`` are those of the modules that programs may call, by name. ``isolate`` True, the default, runs
+    programs in this process's shared sandbox; a :class:`Sandbox` in that one; False in this process, which is for texts
+    that somebody vouches for. ``limits`` are the sandbox's own where one is given. At most ``keep`` texts are
+    remembered.
+    """
+
+    def __init__(
+        self,
+        signatures: Mapping[str, Signature],
+        *,
+        isolate: bool | Sandbox = True,
+        limits: Limits | None = None,
+        keep: int = 50_000,
+    ):
+        self.signatures, self._keep = dict(signatures), keep
+        self._limits = limits or Limits()
+        self._library = viper_library(self.signatures)
+        self._sandbox: Sandbox | None = None
+        if isolate is not False:
+            self._sandbox = isolate if isinstance(isolate, Sandbox) else shared_sandbox(self._limits)
+        self._known: dict[str, ViperProgram | ProgramFailure] = {}
+
+    def try_parse(self, text: str, inputs: tuple[str, ...] | None = None) -> ViperProgram | ProgramFailure:
+        """The program, or the typed failure that :func:`parse` would raise.
+
+        Where ``inputs`` are named, a program that reads others fails.
+        """
+        found = self._known.get(text)
+        if found is None:
+            try:
+                found = self._read(text)
+            except ProgramFailure as failure:
+                found = failure
+            while len(self._known) >= self._keep:
+                del self._known[next(iter(self._known))]
+            self._known[text] = found
+        if inputs is not None and isinstance(found, ViperProgram) and not set(found.inputs) <= set(inputs):
+            return UndefinedVariable(f"the program reads {', '.join(found.inputs)}", remedy=f"it is given {inputs}")
+        return found
+
+    def parse(self, text: str, inputs: tuple[str, ...] | None = None) -> ViperProgram:
+        """The program; raises as :func:`parse` does."""
+        found = self.try_parse(text, inputs)
+        if isinstance(found, ProgramFailure):
+            raise found.with_traceback(None)
+        return found
+
+    def _read(self, text: str) -> ViperProgram:
+        name = files.fingerprint("viper", text.encode(errors="surrogatepass"))
+        sandbox, signatures = self._sandbox, self.signatures
+        if sandbox is None:
+            program = compile_program(text, self._library, self._limits)
+            return ViperProgram(text, name, program.inputs, program.args, program.run)
+        inputs, args = sandbox.check(text, signatures)
+        return ViperProgram(text, name, inputs, args, lambda given: sandbox.run(text, signatures, given))
+
+
 def parse(
     text: str,
     signatures: Mapping[str, Signature],
@@ -146,10 +216,7 @@ def parse(
     isolate: bool | Sandbox = True,
     limits: Limits | None = None,
 ) -> ViperProgram:
-    """A checked program from its text.
-
-    ``isolate`` True, the default, runs it in this process's shared sandbox; a :class:`Sandbox` in that one; False in
-    this process, which is for texts that somebody vouches for. ``limits`` are the sandbox's own where one is given.
+    """A checked program from its text; ``isolate`` and ``limits`` as in :class:`Parser`.
 
     Raises:
         ParseFailure: not Python, or no ``execute_command``.
@@ -159,10 +226,4 @@ def parse(
         TypeFailure: a call with wrong arguments.
         LimitExceeded: the text is too long or too deeply nested.
     """
-    name = files.fingerprint("viper", text.encode(errors="surrogatepass"))
-    if isolate is False:
-        program = compile_program(text, signatures, limits or Limits())
-        return ViperProgram(text, name, program.inputs, program.args, program.run)
-    sandbox = isolate if isinstance(isolate, Sandbox) else shared_sandbox(limits or Limits())
-    inputs, args = sandbox.check(text, signatures)
-    return ViperProgram(text, name, inputs, args, lambda given: sandbox.run(text, signatures, given))
+    return Parser(signatures, isolate=isolate, limits=limits).parse(text)

@@ -59,6 +59,14 @@ class Step(NamedTuple):
         return f"{self.target}={self.module}({','.join(shown)})"
 
 
+class Variable(NamedTuple):
+    """What is known of a variable before the run: its value's place, its type, the first wave that may read it."""
+
+    place: int
+    type: str
+    wave: int
+
+
 Lines = dict[str, tuple[Step, ...]]
 """What single lines mean, line numbers aside."""
 
@@ -162,9 +170,10 @@ def parse(
         UnknownModule, UndefinedVariable, TypeFailure: found by the check, before anything runs.
         LimitExceeded: more than 20,000 characters, or nested too deeply.
     """
-    steps = check(read(text, lines), signatures, inputs)
+    steps = read(text, lines)
+    waves = check(steps, signatures, inputs)
     name = hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=8).hexdigest()
-    return VisProgProgram(text, name, inputs, steps, _plan(steps, inputs))
+    return VisProgProgram(text, name, inputs, steps, waves)
 
 
 def read(text: str, lines: Lines | None = None) -> tuple[Step, ...]:
@@ -215,51 +224,93 @@ def _read_whole(text: str) -> tuple[Step, ...]:
     return tuple([_step(statement) for statement in tree.body])
 
 
-def check(steps: tuple[Step, ...], signatures: Mapping[str, Signature], inputs: tuple[str, ...]) -> tuple[Step, ...]:
-    """``steps`` with their arguments in the order of their signatures, checked against them and one another.
+def check(
+    steps: tuple[Step, ...], signatures: Mapping[str, Signature], inputs: tuple[str, ...]
+) -> tuple[tuple[Planned, ...], ...]:
+    """The plan of ``steps``, checked against ``signatures`` and one another: each as early as what it reads is there.
 
     Raises:
         UnknownModule, UndefinedVariable, TypeFailure: naming the line.
     """
-    types = dict.fromkeys(inputs, "image")
-    checked = []
-    for step in steps:
-        where = f"line {step.line}"
-        signature = signatures.get(step.module)
-        if signature is None:
-            remedy = did_you_mean(step.module, list(signatures))
-            raise UnknownModule(f"unknown module {step.module!r}", where=where, remedy=remedy)
-        arguments = _arguments(step, signature, types, where)
-        if step.module == "EVAL":
-            _check_expression(arguments, types, where)
-        checked.append(Step(step.target, step.module, arguments, step.line))
-        returns = signature.returns
-        if step.module == "RESULT" and arguments[0].variable:
-            returns = types[arguments[0].value]
-        types[step.target] = returns
-    return tuple(checked)
-
-
-def _plan(steps: tuple[Step, ...], inputs: tuple[str, ...]) -> tuple[tuple[Planned, ...], ...]:
-    """The steps in waves: each as early as the variables it reads are there."""
-    places = {name: place for place, name in enumerate(inputs)}
-    depth = dict.fromkeys(range(len(inputs)), 0)
+    variables = {name: Variable(place, "image", 0) for place, name in enumerate(inputs)}
     waves: list[list[Planned]] = []
     for number, step in enumerate(steps):
+        signature = signatures.get(step.module)
+        if signature is None:
+            raise _unknown_module(step, signatures)
+        wanted, returns, wave, given = signature.args, signature.returns, 0, dict[str, tuple[str, int | None, Value]]()
+        for name, variable, value in step.arguments:
+            if name not in wanted or name in given:
+                raise _unknown_argument(step, name, signature)
+            if variable:
+                if value not in variables:
+                    raise _undefined(step, value, variables)
+                place, found, depth = variables[value]
+                wave = max(wave, depth)
+                given[name] = (name, place, None)
+                if step.module == "RESULT":
+                    returns = found
+            else:
+                found = _type_of(value)
+                given[name] = (name, None, value)
+            if found != wanted[name] and "any" not in (found, wanted[name]):
+                if value is not None or name not in signature.optional:
+                    raise _wrong_type(step, name, found, wanted[name])
+        if len(given) < len(wanted):
+            _check_missing(step, given, signature)
         reads = None
         if step.module == "EVAL":
-            reads = tuple([(name, places[name]) for name in step.arguments[0].value.names])
-        arguments = [
-            (name, places[value] if var else None, None if var else value) for name, var, value in step.arguments
-        ]
-        needed = [place for _, place, _ in arguments if place is not None] + [place for _, place in reads or ()]
-        wave = max((depth[place] for place in needed), default=0)
+            reads = _reads(step, variables)
+            wave = max([wave, *[variables[name].wave for name, _ in reads]])
         if wave == len(waves):
             waves.append([])
-        waves[wave].append(Planned(number, step.module, tuple(arguments), reads))
-        places[step.target] = len(inputs) + number
-        depth[len(inputs) + number] = wave + 1
+        arguments = tuple([given[name] for name in wanted if name in given])
+        waves[wave].append(Planned(number, step.module, arguments, reads))
+        variables[step.target] = Variable(len(inputs) + number, returns, wave + 1)
     return tuple([tuple(wave) for wave in waves])
+
+
+def _unknown_module(step: Step, signatures: Mapping[str, Signature]) -> ProgramFailure:
+    remedy = did_you_mean(step.module, list(signatures))
+    return UnknownModule(f"unknown module {step.module!r}", where=f"line {step.line}", remedy=remedy)
+
+
+def _unknown_argument(step: Step, name: str, signature: Signature) -> ProgramFailure:
+    where, given = f"line {step.line}", [argument.name for argument in step.arguments]
+    if name in signature.args:
+        return TypeFailure(f"{name!r} is given {given.count(name)} times", where=where, remedy="give it once")
+    remedy = did_you_mean(name, list(signature.args))
+    return TypeFailure(f"{step.module} has no argument {name!r}", where=where, remedy=remedy)
+
+
+def _undefined(step: Step, name: str, variables: Mapping[str, Variable]) -> ProgramFailure:
+    remedy = did_you_mean(name, list(variables))
+    return UndefinedVariable(f"{name!r} is not set", where=f"line {step.line}", remedy=remedy)
+
+
+def _wrong_type(step: Step, name: str, found: str, wanted: str) -> ProgramFailure:
+    (shown,) = [value if variable else _quote(value) for given, variable, value in step.arguments if given == name]
+    return TypeFailure(f"{step.module} takes {wanted} as {name!r}, {shown} is {found}", where=f"line {step.line}")
+
+
+def _check_missing(step: Step, given: Mapping[str, Any], signature: Signature) -> None:
+    missing = [name for name in signature.args if name not in given and name not in signature.optional]
+    if missing:
+        message, remedy = f"{step.module} is not given {' and '.join(missing)}", f"add {missing[0]}=..."
+        raise TypeFailure(message, where=f"line {step.line}", remedy=remedy)
+
+
+def _reads(step: Step, variables: Mapping[str, Variable]) -> tuple[tuple[str, int], ...]:
+    """The variables that an EVAL reads, and where their values are."""
+    where, expression = f"line {step.line}", step.arguments[0].value
+    if len(step.arguments) > 1:
+        raise TypeFailure(f"EVAL has no argument {step.arguments[1].name!r}", where=where, remedy="give expr= alone")
+    if not isinstance(expression, Expression):
+        raise TypeFailure("EVAL takes its expression as a text", where=where, remedy="write expr=\"{X} == 'red'\"")
+    for name in expression.names:
+        if name not in variables:
+            raise _undefined(step, name, variables)
+    return tuple([(name, variables[name].place) for name in expression.names])
 
 
 def _tree(text: str) -> ast.Module:
@@ -317,26 +368,6 @@ def _literal(node: ast.expr) -> Value:
     raise ValueError
 
 
-def _arguments(step: Step, signature: Signature, types: Mapping[str, str], where: str) -> tuple[Argument, ...]:
-    given = {argument.name: argument for argument in step.arguments}
-    for name in given:
-        if name not in signature.args:
-            remedy = did_you_mean(name, list(signature.args))
-            raise TypeFailure(f"{step.module} has no argument {name!r}", where=where, remedy=remedy)
-    missing = [name for name in signature.args if name not in given and name not in signature.optional]
-    if missing:
-        lacking = " and ".join(missing)
-        raise TypeFailure(f"{step.module} is not given {lacking}", where=where, remedy=f"add {missing[0]}=...")
-    for name, variable, value in given.values():
-        if variable and value not in types:
-            raise UndefinedVariable(f"{value!r} is not set", where=where, remedy=did_you_mean(value, list(types)))
-        found, wanted = types[value] if variable else _type_of(value), signature.args[name]
-        if not (found == wanted or "any" in (found, wanted) or (value is None and name in signature.optional)):
-            shown = value if variable else _quote(value)
-            raise TypeFailure(f"{step.module} takes {wanted} as {name!r}, {shown} is {found}", where=where)
-    return tuple([given[name] for name in signature.args if name in given])
-
-
 def _expression(argument: Argument, where: str) -> Argument:
     if argument.name != "expr" or not isinstance(argument.value, str) or argument.variable:
         return argument
@@ -344,16 +375,6 @@ def _expression(argument: Argument, where: str) -> Argument:
         return Argument("expr", False, Expression(argument.value))
     except ProgramFailure as failure:
         raise type(failure)(failure.message, where=where, remedy=failure.remedy) from None
-
-
-def _check_expression(arguments: tuple[Argument, ...], types: Mapping[str, str], where: str) -> None:
-    if len(arguments) > 1:
-        raise TypeFailure(f"EVAL has no argument {arguments[1].name!r}", where=where, remedy="give expr= alone")
-    if arguments[0].variable:
-        raise TypeFailure("EVAL takes its expression as a text", where=where, remedy="write expr=\"{X} == 'red'\"")
-    for name in arguments[0].value.names:
-        if name not in types:
-            raise UndefinedVariable(f"{name!r} is not set", where=where, remedy=did_you_mean(name, list(types)))
 
 
 def _type_of(value: Any) -> str:

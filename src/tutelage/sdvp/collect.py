@@ -12,6 +12,7 @@ from tutelage.programs.scheduler import KEEP, Job, Substitute
 from tutelage.programs.trace import StepRecord
 from tutelage.sdvp.adapt import StepTeacher
 from tutelage.sdvp.questions import Question, solve
+from tutelage.sdvp.rivals import Routed
 
 Records = dict[str, list[StepRecord]]
 """Step records by module, never by call position: branches and loops change the order."""
@@ -30,10 +31,9 @@ def collect(
     On-policy by default: later steps see what the modules themselves answered. With ``forced`` teachers their labels
     stand in, where they cover the call (teacher forcing).
     """
-    substitute = teacher_forcing(forced) if forced else None
     records: Records = {name: [] for name, module in modules.items() if isinstance(module, VisualModule)}
     seen: set[str] = set()
-    for trace in solve(questions, modules, dsl, substitute=substitute, stage=stage):
+    for trace in solve(questions, teacher_forcing(modules, forced) if forced else modules, dsl, stage=stage):
         for record in trace.steps:
             if record.module in records and record.error is None:
                 name = record.input_hash
@@ -43,15 +43,10 @@ def collect(
     return records
 
 
-def teacher_forcing(teachers: Mapping[str, StepTeacher]) -> Substitute:
-    """A substitute that lets each module's teacher answer the calls it covers."""
-
-    def substitute(job: Job, call: Call, number: int) -> Value:
-        teacher = teachers.get(call.module)
-        label = teacher.label([call])[0] if teacher is not None else None
-        return KEEP if label is None else label.hard
-
-    return substitute
+def teacher_forcing(modules: Mapping[str, Module], teachers: Mapping[str, StepTeacher]) -> dict[str, Module]:
+    """The modules, with each teacher's label in place of the module's answer wherever it covers the call."""
+    forced = {name: Routed(modules[name], teacher, gate=0.0) for name, teacher in teachers.items()}
+    return {**modules, **forced}
 
 
 def gold_forcing(questions: Sequence[Question], dsl: str) -> Substitute:

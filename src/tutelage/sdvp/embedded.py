@@ -6,9 +6,7 @@ Trained by the project on first use and kept by a hash of everything that shaped
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
-
+from dataclasses import dataclass, replace
 import numpy as np
 
 from tutelage import files
@@ -22,6 +20,7 @@ from tutelage.programs.language import Call
 from tutelage.programs.values import Box, Image
 from tutelage.sdvp.lesson import Stepwise, lesson
 from tutelage.seeds import derive, numpy_rng
+from tutelage.tasks import easy_vqa
 from tutelage.tasks.world import scene as world
 from tutelage.tasks.world.render import render
 
@@ -167,8 +166,13 @@ def school(module: VisualModule, examples: Examples, study: Study, seed: int, na
 Maker = Callable[[Sequence[tuple[world.Scene, Image]], np.random.Generator], Examples]
 
 
-def trained(module: VisualModule, make: Maker, study: Study, seed: int, store: files.Store | None = None) -> VisualModule:
-    """``module`` after its study, from the store where it has been trained before."""
+def trained(
+    module: VisualModule, make: Maker, study: Study, seed: int, store: files.Store | None = None, quick: bool = False
+) -> VisualModule:
+    """``module`` after its study, from the store where it has been trained before; ``quick`` cuts the study to nothing
+    but its plumbing."""
+    if quick:
+        study = replace(study, scenes=min(study.scenes, 20), steps=5)
     key = files.fingerprint("embedded", 1, type(module).__name__, module.version, study, seed, world.DOMAINS[study.domain])
     if store is not None and store.path(key).exists():
         return module.load_weights(store.path(key))
@@ -177,16 +181,6 @@ def trained(module: VisualModule, make: Maker, study: Study, seed: int, store: f
     if store is not None:
         taught.save(store.path(key))
     return taught
-
-
-def generalists(seed: int, store: files.Store | None = None, width: int = 16) -> dict[str, VisualModule]:
-    """LOC, VQA and VERIFY, trained broadly on domain A."""
-    recipes: dict[str, tuple[VisualModule, Any, Study]] = {
-        "LOC": (Loc.build(LocConfig(world.SHAPES, width), seed), loc_examples, Study("A", 5000, 1000)),
-        "VQA": (Vqa.build(AskConfig(VOCABULARY, width), seed), vqa_examples, Study("A", 5000, 1200)),
-        "VERIFY": (Verify.build(AskConfig(VOCABULARY, width), seed), verify_examples, Study("A", 4000, 800)),
-    }
-    return {name: trained(module, make, study, seed, store) for name, (module, make, study) in recipes.items()}
 
 
 def color_examples(found: Sequence[tuple[world.Scene, Image]], rng: np.random.Generator) -> Examples:
@@ -200,16 +194,56 @@ def color_examples(found: Sequence[tuple[world.Scene, Image]], rng: np.random.Ge
     return calls, labels
 
 
-COLOR_VOCABULARY = Vocabulary((("color", world.COLORS),), ("object", *world.SHAPES))
+EASY_COLORS, EASY_SHAPES = easy_vqa.COLORS, easy_vqa.SHAPES
+COLORS_ONLY = Vocabulary((("color", world.COLORS),), ("object", *world.SHAPES))
+EASY_ONLY = Vocabulary((("color", EASY_COLORS), ("shape", EASY_SHAPES)), ("object",))
 
 
-def color_specialist(domain: str, seed: int, store: files.Store | None = None, width: int = 8) -> VisualModule:
-    """A small VQA network that knows the colours of one domain."""
-    blank = Vqa.build(AskConfig(COLOR_VOCABULARY, width), derive(seed, "color", domain) % 2**31)
-    return trained(blank, color_examples, Study(domain, 2500, 500), seed, store)
+def easy_examples(samples: Sequence[easy_vqa.EasyVqaSample]) -> Examples:
+    """easy-VQA's own questions after colour and shape, with their published answers."""
+    images: dict[int, Image] = {}
+    calls, labels = [], []
+    for sample in samples:
+        if sample.qtype in ("color", "shape"):
+            image = images.setdefault(sample.image_id, Image.from_array(sample.image, f"easy/{sample.image_id}"))
+            calls.append(Call("VQA", {"image": image, "question": f"What {sample.qtype} is the shape?"}))
+            labels.append(Label(sample.answer))
+    return calls, labels
 
 
-def loc_specialist(domain: str, seed: int, store: files.Store | None = None, width: int = 8) -> VisualModule:
-    """A small LOC network that knows one domain."""
-    blank = Loc.build(LocConfig(world.SHAPES, width), derive(seed, "loc", domain) % 2**31)
-    return trained(blank, loc_examples, Study(domain, 3000, 800), seed, store)
+def generalists(seed: int, store: files.Store | None = None, quick: bool = False) -> dict[str, VisualModule]:
+    """LOC, VQA and VERIFY, trained broadly on domain A; ``quick`` ones are for smoke tests and know nothing."""
+    blanks: dict[str, tuple[VisualModule, Maker, Study]] = {
+        "LOC": (Loc.build(LocConfig(world.SHAPES), seed), loc_examples, Study("A", 5000, 1000)),
+        "VQA": (Vqa.build(AskConfig(VOCABULARY), seed), vqa_examples, Study("A", 5000, 1200)),
+        "VERIFY": (Verify.build(AskConfig(VOCABULARY), seed), verify_examples, Study("A", 4000, 800)),
+    }
+    return {name: trained(*blank, seed, store, quick) for name, blank in blanks.items()}
+
+
+def specialists(seed: int, store: files.Store | None = None, quick: bool = False) -> dict[str, VisualModule]:
+    """Networks of half the size, each with one skill: domain B's colours, domain B's shapes and places, easy-VQA."""
+    color = Vqa.build(AskConfig(COLORS_ONLY, 8), derive(seed, "color") % 2**31)
+    loc = Loc.build(LocConfig(world.SHAPES, 8), derive(seed, "loc") % 2**31)
+    easy = Vqa.build(AskConfig(EASY_ONLY, 8), derive(seed, "easy") % 2**31)
+    dealt = deal(easy_vqa.load("train"), "teacher", seed)
+    return {
+        "color": trained(color, color_examples, Study("B", 2500, 500), seed, store, quick),
+        "loc": trained(loc, loc_examples, Study("B", 4000, 1200), seed, store, quick),
+        "easy": trained(easy, lambda _, rng: easy_examples(dealt), Study("A", 0, 800), seed, store, quick),
+    }
+
+
+DEAL = (("teacher", 0.55), ("select", 0.1), ("collect", 0.35))
+"""easy-VQA's train images are dealt to these splits; its test images are only reported on."""
+
+
+def deal(samples: Sequence[easy_vqa.EasyVqaSample], split: str, seed: int) -> list[easy_vqa.EasyVqaSample]:
+    """The samples of one split of easy-VQA's train part; splits share no image."""
+    ids = sorted({sample.image_id for sample in samples})
+    order = numpy_rng(seed, "easy-vqa", "deal").permutation(len(ids))
+    shares = dict(DEAL)
+    names = list(shares)
+    low = sum(shares[name] for name in names[: names.index(split)])
+    mine = {ids[i] for i in order[round(low * len(ids)) : round((low + shares[split]) * len(ids))]}
+    return [sample for sample in samples if sample.image_id in mine]

@@ -94,7 +94,7 @@ def keep(
     agree: dict[str, bool] = {}
     if filters.final:
         known = [question for question in questions if question.answer is not None]
-        for question, trace in zip(known, solve(known, modules, dsl, substitute=teacher_forcing(teachers)), strict=True):
+        for question, trace in zip(known, solve(known, teacher_forcing(modules, teachers), dsl), strict=True):
             agree[question.id] = correct(question, trace.answer) > 0
     votes = vote_agreement(questions, modules, dsl) if filters.votes > 0 else {}
     kept = []

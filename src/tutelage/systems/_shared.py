@@ -133,7 +133,9 @@ class Stage(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """The stage's map."""
         size = tuple(-(-side // self.stride) for side in x.shape[2:])
-        return self.norm(self.blocks(self.embed(x))).transpose(1, 2).unflatten(2, size)
+        tokens = self.norm(self.blocks(self.embed(x))).transpose(1, 2)
+        # laid out as a stored map is, so that a cached teacher gives the same sums
+        return tokens.clone(memory_format=torch.contiguous_format).unflatten(2, size)
 
 
 class HierarchicalTransformer(nn.Module):

@@ -49,6 +49,16 @@ def channel_divergence(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Te
 # -- modules of the method, dropped at export ------------------------------------------------------------------------
 
 
+class Norm(nn.BatchNorm2d):
+    """Batch norm that takes its running statistics where a channel has a single value, which has none (ours)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The normed map."""
+        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+        return super().forward(x)
+
+
 class Fusion(nn.Module):
     """One stage of cross selective fusion: the student's map, fused with the deeper stage's, as the teacher's.
 
@@ -58,25 +68,20 @@ class Fusion(nn.Module):
 
     def __init__(self, inner: int, outer: int, middle: int, fuses: bool):
         super().__init__()
-        self.entry = nn.Sequential(nn.Conv2d(inner, middle, 1, bias=False), nn.BatchNorm2d(middle))
-        self.exit = nn.Sequential(nn.Conv2d(middle, outer, 3, padding=1, bias=False), nn.BatchNorm2d(outer))
+        self.entry = nn.Sequential(nn.Conv2d(inner, middle, 1, bias=False), Norm(middle))
+        self.exit = nn.Sequential(nn.Conv2d(middle, outer, 3, padding=1, bias=False), Norm(outer))
         for part in (self.entry[0], self.exit[0]):
             nn.init.kaiming_uniform_(part.weight, a=1)
         self.squeeze: nn.Module | None = None
         if fuses:
             narrow = max(middle // 16, 32)
-            self.squeeze, self.squeeze_norm = nn.Conv2d(middle, narrow, 1, bias=False), nn.BatchNorm2d(narrow)
+            self.squeeze, self.squeeze_norm = nn.Conv2d(middle, narrow, 1, bias=False), Norm(narrow)
             self.branches = nn.ModuleList(nn.Conv2d(narrow, middle, 1) for _ in range(2))
 
     def gate(self, x: Tensor, y: Tensor) -> Tensor:
         """The weights of x and y: [2, B, middle, 1, 1], summing to 1 over the first dimension."""
         assert self.squeeze is not None
-        z = self.squeeze((x + y).mean((2, 3), keepdim=True))
-        norm = self.squeeze_norm
-        if norm.training and len(z) == 1:  # one value a channel has no statistics: the running ones (ours)
-            z = F.batch_norm(z, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=norm.eps)
-        else:
-            z = norm(z)
+        z = self.squeeze_norm(self.squeeze((x + y).mean((2, 3), keepdim=True)))
         return torch.stack([branch(z.relu()) for branch in self.branches]).softmax(0)
 
     def forward(self, features: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,10 @@ from tutelage.programs.interpreter.expressions import Expressions, flatten, take
 from tutelage.programs.interpreter.functions import invoke, invoke_pure
 from tutelage.programs.interpreter.meter import Meter
 from tutelage.programs.interpreter.pieces import (
+    NOTHING,
     Code,
     constant,
     read,
-    weight_of,
 )
 from tutelage.programs.interpreter.scope import Scope, target_names
 from tutelage.programs.interpreter.values import (
@@ -53,13 +53,13 @@ class Calls(Expressions):
         first = self.operands([self.expression(loops[0].iter)], lambda meter, value: [iterate(meter, value)])
         if any(isinstance(part, ast.Lambda) for part in ast.walk(node)):
             code = FunctionCode("comprehension", ("members",), expression=True)
-            around = self.scope
-            self.scope = Scope(around, ["members", *target_names(loop.target for loop in loops)])
+            around, sure = self.scope, self.sure
+            self.scope, self.sure = Scope(around, ["members", *target_names(loop.target for loop in loops)]), set()
             try:
-                code.run, code.yields = self.collect(read(3), elements, loops, start, take)
+                code.run, code.yields, *_ = self.collect(read(3), elements, loops, start, take)
                 code.blank = (UNSET,) * (self.scope.size - 4)
             finally:
-                self.scope = around
+                self.scope, self.sure = around, sure
             run = invoke if code.yields else invoke_pure
             call = lambda meter, frame, members: run(meter, Function(code, frame, ()), (members,), {})  # noqa: E731
             return self.operands([Code(lambda frame: frame), first], call, code.yields)
@@ -79,19 +79,32 @@ class Calls(Expressions):
     ) -> Code:
         """The loops of a comprehension, over ``first``: the iterator of the outermost, in a box."""
         result = self.scope.slot()
-        sources = [self.operands([first], lambda meter, box: box[0])]
-        sources += [self.operands([self.expression(loop.iter)], iterate) for loop in loops[1:]]
-        takes = []
-        for loop in loops:
-            slot = self.scope.slot()
-            tests = [self.expression(test) for test in loop.ifs]
-            takes.append((slot, self.unpack(loop.target, read(slot)), tests))
-        code = self.operands([read(result), *[self.expression(element) for element in elements]], take)
-        weight = sum(map(weight_of, elements))
-        for source, (slot, store, tests) in zip(reversed(sources), reversed(takes)):
-            code = self._level(source, slot, store, self._all(tests), code, weight)
+        levels = []
+        for at, loop in enumerate(loops):
+            inner = self.operands([self.expression(loop.iter)], iterate) if at else None
+            source = inner or self.operands([first], lambda meter, box: box[0])
+            slot, store = self.loop_target(loop.target)
+            with self.weighed() as weight:
+                tests = [self.expression(test) for test in loop.ifs]
+                levels.append((source, slot, store, tests, weight()))
+        with self.weighed() as weight:
+            code = self.operands([read(result), *[self.expression(element) for element in elements]], take)
+            inside = weight()
+        for source, slot, store, tests, turn in reversed(levels):
+            code = self._level(source, slot, store, self._all(tests), code, turn + inside)
+            inside = 0
         made = Code(lambda frame: start())
         return self.operands([self.store(result, made), code, read(result)], lambda meter, _, stopped, value: value)
+
+    def loop_target(self, target: ast.expr) -> tuple[int, Code]:
+        """The slot that a loop fills, and what then gives it to the target: nothing, for a plain variable."""
+        if isinstance(target, ast.Name):
+            hops, slot = self.place(target.id)
+            if hops == 0:
+                self.sure.add(slot)
+                return slot, NOTHING
+        slot = self.scope.slot()
+        return slot, self.unpack(target, read(slot))
 
     def _all(self, tests: list[Code]) -> Code:
         return tests[0] if len(tests) == 1 else self.short_circuit(True, tests) if tests else constant(True)
@@ -99,6 +112,7 @@ class Calls(Expressions):
     def _level(self, source: Code, slot: int, store: Code, test: Code, inner: Code, weight: int) -> Code:
         """One ``for … if …`` of a comprehension; it gives True where the collection is complete."""
         start, bind, check, go = source.run, store.run, test.run, inner.run
+        binds, always = store is not NOTHING, test.value is True
         if not (source.yields or store.yields or test.yields or inner.yields):
 
             def plain(frame: Frame) -> bool:
@@ -107,8 +121,9 @@ class Calls(Expressions):
                     meter.steps -= weight
                     if meter.steps < meter.check:
                         meter.tick()
-                    bind(frame)
-                    if check(frame) and go(frame):
+                    if binds:
+                        bind(frame)
+                    if (always or check(frame)) and go(frame):
                         return True
                 return False
 
@@ -178,6 +193,8 @@ class Calls(Expressions):
             return self.operands(values, call, builtin.yields)
         callee = self.expression(node.func)
         pure = name in self.quiet and not free
+        if pure and not named and not any(starred) and not any(value.yields for value in values):
+            return Code(_quick_call(callee.run, [value.run for value in values]))
         run = invoke_pure if pure else invoke
 
         def apply(meter: Meter, function: Any, *values: Any) -> Any:
@@ -215,16 +232,12 @@ class Calls(Expressions):
             _check_arguments(name, *self.library.arguments[name], len(starred), named)
         by_type, yields = self.methods[name], name in self.yielding
 
-        def find(value: Any) -> Callable[..., Any]:
-            method = by_type.get(type(value))
-            if method is None:
-                raise TypeError(f"{name_of(value)} has no method {name!r}")
-            return method
-
         arrange = bool(named) or any(starred)
 
         def call(meter: Meter, value: Any, *args: Any) -> Any:
-            method = find(value)
+            method = by_type.get(type(value))
+            if method is None:
+                raise TypeError(f"{name_of(value)} has no method {name!r}")
             if arrange:
                 bound = lambda meter, args, words: method(meter, value, *args, **words)  # noqa: E731
                 return _arrange(bound, starred, named)(meter, *args)
@@ -235,6 +248,31 @@ class Calls(Expressions):
             return (yield from result) if type(result) is GeneratorType else result
 
         return self.operands([self.expression(node.value), *values], ask if yields else call, yields)
+
+
+def _quick_call(callee: Callable[[Frame], Any], args: list[Callable[[Frame], Any]]) -> Callable[[Frame], Any]:
+    """Call a function of the program that asks no module, with positional arguments."""
+    count = len(args)
+    first = args[0] if count == 1 else None
+
+    def call(frame: Frame) -> Any:
+        function, meter = callee(frame), frame[1]
+        code = function.code
+        if code.yields or len(code.params) != count:
+            return invoke_pure(meter, function, tuple([arg(frame) for arg in args]), {})
+        if first is not None:
+            inner = [function.parent, meter, None, first(frame), *code.blank]
+        else:
+            inner = [function.parent, meter, None, *[arg(frame) for arg in args], *code.blank]
+        meter.depth += 1
+        meter.steps -= code.weight
+        if meter.depth > meter.deepest or meter.steps < meter.check:
+            meter.entered()
+        result = code.run(inner)
+        meter.depth -= 1
+        return result if code.expression else inner[2]
+
+    return call
 
 
 def _arrange(

@@ -22,7 +22,9 @@ from collections import OrderedDict
 from collections.abc import Generator
 from typing import Any, BinaryIO
 
+from tutelage.programs.interpreter.library import viper_library
 from tutelage.programs.interpreter.meter import Limits
+from tutelage.programs.interpreter.pieces import Library
 from tutelage.programs.interpreter.run import CompiledProgram, compile_program
 from tutelage.programs.interpreter.wire import (
     NotAMessage,
@@ -34,7 +36,7 @@ from tutelage.programs.interpreter.wire import (
     pack,
     unpack,
 )
-from tutelage.programs.language import ProgramFailure, Signature
+from tutelage.programs.language import ProgramFailure
 
 KEPT = 1024
 """Compiled programs that are kept."""
@@ -77,11 +79,11 @@ def _address_space() -> int:
 
 
 class Server:
-    """The state of the child: signatures, compiled programs, and runs that wait for an answer."""
+    """The state of the child: libraries, compiled programs, and runs that wait for an answer."""
 
     def __init__(self, limits: Limits):
         self.limits = limits
-        self.modules: dict[int, dict[str, Signature]] = {}
+        self.libraries: dict[int, Library] = {}
         self.programs: OrderedDict[tuple[int, str], CompiledProgram] = OrderedDict()
         self.runs: dict[int, Generator[Any, Any, Any]] = {}
 
@@ -91,7 +93,7 @@ class Server:
         if key in self.programs:
             self.programs.move_to_end(key)
             return self.programs[key]
-        program = compile_program(source, self.modules[modules], self.limits)
+        program = compile_program(source, self.libraries[modules], self.limits)
         self.programs[key] = program
         if len(self.programs) > KEPT:
             self.programs.popitem(last=False)
@@ -102,7 +104,7 @@ class Server:
         try:
             match message:
                 case ["modules", int(number), data]:
-                    self.modules[number] = decode_signatures(data)
+                    self.libraries[number] = viper_library(decode_signatures(data))
                     return None
                 case ["check", int(modules), str(source)]:
                     program = self.program(modules, source)

@@ -11,6 +11,7 @@ import ast
 from collections.abc import Generator, Sequence
 from typing import Any
 
+from tutelage.programs.interpreter.blocks import flow_block, plain_block
 from tutelage.programs.interpreter.calls import Calls
 from tutelage.programs.interpreter.meter import Limits, Meter
 from tutelage.programs.interpreter.operators import (
@@ -21,15 +22,14 @@ from tutelage.programs.interpreter.operators import (
 from tutelage.programs.interpreter.pieces import (
     BREAK,
     CONTINUE,
+    NOTHING,
     RETURN,
     Code,
-    as_failure,
     at_line,
     read,
-    weight_of,
     word,
 )
-from tutelage.programs.interpreter.scope import Scope, bound_names, quiet_functions
+from tutelage.programs.interpreter.scope import Scope, bound_names, quiet_functions, walrus_names
 from tutelage.programs.interpreter.values import (
     UNSET,
     Frame,
@@ -82,52 +82,34 @@ class Compiler(Calls):
         """
         quiet_names = [name for name, builtin in self.names.items() if not builtin.yields]
         self.quiet = quiet_functions(tree, self.yielding.__contains__, quiet_names)
-        bound, _ = bound_names(tree.body)
+        bound, _ = bound_names(tree.body, self.walrus)
         self.scope = Scope(None, sorted(bound))
         code = FunctionCode("program", (), expression=False)
         try:
-            code.run, code.yields = self.block(tree.body)
+            code.run, code.yields, *_ = self.block(tree.body)
         except RecursionError:
             raise LimitExceeded("the source is nested too deeply") from None
         code.blank = (UNSET,) * (self.scope.size - 3)
         functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
         return code, {node.name: (self.scope.slots[node.name], node) for node in functions}
 
-    def block(self, body: Sequence[ast.stmt]) -> Code:
-        """Statements in order; a failure among them learns its line here."""
-        parts = [(self.statement(node), node.lineno, weight_of(_head(node))) for node in body]
-        yields = any(code.yields for code, _, _ in parts)
-        steps = [(code.run, code.yields, line, weight) for code, line, weight in parts]
+    def block(self, body: Sequence[ast.stmt], extra: int = 0) -> Code:
+        """Statements in order, counted together on entering, and ``extra`` steps with them.
 
-        def flow(frame: Frame) -> Generator[Any, Any, Any]:
-            meter, line = frame[1], 0
-            try:
-                for run, yields, line, weight in steps:  # noqa: B007
-                    meter.steps -= weight
-                    if meter.steps < meter.check:
-                        meter.tick()
-                    signal = (yield from run(frame)) if yields else run(frame)
-                    if signal is not None:
-                        return signal
-            except Exception as error:
-                raise at_line(as_failure(error), line) from None
-            return None
-
-        def plain(frame: Frame) -> Any:
-            meter, line = frame[1], 0
-            try:
-                for run, _, line, weight in steps:  # noqa: B007
-                    meter.steps -= weight
-                    if meter.steps < meter.check:
-                        meter.tick()
-                    signal = run(frame)
-                    if signal is not None:
-                        return signal
-            except Exception as error:
-                raise at_line(as_failure(error), line) from None
-            return None
-
-        return Code(flow, True) if yields else Code(plain)
+        A failure among them learns its line here.
+        """
+        if not body:
+            return NOTHING
+        codes, around = [], self.nodes
+        for node in body:
+            self.nodes = 0
+            codes.append(self.statement(node))
+            extra += 1 + self.nodes // 16
+        self.nodes = around
+        lines = [node.lineno for node in body]
+        if any(code.yields for code in codes):
+            return Code(flow_block([(code.run, code.yields, line) for code, line in zip(codes, lines)], extra), True)
+        return Code(plain_block([(code.run, line) for code, line in zip(codes, lines)], extra))
 
     def statement(self, node: ast.stmt) -> Code:
         """One statement; it gives None, or a signal."""
@@ -148,12 +130,12 @@ class Compiler(Calls):
             case ast.AnnAssign(target=target, value=value):
                 return self.assign([target], self.expression(value)) if value else Code(lambda frame: None)
             case ast.AugAssign(target=target, op=op, value=value):
-                return self.augmented(target, IN_PLACE.get(type(op)), value)
+                return self.augmented(target, type(op), value)
             case ast.Return(value=value):
                 result = self.expression(value) if value else Code(lambda frame: None)
                 return self.store(2, result, RETURN)
             case ast.If(test=test, body=body, orelse=orelse):
-                return self.branch(self.expression(test), self.block(body), self.block(orelse))
+                return self.if_else(test, body, orelse)
             case ast.For(target=target, iter=source, body=body, orelse=orelse):
                 return self.for_loop(target, source, body, orelse)
             case ast.While(test=test, body=body, orelse=orelse):
@@ -171,7 +153,7 @@ class Compiler(Calls):
         word = {"Import": "import", "ImportFrom": "import", "ClassDef": "class", "AsyncFunctionDef": "async"}
         raise Refused(
             f"{word.get(type(node).__name__, type(node).__name__.lower())} is not allowed",
-            remedy="use def, if, for, while, assignments, return, break, continue and expressions; math needs no import",
+            remedy="use def, if, for, while, assignments, return, break, continue, expressions; math needs no import",
         )
 
     def assign(self, targets: Sequence[ast.expr], value: Code) -> Code:
@@ -214,10 +196,15 @@ class Compiler(Calls):
             steps.append(self.unpack(part.value if isinstance(part, ast.Starred) else part, item))
         return self.in_turn(steps)
 
-    def bind(self, name: str, value: Code) -> Code:
-        """``name = value``, here or in the enclosing function that declares it."""
+    def bind(self, name: str, value: Code, sure: bool = True) -> Code:
+        """``name = value``, here or in the enclosing function that declares it.
+
+        ``sure`` is False where the assignment may be skipped by the expression it stands in.
+        """
         hops, slot = self.place(name)
         if hops == 0:
+            if sure:
+                self.sure.add(slot)
             return self.store(slot, value)
 
         def outward(meter: Meter, frame: Frame, value: Any) -> None:
@@ -227,13 +214,14 @@ class Compiler(Calls):
 
         return self.operands([Code(lambda frame: frame), value], outward)
 
-    def augmented(self, target: ast.expr, operation: Any, value: ast.expr) -> Code:
+    def augmented(self, target: ast.expr, op: type[ast.operator], value: ast.expr) -> Code:
         """``target operator= value``; the parts of an item are evaluated once."""
+        operation = IN_PLACE.get(op)
         if operation is None:
             raise Refused("this operator is not allowed")
         if isinstance(target, ast.Name):
             current = self._name(target.id)
-            return self.bind(target.id, self.operands([current, self.expression(value)], operation))
+            return self.bind(target.id, self.arithmetic(op, current, self.expression(value), operation))
         if not isinstance(target, ast.Subscript):
             raise Refused(f"{word(target)} cannot be assigned to", remedy="assign to names and items")
         holder, index, result = self.scope.slot(), self.scope.slot(), self.scope.slot()
@@ -242,94 +230,106 @@ class Compiler(Calls):
             [
                 self.store(holder, self.expression(target.value)),
                 self.store(index, self.expression(target.slice)),
-                self.store(result, self.operands([item, self.expression(value)], operation)),
+                self.store(result, self.arithmetic(op, item, self.expression(value), operation)),
                 self.operands([read(result), read(holder), read(index)], set_item),
             ]
         )
+
+    def if_else(self, test: ast.expr, body: Sequence[ast.stmt], orelse: Sequence[ast.stmt]) -> Code:
+        """``if`` with its ``else``: what both set is surely set after it."""
+        condition, before = self.expression(test), set(self.sure)
+        then = self.block(body)
+        after, self.sure = self.sure, before
+        other = self.block(orelse)
+        self.sure &= after
+        return self.branch(condition, then, other)
 
     def for_loop(
         self, target: ast.expr, source: ast.expr, body: Sequence[ast.stmt], orelse: Sequence[ast.stmt]
     ) -> Code:
         """A ``for`` loop with its ``else``."""
-        members = self.operands([self.expression(source)], iterate)
-        slot = self.scope.slot()
-        take = self.unpack(target, read(slot))
-        inner, last = self._loop_body(body), self.block(orelse)
-        start, store, turn = members.run, take.run, inner.run
+        members, before = self.operands([self.expression(source)], iterate), set(self.sure)
+        slot, take = self.loop_target(target)
+        inner = self._loop_body(body)
+        self.sure = before
+        last = self.block(orelse)
+        self.sure = before
+        start, store, turn, finish = members.run, take.run, inner.run, last.run
         if not (members.yields or take.yields or inner.yields or last.yields):
 
-            def plain(frame: Frame) -> Any:
-                meter = frame[1]
+            def simple(frame: Frame) -> Any:
                 for frame[slot] in start(frame):  # noqa: B020
-                    meter.steps -= 1
-                    if meter.steps < meter.check:
-                        meter.tick()
+                    signal = turn(frame)
+                    if signal is not None:
+                        if signal is BREAK:
+                            return None
+                        if signal is RETURN:
+                            return signal
+                return finish(frame)
+
+            def plain(frame: Frame) -> Any:
+                for frame[slot] in start(frame):  # noqa: B020
                     store(frame)
                     signal = turn(frame)
                     if signal is BREAK:
                         return None
                     if signal is RETURN:
                         return signal
-                return last.run(frame)
+                return finish(frame)
 
-            return Code(plain)
+            return Code(simple if take is NOTHING else plain)
 
         def flow(frame: Frame) -> Generator[Any, Any, Any]:
-            meter = frame[1]
             for frame[slot] in (yield from start(frame)) if members.yields else start(frame):  # noqa: B020
-                meter.steps -= 1
-                if meter.steps < meter.check:
-                    meter.tick()
                 _ = (yield from store(frame)) if take.yields else store(frame)
                 signal = (yield from turn(frame)) if inner.yields else turn(frame)
                 if signal is BREAK:
                     return None
                 if signal is RETURN:
                     return signal
-            return (yield from last.run(frame)) if last.yields else last.run(frame)
+            return (yield from finish(frame)) if last.yields else finish(frame)
 
         return Code(flow, True)
 
     def while_loop(self, test: ast.expr, body: Sequence[ast.stmt], orelse: Sequence[ast.stmt]) -> Code:
         """A ``while`` loop with its ``else``."""
-        condition, inner, last = self.expression(test), self._loop_body(body), self.block(orelse)
-        check, turn = condition.run, inner.run
+        with self.weighed() as weight:
+            condition, before = self.expression(test), set(self.sure)
+            turn_weight = weight()
+        inner = self._loop_body(body, turn_weight)
+        self.sure = before
+        last = self.block(orelse)
+        self.sure = before
+        check, turn, finish = condition.run, inner.run, last.run
         if not (condition.yields or inner.yields or last.yields):
 
             def plain(frame: Frame) -> Any:
-                meter = frame[1]
                 while check(frame):
-                    meter.steps -= 1
-                    if meter.steps < meter.check:
-                        meter.tick()
                     signal = turn(frame)
-                    if signal is BREAK:
-                        return None
-                    if signal is RETURN:
-                        return signal
-                return last.run(frame)
+                    if signal is not None:
+                        if signal is BREAK:
+                            return None
+                        if signal is RETURN:
+                            return signal
+                return finish(frame)
 
             return Code(plain)
 
         def flow(frame: Frame) -> Generator[Any, Any, Any]:
-            meter = frame[1]
             while (yield from check(frame)) if condition.yields else check(frame):
-                meter.steps -= 1
-                if meter.steps < meter.check:
-                    meter.tick()
                 signal = (yield from turn(frame)) if inner.yields else turn(frame)
                 if signal is BREAK:
                     return None
                 if signal is RETURN:
                     return signal
-            return (yield from last.run(frame)) if last.yields else last.run(frame)
+            return (yield from finish(frame)) if last.yields else finish(frame)
 
         return Code(flow, True)
 
-    def _loop_body(self, body: Sequence[ast.stmt]) -> Code:
+    def _loop_body(self, body: Sequence[ast.stmt], turn: int = 1) -> Code:
         self.loops += 1
         try:
-            return self.block(body)
+            return self.block(body, extra=turn)
         finally:
             self.loops -= 1
 
@@ -350,30 +350,23 @@ class Compiler(Calls):
         for param in params:
             self.check_name(param)
         defaults = [self.expression(value) for value in args.defaults]
-        bound, outer = bound_names([body] if isinstance(body, ast.expr) else body)
+        bound, outer = (walrus_names(body), set()) if isinstance(body, ast.expr) else bound_names(body, self.walrus)
         for free in outer:
             self.place(free)
         code = FunctionCode(name, tuple(params), isinstance(body, ast.expr))
-        around, loops = self.scope, self.loops
+        around, loops, sure = self.scope, self.loops, self.sure
         self.scope, self.loops = Scope(around, [*params, *sorted(bound - set(params))]), 0
+        self.sure = {self.scope.slots[param] for param in params}
         self.nested += 1
         try:
             if self.nested > MAX_FUNCTIONS_WITHIN:
                 raise LimitExceeded(f"functions within functions, more than {MAX_FUNCTIONS_WITHIN} deep")
-            code.run, code.yields = self.expression(body) if isinstance(body, ast.expr) else self.block(body)
+            with self.weighed() as weight:
+                code.run, code.yields, *_ = self.expression(body) if isinstance(body, ast.expr) else self.block(body)
+                code.weight = weight()
             code.blank = (UNSET,) * (self.scope.size - 3 - len(params))
         finally:
-            self.scope, self.loops = around, loops
+            self.scope, self.loops, self.sure = around, loops, sure
             self.nested -= 1
         make = lambda meter, frame, *values: Function(code, frame, values)  # noqa: E731
         return self.operands([Code(lambda frame: frame), *defaults], make)
-
-
-def _head(node: ast.stmt) -> ast.AST:
-    """The part of a statement that runs when the statement itself is counted."""
-    match node:
-        case ast.If(test=head) | ast.While(test=head) | ast.For(iter=head):
-            return head
-        case ast.FunctionDef(args=arguments):
-            return arguments
-    return node

@@ -12,7 +12,6 @@ from tutelage.programs.interpreter.meter import Meter
 from tutelage.programs.interpreter.methods import format_value
 from tutelage.programs.interpreter.operators import (
     BINARY,
-    COMPARE,
     UNARY,
     bounded,
     get_item,
@@ -48,6 +47,7 @@ class Expressions(Pieces):
     def expression(self, node: ast.expr) -> Code:
         """One expression."""
         self.deeper(node)
+        self.nodes += 1
         try:
             return self._expression(node)
         except ProgramFailure as failure:
@@ -62,7 +62,7 @@ class Expressions(Pieces):
             case ast.Name(id=name):
                 return self._name(name)
             case ast.BinOp(left=a, op=op, right=b) if type(op) in BINARY:
-                return self.operands([self.expression(a), self.expression(b)], BINARY[type(op)])
+                return self.arithmetic(type(op), self.expression(a), self.expression(b), BINARY[type(op)])
             case ast.UnaryOp(op=op, operand=operand):
                 return self.operands([self.expression(operand)], UNARY[type(op)])
             case ast.BoolOp(op=op, values=values):
@@ -100,7 +100,7 @@ class Expressions(Pieces):
                 return self.function("lambda", args, body)
             case ast.NamedExpr(target=ast.Name(id=name), value=value):
                 slot = self.scope.slot()
-                bind = self.bind(name, read(slot))
+                bind = self.bind(name, read(slot), sure=False)
                 steps = [self.store(slot, self.expression(value)), bind, read(slot)]
                 return self.operands(steps, lambda meter, *values: values[-1])
             case ast.GeneratorExp():
@@ -117,7 +117,8 @@ class Expressions(Pieces):
         self.check_name(name)
         place = self.scope.find(name)
         if place is not None:
-            return variable(name, *place)
+            hops, slot = place
+            return read(slot) if hops == 0 and slot in self.sure else variable(name, hops, slot)
         if name in self.names:
             return constant(self.names[name])
         if name in self.library.absent:
@@ -137,13 +138,13 @@ class Expressions(Pieces):
             self.check_attribute(name)
             return self._bound_method(node)
 
-        def read(meter: Meter, value: Any) -> Any:
+        def read_field(meter: Meter, value: Any) -> Any:
             get = by_type.get(type(value))
             if get is None:
                 raise TypeError(f"{name_of(value)} has no field {name!r}")
             return get(value)
 
-        return self.operands([self.expression(node.value)], read)
+        return self.operands([self.expression(node.value)], read_field)
 
     def _bound_method(self, node: ast.Attribute) -> Code:
         """A method as a value, such as the ``table.get`` of ``max(table, key=table.get)``."""
@@ -180,18 +181,18 @@ class Expressions(Pieces):
         operands = [node.left, *node.comparators]
         for op, pair in zip(node.ops, zip(operands, operands[1:])):
             if isinstance(op, (ast.Is, ast.IsNot)) and not any(
-                isinstance(part, ast.Constant) and part.value in (None, True, False) for part in pair
+                isinstance(part, ast.Constant) and type(part.value) in (bool, type(None)) for part in pair
             ):
                 raise Refused("'is' compares with None, True and False only", remedy="use ==")
         if len(node.ops) == 1:
-            return self.operands([self.expression(part) for part in operands], COMPARE[type(node.ops[0])])
+            return self.compared(type(node.ops[0]), *[self.expression(part) for part in operands])
         slots = [self.scope.slot() for _ in operands[:-1]]
         left = self.tee(slots[0], self.expression(operands[0]))
         links = []
         for at, op in enumerate(node.ops):
             right = self.expression(operands[at + 1])
             right = self.tee(slots[at + 1], right) if at + 1 < len(slots) else right
-            links.append(self.operands([left, right], COMPARE[type(op)]))
+            links.append(self.compared(type(op), left, right))
             left = read(slots[at + 1]) if at + 1 < len(slots) else right
         return self.short_circuit(True, links)
 
@@ -261,7 +262,7 @@ class Expressions(Pieces):
         """A function value."""
         raise NotImplementedError
 
-    def bind(self, name: str, value: Code) -> Code:
+    def bind(self, name: str, value: Code, sure: bool = True) -> Code:
         """Give a value to a variable."""
         raise NotImplementedError
 

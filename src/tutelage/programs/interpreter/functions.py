@@ -59,11 +59,12 @@ def invoke(meter: Meter, function: Any, args: tuple[Any, ...], named: dict[str, 
     if type(function) is Function:
         frame = bind(meter, function, args, named)
         code = function.code
-        meter.enter()
-        try:
-            result = (yield from code.run(frame)) if code.yields else code.run(frame)
-        finally:
-            meter.depth -= 1
+        meter.depth += 1
+        meter.steps -= code.weight
+        if meter.depth > meter.deepest or meter.steps < meter.check:
+            meter.entered()
+        result = (yield from code.run(frame)) if code.yields else code.run(frame)
+        meter.depth -= 1  # not reached by a failure, which ends the program
         return result if code.expression else frame[2]
     if type(function) is Builtin:
         result = function.run(meter, *args, **named)
@@ -77,11 +78,12 @@ def invoke_pure(meter: Meter, function: Any, args: tuple[Any, ...], named: dict[
     code = function.code
     if code.yields:
         raise AssertionError(f"{code.name} asks a module")
-    meter.enter()
-    try:
-        result = code.run(frame)
-    finally:
-        meter.depth -= 1
+    meter.depth += 1
+    meter.steps -= code.weight
+    if meter.depth > meter.deepest or meter.steps < meter.check:
+        meter.entered()
+    result = code.run(frame)
+    meter.depth -= 1
     return result if code.expression else frame[2]
 
 
@@ -123,7 +125,9 @@ def _reversed(meter: Meter, value: Any) -> list[Any]:
 def _keys(meter: Meter, members: list[Any], function: Any) -> Flow:
     """What to sort by: the members, or what ``function`` makes of each."""
     keys = members
-    if function is not None:
+    if type(function) is Function and not function.code.yields:
+        keys = [invoke_pure(meter, function, (member,), {}) for member in members]
+    elif function is not None:
         keys = []
         for member in members:
             keys.append((yield from invoke(meter, function, (member,), {})))

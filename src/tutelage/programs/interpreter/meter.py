@@ -34,13 +34,27 @@ class Limits:
 class Meter:
     """Counts one run against its :class:`Limits`; ``steps`` and ``items`` count down."""
 
-    __slots__ = ("limits", "steps", "check", "items", "calls", "depth", "big", "length", "_deadline", "_left")
+    __slots__ = (
+        "limits",
+        "steps",
+        "check",
+        "items",
+        "calls",
+        "depth",
+        "deepest",
+        "low",
+        "big",
+        "length",
+        "_deadline",
+        "_left",
+    )
 
     def __init__(self, limits: Limits):
         self.limits = limits
         self.steps, self.items, self.calls, self.depth = limits.steps, limits.items, 0, 0
         self.check = max(0, limits.steps - TICK)
         self.big, self.length = 1 << limits.bits, limits.length
+        self.low, self.deepest = -self.big, limits.depth
         self._left = limits.seconds
         self._deadline = thread_time() + limits.seconds
 
@@ -96,15 +110,11 @@ class Meter:
         if self.calls > self.limits.calls:
             raise LimitExceeded(f"more than {self.limits.calls:,} module calls")
 
-    def enter(self) -> None:
-        """Go one call deeper; whoever enters subtracts one from ``depth`` on leaving."""
-        self.depth += 1
-        self.steps -= 1
-        if self.depth > self.limits.depth:
-            self.depth -= 1
-            raise LimitExceeded(f"functions call each other more than {self.limits.depth} deep")
-        if self.steps < self.check:
-            self.tick()
+    def entered(self) -> None:
+        """Called on entering a function when ``depth`` passes ``deepest``, or for :meth:`tick`."""
+        if self.depth <= self.deepest:
+            return self.tick()
+        raise LimitExceeded(f"functions call each other more than {self.limits.depth} deep")
 
     def _late(self) -> None:
         raise TimeoutFailure(f"more than {self.limits.seconds:g} s of the program's own time")

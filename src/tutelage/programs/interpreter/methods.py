@@ -24,6 +24,8 @@ def format_value(meter: Meter, value: Any, conversion: str | None, specification
     Raises:
         LimitExceeded: a width or precision beyond three digits.
     """
+    if type(value) is str and conversion != "r" and not specification:
+        return str(value)
     if conversion == "r":
         value = show_exactly(meter, value)
     elif conversion == "s" or not specification:

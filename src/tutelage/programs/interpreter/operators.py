@@ -20,7 +20,7 @@ def bounded(meter: Meter, value: Any) -> Any:
     Raises:
         LimitExceeded: an integer of too many bits.
     """
-    if type(value) is int and not -meter.big < value < meter.big:
+    if type(value) is int and not meter.low < value < meter.big:
         raise LimitExceeded(f"an integer of more than {meter.limits.bits} bits")
     if type(value) is complex:
         raise ValueError("the result is no real number")
@@ -35,7 +35,7 @@ def _add(meter: Meter, a: Any, b: Any) -> Any:
     kind = type(a)
     if kind in NUMBERS and type(b) in NUMBERS:
         value = a + b
-        return value if type(value) is float or -meter.big < value < meter.big else bounded(meter, value)
+        return value if type(value) is float or meter.low < value < meter.big else bounded(meter, value)
     if kind is type(b) and (kind is str or kind is list or kind is tuple):
         meter.allocate(len(a) + len(b))
         return a + b
@@ -45,7 +45,7 @@ def _add(meter: Meter, a: Any, b: Any) -> Any:
 def _multiply(meter: Meter, a: Any, b: Any) -> Any:
     if type(a) in NUMBERS and type(b) in NUMBERS:
         value = a * b
-        return value if type(value) is float or -meter.big < value < meter.big else bounded(meter, value)
+        return value if type(value) is float or meter.low < value < meter.big else bounded(meter, value)
     if type(a) in (int, bool):
         a, b = b, a
     if type(a) in (str, list, tuple) and type(b) in (int, bool):
@@ -105,7 +105,7 @@ def _also_sets(symbol: str, function: Callable[[Any, Any], Any]) -> Operator:
 def _subtract(meter: Meter, a: Any, b: Any) -> Any:
     if type(a) in NUMBERS and type(b) in NUMBERS:
         value = a - b
-        return value if type(value) is float or -meter.big < value < meter.big else bounded(meter, value)
+        return value if type(value) is float or meter.low < value < meter.big else bounded(meter, value)
     if type(a) is set and type(b) is set:
         meter.allocate(len(a))
         return a - b

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Generator, Sequence
+import operator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from tutelage.programs.interpreter.functions import FUNCTIONS
 from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.methods import METHODS, YIELDING
+from tutelage.programs.interpreter.operators import COMPARE
 from tutelage.programs.interpreter.scope import Scope
 from tutelage.programs.interpreter.values import (
+    SCALARS,
     UNSET,
     Builtin,
     Frame,
@@ -31,10 +36,37 @@ BREAK, CONTINUE, RETURN = object(), object(), object()
 
 
 class Code(NamedTuple):
-    """One compiled piece: ``run(frame)``, which is a generator function where ``yields``."""
+    """One compiled piece: ``run(frame)``, which is a generator function where ``yields``.
+
+    ``slot`` is where a plain variable lives that is surely set, else -1; ``value`` is a constant's, else UNSET: with
+    them, the commonest operands are read without a call.
+    """
 
     run: Callable[[Frame], Any]
     yields: bool = False
+    slot: int = -1
+    value: Any = UNSET
+
+
+NOTHING = Code(lambda frame: None)
+"""The empty block."""
+
+_FAST: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}
+_FAST_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+}
 
 
 @dataclass(frozen=True)
@@ -53,6 +85,29 @@ class Library:
     absent: dict[str, str] = field(default_factory=dict)
     arguments: dict[str, tuple[int, tuple[str, ...]]] = field(default_factory=dict)
 
+    @cached_property
+    def all_names(self) -> dict[str, Builtin]:
+        """The built-in functions and this library's."""
+        return FUNCTIONS | self.names
+
+    @cached_property
+    def all_methods(self) -> dict[str, dict[type, Callable[..., Any]]]:
+        """Methods by name, then by type; those of texts, lists, tables and sets among them."""
+        return _by_name([*METHODS.items(), *self.methods.items()])
+
+    @cached_property
+    def all_fields(self) -> dict[str, dict[type, Callable[[Any], Any]]]:
+        """Fields by name, then by type."""
+        return _by_name(list(self.fields.items()))
+
+
+def _by_name(tables: list[tuple[type, dict[str, Callable[..., Any]]]]) -> dict[str, dict[type, Callable[..., Any]]]:
+    found: dict[str, dict[type, Callable[..., Any]]] = {}
+    for kind, table in tables:
+        for name, function in table.items():
+            found.setdefault(name, {})[kind] = function
+    return found
+
 
 def as_failure(error: Exception) -> ProgramFailure:
     """What went wrong in an operation, as a typed failure."""
@@ -64,11 +119,6 @@ def as_failure(error: Exception) -> ProgramFailure:
         return TypeFailure(str(error))
     message = f"no key {error}" if isinstance(error, KeyError) else str(error)
     return RuntimeFailure(f"{type(error).__name__}: {message}")
-
-
-def weight_of(node: ast.AST) -> int:
-    """Steps that one evaluation of ``node`` counts for."""
-    return 1 + sum(1 for _ in ast.walk(node)) // 16
 
 
 def word(node: ast.AST) -> str:
@@ -90,12 +140,12 @@ def unregistered(name: str, module: str) -> UnknownModule:
 
 def constant(value: Any) -> Code:
     """A piece that gives ``value``."""
-    return Code(lambda frame: value)
+    return Code(lambda frame: value, value=value)
 
 
 def read(slot: int) -> Code:
     """A piece that reads a slot that is surely set."""
-    return Code(lambda frame: frame[slot])
+    return Code(lambda frame: frame[slot], slot=slot)
 
 
 def variable(name: str, hops: int, slot: int) -> Code:
@@ -114,6 +164,12 @@ def variable(name: str, hops: int, slot: int) -> Code:
 
         return Code(local)
 
+    def enclosing(frame: Frame) -> Any:
+        value = frame[0][slot]
+        if value is UNSET:
+            raise missing()
+        return value
+
     def outer(frame: Frame) -> Any:
         for _ in range(hops):
             frame = frame[0]
@@ -122,29 +178,25 @@ def variable(name: str, hops: int, slot: int) -> Code:
             raise missing()
         return value
 
-    return Code(outer)
+    return Code(enclosing if hops == 1 else outer)
 
 
 class Pieces:
     """What every part of the compiler stands on: the tables of names, the scope, and how pieces are put together."""
 
-    def __init__(self, library: Library, limits: Limits):
-        self.library, self.limits = library, limits
-        self.names = FUNCTIONS | library.names
-        self.methods: dict[str, dict[type, Callable[..., Any]]] = {}
-        for kind, table in [*METHODS.items(), *library.methods.items()]:
-            for name, method in table.items():
-                self.methods.setdefault(name, {})[kind] = method
-        self.fields: dict[str, dict[type, Callable[[Any], Any]]] = {}
-        for kind, fields in library.fields.items():
-            for name, read in fields.items():
-                self.fields.setdefault(name, {})[kind] = read
+    def __init__(self, library: Library, limits: Limits, walrus: bool = True):
+        self.library, self.limits, self.walrus = library, limits, walrus
+        self.names, self.methods, self.fields = library.all_names, library.all_methods, library.all_fields
         self.yielding = YIELDING | library.yielding
         self.scope = Scope(None, ())
         self.depth = 0
+        self.nodes = 0
+        """Expressions compiled since the statement, lambda or element now being compiled began: what it weighs."""
         self.nested = 0
         self.loops = 0
         self.quiet: set[str] = set()
+        self.sure: set[int] = set()
+        """Slots of this function that are set whenever the place now being compiled is reached."""
 
     def operands(self, parts: list[Code], combine: Callable[..., Any], yields: bool = False) -> Code:
         """Evaluate ``parts`` in order, then ``combine(meter, *values)``, a generator function where ``yields``."""
@@ -152,25 +204,90 @@ class Pieces:
 
             def flow(frame: Frame) -> Generator[Any, Any, Any]:
                 values = []
-                for run, asks in parts:
-                    values.append((yield from run(frame)) if asks else run(frame))
+                for part in parts:
+                    values.append((yield from part.run(frame)) if part.yields else part.run(frame))
                 result = combine(frame[1], *values)
                 return (yield from result) if yields else result
 
             return Code(flow, True)
         runs = [part.run for part in parts]
         if len(runs) == 1:
-            (one,) = runs
+            (one,), slot = runs, parts[0].slot
+            if slot >= 0:
+                return Code(lambda frame: combine(frame[1], frame[slot]))
             return Code(lambda frame: combine(frame[1], one(frame)))
         if len(runs) == 2:
-            one, two = runs
+            (one, two), slot = runs, parts[0].slot
+            if slot >= 0:
+                return Code(lambda frame: combine(frame[1], frame[slot], two(frame)))
             return Code(lambda frame: combine(frame[1], one(frame), two(frame)))
+        if len(runs) == 3:
+            one, two, three = runs
+            return Code(lambda frame: combine(frame[1], one(frame), two(frame), three(frame)))
         return Code(lambda frame: combine(frame[1], *[run(frame) for run in runs]))
+
+    def arithmetic(self, op: type[ast.operator], a: Code, b: Code, combine: Callable[..., Any]) -> Code:
+        """``a op b``; two numbers of one type take the short way, ``combine`` does all else."""
+        fast = _FAST.get(op)
+        if fast is None or a.yields or b.yields:
+            return self.operands([a, b], combine)
+        low, high = -(1 << self.limits.bits), 1 << self.limits.bits
+        one, two, slot, fixed = a.run, b.run, a.slot, b.value
+
+        def local_and_fixed(frame: Frame) -> Any:
+            x = frame[slot]
+            if type(x) is int:
+                value = fast(x, fixed)
+                if low < value < high:
+                    return value
+            return combine(frame[1], x, fixed)
+
+        def any_and_fixed(frame: Frame) -> Any:
+            x = one(frame)
+            if type(x) is int:
+                value = fast(x, fixed)
+                if low < value < high:
+                    return value
+            return combine(frame[1], x, fixed)
+
+        def any_two(frame: Frame) -> Any:
+            x, y = one(frame), two(frame)
+            kind = type(x)
+            if kind is type(y) and (kind is int or kind is float):
+                value = fast(x, y)
+                if low < value < high:
+                    return value
+            return combine(frame[1], x, y)
+
+        if type(fixed) is int:
+            return Code(local_and_fixed if slot >= 0 else any_and_fixed)
+        return Code(any_two)
+
+    def compared(self, op: type[ast.cmpop], a: Code, b: Code) -> Code:
+        """``a op b``; where one side is no container, nothing needs to be measured."""
+        fast, combine = _FAST_COMPARE.get(op), COMPARE[op]
+        if fast is None or a.yields or b.yields:
+            return self.operands([a, b], combine)
+        one, two, slot, fixed = a.run, b.run, a.slot, b.value
+        if type(fixed) in SCALARS:
+            if slot >= 0:
+                return Code(lambda frame: fast(frame[slot], fixed))
+            return Code(lambda frame: fast(one(frame), fixed))
+
+        def any_two(frame: Frame) -> Any:
+            x, y = one(frame), two(frame)
+            if type(x) in SCALARS or type(y) in SCALARS:
+                return fast(x, y)
+            return combine(frame[1], x, y)
+
+        return Code(any_two)
 
     def branch(self, test: Code, then: Code, other: Code) -> Code:
         """``if`` as a statement or an expression."""
         check, yes, no = test.run, then.run, other.run
         if not (test.yields or then.yields or other.yields):
+            if other is NOTHING:
+                return Code(lambda frame: yes(frame) if check(frame) else None)
             return Code(lambda frame: yes(frame) if check(frame) else no(frame))
 
         def flow(frame: Frame) -> Generator[Any, Any, Any]:
@@ -201,8 +318,8 @@ class Pieces:
 
         def flow(frame: Frame) -> Generator[Any, Any, Any]:
             value = None
-            for run, asks in parts:
-                value = (yield from run(frame)) if asks else run(frame)
+            for part in parts:
+                value = (yield from part.run(frame)) if part.yields else part.run(frame)
                 if bool(value) is not is_and:
                     break
             return value
@@ -257,6 +374,13 @@ class Pieces:
         if self.depth > self.limits.depth:
             self.depth -= 1
             raise LimitExceeded(f"nested more than {self.limits.depth} levels deep", where=f"line {node.lineno}")
+
+    @contextmanager
+    def weighed(self) -> Iterator[Callable[[], int]]:
+        """A part that is counted apart: what is given tells the steps that one evaluation of it counts for."""
+        around, self.nodes = self.nodes, 0
+        yield lambda: 1 + self.nodes // 16
+        self.nodes = around
 
     def expression(self, node: ast.expr) -> Code:
         """One expression."""

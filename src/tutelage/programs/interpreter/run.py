@@ -7,13 +7,13 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage.programs.interpreter.compiler import Compiler, as_failure, parse_tree
+from tutelage.programs.interpreter.compiler import Compiler, parse_tree
 from tutelage.programs.interpreter.functions import invoke
-from tutelage.programs.interpreter.library import viper_library
 from tutelage.programs.interpreter.meter import Limits, Meter
 from tutelage.programs.interpreter.patches import Patch, Request, View
+from tutelage.programs.interpreter.pieces import Library, as_failure
 from tutelage.programs.interpreter.values import SCALARS, UNSET, FunctionCode, in_order, measure, name_of
-from tutelage.programs.language import LimitExceeded, ParseFailure, Signature, TypeFailure
+from tutelage.programs.language import LimitExceeded, ParseFailure, TypeFailure
 
 ENTRY = "execute_command"
 IMAGES = {"image": ("IMAGE",), "image_dict": ("LEFT", "RIGHT"), "video": ("VIDEO",)}
@@ -69,8 +69,8 @@ class CompiledProgram:
         return _answer(meter, answer)
 
 
-def compile_program(source: str, signatures: Mapping[str, Signature], limits: Limits) -> CompiledProgram:
-    """Parse and check ``source`` against the modules that are registered.
+def compile_program(source: str, library: Library, limits: Limits) -> CompiledProgram:
+    """Parse and check ``source``, which may use what ``library`` holds.
 
     Raises:
         ProgramFailure: not a program of the language (parse, refused, undefined_var, unknown_module, type, limit);
@@ -78,7 +78,7 @@ def compile_program(source: str, signatures: Mapping[str, Signature], limits: Li
     """
     tree = parse_tree(source, limits)
     try:
-        code, functions = Compiler(viper_library(signatures), limits).compile(tree)
+        code, functions = Compiler(library, limits, ":=" in source).compile(tree)
     except (RecursionError, MemoryError):
         raise LimitExceeded("the source is nested too deeply") from None
     if ENTRY not in functions:

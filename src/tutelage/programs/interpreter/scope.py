@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 FIRST_SLOT = 3
@@ -11,27 +12,62 @@ FIRST_SLOT = 3
 COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
-def bound_names(body: Iterable[ast.AST]) -> tuple[set[str], set[str]]:
-    """Names that ``body`` binds in its own function, and those it declares ``nonlocal``."""
+def bound_names(body: Iterable[ast.stmt], walrus: bool) -> tuple[set[str], set[str]]:
+    """Names that ``body`` binds in its own function, and those it declares ``nonlocal``.
+
+    Expressions are looked through only where ``walrus``: nothing else in them binds.
+    """
     bound: set[str] = set()
     outer: set[str] = set()
-    waiting = list(body)
-    while waiting:
-        node = waiting.pop()
+    for node in _statements(body):
         match node:
             case ast.FunctionDef(name=name):
                 bound.add(name)
-            case ast.Lambda():
-                pass
-            case ast.comprehension(iter=source, ifs=tests):
-                waiting += [source, *tests]
             case ast.Nonlocal(names=names):
                 outer.update(names)
-            case ast.Name(id=name, ctx=ast.Store()):
-                bound.add(name)
-            case _:
-                waiting.extend(ast.iter_child_nodes(node))
+            case ast.Assign(targets=targets):
+                for target in targets:
+                    bound.update(_stored(target))
+            case ast.For(target=target) | ast.AugAssign(target=target) | ast.AnnAssign(target=target):
+                bound.update(_stored(target))
+        if walrus:
+            for value in ast.iter_child_nodes(node):
+                if isinstance(value, ast.expr):
+                    bound.update(walrus_names(value))
     return bound - outer, outer
+
+
+def walrus_names(value: ast.AST) -> set[str]:
+    """Names that an expression binds by ``:=`` in the function it stands in."""
+    if isinstance(value, ast.Lambda):
+        return set()
+    names = {value.target.id} if isinstance(value, ast.NamedExpr) and isinstance(value.target, ast.Name) else set()
+    for part in ast.iter_child_nodes(value):
+        names |= walrus_names(part)
+    return names
+
+
+def _statements(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """The statements of a function, those within ``if`` and loops too; not those of functions within."""
+    for node in body:
+        yield node
+        if isinstance(node, (ast.If, ast.For, ast.While)):
+            yield from _statements(node.body)
+            yield from _statements(node.orelse)
+
+
+def _functions(body: Iterable[ast.stmt]) -> Iterator[ast.FunctionDef]:
+    """Every function in ``body``, at any depth."""
+    for node in _statements(body):
+        if isinstance(node, ast.FunctionDef):
+            yield node
+            yield from _functions(node.body)
+
+
+def _stored(target: ast.expr) -> list[str]:
+    if isinstance(target, ast.Name):
+        return [target.id]
+    return [node.id for node in ast.walk(target) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)]
 
 
 def target_names(targets: Iterable[ast.expr]) -> list[str]:
@@ -89,18 +125,16 @@ def quiet_functions(tree: ast.Module, yielding_method: Callable[[str], bool], qu
     A candidate's name is bound once in the whole program. It is quiet where all it calls is a quiet built-in
     function, a method that never asks, or another quiet candidate.
     """
-    bindings: dict[str, int] = {}
-    functions: dict[str, ast.FunctionDef] = {}
+    found = list(_functions(tree.body))
+    if len(found) < 2:  # nobody calls execute_command
+        return set()
+    functions = {function.name: function for function in found}
+    bindings = Counter(function.name for function in found)
     for node in ast.walk(tree):
-        names: list[str] = []
-        if isinstance(node, ast.FunctionDef):
-            names, functions[node.name] = [node.name], node
-        elif isinstance(node, ast.arg):
-            names = [node.arg]
+        if isinstance(node, ast.arg):
+            bindings[node.arg] += 1
         elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            names = [node.id]
-        for name in names:
-            bindings[name] = bindings.get(name, 0) + 1
+            bindings[node.id] += 1
     built_in = {name for name in quiet_names if name not in bindings}
     calls: dict[str, set[str]] = {}
     for name, function in functions.items():

@@ -51,15 +51,19 @@ class Builtin:
 
 
 class FunctionCode:
-    """A compiled ``def`` or ``lambda``: ``run(frame)`` gives a signal, or the value where ``expression``."""
+    """A compiled ``def`` or ``lambda``: ``run(frame)`` gives a signal, or the value where ``expression``.
 
-    __slots__ = ("name", "params", "run", "yields", "expression", "blank")
+    ``weight`` is what a call counts in steps; ``blank`` fills the slots that are no arguments.
+    """
+
+    __slots__ = ("name", "params", "run", "yields", "expression", "blank", "weight")
 
     def __init__(self, name: str, params: tuple[str, ...], expression: bool):
         self.name, self.params, self.expression = name, params, expression
         self.run: Callable[[Frame], Any] = lambda frame: None
         self.yields = False
         self.blank: tuple[Any, ...] = ()
+        self.weight = 1
 
 
 class Function:

@@ -64,7 +64,7 @@ def seen(scene: Scene, region: Region, noun: str = "object") -> list[tuple[Thing
 
     Those nearest to the region's centre come first.
     """
-    found = []
+    found: list[tuple[float, int, Thing, Box]] = []
     for thing in scene.things:
         if noun not in ANYTHING and noun != thing.shape:
             continue
@@ -73,8 +73,9 @@ def seen(scene: Scene, region: Region, noun: str = "object") -> list[tuple[Thing
         if x2 > x1 and y2 > y1 and (x2 - x1) * (y2 - y1) >= VISIBLE * thing.w * thing.h:
             x, y = thing.center
             away = abs(2 * x - region.x1 - region.x2) + abs(2 * y - region.y1 - region.y2)
-            found.append((away, len(found), thing, (x1 - region.x1, y1 - region.y1, x2 - region.x1, y2 - region.y1)))
-    return [(thing, tuple(map(float, box))) for _, _, thing, box in sorted(found)]  # type: ignore[misc]
+            box = (float(x1 - region.x1), float(y1 - region.y1), float(x2 - region.x1), float(y2 - region.y1))
+            found.append((away, len(found), thing, box))
+    return [(thing, box) for _, _, thing, box in sorted(found)]
 
 
 def locate(scene: Scene, region: Region, noun: str) -> list[Box]:
@@ -86,7 +87,7 @@ def locate(scene: Scene, region: Region, noun: str) -> list[Box]:
 
 
 def ask(scene: Scene, region: Region, question: str) -> str | None:
-    """VQA: the answer for the thing of the question's noun nearest to the region's centre (any thing, if none is there).
+    """VQA: the answer for the thing of the question's noun (failing that, any) nearest to the region's centre.
 
     None where nothing is seen, or the question asks for no attribute that the thing has.
     """
@@ -107,7 +108,7 @@ def ask(scene: Scene, region: Region, question: str) -> str | None:
 
 
 def verify(scene: Scene, region: Region, noun: str, word: str) -> bool:
-    """VERIFY: whether ``word`` is true of the thing of ``noun`` nearest to the region's centre; False if none is seen."""
+    """VERIFY: whether ``word`` is true of the ``noun`` nearest to the region's centre; False if none is seen."""
     things = seen(scene, region, noun)
     return bool(things) and has(things[0][0], word)
 
@@ -115,4 +116,6 @@ def verify(scene: Scene, region: Region, noun: str, word: str) -> bool:
 def match(scene: Scene, region: Region, options: Sequence[str]) -> str | None:
     """MATCH: the first option that is true of the thing nearest to the region's centre."""
     things = seen(scene, region)
-    return next((option for option in options if things and any(has(things[0][0], word) for word in option.split())), None)
+    return next(
+        (option for option in options if things and any(has(things[0][0], word) for word in option.split())), None
+    )

@@ -68,7 +68,7 @@ def _draw(picture: np.ndarray, thing: Thing, color: np.ndarray, look: Domain) ->
     x1, y1, x2, y2 = thing.box
     patch = picture[:, y1:y2, x1:x2]
     contrast = np.float32(0.05 if color @ _LUMINANCE > 0.5 else 0.97)
-    paint = color.astype(np.float32)[:, None, None]
+    paint: np.ndarray = color.astype(np.float32)[:, None, None]
     if thing.pattern != "plain":
         paint = paint + (contrast - paint) * (np.float32(0.7) * _pattern(thing.pattern, thing.shape, thing.w, thing.h))
     patch += (paint - patch) * (_cover(thing.shape, thing.w, thing.h) * np.float32(look.fill))
@@ -82,8 +82,7 @@ def _look(picture: np.ndarray, look: Domain, rng: np.random.Generator) -> np.nda
     """Light, cloth, blur and noise of a domain, then bytes."""
     height, width = picture.shape[1:]
     strength, gain, texture, sigma, noise = (
-        np.float32(rng.uniform(*pair))
-        for pair in (look.tint_strength, look.gain, look.texture, look.blur, look.noise)
+        np.float32(rng.uniform(*pair)) for pair in (look.tint_strength, look.gain, look.texture, look.blur, look.noise)
     )
     phase = rng.uniform(0, 6.28, 2)
     light = gain * ((1 - strength) * np.eye(3, dtype=np.float32) + strength * np.asarray(look.tint, np.float32))
@@ -100,8 +99,8 @@ def _look(picture: np.ndarray, look: Domain, rng: np.random.Generator) -> np.nda
 
 def _blurred(picture: np.ndarray, sigma: float) -> np.ndarray:
     """Three-tap Gaussian in both directions, edges repeated."""
-    side = float(np.exp(-0.5 / sigma**2))
-    middle, side = np.float32(1 / (1 + 2 * side)), np.float32(side / (1 + 2 * side))
+    tail = float(np.exp(-0.5 / sigma**2))
+    middle, side = np.float32(1 / (1 + 2 * tail)), np.float32(tail / (1 + 2 * tail))
     padded = np.pad(picture, ((0, 0), (1, 1), (1, 1)), mode="edge")
     rows = padded[:, 1:-1] * middle + (padded[:, :-2] + padded[:, 2:]) * side
     return np.asarray(rows[:, :, 1:-1] * middle + (rows[:, :, :-2] + rows[:, :, 2:]) * side)

@@ -142,7 +142,9 @@ class Script:
         """End with ``answer``."""
         self._line(f"FINAL_RESULT=RESULT(var=ANSWER{answer.number})", answer.value)
         name = f"answer{answer.number}"
-        self.python.append(f"    return bool_to_yesno({name})" if isinstance(answer.value, bool) else f"    return {name}")
+        self.python.append(
+            f"    return bool_to_yesno({name})" if isinstance(answer.value, bool) else f"    return {name}"
+        )
         return self._programs()
 
     def finish_boxes(self, found: Found) -> Programs:

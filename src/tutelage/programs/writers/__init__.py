@@ -1,0 +1,1 @@
+"""Where programs come from: stored files, a grammar, functional programs of GQA, and language models."""

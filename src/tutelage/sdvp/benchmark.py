@@ -1,0 +1,83 @@
+"""The study's questions: the embedded world's tasks and easy-VQA, as questions with programs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tutelage.modules.visual_module import Label
+from tutelage.programs.language import Call
+from tutelage.programs.values import Box, Image
+from tutelage.programs.writers.grammar import write
+from tutelage.sdvp.embedded import deal
+from tutelage.sdvp.questions import Question
+from tutelage.tasks import easy_vqa
+from tutelage.tasks.world.task import TASKS, make_task
+
+EASY = "easy_vqa"
+CURRENT = (EASY, *(name for name, task in TASKS.items() if task.group == "current"))
+PREVIOUS = tuple(name for name, task in TASKS.items() if task.group == "previous")
+UNSEEN = tuple(name for name, task in TASKS.items() if task.group == "unseen")
+
+
+def group_of(task: str) -> str:
+    """previous, current or unseen."""
+    return "current" if task == EASY else TASKS[task].group
+
+
+def questions_of(task: str, seed: int, split: str, count: int) -> list[Question]:
+    """``count`` questions of a task's split; easy-VQA's ``report`` split is its official test split."""
+    if task == EASY:
+        return easy_questions(split, count, seed)
+    images: dict[int, Image] = {}
+    found = []
+    for sample in make_task(task, seed, split, count):
+        views = {}
+        for name, pixels in sample.images.items():
+            key = id(pixels)
+            if key not in images:
+                images[key] = Image.from_array(pixels, f"{seed}/{sample.scenes[name].id}")
+            views[name] = images[key]
+        gold = {dsl: [_value(step) for step in steps] for dsl, steps in sample.gold_steps.items()}
+        answer = Box(*sample.answer) if isinstance(sample.answer, tuple) else sample.answer
+        found.append(
+            Question(
+                sample.id, task, views, sample.question, dict(sample.programs), answer, sample.qtype, sample.image_id, gold
+            )
+        )
+    return found
+
+
+def _value(gold: Any) -> Any:
+    """A true value as programs hold it; regions stay for the symbolic modules to cut."""
+    if isinstance(gold, list):
+        return [Box(*box) for box in gold]
+    return gold if isinstance(gold, (str, bool, int, float)) else None
+
+
+def easy_questions(split: str, count: int, seed: int) -> list[Question]:
+    """Questions of easy-VQA; the splits of its train part share no image."""
+    if split == "report":
+        samples: Sequence[easy_vqa.EasyVqaSample] = easy_vqa.load("test")
+    else:
+        samples = deal(easy_vqa.load("train"), split, seed)
+    if count < len(samples):
+        samples = easy_vqa.subsample(samples, count, seed)
+    images: dict[int, Image] = {}
+    found = []
+    for sample in samples:
+        image = images.setdefault(sample.image_id, Image.from_array(sample.image, f"easy/{split == 'report'}/{sample.image_id}"))
+        programs = write(sample.question)
+        found.append(
+            Question(sample.id, EASY, {"IMAGE": image}, sample.question, programs, sample.answer, sample.qtype, image.root_key)
+        )
+    return found
+
+
+def easy_probe(questions: Sequence[Question]) -> list[tuple[Call, Label]]:
+    """Labelled VQA calls from the questions whose answer is the colour or the shape."""
+    return [
+        (Call("VQA", {"image": q.images["IMAGE"], "question": f"What {q.kind} is the shape?"}), Label(q.answer))
+        for q in questions
+        if q.kind in ("color", "shape")
+    ]

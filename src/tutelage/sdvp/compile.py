@@ -1,0 +1,262 @@
+"""The verb: distil teachers, step by step, into the modules that programs call, and keep what the modules knew.
+
+For each stage, module by module (LOC before what reads its crops): collect, label, accept, filter, lesson, guard. After a
+module is taught, inputs are collected again, for the later modules see other crops now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tutelage import files
+from tutelage.distill.lesson import Settings
+from tutelage.distill.trainer import train
+from tutelage.errors import InputError
+from tutelage.modules.visual_module import Exercise, VisualModule
+from tutelage.programs.language import Call, Module
+from tutelage.programs.trace import StepRecord
+from tutelage.sdvp.accept import Probe, Verdict, accept
+from tutelage.sdvp.adapt import StepTeacher, from_callable
+from tutelage.sdvp.collect import call_of, collect
+from tutelage.sdvp.guard import Guarded, guard
+from tutelage.sdvp.label import Filters, calibrate, keep, label, label_of
+from tutelage.sdvp.lesson import Stepwise, lesson
+from tutelage.sdvp.questions import Question, correct, solve
+from tutelage.sdvp.retain import NOTHING, Retain
+from tutelage.seeds import derive, numpy_rng
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a stage is run; defaults ours.
+
+    ``order``: modules taught first come first, others follow. ``replay``: off is naive tuning. ``on_policy``: later steps
+    of the collection see the modules' own answers, else the teachers'. ``allowed``: how far the guard score (0..1) may
+    fall; None: no guard. ``most``: replayed calls a lesson.
+    """
+
+    dsl: str = "visprog"
+    order: tuple[str, ...] = ("LOC", "VERIFY", "VQA")
+    only: tuple[str, ...] = ()
+    filters: Filters = Filters()
+    loss: Stepwise.Config = Stepwise.Config()
+    settings: Settings = Settings(steps=400, batch_size=64, lr=3e-3, warmup=40, clip=5.0, channels_last=True)
+    retain: Retain = NOTHING
+    replay: bool = True
+    on_policy: bool = True
+    allowed: float | None = 0.01
+    most: int = 12_000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One task to learn.
+
+    ``questions`` need no answers. ``probe``: labelled calls by module, to accept and calibrate the teachers. ``replay``:
+    questions of earlier tasks, without answers, whose inputs keep old knowledge. ``guarded``: labelled questions whose
+    accuracy may not fall.
+    """
+
+    name: str
+    questions: Sequence[Question]
+    teachers: Mapping[str, StepTeacher]
+    probe: Mapping[str, Probe] = field(default_factory=dict)
+    replay: Sequence[Question] = ()
+    guarded: Sequence[Question] = ()
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What became of one module in one stage."""
+
+    stage: str
+    module: str
+    teacher: str
+    verdict: Verdict
+    records: int
+    kept: int
+    replayed: int = 0
+    share: float = 0.0
+    guard_before: float | None = None
+    guard_after: float | None = None
+    loss: Mapping[str, float] = field(default_factory=dict)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """The modules after all stages, and what happened on the way."""
+
+    modules: dict[str, Module]
+    lessons: tuple[Taught, ...]
+
+
+def compile(  # noqa: A001  (the verb of the field)
+    programs: Sequence[Question],
+    modules: Mapping[str, Module],
+    teachers: Mapping[str, StepTeacher | Callable[..., object]],
+    *,
+    probe: Mapping[str, Probe] | None = None,
+    replay: Sequence[Question] = (),
+    guarded: Sequence[Question] = (),
+    options: Options = Options(),  # noqa: B008  (frozen)
+    folder: str | Path | None = None,
+    say: Say | None = None,
+) -> Compiled:
+    """Distil ``teachers`` into the modules that ``programs`` call.
+
+    Args:
+        programs: questions with programs and images; answers are not needed.
+        modules: by name; those with a network and a teacher are taught, none is changed in place.
+        teachers: by module name: a StepTeacher, or any callable from calls to answers.
+        probe: labelled calls by module; without them a teacher is accepted unseen.
+        replay: questions of earlier tasks; without them only the sibling calls of the new inputs are kept.
+        guarded: labelled questions whose accuracy may not fall.
+        folder: where the taught modules are kept; the same call on the same folder goes on where it was stopped.
+        say: called with a line of text as each part begins.
+
+    Raises:
+        InputError: no programs, or a teacher for a module that is not there or cannot be taught.
+    """
+    if not programs:
+        raise InputError("no programs to learn from", where="programs", remedy="give at least one question with a program")
+    for name in teachers:
+        if not isinstance(modules.get(name), VisualModule):
+            raise InputError(f"no trainable module {name!r}", where="teachers", remedy=f"modules: {', '.join(modules)}")
+    ready = {name: t if isinstance(t, StepTeacher) else from_callable(t) for name, t in teachers.items()}
+    stage = Stage("task", programs, ready, probe or {}, replay, guarded)
+    return run_stage(modules, stage, options, folder, say)
+
+
+def run_stage(
+    modules: Mapping[str, Module],
+    stage: Stage,
+    options: Options = Options(),  # noqa: B008  (frozen)
+    folder: str | Path | None = None,
+    say: Say | None = None,
+) -> Compiled:
+    """Teach every module of ``stage`` that has a teacher, in order."""
+    current, lessons = dict(modules), []
+    start = {name: module for name, module in modules.items() if isinstance(module, VisualModule)}
+    names = sorted(stage.teachers, key=lambda name: (options.order.index(name) if name in options.order else 99, name))
+    for name in names:
+        if options.only and name not in options.only:
+            continue
+        if say:
+            say(f"{stage.name}: teaching {name}")
+        place = Path(folder) / stage.name / name if folder is not None else None
+        module, taught = _teach(current, start[name], stage, name, options, place)
+        current[name] = module
+        lessons.append(taught)
+    return Compiled(current, tuple(lessons))
+
+
+def _teach(
+    modules: Mapping[str, Module], old: VisualModule, stage: Stage, name: str, options: Options, folder: Path | None
+) -> tuple[VisualModule, Taught]:
+    """One module of one stage, start to end."""
+    if folder is not None and (folder / "taught.json").exists():
+        found = files.read_json(folder / "taught.json")
+        verdict = Verdict(**found.pop("verdict"))
+        return old.load_weights(folder), Taught(verdict=verdict, **found)
+    probe = stage.probe.get(name, [])
+    teacher = calibrate(stage.teachers[name], probe)
+    verdict = accept(teacher, old, probe)
+    forced = None if options.on_policy else stage.teachers
+    records = collect(stage.questions, modules, options.dsl, forced=forced, stage=stage.name)[name] if verdict.accepted else []
+    labelled = label(records, old, teacher)
+    labelled = keep(labelled, options.filters, stage.questions, modules, stage.teachers, options.dsl)
+    kept = [record for record in labelled if record.weight > 0]
+    report = Taught(stage.name, name, teacher.name, verdict, len(labelled), len(kept))
+    if kept:
+        old, report = _lesson(modules, old, stage, teacher, kept, options, folder, report)
+    if folder is not None:
+        old.save(folder)
+        files.write_json(folder / "taught.json", report)
+    return old, report
+
+
+def _lesson(
+    modules: Mapping[str, Module],
+    old: VisualModule,
+    stage: Stage,
+    teacher: StepTeacher,
+    kept: Sequence[StepRecord],
+    options: Options,
+    folder: Path | None,
+    report: Taught,
+) -> tuple[VisualModule, Taught]:
+    task = old.exercise([call_of(record) for record in kept], [label_of(record) for record in kept])
+    replay = replayed(modules, old, stage, teacher, [call_of(record) for record in kept], options) if options.replay else None
+    settings = replace(options.settings, seed=derive(options.seed, stage.name, old.name) % 2**31)
+    given = lesson(old, task, replay, settings, options.loss, options.retain, f"{stage.name} {old.name}")
+    result = train(given, folder / "lesson" if folder is not None else None)
+    new = old.taught(options.retain.finish(result.student))
+    guarded = Guarded(new, 1.0, 0.0, 0.0)
+    if options.allowed is not None and stage.guarded:
+        guarded = guard(old, new, lambda m: accuracy(stage.guarded, {**modules, old.name: m}, options.dsl), options.allowed)
+    last = result.history[-1]["terms"] if result.history else {}
+    return guarded.module, replace(
+        report,
+        replayed=len(replay) if replay else 0,
+        share=guarded.share,
+        guard_before=guarded.before if stage.guarded else None,
+        guard_after=guarded.after if stage.guarded else None,
+        loss=last,
+        seconds=result.seconds,
+    )
+
+
+def replayed(
+    modules: Mapping[str, Module],
+    module: VisualModule,
+    stage: Stage,
+    teacher: StepTeacher,
+    new: Sequence[Call],
+    options: Options,
+) -> Exercise | None:
+    """What self-distillation keeps: calls of earlier tasks with their siblings, and those siblings of the new calls that
+    the teacher does not speak to. No labels are used."""
+    asked: dict[object, Call] = {}
+
+    def add(call: Call) -> None:
+        asked.setdefault((tuple(sorted((k, getattr(v, "key", v)) for k, v in call.args.items())),), call)
+
+    earlier = collect(stage.replay, modules, options.dsl, stage=stage.name)[module.name] if stage.replay else []
+    for record in earlier:
+        add(call_of(record))
+        for call in module.siblings(call_of(record)):
+            add(call)
+    known = len(asked)
+    for call in new:
+        for sibling in module.siblings(call):
+            if not teacher.covers(sibling):
+                add(sibling)
+    calls = list(asked.values())
+    # earlier tasks and new inputs get equal room
+    rng = numpy_rng(options.seed, "replay", stage.name, module.name)
+    halves = [calls[:known], calls[known:]]
+    room = options.most if not halves[0] or not halves[1] else options.most // 2
+    chosen = [call for half in halves for call in _some(half, room, rng)]
+    return module.exercise(chosen, None) if chosen else None
+
+
+def _some(calls: list[Call], count: int, rng) -> list[Call]:  # noqa: ANN001
+    """At most ``count`` calls, whole images at a time, in their order."""
+    if len(calls) <= count:
+        return calls
+    keys = list(dict.fromkeys(getattr(call.args.get("image"), "key", None) for call in calls))
+    share = count / len(calls)
+    taken = {keys[i] for i in rng.permutation(len(keys))[: max(1, int(len(keys) * share))]}
+    return [call for call in calls if getattr(call.args.get("image"), "key", None) in taken]
+
+
+def accuracy(questions: Sequence[Question], modules: Mapping[str, Module], dsl: str = "visprog") -> float:
+    """The share of the questions that their programs answer rightly, in 0..1."""
+    traces = solve(questions, modules, dsl)
+    return sum(correct(q, t.answer) for q, t in zip(questions, traces, strict=True)) / max(1, len(questions))
