@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, is_dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -63,8 +63,8 @@ def write_text(path: str | Path, text: str) -> Path:
 def plain(value: Any) -> Any:
     """``value`` as what JSON can hold: dataclasses, tuples, sets, paths and numpy or torch numbers made plain."""
     if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
-    if isinstance(value, dict):
+        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
@@ -97,10 +97,14 @@ def read_json(path: str | Path) -> Any:
         raise InputError("not UTF-8 text", where=path, remedy="is this the right file?") from error
     except json.JSONDecodeError as error:
         raise InputError(
-            f"not JSON: {error.msg}", where=f"{path}:{error.lineno}", remedy="the file may be cut; fetch or make it again"
+            f"not JSON: {error.msg}",
+            where=f"{path}:{error.lineno}",
+            remedy="the file may be cut; fetch or make it again",
         ) from error
     except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", where=path, remedy="check the path and its rights") from error
+        raise InputError(
+            f"cannot read: {error.strerror}", where=path, remedy="check the path and its rights"
+        ) from error
 
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
@@ -125,7 +129,9 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
                 f"not JSON: {error.msg}", where=f"{path}:{number}", remedy="the line may be cut; fetch or make it again"
             ) from error
         except UnicodeDecodeError as error:
-            raise InputError("not UTF-8 text", where=f"{path}:{number + 1}", remedy="is this the right file?") from error
+            raise InputError(
+                "not UTF-8 text", where=f"{path}:{number + 1}", remedy="is this the right file?"
+            ) from error
 
 
 def write_json_lines(path: str | Path, rows: Iterable[Any]) -> Path:

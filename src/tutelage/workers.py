@@ -23,7 +23,9 @@ def processes(asked: int | None = None) -> int:
     return asked if asked else len(os.sched_getaffinity(0))
 
 
-def map_tasks(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: int | None = None) -> Iterator[Any]:
+def map_tasks(
+    function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: int | None = None
+) -> Iterator[Any]:
     """Yield ``function(*task)`` for each task, in order, computed by ``workers`` spawned processes.
 
     One worker (or one task) runs in this process. An error in a task is raised here, and the others are stopped.

@@ -63,7 +63,10 @@ def console(json: str | None = None) -> Console:
     """Where tables and text go: standard output, or standard error where that carries the JSON (``--json -``)."""
     from rich.console import Console
 
-    return Console(stderr=json == "-", highlight=False)
+    shown = Console(stderr=json == "-", highlight=False)
+    if not shown.is_terminal:
+        shown.width = 120
+    return shown
 
 
 class Bar:

@@ -12,6 +12,7 @@ from tutelage.distill.lesson import Lesson, Settings
 from tutelage.distill.method import Method, answer
 from tutelage.distill.supervised import Supervised
 from tutelage.distill.trainer import train
+from tutelage.distill.views import Views
 from tutelage.seeds import torch_rng
 from tutelage.tasks import digits as digit_files
 from tutelage.tasks import fashion as fashion_files
@@ -20,8 +21,8 @@ SELECTION = range(100, 110)
 """The seeds on which settings are chosen: they are scored on the selection split, all others on the report split."""
 
 
-def digits(seed: int, count: int) -> tuple[TensorData, TensorData]:
-    """(``count`` images to train on, images to score on) of the 8x8 digits, values 0..1.
+def digits(seed: int, count: int, views: Views | None = None) -> tuple[TensorData, TensorData]:
+    """(``count`` images to train on, in ``views``; images to score on) of the 8x8 digits, values 0..1.
 
     The last 700 images are the report split and the 300 before them the selection split, in a fixed random order; the
     training images are drawn from the other 797 by the seed.
@@ -31,7 +32,7 @@ def digits(seed: int, count: int) -> tuple[TensorData, TensorData]:
     pixels, classes = torch.from_numpy(images).float()[:, None] / 16, torch.from_numpy(labels)
     chosen = order[:797][torch.randperm(797, generator=torch_rng(seed, "digits", "train"))[:count]]
     scored = order[797:1097] if seed in SELECTION else order[1097:]
-    return TensorData(pixels[chosen], classes[chosen]), TensorData(pixels[scored], classes[scored])
+    return TensorData(pixels[chosen], classes[chosen], views=views), TensorData(pixels[scored], classes[scored])
 
 
 def fashion(seed: int) -> tuple[TensorData, TensorData]:

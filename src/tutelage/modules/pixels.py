@@ -49,9 +49,8 @@ def _sampled(images: Sequence[Image], size: int) -> Tensor:
         if slot == len(roots):
             roots.append(image.root)
         rows.append(slot)
-    pixels = torch.from_numpy(np.stack(roots)).float().div_(255)[rows] if len(roots) > 1 else None
-    if pixels is None:
-        pixels = torch.from_numpy(roots[0][None]).float().div_(255).expand(len(images), -1, -1, -1)
+    pixels = torch.from_numpy(np.stack(roots)).float().div_(255)
+    pixels = pixels[rows] if len(roots) > 1 else pixels.expand(len(images), -1, -1, -1)
     height, width = roots[0].shape[1:]
     region = torch.tensor([image.region for image in images], dtype=torch.float32)
     x1, y1, x2, y2 = region.unbind(1)

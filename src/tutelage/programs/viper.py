@@ -15,7 +15,8 @@ from tutelage import files
 from tutelage.programs.interpreter.library import viper_library
 from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.patches import Found, Request, Video, View
-from tutelage.programs.interpreter.run import OPTIONAL, compile_program
+from tutelage.programs.interpreter.reader import Reader
+from tutelage.programs.interpreter.run import OPTIONAL
 from tutelage.programs.isolation import Sandbox, shared_sandbox
 from tutelage.programs.language import (
     Call,
@@ -168,7 +169,7 @@ class Parser:
     ):
         self.signatures, self._keep = dict(signatures), keep
         self._limits = limits or Limits()
-        self._library = viper_library(self.signatures)
+        self._reader = Reader(viper_library(self.signatures), self._limits)
         self._sandbox: Sandbox | None = None
         if isolate is not False:
             self._sandbox = isolate if isinstance(isolate, Sandbox) else shared_sandbox(self._limits)
@@ -203,7 +204,7 @@ class Parser:
         name = files.fingerprint("viper", text.encode(errors="surrogatepass"))
         sandbox, signatures = self._sandbox, self.signatures
         if sandbox is None:
-            program = compile_program(text, self._library, self._limits)
+            program = self._reader.read(text)
             return ViperProgram(text, name, program.inputs, program.args, program.run)
         inputs, args = sandbox.check(text, signatures)
         return ViperProgram(text, name, inputs, args, lambda given: sandbox.run(text, signatures, given))

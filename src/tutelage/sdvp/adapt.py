@@ -11,7 +11,8 @@ from typing import Any
 
 from tutelage.errors import InputError
 from tutelage.files import fingerprint
-from tutelage.modules.small import Loc, Vqa
+from tutelage.modules.asking import Vqa
+from tutelage.modules.locating import Loc
 from tutelage.modules.visual_module import Label, VisualModule
 from tutelage.programs.language import Call
 
@@ -77,7 +78,10 @@ def as_judge(specialist: Vqa) -> StepTeacher:
 
     def answer(calls: Sequence[Call]) -> list[Label]:
         asked = [
-            Call("VQA", {"image": c.args["image"], "question": f"What {kinds[c.args['property']]} is the {c.args['object']}?"})
+            Call(
+                "VQA",
+                {"image": c.args["image"], "question": f"What {kinds[c.args['property']]} is the {c.args['object']}?"},
+            )
             for c in calls
         ]
         shares = [
@@ -136,7 +140,11 @@ def _locates(specialist: Loc) -> Callable[[Sequence[Call]], list[Label]]:
         said = specialist.candidates(calls)
         threshold = specialist.config.threshold
         return [
-            Label([b for b in boxes if b.score >= threshold], None, min((_sure(b.score, threshold) for b in boxes), default=1.0))
+            Label(
+                [b for b in boxes if b.score >= threshold],
+                None,
+                min((_sure(b.score, threshold) for b in boxes), default=1.0),
+            )
             for boxes in said
         ]
 

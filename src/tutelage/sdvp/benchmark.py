@@ -17,6 +17,7 @@ from tutelage.tasks.world.task import TASKS, make_task
 EASY = "easy_vqa"
 CURRENT = (EASY, *(name for name, task in TASKS.items() if task.group == "current"))
 PREVIOUS = tuple(name for name, task in TASKS.items() if task.group == "previous")
+GENERIC = tuple(name for name, task in TASKS.items() if task.group == "generic")
 UNSEEN = tuple(name for name, task in TASKS.items() if task.group == "unseen")
 
 
@@ -42,7 +43,15 @@ def questions_of(task: str, seed: int, split: str, count: int) -> list[Question]
         answer = Box(*sample.answer) if isinstance(sample.answer, tuple) else sample.answer
         found.append(
             Question(
-                sample.id, task, views, sample.question, dict(sample.programs), answer, sample.qtype, sample.image_id, gold
+                sample.id,
+                task,
+                views,
+                sample.question,
+                dict(sample.programs),
+                answer,
+                sample.qtype,
+                sample.image_id,
+                gold,
             )
         )
     return found
@@ -67,9 +76,18 @@ def easy_questions(split: str, count: int, seed: int) -> list[Question]:
     found = []
     for sample in samples:
         image = images.setdefault(sample.image_id, Image.from_array(sample.image, f"easy/{split == 'report'}/{sample.image_id}"))
-        programs = write(sample.question)
+        programs = write(sample.question, single=True)._asdict()
         found.append(
-            Question(sample.id, EASY, {"IMAGE": image}, sample.question, programs, sample.answer, sample.qtype, image.root_key)
+            Question(
+                sample.id,
+                EASY,
+                {"IMAGE": image},
+                sample.question,
+                programs,
+                sample.answer,
+                sample.qtype,
+                image.root_key,
+            )
         )
     return found
 

@@ -48,8 +48,8 @@ class Options:
     retain: Retain = NOTHING
     replay: bool = True
     on_policy: bool = True
-    allowed: float | None = 0.01
-    most: int = 12_000
+    allowed: float | None = 0.005
+    most: int = 20_000
     seed: int = 0
 
 

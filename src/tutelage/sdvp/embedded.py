@@ -5,15 +5,18 @@ Trained by the project on first use and kept by a hash of everything that shaped
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
+
 import numpy as np
 
 from tutelage import files
 from tutelage.distill.lesson import Settings
 from tutelage.distill.trainer import train
+from tutelage.modules.asking import AskConfig, Verify, Vqa
 from tutelage.modules.folding import folded, normalised
-from tutelage.modules.small import AskConfig, Loc, LocConfig, Verify, Vqa
+from tutelage.modules.locating import Loc, LocConfig
 from tutelage.modules.visual_module import Label, VisualModule
 from tutelage.modules.words import Vocabulary
 from tutelage.programs.language import Call
@@ -211,27 +214,43 @@ def easy_examples(samples: Sequence[easy_vqa.EasyVqaSample]) -> Examples:
     return calls, labels
 
 
+STUDIES: Mapping[str, Study] = MappingProxyType(
+    {
+        "LOC": Study("A", 5000, 1000),
+        "VQA": Study("A", 5000, 1200),
+        "VERIFY": Study("A", 4000, 800),
+        "color": Study("B", 2500, 500),
+        "loc": Study("B", 4000, 1200),
+        "easy": Study("A", 0, 800),
+    }
+)
+"""How each embedded network is schooled: LOC, VQA and VERIFY are the generalists, the others specialists of half their
+size with one skill each: domain B's colours, domain B's shapes and places, easy-VQA's colours and shapes."""
+
+
+def one(seed: int, name: str, store: files.Store | None = None, quick: bool = False) -> VisualModule:
+    """One embedded network of a seed by its name in :data:`STUDIES`; ``quick`` ones are for smoke tests and know nothing."""
+    start = derive(seed, "network", name) % 2**31
+    blanks: dict[str, tuple[Callable[[], VisualModule], Maker]] = {
+        "LOC": (lambda: Loc.build(LocConfig(world.SHAPES), start), loc_examples),
+        "VQA": (lambda: Vqa.build(AskConfig(VOCABULARY), start), vqa_examples),
+        "VERIFY": (lambda: Verify.build(AskConfig(VOCABULARY), start), verify_examples),
+        "color": (lambda: Vqa.build(AskConfig(COLORS_ONLY, 8), start), color_examples),
+        "loc": (lambda: Loc.build(LocConfig(world.SHAPES, 8), start), loc_examples),
+        "easy": (lambda: Vqa.build(AskConfig(EASY_ONLY, 8), start), lambda _, rng: easy_examples(easy_teacher_split(seed))),
+    }
+    build, make = blanks[name]
+    return trained(build(), make, STUDIES[name], seed, store, quick)
+
+
 def generalists(seed: int, store: files.Store | None = None, quick: bool = False) -> dict[str, VisualModule]:
-    """LOC, VQA and VERIFY, trained broadly on domain A; ``quick`` ones are for smoke tests and know nothing."""
-    blanks: dict[str, tuple[VisualModule, Maker, Study]] = {
-        "LOC": (Loc.build(LocConfig(world.SHAPES), seed), loc_examples, Study("A", 5000, 1000)),
-        "VQA": (Vqa.build(AskConfig(VOCABULARY), seed), vqa_examples, Study("A", 5000, 1200)),
-        "VERIFY": (Verify.build(AskConfig(VOCABULARY), seed), verify_examples, Study("A", 4000, 800)),
-    }
-    return {name: trained(*blank, seed, store, quick) for name, blank in blanks.items()}
+    """LOC, VQA and VERIFY, trained broadly on domain A."""
+    return {name: one(seed, name, store, quick) for name in ("LOC", "VQA", "VERIFY")}
 
 
-def specialists(seed: int, store: files.Store | None = None, quick: bool = False) -> dict[str, VisualModule]:
-    """Networks of half the size, each with one skill: domain B's colours, domain B's shapes and places, easy-VQA."""
-    color = Vqa.build(AskConfig(COLORS_ONLY, 8), derive(seed, "color") % 2**31)
-    loc = Loc.build(LocConfig(world.SHAPES, 8), derive(seed, "loc") % 2**31)
-    easy = Vqa.build(AskConfig(EASY_ONLY, 8), derive(seed, "easy") % 2**31)
-    dealt = deal(easy_vqa.load("train"), "teacher", seed)
-    return {
-        "color": trained(color, color_examples, Study("B", 2500, 500), seed, store, quick),
-        "loc": trained(loc, loc_examples, Study("B", 4000, 1200), seed, store, quick),
-        "easy": trained(easy, lambda _, rng: easy_examples(dealt), Study("A", 0, 800), seed, store, quick),
-    }
+def easy_teacher_split(seed: int) -> list[easy_vqa.EasyVqaSample]:
+    """The part of easy-VQA's train images that its specialist learns from."""
+    return deal(easy_vqa.load("train"), "teacher", seed)
 
 
 DEAL = (("teacher", 0.55), ("select", 0.1), ("collect", 0.35))

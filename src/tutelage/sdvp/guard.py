@@ -29,9 +29,7 @@ def between(old: VisualModule, new: VisualModule, share: float) -> VisualModule:
         return new
     network = new.copy_network()
     start, end = old.network.state_dict(), new.network.state_dict()
-    mixed = {
-        key: torch.lerp(start[key], end[key], share) if end[key].is_floating_point() else end[key] for key in end
-    }
+    mixed = {key: torch.lerp(start[key], end[key], share) if end[key].is_floating_point() else end[key] for key in end}
     network.load_state_dict(mixed)
     return new.taught(network)
 

@@ -75,9 +75,7 @@ def calibrate(teacher: StepTeacher, probe: Sequence[tuple[Call, Label]]) -> Step
         return teacher
 
     def loss(temperature: float) -> float:
-        return -sum(
-            math.log(max(1e-9, (tempered(a, temperature).dist or {}).get(normalise(g.hard), 0.0))) for a, g in pairs
-        )
+        return -sum(math.log(max(1e-9, (tempered(a, temperature).dist or {}).get(normalise(g.hard), 0.0))) for a, g in pairs)
 
     return teacher.calibrated(min((0.5 * 2 ** (i / 4) for i in range(13)), key=loss))
 
@@ -116,9 +114,7 @@ def vote_agreement(questions: Sequence[Question], modules: Mapping[str, Module],
     answers: dict[str, list[str]] = {}
     kinds = sorted({name for question in questions for name in question.programs if name.split(":")[0] == dsl})
     for kind in kinds:
-        found = [
-            replace(question, programs={dsl: question.programs[kind]}) for question in questions if kind in question.programs
-        ]
+        found = [replace(question, programs={dsl: question.programs[kind]}) for question in questions if kind in question.programs]
         for trace in solve(found, modules, dsl):
             if trace.status == "ok":
                 answers.setdefault(trace.id, []).append(normalise(trace.answer))

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
+from tutelage.programs import viper, visprog
 from tutelage.programs.answers import normalise
-from tutelage.programs.language import Module, Program, ProgramFailure, Signature, Value
-from tutelage.programs.scheduler import Context, Fallback, Job, Substitute, run
 from tutelage.programs.cache import ResultCache
+from tutelage.programs.language import Module, ParseFailure, Program, ProgramFailure, Value
+from tutelage.programs.scheduler import Context, Fallback, Job, Substitute, run
 from tutelage.programs.trace import Trace
 from tutelage.programs.values import Box, Image, iou
-
-Parse = Callable[[str, Mapping[str, Signature], tuple[str, ...]], Program]
-"""A DSL's parser: text, signatures and names of the inputs to a checked program."""
-
 
 @dataclass(frozen=True)
 class Question:
@@ -37,36 +33,22 @@ class Question:
 
 
 class Programs:
-    """Parses each distinct text once: a DSL's parser, the modules' signatures, and what has been parsed."""
+    """A DSL's parser for the modules at hand; each distinct text is parsed once.
 
-    def __init__(self, dsl: str, modules: Mapping[str, Module]):
+    ``trusted``: ViperGPT programs that somebody vouches for run in this process; others in the sandbox.
+    """
+
+    def __init__(self, dsl: str, modules: Mapping[str, Module], trusted: bool = False):
         self.dsl = dsl
-        self._parse = parser(dsl)
-        self._signatures = {name: module.signature for name, module in modules.items()}
-        self._known: dict[tuple[str, tuple[str, ...]], Program | ProgramFailure] = {}
+        signatures = {name: module.signature for name, module in modules.items()}
+        self._parser = visprog.Parser(signatures) if dsl == "visprog" else viper.Parser(signatures, isolate=not trusted)
 
     def of(self, question: Question) -> Program | ProgramFailure:
-        """The question's program, or the failure of its parsing."""
-        key = (question.programs[self.dsl], tuple(question.images))
-        found = self._known.get(key)
-        if found is None:
-            try:
-                found = self._parse(key[0], self._signatures, key[1])
-            except ProgramFailure as failure:
-                found = failure
-            self._known[key] = found
-        return found
-
-
-def parser(dsl: str) -> Parse:
-    """The parser of a DSL."""
-    if dsl == "visprog":
-        from tutelage.programs.visprog import parse
-
-        return parse
-    from tutelage.programs.viper import parse as parse_viper
-
-    return parse_viper
+        """The question's program, or the failure of its parsing; a question without one fails too."""
+        text = question.programs.get(self.dsl)
+        if text is None:
+            return ParseFailure(f"no {self.dsl} program", where=question.id)
+        return self._parser.try_parse(text, tuple(question.images))
 
 
 def solve(

@@ -51,15 +51,17 @@ def conv_norm(inner: int, outer: int, stride: int = 1) -> nn.Sequential:
 
 
 class SmallCNN(nn.Module):
-    """Three 3x3 convolutions, the last two of stride 2, the mean over positions, a linear ``head``.
+    """Three 3x3 convolutions, the last two of stride 2, the first of ``stride``; mean over positions, linear ``head``.
 
     [B, inputs, H, W] -> logits [B, classes]; the embedding [B, embedding] is what goes into ``head``.
     """
 
-    def __init__(self, classes: int = 10, channels: int = 16, embedding: int = 32, inputs: int = 1):
+    def __init__(self, classes: int = 10, channels: int = 16, embedding: int = 32, inputs: int = 1, stride: int = 1):
         super().__init__()
         self.body = nn.Sequential(
-            conv_norm(inputs, channels), conv_norm(channels, 2 * channels, 2), conv_norm(2 * channels, embedding, 2)
+            conv_norm(inputs, channels, stride),
+            conv_norm(channels, 2 * channels, 2),
+            conv_norm(2 * channels, embedding, 2),
         )
         self.head = nn.Linear(embedding, classes)
 

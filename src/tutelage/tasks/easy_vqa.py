@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from typing import Any, Literal
@@ -81,13 +82,18 @@ def load(split: Split, folder: str | Path | None = None) -> list[EasyVqaSample]:
     """
     if split not in ("train", "test"):
         raise InputError(f"easy-VQA has no split {split!r}", where="split", remedy="use train or test")
-    root = (data_folder() if folder is None else Path(folder)) / split
+    return list(_read(split, (data_folder() if folder is None else Path(folder)) / split))
+
+
+@lru_cache(maxsize=2)
+def _read(split: str, root: Path) -> tuple[EasyVqaSample, ...]:
+    """All samples of a split, decoded once a process: they cannot be changed."""
     file = root / "questions.json"
     rows = read_json(file)
     if not isinstance(rows, list):
         raise InputError("not a list of questions", where=file, remedy="install the package easy-vqa==1.0 again")
     images: dict[int, np.ndarray] = {}
-    return [_sample(split, number, row, images, root, file) for number, row in enumerate(rows)]
+    return tuple(_sample(split, number, row, images, root, file) for number, row in enumerate(rows))
 
 
 def _sample(split: str, number: int, row: Any, images: dict[int, np.ndarray], root: Path, file: Path) -> EasyVqaSample:

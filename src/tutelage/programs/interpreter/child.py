@@ -24,8 +24,8 @@ from typing import Any, BinaryIO
 
 from tutelage.programs.interpreter.library import viper_library
 from tutelage.programs.interpreter.meter import Limits
-from tutelage.programs.interpreter.pieces import Library
-from tutelage.programs.interpreter.run import CompiledProgram, compile_program
+from tutelage.programs.interpreter.reader import Reader
+from tutelage.programs.interpreter.run import CompiledProgram
 from tutelage.programs.interpreter.wire import (
     NotAMessage,
     decode,
@@ -79,11 +79,11 @@ def _address_space() -> int:
 
 
 class Server:
-    """The state of the child: libraries, compiled programs, and runs that wait for an answer."""
+    """The state of the child: readers, compiled programs, and runs that wait for an answer."""
 
     def __init__(self, limits: Limits):
         self.limits = limits
-        self.libraries: dict[int, Library] = {}
+        self.readers: dict[int, Reader] = {}
         self.programs: OrderedDict[tuple[int, str], CompiledProgram] = OrderedDict()
         self.runs: dict[int, Generator[Any, Any, Any]] = {}
 
@@ -93,7 +93,7 @@ class Server:
         if key in self.programs:
             self.programs.move_to_end(key)
             return self.programs[key]
-        program = compile_program(source, self.libraries[modules], self.limits)
+        program = self.readers[modules].read(source)
         self.programs[key] = program
         if len(self.programs) > KEPT:
             self.programs.popitem(last=False)
@@ -104,7 +104,7 @@ class Server:
         try:
             match message:
                 case ["modules", int(number), data]:
-                    self.libraries[number] = viper_library(decode_signatures(data))
+                    self.readers[number] = Reader(viper_library(decode_signatures(data)), self.limits)
                     return None
                 case ["check", int(modules), str(source)]:
                     program = self.program(modules, source)

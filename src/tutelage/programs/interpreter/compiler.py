@@ -8,6 +8,7 @@ name that the program wrote: names and methods come from tables.
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -62,7 +63,9 @@ def parse_tree(source: str, limits: Limits) -> ast.Module:
     if size > limits.source:
         raise LimitExceeded(f"{size:,} bytes of source; at most {limits.source:,} are read")
     try:
-        return ast.parse(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what a program writes oddly is no news to the one who runs it
+            return ast.parse(source)
     except SyntaxError as error:
         raise ParseFailure(f"not Python: {error.msg}", where=f"line {error.lineno}") from None
     except ValueError as error:

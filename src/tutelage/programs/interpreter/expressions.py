@@ -13,7 +13,6 @@ from tutelage.programs.interpreter.methods import format_value
 from tutelage.programs.interpreter.operators import (
     BINARY,
     UNARY,
-    bounded,
     get_item,
     make_slice,
 )
@@ -110,7 +109,12 @@ class Expressions(Pieces):
     def _literal(self, value: Any) -> Code:
         if type(value) not in (int, float, str, bool, type(None)):
             raise Refused(f"a constant of type {type(value).__name__} is not allowed")
-        bounded(Meter(self.limits), value)
+        if type(value) is int and abs(value) >> self.limits.bits:
+            raise LimitExceeded(f"an integer of more than {self.limits.bits} bits")
+        if type(value) is str and value in self.marks:
+            number = self.marks[value]
+            self.marked.add(value)
+            return Code(lambda frame: frame[1].texts[number])
         return constant(value)
 
     def _name(self, name: str) -> Code:
@@ -133,34 +137,16 @@ class Expressions(Pieces):
         if self.is_math(node.value):
             value = self._math(name)
             return constant(value)
-        by_type = self.fields.get(name)
-        if by_type is None:
-            self.check_attribute(name)
-            return self._bound_method(node)
-
-        def read_field(meter: Meter, value: Any) -> Any:
-            get = by_type.get(type(value))
-            if get is None:
-                raise TypeError(f"{name_of(value)} has no field {name!r}")
-            return get(value)
-
-        return self.operands([self.expression(node.value)], read_field)
-
-    def _bound_method(self, node: ast.Attribute) -> Code:
-        """A method as a value, such as the ``table.get`` of ``max(table, key=table.get)``."""
-        name, by_type = node.attr, self.methods[node.attr]
-        if name in self.yielding:
+        self.check_attribute(name)
+        fields, methods = self.fields.get(name, {}), self.methods.get(name, {})
+        if not fields and name in self.yielding:
             raise Refused(f"{name!r} is a method", remedy=f"call it, .{name}(…), or write a lambda")
 
-        def take(meter: Meter, value: Any) -> Builtin:
-            if type(value) is Builtin and value.python in by_type:  # str.lower
-                return Builtin(name, by_type[value.python])
-            method = by_type.get(type(value))
-            if method is None:
-                raise TypeError(f"{name_of(value)} has no method {name!r}")
-            return Builtin(name, lambda meter, *args, **named: method(meter, value, *args, **named))
+        def read_field(meter: Meter, value: Any) -> Any:
+            get = fields.get(type(value))
+            return get(value) if get is not None else _bound(name, methods, value)
 
-        return self.operands([self.expression(node.value)], take)
+        return self.operands([self.expression(node.value)], read_field)
 
     def check_attribute(self, name: str) -> None:
         """Refuse an attribute that no value has."""
@@ -269,6 +255,16 @@ class Expressions(Pieces):
     def unpack(self, target: ast.expr, value: Code) -> Code:
         """Give a value to a target."""
         raise NotImplementedError
+
+
+def _bound(name: str, methods: dict[type, Callable[..., Any]], value: Any) -> Builtin:
+    """A method as a value, such as the ``table.get`` of ``max(table, key=table.get)``, or ``str.lower``."""
+    if type(value) is Builtin and value.python in methods:
+        return Builtin(name, methods[value.python])
+    method = methods.get(type(value))
+    if method is None:
+        raise TypeError(f"{name_of(value)} has no field {name!r}")
+    return Builtin(name, lambda meter, *args, **named: method(meter, value, *args, **named))
 
 
 def flatten(meter: Meter, values: Sequence[Any], starred: Sequence[bool]) -> list[Any]:

@@ -32,10 +32,11 @@ class Limits:
 
 
 class Meter:
-    """Counts one run against its :class:`Limits`; ``steps`` and ``items`` count down."""
+    """Counts one run against its :class:`Limits`; ``steps`` and ``items`` count down. ``texts`` are the run's constants."""
 
     __slots__ = (
         "limits",
+        "texts",
         "steps",
         "check",
         "items",
@@ -49,8 +50,8 @@ class Meter:
         "_left",
     )
 
-    def __init__(self, limits: Limits):
-        self.limits = limits
+    def __init__(self, limits: Limits, texts: tuple[str, ...] = ()):
+        self.limits, self.texts = limits, texts
         self.steps, self.items, self.calls, self.depth = limits.steps, limits.items, 0, 0
         self.check = max(0, limits.steps - TICK)
         self.big, self.length = 1 << limits.bits, limits.length

@@ -13,8 +13,8 @@ from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
 
 from tutelage.programs.interpreter.meter import Meter
-from tutelage.programs.interpreter.values import NUMBERS, name_of, sequence, show, text
-from tutelage.programs.language import RuntimeFailure, TypeFailure
+from tutelage.programs.interpreter.values import NUMBERS, measure, name_of, sequence, show, text
+from tutelage.programs.language import LimitExceeded, RuntimeFailure, TypeFailure
 
 MARGIN = 10
 FULL_SIZE = 375
@@ -109,8 +109,14 @@ class Video:
 
 
 def ask(meter: Meter, module: str, **args: Any) -> Asking:
-    """Put one question to a module."""
+    """Put one question to a module.
+
+    Raises:
+        LimitExceeded: too many questions, or one too long.
+    """
     meter.asked()
+    if sum(measure(meter, value) for value in args.values()) > meter.length:
+        raise LimitExceeded(f"a question longer than {meter.length:,}")
     return (yield Request(module, args))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -184,8 +184,9 @@ def variable(name: str, hops: int, slot: int) -> Code:
 class Pieces:
     """What every part of the compiler stands on: the tables of names, the scope, and how pieces are put together."""
 
-    def __init__(self, library: Library, limits: Limits, walrus: bool = True):
-        self.library, self.limits, self.walrus = library, limits, walrus
+    def __init__(self, library: Library, limits: Limits, walrus: bool, marks: Mapping[str, int]):
+        self.library, self.limits, self.walrus, self.marks = library, limits, walrus, marks
+        self.marked: set[str] = set()
         self.names, self.methods, self.fields = library.all_names, library.all_methods, library.all_fields
         self.yielding = YIELDING | library.yielding
         self.scope = Scope(None, ())

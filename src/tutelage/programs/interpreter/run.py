@@ -12,7 +12,7 @@ from tutelage.programs.interpreter.functions import invoke
 from tutelage.programs.interpreter.meter import Limits, Meter
 from tutelage.programs.interpreter.patches import Patch, Request, View
 from tutelage.programs.interpreter.pieces import Library, as_failure
-from tutelage.programs.interpreter.values import SCALARS, UNSET, FunctionCode, in_order, measure, name_of
+from tutelage.programs.interpreter.values import SCALARS, UNSET, FunctionCode, in_order, measure, name_of, sequence
 from tutelage.programs.language import LimitExceeded, ParseFailure, TypeFailure
 
 ENTRY = "execute_command"
@@ -23,13 +23,17 @@ OPTIONAL = ("possible_answers", "query")
 
 @dataclass(frozen=True)
 class CompiledProgram:
-    """A checked program: ``inputs`` are the initial variables it reads, ``args`` the arguments it is called with."""
+    """A checked program: ``inputs`` are the initial variables it reads, ``args`` the arguments it is called with.
+
+    ``texts`` stand for the marks of a program that shares its code with others of its shape.
+    """
 
     code: FunctionCode
     slot: int
     args: tuple[str, ...]
     inputs: tuple[str, ...]
     limits: Limits
+    texts: tuple[str, ...] = ()
 
     def run(self, arguments: Mapping[str, Any]) -> Generator[Request, Any, Any]:
         """Run on ``arguments`` (by name); yields requests, is sent values, returns the answer.
@@ -37,7 +41,7 @@ class CompiledProgram:
         Raises:
             ProgramFailure: whatever stopped the program, limits included.
         """
-        meter = Meter(self.limits)
+        meter = Meter(self.limits, self.texts)
         steps = self._steps(meter, [arguments.get(name) for name in self.args])
         value = None
         try:
@@ -65,12 +69,17 @@ class CompiledProgram:
         if function is UNSET:
             raise ParseFailure(f"{ENTRY} is not defined")
         answer = yield from invoke(meter, function, tuple(arguments), {})
-        measure(meter, answer)
+        if measure(meter, answer) > 4 * meter.length:
+            raise LimitExceeded(f"an answer longer than {4 * meter.length:,}")
         return _answer(meter, answer)
 
 
-def compile_program(source: str, library: Library, limits: Limits) -> CompiledProgram:
+def compile_program(
+    source: str, library: Library, limits: Limits, marks: Mapping[str, int] | None = None
+) -> CompiledProgram:
     """Parse and check ``source``, which may use what ``library`` holds.
+
+    ``marks`` are texts that stand for others, which each run brings along, by their number.
 
     Raises:
         ProgramFailure: not a program of the language (parse, refused, undefined_var, unknown_module, type, limit);
@@ -78,9 +87,12 @@ def compile_program(source: str, library: Library, limits: Limits) -> CompiledPr
     """
     tree = parse_tree(source, limits)
     try:
-        code, functions = Compiler(library, limits, ":=" in source).compile(tree)
+        compiler = Compiler(library, limits, ":=" in source, marks or {})
+        code, functions = compiler.compile(tree)
     except (RecursionError, MemoryError):
         raise LimitExceeded("the source is nested too deeply") from None
+    if len(compiler.marked) < len(compiler.marks):
+        raise ParseFailure("a text stands where it is no value")
     if ENTRY not in functions:
         raise ParseFailure(f"the program defines no function {ENTRY}", remedy=f"write def {ENTRY}(image): …")
     slot, node = functions[ENTRY]
@@ -106,9 +118,9 @@ def _answer(meter: Meter, value: Any) -> Any:
         return value
     if kind is Patch:
         return value.box
+    if kind is range:
+        value = sequence(meter, value)
     if kind in (list, tuple, range):
-        if len(value) > meter.length:
-            raise LimitExceeded(f"an answer longer than {meter.length:,}")
         return [_answer(meter, part) for part in value]
     if kind is set:
         return [_answer(meter, part) for part in in_order(meter, value)]

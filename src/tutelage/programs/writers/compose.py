@@ -101,7 +101,7 @@ class Composer:
         """Look for ``noun``."""
         number, self._boxes = self._boxes, self._boxes + 1
         self.lines.append(f"BOX{number}=LOC(image={view.name},object={quoted(noun)})")
-        self._python(f"patches{number} = {view.patch}.find({quoted(noun, '"')})")
+        self._python(f"patches{number} = {view.patch}.find({python_text(noun)})")
         return Found(number, view)
 
     def crop(self, found: Found) -> View:
@@ -117,21 +117,19 @@ class Composer:
         module, corners = _CROPS[side]
         self.lines.append(f"IMAGE{number}={module}(image={found.view.name},box=BOX{found.number})")
         self._pick(f"anchor{number}", found)
-        self._python(
-            f"patch{number} = {found.view.patch}.crop({corners.format(a=f'anchor{number}', w=found.view.patch)})"
-        )
+        self._python(f"patch{number} = {found.view.patch}.crop({corners.format(a=f'anchor{number}', w=found.view.patch)})")
         return View(f"IMAGE{number}", f"patch{number}")
 
     def ask(self, view: View, question: str) -> int:
         """Put a question to VQA; returns the answer's number, as all below do."""
         number = self._answer(f"VQA(image={view.name},question={quoted(question)})")
-        self._python(f"answer{number} = {view.patch}.simple_query({quoted(question, '"')})")
+        self._python(f"answer{number} = {view.patch}.simple_query({python_text(question)})")
         return number
 
     def verify(self, view: View, noun: str, word: str) -> int:
         """Have a property verified."""
         number = self._answer(f"VERIFY(image={view.name},object={quoted(noun)},property={quoted(word)})")
-        self._python(f"answer{number} = {view.patch}.verify_property({quoted(noun, '"')}, {quoted(word, '"')})")
+        self._python(f"answer{number} = {view.patch}.verify_property({python_text(noun)}, {python_text(word)})")
         return number
 
     def count(self, found: Found) -> int:
@@ -179,6 +177,11 @@ class Composer:
 
     def _python(self, line: str) -> None:
         self.python.append(f"    {line}")
+
+
+def python_text(text: str) -> str:
+    """``text`` as a literal of the ViperGPT function."""
+    return quoted(text, '"')
 
 
 def quoted(text: str, quote: str = "'") -> str:

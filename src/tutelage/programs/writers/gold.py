@@ -66,6 +66,4 @@ def _program(value: dict[str, Any], number: int, where: str) -> StoredProgram:
         raise InputError("field 'question' is not a text", where=where, remedy=_REMEDY)
     known = {"id", "dsl", "program", "images", "question", "answer"}
     extra = {name: item for name, item in value.items() if name not in known}
-    return StoredProgram(
-        value["id"], value["dsl"], value["program"], images, question, value.get("answer"), number, extra
-    )
+    return StoredProgram(value["id"], value["dsl"], value["program"], images, question, value.get("answer"), number, extra)

@@ -105,9 +105,7 @@ _EXIST = r"(?:is there an?|are there any|does the (?:image|picture) contain an?|
 _absent, _exist = _rule(_ABSENT)(_write_absent), _rule(_EXIST)(_write_exist)
 
 
-@_rule(
-    r"how many <n:N>(?: are there| are|does the (?:image|picture) contain| does the (?:image|picture) contain)<HERE>"
-)
+@_rule(r"how many <n:N>(?: are there| are| does the (?:image|picture) contain)<HERE>")
 def _count(c: Composer, m: re.Match[str]) -> Written:
     return c.finish(c.count(c.locate(c.view(), singular(m["n"]))))
 
@@ -139,9 +137,7 @@ def _different(c: Composer, m: re.Match[str]) -> Written:
     return _write_same(c, m, "!=")
 
 
-@_rule(
-    r"is the <n:N> (?:to|on) the (?P<x>left|right)(?: of the [a-z ]+?)? or (?:to |on )?(?:the )?(?P<y>left|right) of the <a:N>"
-)
+@_rule(r"is the <n:N> (?:to|on) the (?P<x>left|right)(?: of the [a-z ]+?)? or (?:to |on )?(?:the )?(?P<y>left|right) of the <a:N>")
 def _choose_side(c: Composer, m: re.Match[str]) -> Written:
     side = c.beyond(c.locate(c.view(), m["a"]), m["x"])
     number = c.count(c.locate(side, m["n"]))

@@ -17,7 +17,7 @@ from tutelage.errors import did_you_mean
 from tutelage.programs.language import ParseFailure
 from tutelage.programs.writers.compose import OPPOSITE, SIDES, Composer, Found, Truth, View, Written, attribute_question
 
-_IDS = re.compile(r"\s*\([^()]*\)\s*$")
+_IDS = re.compile(r"\s+\([^()]*\)\s*$")
 _NOT = re.compile(r"not\((.*)\)")
 
 

@@ -82,14 +82,10 @@ def compare_count(scene: Scene, rng: np.random.Generator) -> Iterator[Draft]:
         for first, second in ((a, b), (b, a)):
             for word, sign in (("more", 1), ("fewer", -1)):
                 truth = (len(scene.of(first)) - len(scene.of(second))) * sign > 0
-                yield Draft(
-                    said(truth), f"compare count {word}", partial(_write_compare_count, word, first, second, scene)
-                )
+                yield Draft(said(truth), f"compare count {word}", partial(_write_compare_count, word, first, second, scene))
 
 
-def _write_compare_count(
-    word: str, first: str, second: str, scene: Scene, rng: np.random.Generator, name: str
-) -> Question:
+def _write_compare_count(word: str, first: str, second: str, scene: Scene, rng: np.random.Generator, name: str) -> Question:
     script = Script({"IMAGE": scene})
     a = script.count(script.locate(script.view(), first))
     b = script.count(script.locate(script.view(), second))

@@ -111,9 +111,7 @@ def choose(kinds: Sequence[str], scene: Scene, rng: np.random.Generator) -> Iter
     for thing in unique(scene):
         for kind, word, truth in properties(thing, rng, kinds):
             if not truth:
-                yield Draft(
-                    str(attribute(thing, kind)), f"choose {kind}", partial(_write_choose, kind, word, scene, thing)
-                )
+                yield Draft(str(attribute(thing, kind)), f"choose {kind}", partial(_write_choose, kind, word, scene, thing))
 
 
 def _write_choose(kind: str, word: str, scene: Scene, thing: Thing, rng: np.random.Generator, name: str) -> Question:

@@ -50,8 +50,7 @@ def _write_logic(word: str, a: Claim, b: Claim, scene: Scene, rng: np.random.Gen
         ("logical", "attr"),
         pick(rng, texts).format(a=a[0].shape, x=a[2], w=word, b=b[0].shape, y=b[2]),
         said(truth),
-        f"{said(truth).capitalize()}, the {a[0].shape} is {attribute(a[0], a[1])}"
-        f" and the {b[0].shape} is {attribute(b[0], b[1])}.",
+        f"{said(truth).capitalize()}, the {a[0].shape} is {attribute(a[0], a[1])} and the {b[0].shape} is {attribute(b[0], b[1])}.",
         [*semantic, Op(word, "", (1, 3))],
         programs,
         ("yes", "no"),

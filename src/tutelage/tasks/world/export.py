@@ -57,9 +57,7 @@ def make(out: str | Path, layout: str, seed: int, images: int, progress: Progres
     return Path(out)
 
 
-def write_gqa(
-    out: str | Path, seed: int, images: int, domain: str = DOMAIN, *, progress: Progress | None = None
-) -> None:
+def write_gqa(out: str | Path, seed: int, images: int, domain: str = DOMAIN, *, progress: Progress | None = None) -> None:
     """Write ``images`` images a split with about ten questions each, in GQA's layout.
 
     {train|val|testdev|test}_{all|balanced}_questions.json (train_all: a folder of chunks; test: no answers),
@@ -125,12 +123,9 @@ def gqa_record(question: Question, is_balanced: bool, siblings: Sequence[Questio
     full = question.full_answer
     return {
         "semantic": [
-            {"operation": op.operation, "argument": op.argument, "dependencies": list(op.dependencies)}
-            for op in question.semantic
+            {"operation": op.operation, "argument": op.argument, "dependencies": list(op.dependencies)} for op in question.semantic
         ],
-        "entailed": [
-            other.id for other in siblings if other is not question and other.needs and other.needs <= question.knows
-        ],
+        "entailed": [other.id for other in siblings if other is not question and other.needs and other.needs <= question.knows],
         "equivalent": [other.id for other in siblings if other.semantic == question.semantic],
         "question": question.text,
         "imageId": question.image_id,
@@ -179,9 +174,7 @@ def scene_graph(scene: Scene) -> dict[str, Any]:
     return {"width": scene.width, "height": scene.height, "objects": objects}
 
 
-def write_nlvr2(
-    out: str | Path, seed: int, pairs: int, domain: str = DOMAIN, *, progress: Progress | None = None
-) -> None:
+def write_nlvr2(out: str | Path, seed: int, pairs: int, domain: str = DOMAIN, *, progress: Progress | None = None) -> None:
     """Write ``pairs`` pairs of images a split (rounded up to whole sets of four), in NLVR2's layout.
 
     {train|dev|test1|test2}.json as JSON lines, balanced/ and unbalanced/ subsets of dev and the tests, images below

@@ -8,17 +8,17 @@ from collections.abc import Mapping
 import numpy as np
 
 from tutelage.errors import InputError
-from tutelage.tasks.world.scene import COLORS, DIGITS, PATTERNS, SHAPES, SIZES
+from tutelage.tasks.world.scene import COLORS, PATTERNS, SHAPES, SIZES
 
-_SWAPS: tuple[tuple[str, ...], ...] = (SHAPES, COLORS, PATTERNS, SIZES, DIGITS[1:4], ("color", "pattern", "size"))
+_SWAPS: tuple[tuple[str, ...], ...] = (SHAPES, COLORS, PATTERNS, SIZES, ("color", "pattern", "size"))
 _SIGNS = {">": ("<", ">="), "<": (">", "<="), ">=": (">", "<="), "==": ("!=",), "!=": ("==",)}
-_SIGNS |= {"and": ("or",), "or": ("and",)}
-_TOKEN = re.compile(r"[A-Za-z]+|\b[1-3]\b|(?<== )\b[1-3]\b|[<>=!]=|[<>]")
+_SIGNS |= {"and": ("or",), "or": ("and",), "1": ("2", "3"), "2": ("1", "3"), "3": ("1", "2")}
+_TOKEN = re.compile(r"[A-Za-z]+|\b[1-3]\b|[<>=!]=|[<>]")
 _STRINGS = re.compile(r"'[^'\n]*'|\"[^\"\n]*\"")
 
 
 def wrong_programs(programs: Mapping[str, str], rng: np.random.Generator) -> dict[str, str]:
-    """``programs`` ({"visprog": text, "viper": text}) with one noun, attribute word or operator changed in both alike.
+    """``programs`` ({"visprog": text, "viper": text}) with one noun, attribute word, operator or number changed in both alike.
 
     The change is drawn from ``rng``; both stay programs of their language.
 

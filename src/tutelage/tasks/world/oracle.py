@@ -116,6 +116,4 @@ def verify(scene: Scene, region: Region, noun: str, word: str) -> bool:
 def match(scene: Scene, region: Region, options: Sequence[str]) -> str | None:
     """MATCH: the first option that is true of the thing nearest to the region's centre."""
     things = seen(scene, region)
-    return next(
-        (option for option in options if things and any(has(things[0][0], word) for word in option.split())), None
-    )
+    return next((option for option in options if things and any(has(things[0][0], word) for word in option.split())), None)

@@ -102,9 +102,7 @@ def _fitting(stream: int, index: str, domain: str, name: str, wanted: Mapping[st
     raise InputError("no scene fits", where=name)
 
 
-def _about_colors(
-    rng: np.random.Generator, labels: Sequence[bool]
-) -> tuple[Sentence, list[tuple[dict[str, str], dict[str, str]]]]:
+def _about_colors(rng: np.random.Generator, labels: Sequence[bool]) -> tuple[Sentence, list[tuple[dict[str, str], dict[str, str]]]]:
     """A sentence about the colours of one thing a side, and what each pair must hold for its label."""
     a, b = (SHAPES[i] for i in rng.integers(len(SHAPES), size=2))
     form = ("same", "different", "each", "one")[int(rng.integers(4))]
@@ -198,12 +196,8 @@ def _counting() -> Iterator[Sentence]:
         more = "There are {w} {n} in the left image than in the right image."
         yield _counted(noun, more.format(w="more", n=plural(noun)), "more", "{} > {}", lambda x, y: x > y)
         yield _counted(noun, more.format(w="fewer", n=plural(noun)), "fewer", "{} < {}", lambda x, y: x < y)
-        yield _counted(
-            noun, f"Both images contain a {noun}.", "both", "{} > 0 and {} > 0", lambda x, y: x > 0 and y > 0
-        )
-        yield _counted(
-            noun, f"At least one of the images contains a {noun}.", "any", "{} > 0 or {} > 0", lambda x, y: x + y > 0
-        )
+        yield _counted(noun, f"Both images contain a {noun}.", "both", "{} > 0 and {} > 0", lambda x, y: x > 0 and y > 0)
+        yield _counted(noun, f"At least one of the images contains a {noun}.", "any", "{} > 0 or {} > 0", lambda x, y: x + y > 0)
         text = f"Only one of the images contains a {noun}."
         yield _counted(noun, text, "only", "({} > 0) != ({} > 0)", lambda x, y: (x > 0) != (y > 0))
         for total in (1, 2, 3):

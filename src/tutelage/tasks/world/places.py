@@ -14,28 +14,28 @@ from tutelage.tasks.world.questions import Draft, Op, Question, object_id, pick,
 from tutelage.tasks.world.scene import SHAPES, Scene, Thing
 from tutelage.tasks.world.script import Script
 
-PREDICATES = MappingProxyType(
-    {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
-)
+PREDICATES = MappingProxyType({"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"})
 OPPOSITE = MappingProxyType({"left": "right", "right": "left", "above": "below", "below": "above"})
 
 
 CLEAR = 0.75
 """The share of a thing that must lie on one side of the cut: at least this, or at most what is left."""
+REACH = 3
+"""Pixels by which programs may cut beside the centre: patches of ViperGPT have a margin."""
 
 
 def beyond(scene: Scene, noun: str, anchor: Thing, direction: str) -> list[Thing] | None:
     """The things of ``noun`` on that side of the anchor's centre; None where some thing straddles the cut."""
-    cut = int(anchor.center[0] if direction in ("left", "right") else anchor.center[1])
-    found = []
+    across = direction in ("left", "right")
+    cut, found = anchor.center[0 if across else 1], []
     for thing in scene.of(noun):
-        start, size = (thing.x, thing.w) if direction in ("left", "right") else (thing.y, thing.h)
-        share = min(max((cut - start) / size, 0.0), 1.0)
-        share = share if direction in ("left", "above") else 1 - share
-        if 1 - CLEAR < share < CLEAR:
-            return None
-        if share >= CLEAR:
+        start, size = (thing.x, thing.w) if across else (thing.y, thing.h)
+        before = [min(max((cut + moved - start) / size, 0.0), 1.0) for moved in (-REACH, REACH)]
+        least, most = before if direction in ("left", "above") else [1 - share for share in before[::-1]]
+        if least >= CLEAR:
             found.append(thing)
+        elif most > 1 - CLEAR:
+            return None
     return found
 
 
@@ -131,9 +131,7 @@ def relation_choose(scene: Scene, rng: np.random.Generator) -> Iterator[Draft]:
         for anchor in things:
             for direction in ("left", "right") if thing is not anchor else ():
                 if beyond(scene, thing.shape, anchor, direction):
-                    yield Draft(
-                        direction, "relation choose", partial(_write_relation_choose, direction, anchor, thing, scene)
-                    )
+                    yield Draft(direction, "relation choose", partial(_write_relation_choose, direction, anchor, thing, scene))
 
 
 def _write_relation_choose(

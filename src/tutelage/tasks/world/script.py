@@ -142,9 +142,7 @@ class Script:
         """End with ``answer``."""
         self._line(f"FINAL_RESULT=RESULT(var=ANSWER{answer.number})", answer.value)
         name = f"answer{answer.number}"
-        self.python.append(
-            f"    return bool_to_yesno({name})" if isinstance(answer.value, bool) else f"    return {name}"
-        )
+        self.python.append(f"    return bool_to_yesno({name})" if isinstance(answer.value, bool) else f"    return {name}")
         return self._programs()
 
     def finish_boxes(self, found: Found) -> Programs:
@@ -171,6 +169,4 @@ class Script:
         self.calls.append(value)
 
     def _pick(self, name: str, found: Found) -> None:
-        self.python.append(
-            f"    {name} = patches{found.number}[0] if len(patches{found.number}) > 0 else {found.view.patch}"
-        )
+        self.python.append(f"    {name} = patches{found.number}[0] if len(patches{found.number}) > 0 else {found.view.patch}")

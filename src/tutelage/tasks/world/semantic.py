@@ -19,7 +19,7 @@ Graph = Mapping[str, Any]
 Value = list[str] | str | bool | int | None
 """Object ids, a word, a truth or a number."""
 
-_ARGUMENT = re.compile(r"^(?P<text>.*?)\s*(?:\([^()]*\))?$")
+_IDS = re.compile(r"\s+\([^()]*\)\s*$")
 
 
 def execute(semantic: Sequence[Any], graph: Graph, kinds: Mapping[str, Sequence[str]] = ATTRIBUTES) -> list[Value]:
@@ -35,7 +35,7 @@ def execute(semantic: Sequence[Any], graph: Graph, kinds: Mapping[str, Sequence[
         name, _, detail = op.operation.partition(" ")
         if name not in _OPERATIONS:
             raise InputError(f"unknown operation {op.operation!r}", where=f"step {number}")
-        text = _ARGUMENT.sub(r"\g<text>", op.argument)
+        text = _IDS.sub("", op.argument)
         try:
             inputs = [values[at] for at in op.dependencies]
             values.append(_OPERATIONS[name](graph, kinds, detail, text, inputs))

@@ -27,7 +27,7 @@ PER_IMAGE = 5
 
 @dataclass(frozen=True)
 class Task:
-    """One task of the study: its ``group`` (previous, current or unseen), domain, and the kinds of its questions.
+    """One task of the study: its ``group`` (previous, current, unseen or generic), domain, and the kinds of its questions.
 
     ``things`` and ``wanted`` go to :func:`make_scene`. The kind ``pairs`` asks NLVR2's statements, ``where`` asks for a
     box; the others are those of ``kinds.KINDS``.
@@ -65,6 +65,13 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Task("b_spatial", "unseen", "B", ("color relation", "exist relation", "choose relation")),
             Task("b_digit", "unseen", "B", ("number query",), wanted=(_SIGN,)),
             Task("b_grounding", "unseen", "B", ("where",)),
+            # Never asked and never labelled: inputs of every kind, from which self-distillation keeps general skills.
+            Task(
+                "a_generic",
+                "generic",
+                "A",
+                ("number query", "color query", "pattern query", "size query", "color relation", "exist relation"),
+            ),
             Task(
                 "c_mixed",
                 "unseen",
@@ -135,9 +142,7 @@ def _scenes(task: Task, stream: int, split: str) -> Iterator[Sample]:
             yield Sample(id_, task.name, images, scene.id, text, answer, qtype, programs, gold, {"IMAGE": scene})
 
 
-def ask(
-    scene: Scene, kinds: Sequence[str], balance: Balance, rng: np.random.Generator, number: int
-) -> Iterator[Question]:
+def ask(scene: Scene, kinds: Sequence[str], balance: Balance, rng: np.random.Generator, number: int) -> Iterator[Question]:
     """Up to ``number`` different questions about ``scene``, of ``kinds`` in turn, their answers kept in ``balance``."""
     drafts: dict[str, list[Draft]] = {kind: list(KINDS[kind](scene, rng)) for kind in kinds}
     order = [kinds[i] for i in rng.permutation(len(kinds))]

@@ -1,0 +1,75 @@
+"""Reads programs; those that differ in their texts alone share their code.
+
+Written by a grammar or a language model, a thousand programs have a few dozen shapes. A shape is compiled once, with
+its texts as constants that each run brings along: it is read in microseconds, and leaves nothing for the garbage
+collector to walk through.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+from tutelage.programs.interpreter.meter import Limits
+from tutelage.programs.interpreter.pieces import Library
+from tutelage.programs.interpreter.run import CompiledProgram, compile_program
+from tutelage.programs.language import ProgramFailure
+
+# Left to right: a comment; an f-string without quotes inside, kept; a plain text; or anything else that begins a string
+# or continues a line, for which the program is compiled as it stands. The mark below is in none of them.
+_PARTS = re.compile(
+    r"""\#[^\n]*
+    | (?<!\w)[fF](?P<f>["'])[^"'\\\n§]*(?P=f)(?!["'])
+    | (?<!\w)(?P<quote>["'])(?P<text>[\w\ ,.?!:;()/+-]*)(?P=quote)(?!["'])
+    | (?P<odd>["'\\§])""",
+    re.VERBOSE,
+)
+MARK = "§{}§"
+
+
+def shape_of(source: str) -> tuple[str, tuple[str, ...]] | None:
+    """``source`` with its texts replaced by marks, and the texts; None where that cannot be told safely."""
+    pieces: list[str] = []
+    texts: list[str] = []
+    end = 0
+    for part in _PARTS.finditer(source):
+        if part["odd"] is not None:
+            return None
+        if part["text"] is None:
+            continue
+        pieces += (source[end : part.start()], f"'{MARK.format(len(texts))}'")
+        texts.append(part["text"])
+        end = part.end()
+    return "".join(pieces) + source[end:], tuple(texts)
+
+
+class Reader:
+    """Compiles programs against one library; at most ``keep`` shapes are remembered."""
+
+    def __init__(self, library: Library, limits: Limits, keep: int = 1024):
+        self.library, self.limits, self._keep = library, limits, keep
+        self._shapes: dict[str, CompiledProgram | None] = {}
+
+    def read(self, source: str) -> CompiledProgram:
+        """The program of ``source``.
+
+        Raises:
+            ProgramFailure: as :func:`compile_program`.
+        """
+        if len(source) <= self.limits.source and (shape := shape_of(source)) is not None:
+            skeleton, texts = shape
+            if skeleton not in self._shapes:
+                self._remember(skeleton, len(texts))
+            program = self._shapes[skeleton]
+            if program is not None and len(source.encode()) <= self.limits.source:
+                return replace(program, texts=texts)
+        return compile_program(source, self.library, self.limits)
+
+    def _remember(self, skeleton: str, count: int) -> None:
+        while len(self._shapes) >= self._keep:
+            del self._shapes[next(iter(self._shapes))]
+        marks = {MARK.format(number): number for number in range(count)}
+        try:
+            self._shapes[skeleton] = compile_program(skeleton, self.library, self.limits, marks)
+        except ProgramFailure:  # the program itself says better what is wrong with it
+            self._shapes[skeleton] = None

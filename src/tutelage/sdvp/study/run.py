@@ -1,0 +1,140 @@
+"""Running the study: independent arms in separate processes, every finished part kept, so that a stopped run goes on."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tutelage import environment, files, workers
+from tutelage.sdvp import embedded
+from tutelage.sdvp.study.arms import TAUGHT_ARMS, Scores, images_of, taught, untaught
+from tutelage.sdvp.study.samples import samples
+from tutelage.sdvp.study.setting import SMOKE, Sizes, prepare
+from tutelage.sdvp.study.tables import Tables
+from tutelage.tasks.world.scene import DOMAINS
+
+NETWORKS = ("LOC", "VQA", "VERIFY", "color", "loc", "easy")
+UNTAUGHT = "untaught"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run: the seeds, how much of everything, and for smoke tests networks that know nothing."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    sizes: Sizes = Sizes()
+    quick: bool = False
+
+    @classmethod
+    def smoke(cls, seed: int = 0) -> Plan:
+        """The plumbing alone, in seconds: claims nothing."""
+        return cls((seed,), SMOKE, True)
+
+    @property
+    def settings_hash(self) -> str:
+        """Names everything that was settled before the reported seeds were run: world, sizes, lessons, networks."""
+        return files.fingerprint(
+            dict(DOMAINS), self.sizes, self.quick, embedded.STUDIES, {a: str(o) for a, o in TAUGHT_ARMS.items()}
+        )
+
+
+def module_store() -> files.Store:
+    """Where trained embedded modules are kept."""
+    return files.Store(files.cache_home() / "modules")
+
+
+def train_network(seed: int, name: str, quick: bool) -> float:
+    """Train one embedded network of a seed, unless it is in the store; CPU seconds."""
+    embedded.one(seed, name, module_store(), quick)
+    return time.process_time()
+
+
+def run_part(root: str, plan: Plan, seed: int, arm: str) -> float:
+    """One arm of one seed (or all that need no teaching), written to the run folder; CPU seconds."""
+    file = Path(root) / "parts" / f"seed-{seed}-{arm}.json"
+    if file.exists():
+        return 0.0
+    options = TAUGHT_ARMS.get(arm)
+    if options is not None and plan.quick:
+        options = replace(options, settings=replace(options.settings, steps=3, warmup=1))
+    setting, scores = prepare(seed, plan.sizes, module_store(), plan.quick), Scores(seed, plan.sizes)
+    part: dict[str, Any] = {"seed": seed}
+    if arm == UNTAUGHT:
+        part["arms"] = untaught(setting, scores)
+        part["questions"] = {t: {"images": images_of(q), "types": [x.kind for x in q]} for t, q in scores.questions.items()}
+    else:
+        folder = Path(root) / "lessons" / f"seed-{seed}-{arm}"
+        found, modules = taught(arm, setting, scores, folder, plan.sizes.stage_report, options=options)
+        part["arms"] = {arm: found}
+        if arm == "sdvp" and seed == plan.seeds[0]:
+            part["samples"] = samples(setting, scores, modules)
+    part["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    part["cpu_seconds"] = time.process_time()
+    files.write_json(file, part)
+    return part["cpu_seconds"]
+
+
+def run_study(
+    plan: Plan, root: str | Path, processes: int = 2, say: Say | None = None, done: Callable[[int, int], None] | None = None
+) -> dict[str, Any]:
+    """Run what is not yet there and write ``study.json``; the same call on the same folder goes on where it stopped.
+
+    Raises:
+        StaleError: the folder holds a run of other settings or of another version.
+    """
+    start = time.monotonic()
+    folder = files.RunFolder(root, {"plan": plan, "settings_hash": plan.settings_hash})
+    clock = folder.root / "seconds.json"
+    before = files.read_json(clock)["seconds"] if clock.exists() else 0.0
+    networks = [(seed, name, plan.quick) for seed in plan.seeds for name in NETWORKS]
+    arms = [(str(folder.root), plan, seed, arm) for seed in plan.seeds for arm in ("sdvp", UNTAUGHT, "naive")]
+    total, finished = len(networks) + len(arms), 0
+    for function, tasks, words in ((train_network, networks, "training embedded networks"), (run_part, arms, "running the arms")):
+        if say:
+            say(words)
+        for _ in workers.map_tasks(function, tasks, processes):
+            finished += 1
+            if done:
+                done(finished, total)
+            files.write_json(clock, {"seconds": before + time.monotonic() - start})
+    return assemble(plan, folder.root, before + time.monotonic() - start)
+
+
+def assemble(plan: Plan, root: Path, seconds: float) -> dict[str, Any]:
+    """The parts of all seeds as one result, written to ``study.json``."""
+    parts, shown, peak, cpu = [], [], 0.0, 0.0
+    for seed in plan.seeds:
+        found = [files.read_json(root / "parts" / f"seed-{seed}-{arm}.json") for arm in (UNTAUGHT, *TAUGHT_ARMS)]
+        arms = {name: result for part in found for name, result in part["arms"].items()}
+        parts.append({"seed": seed, "questions": found[0]["questions"], "arms": arms})
+        shown += [sample for part in found for sample in part.get("samples", [])]
+        peak = max([peak, *(part["peak_rss_mib"] for part in found)])
+        cpu += sum(part["cpu_seconds"] for part in found)
+    tables = Tables(parts)
+    summary = tables.summary() | {"seeds": len(plan.seeds), "seconds": seconds, "peak_rss_mib": peak}
+    summary["verdicts"] = tables.verdicts(summary) if not plan.quick else []
+    result = {
+        "format": "tutelage-study",
+        "version": 1,
+        **environment.environment(plan.seeds),
+        "settings_hash": plan.settings_hash,
+        "seconds": seconds,
+        "cpu_seconds_of_arms": cpu,
+        "peak_rss_mib": peak,
+        "smoke": plan.quick,
+        "summary": summary,
+        "tables": tables.all(),
+        "samples": shown,
+    }
+    files.write_json(root / "study.json", result)
+    return result
+
+
+def seeds_from(first: int, count: int) -> tuple[int, ...]:
+    """``count`` seeds from ``first``."""
+    return tuple(range(first, first + count))

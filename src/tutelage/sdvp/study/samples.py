@@ -1,0 +1,129 @@
+"""Samples for the report: programs shown step by step, before and after teaching, with what the teacher says."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tutelage.programs.language import Call, Module
+from tutelage.programs.trace import StepRecord, Trace
+from tutelage.programs.values import Box, Image
+from tutelage.sdvp import benchmark
+from tutelage.sdvp.accept import agrees
+from tutelage.sdvp.questions import Question, correct
+from tutelage.sdvp.study.arms import Scores
+from tutelage.sdvp.study.setting import STAGES, Setting
+
+SHOWN_TASKS = (*benchmark.CURRENT, "b_spatial", "b_digit", "c_mixed", "a_color")
+
+
+def samples(setting: Setting, scores: Scores, after: Mapping[str, Module], each: int = 2, most: int = 400) -> list[dict[str, Any]]:
+    """Up to ``each`` samples a task of each kind: mended by teaching, broken by it, still wrong, right throughout."""
+    found = []
+    for task in SHOWN_TASKS:
+        asked = scores.questions[task][:most]
+        old, new = scores.traces(task, setting.modules, most=most), scores.traces(task, after, most=most)
+        taken = {(False, True): 2 * each, (True, False): each, (False, False): each, (True, True): each // 2}
+        for question, one, two in zip(asked, old, new, strict=True):
+            kind = correct(question, one.answer) > 0, correct(question, two.answer) > 0
+            if taken[kind] > 0:
+                taken[kind] -= 1
+                found.append(_sample(setting, question, one, two, scores.dsl))
+    return found
+
+
+def _sample(setting: Setting, question: Question, old: Trace, new: Trace, dsl: str) -> dict[str, Any]:
+    stage = question.task if question.task in STAGES else STAGES[-1]
+    gold = question.gold.get(dsl, ())
+    later = {record.call_no: record for record in new.steps}
+    lines = question.programs[dsl].splitlines()
+    steps, wrong_seen = [], False
+    for record in old.steps:
+        if record.module == "RESULT":
+            continue
+        truth = gold[record.step] if record.step < len(gold) else None
+        wrong = not wrong_seen and truth is not None and not agrees(record.output, truth)
+        wrong_seen |= wrong
+        steps.append(_step(setting, stage, record, later.get(record.call_no), truth, wrong, lines))
+    return {
+        "id": question.id,
+        "task": question.task,
+        "stage": stage,
+        "question": question.text,
+        "gold": _text(question.answer),
+        "program": lines,
+        "images": {name: data_uri(image) for name, image in question.images.items()},
+        "arms": {
+            "before": {"answer": _text(old.answer), "correct": correct(question, old.answer) > 0},
+            "after": {"answer": _text(new.answer), "correct": correct(question, new.answer) > 0},
+        },
+        "steps": steps,
+    }
+
+
+def _step(
+    setting: Setting, stage: str, old: StepRecord, new: StepRecord | None, gold: Any, wrong: bool, lines: Sequence[str]
+) -> dict[str, Any]:
+    image = old.args.get("image")
+    teacher = setting.teachers[stage].get(old.module)
+    label = teacher.label([Call(old.module, old.args, old.step)])[0] if teacher is not None else None
+    before = _said(old)
+    return {
+        "n": old.step,
+        "text": lines[old.step] if old.step < len(lines) else old.module,
+        "module": old.module,
+        "image": data_uri(image) if isinstance(image, Image) else None,
+        "boxes": before.get("boxes", []),
+        "before": before,
+        "after": _said(new) if new is not None else None,
+        "teacher": None
+        if label is None
+        else {"value": _text(label.hard), "dist": _top(label.dist), "conf": round(label.conf, 3)} | _boxes(label.hard),
+        "gold": _text(gold) if gold is not None else None,
+        "wrong": wrong,
+    }
+
+
+def _said(record: StepRecord) -> dict[str, Any]:
+    value: dict[str, Any] = {"value": _text(record.output), "dist": _top(record.output_dist)}
+    if isinstance(record.output, Image):
+        value["image"] = data_uri(record.output)
+    image = record.args.get("image")
+    if isinstance(image, Image):
+        value["image"] = value.get("image", data_uri(image))
+    return value | _boxes(record.output)
+
+
+def _boxes(value: Any) -> dict[str, Any]:
+    if isinstance(value, list) and all(isinstance(box, Box) for box in value):
+        return {"boxes": [[round(float(x), 2) for x in box] for box in value]}
+    return {}
+
+
+def _top(dist: Mapping[str, float] | None, most: int = 5) -> dict[str, float]:
+    best = sorted((dist or {}).items(), key=lambda item: -item[1])[:most]
+    return {answer: round(p, 4) for answer, p in best if answer != "found"}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Image):
+        return f"{value.width} x {value.height} pixels"
+    if isinstance(value, Box):
+        return "box " + ", ".join(f"{x:.0f}" for x in value[:4])
+    if isinstance(value, list):
+        return "no box" if not value else f"{len(value)} box" + ("es" if len(value) > 1 else "")
+    return str(value)
+
+
+def data_uri(image: Image, side: int = 96) -> str:
+    """The image as a PNG in a data URI, small pictures as they are."""
+    picture = image.to_pil()
+    if max(picture.size) > side:
+        picture.thumbnail((side, side))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,71 @@
+"""What all arms of one seed share: modules, stages with their teachers, and the reported questions.
+
+Teachers were trained on target labels; every table says so.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from tutelage import files
+from tutelage.modules.symbolic import symbolic_modules
+from tutelage.programs.language import Module
+from tutelage.sdvp import benchmark, embedded
+from tutelage.sdvp.accept import Probe, probe
+from tutelage.sdvp.adapt import StepTeacher, as_judge, same_skill
+from tutelage.sdvp.compile import Stage
+from tutelage.sdvp.label import calibrate
+
+STAGES = ("easy_vqa", "b_gqa", "b_nlvr")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much of everything: questions reported a task (and after each stage but
+    the last), collected a stage, replayed, probed and guarded."""
+
+    report: int = 3000
+    stage_report: int = 1000
+    collect: int = 6000
+    replay: int = 1200
+    probe: int = 800
+    guarded: int = 250
+
+
+SMOKE = Sizes(report=60, stage_report=20, collect=120, replay=40, probe=60, guarded=20)
+
+
+@dataclass
+class Setting:
+    """What all arms of one seed share."""
+
+    seed: int
+    modules: dict[str, Module]
+    stages: list[Stage]
+    teachers: dict[str, dict[str, StepTeacher]] = field(default_factory=dict)
+
+
+def prepare(seed: int, sizes: Sizes, store: files.Store, quick: bool = False) -> Setting:
+    """Generalists and specialists of a seed (from the store where they were trained before), and its stages."""
+    modules: dict[str, Module] = {**symbolic_modules(), **embedded.generalists(seed, store, quick)}
+    color, easy, loc = (embedded.one(seed, name, store, quick) for name in ("color", "easy", "loc"))
+    taught_by: dict[str, dict[str, StepTeacher]] = {
+        "easy_vqa": {"VQA": same_skill(easy)},
+        "b_gqa": {"LOC": same_skill(loc), "VERIFY": as_judge(color), "VQA": same_skill(color)},
+    }
+    taught_by["b_nlvr"] = taught_by["b_gqa"]
+    kept = (*benchmark.PREVIOUS, *benchmark.GENERIC)
+    previous = [q for task in kept for q in benchmark.questions_of(task, seed, "replay", sizes.replay)]
+    guarded = [q for task in benchmark.PREVIOUS for q in benchmark.questions_of(task, seed, "select", sizes.guarded)]
+    stages, earlier = [], previous
+    for name in STAGES:
+        collected = benchmark.questions_of(name, seed, "collect", sizes.collect)
+        select = benchmark.questions_of(name, seed, "select", sizes.probe)
+        known: dict[str, Probe] = {"VQA": benchmark.easy_probe(select)} if name == benchmark.EASY else probe(select, modules)
+        unlabelled = [replace(q, answer=None, gold={}) for q in collected]
+        teachers = {module: calibrate(t, known.get(module, [])) for module, t in taught_by[name].items()}
+        taught_by[name] = teachers
+        stages.append(Stage(name, unlabelled, teachers, known, earlier, guarded))
+        earlier = [*earlier, *unlabelled[:: max(1, len(unlabelled) // sizes.replay)]]
+        guarded = [*guarded, *select[: sizes.guarded]]
+    return Setting(seed, modules, stages, taught_by)

@@ -1,0 +1,222 @@
+"""From the arms of all seeds to the tables and the summary: points, paired differences, intervals resampled by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tutelage.sdvp import benchmark
+from tutelage.sdvp.study.setting import STAGES
+from tutelage.tasks.intervals import cluster_draws, interval_of, mean_sd
+
+Part = Mapping[str, Any]
+"""One seed: ``{"seed", "questions": {task: {"images", "types"}}, "arms": {arm: …}}``."""
+
+ARMS = ("frozen", "replaced", "routed", "naive", "sdvp")
+GAP = 3.0
+"""Tasks whose teachers are less than this many points ahead of the frozen modules do not count in ``gap_closed``."""
+DRAWS = 2000
+
+
+class Tables:
+    """The tables of a study."""
+
+    def __init__(self, parts: Sequence[Part]):
+        self.parts = parts
+        self.tasks = [t for t in (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN) if t in parts[0]["questions"]]
+
+    def points(self, arm: str, task: str) -> np.ndarray | None:
+        """Accuracy of each seed, in points; None where the arm has no figure for the task."""
+        if any(task not in part["arms"].get(arm, {}).get("right", {}) for part in self.parts):
+            return None
+        return np.array([100 * np.mean(part["arms"][arm]["right"][task]) for part in self.parts])
+
+    def cell(self, arm: str, task: str) -> dict[str, float] | None:
+        """mean and sd over seeds."""
+        found = self.points(arm, task)
+        return None if found is None else _cell(found)
+
+    def draws(self, task: str, arm: str = "sdvp", against: str = "frozen") -> tuple[float, np.ndarray]:
+        """The mean paired difference in points, and its bootstrap draws; clusters are the images of each seed."""
+        differences, clusters = [], []
+        for part in self.parts:
+            after, before = (np.array(part["arms"][name]["right"][task], float) for name in (arm, against))
+            differences.append(100 * (after - before))
+            clusters += [(part["seed"], image) for image in part["questions"][task]["images"]]
+        joined = np.concatenate(differences)
+        return float(joined.mean()), cluster_draws(joined, clusters, seed=0, draws=DRAWS)
+
+    def group(self, name: str) -> list[str]:
+        """The tasks of one group."""
+        return [task for task in self.tasks if benchmark.group_of(task) == name]
+
+    def change(self, group: str, arm: str) -> float:
+        """Mean over the group's tasks of the change against the frozen modules, in points."""
+        return float(np.mean([self.draws(task, arm)[0] for task in self.group(group)]))
+
+    def arms(self) -> list[dict[str, Any]]:
+        """One row a task; ``teacher`` is the replaced arm where every call is the teachers' to answer."""
+        rows = []
+        for task in self.tasks:
+            mean, draws = self.draws(task)
+            interval = interval_of(mean, draws, len(self.parts))
+            cells = {arm: self.cell(arm, task) for arm in (*ARMS, "gold")}
+            cells["teacher"] = cells["replaced"] if task in STAGES else None
+            count = sum(len(part["questions"][task]["images"]) for part in self.parts)
+            gain = {"mean": mean, "lo": interval.low, "hi": interval.high}
+            rows.append({"task": task, "group": benchmark.group_of(task), "n": count, "cells": cells, "gain": gain})
+        return rows
+
+    def types(self) -> list[dict[str, Any]]:
+        """Current tasks by question type."""
+        rows = []
+        for task in self.group("current"):
+            kinds = sorted({kind for part in self.parts for kind in part["questions"][task]["types"]})
+            for kind in kinds:
+                cells, count = {}, 0
+                for arm in ARMS:
+                    found = []
+                    for part in self.parts:
+                        mask = np.array([k == kind for k in part["questions"][task]["types"]])
+                        found.append(100 * float(np.mean(np.array(part["arms"][arm]["right"][task])[mask])))
+                        count += int(mask.sum()) if arm == ARMS[0] else 0
+                    cells[arm] = _cell(np.array(found))
+                rows.append({"task": task, "type": kind, "n": count, "cells": cells})
+        return rows
+
+    def matrix(self) -> dict[str, Any]:
+        """R[i][j]: accuracy on task j after stage i, in points, mean over seeds."""
+        out: dict[str, Any] = {"stages": ["start", *STAGES], "tasks": self.tasks}
+        start = [float(np.mean(found)) if (found := self.points("frozen", task)) is not None else None for task in self.tasks]
+        for arm in ("sdvp", "naive"):
+            middle = [
+                [100 * float(np.mean([part["arms"][arm]["matrix"][i][task] for part in self.parts])) for task in self.tasks]
+                for i in range(len(STAGES) - 1)
+            ]
+            last = [float(np.mean(self.points(arm, task))) for task in self.tasks]  # type: ignore[arg-type]
+            out[arm] = [start, *middle, last]
+        return out
+
+    def continual(self) -> dict[str, dict[str, float]]:
+        """Average accuracy, backward transfer and forgetting over the taught tasks, and the change on unseen ones."""
+        matrix, out = self.matrix(), {}
+        column = {task: j for j, task in enumerate(self.tasks)}
+        for arm in ("sdvp", "naive"):
+            rows = np.array(matrix[arm], float)
+            taught = [(i + 1, column[task]) for i, task in enumerate(STAGES)]
+            unseen = [column[task] for task in self.group("unseen")]
+            out[arm] = {
+                "average": float(np.mean([rows[-1, j] for _, j in taught])),
+                "bwt": float(np.mean([rows[-1, j] - rows[i, j] for i, j in taught])),
+                "forgetting": float(np.mean([rows[:, j].max() - rows[-1, j] for _, j in taught])),
+                "unseen_delta": float(np.mean(rows[-1, unseen] - rows[0, unseen])),
+            }
+        return out
+
+    def modules(self) -> list[dict[str, Any]]:
+        """Each module by itself, on labelled calls of the selection split."""
+        rows = []
+        for name, metrics in self.parts[0]["arms"]["frozen"]["modules"].items():
+            for metric in metrics:
+                cells = {
+                    arm: _cell(np.array([part["arms"][arm]["modules"][name][metric] for part in self.parts]))
+                    for arm in ("frozen", "naive", "sdvp", "teacher")
+                }
+                rows.append({"module": name, "metric": metric, "cells": cells})
+        return rows
+
+    def health(self) -> list[dict[str, Any]]:
+        """How the runs went, by arm."""
+        keys = self.parts[0]["arms"]["frozen"]["health"]
+        return [
+            {"arm": arm} | {key: float(np.mean([part["arms"][arm]["health"][key] for part in self.parts])) for key in keys}
+            for arm in ARMS
+        ]
+
+    def lessons(self) -> list[dict[str, Any]]:
+        """What became of each module in each stage of SDVP, a row a seed."""
+        rows = []
+        for part in self.parts:
+            for taught in part["arms"]["sdvp"]["lessons"]:
+                verdict = taught["verdict"]
+                guarded = {1.0: "kept whole", 0.0: "rolled back"}.get(taught["share"], f"kept {taught['share']:.0%}")
+                rows.append(
+                    {
+                        "seed": part["seed"],
+                        "stage": taught["stage"],
+                        "module": taught["module"],
+                        "teacher": taught["teacher"],
+                        "accepted": verdict["accepted"],
+                        "teacher_score": _points(verdict["teacher"]),
+                        "student_score": _points(verdict["student"]),
+                        "records": taught["records"],
+                        "kept": taught["kept"],
+                        "guard": guarded if verdict["accepted"] else "not taught",
+                    }
+                )
+        return rows
+
+    def all(self) -> dict[str, Any]:
+        """Every table by name."""
+        names = ("arms", "types", "matrix", "continual", "modules", "health", "lessons")
+        return {name: getattr(self, name)() for name in names}
+
+    def summary(self) -> dict[str, Any]:
+        """The key figures, in points; ``gap_closed`` is a share."""
+        current = self.group("current")
+        means, draws = zip(*(self.draws(task) for task in current), strict=True)
+        interval = interval_of(float(np.mean(means)), np.mean(draws, axis=0), len(self.parts))
+        gaps = {task: self.draws(task, "replaced")[0] for task in current}
+        counted = [task for task in current if gaps[task] >= GAP]
+        gained = sum(self.draws(task)[0] for task in counted)
+        return {
+            "current_gain": interval.mean,
+            "current_gain_ci95": [interval.low, interval.high],
+            "gap_closed": gained / sum(gaps[task] for task in counted) if counted else None,
+            "previous_change": self.change("previous", "sdvp"),
+            "unseen_change": self.change("unseen", "sdvp"),
+            "naive_forgetting": -self.change("previous", "naive"),
+            "replaced_unseen_change": self.change("unseen", "replaced"),
+        }
+
+    def verdicts(self, summary: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """What was promised and what came of it, misses included."""
+        found = []
+
+        def claim(text: str, target: str, value: str, met: bool, reason: str = "") -> None:
+            found.append({"claim": text, "target": target, "value": value, "met": bool(met), "reason": reason})
+
+        for row in self.arms():
+            if row["group"] == "current":
+                gain = row["gain"]
+                value = f"{gain['mean']:+.1f} [{gain['lo']:+.1f}, {gain['hi']:+.1f}]"
+                claim(f"{row['task']} gains", "95 % interval above 0", value, gain["lo"] > 0)
+        claim("Mean gain on current tasks", "at least +4 points", f"{summary['current_gain']:+.1f}", summary["current_gain"] >= 4)
+        gap = summary["gap_closed"]
+        claim("Share of the gap to the teachers closed", "at least 0.6", "–" if gap is None else f"{gap:.2f}", (gap or 0) >= 0.6)
+        for key, words in (("previous_change", "Previous tasks kept"), ("unseen_change", "Unseen tasks kept")):
+            claim(words, "at most 1 point down", f"{summary[key]:+.1f}", summary[key] >= -1, self._fallen(key.split("_")[0]))
+        forgotten = summary["naive_forgetting"]
+        claim("Naive tuning forgets", "at least 10 points", f"{forgotten:.1f}", forgotten >= 10)
+        ahead = {task: self.draws(task, "sdvp", "routed")[0] for task in self.group("current")}
+        behind = ", ".join(f"{task} {change:+.1f}" for task, change in ahead.items() if change < 0)
+        mean = float(np.mean(list(ahead.values())))
+        reason = f"behind on {behind}: there the teacher itself answers, at every call" if behind else ""
+        claim("Level with routing to confident teachers", "at least 0 points apart", f"{mean:+.1f}", mean >= 0, reason)
+        return found
+
+    def _fallen(self, group: str) -> str:
+        drops = {task: self.draws(task)[0] for task in self.group(group)}
+        named = ", ".join(f"{task} {drop:+.1f}" for task, drop in sorted(drops.items(), key=lambda item: item[1]) if drop < -1)
+        return f"single drops of more than a point: {named}" if named else ""
+
+
+def _cell(values: np.ndarray) -> dict[str, float]:
+    found = mean_sd(values)
+    return {"mean": found.mean, "sd": found.sd}
+
+
+def _points(share: float | None) -> float | None:
+    return None if share is None else 100 * share
