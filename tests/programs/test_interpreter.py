@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import string
+import time
 import warnings
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tutelage.bench.interpreter import symbolic_cost
 from tutelage.programs.interpreter.library import viper_library
 from tutelage.programs.interpreter.meter import Limits, Meter
 from tutelage.programs.interpreter.reader import Reader, shape_of
@@ -50,7 +52,8 @@ def failure(*lines: str, limits: Limits | None = None) -> ProgramFailure:
 
 def by_python(source: str) -> tuple[str, Any]:
     space: dict[str, Any] = {"math": math}
-    exec(source, space)  # noqa: S102  (the test's own text)
+    with warnings.catch_warnings(action="ignore"):
+        exec(source, space)  # noqa: S102  (the test's own text)
     try:
         return "ok", space["execute_command"](None)
     except NameError:
@@ -592,3 +595,9 @@ def test_texts_where_no_value_stands_are_compiled_as_they_stand() -> None:
         assert stop.value.value == run(program(f"return [{text}]"))
     with pytest.raises(ProgramFailure, match="later"):
         reader.read(program("return later + 'a'"))
+
+
+def test_the_side_by_side_measure_compares_equal_answers() -> None:
+    cost = symbolic_cost(rounds=1, clock=time.perf_counter)
+    assert set(cost["times_cpython"]) == {"loops", "comprehensions", "texts", "calls", "sorting"}
+    assert cost["worst"] == max(cost["times_cpython"].values()) > 0

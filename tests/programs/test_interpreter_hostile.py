@@ -171,15 +171,12 @@ def test_no_bomb_passes_its_limits(text: str, sandbox: Sandbox) -> None:
     child = time.clock_gettime((~pid << 3) | 2)
     status, _ = attempt(text, sandbox)
     assert status in ("limit", "timeout", "runtime", "type", "refused", "undefined_var", "ok")
-    used = time.clock_gettime((~sandbox.pid << 3) | 2) - (child if sandbox.pid == pid else 0)
+    used = time.clock_gettime((~sandbox.pid << 3) | 2) - child
     assert used < 1.1 * SECONDS and time.process_time() - started < 1.1 * SECONDS
-    if sandbox.pid == pid:
-        assert peak_mib(pid) < before + 64
+    assert sandbox.pid == pid  # no bomb ends the child: each is stopped by the interpreter itself
+    assert peak_mib(pid) < before + 64
 
 
 def test_the_sandbox_outlived_the_bombs(sandbox: Sandbox) -> None:
-    pid = sandbox.pid
-    for text in BOMBS:
-        attempt(text, sandbox)
-    assert sandbox.pid == pid and peak_mib(pid) < 128
     assert attempt(as_program("return 1 + 1"), sandbox) == ("ok", 2)
+    assert peak_mib(sandbox.pid) < 128

@@ -77,6 +77,9 @@ def test_the_child_has_nothing_to_misuse(sandbox: Sandbox) -> None:
     limits = {line[:26].strip(): line[26:].split() for line in (proc / "limits").read_text().splitlines()[1:]}
     assert limits["Max open files"][0] == limits["Max file size"][0] == limits["Max processes"][0] == "0"
     assert limits["Max address space"][0] != "unlimited" and limits["Max core file size"][0] == "0"
+    if sandbox.granted["no_root"]:
+        users = next(line for line in (proc / "status").read_text().splitlines() if line.startswith("Uid")).split()[1:]
+        assert "0" not in users
     if sandbox.granted["network_namespace"]:
         assert os.readlink(proc / "ns" / "net") != os.readlink("/proc/self/ns/net")
 

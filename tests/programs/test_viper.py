@@ -312,6 +312,37 @@ def test_a_registered_function_is_a_function_of_programs() -> None:
         execute(source("return LEGS(image, 3)"), signatures=context.signatures)
 
 
+def test_a_module_with_the_name_of_a_python_function_hides_nothing() -> None:
+    signatures = {
+        "LIST": Signature({"query": "text"}, "text"),
+        "EVAL": Signature({"expr": "text"}, "any"),
+        "COUNT": Signature({"box": "boxes"}, "number"),
+    }
+    answer, calls = execute(source("return [list('ab'), LIST('q')]"), lambda call: "l", signatures=signatures)
+    assert answer == [["a", "b"], "l"] and calls[0].args == {"query": "q"}
+    with pytest.raises(ProgramFailure) as caught:
+        execute(source("return eval('1')"), signatures=signatures)
+    assert caught.value.kind == "undefined_var"
+
+
+def test_boxes_go_to_a_function_in_the_pixels_of_its_image() -> None:
+    signatures = SIGNATURES | {
+        "MARK": Signature({"image": "image", "box": "boxes"}, "boxes"),
+        "COUNT": Signature({"box": "boxes"}, "number"),
+    }
+    text = source(
+        "p = ImagePatch(image).crop(10, 10, 40, 40)",
+        "found = p.find('dot')",
+        "again = MARK(p, found)",
+        "return [again[0], count(found), count(found[0])]",
+    )
+    answers = by_module(LOC=[Box(3, 4, 9, 10)], MARK=lambda call: call.args["box"], COUNT=lambda c: len(c.args["box"]))
+    answer, calls = execute(text, answers, signatures=signatures)
+    assert calls[1].args["box"] == [Box(3.0, 4.0, 9.0, 10.0)]
+    assert calls[1].args["image"].region == (8, 6, 42, 40)
+    assert answer == [Box(11.0, 10.0, 17.0, 16.0), 1, 1]
+
+
 class Recorder:
     """A batched module that answers by a function of the call and keeps the sizes of its batches."""
 

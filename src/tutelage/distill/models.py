@@ -15,9 +15,10 @@ from tutelage import registry
 from tutelage.distill.data import TensorData
 from tutelage.distill.export import load_weights
 from tutelage.distill.method import Method
+from tutelage.distill.networks import plain_networks
 from tutelage.distill.recipe import DataPart, ModelPart
 from tutelage.distill.views import Views
-from tutelage.errors import InputError, MissingExtra
+from tutelage.errors import InputError, MissingExtra, did_you_mean
 from tutelage.seeds import derive
 
 
@@ -37,8 +38,8 @@ def build_model(part: ModelPart, seed: int = 0) -> nn.Module:
 def _named(part: ModelPart) -> nn.Module:
     source, separator, name = part.model.partition(":")
     if not separator:
-        entry = registry.find(part.model)
-        made = _made(entry.target, part)
+        plain = plain_networks()
+        made = _made(plain[part.model] if part.model in plain else _registered(part.model), part)
         if not isinstance(made, nn.Module) or isinstance(made, Method):
             raise InputError(f"{part.model} is no network", where="model", remedy="name a backbone: tutelage systems")
         return made
@@ -55,6 +56,14 @@ def _named(part: ModelPart) -> nn.Module:
             raise MissingExtra("transformers", "hf") from None
         return AutoModelForImageClassification.from_pretrained(name, **part.options)
     raise InputError(f"unknown source {source!r}", where="model", remedy="a registered name, timm:NAME or hf:NAME")
+
+
+def _registered(name: str) -> Any:
+    try:
+        return registry.find(name).target
+    except InputError as error:
+        known = [*plain_networks(), *(e.name for e in registry.systems().values() if e.kind == "backbone")]
+        raise InputError(f"unknown network {name!r}", where="model", remedy=did_you_mean(name, known)) from error
 
 
 def _made(build: Any, part: ModelPart) -> Any:

@@ -86,7 +86,7 @@ class _Child:
             start_new_session=True,  # Ctrl-C at the terminal is the parent's to handle
             bufsize=0,
         )
-        self.pid = self._process.pid
+        self.pid, self._owner = self._process.pid, os.getpid()  # after a fork, each process has its own child
         assert self._process.stdin is not None and self._process.stdout is not None
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
         self._poll = select.poll()
@@ -101,7 +101,7 @@ class _Child:
     @property
     def alive(self) -> bool:
         """Whether it can be asked."""
-        return not self.dead and self._process.poll() is None
+        return not self.dead and self._owner == os.getpid() and self._process.poll() is None
 
     def tell(self, message: list[Any]) -> None:
         """Send a message that has no reply.

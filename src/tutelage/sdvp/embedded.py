@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
@@ -25,7 +26,7 @@ from tutelage.sdvp.lesson import Stepwise, lesson
 from tutelage.seeds import derive, numpy_rng
 from tutelage.tasks import easy_vqa
 from tutelage.tasks.world import scene as world
-from tutelage.tasks.world.render import render
+from tutelage.tasks.world import render as renderer
 
 VOCABULARY = Vocabulary(
     (
@@ -57,7 +58,7 @@ def scenes(domain: str, count: int, seed: int, split: str) -> list[tuple[world.S
     """``count`` scenes of the stream ``split`` with their pictures."""
     stream = derive(seed, "embedded", split)
     made = [world.make_scene(stream, i, domain) for i in range(count)]
-    return [(scene, Image.from_array(render(scene), f"{stream}/{scene.id}")) for scene in made]
+    return [(scene, Image.from_array(renderer.render(scene), f"{stream}/{scene.id}")) for scene in made]
 
 
 def loc_examples(found: Sequence[tuple[world.Scene, Image]], rng: np.random.Generator) -> Examples:
@@ -176,7 +177,8 @@ def trained(
     but its plumbing."""
     if quick:
         study = replace(study, scenes=min(study.scenes, 20), steps=5)
-    key = files.fingerprint("embedded", 1, type(module).__name__, module.version, study, seed, world.DOMAINS[study.domain])
+    look = [Path(part.__file__).read_bytes() for part in (world, renderer)]
+    key = files.fingerprint("embedded", *look, type(module).__name__, module.version, study, seed, world.DOMAINS[study.domain])
     if store is not None and store.path(key).exists():
         return module.load_weights(store.path(key))
     found = scenes(study.domain, study.scenes, seed, f"pretrain/{module.name}")

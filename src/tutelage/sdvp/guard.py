@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -43,3 +43,15 @@ def guard(old: VisualModule, new: VisualModule, score: Callable[[VisualModule], 
         if after >= before - allowed:
             return Guarded(module, share, before, after)
     return Guarded(old, 0.0, before, before)
+
+
+def sweep(
+    old: VisualModule, new: VisualModule, scores: Mapping[str, Callable[[VisualModule], float]], shares: Sequence[float] = STEPS
+) -> list[dict[str, float]]:
+    """The table of an interpolation sweep: for each share b of the new weights (0, the old module, is always there), in
+    rising order, ``share`` and every score by name (Wortsman et al., 2022)."""
+    table = []
+    for share in sorted({0.0, *shares}):
+        module = between(old, new, share)
+        table.append({"share": share, **{name: score(module) for name, score in scores.items()}})
+    return table

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -37,43 +37,44 @@ class Stepwise(Method):
     @dataclass(frozen=True)
     class Config:
         """tau: temperature; alpha: share of the soft loss; keep: lambda; size: weight of size heads; positive: weight of
-        a heat-map's peaks (all defaults ours)."""
+        a heat-map's peaks (all defaults ours); retain: the lesson's retain options in words, which it fills in itself."""
 
         tau: float = 2.0
         alpha: float = 0.5
         keep: float = 3.0
         size: float = 1.0
         positive: float = 3.0
+        retain: str = ""
 
-    def __init__(self, heads: Mapping[str, str], config: Any = None, retain: Retain = NOTHING):
+    def __init__(self, heads: Mapping[str, str], config: Any = None, retain: Retain = NOTHING, penalty: nn.Module | None = None):
         super().__init__(config)
-        self.heads, self.retain = dict(heads), retain
+        self.config = replace(self.config, retain=repr(retain))
+        self.heads, self.retain, self.penalty = dict(heads), retain, penalty
         self._penalty: Tensor | None = None
         self._replayed = False
 
-    def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:  # type: ignore[override]
-        """One pass on the task's rows, one on the replayed rows; outputs are named ``group/head``."""
+    def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
+        """One pass on each group of rows; outputs are named ``group/head``."""
         out: Output = {}
         for group, inputs in batch.inputs.items():
             out |= {f"{group}/{head}": value for head, value in student(inputs).items()}
-        self._penalty, self._replayed = self.retain.penalty(student), "replay" in batch.inputs
+        self._penalty = self.penalty(student) if self.penalty is not None else None
+        self._replayed = "replay" in batch.inputs
         return out, {}
 
     def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
-        """``step``, ``self`` where there is replay, ``penalty`` where the retain option has one."""
-        task = batch.labels["task"]
-        terms = {
-            "step": sum(
-                (self._step(kind, student[f"task/{head}"], task["targets"][head], task["weights"]))
-                for head, kind in self.heads.items()
-            )
-        }
+        """``step``, ``self`` where there is replay, ``labelled`` where old labels are, ``penalty`` where the retain option
+        has one."""
+        terms = {"step": self._taught("task", batch, student)}
         if "replay" in batch.inputs:
             replay = batch.labels["replay"]
-            terms["self"] = sum(
+            kept = [
                 self._self(kind, student[f"replay/{head}"], replay["heads"][head], replay["weights"])
                 for head, kind in self.heads.items()
-            )
+            ]
+            terms["self"] = torch.stack(kept).sum()
+        if "labelled" in batch.inputs:
+            terms["labelled"] = self._taught("labelled", batch, student)
         if self._penalty is not None:
             terms["penalty"] = self._penalty
         return terms
@@ -85,6 +86,15 @@ class Stepwise(Method):
     def stages(self) -> tuple[Stage, ...]:
         """One stage; the retain option may freeze parts of the student."""
         return (Stage(trains=self.retain.trains),)
+
+    def _taught(self, group: str, batch: Batch, student: Output) -> Tensor:
+        """The step loss of a group of labelled rows, summed over heads."""
+        labels = batch.labels[group]
+        found = [
+            self._step(kind, student[f"{group}/{head}"], labels["targets"][head], labels["weights"])
+            for head, kind in self.heads.items()
+        ]
+        return torch.stack(found).sum()
 
     def _step(self, kind: str, out: Tensor, target: Mapping[str, Tensor], weights: Tensor) -> Tensor:
         c = self.config
@@ -124,29 +134,45 @@ def heatmap_step(logits: Tensor, heat: Tensor, asked: Tensor, positive: float) -
 
 
 class TaskAndReplay:
-    """The rows of a lesson: each batch takes its task rows in order, and as many replayed rows drawn by view seed."""
+    """The rows of a lesson: each batch takes its task rows in order, and as many replayed rows drawn by view seed, and as
+    many ``labelled`` rows of old tasks where such are given."""
 
-    def __init__(self, task: Exercise, replay: Exercise | None = None, frozen: Mapping[str, Tensor] | None = None):
-        self.task = TensorData(task.inputs, {"targets": task.targets, "weights": task.weights})
-        self.replay = TensorData(replay.inputs, {"heads": dict(frozen or {}), "weights": replay.weights}) if replay else None
+    def __init__(
+        self,
+        task: Exercise,
+        replay: Exercise | None = None,
+        frozen: Mapping[str, Tensor] | None = None,
+        labelled: Exercise | None = None,
+    ):
+        self.task = _with_targets(task)
+        self.others: dict[str, TensorData] = {}
+        if replay is not None:
+            self.others["replay"] = TensorData(replay.inputs, {"heads": dict(frozen or {}), "weights": replay.weights})
+        if labelled is not None:
+            self.others["labelled"] = _with_targets(labelled)
 
     @property
     def fingerprint(self) -> str:
-        """Names every row of both groups."""
-        return self.task.fingerprint + (self.replay.fingerprint if self.replay else "")
+        """Names every row of every group."""
+        return "".join(group.fingerprint for group in (self.task, *self.others.values()))
 
     def __len__(self) -> int:
         return len(self.task)
 
-    def batch(self, indices: Tensor, seeds: Tensor) -> Batch:
-        """Inputs and labels under ``task`` and ``replay``."""
+    def batch(self, indices: Tensor, seeds: Tensor | None) -> Batch:
+        """Inputs and labels by group; without view seeds, the rows' own numbers draw the other groups."""
         task = self.task.batch(indices, seeds)
         inputs: Tree = {"task": task.inputs}
         labels: Tree = {"task": task.labels}
-        if self.replay is not None:
-            replay = self.replay.batch(seeds % len(self.replay), seeds)
-            inputs["replay"], labels["replay"] = replay.inputs, replay.labels
+        draw = indices if seeds is None else seeds
+        for name, group in self.others.items():
+            rows = group.batch(draw % len(group), seeds)
+            inputs[name], labels[name] = rows.inputs, rows.labels
         return Batch(inputs, labels, ids=indices, seeds=seeds)
+
+
+def _with_targets(exercise: Exercise) -> TensorData:
+    return TensorData(exercise.inputs, {"targets": exercise.targets, "weights": exercise.weights})
 
 
 def frozen_heads(module: VisualModule, exercise: Exercise, rows: int = 512) -> dict[str, Tensor]:
@@ -169,8 +195,13 @@ def lesson(
     retain: Retain = NOTHING,
     name: str = "lesson",
 ) -> Lesson:
-    """The lesson that teaches a copy of ``module``'s network; the module itself stays as it is."""
+    """The lesson that teaches a copy of ``module``'s network; the module itself stays as it is.
+
+    ``replay``: inputs of old tasks, which ``retain`` may need; their old answers are kept where ``config.keep`` > 0.
+    """
     student = retain.prepare(module.copy_network(), module)
-    frozen = frozen_heads(module, replay) if replay is not None else None
-    data = TaskAndReplay(task, replay, frozen)
-    return Lesson(student, None, Stepwise(module.heads, config, retain), data, settings, name)
+    method = Stepwise(module.heads, config, retain, retain.penalty(module, replay))
+    kept = replay if config.keep > 0 else None
+    frozen = frozen_heads(module, kept) if kept is not None else None
+    data = TaskAndReplay(task, kept, frozen, retain.labelled(module))
+    return Lesson(student, None, method, data, settings, name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tutelage.programs import viper, visprog
 from tutelage.programs.answers import normalise
@@ -12,6 +13,7 @@ from tutelage.programs.language import Module, ParseFailure, Program, ProgramFai
 from tutelage.programs.scheduler import Context, Fallback, Job, Substitute, run
 from tutelage.programs.trace import Trace
 from tutelage.programs.values import Box, Image, iou
+
 
 @dataclass(frozen=True)
 class Question:
@@ -41,7 +43,7 @@ class Programs:
     def __init__(self, dsl: str, modules: Mapping[str, Module], trusted: bool = False):
         self.dsl = dsl
         signatures = {name: module.signature for name, module in modules.items()}
-        self._parser = visprog.Parser(signatures) if dsl == "visprog" else viper.Parser(signatures, isolate=not trusted)
+        self._parser: Any = visprog.Parser(signatures) if dsl == "visprog" else viper.Parser(signatures, isolate=not trusted)
 
     def of(self, question: Question) -> Program | ProgramFailure:
         """The question's program, or the failure of its parsing; a question without one fails too."""

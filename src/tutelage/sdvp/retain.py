@@ -149,7 +149,6 @@ class LabelledReplay(Retain):
 class Together(Retain):
     """Several options at once."""
 
-    name: ClassVar[str] = "together"
     options: tuple[Retain, ...] = ()
 
     @property
@@ -217,7 +216,7 @@ class Sum(nn.Module):
 
     def forward(self, student: nn.Module) -> Tensor:
         """Added up."""
-        return sum(part(student) for part in self.parts)  # type: ignore[return-value]
+        return sum(part(student) for part in self.parts)
 
 
 def _slot(name: str, kind: str) -> str:
@@ -225,16 +224,16 @@ def _slot(name: str, kind: str) -> str:
 
 
 def known() -> dict[str, type[Retain]]:
-    """Every option by name: the subclasses of :class:`Retain`, wherever they are defined."""
+    """Every option by name: the subclasses of :class:`Retain` that state one, wherever they are defined."""
     from tutelage.sdvp import retain_ewc, retain_low_rank  # noqa: F401  (they define options)
 
     found: dict[str, type[Retain]] = {}
     left = [Retain]
     while left:
         kind = left.pop()
-        found[kind.name] = kind
+        if "name" in vars(kind):
+            found[kind.name] = kind
         left += kind.__subclasses__()
-    del found[Together.name]
     return found
 
 

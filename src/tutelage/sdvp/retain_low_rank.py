@@ -56,8 +56,6 @@ class Series(nn.Module):
 class Merged(Retain):
     """What :class:`LoRA` and :class:`Adapter` share: only the added parts are trained, and they are merged at the end."""
 
-    name: ClassVar[str] = "merged"
-
     def attach(self, layer: nn.Module, weight: Tensor, seed: torch.Generator) -> None:
         """Add a part to one layer."""
         raise NotImplementedError
@@ -75,7 +73,7 @@ class Merged(Retain):
                 f"{module.name} has no linear layer and no convolution", where=f"retain.{self.name}", remedy="choose l2sp"
             )
         for name, layer in layers:
-            self.attach(layer, layer.weight, torch_rng(0, self.name, name))
+            self.attach(layer, layer.get_parameter("weight"), torch_rng(0, self.name, name))
         return student
 
     def trains(self, name: str) -> bool:

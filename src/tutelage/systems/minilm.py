@@ -214,10 +214,14 @@ class Encoder(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
-        """Hidden states, and logits over the words."""
+    def hidden(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """The final states [B, N, width]."""
         x = self.words(input_ids) + self.positions.weight[: input_ids.shape[1]]
         for block in self.blocks:
             x = block(x, attention_mask)
-        hidden = self.norm(x)
+        return self.norm(x)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> dict[str, Tensor]:
+        """Hidden states, and logits over the words."""
+        hidden = self.hidden(input_ids, attention_mask)
         return {"hidden": hidden, "logits": F.linear(hidden, self.words.weight)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Generator, Sequence
-from types import GeneratorType
 from typing import Any
 
 from tutelage.programs.interpreter.expressions import Expressions, flatten, take_item
@@ -243,11 +242,7 @@ class Calls(Expressions):
                 return _arrange(bound, starred, named)(meter, *args)
             return method(meter, value, *args)
 
-        def ask(meter: Meter, value: Any, *args: Any) -> Generator[Any, Any, Any]:
-            result = call(meter, value, *args)
-            return (yield from result) if type(result) is GeneratorType else result
-
-        return self.operands([self.expression(node.value), *values], ask if yields else call, yields)
+        return self.operands([self.expression(node.value), *values], call, yields)
 
 
 def _quick_call(callee: Callable[[Frame], Any], args: list[Callable[[Frame], Any]]) -> Callable[[Frame], Any]:

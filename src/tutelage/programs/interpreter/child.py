@@ -13,6 +13,7 @@ from pathlib import Path
 if __name__ == "__main__":  # the package's own folder, and nothing of the user's
     sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
+import contextlib
 import ctypes
 import difflib  # noqa: F401  (did_you_mean needs it, and nothing can be imported once the door is shut)
 import os
@@ -42,6 +43,7 @@ KEPT = 1024
 """Compiled programs that are kept."""
 
 RECURSION = 4_000
+NOBODY = 65_534
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 4, 38
 
@@ -53,12 +55,18 @@ def lock_in(memory: int) -> dict[str, bool]:
     """
     os.chdir("/")
     os.environ.clear()
-    granted = {"network_namespace": False, "no_new_privileges": False}
+    granted = {"network_namespace": False, "no_new_privileges": False, "no_root": os.getuid() != 0}
     libc = ctypes.CDLL(None, use_errno=True)
     if hasattr(libc, "unshare"):
         granted["network_namespace"] = (
             libc.unshare(CLONE_NEWNET) == 0 or libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0
         )
+    if not granted["no_root"]:
+        with contextlib.suppress(OSError):
+            os.setgroups([])
+            os.setresgid(NOBODY, NOBODY, NOBODY)
+            os.setresuid(NOBODY, NOBODY, NOBODY)
+            granted["no_root"] = True
     if hasattr(libc, "prctl"):
         granted["no_new_privileges"] = libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
         libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -81,7 +82,7 @@ def viper_library(signatures: Mapping[str, Signature]) -> Library:
     """What a ViperGPT program finds, where modules of these ``signatures`` are registered.
 
     A patch's questions go to LOC, VQA, VERIFY, MATCH, DEPTH and LLM, ``best_image_match`` to SCORE; every registered
-    module can also be called by its own name, or that name in lower case.
+    module can also be called by its own name, or by that name in lower case where Python has no function of that name.
     """
     asking: dict[str, tuple[Callable[..., Any], str]] = {
         "exists": (exists("VQA" in signatures), "LOC"),
@@ -111,8 +112,9 @@ def viper_library(signatures: Mapping[str, Signature]) -> Library:
     absent |= {f.name: f.module for f in functions if f.module is not None and f.name not in names}
     for name, signature in signatures.items():
         builtin = Builtin(name, _module_function(name, signature), yields=True, module=name)
-        for alias in (name, name.lower()):
-            names.setdefault(alias, builtin)
+        names.setdefault(name, builtin)
+        if not hasattr(builtins, name.lower()):  # a module LIST does not hide list(), nor EVAL stand in for eval()
+            names.setdefault(name.lower(), builtin)
     return Library(
         names=names,
         methods={Patch: methods, Segment: dict(_SEGMENT_METHODS)},
@@ -140,9 +142,10 @@ def _module_function(name: str, signature: Signature) -> Callable[..., Asking]:
             raise TypeFailure(f"{name}() lacks {', '.join(missing)}")
         for arg, value in args.items():
             args[arg] = _argument(meter, f"{name}({arg}=…)", signature.args[arg], value)
-        answer = yield from ask(meter, name, **args)
-        views = [value for value in args.values() if type(value) is View]
-        return _answered(answer, views[0] if views else None)
+        view = next((value for value in args.values() if type(value) is View), None)
+        if view is not None:
+            args = {arg: _within(value, view) for arg, value in args.items()}
+        return _answered((yield from ask(meter, name, **args)), view)
 
     return call
 
@@ -162,9 +165,17 @@ def _argument(meter: Meter, where: str, kind: str, value: Any) -> Any:
     return value
 
 
+def _within(value: Any, view: View) -> Any:
+    """Boxes of patches, in the pixels of the image that goes with them."""
+    if type(value) is Found:
+        x1, y1, x2, y2, score = value
+        return Found(x1 - view.x1, y1 - view.y1, x2 - view.x1, y2 - view.y1, score)
+    return [_within(part, view) for part in value] if type(value) is list else value
+
+
 def _answered(answer: Any, view: View | None) -> Any:
     if type(answer) is Found:
-        return Patch(view, answer) if view is None else cut(view, answer)  # type: ignore[arg-type]
+        return list(answer[:4]) if view is None else cut(view, answer)
     if type(answer) is list:
         return [_answered(part, view) for part in answer]
     return answer

@@ -115,9 +115,16 @@ def ask(meter: Meter, module: str, **args: Any) -> Asking:
         LimitExceeded: too many questions, or one too long.
     """
     meter.asked()
-    if sum(measure(meter, value) for value in args.values()) > meter.length:
+    length = 0
+    for value in args.values():
+        if type(value) is not View:
+            length += measure(meter, value)
+    if length > meter.length:
         raise LimitExceeded(f"a question longer than {meter.length:,}")
-    return (yield Request(module, args))
+    meter.pause()
+    answer = yield Request(module, args)
+    meter.resume()
+    return answer
 
 
 def _words(value: Any, what: str) -> str:
@@ -246,12 +253,12 @@ def best_text_match(meter: Meter, patch: Patch, option_list: Any, prefix: Any = 
 def simple_query(meter: Meter, patch: Patch, question: Any = None) -> Asking:
     """What VQA answers about the patch."""
     asked = "What is this?" if question is None else _words(question, "question")
-    return (yield from ask(meter, "VQA", image=patch.view, question=asked))
+    return ask(meter, "VQA", image=patch.view, question=asked)
 
 
 def compute_depth(meter: Meter, patch: Patch) -> Asking:
     """The median depth of the patch, as the module DEPTH tells it."""
-    return (yield from ask(meter, "DEPTH", image=patch.view))
+    return ask(meter, "DEPTH", image=patch.view)
 
 
 def llm_query(meter: Meter, question: Any, context: Any = None, long_answer: Any = True) -> Asking:
@@ -259,12 +266,12 @@ def llm_query(meter: Meter, question: Any, context: Any = None, long_answer: Any
     words = _words(question, "question")
     if context is not None:
         words = text(meter, f"{_words(context, 'context')}\n{words}")
-    return (yield from ask(meter, "LLM", question=words, long_answer=bool(long_answer)))
+    return ask(meter, "LLM", question=words, long_answer=bool(long_answer))
 
 
 def patch_llm_query(meter: Meter, patch: Patch, question: Any, long_answer: Any = True) -> Asking:
     """``llm_query`` as a method of a patch."""
-    return (yield from llm_query(meter, question, None, long_answer))
+    return llm_query(meter, question, None, long_answer)
 
 
 def best_image_match(meter: Meter, list_patches: Any, content: Any, return_index: Any = False) -> Asking:

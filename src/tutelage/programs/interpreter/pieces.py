@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import GeneratorType
 from typing import Any, NamedTuple
 
 from tutelage.programs.interpreter.functions import FUNCTIONS
@@ -200,7 +201,7 @@ class Pieces:
         """Slots of this function that are set whenever the place now being compiled is reached."""
 
     def operands(self, parts: list[Code], combine: Callable[..., Any], yields: bool = False) -> Code:
-        """Evaluate ``parts`` in order, then ``combine(meter, *values)``, a generator function where ``yields``."""
+        """Evaluate ``parts`` in order, then ``combine(meter, *values)``, which may give a generator where ``yields``."""
         if yields or any(part.yields for part in parts):
 
             def flow(frame: Frame) -> Generator[Any, Any, Any]:
@@ -208,7 +209,7 @@ class Pieces:
                 for part in parts:
                     values.append((yield from part.run(frame)) if part.yields else part.run(frame))
                 result = combine(frame[1], *values)
-                return (yield from result) if yields else result
+                return (yield from result) if type(result) is GeneratorType else result
 
             return Code(flow, True)
         runs = [part.run for part in parts]

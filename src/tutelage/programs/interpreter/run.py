@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage.programs.interpreter.compiler import Compiler, parse_tree
-from tutelage.programs.interpreter.functions import invoke
+from tutelage.programs.interpreter.functions import bind
 from tutelage.programs.interpreter.meter import Limits, Meter
 from tutelage.programs.interpreter.patches import Patch, Request, View
 from tutelage.programs.interpreter.pieces import Library, as_failure
-from tutelage.programs.interpreter.values import SCALARS, UNSET, FunctionCode, in_order, measure, name_of, sequence
+from tutelage.programs.interpreter.values import SCALARS, Function, FunctionCode, in_order, measure, name_of, sequence
 from tutelage.programs.language import LimitExceeded, ParseFailure, TypeFailure
 
 ENTRY = "execute_command"
@@ -42,36 +42,28 @@ class CompiledProgram:
             ProgramFailure: whatever stopped the program, limits included.
         """
         meter = Meter(self.limits, self.texts)
-        steps = self._steps(meter, [arguments.get(name) for name in self.args])
-        value = None
         try:
-            while True:
-                meter.resume()
-                try:
-                    request = steps.send(value)
-                except StopIteration as stop:
-                    meter.pause()
-                    return stop.value
-                meter.pause()
-                value = yield request
+            top = [None, meter, None, *self.code.blank]
+            if self.code.yields:
+                yield from self.code.run(top)
+            else:
+                self.code.run(top)
+            function = top[self.slot]
+            if type(function) is not Function or function.code.params != self.args:
+                raise ParseFailure(f"{ENTRY} is set again", remedy="define it once")
+            frame = bind(meter, function, tuple([arguments.get(name) for name in self.args]), {})
+            if function.code.yields:
+                yield from function.code.run(frame)
+            else:
+                function.code.run(frame)
+            answer = frame[2]
+            if measure(meter, answer) > 4 * meter.length:
+                raise LimitExceeded(f"an answer longer than {4 * meter.length:,}")
+            answer = _answer(meter, answer)
+            meter.pause()
+            return answer
         except Exception as error:
             raise as_failure(error) from None
-        finally:
-            steps.close()
-
-    def _steps(self, meter: Meter, arguments: list[Any]) -> Generator[Request, Any, Any]:
-        frame = [None, meter, None, *self.code.blank]
-        if self.code.yields:
-            yield from self.code.run(frame)
-        else:
-            self.code.run(frame)
-        function = frame[self.slot]
-        if function is UNSET:
-            raise ParseFailure(f"{ENTRY} is not defined")
-        answer = yield from invoke(meter, function, tuple(arguments), {})
-        if measure(meter, answer) > 4 * meter.length:
-            raise LimitExceeded(f"an answer longer than {4 * meter.length:,}")
-        return _answer(meter, answer)
 
 
 def compile_program(

@@ -1,0 +1,39 @@
+"""Teach your own network inside your own programs: python examples/own_agent.py PROGRAMS.jsonl IMAGES OUT"""
+
+import sys
+
+import torch
+from torch import nn
+
+import tutelage
+from tutelage import sdvp
+from tutelage.modules.classifying import Classifier
+from tutelage.modules.symbolic import symbolic_modules
+
+
+class Color(Classifier):  # your network, as the module COLOR(image=…) of both program languages
+    name = "COLOR"
+
+    @classmethod
+    def network_of(cls, config):
+        return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, len(config.answers)))
+
+
+@tutelage.module
+def MIDDLE(image: tutelage.Image) -> list[tutelage.Box]:  # your function, as another
+    return [tutelage.Box(image.width / 4, image.height / 4, image.width * 3 / 4, image.height * 3 / 4)]
+
+
+def teacher(calls):  # your teacher: anything that answers calls; it needs no gradients and no labels
+    return [("red", "green", "blue")[call.args["image"].bytes.mean((1, 2)).argmax()] for call in calls]
+
+
+if __name__ == "__main__":
+    programs, images, out = sys.argv[1:]
+    torch.set_num_threads(1)
+    questions = sdvp.questions_from(programs, images)
+    modules = {**symbolic_modules(), "COLOR": Color.of("red", "green", "blue"), "MIDDLE": MIDDLE}
+    taught = sdvp.compile(questions, modules, teachers={"COLOR": teacher}).modules
+    taught["COLOR"].save(out)
+    after = {**modules, "COLOR": tutelage.load(out)}
+    print(f"before {sdvp.accuracy(questions, modules):.2f}  after {sdvp.accuracy(questions, after):.2f}")

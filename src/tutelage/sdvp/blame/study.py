@@ -1,0 +1,68 @@
+"""Blame for the modules of a study: frozen, or as a learning arm left them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+from tutelage import files
+from tutelage.errors import InputError
+from tutelage.modules.symbolic import symbolic_modules
+from tutelage.modules.visual_module import VisualModule
+from tutelage.programs.language import Module
+from tutelage.sdvp import benchmark, embedded
+from tutelage.sdvp.blame.inquiry import Blame, blame
+from tutelage.sdvp.blame.sources import gold_source, teacher_source
+from tutelage.sdvp.study.run import module_store
+from tutelage.sdvp.study.setting import SMOKE, STAGES, prepare
+
+
+def command(
+    run: str | Path,
+    *,
+    arm: str = "frozen",
+    seed: int | None = None,
+    tasks: Sequence[str] = ("b_gqa", "b_nlvr"),
+    count: int = 1000,
+    dsl: str = "visprog",
+    source: Literal["gold", "teacher"] = "gold",
+    split: str = "select",
+) -> Blame:
+    """Blame the steps of a study's modules: what ``tutelage sdvp blame RUN`` does.
+
+    Args:
+        run: the study's folder.
+        arm: ``frozen``, or a learning arm (``sdvp``, ``naive``): its modules after the last stage.
+        seed: one of the study's; None: its first.
+        tasks: names of tasks, ``count`` questions of each; easy-VQA has no true step values, only teachers.
+        source: what answers a step in its module's place.
+        split: the questions' split; the report split is for figures, not for decisions.
+
+    Raises:
+        InputError: not a study's folder, or one without this seed or arm.
+    """
+    head = files.read_json(Path(run) / "run.json")
+    plan = head.get("settings", {}).get("plan") if isinstance(head, dict) else None
+    if not isinstance(plan, dict) or not plan.get("seeds"):
+        raise InputError("not the folder of a study", where=run, remedy="give the folder of `tutelage sdvp study --out`")
+    seed = plan["seeds"][0] if seed is None else seed
+    if seed not in plan["seeds"]:
+        raise InputError(f"the study has no seed {seed}", where=run, remedy=f"its seeds are {plan['seeds']}")
+    store, quick = module_store(), bool(plan.get("quick"))
+    modules: dict[str, Module] = dict(symbolic_modules())
+    modules.update(embedded.generalists(seed, store, quick).items())
+    lessons = Path(run) / "lessons" / f"seed-{seed}-{arm}"
+    if arm != "frozen" and not lessons.is_dir():
+        arms = sorted(found.name.split("-", 2)[2] for found in lessons.parent.glob(f"seed-{seed}-*"))
+        raise InputError(f"the study has no arm {arm!r}", where=run, remedy=f"choose frozen {' '.join(arms)}")
+    for folder in (lessons / stage / name for stage in STAGES for name in list(modules)):
+        module = modules[folder.name]
+        if isinstance(module, VisualModule) and (folder / "config.json").exists():
+            modules[folder.name] = module.load_weights(folder)
+    answers = gold_source(dsl)
+    if source == "teacher":
+        taught_by = prepare(seed, SMOKE, store, quick).teachers
+        answers = teacher_source(lambda task: taught_by.get(task, {}))
+    questions = [q for task in tasks for q in benchmark.questions_of(task, seed, split, count)]
+    return blame(questions, modules, answers, dsl, seed=seed)

@@ -1,0 +1,116 @@
+"""Questions from files: programs given as JSON lines, and the folders of GQA and NLVR2 through the grammar writer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+from types import MappingProxyType
+
+from tutelage.errors import InputError, did_you_mean
+from tutelage.programs.language import ParseFailure
+from tutelage.programs.values import Image
+from tutelage.programs.writers.gold import read_programs
+from tutelage.programs.writers.grammar import write
+from tutelage.sdvp.questions import Question
+from tutelage.tasks import gqa, nlvr2
+
+PICTURES = 4096
+"""Decoded pictures that are held while questions are read; those in use stay with their questions."""
+
+
+def questions_from(programs: str | Path, images: str | Path = ".", task: str = "own") -> list[Question]:
+    """The questions of a JSON-lines file, a line a program: {id, dsl, program, images, question?, answer?}.
+
+    Paths of images are relative to the folder ``images``; each picture is read once.
+
+    Raises:
+        InputError: the file or a picture is absent or broken; the line is named.
+    """
+    picture = _pictures()
+    found = []
+    for stored in read_programs(programs):
+        views = {}
+        for name, path in stored.images.items():
+            try:
+                views[name] = picture(Path(images) / path)
+            except InputError as error:
+                raise InputError(f"{error.where}: {error.message}", where=f"{programs}:{stored.line}", remedy=error.remedy) from error
+        group = "+".join(stored.images.values())
+        asked = stored.question or stored.program
+        kind = str(stored.extra.get("kind", ""))
+        found.append(Question(stored.id, task, views, asked, {stored.dsl: stored.program}, stored.answer, kind, group))
+    return found
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where questions come from: a ``layout``, its folder (``programs``: the JSON-lines file), and which part of it.
+
+    ``images``: where relative paths of ``programs`` begin; None: beside the file. ``split``: of the dataset.
+    """
+
+    layout: str
+    path: Path
+    split: str = "val"
+    images: Path | None = None
+    limit: int | None = None
+
+    def questions(self) -> list[Question]:
+        """The questions in file order; those the grammar does not read have no program.
+
+        Raises:
+            InputError: an unknown layout; a folder, file, field or picture that is absent or broken.
+        """
+        if self.layout not in LAYOUTS:
+            raise InputError(f"unknown layout {self.layout!r}", where="layout", remedy=did_you_mean(self.layout, list(LAYOUTS)))
+        return list(islice(LAYOUTS[self.layout](self), self.limit))
+
+
+def _programs(source: Source) -> Iterator[Question]:
+    yield from questions_from(source.path, source.images or source.path.parent)
+
+
+def _gqa(source: Source) -> Iterator[Question]:
+    folder, picture = gqa.GqaFolder(source.path), _pictures()
+    for asked in gqa.read_questions(folder.questions(source.split), annotated=source.split not in ("test", "challenge")):
+        views = {"IMAGE": picture(folder.image(asked.image_id))}
+        yield Question(
+            asked.id,
+            "gqa",
+            views,
+            asked.question,
+            written(asked.question),
+            asked.answer,
+            asked.detailed or asked.structural,
+            asked.image_id,
+        )
+
+
+def _nlvr2(source: Source) -> Iterator[Question]:
+    folder, picture = nlvr2.Nlvr2Folder(source.path), _pictures()
+    for asked in nlvr2.read_examples(folder.examples(source.split)):
+        left, right = folder.images(asked)
+        views = {"LEFT": picture(left), "RIGHT": picture(right)}
+        answer = None if asked.label is None else "yes" if asked.label else "no"
+        programs = written(asked.sentence, ("LEFT", "RIGHT"))
+        yield Question(asked.identifier, "nlvr2", views, asked.sentence, programs, answer, "", asked.pair)
+
+
+LAYOUTS: Mapping[str, Callable[[Source], Iterator[Question]]] = MappingProxyType(
+    {"gqa": _gqa, "nlvr2": _nlvr2, "programs": _programs}
+)
+
+
+def written(question: str, inputs: tuple[str, ...] = ("IMAGE",)) -> dict[str, str]:
+    """The grammar's programs of a question by DSL; none where it does not read it."""
+    try:
+        return write(question, inputs)._asdict()
+    except ParseFailure:
+        return {}
+
+
+def _pictures() -> Callable[[Path], Image]:
+    return lru_cache(maxsize=PICTURES)(Image.from_file)
