@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
@@ -49,3 +50,12 @@ def test_processes_keep_the_order_and_one_thread_each() -> None:
 def test_the_default_is_the_cores_this_process_may_use() -> None:
     assert workers.processes() == len(os.sched_getaffinity(0))
     assert workers.processes(3) == 3
+
+
+def die(x: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_worker_is_an_error_not_a_hang() -> None:
+    with pytest.raises(workers.WorkerLost, match="killed"):
+        list(workers.map_tasks(die, [(1,), (2,)], 2))

@@ -5,9 +5,17 @@ from __future__ import annotations
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from tutelage.errors import TutelageError
+
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+
+
+class WorkerLost(TutelageError):
+    """A worker process died before its task was done."""
 
 
 def _start() -> None:
@@ -23,19 +31,29 @@ def processes(asked: int | None = None) -> int:
     return asked if asked else len(os.sched_getaffinity(0))
 
 
-def map_tasks(
-    function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: int | None = None
-) -> Iterator[Any]:
+def map_tasks(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], workers: int | None = None) -> Iterator[Any]:
     """Yield ``function(*task)`` for each task, in order, computed by ``workers`` spawned processes.
 
     One worker (or one task) runs in this process. An error in a task is raised here, and the others are stopped.
+
+    Raises:
+        WorkerLost: a worker was killed from outside.
     """
     count = min(processes(workers), len(tasks))
     if count <= 1:
         for task in tasks:
             yield function(*task)
         return
-    with multiprocessing.get_context("spawn").Pool(count, initializer=_start) as pool:
-        pending = [pool.apply_async(function, task) for task in tasks]
-        for result in pending:
-            yield result.get()
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(count, mp_context=context, initializer=_start) as pool:
+        pending = [pool.submit(function, *task) for task in tasks]
+        try:
+            for result in pending:
+                yield result.result()
+        except BrokenProcessPool as error:
+            raise WorkerLost(
+                "a worker process was killed", remedy="was memory short? run the same command again: finished parts are kept"
+            ) from error
+        finally:
+            for result in pending:
+                result.cancel()

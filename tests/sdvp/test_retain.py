@@ -187,7 +187,7 @@ def test_a_strong_anchor_keeps_the_student_nearer() -> None:
     def moved(retain: Retain) -> float:
         module, student, _ = taught(retain, steps=30)
         pairs = zip(module.network.parameters(), student.parameters(), strict=True)
-        return sum(float(((a - b) ** 2).sum()) for a, b in pairs)
+        return sum(((a - b).detach() ** 2).sum().item() for a, b in pairs)
 
     assert moved(L2SP(strength=10.0)) < moved(L2SP(strength=0.1)) < moved(NOTHING)
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import contextlib
 import gc
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from statistics import median
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import InputError
-from tutelage.programs.language import Answers, Call, Module, Value
+from tutelage.programs import viper, visprog
+from tutelage.programs.language import Answers, Call, Module, Signature, Value
 from tutelage.programs.scheduler import Context, Job, stream
 from tutelage.programs.trace import Trace
-from tutelage.programs.visprog import Lines, Parser, read
+
+if TYPE_CHECKING:
+    from tutelage.modules.visual_module import VisualModule
+    from tutelage.sdvp.questions import Question
 
 SIZES = (8, 16, 32, 64, 128, 256, 512)
 """Batch sizes tried for the ceiling."""
@@ -23,9 +28,91 @@ Item = tuple[str, Mapping[str, Value]]
 
 Clock = Callable[[], float]
 
+ONE, PAIRS = 1876, 124
+"""Programs over one image, five an image, and over two images, one an image: 2,000 over 500."""
+
+
+def bench(
+    dsl: str = "visprog",
+    *,
+    device: str = "cpu",
+    seed: int = 0,
+    rounds: int = 5,
+    smoke: bool = False,
+    progress: Callable[[float, float], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """What :func:`measure` finds for 2,000 programs of the embedded world over 500 images of 48x48 with the seed's embedded
+    modules, on one thread.
+
+    For ViperGPT programs also ``share_of_visprog``, their rate over that of the VisProg programs of the same questions, and
+    ``symbolic``, what :func:`tutelage.bench.interpreter.symbolic_cost` finds. CPU seconds are counted where all work is done
+    in this process, else wall time. ``smoke`` measures 60 programs over modules that know nothing.
+
+    Raises:
+        InputError: there is no such device.
+    """
+    import torch
+
+    from tutelage import files
+    from tutelage.bench.interpreter import symbolic_cost
+    from tutelage.modules.symbolic import symbolic_modules
+    from tutelage.sdvp import embedded
+
+    if device != "cpu" and not torch.cuda.is_available():
+        raise InputError(f"torch finds no {device} here", where="--device", remedy="measure on the cpu")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        networks = embedded.generalists(seed, files.Store(files.cache_home() / "modules"), smoke)
+        modules: dict[str, Module] = {**symbolic_modules()}
+        modules |= {name: module if device == "cpu" else on_device(module, device) for name, module in networks.items()}
+        questions = world_questions(seed, 54, 6) if smoke else world_questions(seed, ONE, PAIRS)
+        items = {name: [(asked.programs[name], asked.images) for asked in questions] for name in ("visprog", dsl)}
+        clock = time.process_time if dsl == "visprog" and device == "cpu" else time.perf_counter
+        result = measure(items[dsl], modules, dsl=dsl, rounds=rounds, clock=clock, progress=progress)
+        if dsl == "viper":
+            pairs = [[_run(items[name], modules, clock, name)[1] for name in ("visprog", "viper")] for _ in range(rounds)]
+            result["share_of_visprog"] = median(lines / python for lines, python in pairs)
+            result["symbolic"] = symbolic_cost(rounds)
+    finally:
+        torch.set_num_threads(threads)
+    return {**result, "dsl": dsl, "device": device, "smoke": smoke}
+
+
+def world_questions(seed: int, one: int, pairs: int) -> list[Question]:
+    """``one`` questions about one image, five an image, and ``pairs`` statements about two."""
+    from tutelage.sdvp.benchmark import questions_of
+
+    found = questions_of("b_gqa", seed, "report", one + one // 4)
+    number = Counter(question.image_id for question in found)
+    full = [question for question in found if number[question.image_id] == 5]
+    return [*full[:one], *questions_of("b_nlvr", seed, "report", pairs)]
+
+
+def on_device(module: VisualModule, device: str) -> VisualModule:
+    """``module`` with its network on ``device``: batches go there, heads come back."""
+    from torch import Tensor, nn
+
+    class Elsewhere(nn.Module):
+        def __init__(self, network: nn.Module):
+            super().__init__()
+            self.network = network.to(device)
+
+        def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+            heads = self.network({name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()})
+            return {name: head.cpu() for name, head in heads.items()}
+
+    return module.taught(Elsewhere(module.copy_network()))
+
 
 def measure(
-    programs: Sequence[Item], modules: Mapping[str, Module], *, rounds: int = 5, clock: Clock = time.process_time
+    programs: Sequence[Item],
+    modules: Mapping[str, Module],
+    *,
+    dsl: str = "visprog",
+    rounds: int = 5,
+    clock: Clock = time.process_time,
+    progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """Programs a second of ``programs`` over ``modules``, in three ways, and our own time a step.
 
@@ -46,7 +133,7 @@ def measure(
     Raises:
         InputError: no programs, or one of them fails: a failing program would be a fast one.
     """
-    traces, _ = _run(programs, modules, clock)
+    traces, _ = _run(programs, modules, clock, dsl)
     for trace in traces:
         if trace.status != "ok":
             raise InputError(f"the program fails ({trace.status}): {trace.error}", where=f"program {trace.id}")
@@ -55,17 +142,18 @@ def measure(
     calls = _network_calls(traces, modules)
     best = {name: _best_size(modules[name], asked, clock) for name, asked in calls.items()}
     ways: dict[str, Callable[[], float]] = {
-        "batched": lambda: _run(programs, modules, clock)[1],
-        "one_at_a_time": lambda: _run(programs, modules, clock, batch_size=1)[1],
+        "batched": lambda: _run(programs, modules, clock, dsl)[1],
+        "one_at_a_time": lambda: _run(programs, modules, clock, dsl, batch_size=1)[1],
         "ceiling": lambda: sum(_answer(modules[name], calls[name], best[name], clock) for name in calls),
-        "own": lambda: _own_seconds(programs, modules, clock),
+        "own": lambda: _own_seconds(programs, modules, clock, dsl),
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     with _settled_heap():
-        for _ in range(rounds):
+        for done in range(rounds):
             for name, way in ways.items():
                 gc.collect()
                 seconds[name].append(way())
+            progress(done + 1, rounds)
     middle = {name: median(values) for name, values in seconds.items()}
     steps = sum(len(trace.steps) for trace in traces)
     shares = [ceiling / batched for ceiling, batched in zip(seconds["ceiling"], seconds["batched"], strict=True)]
@@ -101,18 +189,22 @@ def _settled_heap() -> Iterator[None]:
         gc.unfreeze()
 
 
+def _parser(dsl: str, signatures: Mapping[str, Signature]) -> visprog.Parser | viper.Parser:
+    return visprog.Parser(signatures) if dsl == "visprog" else viper.Parser(signatures)
+
+
 def _run(
-    programs: Sequence[Item], modules: Mapping[str, Module], clock: Clock, batch_size: int | None = None
+    programs: Sequence[Item], modules: Mapping[str, Module], clock: Clock, dsl: str, batch_size: int | None = None
 ) -> tuple[list[Trace], float]:
     """Traces, and seconds for everything: parsing, checking, scheduling, modules, traces."""
     context = Context(modules, batch_size=batch_size, deduplicate=False)
-    parser = Parser(context.signatures)
+    parser = _parser(dsl, context.signatures)
     started = clock()
     traces = list(stream(_jobs(programs, parser), context))
     return traces, clock() - started
 
 
-def _jobs(programs: Sequence[Item], parser: Parser) -> Iterator[Job]:
+def _jobs(programs: Sequence[Item], parser: visprog.Parser | viper.Parser) -> Iterator[Job]:
     for number, (text, state) in enumerate(programs):
         yield Job(str(number), parser.try_parse(text, tuple(state)), state)
 
@@ -156,15 +248,23 @@ class _Timed:
         return answers
 
 
-def _own_seconds(programs: Sequence[Item], modules: Mapping[str, Module], clock: Clock) -> float:
+def _own_seconds(programs: Sequence[Item], modules: Mapping[str, Module], clock: Clock, dsl: str) -> float:
     """Seconds of checking, scheduling and tracing: reading the text and the modules' own time are taken away.
 
-    A text met again costs what the parser's memory costs, as in use; so does a line.
+    A text met again costs what the parser's memory costs, as in use; so does a line. ViperGPT programs are read and checked
+    in one go: neither is counted, but running them is.
     """
     timed = {name: _Timed(module, clock) for name, module in modules.items()}
-    _, total = _run(programs, timed, clock)
-    lines: Lines = {}
-    started = clock()
-    for text in {text for text, _ in programs}:
-        read(text, lines)
+    _, total = _run(programs, timed, clock, dsl)
+    texts = dict.fromkeys(text for text, _ in programs)
+    if dsl == "visprog":
+        lines: visprog.Lines = {}
+        started = clock()
+        for text in texts:
+            visprog.read(text, lines)
+    else:
+        parser = _parser(dsl, {name: module.signature for name, module in modules.items()})
+        started = clock()
+        for text in texts:
+            parser.try_parse(text)
     return total - (clock() - started) - sum(module.seconds for module in timed.values())

@@ -62,5 +62,5 @@ def _figures(screen: Any, result: dict[str, Any]) -> None:
         reason = f" ({verdict['reason']})" if verdict["reason"] else ""
         screen.print(f"{mark} {verdict['claim']}: {verdict['value']} (promised: {verdict['target']}){reason}", markup=True)
     minutes, seconds = divmod(round(summary["seconds"]), 60)
-    screen.print(f"{minutes} min {seconds} s, at most {summary['peak_rss_mib']:.0f} MiB a process")
+    screen.print(f"{minutes} min {seconds} s, at most {summary['peak_rss_mib']:.0f} MiB, all processes together")
     screen.print("The teachers were trained on labels of the current tasks; SDVP saw only what they say.")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
+from torch import Tensor
 from torch.nn import functional as F
 
 from tutelage.demonstrations import Demonstration, better, not_worse
@@ -18,6 +20,7 @@ from tutelage.systems.deit_lt import (
     DistilledViT,
     SharpnessAware,
     attention_distance,
+    effective_weights,
     feature_rank,
     group_accuracy,
     long_tailed_counts,
@@ -28,72 +31,64 @@ GROUPS = (3, 7)  # head: classes 0 to 2, mid: 3 to 6, tail: 7 to 9
 
 
 def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
-    """500 to 10 images a class (imbalance 50); a transformer of width 48, a CNN as teacher; equal steps and batches.
+    """500 to 10 images a class (imbalance 50); transformers of width 48, equal steps and batches, from one start.
 
-    The order of classes, hence which of them are rare, is drawn by the seed.
+    Which classes are rare is drawn by the seed. The teacher, a CNN on weakly augmented images, is itself re-weighted
+    late in its training; the students see strongly augmented ones.
     """
     train, test = fashion(seed)
-    rank = torch_rank(seed)
-    counts = long_tailed_counts(500, 1 / 50, 10)
+    rank = torch.randperm(10, generator=torch_rng(seed, "classes"))  # 0: the commonest class
     train, test = TensorData(train.inputs, rank[train.labels]), TensorData(test.inputs, rank[test.labels])
+    counts = long_tailed_counts(500, 1 / 50, 10)
     train = part(train, long_tailed_subset(train.labels, counts, torch_rng(seed, "long tail")))
-    settings = {"steps": 4 if smoke else 900, "batch_size": 64, "lr": 1e-3, "warmup": 50, "seed": seed}
-    epochs = settings["steps"] * 64 / len(train)
-    cnn = {"steps": 4 if smoke else 600, "batch_size": 64, "lr": 3e-3, "seed": seed}
     if smoke:
-        test = part(test, torch_rng_rows(200))
+        test = part(test, torch.arange(500))
 
-    def student() -> DistilledViT:
-        return built(lambda: DistilledViT(10, 28, 7, width=48, depth=3, heads=4), seed, "student")
+    weak, strong = Views(crop=2, flip=0.5), Views(crop=3, flip=0.5, erase=0.25)
+    shown = TensorData(train.inputs, train.labels, views=weak)
+    weighted = TensorData(train.inputs, train.labels, effective_weights(counts)[train.labels], weak)
+    common = {"batch_size": 64, "seed": seed}
 
-    def cnn_teacher(rho: float):
+    def cnn(rho: float) -> SmallCNN:
         start = built(lambda: SmallCNN(10, 24, 64, stride=2), seed, "teacher")
-        return taught(start, train, SharpnessAware(rho=rho), **cnn)
+        first = taught(start, shown, SharpnessAware(rho=rho), steps=2 if smoke else 500, lr=3e-3, **common)
+        return taught(first, weighted, steps=2 if smoke else 200, lr=1e-3, **common)
 
-    teacher = cnn_teacher(0.0)
-    strong = TensorData(train.inputs, train.labels, views=Views(crop=3, flip=0.5, erase=0.25))
-    drw = int(0.85 * epochs)
-    methods = {
-        "ViT": DeiTLT(a=0.0, drw=None),
-        "DeiT-LT": DeiTLT(drw=drw),
-        "DeiT, no re-weighting": DeiTLT(drw=None),
-    }
-    teachers = dict.fromkeys(methods, teacher)
+    settings = {"steps": 4 if smoke else 900, "lr": 2e-3, "warmup": 2 if smoke else 50, **common}
+    late = int(0.6 * settings["steps"] * 64 / len(train))
+    teacher = cnn(0.0)
+    methods = {"ViT": (DeiTLT(a=0.0, drw=None), teacher), "DeiT-LT": (DeiTLT(drw=late), teacher)}
     if everything:
-        methods["DeiT-LT, flat teacher"], teachers["DeiT-LT, flat teacher"] = DeiTLT(drw=drw), cnn_teacher(0.05)
+        methods["ViT, late re-weighting"] = (DeiTLT(a=0.0, drw=late), teacher)
+        methods["no re-weighting"] = (DeiTLT(drw=None), teacher)
+        methods["DeiT-LT, flat teacher"] = (DeiTLT(drw=late), cnn(0.05))
+    data = TensorData(train.inputs, train.labels, views=strong)
     arms = scores("teacher", logits(teacher, test), test)
-    for name, method in methods.items():
-        found = taught(student(), strong, method, teachers[name], **settings)
-        heads = {head: logits(found, test, head) for head in ("logits", "cls", "dist", "z_cls", "z_dist")}
+    for name, (method, its_teacher) in methods.items():
+        student = built(lambda: DistilledViT(10, 28, 7, width=48, depth=2, heads=4), seed, "student")
+        student = taught(student, data, method, its_teacher, **settings)
         if method.config.a == 0:
-            arms |= scores(name, heads["cls"], test)
-            continue
-        arms |= scores(name, heads["logits"], test)
-        for head in ("cls", "dist"):
-            arms |= scores(f"{name}, {head.upper()} head", heads[head], test)
-        arms[f"{name}, cosine of CLS and DIST"] = F.cosine_similarity(heads["z_cls"], heads["z_dist"]).mean().item()
-        arms[f"{name}, rank of DIST"] = feature_rank(heads["z_dist"][:2000])
-        with Taps(found, ["blocks.0.attention.weights"]) as taken:
-            logits(found, TensorData(test.inputs[:500]))
-        arms[f"{name}, attention distance"] = attention_distance(taken["blocks.0.attention.weights"], 4).mean().item()
+            arms |= scores(name, logits(student, test, "cls"), test)
+        else:
+            arms |= scores(name, logits(student, test), test) | diagnosed(name, student, test)
     return arms
 
 
-def torch_rank(seed: int):
-    """The place of each class in the order from the commonest to the rarest."""
-    import torch
+def diagnosed(name: str, student: DistilledViT, test: TensorData) -> dict[str, float]:
+    """The two heads' accuracies; how alike the two tokens are, the rank of DIST, and how far attention reaches."""
+    found: dict[str, float] = {}
+    for head in ("cls", "dist"):
+        found |= scores(f"{name}, {head.upper()} head", logits(student, test, head), test)
+    z_cls, z_dist = (logits(student, test, f"z_{token}")[:2000] for token in ("cls", "dist"))
+    found[f"{name}, cosine of CLS and DIST"] = F.cosine_similarity(z_cls, z_dist).mean().item()
+    found[f"{name}, rank of DIST"] = feature_rank(z_dist)
+    with Taps(student, ["blocks.0.attention.weights"]) as taken:
+        logits(student, part(test, torch.arange(500)))
+    distance = attention_distance(taken["blocks.0.attention.weights"], columns=4).mean().item()
+    return found | {f"{name}, attention distance": distance}
 
-    return torch.randperm(10, generator=torch_rng(seed, "classes"))
 
-
-def torch_rng_rows(count: int):
-    """The first rows."""
-    import torch
-
-    return torch.arange(count)
-
-
-def scores(name: str, predicted, test: TensorData) -> dict[str, float]:
+def scores(name: str, predicted: Tensor, test: TensorData) -> dict[str, float]:
     """Overall accuracy and the tail's, %."""
     groups = group_accuracy(predicted.argmax(1), test.labels, GROUPS)
     return {name: 100 * groups["overall"], f"{name}, tail": 100 * groups["tail"]}

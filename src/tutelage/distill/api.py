@@ -146,7 +146,7 @@ def distill(
     results, facts = [], None
     for seed in chosen:
         lesson = Lesson(
-            _student(student, seed),
+            make_student(student, seed),
             source,
             make_method(method, options),
             supply,
@@ -155,7 +155,7 @@ def distill(
             evaluate=evaluate,
         )
         if cache is not None:
-            lesson.teacher, facts = _through_cache(lesson, Path(cache), store, progress)
+            lesson.teacher, facts = through_cache(lesson, Path(cache), store, progress)
         folder = Path(out) / f"seed-{seed}" if out is not None else None
         tell = None if progress is None else _named(progress, f"seed {seed}")
         results.append(train(lesson, folder, tell, check))
@@ -169,7 +169,8 @@ def _named(progress: Callable[[str, int, int], None], name: str) -> Callable[[in
     return lambda done, steps: progress(name, done, steps)
 
 
-def _student(student: nn.Module | Callable[[], nn.Module], seed: int) -> nn.Module:
+def make_student(student: nn.Module | Callable[[], nn.Module], seed: int) -> nn.Module:
+    """A copy of the network ``student``, or what the function gives with torch's generator seeded by ``seed``."""
     if isinstance(student, nn.Module):
         return copy.deepcopy(student)
     with torch.random.fork_rng(devices=[]):
@@ -177,10 +178,12 @@ def _student(student: nn.Module | Callable[[], nn.Module], seed: int) -> nn.Modu
         return student()
 
 
-def _through_cache(
-    lesson: Lesson, root: Path, store: Mapping[str, str] | str, progress: Callable[[str, int, int], None] | None
-) -> tuple[Teacher, dict[str, Any]]:
-    """The lesson's teacher, read from a cache that is built first where it is missing; and the cache's figures."""
+def cache_folder(lesson: Lesson, root: Path) -> Path:
+    """Where in ``root`` the lesson's cache lies: each seed has its own where it shows views of its own.
+
+    Raises:
+        InputError: the lesson has no teacher, or one whose answers cannot be known beforehand.
+    """
     if lesson.teacher is None:
         raise InputError("nothing to cache: there is no teacher", where="cache", remedy="leave cache out")
     if not lesson.method.deterministic_teacher:
@@ -190,15 +193,24 @@ def _through_cache(
             remedy="leave cache out: such answers cannot be stored beforehand",
         )
     order = lesson.data.batch(*lesson.order().step(0))
-    if order.partners is not None or (
-        order.seeds is not None and bool(order.seeds.any()) and not lesson.settings.views
-    ):
-        root = root / f"seed-{lesson.settings.seed}"  # each seed then shows views of its own
+    own = order.partners is not None or (order.seeds is not None and bool(order.seeds.any()) and not lesson.settings.views)
+    return root / f"seed-{lesson.settings.seed}" if own else root
+
+
+def through_cache(
+    lesson: Lesson,
+    root: Path,
+    store: Mapping[str, str] | str,
+    progress: Callable[[str, int, int], None] | None,
+    processes: int = 1,
+) -> tuple[Teacher, dict[str, Any]]:
+    """The lesson's teacher, read from a cache that is built first where it is missing; and the cache's figures."""
+    root = cache_folder(lesson, root)
     estimate = {} if (root / "cache.json").exists() else break_even(lesson, store)
     if progress is not None and estimate:
         progress(f"cache: pays off after {estimate['break_even_passes']:.0f} passes", 0, 1)
-    built = build(lesson, root, store, progress=None if progress is None else _named(progress, "cache"))
+    built = build(lesson, root, store, processes=processes, progress=None if progress is None else _named(progress, "cache"))
     return Cached(built, lesson.teacher), estimate | built.info()
 
 
-__all__ = ["Cache", "Distillation", "distill", "make_method", "make_settings"]
+__all__ = ["Cache", "Distillation", "cache_folder", "distill", "make_method", "make_settings", "make_student", "through_cache"]

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.distill.data import Data
+from tutelage.distill.data import Batch, Data
 from tutelage.distill.lesson import Lesson, Settings
 from tutelage.distill.method import Method, answer
 from tutelage.distill.supervised import Supervised
@@ -19,7 +19,39 @@ from tutelage.distill.teacher import Teacher
 from tutelage.distill.trainer import Result, train
 from tutelage.errors import InputError
 
-Predict = Callable[[nn.Module], Tensor]
+ALONE, DISTILLED, ALONE_LATE = "student alone", "distilled", "student alone, equal time"
+"""The arms of a comparison; the last is the student alone again, given the wall-clock of the distilled one."""
+
+
+def class_labels(test: Data) -> Tensor:
+    """The class labels [N] of all of ``test``.
+
+    Raises:
+        InputError: it has none.
+    """
+    labels = test.batch(torch.arange(len(test)), None).labels
+    if not isinstance(labels, Tensor) or labels.ndim != 1:
+        raise InputError("the test data has no class labels", where="test", remedy="give [N] int64 labels")
+    return labels
+
+
+def _chunks(test: Data, ask: Callable[[Batch], Tensor]) -> Tensor:
+    """The softmax of what ``ask`` says of every plain sample, [N, C]; asked in parts that fit into memory."""
+    with torch.no_grad():
+        parts = [ask(test.batch(rows, None)) for rows in torch.arange(len(test)).split(1000)]
+    return torch.cat(parts).softmax(-1)
+
+
+def probabilities(network: nn.Module, test: Data) -> Tensor:
+    """What ``network``, in eval mode, says of every sample: [N, C]."""
+    network.eval()
+    return _chunks(test, lambda batch: answer(network, batch.inputs)["logits"])
+
+
+def accuracy(network: nn.Module, test: Data) -> dict[str, float]:
+    """``{"accuracy": share of right answers, %}``."""
+    said = probabilities(network, test).argmax(-1)
+    return {"accuracy": 100 * float((said == class_labels(test)).double().mean())}
 
 
 def calibration(probabilities: Tensor, labels: Tensor, bins: int = 10) -> dict[str, Any]:
@@ -72,18 +104,12 @@ def compare(
     """
     if not seeds:
         raise InputError("no seed to run", where="seeds", remedy="at least 1")
-    everything = test.batch(torch.arange(len(test)), None)
-    if not isinstance(everything.labels, Tensor) or everything.labels.ndim != 1:
-        raise InputError("the test data has no class labels", where="test", remedy="give [N] int64 labels")
-
-    def predict(network: nn.Module) -> Tensor:
-        with torch.no_grad():
-            return answer(network.eval(), everything.inputs)["logits"].softmax(-1)
+    class_labels(test)
 
     def score(network: nn.Module) -> Mapping[str, float]:
-        return {"accuracy": 100 * float((predict(network).argmax(-1) == everything.labels).double().mean())}
+        return accuracy(network, test)
 
-    arms: dict[str, list[Result]] = {"student alone": [], "distilled": [], "student alone, equal time": []}
+    arms: dict[str, list[Result]] = {ALONE: [], DISTILLED: [], ALONE_LATE: []}
     for number, seed in enumerate(seeds):
         chosen = replace(settings, seed=seed, eval_every=settings.eval_every or max(1, settings.steps // 10))
         start = student(seed)
@@ -99,39 +125,42 @@ def compare(
             return result
 
         own = labelled if labelled is not None else data
-        distilled = run("distilled", method, data, chosen)
-        alone = run("student alone", Supervised(), own, chosen)
+        distilled = run(DISTILLED, method, data, chosen)
+        alone = run(ALONE, Supervised(), own, chosen)
         longer = max(1, round(settings.steps * distilled.seconds / max(alone.seconds, 1e-9)))
-        run("student alone, equal time", Supervised(), own, replace(chosen, steps=longer))
+        run(ALONE_LATE, Supervised(), own, replace(chosen, steps=longer))
     if progress is not None:
         progress("done", len(seeds), len(seeds))
-    return _written(arms, teacher, everything, predict, settings, list(seeds), type(method).__name__.lower())
+    return assemble(arms, teacher, test, settings, list(seeds), type(method).__name__.lower())
 
 
-def _written(
-    arms: Mapping[str, list[Result]],
-    teacher: Teacher,
-    everything: Any,
-    predict: Predict,
+def assemble(
+    arms: Mapping[str, Sequence[Result]],
+    teacher: Teacher | None,
+    test: Data,
     settings: Settings,
     seeds: list[int],
     method: str,
 ) -> dict[str, Any]:
-    said = teacher(everything)["logits"].softmax(-1)
-    ceiling = 100 * float((said.argmax(-1) == everything.labels).double().mean())
-    scores = {name: [result.figures["accuracy"] for result in results] for name, results in arms.items()}
-    gains = [b - a for a, b in zip(scores["student alone"], scores["distilled"], strict=True)]
-    late = [b - a for a, b in zip(scores["student alone, equal time"], scores["distilled"], strict=True)]
-    gap = ceiling - statistics.fmean(scores["student alone"])
-    of_teacher = {"seeds": [ceiling], "mean": ceiling, "sd": None, "steps": None, "seconds": None}
-    rows = [
-        {"name": "teacher", "role": "teacher", "equal_steps": of_teacher, "equal_time": of_teacher, "speed": None}
-        | {"calibration": calibration(said, everything.labels), "parameters": _count(teacher.network)}
-    ]
-    for name, role, late_name in (
-        ("student alone", "student", "student alone, equal time"),
-        ("distilled", "distilled", "distilled"),
-    ):
+    """The comparison of runs that are done: of ``DISTILLED``, and of ``ALONE`` and ``ALONE_LATE`` where they were run.
+
+    Raises:
+        InputError: a test set without class labels.
+    """
+    labels, rows = class_labels(test), []
+    ceiling = None
+    if teacher is not None:
+        live = teacher.live
+        said = _chunks(test, lambda batch: live(batch)["logits"])
+        ceiling = 100 * float((said.argmax(-1) == labels).double().mean())
+        budget = {"seeds": [ceiling], "mean": ceiling, "sd": None, "steps": None, "seconds": None}
+        rows.append(
+            {"name": "teacher", "role": "teacher", "equal_steps": budget, "equal_time": budget, "speed": None}
+            | {"calibration": calibration(said, labels), "parameters": _count(teacher.network)}
+        )
+    for name, role, late_name in ((ALONE, "student", ALONE_LATE), (DISTILLED, "distilled", DISTILLED)):
+        if name not in arms:
+            continue
         results = arms[name]
         rows.append(
             {
@@ -139,9 +168,9 @@ def _written(
                 "role": role,
                 "parameters": _count(results[0].student),
                 "equal_steps": _budget(results),
-                "equal_time": _budget(arms[late_name]),
+                "equal_time": _budget(arms[late_name]) if ALONE_LATE in arms else None,
                 "speed": _speed(results, settings),
-                "calibration": calibration(predict(results[0].student), everything.labels),
+                "calibration": calibration(probabilities(results[0].student, test), labels),
             }
         )
     return {
@@ -150,18 +179,26 @@ def _written(
         "method": method,
         "seeds": seeds,
         "metric": {"name": "accuracy", "unit": "%", "higher_is_better": True},
-        "summary": {
-            "gain": statistics.fmean(gains),
-            "gains": gains,
-            "equal_time_gain": statistics.fmean(late),
-            "equal_time_gains": late,
-            "gap_closed": statistics.fmean(gains) / gap if gap > 0 else None,
-            "verdicts": [],
-        },
+        "summary": _summary(arms, ceiling) if ALONE in arms else {},
         "arms": rows,
-        "curves": [_curve(name, arms[name]) for name in ("student alone", "distilled")],
-        "losses": _losses(arms["distilled"][0]),
+        "curves": [_curve(name, arms[name]) for name in (ALONE, DISTILLED) if name in arms],
+        "losses": _losses(arms[DISTILLED][0]),
         "seconds": sum(result.seconds for results in arms.values() for result in results),
+    }
+
+
+def _summary(arms: Mapping[str, Sequence[Result]], ceiling: float | None) -> dict[str, Any]:
+    scores = {name: [result.figures["accuracy"] for result in results] for name, results in arms.items()}
+    gains = [b - a for a, b in zip(scores[ALONE], scores[DISTILLED], strict=True)]
+    late = [b - a for a, b in zip(scores[ALONE_LATE], scores[DISTILLED], strict=True)]
+    gap = 0.0 if ceiling is None else ceiling - statistics.fmean(scores[ALONE])
+    return {
+        "gain": statistics.fmean(gains),
+        "gains": gains,
+        "equal_time_gain": statistics.fmean(late),
+        "equal_time_gains": late,
+        "gap_closed": statistics.fmean(gains) / gap if gap > 0 else None,
+        "verdicts": [],
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.distill.cache import difference
+from tutelage.distill.checkpoint import part
 from tutelage.distill.data import Batch, Data, leaves, map_tree
 from tutelage.distill.lesson import Lesson
 from tutelage.distill.losses import assign
-from tutelage.distill.method import Method, Output, answer
+from tutelage.distill.method import Method, Output, Progress, answer
 from tutelage.distill.optimizer import trainable
 from tutelage.distill.teacher import BlackBox, Cached, Teacher
 from tutelage.errors import InputError, TutelageError
@@ -267,6 +268,29 @@ def _loss(
     terms = method.terms(batch, ours, theirs)
     given = method.weights()
     return terms, {name: given.get(name, 1.0) for name in terms}
+
+
+def gradient_shares(
+    lesson: Lesson, trained: Mapping[str, Tensor] | None = None
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Each term's weighted value on the first batch, and its share (0..1) of the sum of the terms' gradient norms.
+
+    On copies, as training would begin; or, with the tensors of a checkpoint as ``trained``, as it was there.
+    """
+    student, method = copy.deepcopy(lesson.student), copy.deepcopy(lesson.method)
+    batch = lesson.data.batch(*lesson.order().step(0))
+    with torch.random.fork_rng():
+        torch.manual_seed(lesson.settings.seed)
+        with torch.no_grad():
+            method.prepare(student.eval(), lesson.teacher, batch, lesson.data)
+        if trained is not None:
+            student.load_state_dict(part(trained, "student"))
+            method.load_state_dict(part(trained, "method"))
+            method.progress = Progress(lesson.settings.steps, lesson.settings.steps)
+        student.train(), method.train()
+        values, weights, norms = _shares(lesson, method, student, batch, dict(trainable(student, method)))
+    total = sum(norms.values()) or 1.0
+    return {name: weights[name] * value for name, value in values.items()}, {name: n / total for name, n in norms.items()}
 
 
 def _shares(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import nn
@@ -26,7 +29,7 @@ def step_peak(step: Callable[[], object], networks: tuple[nn.Module, ...] = (), 
         torch.cuda.reset_peak_memory_stats()
         step()
         return held + torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+    with _quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         step()
     results = record.profiler.kineto_results if record.profiler is not None else None
     assert results is not None
@@ -36,6 +39,20 @@ def step_peak(step: Callable[[], object], networks: tuple[nn.Module, ...] = (), 
         alive += change
         peak = max(peak, alive)
     return held + peak
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The profiler's library writes notes to file descriptor 2, which no Python stream can hold back."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def lesson_peak(lesson: Lesson) -> int:

@@ -63,7 +63,7 @@ def _registered(name: str) -> Any:
         return registry.find(name).target
     except InputError as error:
         known = [*plain_networks(), *(e.name for e in registry.systems().values() if e.kind == "backbone")]
-        raise InputError(f"unknown network {name!r}", where="model", remedy=did_you_mean(name, known)) from error
+        raise InputError(f"unknown system or network {name!r}", where="model", remedy=did_you_mean(name, known)) from error
 
 
 def _made(build: Any, part: ModelPart) -> Any:

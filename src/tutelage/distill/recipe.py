@@ -82,10 +82,13 @@ class CachePart:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole distillation; see the module's example."""
+    """A whole distillation; see the module's example. ``test``: labelled data to score on (a packaged data set brings its
+    own). ``labelled``: what the student alone learns from in a comparison, by default ``data``."""
 
     student: ModelPart
     data: DataPart
+    test: DataPart | None = None
+    labelled: DataPart | None = None
     teacher: ModelPart | None = None
     method: str = "kd"
     options: dict[str, Plain] = field(default_factory=dict)

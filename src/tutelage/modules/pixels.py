@@ -79,7 +79,7 @@ def _resized(image: Image, size: int) -> Tensor:
     """One region by antialiased resizing, for pictures much larger than the network's input."""
     scale = size / max(image.width, image.height)
     width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
-    pixels = torch.from_numpy(np.ascontiguousarray(image.bytes)).float().div_(255)
+    pixels = torch.from_numpy(image.pixels)
     small = F.interpolate(pixels[None], (height, width), mode="bilinear", antialias=True, align_corners=False)[0]
     out = torch.full((3, size, size), GREY)
     top, left = (size - height) // 2, (size - width) // 2

@@ -74,6 +74,6 @@ def correct(question: Question, answer: Value) -> float:
     """1 where the normalised answers agree, else 0; for a box, 1 where IoU with the gold box is at least 0.5."""
     gold = question.answer
     if isinstance(gold, Box):
-        found = answer[0] if isinstance(answer, list) and answer else None
+        found = answer[0] if isinstance(answer, list) and answer else answer
         return float(isinstance(found, Box) and iou(found, gold) >= 0.5)
     return float(normalise(answer) == normalise(gold))

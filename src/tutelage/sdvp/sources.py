@@ -37,7 +37,8 @@ def questions_from(programs: str | Path, images: str | Path = ".", task: str = "
             try:
                 views[name] = picture(Path(images) / path)
             except InputError as error:
-                raise InputError(f"{error.where}: {error.message}", where=f"{programs}:{stored.line}", remedy=error.remedy) from error
+                line = f"{programs}:{stored.line}"
+                raise InputError(f"{error.where}: {error.message}", where=line, remedy=error.remedy) from error
         group = "+".join(stored.images.values())
         asked = stored.question or stored.program
         kind = str(stored.extra.get("kind", ""))

@@ -36,7 +36,7 @@ class Scores:
         self.dsl = dsl
         tasks = (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN)
         self.questions = {task: benchmark.questions_of(task, seed, "report", sizes.report) for task in tasks}
-        self.cache = ResultCache(capacity=300_000)
+        self.cache = ResultCache(capacity=60_000)
 
     def traces(self, task: str, modules: Mapping[str, Module], gold: bool = False, most: int | None = None) -> list[Trace]:
         """The runs of a task's questions; with ``gold`` every step is given its true value."""

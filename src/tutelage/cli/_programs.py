@@ -1,0 +1,167 @@
+"""What `run` and `solve` share: their options, the modules that programs call, and a trace as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tutelage.cli.common import console, emit, progress
+
+if TYPE_CHECKING:
+    from tutelage.programs.language import Module, Program, ProgramFailure, Value
+    from tutelage.programs.scheduler import Job
+    from tutelage.programs.trace import StepRecord, Trace
+    from tutelage.programs.viper import Parser as ViperParser
+    from tutelage.programs.visprog import Parser as VisProgParser
+
+EMBEDDED = ("LOC", "VQA", "VERIFY")
+WIDEST = 60
+"""Characters of a value or call that a table shows."""
+
+
+class Dsl(StrEnum):
+    """The two languages of visual programs."""
+
+    visprog = "visprog"
+    viper = "viper"
+
+
+DslOption = Annotated[Dsl, typer.Option(help="The program's language.")]
+Taught = Annotated[
+    list[Path] | None,
+    typer.Option("--module", metavar="DIR", help="A saved module, in the place of the embedded one of its name; may be repeated."),
+]
+Seed = Annotated[int, typer.Option(help="Seed of the embedded modules; the first use of a seed trains them.")]
+
+
+def modules_of(seed: int, taught: Sequence[Path] = ()) -> dict[str, Module]:
+    """Symbolic modules, saved ones from the folders ``taught``, and embedded ones for the names that are left.
+
+    Raises:
+        InputError, StaleError: a folder does not hold a saved module.
+    """
+    import torch
+
+    from tutelage import files
+    from tutelage.modules.symbolic import symbolic_modules
+    from tutelage.modules.visual_module import load
+    from tutelage.sdvp import embedded
+
+    torch.set_num_threads(1)  # for networks of this size a second thread costs more than it brings
+    networks = {module.name: module for module in map(load, taught)}
+    store = files.Store(files.cache_home() / "modules")
+    missing = [name for name in EMBEDDED if name not in networks]
+    with progress("embedded modules (the first use trains them)", len(missing)) as bar:
+        for name in missing:
+            networks[name] = embedded.one(seed, name, store)
+            bar.advance()
+    return {**symbolic_modules(), **networks}
+
+
+def parser_of(dsl: Dsl, modules: dict[str, Module]) -> VisProgParser | ViperParser:
+    """The parser of a language for programs that call ``modules``."""
+    signatures = {name: module.signature for name, module in modules.items()}
+    if dsl is Dsl.visprog:
+        from tutelage.programs import visprog
+
+        return visprog.Parser(signatures)
+    from tutelage.programs import viper
+
+    return viper.Parser(signatures)
+
+
+def answer(job: Job, modules: dict[str, Module], json: str | None, cache: Path | None = None) -> None:
+    """Run one program, show every step and the answer, and write the trace; a program that fails leaves with 1.
+
+    Raises:
+        StaleError, StorageError: the file of the result cache is not one, or cannot be written.
+    """
+    from tutelage.programs.cache import ResultCache
+    from tutelage.programs.scheduler import Context, run
+
+    with ResultCache(cache) as results:
+        (trace,) = run([job], Context(modules, results))
+    screen = console(json)
+    if trace.steps:
+        screen.print(_table(job.program, trace))
+    sure = confidence(trace)
+    emit(trace.to_json() | {"confidence": sure}, json)
+    if trace.status != "ok":
+        typer.echo(f"error: the program fails ({trace.status}): {trace.error}", err=True)
+        raise typer.Exit(1)
+    notes = [] if sure is None else [f"confidence {sure:.2f}, the product of its steps'"]
+    if trace.out_of_vocabulary:
+        notes.append(f"{trace.out_of_vocabulary} calls use words that their module does not know")
+    screen.print(f"answer: {shown(trace.answer)}" + "".join(f"\n{note}" for note in notes), markup=False, soft_wrap=True)
+
+
+def probability(record: StepRecord) -> float | None:
+    """How probable the module thinks its own answer; None where it does not say."""
+    dist, output = record.output_dist, record.output
+    if dist is None:
+        return None
+    if isinstance(output, bool):
+        return dist.get("yes" if output else "no")
+    return dist.get(output if isinstance(output, str) else "found")
+
+
+def confidence(trace: Trace) -> float | None:
+    """The product of the steps' probabilities, as if they erred independently (ours); None where no module says one."""
+    product, known = 1.0, False
+    for record in trace.steps:
+        own = probability(record)
+        if own is not None:
+            product, known = product * own, True
+    return product if known else None
+
+
+def shown(value: Value) -> str:
+    """A value in few words."""
+    from tutelage.programs.values import Box, Image, Object
+
+    if isinstance(value, Image):
+        return f"image {value.width}x{value.height} at ({value.region[0]}, {value.region[1]})"
+    if isinstance(value, Box):
+        return f"({value.x1:.0f}, {value.y1:.0f}, {value.x2:.0f}, {value.y2:.0f}) {value.score:.2f}"
+    if isinstance(value, Object):
+        return f"{value.class_name or value.category} {shown(value.box)}"
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown, value[:2]))}{', …' if len(value) > 2 else ''}]" + (f" ({len(value)})" if len(value) > 2 else "")
+    return _cut(f"{value:.4g}" if isinstance(value, float) else repr(value) if isinstance(value, str) else str(value))
+
+
+def _table(program: Program | ProgramFailure, trace: Trace) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("step", "call", "answer", title=f"program {trace.id}" if trace.id else None)
+    table.add_column("probability", justify="right")
+    table.add_column("ms", justify="right")
+    for record in trace.steps:
+        own = probability(record)
+        result = record.error or shown(record.output)
+        marks = " (unknown words)" if record.out_of_vocabulary else ""
+        table.add_row(
+            str(record.step + 1) if record.step >= 0 else "–",
+            Text(_call(program, record)),
+            Text(_cut(result) + marks),
+            "" if own is None else f"{own:.2f}",
+            f"{record.ms:.1f}",
+        )
+    return table
+
+
+def _call(program: Program | ProgramFailure, record: StepRecord) -> str:
+    """The line of a VisProg program; otherwise the call with its values."""
+    lines = getattr(program, "steps", None)
+    if lines is not None and 0 <= record.step < len(lines):
+        return str(lines[record.step])
+    return f"{record.module}({', '.join(f'{name}={shown(value)}' for name, value in record.args.items())})"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= WIDEST else f"{text[: WIDEST - 1]}…"

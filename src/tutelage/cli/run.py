@@ -1,0 +1,203 @@
+"""Run visual programs: one on an image, or a file of them."""
+
+from __future__ import annotations
+
+import json as json_text
+import math
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+
+import typer
+
+from tutelage.cli._programs import Dsl, DslOption, Seed, Taught, answer, modules_of, parser_of
+from tutelage.cli.common import JsonOut, progress
+from tutelage.errors import InputError
+
+if TYPE_CHECKING:
+    from tutelage.programs.language import Module
+    from tutelage.programs.scheduler import Job
+    from tutelage.programs.trace import Trace
+
+app = typer.Typer()
+
+LINE = '{"id", "dsl": "visprog"|"viper", "program", "images": {"IMAGE": path} or {"LEFT": path, "RIGHT": path}}'
+SINGLE, PAIR = ("IMAGE",), ("LEFT", "RIGHT")
+REREAD = 64
+"""Pictures that stay decoded for the lines that follow; those of programs under way stay besides."""
+
+
+@app.command(
+    epilog="Example: tutelage run program.txt --image photo.png. "
+    "A file of programs: tutelage run --batch programs.jsonl --json traces.jsonl"
+)
+def run(
+    program: Annotated[str | None, typer.Argument(help="A file that holds one program; - is standard input.")] = None,
+    image: Annotated[Path | None, typer.Option(help="The picture that the program calls IMAGE.")] = None,
+    left: Annotated[Path | None, typer.Option(help="The picture that it calls LEFT.")] = None,
+    right: Annotated[Path | None, typer.Option("--right", "--image2", help="The picture that it calls RIGHT.")] = None,
+    dsl: DslOption = Dsl.visprog,
+    batch: Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help=f"Run a file of programs, a line {LINE}.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where a batch's relative paths start; default: the file's folder.")
+    ] = None,
+    window: Annotated[int, typer.Option(min=1, help="Programs of a batch under way at once: more is faster, fewer is smaller.")] = 512,
+    cache: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep module answers here, for this and later runs.")] = None,
+    module: Taught = None,
+    seed: Seed = 0,
+    json: JsonOut = None,
+) -> None:
+    """Run a program on an image and show every step; or a file of programs, answered by a file of traces.
+
+    A batch writes a JSON line for each line, in the same order: {"id", "status", "answer", "steps", "error", ...}. A
+    program that fails, or whose picture cannot be read, has a status other than "ok"; the exit code is still 0.
+    """
+    if (program is None) == (batch is None):
+        raise InputError("give one program, or --batch and a file of them", remedy="tutelage run --help shows both")
+    if batch is not None:
+        if image or left or right:
+            raise InputError("the lines of a batch name their own pictures", remedy="leave out --image, --left and --right")
+        modules = modules_of(seed, module or ())
+        _run_batch(batch, images or batch.parent, modules, json or "-", cache, window)
+        return
+    assert program is not None
+    text, state = _text(program), _pictures(image, left, right)
+    modules = modules_of(seed, module or ())
+    from tutelage.programs.scheduler import Job
+
+    answer(Job("", parser_of(dsl, modules).try_parse(text, tuple(state)), state), modules, json, cache)
+
+
+def _text(program: str) -> str:
+    if program == "-":
+        return sys.stdin.read().strip()
+    try:
+        return Path(program).read_text(encoding="utf-8").strip()
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read the program: {error}", where=program, remedy="give a text file, or -") from error
+
+
+def _pictures(image: Path | None, left: Path | None, right: Path | None) -> dict[str, Any]:
+    """IMAGE, or LEFT and RIGHT; ``--image`` beside ``--image2`` is the left one."""
+    from tutelage.programs.values import Image
+
+    if right is not None:
+        left, image = left or image, None if left is None else image
+    match image, left, right:
+        case Path(), None, None:
+            return {"IMAGE": Image.from_file(image)}
+        case None, Path(), Path():
+            return {"LEFT": Image.from_file(left), "RIGHT": Image.from_file(right)}
+    raise InputError("a program runs on one picture or on two", remedy="give --image FILE, or --left FILE and --right FILE")
+
+
+def _run_batch(batch: Path, folder: Path, modules: dict[str, Module], out: str, cache: Path | None, window: int) -> None:
+    from tutelage import files
+    from tutelage.programs.cache import ResultCache
+    from tutelage.programs.scheduler import Context, stream
+
+    started, statuses, unknown = time.perf_counter(), Counter[str](), 0
+    ids: deque[str | int] = deque()
+    total = _count_lines(batch)
+    with ResultCache(cache) as results, progress(f"running {batch.name}", total) as bar:
+        traces = stream(_jobs(batch, folder, modules, ids.append), Context(modules, results, window=window))
+        with _Standard() if out == "-" else files.atomic(out) as file:
+            for trace in traces:
+                file.write(_line(trace, ids.popleft()))
+                statuses[trace.status] += 1
+                unknown += trace.out_of_vocabulary
+                bar.advance()
+    told = ", ".join(f"{number:,} {status}" for status, number in statuses.most_common()) or "no line"
+    seconds = time.perf_counter() - started
+    typer.echo(f"{statuses.total():,} programs in {seconds:.1f} s: {told}; {unknown:,} calls out_of_vocabulary", err=True)
+
+
+class _Standard:
+    """Standard output as a file of bytes."""
+
+    def __enter__(self) -> BinaryIO:
+        return sys.stdout.buffer
+
+    def __exit__(self, *error: object) -> None:
+        sys.stdout.buffer.flush()
+
+
+def _count_lines(path: Path) -> int:
+    try:
+        with path.open("rb") as file:
+            return sum(1 for line in file if line.strip())
+    except OSError as error:
+        raise InputError(f"cannot read: {error.strerror}", where=path, remedy="check the path") from error
+
+
+def _jobs(batch: Path, folder: Path, modules: dict[str, Module], keep: Callable[[str | int], None]) -> Iterator[Job]:
+    """A job a line; a line's id goes to ``keep`` in the same order.
+
+    Raises:
+        InputError: a line that is not JSON, or lacks a field; the message names file and line.
+    """
+    from tutelage import files
+    from tutelage.programs.language import ProgramFailure, RuntimeFailure
+    from tutelage.programs.scheduler import Job
+    from tutelage.programs.values import Image
+
+    picture = lru_cache(maxsize=REREAD)(Image.from_file)
+    parser = lru_cache(maxsize=None)(lambda dsl: parser_of(dsl, modules))
+    for number, row in files.read_json_lines(batch):
+        name, dsl, text, paths = _fields(row, f"{batch}:{number}")
+        keep(name)
+        program, state = parser(dsl).try_parse(text, tuple(paths)), {}
+        if not isinstance(program, ProgramFailure):
+            try:
+                state = {view: picture(folder / path) for view, path in paths.items()}
+            except InputError as error:
+                program = RuntimeFailure(error.message, where=error.where, remedy=error.remedy)
+        yield Job(str(name), program, state)
+
+
+def _fields(row: Any, where: str) -> tuple[str | int, Dsl, str, dict[str, str]]:
+    """Id, language, program and picture paths of a line."""
+
+    def check(held: bool, field: str, wanted: str) -> None:
+        if not held:
+            raise InputError(f'"{field}" is {wanted}', where=where, remedy=f"a line is {LINE}")
+
+    if not isinstance(row, dict):
+        raise InputError("not an object", where=where, remedy=f"a line is {LINE}")
+    for field in ("id", "dsl", "program", "images"):
+        check(field in row, field, "missing")
+    check(isinstance(row["id"], (str, int)) and not isinstance(row["id"], bool), "id", "a text or a whole number")
+    check(row["dsl"] in list(Dsl), "dsl", '"visprog" or "viper"')
+    check(isinstance(row["program"], str), "program", "a text")
+    paths = row["images"]
+    check(isinstance(paths, dict) and set(paths) in (set(SINGLE), set(PAIR)), "images", "{IMAGE}, or {LEFT, RIGHT}")
+    check(all(isinstance(path, str) for path in paths.values()), "images", "paths by name")
+    inputs: Iterable[str] = SINGLE if len(paths) == 1 else PAIR
+    return row["id"], Dsl(row["dsl"]), row["program"], {name: paths[name] for name in inputs}
+
+
+def _line(trace: Trace, name: str | int) -> bytes:
+    """The trace as a line of JSON under the id of its line: strict JSON in ASCII, whatever texts and numbers it holds."""
+    row = trace.to_json() | {"id": name}
+    try:
+        text = json_text.dumps(row, allow_nan=False)
+    except ValueError:
+        text = json_text.dumps(_representable(row))
+    return text.encode() + b"\n"
+
+
+def _representable(value: Any) -> Any:
+    """``value`` with the numbers that JSON does not have, or Python does not write, as texts."""
+    if isinstance(value, dict):
+        return {key: _representable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_representable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if isinstance(value, int) and value.bit_length() > 10_000:
+        return f"a number of {value.bit_length():,} bits"
+    return value

@@ -1,0 +1,273 @@
+"""Stepwise distillation of visual programs: collect, label, train and evaluate; and the study of it all."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tutelage.cli.common import JsonOut, console, emit, environment, progress
+
+if TYPE_CHECKING:
+    from tutelage.programs.language import Module
+    from tutelage.sdvp.questions import Question
+
+app = typer.Typer(no_args_is_help=True)
+
+
+class Layout(StrEnum):
+    """How the questions are kept."""
+
+    gqa = "gqa"
+    nlvr2 = "nlvr2"
+    programs = "programs"
+
+
+class Dsl(StrEnum):
+    """The language of the programs."""
+
+    visprog = "visprog"
+    viper = "viper"
+
+
+Source = Annotated[Path, typer.Argument(help="A folder in the layout of GQA or NLVR2, or a JSON-lines file of programs.")]
+LayoutOption = Annotated[Layout, typer.Option(help="What SOURCE is.")]
+Split = Annotated[str, typer.Option(help="The dataset's split.")]
+Images = Annotated[Path | None, typer.Option(help="Where the image paths of a programs file begin; default: beside it.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="At most so many questions.")]
+Modules = Annotated[
+    Path | None, typer.Option("--modules", help="A folder of saved modules, DIR/NAME; embedded ones stand in for what is missing.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of the embedded modules (trained on first use, 1 to 2 minutes) and of the lessons.")]
+DslOption = Annotated[Dsl, typer.Option(help="The language of the programs.")]
+Quick = Annotated[bool, typer.Option("--quick", hidden=True, help="Embedded networks that know nothing, for tests.")]
+
+
+@app.callback()
+def group() -> None:
+    """Stepwise distillation of visual programs: collect, label, train and evaluate; and the study of it all."""
+
+
+@app.command(epilog="Example: tutelage sdvp collect data/world runs/records --layout gqa --split train --limit 2000")
+def collect(
+    source: Source,
+    out: Annotated[Path, typer.Argument(help="The folder for the records; a stopped run goes on there.")],
+    layout: LayoutOption = Layout.gqa,
+    split: Split = "train",
+    images: Images = None,
+    limit: Limit = None,
+    modules: Modules = None,
+    seed: Seed = 0,
+    dsl: DslOption = Dsl.visprog,
+    quick: Quick = False,
+    json: JsonOut = None,
+) -> None:
+    """Run the questions' programs and keep every distinct call to a module that can be taught. Answers are not used."""
+    from tutelage.sdvp.steps import collect_into
+
+    asked, unread = _questions(source, layout, split, images, limit, dsl)
+    ready = _modules(modules, seed, quick)
+    with progress(f"collecting from {len(asked)} questions") as bar:
+        records = collect_into(out, asked, ready, dsl.value, stage=source.stem, progress=bar)
+    counts = {name: len(found) for name, found in records.items()}
+    console(json).print(f"{_said(counts)} from {len(asked)} questions, {unread} without a program, in {out}")
+    emit({"out": out, "records": counts, "questions": len(asked), "without_program": unread, **environment([seed])}, json)
+
+
+@app.command(epilog="Example: tutelage sdvp label runs/records runs/labelled --teacher LOC=loc --teacher VQA=color --gate 0.8")
+def label(
+    records: Annotated[Path, typer.Argument(help="The folder that `tutelage sdvp collect` wrote.")],
+    out: Annotated[Path, typer.Argument(help="The folder for the labelled records.")],
+    teacher: Annotated[
+        list[str], typer.Option(help="MODULE=TEACHER: an embedded specialist (color, loc, easy), or the folder of a saved module.")
+    ],
+    gate: Annotated[float, typer.Option(min=0, max=1, help="The least confidence a label must have; 0 keeps all.")] = 0.8,
+    modules: Modules = None,
+    seed: Seed = 0,
+    quick: Quick = False,
+    json: JsonOut = None,
+) -> None:
+    """Let teachers label the records they cover; a call outside a teacher's skill gets no label."""
+    from tutelage.sdvp.collect import load
+    from tutelage.sdvp.label import Filters
+    from tutelage.sdvp.steps import label_into
+
+    found, ready = load(records), _modules(modules, seed, quick)
+    with progress("labelling"):
+        teachers = dict(_teacher(text, seed, quick) for text in teacher)
+        labelled = label_into(out, found, ready, teachers, Filters(gate=gate))
+    counts = {
+        name: {"records": len(found[name]), "labelled": len(rows), "kept": sum(row.weight > 0 for row in rows)}
+        for name, rows in labelled.items()
+    }
+    for name, row in counts.items():
+        console(json).print(f"{name}: {row['records']} records, {row['labelled']} labels, {row['kept']} kept")
+    emit({"out": out, "modules": counts, **environment([seed])}, json)
+
+
+@app.command(epilog="Example: tutelage sdvp train runs/labelled runs/taught --replay runs/earlier --retain self_distill")
+def train(
+    labelled: Annotated[Path, typer.Argument(help="The folder that `tutelage sdvp label` wrote.")],
+    out: Annotated[Path, typer.Argument(help="The folder for the taught modules; a stopped run goes on there.")],
+    replay: Annotated[list[Path] | None, typer.Option(help="Records of an earlier task, to be kept; may be repeated.")] = None,
+    retain: Annotated[str, typer.Option(help="What keeps old knowledge, joined by +: self_distill, none, ewc, l2sp, lora …")] = (
+        "self_distill"
+    ),
+    steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each lesson.")] = 400,
+    modules: Modules = None,
+    seed: Seed = 0,
+    quick: Quick = False,
+    json: JsonOut = None,
+) -> None:
+    """Distil the labels into the modules, one lesson each, and save them as OUT/NAME.
+
+    Where LOC was taught, collect and label again before teaching what reads its crops.
+    """
+    from dataclasses import replace
+
+    from tutelage.sdvp.retain_options import retaining
+    from tutelage.sdvp.steps import train_into
+
+    options = retaining(retain)
+    settings = replace(options.settings, steps=steps, warmup=min(options.settings.warmup, steps // 10), checkpoint_every=100)
+    ready = _modules(modules, seed, quick)
+    with progress("teaching") as bar:
+        taught = train_into(out, labelled, ready, replay or [], replace(options, settings=settings, seed=seed), bar)
+    versions = {name: {"version": module.version, "from": ready[name].version} for name, module in taught.items()}
+    console(json).print(f"taught {', '.join(taught)} in {out}; give them to evaluate with --modules {out}")
+    emit({"out": out, "modules": versions, "retain": retain, "steps": steps, **environment([seed])}, json)
+
+
+@app.command(epilog="Example: tutelage sdvp evaluate data/world --layout gqa --split val --modules runs/taught --json scores.json")
+def evaluate(
+    source: Source,
+    layout: LayoutOption = Layout.gqa,
+    split: Split = "val",
+    images: Images = None,
+    limit: Limit = None,
+    modules: Modules = None,
+    seed: Seed = 0,
+    dsl: DslOption = Dsl.visprog,
+    quick: Quick = False,
+    json: JsonOut = None,
+) -> None:
+    """Answer the questions and score them, in all and by type; a question without a program counts as wrong."""
+    from tutelage.errors import InputError
+    from tutelage.sdvp.questions import correct, solve
+
+    asked, unread = _questions(source, layout, split, images, limit, dsl, keep=True)
+    if any(question.answer is None for question in asked):
+        raise InputError("questions without answers cannot be scored", where=source, remedy="choose a split with answers")
+    ready = _modules(modules, seed, quick)
+    with progress(f"answering {len(asked)} questions"):
+        traces = solve(asked, ready, dsl.value)
+    rows = [(q.kind or q.task, correct(q, trace.answer)) for q, trace in zip(asked, traces, strict=True)]
+    types: dict[str, dict[str, float]] = {}
+    for kind in sorted({kind for kind, _ in rows}):
+        marks = [mark for name, mark in rows if name == kind]
+        types[kind] = {"accuracy": 100 * sum(marks) / len(marks), "questions": len(marks)}
+    total = max(1, len(rows))
+    result: dict[str, Any] = {
+        "accuracy": 100 * sum(mark for _, mark in rows) / total,
+        "questions": len(rows),
+        "without_program": unread,
+        "executed": 100 * sum(trace.status == "ok" for trace in traces) / total,
+        "out_of_vocabulary": 100 * sum(trace.out_of_vocabulary > 0 for trace in traces) / total,
+        "types": types,
+    }
+    _table(result, json)
+    emit(result | environment([seed]), json)
+
+
+@app.command(epilog="Example: tutelage sdvp study --seeds 3 --out runs/study")
+def study(
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
+    first_seed: Annotated[int, typer.Option(help="The first seed; the others follow it.")] = 0,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/study. A stopped run goes on there.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="Worker processes, one thread each.")] = 2,
+    smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
+    json: JsonOut = None,
+) -> None:
+    """Compare frozen, replaced, routed, naively tuned and distilled modules on old, current and unseen tasks."""
+    from tutelage.cli import _study
+    from tutelage.sdvp.study.run import Plan
+
+    plan = Plan.smoke(first_seed) if smoke else Plan(tuple(range(first_seed, first_seed + seeds)))
+    _study.run(plan, out or Path("runs") / ("study-smoke" if smoke else "study"), 1 if smoke else processes, json)
+
+
+def _questions(
+    source: Path, layout: Layout, split: str, images: Path | None, limit: int | None, dsl: Dsl, keep: bool = False
+) -> tuple[list[Question], int]:
+    """The questions (with ``keep``, those without a program too), and how many have no program."""
+    from tutelage.errors import InputError
+    from tutelage.sdvp.sources import Source as Questions
+
+    with progress("reading questions"):
+        found = Questions(layout.value, source, split, images, limit).questions()
+    written = [question for question in found if dsl.value in question.programs]
+    if not written:
+        raise InputError(f"no question with a {dsl.value} program", where=source, remedy="check --layout, --split and --dsl")
+    return (found if keep else written), len(found) - len(written)
+
+
+def _modules(folder: Path | None, seed: int, quick: bool) -> dict[str, Module]:
+    """Symbolic modules, those saved in ``folder``, and embedded ones in place of what is missing."""
+    from tutelage import files
+    from tutelage.errors import InputError
+    from tutelage.modules.symbolic import symbolic_modules
+    from tutelage.modules.visual_module import load
+    from tutelage.sdvp import embedded
+
+    if folder is not None and not folder.is_dir():
+        raise InputError("no such folder", where=folder, remedy="give the folder that `tutelage sdvp train` wrote")
+    saved = [load(place.parent) for place in sorted(folder.glob("*/config.json"))] if folder is not None else []
+    if folder is not None and not saved:
+        raise InputError("no saved module here", where=folder, remedy="a module is a folder NAME with config.json and weights")
+    found: dict[str, Module] = {**symbolic_modules(), **{module.name: module for module in saved}}
+    for name in ("LOC", "VQA", "VERIFY"):
+        if name not in found:
+            with progress(f"embedded {name}: trained on first use"):
+                found[name] = embedded.one(seed, name, files.Store(files.cache_home() / "modules"), quick)
+    return found
+
+
+def _teacher(text: str, seed: int, quick: bool) -> tuple[str, Any]:
+    """MODULE=TEACHER as a module's name and its teacher."""
+    from tutelage import files
+    from tutelage.errors import InputError
+    from tutelage.modules.asking import Vqa
+    from tutelage.modules.visual_module import load
+    from tutelage.sdvp import embedded
+    from tutelage.sdvp.adapt import as_judge, same_skill
+
+    name, _, who = text.partition("=")
+    if not name or not who:
+        raise InputError(f"not MODULE=TEACHER: {text!r}", where="--teacher", remedy="VQA=color, or VQA=folder/of/a/module")
+    if who in ("color", "loc", "easy"):
+        specialist = embedded.one(seed, who, files.Store(files.cache_home() / "modules"), quick)
+    else:
+        specialist = load(who)
+    if name == "VERIFY" and isinstance(specialist, Vqa):
+        return name, as_judge(specialist)
+    if specialist.name != name:
+        raise InputError(f"{who} is a {specialist.name}, not a {name}", where="--teacher", remedy=f"{specialist.name}={who}")
+    return name, same_skill(specialist)
+
+
+def _said(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} calls of {name}" for name, count in counts.items())
+
+
+def _table(result: dict[str, Any], json: str | None) -> None:
+    from rich.table import Table
+
+    table = Table("type", box=None)
+    for name in ("accuracy", "questions"):
+        table.add_column(name, justify="right")
+    for kind, row in result["types"].items():
+        table.add_row(kind, f"{row['accuracy']:.2f} %", str(row["questions"]))
+    table.add_row("all", f"{result['accuracy']:.2f} %", str(result["questions"]))
+    console(json).print(table)
