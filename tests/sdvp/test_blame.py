@@ -204,3 +204,33 @@ def test_shapley_of_a_known_game():
     subsets = [frozenset(chosen) for size in range(4) for chosen in combinations("LRr", size)]
     value = {s: float("L" in s and len(s) > 1) for s in subsets}
     assert shapley(value, "LRr") == pytest.approx({"L": 2 / 3, "R": 1 / 6, "r": 1 / 6})
+
+
+def test_only_the_folder_of_a_study_can_be_blamed(tmp_path):
+    from tutelage.sdvp.blame.study import command
+
+    files.write_json(tmp_path / "run.json", {"settings": {"plan": {"seeds": []}}})
+    with pytest.raises(InputError, match="not the folder of a study"):
+        command(tmp_path)
+    files.write_json(tmp_path / "run.json", {"settings": {"plan": {"seeds": [3], "quick": True}}})
+    with pytest.raises(InputError, match="no seed 4"):
+        command(tmp_path, seed=4)
+
+
+@pytest.mark.slow
+def test_blame_of_a_study_in_both_languages(tmp_path, monkeypatch):
+    from tutelage.sdvp.blame import study
+
+    store = files.Store(tmp_path / "modules")
+    monkeypatch.setattr(study, "module_store", lambda: store)
+    files.write_json(tmp_path / "run.json", {"settings": {"plan": {"seeds": [3], "quick": True}}})
+    with pytest.raises(InputError, match="no arm 'sdvp'"):
+        study.command(tmp_path, arm="sdvp")
+    lines = study.command(tmp_path, count=20)
+    python = study.command(tmp_path, count=20, dsl="viper")
+    assert lines.ceiling == python.ceiling == 100
+    assert {row.module for row in lines.rows} == {"LOC", "VQA", "VERIFY"}
+    assert not lines.program_errors and not python.program_errors
+    for found in (lines, python):
+        repaired = sum(kind.modules for kind in found.kinds)
+        assert sum(row.errors for row in found.rows) == pytest.approx(repaired) and repaired > 0

@@ -57,9 +57,11 @@ def test_a_worse_teacher_is_not_accepted_a_better_one_is() -> None:
     good, bad = from_callable(small.brightest), from_callable(lambda found: ["none"] * len(found))
     better, worse = accept(good, module, known), accept(bad, module, known)
     assert better.accepted and better.teacher == 1.0 and better.calls == 12
-    assert better.student == worse.student == sum(
-        value == q.answer for value, q in zip(module.run(asked).values, small.questions(12), strict=True)
-    ) / 12
+    assert (
+        better.student
+        == worse.student
+        == sum(value == q.answer for value, q in zip(module.run(asked).values, small.questions(12), strict=True)) / 12
+    )
     assert not worse.accepted and worse.teacher == 0.0
 
 
@@ -81,9 +83,7 @@ def test_boxes_agree_when_there_are_as_many_and_each_is_met() -> None:
 
 
 def test_the_probe_holds_every_steps_true_value() -> None:
-    asked = [
-        q.__class__(**{**vars(q), "gold": {"visprog": [[Box(3, 3, 9, 9)], None, q.answer, None]}}) for q in small.questions(3)
-    ]
+    asked = [q.__class__(**{**vars(q), "gold": {"visprog": [[Box(3, 3, 9, 9)], None, q.answer, None]}}) for q in small.questions(3)]
     found = probe(asked, {k: v for k, v in small.modules().items()})
     assert [label.hard for _, label in found["COLOR"]] == [q.answer for q in asked]
 

@@ -121,7 +121,7 @@ def time_steps(pairs: Sequence[str], rounds: int, steps: int, device: str, packa
             env=os.environ | threads, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
-            raise InputError(f"the timed process failed: {done.stderr.strip()[-500:]}", where="bench distill")
+            raise InputError(f"the timed process failed: {done.stderr.strip()[-2000:]}", where="bench distill")
         return files.read_json(out)
 
 

@@ -8,11 +8,12 @@ train equal networks on equal images (32x32, random) with classic distillation a
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
@@ -71,7 +72,11 @@ def make_task(teacher_depth: int, student_depth: int, device: str, images: int =
     rng = torch_rng(0, "bench", "distill")
     data = TensorData(torch.rand(images, 3, 32, 32, generator=rng), torch.randint(0, 10, (images,), generator=rng))
     student = built(lambda: ResNet(student_depth), 0, "bench", "student")
-    return Task(student, built(lambda: ResNet(teacher_depth), 0, "bench", "teacher"), data, device)
+    teacher = built(lambda: ResNet(teacher_depth), 0, "bench", "teacher").train()
+    with torch.no_grad():
+        for _ in range(30):  # batch-norm statistics as of a trained network: without them deep ones overflow
+            teacher(data.inputs[:BATCH])
+    return Task(student, teacher.eval(), data, device)
 
 
 def endless(loader: Any) -> Any:
@@ -101,11 +106,23 @@ def hand_written(task: Task) -> Way:
     return Way(step, (student,))
 
 
+@contextlib.contextmanager
+def importable(packages: str | None) -> Iterator[None]:
+    """Put the folder that holds torchdistill and torchvision on the path; once two of its operators are declared, a
+    torchvision that was built for another torch can be imported (none of them is called)."""
+    if packages is None:
+        yield
+        return
+    sys.path.append(packages)
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for arguments in ("nms(Tensor dets, Tensor scores,", "qnms(Tensor dets, Tensor scores,"):
+        library.define(f"{arguments} float iou_threshold) -> Tensor")
+    yield
+    del library  # its declarations live as long as it does
+
+
 def torchdistill(task: Task) -> Way:
     """The same by torchdistill's ``DistillationBox``, driven as its example scripts drive it."""
-    for name in ("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor", "qnms(Tensor dets, Tensor scores, "
-                 "float iou_threshold) -> Tensor"):  # fmt: skip
-        _LIBRARY.define(name)  # a torchvision built for another torch imports once these are known
     from torchdistill.core.distillation import get_distillation_box
 
     model = {"forward_proc": "forward_batch_only", "sequential": [], "wrapper": None}
@@ -148,9 +165,6 @@ def torchdistill(task: Task) -> Way:
         box.post_forward_process(loss=loss)
 
     return Way(step, (student,))
-
-
-_LIBRARY = torch.library.Library("torchvision", "FRAGMENT")
 
 
 def ours(task: Task, method: Method, teacher: Teacher | None, tricks: tuple[str, ...] = (), **changes: Any) -> Way:
@@ -246,13 +260,11 @@ def main() -> None:
     parser.add_argument("--packages")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    if asked.packages:
-        sys.path.append(asked.packages)
     found = {}
-    for pair in asked.pairs:
-        task = make_task(*map(int, pair.split("-")), asked.device)
-        with tempfile.TemporaryDirectory() as folder:
-            ways = make_ways(task, Path(folder), bool(asked.packages))
+    with importable(asked.packages), tempfile.TemporaryDirectory() as folder:
+        for pair in asked.pairs:
+            task = make_task(*map(int, pair.split("-")), asked.device)
+            ways = make_ways(task, Path(folder) / pair, bool(asked.packages))
             found[pair] = measure(ways, asked.rounds, asked.steps, asked.device)
     files.write_json(asked.out, found)
 

@@ -130,7 +130,7 @@ def shown(value: Value) -> str:
     if isinstance(value, Object):
         return f"{value.class_name or value.category} {shown(value.box)}"
     if isinstance(value, list):
-        return f"[{', '.join(map(shown, value[:2]))}{', …' if len(value) > 2 else ''}]" + (f" ({len(value)})" if len(value) > 2 else "")
+        return f"[{', '.join(map(shown, value[:2]))}" + (f", … {len(value)} in all]" if len(value) > 2 else "]")
     return _cut(f"{value:.4g}" if isinstance(value, float) else repr(value) if isinstance(value, str) else str(value))
 
 
@@ -138,7 +138,7 @@ def _table(program: Program | ProgramFailure, trace: Trace) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("step", "call", "answer", title=f"program {trace.id}" if trace.id else None)
+    table = Table("step", "call", "answer")
     table.add_column("probability", justify="right")
     table.add_column("ms", justify="right")
     for record in trace.steps:

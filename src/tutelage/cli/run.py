@@ -45,7 +45,7 @@ def run(
     images: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Where a batch's relative paths start; default: the file's folder.")
     ] = None,
-    window: Annotated[int, typer.Option(min=1, help="Programs of a batch under way at once: more is faster, fewer is smaller.")] = 512,
+    window: Annotated[int, typer.Option(min=1, help="Programs of a batch under way at once; fewer need less memory.")] = 512,
     cache: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep module answers here, for this and later runs.")] = None,
     module: Taught = None,
     seed: Seed = 0,

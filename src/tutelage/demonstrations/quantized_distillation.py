@@ -54,6 +54,6 @@ demonstration = Demonstration(
         not_worse("QD, 4 bits", "full precision", 2.0),
     ],
     run=run,
-    limits="A network of 1,800 weights on 8x8 digits: file heads and batch-norm weigh much, so that the ratio of sizes "
+    limits="A network of 1,700 weights on 8x8 digits: file heads and batch-norm weigh much, so that the ratio of sizes "
     "is below that of large networks; CPUs gain no time from low bits, and no ImageNet or translation model was run.",
 )

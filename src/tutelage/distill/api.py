@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -208,9 +209,11 @@ def through_cache(
     root = cache_folder(lesson, root)
     estimate = {} if (root / "cache.json").exists() else break_even(lesson, store)
     if progress is not None and estimate:
-        progress(f"cache: pays off after {estimate['break_even_passes']:.0f} passes", 0, 1)
+        passes = estimate["break_even_passes"]
+        progress(f"cache: pays off after {passes:.0f} passes" if math.isfinite(passes) else "cache: never pays off", 0, 1)
     built = build(lesson, root, store, processes=processes, progress=None if progress is None else _named(progress, "cache"))
-    return Cached(built, lesson.teacher), estimate | built.info()
+    known = {name: value if math.isfinite(value) else None for name, value in estimate.items()}  # JSON has no infinity
+    return Cached(built, lesson.teacher), known | built.info()
 
 
 __all__ = ["Cache", "Distillation", "cache_folder", "distill", "make_method", "make_settings", "make_student", "through_cache"]

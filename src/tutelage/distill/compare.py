@@ -147,16 +147,23 @@ def assemble(
     Raises:
         InputError: a test set without class labels.
     """
-    labels, rows = class_labels(test), []
-    ceiling = None
+    labels, ceiling = class_labels(test), None
+    rows: list[dict[str, Any]] = []
     if teacher is not None:
         live = teacher.live
         said = _chunks(test, lambda batch: live(batch)["logits"])
         ceiling = 100 * float((said.argmax(-1) == labels).double().mean())
         budget = {"seeds": [ceiling], "mean": ceiling, "sd": None, "steps": None, "seconds": None}
         rows.append(
-            {"name": "teacher", "role": "teacher", "equal_steps": budget, "equal_time": budget, "speed": None}
-            | {"calibration": calibration(said, labels), "parameters": _count(teacher.network)}
+            {
+                "name": "teacher",
+                "role": "teacher",
+                "parameters": _count(teacher.network),
+                "equal_steps": budget,
+                "equal_time": budget,
+                "speed": None,
+                "calibration": calibration(said, labels),
+            }
         )
     for name, role, late_name in ((ALONE, "student", ALONE_LATE), (DISTILLED, "distilled", DISTILLED)):
         if name not in arms:

@@ -73,6 +73,7 @@ class Loc(VisualModule):
     name = "LOC"
     signature = Signature({"image": "image", "object": "text"}, "boxes")
     heads: ClassVar = {"heat": "heatmap", "size": "size"}
+    batch_size = 256  # calls share images, so that fewer are computed
     Config = LocConfig
 
     @classmethod

@@ -119,11 +119,30 @@ class Module(Protocol):
     """Anything a program can call. ``version`` changes whenever its answers may; ``symbolic`` ones have no network and
     are answered at once, the others wait for a batch of at most ``batch_size`` calls."""
 
-    name: str
-    version: str
-    signature: Signature
-    symbolic: bool
-    batch_size: int
+    @property
+    def name(self) -> str:
+        """What programs call it."""
+        ...
+
+    @property
+    def version(self) -> str:
+        """Changes whenever its answers may."""
+        ...
+
+    @property
+    def signature(self) -> Signature:
+        """Its arguments and answer."""
+        ...
+
+    @property
+    def symbolic(self) -> bool:
+        """Whether it has no network and answers at once."""
+        ...
+
+    @property
+    def batch_size(self) -> int:
+        """The most calls it takes at once."""
+        ...
 
     def run(self, calls: Sequence[Call]) -> Answers:
         """Answer ``calls``, each as if it stood alone."""
@@ -141,10 +160,25 @@ class Program(Protocol):
     ``inputs`` are the names of the initial variables it reads: IMAGE, or LEFT and RIGHT.
     """
 
-    dsl: str
-    text: str
-    hash: str
-    inputs: tuple[str, ...]
+    @property
+    def dsl(self) -> str:
+        """Its language: visprog or viper."""
+        ...
+
+    @property
+    def text(self) -> str:
+        """The source."""
+        ...
+
+    @property
+    def hash(self) -> str:
+        """Names the source."""
+        ...
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the initial variables."""
+        ...
 
     def start(self, state: Mapping[str, Value]) -> Steps:
         """Run on ``state``; several runs of one program may be under way at once."""

@@ -17,7 +17,6 @@ from tutelage.errors import InputError, did_you_mean
 from tutelage.programs.cache import ResultCache, Stored
 from tutelage.programs.encoding import input_key
 from tutelage.programs.language import (
-    Answers,
     Call,
     LimitExceeded,
     Module,
@@ -54,6 +53,9 @@ class _Keep:
 
 KEEP: Final = _Keep()
 """What a substitute returns to let the module answer."""
+
+Result = tuple[Value, dict[str, float] | None, bool]
+"""What :class:`~tutelage.programs.cache.Stored` names: a value, its distribution, whether words were unknown."""
 
 Substitute = Callable[[Job, Call, int], Value]
 """From a job, its call, and the call's number in the run, to a value that stands in for the module's, or KEEP."""
@@ -224,8 +226,8 @@ class Scheduler:
         ms = (perf_counter() - started) * 1000 / len(batch)
         cache = self.context.cache
         for waiting, result in zip(batch, results, strict=True):
-            if cache is not None and waiting.key is not None and not isinstance(result.value, ProgramFailure):
-                cache.put(lane.module, waiting.key, result)
+            if cache is not None and waiting.key is not None and not isinstance(result[0], ProgramFailure):
+                cache.put(lane.module, waiting.key, Stored(*result))
             for run, place in waiting.runs:
                 self._give(run, place, lane.version, result, ms)
                 if not run.missing:
@@ -235,29 +237,44 @@ class Scheduler:
 
     def _advance(self, run: _Run) -> None:
         """Send the answers into the program and take its next calls, until it waits for a batch or ends."""
+        lanes, limit, at_once = self._lanes, self.context.max_calls, self.context.substitute is None
         reply: Value = None
         while not run.missing:
             if run.calls:
-                for call, answer in zip(run.calls, run.answers, strict=True):
+                for call, answer in zip(run.calls, run.answers):
                     if isinstance(answer, ProgramFailure):
                         self._fail(run, answer, call)
                         return
                 reply = run.answers if run.together else run.answers[0]
+                run.asked += len(run.calls)
             try:
                 asked = run.steps.send(reply)
+                # The common case, without the books that waiting needs: one call of a symbolic module.
+                while at_once and isinstance(asked, Call) and run.asked < limit:
+                    lane = lanes.get(asked.module)
+                    if lane is None or lane.size:
+                        break
+                    value = self._answer_now(run, lane, asked, run.asked)
+                    if isinstance(value, ProgramFailure):
+                        run.calls = [asked]
+                        self._fail(run, value, asked)
+                        return
+                    run.asked += 1
+                    asked = run.steps.send(value)
             except StopIteration as stop:
+                run.calls = []
                 self._finish(run, stop.value)
                 return
             except Exception as error:
+                run.calls = []
                 self._fail(run, as_failure(error, "the program"))
                 return
-            run.asked += len(run.calls)
             run.together = isinstance(asked, list)
+            run.calls = calls = asked if isinstance(asked, list) else [asked]
             run.out_of_order |= run.together
-            run.calls = asked if isinstance(asked, list) else [asked]
-            run.missing = len(run.calls)
-            run.answers = [None] * run.missing
-            for place, call in enumerate(run.calls):
+            run.missing = len(calls)
+            run.answers = [None] * len(calls)
+            for place, call in enumerate(calls):
                 self._ask(run, place, call)
 
     def _ask(self, run: _Run, place: int, call: Call) -> None:
@@ -265,17 +282,16 @@ class Scheduler:
         context, lane, number = self.context, self._lanes.get(call.module), run.asked + place
         if lane is None:
             remedy = did_you_mean(call.module, list(self._lanes))
-            self._give(run, place, "", Stored(UnknownModule(f"unknown module {call.module!r}", remedy=remedy)))
+            self._give(run, place, "", (UnknownModule(f"unknown module {call.module!r}", remedy=remedy), None, False))
         elif number >= context.max_calls:
             limit = LimitExceeded(f"more than {context.max_calls:,} module calls")
-            self._give(run, place, lane.version, Stored(limit))
+            self._give(run, place, lane.version, (limit, None, False))
         elif context.substitute is not None and (value := context.substitute(run.job, call, number)) is not KEEP:
-            self._give(run, place, lane.version, Stored(value))
+            self._give(run, place, lane.version, (value, None, False))
             run.trace.steps[-1].substituted = True
         elif lane.size == 0:  # symbolic
-            started = perf_counter()
-            result = _answers(lane.module, (call,))[0]
-            self._give(run, place, lane.version, result, (perf_counter() - started) * 1000)
+            run.answers[place] = self._answer_now(run, lane, call, number)
+            run.missing -= 1
         else:
             key = input_key(call.args) if context.cache is not None or context.deduplicate else None
             found = context.cache.get(lane.module, key) if context.cache is not None and key is not None else None
@@ -284,27 +300,15 @@ class Scheduler:
             else:
                 self._wait(lane, run, place, call, key)
 
-    def _give(self, run: _Run, place: int, version: str, result: Stored, ms: float = 0.0) -> None:
+    def _answer_now(self, run: _Run, lane: _Lane, call: Call, number: int) -> Value:
+        """The answer of a module that needs no batch, written down."""
+        started = perf_counter()
+        result = _answers(lane.module, (call,))[0]
+        return _record(run, call, number, lane.version, result, (perf_counter() - started) * 1000)
+
+    def _give(self, run: _Run, place: int, version: str, result: Result, ms: float = 0.0) -> None:
         """Write an answer down, and keep it for the program."""
-        call, value = run.calls[place], result.value
-        failure = value if isinstance(value, ProgramFailure) else None
-        run.trace.steps.append(
-            StepRecord(
-                run.origin,
-                call.step,
-                run.asked + place,
-                call.module,
-                version,
-                call.args,
-                None if failure else value,
-                result.distribution,
-                result.out_of_vocabulary,
-                ms,
-                str(failure) if failure else None,
-            )
-        )
-        # A list is the program's own copy: what it does to it must change neither the record nor another program.
-        run.answers[place] = value[:] if type(value) is list else value
+        run.answers[place] = _record(run, run.calls[place], run.asked + place, version, result, ms)
         run.missing -= 1
 
     def _wait(self, lane: _Lane, run: _Run, place: int, call: Call, key: Hashable | None) -> None:
@@ -344,6 +348,29 @@ class Scheduler:
         self._advance(run)
 
 
+def _record(run: _Run, call: Call, number: int, version: str, result: Result, ms: float) -> Value:
+    """Write the answer to a call into the trace, and return it as the program's own."""
+    value, distribution, unknown = result
+    failure = value if isinstance(value, ProgramFailure) else None
+    run.trace.steps.append(
+        StepRecord(
+            run.origin,
+            call.step,
+            number,
+            call.module,
+            version,
+            call.args,
+            None if failure else value,
+            distribution,
+            unknown,
+            ms,
+            str(failure) if failure else None,
+        )
+    )
+    # A list is the program's own copy: what it does to it must change neither the record nor another program.
+    return value[:] if type(value) is list else value
+
+
 def _order(record: StepRecord) -> tuple[bool, int, int]:
     """By steps, and what was asked outside the program (a fallback) last."""
     return record.step < 0, record.step, record.call_no
@@ -358,22 +385,18 @@ def _nothing() -> Generator[Call, Value, Value]:
     yield
 
 
-def _answers(module: Module, calls: Sequence[Call]) -> list[Stored]:
+def _answers(module: Module, calls: Sequence[Call]) -> list[Result]:
     """The module's answers. If a batch raises, each call is asked alone, so that only those at fault fail."""
     try:
         answers = module.run(calls)
-        if len(answers.values) != len(calls):
-            raise RuntimeFailure(f"{module.name} gave {len(answers.values)} answers to {len(calls)} calls")
+        values, distributions, unknown = answers.values, answers.distributions, answers.out_of_vocabulary
+        if len(values) != len(calls):
+            raise RuntimeFailure(f"{module.name} gave {len(values)} answers to {len(calls)} calls")
+        if distributions is None and unknown is None:
+            return [(value, None, False) for value in values]
+        none = [None] * len(values)
+        return list(zip(values, distributions or none, unknown or [False] * len(values), strict=True))
     except Exception as error:
         if len(calls) > 1:
             return [_answers(module, [call])[0] for call in calls]
-        return [Stored(as_failure(error, module.name))]
-    return _stored(answers)
-
-
-def _stored(answers: Answers) -> list[Stored]:
-    values, distributions, unknown = answers.values, answers.distributions, answers.out_of_vocabulary
-    if distributions is None and unknown is None:
-        return [Stored(value) for value in values]
-    none = [None] * len(values)
-    return [Stored(*one) for one in zip(values, distributions or none, unknown or [False] * len(values), strict=True)]
+        return [(as_failure(error, module.name), None, False)]

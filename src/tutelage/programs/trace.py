@@ -92,7 +92,8 @@ class StepRecord:
         if timing:
             body["ms"] = round(self.ms, 4)
         if self.teacher is not None or self.filters is not None or self.weight != 1.0:
-            body |= {"teacher": self.teacher, "filters": self.filters, "weight": self.weight}
+            said = self.teacher and {**self.teacher, "hard": encode(self.teacher["hard"])}
+            body |= {"teacher": said, "filters": self.filters, "weight": self.weight}
         return head | body
 
     @classmethod
@@ -104,6 +105,9 @@ class StepRecord:
         """
         optional = ("output_dist", "out_of_vocabulary", "ms", "error", "substituted", "teacher", "filters", "weight")
         try:
+            given = {name: data[name] for name in optional if name in data}
+            if given.get("teacher"):
+                given["teacher"] = {**given["teacher"], "hard": decode(given["teacher"]["hard"], find_pixels)}
             return cls(
                 Origin(**{name: data.get(name, "") for name in Origin.__slots__}),
                 int(data["step"]),
@@ -112,7 +116,7 @@ class StepRecord:
                 data["module_version"],
                 {name: decode(value, find_pixels) for name, value in data["args"].items()},
                 decode(data["output"], find_pixels),
-                **{name: data[name] for name in optional if name in data},
+                **given,
             )
         except KeyError as error:
             raise InputError("a step record without this field", where=error.args[0], remedy="collect again") from error

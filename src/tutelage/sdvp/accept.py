@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tutelage.modules.visual_module import Label, VisualModule
 from tutelage.programs.answers import normalise
-from tutelage.programs.language import Call, Value
+from tutelage.programs.language import Call, Module, Value
 from tutelage.programs.values import Box, iou
 from tutelage.sdvp.adapt import StepTeacher
 from tutelage.sdvp.collect import call_of, gold_forcing
@@ -26,7 +26,7 @@ class Verdict:
     calls: int
 
 
-def probe(questions: Sequence[Question], modules: Mapping[str, VisualModule], dsl: str = "visprog") -> dict[str, Probe]:
+def probe(questions: Sequence[Question], modules: Mapping[str, Module], dsl: str = "visprog") -> dict[str, Probe]:
     """Labelled calls by module: the questions' programs run with every step's true value."""
     found: dict[str, Probe] = {name: [] for name in modules}
     for trace in solve(questions, modules, dsl, substitute=gold_forcing(questions, dsl)):
@@ -54,6 +54,7 @@ def accept(teacher: StepTeacher, module: VisualModule, calls: Probe) -> Verdict:
     for start in range(0, len(covered), 256):
         values += module.run([calls[i][0] for i in covered[start : start + 256]]).values
     golds = [calls[i][1].hard for i in covered]
-    theirs = sum(agrees(said[i].hard, gold) for i, gold in zip(covered, golds, strict=True)) / len(covered)  # type: ignore[union-attr]
+    labels = [label for label in said if label is not None]
+    theirs = sum(agrees(label.hard, gold) for label, gold in zip(labels, golds, strict=True)) / len(covered)
     ours = sum(agrees(value, gold) for value, gold in zip(values, golds, strict=True)) / len(covered)
     return Verdict(theirs > ours, theirs, ours, len(covered))

@@ -95,7 +95,7 @@ def as_judge(specialist: Vqa) -> StepTeacher:
 
 def from_callable(function: Callable[[list[Call]], Sequence[Any]], name: str | None = None) -> StepTeacher:
     """Any callable as a teacher: it takes calls and gives, for each, an answer, a dict of probabilities, or None."""
-    title = name or getattr(function, "__name__", "teacher")
+    title = name or str(getattr(function, "__name__", "teacher"))
 
     def answer(calls: Sequence[Call]) -> list[Label | None]:
         return [None if found is None else as_label(found) for found in function(list(calls))]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from tutelage import files
 from tutelage.modules.visual_module import VisualModule
 from tutelage.programs.language import Call, Module, Value
@@ -102,7 +104,7 @@ def load(folder: str | Path) -> Records:
         raise InputError("no step records here", where=folder, remedy="run `tutelage sdvp collect` first")
     roots: dict[str, Image] = {}
 
-    def pixels(key: str):  # noqa: ANN202
+    def pixels(key: str) -> np.ndarray:
         if key not in roots:
             roots[key] = Image.from_file(folder / "images" / f"{files.fingerprint(key)}.png")
         return roots[key].root

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from tutelage import files
 from tutelage.distill.lesson import Settings
@@ -44,7 +47,7 @@ class Options:
     only: tuple[str, ...] = ()
     filters: Filters = Filters()
     loss: Stepwise.Config = Stepwise.Config()
-    settings: Settings = Settings(steps=400, batch_size=64, lr=3e-3, warmup=40, clip=5.0, channels_last=True)
+    settings: Settings = Settings(steps=300, batch_size=64, lr=3e-3, warmup=30, clip=5.0, channels_last=True)
     retain: Retain = NOTHING
     replay: bool = True
     on_policy: bool = True
@@ -99,7 +102,7 @@ class Compiled:
 def compile(  # noqa: A001  (the verb of the field)
     programs: Sequence[Question],
     modules: Mapping[str, Module],
-    teachers: Mapping[str, StepTeacher | Callable[..., object]],
+    teachers: Mapping[str, StepTeacher | Callable[[list[Call]], Sequence[Any]]],
     *,
     probe: Mapping[str, Probe] | None = None,
     replay: Sequence[Question] = (),
@@ -141,6 +144,13 @@ def run_stage(
     say: Say | None = None,
 ) -> Compiled:
     """Teach every module of ``stage`` that has a teacher, in order."""
+    if folder is not None:
+        asked = files.fingerprint([[q.id, sorted(q.programs.items())] for q in (*stage.questions, *stage.replay)])
+        versions = {name: module.version for name, module in modules.items()}
+        taught_by = {name: [teacher.version, teacher.temperature] for name, teacher in stage.teachers.items()}
+        files.RunFolder(
+            Path(folder) / stage.name, {"options": repr(options), "modules": versions, "teachers": taught_by, "asked": asked}
+        )
     current, lessons = dict(modules), []
     start = {name: module for name, module in modules.items() if isinstance(module, VisualModule)}
     names = sorted(stage.teachers, key=lambda name: (options.order.index(name) if name in options.order else 99, name))
@@ -246,7 +256,7 @@ def replayed(
     return module.exercise(chosen, None) if chosen else None
 
 
-def _some(calls: list[Call], count: int, rng) -> list[Call]:  # noqa: ANN001
+def _some(calls: list[Call], count: int, rng: np.random.Generator) -> list[Call]:
     """At most ``count`` calls, whole images at a time, in their order."""
     if len(calls) <= count:
         return calls

@@ -25,8 +25,8 @@ from tutelage.programs.values import Box, Image
 from tutelage.sdvp.lesson import Stepwise, lesson
 from tutelage.seeds import derive, numpy_rng
 from tutelage.tasks import easy_vqa
-from tutelage.tasks.world import scene as world
 from tutelage.tasks.world import render as renderer
+from tutelage.tasks.world import scene as world
 
 VOCABULARY = Vocabulary(
     (
@@ -177,7 +177,7 @@ def trained(
     but its plumbing."""
     if quick:
         study = replace(study, scenes=min(study.scenes, 20), steps=5)
-    look = [Path(part.__file__).read_bytes() for part in (world, renderer)]
+    look = [Path(str(part.__file__)).read_bytes() for part in (world, renderer)]
     key = files.fingerprint("embedded", *look, type(module).__name__, module.version, study, seed, world.DOMAINS[study.domain])
     if store is not None and store.path(key).exists():
         return module.load_weights(store.path(key))
@@ -255,7 +255,7 @@ def easy_teacher_split(seed: int) -> list[easy_vqa.EasyVqaSample]:
     return deal(easy_vqa.load("train"), "teacher", seed)
 
 
-DEAL = (("teacher", 0.55), ("select", 0.1), ("collect", 0.35))
+DEAL = (("teacher", 0.4), ("select", 0.1), ("collect", 0.5))
 """easy-VQA's train images are dealt to these splits; its test images are only reported on."""
 
 

@@ -41,7 +41,7 @@ class Stepwise(Method):
 
         tau: float = 2.0
         alpha: float = 0.5
-        keep: float = 3.0
+        keep: float = 6.0
         size: float = 1.0
         positive: float = 3.0
         retain: str = ""

@@ -50,12 +50,11 @@ def command(
     if seed not in plan["seeds"]:
         raise InputError(f"the study has no seed {seed}", where=run, remedy=f"its seeds are {plan['seeds']}")
     store, quick = module_store(), bool(plan.get("quick"))
-    modules: dict[str, Module] = dict(symbolic_modules())
-    modules.update(embedded.generalists(seed, store, quick).items())
     lessons = Path(run) / "lessons" / f"seed-{seed}-{arm}"
     if arm != "frozen" and not lessons.is_dir():
         arms = sorted(found.name.split("-", 2)[2] for found in lessons.parent.glob(f"seed-{seed}-*"))
         raise InputError(f"the study has no arm {arm!r}", where=run, remedy=f"choose frozen {' '.join(arms)}")
+    modules: dict[str, Module] = {**symbolic_modules(), **embedded.generalists(seed, store, quick)}
     for folder in (lessons / stage / name for stage in STAGES for name in list(modules)):
         module = modules[folder.name]
         if isinstance(module, VisualModule) and (folder / "config.json").exists():

@@ -13,7 +13,7 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product as combinations_of
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,8 @@ from tutelage.modules.symbolic import FRONT_OR_BEHIND
 from tutelage.programs.encoding import input_key
 from tutelage.programs.language import Call, LimitExceeded, Module, ProgramFailure, Value
 from tutelage.programs.scheduler import as_failure
-from tutelage.programs.visprog import Planned, VisProgProgram
+from tutelage.programs.values import Box
+from tutelage.programs.visprog import VisProgProgram
 from tutelage.sdvp.final_label.factors import Factor, Use, elimination_order, marginal
 from tutelage.sdvp.questions import Question, correct
 
@@ -124,10 +125,31 @@ _Node = int | _Known
 """A variable's number, or a value that does not vary."""
 
 
+class _Step(NamedTuple):
+    """A step with its variables resolved: ``arguments`` are (name, place of the value, literal), the place None for a
+    literal; ``reads`` are the variables of an EVAL. Places count the program's inputs, then its steps."""
+
+    number: int
+    module: str
+    arguments: tuple[tuple[str, int | None, Value], ...]
+    reads: tuple[tuple[str, int], ...]
+
+
+def _resolved(program: VisProgProgram) -> list[_Step]:
+    places = {name: place for place, name in enumerate(program.inputs)}
+    found = []
+    for number, step in enumerate(program.steps):
+        arguments = tuple((a.name, places[a.value], None) if a.variable else (a.name, None, a.value) for a in step.arguments)
+        names = step.arguments[0].value.names if step.module == "EVAL" else ()
+        found.append(_Step(number, step.module, arguments, tuple((name, places[name]) for name in names)))
+        places[step.target] = len(program.inputs) + number
+    return found
+
+
 class _Builder:
     def __init__(self, question: Question, program: VisProgProgram, modules: Mapping[str, Module], ask: Ask):
         self.question, self.program, self.modules, self.ask = question, program, modules, ask
-        self.steps = sorted((step for wave in program.waves for step in wave), key=lambda step: step.number)
+        self.steps = _resolved(program)
         self.inputs = len(program.inputs)
         self.nodes: list[_Node] = [_Known(question.images[name]) for name in program.inputs]
         self.domains: list[list[Value]] = []
@@ -158,10 +180,8 @@ class _Builder:
         """For each place, the first place that surely holds the same value."""
         same, seen = list(range(self.inputs)), dict[Hashable, int]()
         for step in self.steps:
-            given = [
-                (name, same[place]) if place is not None else (name, "=", repr(value)) for name, place, value in step.arguments
-            ]
-            reads = [(name, same[place]) for name, place in step.reads or ()]
+            given = [(name, "literal", repr(v)) if place is None else (name, same[place]) for name, place, v in step.arguments]
+            reads = [(name, same[place]) for name, place in step.reads]
             same.append(seen.setdefault((step.module, *given, *reads), self.inputs + step.number))
         return same
 
@@ -169,14 +189,15 @@ class _Builder:
         """What is asked of the value at each place, if it is a list of boxes."""
         wanted: dict[int, set[str]] = {}
         for step in self.steps:
-            use = "first" if step.module in FIRST_BOX else "count" if step.module == "COUNT" else "all"
+            first = step.module in FIRST_BOX or (step.module == "RESULT" and isinstance(self.question.answer, Box))
+            use = "first" if first else "count" if step.module == "COUNT" else "all"
             for place in _places(step):
                 wanted.setdefault(same[place], set()).add(use)
         joined: dict[frozenset[str], Use] = {frozenset({"first"}): "first", frozenset({"count"}): "count"}
         joined[frozenset({"first", "count"})] = "both"
         return {place: joined.get(frozenset(found), "all") for place, found in wanted.items()}
 
-    def _node(self, step: Planned, use: Use) -> _Node:
+    def _node(self, step: _Step, use: Use) -> _Node:
         """The step's value, or its variable with its table."""
         read = [self.nodes[place] for place in _places(step)]
         parents = tuple(dict.fromkeys(node for node in read if not isinstance(node, _Known)))
@@ -209,7 +230,7 @@ class _Builder:
             self.fixed.append(spread.factor([]))
         return variable
 
-    def _outcomes(self, step: Planned, values: Mapping[int, Value], use: Use) -> tuple[int | None, Sequence[Value]]:
+    def _outcomes(self, step: _Step, values: Mapping[int, Value], use: Use) -> tuple[int | None, Sequence[Value]]:
         """The number of the call and what it may answer; None for a call that has one answer."""
 
         def at(place: int) -> Value:
@@ -220,7 +241,7 @@ class _Builder:
             if isinstance(at(place), ProgramFailure):
                 return None, [at(place)]
         args = {name: value if place is None else at(place) for name, place, value in step.arguments}
-        if step.reads is not None:
+        if step.module == "EVAL":
             args["values"] = {name: at(place) for name, place in step.reads}
         call, module = Call(step.module, args, step.number), self.modules[step.module]
         if module.symbolic:
@@ -234,9 +255,9 @@ class _Builder:
         return (number if len(outcomes) > 1 else None), outcomes
 
 
-def _places(step: Planned) -> Iterator[int]:
+def _places(step: _Step) -> Iterator[int]:
     yield from (place for _, place, _ in step.arguments if place is not None)
-    yield from (place for _, place in step.reads or ())
+    yield from (place for _, place in step.reads)
 
 
 def _run(module: Module, call: Call) -> Value:

@@ -51,12 +51,12 @@ class Scores:
     def of(self, modules_of: Callable[[str], Mapping[str, Module]]) -> dict[str, Any]:
         """Every task: ``{"right": {task: [0/1 …]}, "health": {…}}``; ``modules_of`` names the modules for a task."""
         right: dict[str, list[int]] = {}
-        traces: list[Trace] = []
+        states = []
         for task, asked in self.questions.items():
             found = self.traces(task, modules_of(task))
             right[task] = [int(correct(q, t.answer)) for q, t in zip(asked, found, strict=True)]
-            traces += [Trace(t.id, t.status, None, t.steps, None, t.fallback) for t in found]
-        return {"right": right, "health": health(traces)}
+            states.append(health(found))
+        return {"right": right, "health": {key: float(np.mean([state[key] for state in states])) for key in states[0]}}
 
 
 def health(traces: Sequence[Trace]) -> dict[str, float]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from tutelage.sdvp.study.tables import Tables
 from tutelage.tasks.world.scene import DOMAINS
 
 NETWORKS = ("LOC", "VQA", "VERIFY", "color", "loc", "easy")
-UNTAUGHT = "untaught"
+RIVALS = "rivals"
+PARTS: Mapping[str, tuple[str, ...]] = {"sdvp": ("sdvp",), RIVALS: ("naive",)}
+"""The learning arms of each part; the rivals' part also holds the arms that need no teaching."""
 Say = Callable[[str], None]
 
 
@@ -48,35 +50,37 @@ def module_store() -> files.Store:
     return files.Store(files.cache_home() / "modules")
 
 
-def train_network(seed: int, name: str, quick: bool) -> float:
-    """Train one embedded network of a seed, unless it is in the store; CPU seconds."""
-    embedded.one(seed, name, module_store(), quick)
-    return time.process_time()
+def train_network(root: str, seed: int, name: str, quick: bool) -> None:
+    """Train one embedded network of a seed, unless it is in the store."""
+    file = Path(root) / "parts" / f"seed-{seed}-network-{name}.json"
+    if not file.exists():
+        started = time.process_time()
+        embedded.one(seed, name, module_store(), quick)
+        files.write_json(file, {"cpu_seconds": time.process_time() - started})
 
 
-def run_part(root: str, plan: Plan, seed: int, arm: str) -> float:
-    """One arm of one seed (or all that need no teaching), written to the run folder; CPU seconds."""
-    file = Path(root) / "parts" / f"seed-{seed}-{arm}.json"
+def run_part(root: str, plan: Plan, seed: int, name: str) -> None:
+    """One part of one seed, written to the run folder: SDVP, or all its rivals."""
+    file = Path(root) / "parts" / f"seed-{seed}-{name}.json"
     if file.exists():
-        return 0.0
-    options = TAUGHT_ARMS.get(arm)
-    if options is not None and plan.quick:
-        options = replace(options, settings=replace(options.settings, steps=3, warmup=1))
+        return
+    started = time.process_time()
     setting, scores = prepare(seed, plan.sizes, module_store(), plan.quick), Scores(seed, plan.sizes)
-    part: dict[str, Any] = {"seed": seed}
-    if arm == UNTAUGHT:
+    part: dict[str, Any] = {"seed": seed, "arms": {}}
+    if name == RIVALS:
         part["arms"] = untaught(setting, scores)
         part["questions"] = {t: {"images": images_of(q), "types": [x.kind for x in q]} for t, q in scores.questions.items()}
-    else:
+    for arm in PARTS[name]:
+        options = TAUGHT_ARMS[arm]
+        if plan.quick:
+            options = replace(options, settings=replace(options.settings, steps=3, warmup=1))
         folder = Path(root) / "lessons" / f"seed-{seed}-{arm}"
-        found, modules = taught(arm, setting, scores, folder, plan.sizes.stage_report, options=options)
-        part["arms"] = {arm: found}
+        part["arms"][arm], modules = taught(arm, setting, scores, folder, plan.sizes.stage_report, options=options)
         if arm == "sdvp" and seed == plan.seeds[0]:
             part["samples"] = samples(setting, scores, modules)
     part["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    part["cpu_seconds"] = time.process_time()
+    part["cpu_seconds"] = time.process_time() - started
     files.write_json(file, part)
-    return part["cpu_seconds"]
 
 
 def run_study(
@@ -91,8 +95,8 @@ def run_study(
     folder = files.RunFolder(root, {"plan": plan, "settings_hash": plan.settings_hash})
     clock = folder.root / "seconds.json"
     before = files.read_json(clock)["seconds"] if clock.exists() else 0.0
-    networks = [(seed, name, plan.quick) for seed in plan.seeds for name in NETWORKS]
-    arms = [(str(folder.root), plan, seed, arm) for seed in plan.seeds for arm in ("sdvp", UNTAUGHT, "naive")]
+    networks = [(str(folder.root), seed, name, plan.quick) for seed in plan.seeds for name in NETWORKS]
+    arms = [(str(folder.root), plan, seed, name) for seed in plan.seeds for name in PARTS]
     total, finished = len(networks) + len(arms), 0
     for function, tasks, words in ((train_network, networks, "training embedded networks"), (run_part, arms, "running the arms")):
         if say:
@@ -109,12 +113,13 @@ def assemble(plan: Plan, root: Path, seconds: float, processes: int) -> dict[str
     """The parts of all seeds as one result, written to ``study.json``."""
     parts, shown, peaks, cpu = [], [], [], 0.0
     for seed in plan.seeds:
-        found = [files.read_json(root / "parts" / f"seed-{seed}-{arm}.json") for arm in (UNTAUGHT, *TAUGHT_ARMS)]
+        found = [files.read_json(root / "parts" / f"seed-{seed}-{name}.json") for name in (RIVALS, "sdvp")]
         arms = {name: result for part in found for name, result in part["arms"].items()}
         parts.append({"seed": seed, "questions": found[0]["questions"], "arms": arms})
         shown += [sample for part in found for sample in part.get("samples", [])]
         peaks += [part["peak_rss_mib"] for part in found]
-        cpu += sum(part["cpu_seconds"] for part in found)
+        networks = [files.read_json(root / "parts" / f"seed-{seed}-network-{name}.json") for name in NETWORKS]
+        cpu += sum(part["cpu_seconds"] for part in (*found, *networks))
     # workers live side by side: count the largest together, and this process
     peak = sum(sorted(peaks)[-processes:]) + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     tables = Tables(parts)
@@ -126,7 +131,7 @@ def assemble(plan: Plan, root: Path, seconds: float, processes: int) -> dict[str
         **environment.environment(plan.seeds),
         "settings_hash": plan.settings_hash,
         "seconds": seconds,
-        "cpu_seconds_of_arms": cpu,
+        "cpu_seconds": cpu,
         "peak_rss_mib": peak,
         "smoke": plan.quick,
         "summary": summary,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from tutelage import files
+from tutelage.modules.asking import Vqa
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.language import Module
 from tutelage.sdvp import benchmark, embedded
@@ -25,11 +26,11 @@ class Sizes:
     the last), collected a stage, replayed, probed and guarded."""
 
     report: int = 3000
-    stage_report: int = 1000
-    collect: int = 6000
-    replay: int = 1200
-    probe: int = 800
-    guarded: int = 250
+    stage_report: int = 600
+    collect: int = 4000
+    replay: int = 1000
+    probe: int = 600
+    guarded: int = 200
 
 
 SMOKE = Sizes(report=60, stage_report=20, collect=120, replay=40, probe=60, guarded=20)
@@ -49,8 +50,9 @@ def prepare(seed: int, sizes: Sizes, store: files.Store, quick: bool = False) ->
     """Generalists and specialists of a seed (from the store where they were trained before), and its stages."""
     modules: dict[str, Module] = {**symbolic_modules(), **embedded.generalists(seed, store, quick)}
     color, easy, loc = (embedded.one(seed, name, store, quick) for name in ("color", "easy", "loc"))
+    assert isinstance(color, Vqa)
     taught_by: dict[str, dict[str, StepTeacher]] = {
-        "easy_vqa": {"VQA": same_skill(easy)},
+        "easy_vqa": {"VQA": replace(same_skill(easy), expand=True)},
         "b_gqa": {"LOC": same_skill(loc), "VERIFY": as_judge(color), "VQA": same_skill(color)},
     }
     taught_by["b_nlvr"] = taught_by["b_gqa"]
@@ -59,7 +61,8 @@ def prepare(seed: int, sizes: Sizes, store: files.Store, quick: bool = False) ->
     guarded = [q for task in benchmark.PREVIOUS for q in benchmark.questions_of(task, seed, "select", sizes.guarded)]
     stages, earlier = [], previous
     for name in STAGES:
-        collected = benchmark.questions_of(name, seed, "collect", sizes.collect)
+        count = sizes.collect // 2 if name == STAGES[-1] else sizes.collect  # pairs bring two images a question
+        collected = benchmark.questions_of(name, seed, "collect", count)
         select = benchmark.questions_of(name, seed, "select", sizes.probe)
         known: dict[str, Probe] = {"VQA": benchmark.easy_probe(select)} if name == benchmark.EASY else probe(select, modules)
         unlabelled = [replace(q, answer=None, gold={}) for q in collected]

@@ -1,0 +1,129 @@
+"""Build, check and describe a cache of a teacher's answers."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tutelage.cli._recipe import Overrides, RecipeFile
+from tutelage.cli.common import JsonOut, console, emit, progress
+
+if TYPE_CHECKING:
+    from tutelage.distill.lesson import Lesson
+
+app = typer.Typer(no_args_is_help=True)
+Folder = Annotated[Path, typer.Argument(help="A cache folder.", show_default=False)]
+
+
+@app.callback()
+def group() -> None:
+    """A teacher's answers on disk, exact to the augmented view: built once, read by every run."""
+
+
+def planned(recipe: Path, overrides: list[str] | None) -> tuple[list[Lesson], list[Path], Any]:
+    """The lessons that need a cache of their own, where each lies, and how heads are stored.
+
+    Raises:
+        InputError: the recipe has no [cache], or a teacher that cannot be cached.
+    """
+    from tutelage.cli._recipe import prepare
+    from tutelage.distill.api import cache_folder
+    from tutelage.distill.recipe import read_recipe
+    from tutelage.errors import InputError
+
+    asked = read_recipe(recipe, overrides or ())
+    if asked.cache is None:
+        raise InputError("no [cache] in the recipe", where=recipe, remedy='add [cache] folder = "runs/cache"')
+    job = prepare(asked)
+    found: dict[Path, Lesson] = {}
+    for seed in job.seeds:
+        lesson = job.lesson(seed)
+        found.setdefault(cache_folder(lesson, Path(asked.cache.folder)), lesson)
+    return list(found.values()), list(found), asked.cache.store
+
+
+@app.command(epilog="Example: tutelage cache build examples/fashion-cached.toml --processes 2")
+def build(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    processes: Annotated[int, typer.Option(min=1, help="Worker processes, one thread each.")] = 1,
+    json: JsonOut = None,
+) -> None:
+    """Ask the teacher about every view the recipe's runs will show; a stopped build goes on, a foreign cache is refused.
+
+    What it costs and when it pays off is measured on a few batches and printed first.
+    """
+    from tutelage.distill import cache_build
+
+    lessons, folders, store = planned(recipe, overrides)
+    screen, built = console(json), []
+    for lesson, folder in zip(lessons, folders):
+        estimate: dict[str, Any] = dict(cache_build.break_even(lesson, store))
+        passes = estimate["break_even_passes"]
+        pays = f"pays off after {passes:.0f} batches" if math.isfinite(passes) else "never pays off"
+        screen.print(
+            f"{folder}: {estimate['build_passes']} batches, about {estimate['build_seconds']:.0f} s and "
+            f"{estimate['bytes'] / 2**20:.1f} MiB; a batch costs {estimate['teacher_ms']:.1f} ms by the teacher, "
+            f"{estimate['read_ms']:.1f} ms from the cache; {pays}, one run has "
+            f"{estimate['training_passes']}",
+            markup=False, soft_wrap=True,
+        )  # fmt: skip
+        with progress(f"building {folder}") as bar:
+            cache = cache_build.build(lesson, folder, store, processes=processes, progress=bar)
+        estimate |= {"break_even_passes": passes if math.isfinite(passes) else None}
+        built.append({"folder": folder, "estimate": estimate} | cache.info())
+        screen.print(f"{folder}: {len(cache):,} rows, {cache.size / 2**20:.1f} MiB", markup=False, soft_wrap=True)
+    emit(built, json)
+
+
+@app.command(epilog="Example: tutelage cache verify examples/fashion-cached.toml --passes 16")
+def verify(
+    target: Annotated[Path, typer.Argument(help="A cache folder, or the recipe it was built by.", show_default=False)],
+    overrides: Overrides = None,
+    passes: Annotated[int, typer.Option(min=1, help="With a recipe: how many batches the teacher is asked again.")] = 8,
+    json: JsonOut = None,
+) -> None:
+    """Read every byte; given the recipe, also ask its teacher again and compare.
+
+    A missing, cut or altered shard and a stale cache are errors that name the file and the remedy.
+    """
+    from tutelage.distill import cache_build
+
+    found = []
+    if target.is_dir():
+        found.append({"folder": target} | cache_build.verify(target))
+    else:
+        lessons, folders, _ = planned(target, overrides)
+        for lesson, folder in zip(lessons, folders):
+            found.append({"folder": folder} | cache_build.verify(folder, lesson, passes))
+    for one in found:
+        errors = ", ".join(f"{name} {error:.1e}" for name, error in one["largest_error"].items())
+        asked = f"; {one['asked']} rows asked again, largest error: {errors}" if errors else ""
+        console(json).print(
+            f"{one['folder']}: {one['shards']} shards and {one['rows']:,} rows are whole{asked}", markup=False, soft_wrap=True
+        )
+    emit(found, json)
+
+
+@app.command(epilog="Example: tutelage cache info runs/fashion-cache")
+def info(folder: Folder, json: JsonOut = None) -> None:
+    """Say what a cache holds: rows, size, heads, and the data and teacher it was built from."""
+    from tutelage.distill.cache import Cache
+
+    cache = Cache(folder)
+    found = cache.info()
+    screen = console(json)
+    screen.print(
+        f"{found['rows']:,} rows, {found['bytes'] / 2**20:.1f} MiB ({found['bytes_per_row']:.0f} bytes a row; dense fp32 would "
+        f"be {found['dense_fp32_bytes'] / 2**20:.1f} MiB)",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    for name, entry in found["heads"].items():
+        screen.print(f"head {name}: {entry['store']} of shape {entry['shape']}", markup=False)
+    screen.print(f"views {found['covers']}, data {found['data']}, teacher {found['teacher']}", markup=False, soft_wrap=True)
+    emit(found, json)
+
+

@@ -1,0 +1,143 @@
+"""Teach a student what a teacher knows, as a recipe says."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tutelage.cli._recipe import Overrides, RecipeFile
+from tutelage.cli.common import Bar, JsonOut, console, emit, progress
+
+if TYPE_CHECKING:
+    from tutelage.cli._recipe import Prepared
+    from tutelage.distill.api import Distillation
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: tutelage distill examples/fashion-kd.toml --set settings.steps=300 --compare --out runs/fashion")
+def distill(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: the recipe's, or runs/NAME.")] = None,
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Train the student alone too, at equal steps and at equal wall-clock.")
+    ] = False,
+    check: Annotated[bool, typer.Option(help="Look at the first batch before training.")] = True,
+    json: JsonOut = None,
+) -> None:
+    """Train the recipe's student, over its seeds; weights, log and report go to the run folder, where a stopped run goes on.
+
+    Where there is labelled test data, the folder's report.html shows teacher and student side by side.
+    """
+    from tutelage import files
+    from tutelage.cli._comparison import comparison
+    from tutelage.cli._recipe import prepare
+    from tutelage.distill.compare import DISTILLED
+    from tutelage.distill.recipe import read_recipe
+    from tutelage.environment import environment
+    from tutelage.errors import InputError
+    from tutelage.reports import write_report
+
+    asked = read_recipe(recipe, overrides or ())
+    job = prepare(asked)
+    if compare and (job.test is None or (job.labelled or job.data).labels is None):
+        raise InputError(
+            "a comparison needs labelled test data, and labels for the student alone",
+            where=recipe,
+            remedy="add [test] file = …, and [labelled] where [data] has labels = false",
+        )
+    folder = out or Path(asked.out or f"runs/{recipe.stem}")
+    with progress(recipe.stem) as bar:
+        done = train(job, folder, check, bar)
+        arms = {DISTILLED: done.results}
+        if compare:
+            arms |= alone(job, done, folder, bar)
+    result: dict[str, Any] = done.summary() | {"out": folder, **environment(job.seeds)}
+    screen = console(json)
+    if job.test is not None:
+        side_by_side = comparison(job, arms, done)
+        files.write_json(folder / "comparison.json", side_by_side)
+        result |= {"summary": side_by_side["summary"], "arms": side_by_side["arms"]}
+        _print(screen, side_by_side)
+        screen.print(f"report   {write_report(folder).page}", soft_wrap=True)
+    screen.print(f"student  {folder / f'seed-{job.seeds[0]}' / 'student.safetensors'}", soft_wrap=True)
+    emit(result, json)
+
+
+def train(job: Prepared, folder: Path, check: bool, bar: Bar) -> Distillation:
+    """The recipe's own arm."""
+    from tutelage.distill.api import distill as run
+
+    recipe = job.recipe
+    return run(
+        job.student,
+        job.teacher,
+        job.data,
+        job.method,
+        options=recipe.options,
+        settings=curve(job),
+        seeds=job.seeds,
+        cache=recipe.cache.folder if recipe.cache is not None else None,
+        store=recipe.cache.store if recipe.cache is not None else "fp32",
+        out=folder,
+        evaluate=job.score if job.test is not None else None,
+        check=check,
+        progress=shown(bar, ""),
+    )
+
+
+def curve(job: Prepared) -> Any:
+    """The recipe's settings; with test data, ten points of a learning curve unless it says otherwise."""
+    settings = job.recipe.settings
+    return settings if settings.eval_every or job.test is None else replace(settings, eval_every=max(1, settings.steps // 10))
+
+
+def alone(job: Prepared, done: Distillation, folder: Path, bar: Bar) -> dict[str, Any]:
+    """The student alone from the same starts: for as many steps, and for as many as take as long as distilling did."""
+    from tutelage.distill.api import distill as run
+    from tutelage.distill.compare import ALONE, ALONE_LATE
+    from tutelage.distill.supervised import Supervised
+
+    settings = curve(job)
+    data = job.labelled if job.labelled is not None else job.data
+    more: dict[str, Any] = {"seeds": job.seeds, "evaluate": job.score}
+    plain = run(
+        job.student, None, data, Supervised, settings=settings, out=folder / "alone", progress=shown(bar, ALONE), **more
+    )
+    longer = sum(result.seconds for result in done.results) / max(1e-9, sum(result.seconds for result in plain.results))
+    settings = replace(settings, steps=max(1, round(settings.steps * longer)))
+    late = run(
+        job.student, None, data, Supervised, settings=settings, out=folder / "alone-equal-time",
+        progress=shown(bar, ALONE_LATE), **more,
+    )  # fmt: skip
+    return {ALONE: plain.results, ALONE_LATE: late.results}
+
+
+def shown(bar: Bar, arm: str) -> Any:
+    """A progress callback that names the arm."""
+
+    def tell(what: str, finished: int, of: int) -> None:
+        bar.describe(f"{arm} {what}".strip())
+        bar(finished, of)
+
+    return tell
+
+
+def _print(screen: Any, found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    table = Table("arm", "accuracy, %", "sd", "at equal time, %", "ms a step", box=None)
+    for arm in found["arms"]:
+        steps, late, speed = arm["equal_steps"], arm["equal_time"], arm["speed"]
+        sd = "" if steps["sd"] is None else f"{steps['sd']:.2f}"
+        shown_late = f"{late['mean']:.2f}" if late else ""
+        table.add_row(arm["name"], f"{steps['mean']:.2f}", sd, shown_late, f"{speed['ms_per_step']:.1f}" if speed else "")
+    screen.print(table)
+    for verdict in found["summary"].get("verdicts", []):
+        mark = "shown    " if verdict["met"] else "not shown"
+        reason = f" ({verdict['reason']})" if verdict["reason"] else ""
+        screen.print(f"{mark} {verdict['claim']}: {verdict['value']:+.2f} points{reason}", markup=False)

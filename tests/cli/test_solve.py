@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tutelage.cli import main
+from tutelage.cli._programs import confidence, probability, shown
+from tutelage.programs.trace import Origin, StepRecord, Trace
+from tutelage.programs.values import Box
+
+runner = CliRunner()
+
+
+def solve(*words: object) -> tuple[int, str, str]:
+    result = runner.invoke(main.app, ["solve", *map(str, words)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("dsl", ["visprog", "viper"])
+def test_a_question_becomes_a_program_with_its_steps_and_answer(dsl: str, home: Path, taught: list[str]) -> None:
+    code, out, err = solve(home / "0.png", "What color is the circle?", "--dsl", dsl, "--json", home / "t.json", *taught)
+    assert code == 0, err
+    trace = json.loads((home / "t.json").read_text())
+    assert "FINAL_RESULT=RESULT(var=ANSWER0)" in out if dsl == "visprog" else "def execute_command(image):" in out
+    assert f"answer: {trace['answer']!r}" in out and f"confidence {trace['confidence']:.2f}" in out
+    assert {"LOC", "VQA"} <= {step["module"] for step in trace["steps"]}
+
+
+def test_two_pictures_are_a_left_and_a_right_one(home: Path, taught: list[str]) -> None:
+    code, out, err = solve(home / "0.png", home / "1.png", "The left image contains a circle.", *taught)
+    assert code == 0 and "image=LEFT" in out and "answer: " in out, err
+
+
+def test_a_picture_of_one_thing_is_asked_about_whole(home: Path, taught: list[str]) -> None:
+    code, out, err = solve(home / "0.png", "What color is the shape?", "--single", *taught)
+    assert code == 0 and "LOC" not in out, err
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "told"),
+    [
+        (("{home}/0.png", "Tell me a joke"), 1, "the grammar does not read 'Tell me a joke'"),
+        (("{home}/absent.png", "What color is the circle?"), 2, "absent.png: no such image"),
+        (("a.png", "b.png", "c.png", "What color is the circle?"), 2, "3 pictures"),
+    ],
+)
+def test_what_cannot_be_solved_is_told_with_a_remedy(words: tuple[str, ...], code: int, told: str, home: Path) -> None:
+    found, _, err = solve(*(word.format(home=home) for word in words))
+    assert found == code and told in err and "remedy:" in err
+
+
+def record(output: object, dist: dict[str, float] | None) -> StepRecord:
+    return StepRecord(Origin("x"), 0, 0, "M", "1", {}, output, dist)
+
+
+def test_confidence_is_the_product_of_what_the_modules_say() -> None:
+    steps = [record("red", {"red": 0.5, "blue": 0.5}), record(False, {"yes": 0.2, "no": 0.8}), record(3, None)]
+    steps.append(record([Box(0, 0, 1, 1, 0.9)], {"found": 0.9}))
+    assert [probability(step) for step in steps] == [0.5, 0.8, None, 0.9]
+    assert confidence(Trace("x", steps=steps)) == pytest.approx(0.5 * 0.8 * 0.9)
+    assert confidence(Trace("x", steps=[record(3, None)])) is None
+
+
+def test_values_are_shown_in_few_words() -> None:
+    boxes = [Box(0, 0, 1, 1, 0.5)] * 3
+    assert shown(boxes) == "[(0, 0, 1, 1) 0.50, (0, 0, 1, 1) 0.50, … 3 in all]"
+    assert (shown("red"), shown(0.123456), shown(True), len(shown("x" * 500))) == ("'red'", "0.1235", "True", 60)

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tutelage.errors import InputError, StaleError, StorageError
+from tutelage.modules.rows import hash_index, padded, seeded, shared_rows
+from tutelage.modules.visual_module import Exercise, Label, VisualModule, class_targets, load
+from tutelage.programs.language import Module
+
+from .networks import ask, check, crops, find, loc, picture, verify, vqa
+
+MODULES = {
+    "LOC": (loc, [find(image, "object") for image in crops(4)]),
+    "VQA": (vqa, [ask(image, "What color is the star?") for image in crops(4)]),
+    "VERIFY": (verify, [check(image, "star", "red") for image in crops(4)]),
+}
+each = pytest.mark.parametrize(("make", "calls"), MODULES.values(), ids=MODULES)
+
+
+def changed(module: VisualModule) -> VisualModule:
+    network = module.copy_network()
+    with torch.no_grad():
+        next(network.parameters()).add_(0.01)
+    return module.taught(network)
+
+
+@each
+def test_a_module_is_what_programs_call(make, calls) -> None:
+    module = make()
+    assert isinstance(module, Module) and not module.symbolic
+    assert set(module.forward(module.encode(calls))) == set(module.heads)
+
+
+@each
+def test_what_is_saved_answers_the_same_when_loaded(make, calls, tmp_path: Path) -> None:
+    module = make()
+    again = load(module.save(tmp_path / "kept"))
+    assert type(again) is type(module) and again.config == module.config
+    assert again.version == module.version and again.run(calls).values == module.run(calls).values
+
+
+@each
+def test_the_version_is_the_weights_and_the_configuration(make, calls) -> None:
+    module = make()
+    assert make().version == module.version, "the same seed, the same network"
+    assert make(1).version != module.version and changed(module).version != module.version
+
+
+@each
+def test_teaching_makes_a_new_module_and_leaves_the_old_one(make, calls) -> None:
+    module = make()
+    before, version = module.run(calls).values, module.version
+    taught = changed(module)
+    assert taught.network is not module.network and taught.name == module.name
+    assert module.run(calls).values == before and module.version == version
+
+
+@each
+def test_running_leaves_no_gradient_and_forward_does(make, calls) -> None:
+    module = make()
+    assert not any(head.requires_grad for head in module.run(calls).heads.values())
+    assert all(head.requires_grad for head in module.forward(module.encode(calls)).values())
+
+
+def test_weights_that_are_not_those_of_the_configuration_are_refused(tmp_path: Path) -> None:
+    vqa().save(tmp_path / "one")
+    changed(vqa()).save(tmp_path / "two")
+    (tmp_path / "one" / "weights.safetensors").write_bytes((tmp_path / "two" / "weights.safetensors").read_bytes())
+    with pytest.raises(StaleError, match="weights.safetensors"):
+        load(tmp_path / "one")
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    verify().save(tmp_path / "one")
+    loc().save(tmp_path / "two")
+    (tmp_path / "one" / "weights.safetensors").write_bytes((tmp_path / "two" / "weights.safetensors").read_bytes())
+    with pytest.raises(InputError, match="weights of another network"):
+        load(tmp_path / "one")
+
+
+@pytest.mark.parametrize("left", [0, 7, 200])
+def test_a_file_of_weights_cut_short_is_refused(left: int, tmp_path: Path) -> None:
+    file = vqa().save(tmp_path) / "weights.safetensors"
+    file.write_bytes(file.read_bytes()[:left])
+    with pytest.raises(InputError, match="weights.safetensors"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"format": "other"}, "not a module folder"),
+        ({"class": "Nothing"}, "unknown class of module 'Nothing'"),
+        ({"config": {"width": 4}}, "not a configuration of Vqa"),
+    ],
+)
+def test_a_configuration_that_is_none_is_refused(change: dict, words: str, tmp_path: Path) -> None:
+    file = vqa().save(tmp_path) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(InputError, match=words):
+        load(tmp_path)
+
+
+def test_a_folder_without_a_module_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="config.json"):
+        load(tmp_path / "absent")
+
+
+def test_a_folder_that_cannot_be_written_is_told_and_nothing_is_left(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError):
+        vqa().save(tmp_path / "file" / "inside")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_module_learns_from_its_own_calls_alone() -> None:
+    """Isolation: an exercise of one module holds nothing of another's network or calls."""
+    one, other = vqa(), verify()
+    exercise = one.exercise([ask(image, "Is the star red?") for image in crops(2)], [Label("yes"), Label("no")])
+    assert set(exercise.targets) == set(one.heads) and not set(one.heads) & set(other.heads)
+    kept = other.version
+    for parameter in one.copy_network().parameters():
+        parameter.data.zero_()
+    other._version = None
+    assert other.version == kept and one.version == vqa().version
+
+
+# What the parts share
+
+
+def test_class_targets_are_ids_and_probabilities() -> None:
+    hard, soft = class_targets([Label("b"), Label("a", {"a": 0.75, "b": 0.25})], ["a", "b"], "X")
+    assert hard.tolist() == [1, 0] and soft.tolist() == [[0, 1], [0.75, 0.25]]
+    with pytest.raises(InputError, match="'c' is no answer of X"):
+        class_targets([Label("c")], ["a", "b"], "X")
+
+
+def test_rows_share_a_key_and_hold_so_many_at_most() -> None:
+    assert shared_rows(["a", "b", "a", "a", "b"], 2) == [[0, 2], [1, 4], [3]]
+    assert padded([[1, 2], [], [3]]).tolist() == [[1, 2], [-1, -1], [3, -1]]
+    assert all(0 <= hash_index(("key", i), 7) < 7 for i in range(50)) and len({hash_index(i, 7) for i in range(50)}) == 7
+
+
+def test_a_seeded_network_leaves_the_generator_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    one, two = (seeded(3, lambda: torch.nn.Linear(2, 2)) for _ in range(2))
+    assert torch.equal(torch.rand(1), expected) and torch.equal(one.weight, two.weight)
+
+
+def test_an_exercise_is_as_long_as_its_rows() -> None:
+    exercise = Exercise({"x": torch.zeros(3, 2)}, {}, torch.ones(3))
+    assert len(exercise) == 3
+    assert picture(1).key != picture(2).key

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+
+from tutelage.errors import InputError
+from tutelage.modules.visual_module import Label
+from tutelage.programs.language import Call
+from tutelage.sdvp import compile as sdvp_compile
+from tutelage.sdvp.adapt import StepTeacher, from_callable
+from tutelage.sdvp.collect import call_of, collect
+from tutelage.sdvp.compile import Options, Stage, accuracy, replayed, run_stage
+from tutelage.sdvp.label import Filters
+from tutelage.sdvp.retain_low_rank import LoRA
+
+from . import small
+
+OPTIONS = Options(settings=small.SETTINGS)
+
+
+def test_a_black_box_teacher_makes_a_users_module_better_and_changes_nothing_in_place() -> None:
+    modules, asked = small.modules(), small.questions(45)
+    unlabelled = [replace(q, answer=None) for q in asked]
+    result = sdvp_compile(unlabelled, modules, {"COLOR": small.brightest}, options=OPTIONS)
+    assert accuracy(asked, result.modules) >= 0.9 > accuracy(asked, modules)
+    assert accuracy(small.questions(30, first=1000), result.modules) > 0.8, "on pictures it has not seen"
+    assert small.equal(modules["COLOR"].network, small.color().network)
+    (taught,) = result.lessons
+    assert (taught.module, taught.records, taught.kept, taught.verdict.calls) == ("COLOR", 45, 45, 0)
+
+
+def test_the_same_call_gives_the_same_bits() -> None:
+    def once() -> str:
+        result = sdvp_compile(small.questions(9), small.modules(), {"COLOR": small.brightest}, options=OPTIONS)
+        return result.modules["COLOR"].version
+
+    assert once() == once()
+
+
+def test_a_teacher_that_loses_on_the_probe_teaches_nothing() -> None:
+    asked = small.questions(9)
+    modules = small.modules()
+    known = [(call_of(r), Label(q.answer)) for r, q in zip(collect(asked, modules)["COLOR"], asked, strict=True)]
+    wrong = from_callable(lambda calls: [small.COLORS[(small.COLORS.index(a) + 1) % 3] for a in small.brightest(calls)])
+    result = run_stage(modules, Stage("s", asked, {"COLOR": wrong}, {"COLOR": known}), OPTIONS)
+    assert result.modules["COLOR"] is modules["COLOR"]
+    assert not result.lessons[0].verdict.accepted and result.lessons[0].kept == 0
+
+
+def test_labels_below_the_gate_teach_nothing() -> None:
+    modules = small.modules()
+    unsure = from_callable(lambda calls: [{"red": 0.5, "blue": 0.3, "green": 0.2}] * len(calls))
+    result = run_stage(modules, Stage("s", small.questions(6), {"COLOR": unsure}), replace(OPTIONS, filters=Filters(gate=0.6)))
+    assert result.modules["COLOR"] is modules["COLOR"]
+    assert (result.lessons[0].records, result.lessons[0].kept) == (6, 0)
+
+
+def test_the_guard_rolls_back_a_lesson_that_harms_guarded_questions() -> None:
+    modules = small.modules()
+    good = sdvp_compile(small.questions(45), modules, {"COLOR": small.brightest}, options=OPTIONS).modules
+    liar = from_callable(lambda calls: ["red"] * len(calls))
+    stage = Stage("s", small.questions(30), {"COLOR": liar}, guarded=small.questions(30, first=200))
+    free = run_stage(good, stage, replace(OPTIONS, allowed=None, replay=False)).modules
+    guarded = run_stage(good, stage, replace(OPTIONS, allowed=0.01, replay=False))
+    asked = stage.guarded
+    assert accuracy(asked, free) < 0.5
+    assert accuracy(asked, guarded.modules) >= accuracy(asked, good) - 0.01
+    (taught,) = guarded.lessons
+    assert taught.share < 1 and taught.guard_after >= taught.guard_before - 0.01
+
+
+class Wide(small.Color):
+    """A colour namer whose calls have siblings: any image, asked in two further ways."""
+
+    name = "COLOR"
+    signature: ClassVar = small.Color.signature
+
+    def siblings(self, call: Call) -> list[Call]:
+        image = call.args["image"]
+        w, h = image.width, image.height
+        return [Call("COLOR", {"image": image.crop(0, 0, w / 2, h)}), Call("COLOR", {"image": image.crop(0, 0, w, h / 2)})]
+
+
+def shapes(calls: Sequence[Call]) -> set[tuple[int, int]]:
+    return {(call.args["image"].width, call.args["image"].height) for call in calls}
+
+
+def test_replay_never_asks_for_what_the_teacher_covers() -> None:
+    """The new calls and the tall siblings are the teacher's; what is kept is the flat siblings, and old calls whole."""
+    module = Wide.of(*small.COLORS, pixels=8)
+    seen: list[Call] = []
+
+    class Spy(Wide):
+        def exercise(self, calls, labels):  # noqa: ANN001, ANN202
+            seen.extend(calls)
+            return super().exercise(calls, labels)
+
+    spy = Spy.of(*small.COLORS, pixels=8)
+    covered = lambda call: call.args["image"].height >= call.args["image"].width  # noqa: E731
+    teacher = StepTeacher("t", "1", covered, lambda calls: [Label("red")] * len(calls))
+    new = [call_of(r) for r in collect(small.questions(4), small.modules(COLOR=module))["COLOR"]]
+    stage = Stage("s", small.questions(4), {"COLOR": teacher})
+    found = replayed(small.modules(COLOR=spy), spy, stage, teacher, new, OPTIONS)
+    assert len(found) == len(seen) == 4 and not any(teacher.covers(call) for call in seen)
+    assert not found.targets, "replay has no labels"
+
+    seen.clear()
+    old = replace(stage, replay=small.questions(3, first=50))
+    replayed(small.modules(COLOR=spy), spy, old, teacher, new, OPTIONS)
+    keys = {q.images["IMAGE"].root_key for q in old.replay}
+    earlier = [call for call in seen if call.args["image"].root_key in keys]
+    assert len(earlier) == 9 and len(seen) == 9 + 4, "old calls with all their siblings, whoever covers them"
+    assert len({call.args["image"].key for call in seen}) == len(seen)
+
+
+def test_replay_is_cut_to_size_by_whole_images_with_equal_room() -> None:
+    module = Wide.of(*small.COLORS, pixels=8)
+    teacher = StepTeacher("t", "1", lambda call: False, lambda calls: [])
+    new = [call_of(r) for r in collect(small.questions(20), small.modules(COLOR=module))["COLOR"]]
+    stage = Stage("s", (), {"COLOR": teacher}, replay=small.questions(20, first=50))
+    found = replayed(small.modules(COLOR=module), module, stage, teacher, new, replace(OPTIONS, most=40))
+    assert 20 <= len(found) <= 60
+    again = replayed(small.modules(COLOR=module), module, stage, teacher, new, replace(OPTIONS, most=40))
+    assert (found.inputs["pixels"] == again.inputs["pixels"]).all()
+
+
+def test_self_distillation_keeps_what_naive_tuning_forgets() -> None:
+    """Task two shows only red pictures; naive tuning forgets the other colours, replayed inputs keep them."""
+    modules, old = small.modules(), small.questions(45)
+    knows = sdvp_compile(old, modules, {"COLOR": small.brightest}, options=OPTIONS).modules
+    new = [q for q in small.questions(45, first=300) if q.answer == "red"]
+    stage = Stage("two", new, {"COLOR": from_callable(small.brightest)}, replay=[replace(q, answer=None) for q in old])
+    naive = run_stage(knows, stage, replace(OPTIONS, replay=False)).modules
+    kept = run_stage(knows, stage, OPTIONS).modules
+    assert accuracy(old, naive) < accuracy(old, knows) - 0.2
+    assert accuracy(old, kept) >= accuracy(old, knows) - 0.05
+
+
+class Tint(small.Color):
+    """The same skill under another name, asked later."""
+
+    name = "TINT"
+
+
+BOTH = "ANSWER0=COLOR(image=IMAGE)\nANSWER1=TINT(image=IMAGE)\nFINAL_RESULT=RESULT(var=ANSWER1)"
+
+
+def two() -> tuple[Mapping, Stage]:
+    modules = small.modules(TINT=Tint.of(*small.COLORS, pixels=8, seed=3))
+    teacher = from_callable(small.brightest)
+    return modules, Stage("s", small.questions(12, programs={"visprog": BOTH}), {"COLOR": teacher, "TINT": teacher})
+
+
+def test_modules_are_taught_in_order_and_only_those_asked_for() -> None:
+    modules, stage = two()
+    said: list[str] = []
+    brief = replace(OPTIONS, settings=replace(small.SETTINGS, steps=3))
+    run_stage(modules, stage, replace(brief, order=("TINT", "COLOR")), say=said.append)
+    assert said == ["s: teaching TINT", "s: teaching COLOR"]
+    result = run_stage(modules, stage, replace(brief, only=("TINT",)))
+    assert [t.module for t in result.lessons] == ["TINT"] and result.modules["COLOR"] is modules["COLOR"]
+
+
+def test_a_retain_option_that_wraps_the_student_leaves_a_plain_module() -> None:
+    result = sdvp_compile(small.questions(9), small.modules(), {"COLOR": small.brightest}, options=replace(OPTIONS, retain=LoRA()))
+    network = result.modules["COLOR"].network
+    assert network.state_dict().keys() == small.color().network.state_dict().keys()
+    assert result.lessons[0].kept == 9
+
+
+@pytest.mark.parametrize(
+    ("programs", "teachers", "words"),
+    [
+        ([], {"COLOR": small.brightest}, "no programs"),
+        (None, {"COLOUR": small.brightest}, "no trainable module 'COLOUR'"),
+        (None, {"MIDDLE": small.brightest}, "no trainable module 'MIDDLE'"),
+    ],
+)
+def test_what_cannot_be_taught_is_said(programs, teachers, words: str) -> None:  # noqa: ANN001
+    with pytest.raises(InputError, match=words):
+        sdvp_compile(small.questions(1) if programs is None else programs, small.modules(), teachers)
