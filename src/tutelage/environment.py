@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+import resource
 import shlex
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,3 +47,52 @@ def environment(seeds: Sequence[int] = ()) -> dict[str, Any]:
         "machine": machine(),
         "cores": len(os.sched_getaffinity(0)),
     }
+
+
+class PeakMemory:
+    """The most memory that this process and its children have held together, in MiB, while the block runs.
+
+    Pages that processes share are counted once (proportional set size); looked at twice a second. On systems without
+    ``/proc`` it is this process's own peak.
+    """
+
+    def __init__(self) -> None:
+        self.mib = 0.0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> PeakMemory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if not self.mib:
+            self.mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+    def _watch(self) -> None:
+        while True:
+            self.mib = max(self.mib, sum(map(_held, _family(os.getpid()))))
+            if self._stop.wait(0.5):
+                return
+
+
+def _family(pid: int) -> list[int]:
+    """A process and everything below it."""
+    try:
+        children = [int(c) for task in Path(f"/proc/{pid}/task").iterdir() for c in (task / "children").read_text().split()]
+    except OSError:
+        return [pid]
+    return [pid, *(p for child in children for p in _family(child))]
+
+
+def _held(pid: int) -> float:
+    """The proportional set size of one process in MiB; 0 where it is gone."""
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    return 0.0

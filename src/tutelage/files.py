@@ -102,9 +102,7 @@ def read_json(path: str | Path) -> Any:
             remedy="the file may be cut; fetch or make it again",
         ) from error
     except OSError as error:
-        raise InputError(
-            f"cannot read: {error.strerror}", where=path, remedy="check the path and its rights"
-        ) from error
+        raise InputError(f"cannot read: {error.strerror}", where=path, remedy="check the path and its rights") from error
 
 
 def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
@@ -129,9 +127,7 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
                 f"not JSON: {error.msg}", where=f"{path}:{number}", remedy="the line may be cut; fetch or make it again"
             ) from error
         except UnicodeDecodeError as error:
-            raise InputError(
-                "not UTF-8 text", where=f"{path}:{number + 1}", remedy="is this the right file?"
-            ) from error
+            raise InputError("not UTF-8 text", where=f"{path}:{number + 1}", remedy="is this the right file?") from error
 
 
 def write_json_lines(path: str | Path, rows: Iterable[Any]) -> Path:

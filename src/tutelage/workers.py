@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
@@ -18,9 +19,23 @@ class WorkerLost(TutelageError):
     """A worker process died before its task was done."""
 
 
+@contextlib.contextmanager
+def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Variables that processes started in the block see; this process gets its own back."""
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def _start() -> None:
     """A worker computes with one thread: two threads on a busy two-core machine are slower than one."""
-    os.environ.update(_ONE_THREAD)
     import torch
 
     torch.set_num_threads(1)
@@ -45,7 +60,7 @@ def map_tasks(function: Callable[..., Any], tasks: Sequence[tuple[Any, ...]], wo
             yield function(*task)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(count, mp_context=context, initializer=_start) as pool:
+    with _environment(_ONE_THREAD), ProcessPoolExecutor(count, mp_context=context, initializer=_start) as pool:
         pending = [pool.submit(function, *task) for task in tasks]
         try:
             for result in pending:

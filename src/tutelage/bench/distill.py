@@ -195,10 +195,7 @@ def summary(timings: Mapping[str, Mapping[str, Any]], accuracy: Mapping[str, Any
     same = [("", ""), (QUICK, QUICK)]
     step = max(ratio(ways, CACHED + a, ALONE + b) for ways in timings.values() for a, b in same)
     memory = max(
-        ways[name + a]["peak"] / ways[ALONE + b]["peak"]
-        for ways in timings.values()
-        for name in (CACHED, ONLINE)
-        for a, b in same
+        ways[name + a]["peak"] / ways[ALONE + b]["peak"] for ways in timings.values() for name in (CACHED, ONLINE) for a, b in same
     )
     beside = {pair: ways for pair, ways in timings.items() if OTHER in ways}
     best = {pair: ratio(ways, OTHER, CACHED + QUICK) for pair, ways in beside.items()}

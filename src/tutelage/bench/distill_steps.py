@@ -178,9 +178,7 @@ def ours(task: Task, method: Method, teacher: Teacher | None, tricks: tuple[str,
 
 def quickest(task: Task, rounds: int = 3) -> dict[str, Any]:
     """The student's layout and precision of the fastest timed steps: the free tricks, chosen by measuring."""
-    tried = [
-        {"channels_last": layout, "precision": precision} for layout in (False, True) for precision in ("fp32", "bf16")
-    ]
+    tried = [{"channels_last": layout, "precision": precision} for layout in (False, True) for precision in ("fp32", "bf16")]
     ways = [ours(task, Supervised(), None, **changes) for changes in tried]
     times = [[timed(way.step, task.device) for way in ways] for _ in range(rounds + 1)][1:]
     return min(zip(tried, zip(*times)), key=lambda pair: median(pair[1]))[0]

@@ -118,7 +118,8 @@ def measure(
 
     - batched: the scheduler as it is used, every text parsed once;
     - one at a time: the same scheduler, batches of 1;
-    - ceiling: the same calls of the modules with networks, grouped beforehand, at their best batch size, no programs.
+    - ceiling: the same calls, grouped by module beforehand, at their best batch size, no programs. The calls of modules with
+      networks alone give ``networks_alone_programs_per_s``.
 
     Result caches are off, and equal calls are all asked (a module may still share work inside a batch). Parsing is
     counted in the first two. Our own time is what a batched run takes beyond reading the text and beyond the modules:
@@ -127,8 +128,8 @@ def measure(
     compute elsewhere.
 
     Returns:
-        {batched_programs_per_s, one_at_a_time_programs_per_s, ceiling_programs_per_s, speedup, share_of_ceiling,
-        own_us_per_step}, and how it was measured.
+        {batched_programs_per_s, one_at_a_time_programs_per_s, ceiling_programs_per_s, networks_alone_programs_per_s, speedup,
+        share_of_ceiling, own_us_per_step}, and how it was measured.
 
     Raises:
         InputError: no programs, or one of them fails: a failing program would be a fast one.
@@ -139,20 +140,24 @@ def measure(
             raise InputError(f"the program fails ({trace.status}): {trace.error}", where=f"program {trace.id}")
     if not traces:
         raise InputError("no programs to measure")
-    calls = _network_calls(traces, modules)
+    calls = _calls(traces)
+    networks = [name for name in calls if not modules[name].symbolic]
+    symbolic = {name: asked for name, asked in calls.items() if name not in networks}
     best = {name: _best_size(modules[name], asked, clock) for name, asked in calls.items()}
     ways: dict[str, Callable[[], float]] = {
         "batched": lambda: _run(programs, modules, clock, dsl)[1],
         "one_at_a_time": lambda: _run(programs, modules, clock, dsl, batch_size=1)[1],
-        "ceiling": lambda: sum(_answer(modules[name], calls[name], best[name], clock) for name in calls),
-        "own": lambda: _own_seconds(programs, modules, clock, dsl),
+        "networks": lambda: sum(_answer(modules[name], calls[name], best[name], clock) for name in networks),
+        "symbolic": lambda: sum(_answer(modules[name], calls[name], best[name], clock) for name in symbolic),
+        "own": lambda: _own_seconds(programs, modules, symbolic, clock, dsl),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
+    seconds: dict[str, list[float]] = {name: [] for name in (*ways, "ceiling")}
     with _settled_heap():
         for done in range(rounds):
             for name, way in ways.items():
                 gc.collect()
                 seconds[name].append(way())
+            seconds["ceiling"].append(seconds["networks"][-1] + seconds["symbolic"][-1])
             progress(done + 1, rounds)
     middle = {name: median(values) for name, values in seconds.items()}
     steps = sum(len(trace.steps) for trace in traces)
@@ -161,7 +166,8 @@ def measure(
     return {
         "batched_programs_per_s": len(programs) / middle["batched"],
         "one_at_a_time_programs_per_s": len(programs) / middle["one_at_a_time"],
-        "ceiling_programs_per_s": len(programs) / middle["ceiling"] if calls else None,
+        "ceiling_programs_per_s": len(programs) / middle["ceiling"],
+        "networks_alone_programs_per_s": len(programs) / middle["networks"] if networks else None,
         "speedup": median(speedups),
         "share_of_ceiling": median(shares),
         "own_us_per_step": middle["own"] * 1e6 / steps,
@@ -169,9 +175,9 @@ def measure(
         "distinct_texts": len({text for text, _ in programs}),
         "images": len({image.key for _, state in programs for image in state.values()}),
         "steps": steps,
-        "network_calls": {name: len(asked) for name, asked in calls.items()},
+        "network_calls": {name: len(calls[name]) for name in networks},
         "best_batch_sizes": best,
-        "batch_sizes": {name: modules[name].batch_size for name in calls},
+        "batch_sizes": {name: modules[name].batch_size for name in networks},
         "rounds": rounds,
         "seconds": seconds,
         "clock": getattr(clock, "__name__", "clock"),
@@ -209,12 +215,11 @@ def _jobs(programs: Sequence[Item], parser: visprog.Parser | viper.Parser) -> It
         yield Job(str(number), parser.try_parse(text, tuple(state)), state)
 
 
-def _network_calls(traces: Iterable[Trace], modules: Mapping[str, Module]) -> dict[str, list[Call]]:
+def _calls(traces: Iterable[Trace]) -> dict[str, list[Call]]:
     calls: dict[str, list[Call]] = {}
     for trace in traces:
         for record in trace.steps:
-            if not modules[record.module].symbolic:
-                calls.setdefault(record.module, []).append(Call(record.module, record.args, record.step))
+            calls.setdefault(record.module, []).append(Call(record.module, record.args, record.step))
     return calls
 
 
@@ -248,14 +253,18 @@ class _Timed:
         return answers
 
 
-def _own_seconds(programs: Sequence[Item], modules: Mapping[str, Module], clock: Clock, dsl: str) -> float:
+def _own_seconds(
+    programs: Sequence[Item], modules: Mapping[str, Module], symbolic: Mapping[str, Sequence[Call]], clock: Clock, dsl: str
+) -> float:
     """Seconds of checking, scheduling and tracing: reading the text and the modules' own time are taken away.
 
-    A text met again costs what the parser's memory costs, as in use; so does a line. ViperGPT programs are read and checked
-    in one go: neither is counted, but running them is.
+    Modules with networks are timed as they run; the ``symbolic`` calls, of which one takes no longer than a look at the clock,
+    in a run of their own. A text met again costs what the parser's memory costs, as in use; so does a line. ViperGPT programs
+    are read and checked in one go: neither is counted, but running them is.
     """
-    timed = {name: _Timed(module, clock) for name, module in modules.items()}
-    _, total = _run(programs, timed, clock, dsl)
+    timed = {name: _Timed(module, clock) for name, module in modules.items() if not module.symbolic}
+    _, total = _run(programs, {**modules, **timed}, clock, dsl)
+    total -= sum(_answer(modules[name], asked, 1, clock) for name, asked in symbolic.items())
     texts = dict.fromkeys(text for text, _ in programs)
     if dsl == "visprog":
         lines: visprog.Lines = {}

@@ -59,6 +59,7 @@ def _table(result: dict[str, Any]) -> Any:
     table.add_row("batched", f"{result['batched_programs_per_s']:,.0f}", f"{result['share_of_ceiling']:.0%} of the ceiling")
     table.add_row("one at a time", f"{result['one_at_a_time_programs_per_s']:,.0f}", f"batched is {result['speedup']:.1f}x")
     table.add_row("ceiling: the calls alone", f"{result['ceiling_programs_per_s']:,.0f}", "")
+    table.add_row("the networks' calls alone", f"{result['networks_alone_programs_per_s']:,.0f}", "")
     table.add_row("our own time", "", f"{result['own_us_per_step']:.1f} us a step")
     if "share_of_visprog" in result:
         table.add_row("of VisProg's rate", "", f"{result['share_of_visprog']:.0%}")
@@ -68,12 +69,15 @@ def _table(result: dict[str, Any]) -> Any:
 
 @app.command(epilog="Example: tutelage bench distill --json results/bench_distill.json")
 def distill(
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are given.")] = 10,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are given.")] = 12,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the end accuracies.")] = 5,
     device: Annotated[Device, typer.Option(help="Where networks compute.")] = Device.cpu,
+    processes: Annotated[int | None, typer.Option(help="Worker processes for the accuracies; default: one a core.")] = None,
     smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
     json: JsonOut = None,
 ) -> None:
     """Time one distillation step: a hand-written loop, another library, ours online and ours cached."""
     from tutelage.bench.distill import command
 
-    command(rounds=rounds, device=device.value, smoke=smoke, json=json)
+    with progress("measuring"):
+        command(json, rounds, seeds=seeds, smoke=smoke, device=device.value, processes=processes)

@@ -125,5 +125,3 @@ def info(folder: Folder, json: JsonOut = None) -> None:
         screen.print(f"head {name}: {entry['store']} of shape {entry['shape']}", markup=False)
     screen.print(f"views {found['covers']}, data {found['data']}, teacher {found['teacher']}", markup=False, soft_wrap=True)
     emit(found, json)
-
-

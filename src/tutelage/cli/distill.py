@@ -105,9 +105,7 @@ def alone(job: Prepared, done: Distillation, folder: Path, bar: Bar) -> dict[str
     settings = curve(job)
     data = job.labelled if job.labelled is not None else job.data
     more: dict[str, Any] = {"seeds": job.seeds, "evaluate": job.score}
-    plain = run(
-        job.student, None, data, Supervised, settings=settings, out=folder / "alone", progress=shown(bar, ALONE), **more
-    )
+    plain = run(job.student, None, data, Supervised, settings=settings, out=folder / "alone", progress=shown(bar, ALONE), **more)
     longer = sum(result.seconds for result in done.results) / max(1e-9, sum(result.seconds for result in plain.results))
     settings = replace(settings, steps=max(1, round(settings.steps * longer)))
     late = run(

@@ -303,7 +303,12 @@ class Scheduler:
     def _answer_now(self, run: _Run, lane: _Lane, call: Call, number: int) -> Value:
         """The answer of a module that needs no batch, written down."""
         started = perf_counter()
-        result = _answers(lane.module, (call,))[0]
+        try:
+            answers = lane.module.run((call,))
+            (value,), dists, unknown = answers.values, answers.distributions, answers.out_of_vocabulary
+            result: Result = (value, dists[0] if dists else None, bool(unknown and unknown[0]))
+        except Exception as error:
+            result = (as_failure(error, lane.module.name), None, False)
         return _record(run, call, number, lane.version, result, (perf_counter() - started) * 1000)
 
     def _give(self, run: _Run, place: int, version: str, result: Result, ms: float = 0.0) -> None:

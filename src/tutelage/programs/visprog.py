@@ -73,12 +73,16 @@ Lines = dict[str, tuple[Step, ...]]
 
 class Planned(NamedTuple):
     """A step made ready to run: ``arguments`` are (name, place of the value, literal), the place None for a literal;
-    ``reads`` are the variables of an EVAL, with their places."""
+    ``reads`` are the variables of an EVAL, with their places. ``blank`` and ``places`` say what ``arguments`` says in the
+    form that runs fastest: the literals by name, None where a variable's value belongs, and where to find that.
+    """
 
     number: int
     module: str
     arguments: tuple[tuple[str, int | None, Value], ...]
     reads: tuple[tuple[str, int], ...] | None
+    blank: dict[str, Value]
+    places: tuple[tuple[str, int], ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -104,8 +108,10 @@ class VisProgProgram:
         first = len(self.inputs)
         for wave in self.waves:
             calls = []
-            for number, module, arguments, reads in wave:
-                args = {name: literal if place is None else values[place] for name, place, literal in arguments}
+            for number, module, _, reads, blank, places in wave:
+                args = blank.copy()
+                for name, place in places:
+                    args[name] = values[place]
                 if reads is not None:
                     args["values"] = {name: values[place] for name, place in reads}
                 calls.append(Call(module, args, number))
@@ -265,7 +271,9 @@ def check(
         if wave == len(waves):
             waves.append([])
         arguments = tuple([given[name] for name in wanted if name in given])
-        waves[wave].append(Planned(number, step.module, arguments, reads))
+        blank = {name: literal for name, _, literal in arguments}
+        places = tuple([(name, place) for name, place, _ in arguments if place is not None])
+        waves[wave].append(Planned(number, step.module, arguments, reads, blank, places))
         variables[step.target] = Variable(len(inputs) + number, returns, wave + 1)
     return tuple([tuple(wave) for wave in waves])
 

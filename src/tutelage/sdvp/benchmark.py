@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,10 +27,11 @@ def group_of(task: str) -> str:
     return "current" if task == EASY else TASKS[task].group
 
 
-def questions_of(task: str, seed: int, split: str, count: int) -> list[Question]:
-    """``count`` questions of a task's split; easy-VQA's ``report`` split is its official test split."""
+def questions_of(task: str, seed: int, split: str, count: int, dsl: str = "visprog") -> list[Question]:
+    """``count`` questions of a task's split with their programs in one DSL; easy-VQA's ``report`` split is its official
+    test split."""
     if task == EASY:
-        return easy_questions(split, count, seed)
+        return easy_questions(split, count, seed, dsl)
     images: dict[int, Image] = {}
     found = []
     for sample in make_task(task, seed, split, count):
@@ -39,7 +41,7 @@ def questions_of(task: str, seed: int, split: str, count: int) -> list[Question]
             if key not in images:
                 images[key] = Image.from_array(pixels, f"{seed}/{sample.scenes[name].id}")
             views[name] = images[key]
-        gold = {dsl: [_value(step) for step in steps] for dsl, steps in sample.gold_steps.items()}
+        gold = {dsl: [_value(step) for step in sample.gold_steps[dsl]]}
         answer = Box(*sample.answer) if isinstance(sample.answer, tuple) else sample.answer
         found.append(
             Question(
@@ -47,7 +49,7 @@ def questions_of(task: str, seed: int, split: str, count: int) -> list[Question]
                 task,
                 views,
                 sample.question,
-                dict(sample.programs),
+                {dsl: sys.intern(sample.programs[dsl])},
                 answer,
                 sample.qtype,
                 sample.image_id,
@@ -64,7 +66,7 @@ def _value(gold: Any) -> Any:
     return gold if isinstance(gold, (str, bool, int, float)) else None
 
 
-def easy_questions(split: str, count: int, seed: int) -> list[Question]:
+def easy_questions(split: str, count: int, seed: int, dsl: str = "visprog") -> list[Question]:
     """Questions of easy-VQA; the splits of its train part share no image."""
     if split == "report":
         samples: Sequence[easy_vqa.EasyVqaSample] = easy_vqa.load("test")
@@ -76,7 +78,7 @@ def easy_questions(split: str, count: int, seed: int) -> list[Question]:
     found = []
     for sample in samples:
         image = images.setdefault(sample.image_id, Image.from_array(sample.image, f"easy/{split == 'report'}/{sample.image_id}"))
-        programs = write(sample.question, single=True)._asdict()
+        programs = {dsl: sys.intern(write(sample.question, single=True)._asdict()[dsl])}
         found.append(
             Question(
                 sample.id,

@@ -85,9 +85,9 @@ def load(split: Split, folder: str | Path | None = None) -> list[EasyVqaSample]:
     return list(_read(split, (data_folder() if folder is None else Path(folder)) / split))
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def _read(split: str, root: Path) -> tuple[EasyVqaSample, ...]:
-    """All samples of a split, decoded once a process: they cannot be changed."""
+    """All samples of a split; the last split read is kept, for it takes a second to decode and cannot be changed."""
     file = root / "questions.json"
     rows = read_json(file)
     if not isinstance(rows, list):

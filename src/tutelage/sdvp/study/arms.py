@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from tutelage.modules.visual_module import VisualModule
-from tutelage.programs.cache import ResultCache
 from tutelage.programs.language import Module
 from tutelage.programs.trace import Trace
 from tutelage.sdvp import benchmark
@@ -27,21 +26,17 @@ TAUGHT_ARMS: Mapping[str, Options] = {"naive": Options(replay=False, allowed=Non
 
 
 class Scores:
-    """The reported questions of a seed, and which of them a set of modules answers rightly.
-
-    Arms share one cache: what the frozen modules said is not computed again.
-    """
+    """The reported questions of a seed, and which of them a set of modules answers rightly."""
 
     def __init__(self, seed: int, sizes: Sizes, dsl: str = "visprog"):
         self.dsl = dsl
         tasks = (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN)
-        self.questions = {task: benchmark.questions_of(task, seed, "report", sizes.report) for task in tasks}
-        self.cache = ResultCache(capacity=60_000)
+        self.questions = {task: benchmark.questions_of(task, seed, "report", sizes.report, dsl) for task in tasks}
 
     def traces(self, task: str, modules: Mapping[str, Module], gold: bool = False, most: int | None = None) -> list[Trace]:
         """The runs of a task's questions; with ``gold`` every step is given its true value."""
         asked = self.questions[task][:most]
-        return solve(asked, modules, self.dsl, cache=self.cache, substitute=gold_forcing(asked, self.dsl) if gold else None)
+        return solve(asked, modules, self.dsl, substitute=gold_forcing(asked, self.dsl) if gold else None)
 
     def right(self, task: str, modules: Mapping[str, Module], most: int | None = None, gold: bool = False) -> list[int]:
         """1 or 0 for each of the task's first ``most`` questions."""

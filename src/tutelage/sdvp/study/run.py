@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -78,7 +77,6 @@ def run_part(root: str, plan: Plan, seed: int, name: str) -> None:
         part["arms"][arm], modules = taught(arm, setting, scores, folder, plan.sizes.stage_report, options=options)
         if arm == "sdvp" and seed == plan.seeds[0]:
             part["samples"] = samples(setting, scores, modules)
-    part["peak_rss_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     part["cpu_seconds"] = time.process_time() - started
     files.write_json(file, part)
 
@@ -93,46 +91,48 @@ def run_study(
     """
     start = time.monotonic()
     folder = files.RunFolder(root, {"plan": plan, "settings_hash": plan.settings_hash})
-    clock = folder.root / "seconds.json"
-    before = files.read_json(clock)["seconds"] if clock.exists() else 0.0
+    clock = folder.root / "spent.json"
+    spent = files.read_json(clock) if clock.exists() else {"seconds": 0.0, "peak_rss_mib": 0.0}
     networks = [(str(folder.root), seed, name, plan.quick) for seed in plan.seeds for name in NETWORKS]
     arms = [(str(folder.root), plan, seed, name) for seed in plan.seeds for name in PARTS]
     total, finished = len(networks) + len(arms), 0
-    for function, tasks, words in ((train_network, networks, "training embedded networks"), (run_part, arms, "running the arms")):
-        if say:
-            say(words)
-        for _ in workers.map_tasks(function, tasks, processes):
-            finished += 1
-            if done:
-                done(finished, total)
-            files.write_json(clock, {"seconds": before + time.monotonic() - start})
-    return assemble(plan, folder.root, before + time.monotonic() - start, processes)
+    with environment.PeakMemory() as memory:
+        for function, tasks, words in ((train_network, networks, "training networks"), (run_part, arms, "running the arms")):
+            if say:
+                say(words)
+            for _ in workers.map_tasks(function, tasks, processes):
+                finished += 1
+                if done:
+                    done(finished, total)
+                now = {
+                    "seconds": spent["seconds"] + time.monotonic() - start,
+                    "peak_rss_mib": max(spent["peak_rss_mib"], memory.mib),
+                }
+                files.write_json(clock, now)
+    return assemble(plan, folder.root)
 
 
-def assemble(plan: Plan, root: Path, seconds: float, processes: int) -> dict[str, Any]:
+def assemble(plan: Plan, root: Path) -> dict[str, Any]:
     """The parts of all seeds as one result, written to ``study.json``."""
-    parts, shown, peaks, cpu = [], [], [], 0.0
+    spent = files.read_json(root / "spent.json")
+    parts, shown, cpu = [], [], 0.0
     for seed in plan.seeds:
         found = [files.read_json(root / "parts" / f"seed-{seed}-{name}.json") for name in (RIVALS, "sdvp")]
         arms = {name: result for part in found for name, result in part["arms"].items()}
         parts.append({"seed": seed, "questions": found[0]["questions"], "arms": arms})
         shown += [sample for part in found for sample in part.get("samples", [])]
-        peaks += [part["peak_rss_mib"] for part in found]
         networks = [files.read_json(root / "parts" / f"seed-{seed}-network-{name}.json") for name in NETWORKS]
         cpu += sum(part["cpu_seconds"] for part in (*found, *networks))
-    # workers live side by side: count the largest together, and this process
-    peak = sum(sorted(peaks)[-processes:]) + resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     tables = Tables(parts)
-    summary = tables.summary() | {"seeds": len(plan.seeds), "seconds": seconds, "peak_rss_mib": peak}
+    summary = tables.summary() | {"seeds": len(plan.seeds), **spent}
     summary["verdicts"] = tables.verdicts(summary) if not plan.quick else []
     result = {
         "format": "tutelage-study",
         "version": 1,
         **environment.environment(plan.seeds),
         "settings_hash": plan.settings_hash,
-        "seconds": seconds,
+        **spent,
         "cpu_seconds": cpu,
-        "peak_rss_mib": peak,
         "smoke": plan.quick,
         "summary": summary,
         "tables": tables.all(),

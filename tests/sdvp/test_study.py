@@ -1,0 +1,132 @@
+"""The study: its tables against figures worked out by hand, and a run that is killed and goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tutelage.errors import StaleError
+from tutelage.modules.visual_module import Label
+from tutelage.programs.values import Box
+from tutelage.sdvp import benchmark
+from tutelage.sdvp.study.measures import answered, located
+from tutelage.sdvp.study.run import Plan, run_study
+from tutelage.sdvp.study.setting import STAGES
+from tutelage.sdvp.study.tables import Tables
+
+TASKS = (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN)
+
+
+def part(seed: int, shares: dict[str, float], **by_task: dict[str, float]) -> dict[str, Any]:
+    """A seed in which each arm is right on the first ``share`` of 100 questions of every task, two an image."""
+
+    def arm(name: str) -> dict[str, Any]:
+        right = {task: [int(i < 100 * by_task.get(task, {}).get(name, shares[name])) for i in range(100)] for task in TASKS}
+        health = {"valid": 1.0, "executed": 1.0, "fallback": 0.0, "out_of_vocabulary": 0.0, "calls_per_sample": 3.0, "ms_per_sample": 1}
+        middle = [{task: sum(found) / 100 for task, found in right.items()}] * (len(STAGES) - 1)
+        return {"right": right, "health": health, "modules": {"b_gqa VQA": {"accuracy": 50.0}}, "matrix": middle, "lessons": []}
+
+    questions = {task: {"images": [f"{i // 2}" for i in range(100)], "types": ["one", "two"] * 50} for task in TASKS}
+    arms = {name: arm(name) for name in shares}
+    return {"seed": seed, "questions": questions, "arms": arms | {"teacher": {"modules": {"b_gqa VQA": {"accuracy": 90.0}}}}}
+
+
+SHARES = {"frozen": 0.5, "replaced": 0.7, "routed": 0.62, "naive": 0.3, "sdvp": 0.65}
+
+
+def test_the_summary_is_what_the_arms_say() -> None:
+    summary = Tables([part(0, SHARES), part(1, SHARES)]).summary()
+    assert summary["current_gain"] == pytest.approx(15)
+    assert summary["gap_closed"] == pytest.approx(15 / 20)
+    assert summary["previous_change"] == summary["unseen_change"] == pytest.approx(15)
+    assert summary["naive_forgetting"] == pytest.approx(20)
+    low, high = summary["current_gain_ci95"]
+    assert low < 15 < high
+
+
+def test_a_task_without_a_gap_does_not_count_in_gap_closed() -> None:
+    flat = {"frozen": 0.5, "replaced": 0.52, "sdvp": 0.9}
+    assert Tables([part(0, SHARES, b_nlvr=flat)]).summary()["gap_closed"] == pytest.approx(15 / 20)
+
+
+def test_misses_are_said_with_their_reason() -> None:
+    fallen = {"sdvp": 0.1}
+    tables = Tables([part(0, SHARES | {"routed": 0.66}, a_count=fallen, a_exist=fallen, a_size=fallen)])
+    verdicts = {v["claim"]: v for v in tables.verdicts(tables.summary())}
+    assert not verdicts["Previous tasks kept"]["met"]
+    assert "a_count -40.0" in verdicts["Previous tasks kept"]["reason"]
+    assert not verdicts["Level with routing to confident teachers"]["met"]
+    assert "easy_vqa -1.0" in verdicts["Level with routing to confident teachers"]["reason"]
+    assert verdicts["Naive tuning forgets"]["met"]
+
+
+def test_gains_are_resampled_by_image_and_seed() -> None:
+    """Two answers of an image that always agree are one observation: the interval must not shrink by sqrt(2)."""
+    tables = Tables([part(0, SHARES)])
+    row = next(row for row in tables.arms() if row["task"] == "b_gqa")
+    width = row["gain"]["hi"] - row["gain"]["lo"]
+    share = 0.15
+    expected = 2 * 1.96 * 100 * (share * (1 - share) / 50) ** 0.5
+    assert width == pytest.approx(expected, rel=0.25)
+
+
+def test_every_table_has_its_rows() -> None:
+    tables = Tables([part(0, SHARES)]).all()
+    assert {row["task"] for row in tables["arms"]} == set(TASKS)
+    assert [row["type"] for row in tables["types"] if row["task"] == "b_gqa"] == ["one", "two"]
+    assert len(tables["matrix"]["sdvp"]) == len(STAGES) + 1
+    assert tables["continual"]["sdvp"]["unseen_delta"] == pytest.approx(15)
+    assert tables["modules"][0]["cells"]["teacher"]["mean"] == 90
+
+
+def test_module_measures_by_hand() -> None:
+    one, two = Box(0, 0, 10, 10), Box(20, 20, 30, 30)
+    found = located([(Label([one]), Label([one, two])), (Label([one, two]), Label([one])), (None, Label([two]))])
+    assert found == {"precision": pytest.approx(100 * 2 / 3), "recall": pytest.approx(100 * 2 / 4), "count error": pytest.approx(1.0)}
+    said = answered([(Label("red", None, 0.95), Label("red")), (Label("red", None, 0.95), Label("blue"))])
+    assert said == {"accuracy": 50.0, "calibration error": pytest.approx(45.0)}
+
+
+def test_a_folder_of_another_plan_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(json.dumps({"format": "tutelage-run", "version": 1, "settings": {"plan": "another"}}))
+    with pytest.raises(StaleError, match="other settings"):
+        run_study(Plan.smoke(), tmp_path, 1)
+
+
+def smoke(out: Path, home: Path) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tutelage", "demo", "--smoke", "--seed", "5", "--out", str(out)]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen(command, env={**os.environ, "TUTELAGE_HOME": str(home)}, start_new_session=True, **quiet)  # type: ignore[call-overload]
+
+
+@pytest.mark.slow
+def test_a_demo_killed_at_random_points_ends_with_the_same_result(tmp_path: Path) -> None:
+    whole = smoke(tmp_path / "whole", tmp_path / "home-one")
+    assert whole.wait(600) == 0
+    rng, kills = random.Random(0), 0
+    while True:
+        run = smoke(tmp_path / "killed", tmp_path / "home-two")
+        if kills < 3:
+            time.sleep(rng.uniform(4, 14))
+        else:
+            run.wait(600)
+        if run.poll() is not None:
+            break
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+        kills += 1
+    assert run.returncode == 0
+    assert kills > 0
+    one, two = (json.loads((tmp_path / name / "study.json").read_text()) for name in ("whole", "killed"))
+    assert one["samples"] == two["samples"]
+    for name in ("arms", "types", "matrix", "continual", "modules"):
+        assert one["tables"][name] == two["tables"][name], name

@@ -1,0 +1,52 @@
+"""Every Python block that a reader would copy from the README runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+AGENT = (ROOT / "examples" / "own_agent.py").read_text()
+
+
+def test_the_readme_shows_the_agent_as_it_is() -> None:
+    assert AGENT in BLOCKS
+
+
+@pytest.mark.parametrize("block", [block for block in BLOCKS if block != AGENT])
+def test_a_block_runs_as_it_stands(block: str, tmp_path: Path) -> None:
+    script = tmp_path / "block.py"
+    script.write_text(block)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_ten_line_module_is_a_module_of_both_languages(tmp_path: Path) -> None:
+    block = next(block for block in BLOCKS if "BRIGHTEST" in block)
+    script = tmp_path / "block.py"
+    use = """
+import numpy as np
+from tutelage.programs import viper, visprog
+from tutelage.programs.scheduler import Context, Job, run
+from tutelage.modules.symbolic import symbolic_modules
+
+pixels = np.zeros((3, 8, 8), np.uint8)
+pixels[:, 5, 2] = 255
+modules = {**symbolic_modules(), "BRIGHTEST": brightest}
+signatures = {name: module.signature for name, module in modules.items()}
+lines = "BOX0=BRIGHTEST(image=IMAGE)\\nFINAL_RESULT=RESULT(var=BOX0)"
+function = "def execute_command(image):\\n    return brightest(image)"
+programs = visprog.parse(lines, signatures), viper.parse(function, signatures, isolate=False)
+for program in programs:
+    trace = run([Job("a", program, {"IMAGE": Image.from_array(pixels)})], Context(modules))[0]
+    print(trace.status, [tuple(map(int, box[:4])) for box in trace.answer], trace.error or "")
+"""
+    script.write_text(block + use)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:2] == ["ok [(2, 5, 3, 6)] "] * 2
