@@ -49,9 +49,7 @@ def options(target: Any) -> str | None:
     if not fields:
         return None
     rows = [f"| `{field.name}` | `{field.type}` | {default(field)} |" for field in fields]
-    return "\n".join(["## Options", "", "| option | type | default |", "|---|---|---|", *rows]).replace(
-        "\n\n\n", "\n\n"
-    )
+    return "\n".join(["## Options", "", "| option | type | default |", "|---|---|---|", *rows]).replace("\n\n\n", "\n\n")
 
 
 def default(field: dataclasses.Field[Any]) -> str:

@@ -157,11 +157,7 @@ def test_a_bar_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]
 def test_a_result_is_stamped() -> None:
     stamp = common.environment([1, 2])
     assert set(stamp) == {"command", "seeds", "versions", "machine", "cores"}
-    assert (
-        stamp["seeds"] == [1, 2]
-        and stamp["cores"] >= 1
-        and set(stamp["versions"]) == {"tutelage", "python", "torch", "numpy"}
-    )
+    assert stamp["seeds"] == [1, 2] and stamp["cores"] >= 1 and set(stamp["versions"]) == {"tutelage", "python", "torch", "numpy"}
 
 
 def test_programs_and_the_package_itself_load_no_torch() -> None:

@@ -68,9 +68,7 @@ def test_seeds_give_paired_runs_and_a_summary_on_disk(tmp_path: Path) -> None:
     )
     found = json.loads((tmp_path / "result.json").read_text())
     assert found["format"] == "tutelage-distillation" and len(found["runs"]) == 3
-    assert load_weights(Net(), tmp_path / "seed-1" / "student.safetensors").inner.weight.equal(
-        done.results[1].student.inner.weight
-    )
+    assert load_weights(Net(), tmp_path / "seed-1" / "student.safetensors").inner.weight.equal(done.results[1].student.inner.weight)
     again = distill(Net, Net(16, seed=1), samples(), Distil, seeds=[1], **QUICK)
     assert bits(again.student) == bits(done.results[1].student)
 
@@ -88,9 +86,7 @@ def test_views_that_never_repeat_get_a_cache_a_seed(tmp_path: Path) -> None:
     data = TensorData(torch.rand(20, 1, 4, 4), torch.arange(20) % 3, views=Views(flip=0.5))
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     told: list[str] = []
-    distill(
-        network, network, data, Distil, seeds=2, cache=tmp_path, progress=lambda what, *_: told.append(what), **QUICK
-    )
+    distill(network, network, data, Distil, seeds=2, cache=tmp_path, progress=lambda what, *_: told.append(what), **QUICK)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["seed-0", "seed-1"]
     assert any("pays off" in what for what in told) and "seed 1" in told
 

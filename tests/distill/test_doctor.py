@@ -57,9 +57,7 @@ class Student(nn.Module):
 
 
 def pictures(teacher: nn.Module, data: TensorData | None = None, method: Distil | None = None) -> Lesson:
-    return Lesson(
-        Student(), teacher, method or Distil(), data or quarters(), Settings(steps=20, batch_size=20, lr=0.01)
-    )
+    return Lesson(Student(), teacher, method or Distil(), data or quarters(), Settings(steps=20, batch_size=20, lr=0.01))
 
 
 def found(findings: list[Finding], check: str) -> Finding:

@@ -67,9 +67,7 @@ def test_stop_and_resume_equals_an_uninterrupted_run(tmp_path: Path, at: int, op
     again = train(rich(optimizer=optimizer, eval_every=10), tmp_path)
     assert bits(again.student) == bits(whole.student)
     assert plain(again.history) == plain(whole.history)
-    assert plain([json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]) == plain(
-        whole.history
-    )
+    assert plain([json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]) == plain(whole.history)
 
 
 def test_method_and_teacher_state_resume_too(tmp_path: Path) -> None:
@@ -292,9 +290,7 @@ def test_schedules_have_the_published_shapes() -> None:
     base = Settings(warmup=4)
     assert [learning_rate(base, s, 104) for s in (0, 3, 4, 54, 104)] == pytest.approx([0.2, 0.8, 1.0, 0.5, 0.0])
     stairs = dataclasses.replace(base, schedule="steps", warmup=0, milestones=(0.5, 0.75))
-    assert [learning_rate(stairs, s, 100) for s in (0, 49, 50, 74, 75, 99)] == pytest.approx(
-        [1, 1, 0.1, 0.1, 0.01, 0.01]
-    )
+    assert [learning_rate(stairs, s, 100) for s in (0, 49, 50, 74, 75, 99)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     linear = dataclasses.replace(base, schedule="linear", warmup=0)
     assert learning_rate(linear, 25, 100) == 0.75
 

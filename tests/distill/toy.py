@@ -52,9 +52,7 @@ def samples(count: int = 60, seed: int = 0, classes: int = 3) -> TensorData:
     return TensorData(inputs, (inputs @ torch.randn(4, classes, generator=generator)).argmax(1))
 
 
-def lesson(
-    method: Method | None = None, student: nn.Module | None = None, data: object = None, **settings: object
-) -> Lesson:
+def lesson(method: Method | None = None, student: nn.Module | None = None, data: object = None, **settings: object) -> Lesson:
     chosen: dict[str, object] = {"steps": 30, "batch_size": 16, "lr": 0.01, "log_every": 7, "checkpoint_every": 4}
     return Lesson(
         student if student is not None else Net(),

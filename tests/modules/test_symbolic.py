@@ -35,9 +35,7 @@ def test_count() -> None:
     assert ask("COUNT", box=[Box(0, 0, 1, 1), Box(0, 0, 2, 2)]) == 2
 
 
-@pytest.mark.parametrize(
-    "name", ["CROP", "CROP_FRONTOF", "CROP_INFRONT", "CROP_INFRONTOF", "CROP_BEHIND", "CROP_AHEAD"]
-)
+@pytest.mark.parametrize("name", ["CROP", "CROP_FRONTOF", "CROP_INFRONT", "CROP_INFRONTOF", "CROP_BEHIND", "CROP_AHEAD"])
 def test_crop_takes_the_first_box_enlarged(name: str) -> None:
     box = [Box(20, 10, 30, 20), Box(0, 0, 1, 1)]
     assert ask(name, image=IMAGE, box=box).region == (17, 7, 33, 23)  # 10 wide -> 15, about (25, 15), rounded outwards

@@ -119,9 +119,7 @@ def test_two_processes_share_a_file(tmp_path: Path) -> None:
         assert one.get(module, 2) == Stored("two")
 
 
-@pytest.mark.parametrize(
-    "content", [b"not a database, but long enough to have a header to look at" * 20, b"\x00" * 4096]
-)
+@pytest.mark.parametrize("content", [b"not a database, but long enough to have a header to look at" * 20, b"\x00" * 4096])
 def test_a_file_that_is_no_cache_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "results.sqlite"
     path.write_bytes(content)

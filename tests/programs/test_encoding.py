@@ -63,9 +63,7 @@ def test_an_image_comes_back_by_its_key() -> None:
     assert (found.bytes == image.bytes).all()
 
 
-@pytest.mark.parametrize(
-    "data", [{"opaque": "Foo"}, {}, {"image": "a", "region": [1]}, {"object": {}}, {"mask": {}}, {1}]
-)
+@pytest.mark.parametrize("data", [{"opaque": "Foo"}, {}, {"image": "a", "region": [1]}, {"object": {}}, {"mask": {}}, {1}])
 def test_what_was_not_written_here_is_refused(data: object) -> None:
     with pytest.raises(InputError):
         decode(data)

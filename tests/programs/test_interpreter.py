@@ -100,9 +100,7 @@ def expressions(depth: int) -> st.SearchStrategy[str]:
         st.tuples(st.sampled_from(["len", "sorted", "list", "str", "bool", "repr", "abs", "sum", "max", "min"]), e).map(
             lambda t: f"{t[0]}({t[1]})"
         ),
-        st.tuples(st.sampled_from(["int", "float", "tuple", "any", "all", "round"]), e).map(
-            lambda t: f"{t[0]}({t[1]})"
-        ),
+        st.tuples(st.sampled_from(["int", "float", "tuple", "any", "all", "round"]), e).map(lambda t: f"{t[0]}({t[1]})"),
         st.tuples(e, e).map(lambda t: f"[{t[0]}, {t[1]}]"),
         st.tuples(e, e).map(lambda t: f"({t[0]}, {t[1]})"),
         st.tuples(e, e).map(lambda t: f"[*[{t[0]}], {t[1]}]"),
@@ -199,9 +197,7 @@ def typed_bodies(depth: int) -> st.SearchStrategy[list[str]]:
     if depth:
         inner = typed_bodies(depth - 1)
         lines += [
-            st.tuples(n, n, inner, inner).map(
-                lambda t: [f"if {t[0]} <= {t[1]}:", *indented(t[2]), "else:", *indented(t[3])]
-            ),
+            st.tuples(n, n, inner, inner).map(lambda t: [f"if {t[0]} <= {t[1]}:", *indented(t[2]), "else:", *indented(t[3])]),
             st.tuples(x, inner).map(lambda t: [f"for i, c in enumerate({t[0]}[:3]):", *indented(t[1])]),
             st.tuples(x, n, inner).map(
                 lambda t: [f"for c in {t[0]}[:3]:", f"    if c > {t[1]}:", "        break", *indented(t[2])]
@@ -238,9 +234,7 @@ def bodies(depth: int, loop: bool = False) -> st.SearchStrategy[list[str]]:
         st.tuples(e, inner, inner).map(lambda t: [f"if {t[0]}:", *indented(t[1]), "else:", *indented(t[2])]),
         st.tuples(e, inner).map(lambda t: [f"if {t[0]}:", *indented(t[1])]),
         st.tuples(name, turn).map(lambda t: [f"for {t[0]} in range(3):", *indented(t[1])]),
-        st.tuples(e, turn, inner).map(
-            lambda t: [f"for q, i in enumerate({t[0]}):", *indented(t[1]), "else:", *indented(t[2])]
-        ),
+        st.tuples(e, turn, inner).map(lambda t: [f"for q, i in enumerate({t[0]}):", *indented(t[1]), "else:", *indented(t[2])]),
         turn.map(lambda t: ["n = 3", "while n > 0:", "    n -= 1", *indented(t)]),
         st.tuples(bodies(depth - 1), e).map(
             lambda t: ["def f(a, b=2):", "    c = xs = s = d = a", *indented(t[0]), f"a = f({t[1]})"]
@@ -261,11 +255,7 @@ def bodies(depth: int, loop: bool = False) -> st.SearchStrategy[list[str]]:
 
 
 def check(body: list[str], start: bool) -> None:
-    head = (
-        ["a, b, c, xs, s, d = 1, 2, 0.5, [3, 1], 'ab', {'k': 1}"]
-        if start
-        else ["if False:", "    a = b = c = xs = s = d = 0"]
-    )
+    head = ["a, b, c, xs, s, d = 1, 2, 0.5, [3, 1], 'ab', {'k': 1}"] if start else ["if False:", "    a = b = c = xs = s = d = 0"]
     source = program(*head, *body, "return repr([a, b, c, xs, s, d])")
     try:
         with warnings.catch_warnings(action="ignore"):

@@ -126,9 +126,7 @@ def test_a_program_that_blocks_the_child_fails_alone(monkeypatch: pytest.MonkeyP
 def test_a_program_that_is_too_large_for_the_child_fails_alone() -> None:
     with Sandbox(Limits(length=10**8, items=10**12, steps=10**9), memory_mib=32) as sandbox:
         with pytest.raises(LimitExceeded):
-            finish(
-                viper.parse("def execute_command(image): return [0] * 10**8", SIGNATURES, isolate=sandbox).start(STATE)
-            )
+            finish(viper.parse("def execute_command(image): return [0] * 10**8", SIGNATURES, isolate=sandbox).start(STATE))
         assert finish(viper.parse(THREE, SIGNATURES, isolate=sandbox).start(STATE)) == ["A", "B", "C", 3]
 
 

@@ -35,10 +35,7 @@ def jobs(where: Context, number: int = 30) -> list[Job]:
     nouns = ("circle", "star", "sign")
     texts = [template.format(noun=noun) for noun in nouns for template in (COLOR, COUNT)]
     pictures = [picture(index) for index in range(7)]
-    return [
-        Job(str(index), parser.parse(texts[index % len(texts)]), {"IMAGE": pictures[index % 7]})
-        for index in range(number)
-    ]
+    return [Job(str(index), parser.parse(texts[index % len(texts)]), {"IMAGE": pictures[index % 7]}) for index in range(number)]
 
 
 def plain(traces: list) -> list[str]:

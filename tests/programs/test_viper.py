@@ -422,8 +422,7 @@ def test_a_failing_module_fails_its_program_alone() -> None:
     context = Context({"VQA": Recorder("VQA", fail)})  # type: ignore[dict-item]
     parser = viper.Parser(context.signatures, isolate=False)
     jobs = [
-        Job(str(n), parser.parse(source(f"return ImagePatch(image).simple_query('Q{n}')")), {"IMAGE": picture()})
-        for n in range(3)
+        Job(str(n), parser.parse(source(f"return ImagePatch(image).simple_query('Q{n}')")), {"IMAGE": picture()}) for n in range(3)
     ]
     assert [(trace.status, trace.answer) for trace in run(jobs, context)] == [
         ("runtime", None),

@@ -160,9 +160,7 @@ def study(samples: int = 10, seed: int = 0) -> dict[str, Any]:
             row = []
             for j, (_, _, frozen, sdvp, lost) in enumerate(TASKS.values()):
                 learned = (sdvp - frozen) * (1 if stage > j else 0.25 * stage) if j < 3 else (sdvp - frozen) * stage / 3
-                row.append(
-                    round(frozen + learned + (0 if j < 3 else (lost - sdvp + frozen) * stage / 3 * (1 - kept)), 2)
-                )
+                row.append(round(frozen + learned + (0 if j < 3 else (lost - sdvp + frozen) * stage / 3 * (1 - kept)), 2))
             rows.append(row)
         return rows
 

@@ -108,9 +108,7 @@ def test_an_interval_that_holds_zero_is_no_gain(changed: dict[str, Any]) -> None
     for row, (mean, lo, hi) in zip(rows, [(2, 1, 3), (2, -1, 5), (-2, -3, -1)]):
         row["gain"] = {"mean": mean, "lo": lo, "hi": hi}
     bars = [
-        " ".join((a["class"] or "").split())
-        for a in Page(study_report(changed)).find("rect")
-        if "bar" in (a.get("class") or "")
+        " ".join((a["class"] or "").split()) for a in Page(study_report(changed)).find("rect") if "bar" in (a.get("class") or "")
     ]
     assert bars == ["bar sdvp", "bar sdvp unsure", "bar sdvp loss"]
 
@@ -171,9 +169,7 @@ def drop(path: str) -> Callable[[Any], None]:
         (drop("tables.lessons.0.module"), "module"),
     ],
 )
-def test_a_spoilt_field_is_named(
-    changed: dict[str, Any], spoil: Callable[[Any], None], field: str, tmp_path: Path
-) -> None:
+def test_a_spoilt_field_is_named(changed: dict[str, Any], spoil: Callable[[Any], None], field: str, tmp_path: Path) -> None:
     spoil(changed)
     file = write_json(tmp_path / "study.json", changed)
     with pytest.raises(InputError) as error:

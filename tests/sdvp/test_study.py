@@ -31,7 +31,14 @@ def part(seed: int, shares: dict[str, float], **by_task: dict[str, float]) -> di
 
     def arm(name: str) -> dict[str, Any]:
         right = {task: [int(i < 100 * by_task.get(task, {}).get(name, shares[name])) for i in range(100)] for task in TASKS}
-        health = {"valid": 1.0, "executed": 1.0, "fallback": 0.0, "out_of_vocabulary": 0.0, "calls_per_sample": 3.0, "ms_per_sample": 1}
+        health = {
+            "valid": 1.0,
+            "executed": 1.0,
+            "fallback": 0.0,
+            "out_of_vocabulary": 0.0,
+            "calls_per_sample": 3.0,
+            "ms_per_sample": 1,
+        }
         middle = [{task: sum(found) / 100 for task, found in right.items()}] * (len(STAGES) - 1)
         return {"right": right, "health": health, "modules": {"b_gqa VQA": {"accuracy": 50.0}}, "matrix": middle, "lessons": []}
 
@@ -91,7 +98,11 @@ def test_every_table_has_its_rows() -> None:
 def test_module_measures_by_hand() -> None:
     one, two = Box(0, 0, 10, 10), Box(20, 20, 30, 30)
     found = located([(Label([one]), Label([one, two])), (Label([one, two]), Label([one])), (None, Label([two]))])
-    assert found == {"precision": pytest.approx(100 * 2 / 3), "recall": pytest.approx(100 * 2 / 4), "count error": pytest.approx(1.0)}
+    assert found == {
+        "precision": pytest.approx(100 * 2 / 3),
+        "recall": pytest.approx(100 * 2 / 4),
+        "count error": pytest.approx(1.0),
+    }
     said = answered([(Label("red", None, 0.95), Label("red")), (Label("red", None, 0.95), Label("blue"))])
     assert said == {"accuracy": 50.0, "calibration error": pytest.approx(45.0)}
 

@@ -80,9 +80,7 @@ def test_weighted_loss_equals_a_hand_computation() -> None:
     w = method.class_weights
     losses = [-w[k] * dist[i].log_softmax(0)[k] for i, k in enumerate(targets)]
     assert terms["dist"].item() == pytest.approx((sum(losses) / sum(w[k] for k in targets)).item(), abs=1e-6)
-    early = method_at(1.99).terms(
-        Batch(torch.zeros(6)), output, {"logits": teacher, "labels": torch.full((6, 4), 0.25)}
-    )
+    early = method_at(1.99).terms(Batch(torch.zeros(6)), output, {"logits": teacher, "labels": torch.full((6, 4), 0.25)})
     assert early["dist"].item() == pytest.approx(F.cross_entropy(dist, torch.tensor(targets)).item(), abs=1e-6)
 
 

@@ -51,9 +51,7 @@ def test_range_loop_and_rescaled_means(seed: int) -> None:
     torch.testing.assert_close(nd_loss(s, t, 7.5 * c, y), loss)
     for i in range(len(s)):
         e = c[y[i]] / c[y[i]].norm()
-        assert loss[i].item() == pytest.approx(
-            1 - float(s[i] @ e) / max(float(s[i].norm()), float(t[i].norm())), abs=1e-6
-        )
+        assert loss[i].item() == pytest.approx(1 - float(s[i] @ e) / max(float(s[i].norm()), float(t[i].norm())), abs=1e-6)
 
 
 def test_zero_exactly_for_long_multiples_of_the_mean() -> None:
@@ -125,9 +123,7 @@ def test_an_absent_class_is_named() -> None:
 def test_without_the_feature_term_it_is_plain_distillation_bit_for_bit() -> None:
     def run(method: NDLoss | KD) -> dict[str, Tensor]:
         student, teacher = built(lambda: SmallCNN(4, 4, 8), 0), built(lambda: SmallCNN(4, 8, 16), 1)
-        return train(
-            Lesson(student, teacher, method, toy_images(0), Settings(steps=6, batch_size=16))
-        ).student.state_dict()
+        return train(Lesson(student, teacher, method, toy_images(0), Settings(steps=6, batch_size=16))).student.state_dict()
 
     plain = run(KD(alpha=0.5))
     same = run(NDLoss(ce=0.5, kd=0.5, nd=0.0, warmup=0))

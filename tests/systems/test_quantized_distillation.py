@@ -90,9 +90,7 @@ def test_scalings_by_magnitude(scaling: str) -> None:
     assert torch.equal(quantize(torch.zeros(5), 3, scaling=scaling), torch.zeros(5))
 
 
-@given(
-    st.lists(st.floats(0, 1), min_size=2, max_size=9, unique=True), st.lists(st.floats(0, 1), min_size=1, max_size=40)
-)
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=9, unique=True), st.lists(st.floats(0, 1), min_size=1, max_size=40))
 def test_nearest_equals_brute_force(points: list[float], v: list[float]) -> None:
     p, x = torch.tensor(sorted(points), dtype=torch.float64), torch.tensor(v, dtype=torch.float64)
     distance = (x[:, None] - p).abs()
@@ -130,9 +128,7 @@ def test_scale_gradient_by_hand() -> None:
 
 def lesson(method: object, steps: int = 6) -> Lesson:
     student, teacher = built(lambda: SmallCNN(4, 4, 8), 0), built(lambda: SmallCNN(4, 8, 16), 1)
-    return Lesson(
-        student, teacher, method, toy_images(0), Settings(steps=steps, batch_size=16, optimizer="sgd", lr=0.05)
-    )
+    return Lesson(student, teacher, method, toy_images(0), Settings(steps=steps, batch_size=16, optimizer="sgd", lr=0.05))
 
 
 def test_the_gradient_at_low_precision_moves_full_precision_weights() -> None:
@@ -210,11 +206,7 @@ def test_points_get_the_gradient_of_their_elements() -> None:
     batch.inputs = batch.inputs.double()
     with torch.no_grad():
         method.prepare(network, None, batch, data)
-    before = {
-        name: value.clone()
-        for name, value in network.state_dict().items()
-        if "running" not in name and "num" not in name
-    }
+    before = {name: value.clone() for name, value in network.state_dict().items() if "running" not in name and "num" not in name}
     gradients = {}
     found = method.quantized(network)
     slopes = {
@@ -231,9 +223,7 @@ def test_points_get_the_gradient_of_their_elements() -> None:
         size = slopes[name].reshape(-1)
         padded = torch.zeros(rows.numel(), dtype=torch.float64)
         padded[: len(size)] = size
-        gradients[name] = [
-            ((index == j) & live).double().mul(alpha * padded.view_as(rows)).sum().item() for j in range(4)
-        ]
+        gradients[name] = [((index == j) & live).double().mul(alpha * padded.view_as(rows)).sum().item() for j in range(4)]
         assert points.grad.tolist() == pytest.approx(gradients[name], abs=1e-6)
         step = torch.zeros(4, dtype=torch.float64)
         step[1] = 1e-7  # assignments do not change

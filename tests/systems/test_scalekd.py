@@ -120,9 +120,7 @@ def test_gradients_pass_through_the_frozen_stage() -> None:
     assert all(p.grad is None for p in network.parameters())
     assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
     for projector in trainer.method.third.values():
-        assert all(
-            p.grad is not None and bool(p.grad.any()) for name, p in projector.named_parameters() if name != "key.bias"
-        )
+        assert all(p.grad is not None and bool(p.grad.any()) for name, p in projector.named_parameters() if name != "key.bias")
     for stage in trainer.student.stages[:3]:
         assert stage[0].weight.grad.abs().sum() > 0
     assert trainer.student.stages[3][0].weight.grad is None
@@ -154,11 +152,7 @@ def test_without_soft_labels_and_features_it_is_cross_entropy() -> None:
 def test_the_soft_term_has_the_gradient_of_the_divergence() -> None:
     ours, theirs = maps(0, 4, 3).requires_grad_(), maps(1, 4, 3)
     method = ScaleKD(tau=2.0)
-    terms = (
-        method.terms(Batch(ours, torch.zeros(4).long()), {"logits": ours}, {"logits": theirs, "map": theirs})
-        if False
-        else None
-    )
+    terms = method.terms(Batch(ours, torch.zeros(4).long()), {"logits": ours}, {"logits": theirs, "map": theirs}) if False else None
     method = ScaleKD(tau=2.0, direct_weight=0.0, alternative_weight=0.0)
     terms = method.terms(Batch(ours, torch.zeros(4).long()), {"logits": ours}, {"logits": theirs})
     (gradient,) = torch.autograd.grad(terms["kd"], ours)

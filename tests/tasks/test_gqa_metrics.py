@@ -67,9 +67,7 @@ QUESTIONS = {
     ),
     "2": question("Is there a cup?", "yes", "verify", ["select: cup (-)", "exist: ?"]),
     "3": question("What color is the big cup?", "blue", "query", ["select: cup (a)", "query: color"], group="color"),
-    "4": question(
-        "Is it red?", "yes", "verify", ["select: cup (a)", "verify color: red"], balanced=False, entailed=["1"]
-    ),
+    "4": question("Is it red?", "yes", "verify", ["select: cup (a)", "verify color: red"], balanced=False, entailed=["1"]),
     "5": question("Is it not blue?", "yes", "verify", ["select: cup (a)", "verify color: blue"], balanced=False),
     "6": question(
         "What have they in common?",

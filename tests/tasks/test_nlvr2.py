@@ -30,9 +30,7 @@ def lines(path, *records):
 
 
 def examples(path, labels):
-    return list(
-        read_examples(lines(path, *(RAW | {"identifier": name, "label": label} for name, label in labels.items())))
-    )
+    return list(read_examples(lines(path, *(RAW | {"identifier": name, "label": label} for name, label in labels.items()))))
 
 
 def test_an_example_is_read_whole(tmp_path):
@@ -40,9 +38,7 @@ def test_an_example_is_read_whole(tmp_path):
     assert (example.label, example.split, example.pair) == (True, "dev", "dev-850-0")
     assert example.image_names == ("dev-850-0-img0.png", "dev-850-0-img1.png")
     assert example.group == group_of("dev-850-3-0") == ("dev", "850", "0")
-    (hidden,) = read_examples(
-        lines(tmp_path / "hidden.json", {k: v for k, v in RAW.items() if k != "label"}), labelled=False
-    )
+    (hidden,) = read_examples(lines(tmp_path / "hidden.json", {k: v for k, v in RAW.items() if k != "label"}), labelled=False)
     assert hidden.label is None
 
 

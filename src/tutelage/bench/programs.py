@@ -83,10 +83,10 @@ def world_questions(seed: int, one: int, pairs: int) -> list[Question]:
     """``one`` questions about one image, five an image, and ``pairs`` statements about two."""
     from tutelage.sdvp.benchmark import questions_of
 
-    found = questions_of("b_gqa", seed, "report", one + one // 4)
+    found = questions_of("b_gqa", seed, "report", one + one // 4, ("visprog", "viper"))
     number = Counter(question.image_id for question in found)
     full = [question for question in found if number[question.image_id] == 5]
-    return [*full[:one], *questions_of("b_nlvr", seed, "report", pairs)]
+    return [*full[:one], *questions_of("b_nlvr", seed, "report", pairs, ("visprog", "viper"))]
 
 
 def on_device(module: VisualModule, device: str) -> VisualModule:

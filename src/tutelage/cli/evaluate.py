@@ -68,9 +68,7 @@ def gqa(
     ] = False,
     missing: MissingPolicy = Missing.error,
     unknown: UnknownPolicy = Unknown.error,
-    duplicates: Annotated[Doubled, typer.Option(help="Two predictions to one question: stop, or the last.")] = (
-        Doubled.error
-    ),
+    duplicates: Annotated[Doubled, typer.Option(help="Two predictions to one question: stop, or the last.")] = (Doubled.error),
     json: JsonOut = None,
 ) -> None:
     """Score GQA predictions: every official metric whose inputs are given, in one pass over each file."""

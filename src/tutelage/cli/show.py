@@ -19,9 +19,7 @@ def show(
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds; a verdict needs 3 or more.")] = 3,
     first_seed: Annotated[int, typer.Option(help="The first seed; the others follow it.")] = 0,
     everything: Annotated[bool, typer.Option("--all", help="Run the further arms too.")] = False,
-    smoke: Annotated[
-        bool, typer.Option("--smoke", help="A few seconds that prove the plumbing and claim nothing.")
-    ] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="A few seconds that prove the plumbing and claim nothing.")] = False,
     processes: Annotated[int | None, typer.Option(min=1, help="Worker processes; by default one a core.")] = None,
     results: Annotated[Path, typer.Option(help="The folder where the result is kept, unless --smoke.")] = RESULTS,
     json: JsonOut = None,

@@ -103,9 +103,7 @@ def run_seed(name: str, seed: int, smoke: bool, everything: bool) -> dict[str, A
     arms = {arm: float(value) for arm, value in find(name).run(seed, smoke, everything).items()}
     for arm, value in arms.items():
         if not math.isfinite(value):
-            raise InputError(
-                f"arm {arm!r} of seed {seed} gave {value}", where=name, remedy="a fault of the demonstration"
-            )
+            raise InputError(f"arm {arm!r} of seed {seed} gave {value}", where=name, remedy="a fault of the demonstration")
     return {"seed": seed, "arms": arms, "seconds": time.perf_counter() - begin}
 
 

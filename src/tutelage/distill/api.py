@@ -72,15 +72,11 @@ def make_method(method: str | Method | type[Method], options: Mapping[str, Any] 
     """
     if isinstance(method, Method):
         if options:
-            raise InputError(
-                "the method is made already; it takes no options", where="options", remedy="give its class"
-            )
+            raise InputError("the method is made already; it takes no options", where="options", remedy="give its class")
         return copy.deepcopy(method)
     found = registry.find(method).target if isinstance(method, str) else method
     if not (isinstance(found, type) and issubclass(found, Method)):
-        raise InputError(
-            f"{method!r} is a system, but no distillation method", where="method", remedy="tutelage systems"
-        )
+        raise InputError(f"{method!r} is a system, but no distillation method", where="method", remedy="tutelage systems")
     return found(**dict(options or {}))
 
 

@@ -165,9 +165,7 @@ class Cache:
         try:
             return read_tensors(path, SHARD)
         except InputError as error:
-            raise InputError(
-                error.message, where=path, remedy="delete this shard and build again: the others are kept"
-            ) from error
+            raise InputError(error.message, where=path, remedy="delete this shard and build again: the others are kept") from error
 
     @property
     def size(self) -> int:

@@ -95,9 +95,7 @@ def build(
     if isinstance(lesson.teacher, Cached):
         raise InputError("the lesson's teacher is a cache already", where=lesson.name)
     if lesson.teacher.state():
-        raise InputError(
-            "this teacher changes while it teaches", where=lesson.name, remedy="only a frozen teacher can be cached"
-        )
+        raise InputError("this teacher changes while it teaches", where=lesson.name, remedy="only a frozen teacher can be cached")
     root = Path(root)
     facts = {"data": lesson.data.fingerprint, "teacher": lesson.teacher.fingerprint}
     _refuse_foreign(root, facts)
@@ -127,9 +125,7 @@ def _head(lesson: Lesson, todo: Plan, store: Mapping[str, str] | str) -> dict[st
     named = dict.fromkeys(said, store) if isinstance(store, str) else dict(store)
     _check_store(named)
     if absent := set(named) - set(said):
-        raise InputError(
-            f"the teacher has no head {', '.join(sorted(absent))}", where="store", remedy=f"it has {', '.join(said)}"
-        )
+        raise InputError(f"the teacher has no head {', '.join(sorted(absent))}", where="store", remedy=f"it has {', '.join(said)}")
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -186,14 +182,10 @@ def build_shard(root: Path, head: Mapping[str, Any], teacher: Teacher, data: Dat
 def _check_store(store: Mapping[str, str]) -> None:
     for name, how in store.items():
         if not re.fullmatch(r"fp32|fp16|top[1-9]\d*", how):
-            raise InputError(
-                f"cannot store {name} as {how!r}", where="store", remedy="fp32, fp16, or topK such as top10"
-            )
+            raise InputError(f"cannot store {name} as {how!r}", where="store", remedy="fp32, fp16, or topK such as top10")
 
 
-def verify(
-    root: str | Path, lesson: Lesson | None = None, passes: int = 8, tolerance: float | None = None
-) -> dict[str, Any]:
+def verify(root: str | Path, lesson: Lesson | None = None, passes: int = 8, tolerance: float | None = None) -> dict[str, Any]:
     """Read every byte of the cache, and with a ``lesson`` ask its teacher again about ``passes`` of the passes.
 
     Returns:
@@ -209,9 +201,7 @@ def verify(
         path = shard_path(cache.root, number)
         tensors, facts = cache.open_shard(path)
         if facts["digest"] != digest_of(tensors):
-            raise InputError(
-                "the shard's bytes changed", where=path, remedy="delete it and build again: the others are kept"
-            )
+            raise InputError("the shard's bytes changed", where=path, remedy="delete it and build again: the others are kept")
     report: dict[str, Any] = {"shards": len(cache.shards), "rows": len(cache), "asked": 0, "largest_error": {}}
     if lesson is None or lesson.teacher is None:
         return report

@@ -18,9 +18,7 @@ from tutelage.errors import InputError, StaleError
 FORMAT = "tutelage-checkpoint-1"
 
 
-def write_tensors(
-    path: str | Path, tensors: Mapping[str, Tensor], head: Mapping[str, Any], format: str = FORMAT
-) -> Path:
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], head: Mapping[str, Any], format: str = FORMAT) -> Path:
     """Write ``tensors`` and the JSON ``head`` as one file, atomically; the same content gives the same bytes."""
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     return files.write_bytes(path, save(plain, {"tutelage": json.dumps({"format": format, **files.plain(head)})}))

@@ -67,9 +67,7 @@ def calibration(probabilities: Tensor, labels: Tensor, bins: int = 10) -> dict[s
         inside = which == number
         if bool(inside.any()):
             share = float(inside.double().mean())
-            found.append(
-                {"confidence": float(sure[inside].mean()), "accuracy": float(right[inside].mean()), "share": share}
-            )
+            found.append({"confidence": float(sure[inside].mean()), "accuracy": float(right[inside].mean()), "share": share})
     ece = sum(one["share"] * abs(one["accuracy"] - one["confidence"]) for one in found)
     return {"ece": ece, "bins": found}
 
@@ -114,9 +112,7 @@ def compare(
         chosen = replace(settings, seed=seed, eval_every=settings.eval_every or max(1, settings.steps // 10))
         start = student(seed)
 
-        def run(
-            name: str, how: Method, on: Data, told: Settings, start: nn.Module = start, number: int = number
-        ) -> Result:
+        def run(name: str, how: Method, on: Data, told: Settings, start: nn.Module = start, number: int = number) -> Result:
             if progress is not None:
                 progress(name, number, len(seeds))
             lesson = Lesson(copy.deepcopy(start), teacher, copy.deepcopy(how), on, told, name, score)

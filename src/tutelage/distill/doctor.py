@@ -57,9 +57,7 @@ def first_look(lesson: Lesson, batch: Batch) -> None:
         if lesson.teacher is not None and not isinstance(lesson.teacher, BlackBox):
             theirs = lesson.teacher(batch)
     for name, value in theirs.items():
-        _finite(
-            f"the teacher's output {name!r}", value, "check the teacher's weights and how its inputs are normalised"
-        )
+        _finite(f"the teacher's output {name!r}", value, "check the teacher's weights and how its inputs are normalised")
     _labels(batch.labels, ours)
     for name in lesson.method.aligned:
         if name in ours and name in theirs and ours[name].shape != theirs[name].shape:
@@ -261,18 +259,14 @@ def _learning(lesson: Lesson, batch: Batch, steps: int) -> Iterator[Finding]:
         yield _overfits(lesson, method, student, batch, list(parameters.values()), steps)
 
 
-def _loss(
-    lesson: Lesson, method: Method, student: nn.Module, batch: Batch
-) -> tuple[dict[str, Tensor], dict[str, float]]:
+def _loss(lesson: Lesson, method: Method, student: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
     ours, theirs = method(batch, student, lesson.teacher)
     terms = method.terms(batch, ours, theirs)
     given = method.weights()
     return terms, {name: given.get(name, 1.0) for name in terms}
 
 
-def gradient_shares(
-    lesson: Lesson, trained: Mapping[str, Tensor] | None = None
-) -> tuple[dict[str, float], dict[str, float]]:
+def gradient_shares(lesson: Lesson, trained: Mapping[str, Tensor] | None = None) -> tuple[dict[str, float], dict[str, float]]:
     """Each term's weighted value on the first batch, and its share (0..1) of the sum of the terms' gradient norms.
 
     On copies, as training would begin; or, with the tensors of a checkpoint as ``trained``, as it was there.
@@ -328,9 +322,7 @@ def _gradients(method: Method, parameters: dict[str, nn.Parameter]) -> Iterator[
 
 def _balance(terms: dict[str, float], weights: dict[str, float], norms: dict[str, float]) -> Finding:
     total = sum(norms.values()) or 1.0
-    figures = {f"{name} share": norms[name] / total for name in terms} | {
-        f"{name} value": v for name, v in terms.items()
-    }
+    figures = {f"{name} share": norms[name] / total for name in terms} | {f"{name} value": v for name, v in terms.items()}
     text = ", ".join(f"{name} {100 * norms[name] / total:.0f} % (value {terms[name]:.3g})" for name in terms)
     faint = [name for name in terms if weights[name] and norms[name] < 0.01 * total]
     if faint and len(terms) > 1:

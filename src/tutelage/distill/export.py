@@ -38,9 +38,7 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     for name in sorted(own.keys() | state.keys()):
         if name not in state or name not in own:
             whose = "file" if name in own else "network"
-            raise InputError(
-                f"{name} is not in the {whose}", where=path, remedy="build the network these weights are of"
-            )
+            raise InputError(f"{name} is not in the {whose}", where=path, remedy="build the network these weights are of")
         if own[name].shape != state[name].shape:
             raise InputError(
                 f"{name} has shape {tuple(state[name].shape)}, the network wants {tuple(own[name].shape)}",

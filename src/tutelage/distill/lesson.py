@@ -71,13 +71,9 @@ class Settings:
                 )
         for name, least in (("steps", 0), ("batch_size", 1), ("accumulate", 1), ("warmup", 0), ("views", 0)):
             if getattr(self, name) < least:
-                raise InputError(
-                    f"{getattr(self, name)} is too small", where=f"settings.{name}", remedy=f"at least {least}"
-                )
+                raise InputError(f"{getattr(self, name)} is too small", where=f"settings.{name}", remedy=f"at least {least}")
         if self.clip is not None and self.clip <= 0:
-            raise InputError(
-                f"clip must be positive, not {self.clip}", where="settings.clip", remedy="null: no clipping"
-            )
+            raise InputError(f"clip must be positive, not {self.clip}", where="settings.clip", remedy="null: no clipping")
         if self.lr < 0 or self.weight_decay < 0:
             raise InputError("learning rate and weight decay cannot be negative", where="settings.lr")
 

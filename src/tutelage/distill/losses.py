@@ -130,9 +130,7 @@ def token_kd(student: Tensor, teacher: Tensor, mask: Tensor, tau: float = 1.0, w
     return average(loss.sum(1) / mask.sum(1).clamp_min(1), weights)
 
 
-def head_distance(
-    kind: str, student: Tensor, teacher: Tensor, tau: float = 1.0, weights: Tensor | None = None
-) -> Tensor:
+def head_distance(kind: str, student: Tensor, teacher: Tensor, tau: float = 1.0, weights: Tensor | None = None) -> Tensor:
     """How far one head of the student is from the same head of the teacher.
 
     ``classes``: :func:`kd`. ``logit`` and ``heatmap``: binary cross-entropy against the teacher's probabilities (at

@@ -21,9 +21,7 @@ def trainable(student: nn.Module, method: nn.Module) -> Iterator[tuple[str, nn.P
                 yield f"{owner}.{name}", parameter
 
 
-def make_optimizer(
-    settings: Settings, student: nn.Module, method: Method, parameters: list[nn.Parameter]
-) -> torch.optim.Optimizer:
+def make_optimizer(settings: Settings, student: nn.Module, method: Method, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimiser the settings ask for, fused where torch can, over the method's groups.
 
     Raises:

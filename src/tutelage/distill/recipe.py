@@ -157,17 +157,13 @@ def _value(kind: Any, value: Any, where: str, path: str) -> Any:
         return _union([one for one in inner if one is not type(None)], value, where, path)
     if origin is Literal:
         if value not in inner:
-            raise InputError(
-                f"unknown value {value!r}", where=place, remedy=did_you_mean(str(value), [str(i) for i in inner])
-            )
+            raise InputError(f"unknown value {value!r}", where=place, remedy=did_you_mean(str(value), [str(i) for i in inner]))
         return value
     if origin is tuple and isinstance(value, (list, tuple)):
         kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
         if len(kinds) != len(value):
             raise InputError(f"{len(value)} values, not {len(kinds)}", where=place)
-        return tuple(
-            _value(one, item, where, f"{path}[{i}]") for i, (one, item) in enumerate(zip(kinds, value, strict=True))
-        )
+        return tuple(_value(one, item, where, f"{path}[{i}]") for i, (one, item) in enumerate(zip(kinds, value, strict=True)))
     if origin is dict and isinstance(value, Mapping):
         return {key: _value(inner[1], item, where, f"{path}.{key}") for key, item in value.items()}
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -175,9 +171,7 @@ def _value(kind: Any, value: Any, where: str, path: str) -> Any:
     plain_kind = origin or kind
     if isinstance(value, plain_kind) and not (isinstance(value, bool) and plain_kind is not bool):
         return value
-    raise InputError(
-        f"{value!r} is no {getattr(plain_kind, '__name__', plain_kind)}", where=place, remedy="see the example"
-    )
+    raise InputError(f"{value!r} is no {getattr(plain_kind, '__name__', plain_kind)}", where=place, remedy="see the example")
 
 
 def _union(kinds: list[Any], value: Any, where: str, path: str) -> Any:

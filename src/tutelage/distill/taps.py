@@ -58,9 +58,7 @@ class Taps:
     def __enter__(self) -> dict[str, Tensor]:
         return self.open()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
     def __copy__(self) -> Self:

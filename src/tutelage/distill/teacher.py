@@ -61,9 +61,7 @@ class Teacher:
             InputError: this teacher cannot show them.
         """
         if taps:
-            raise InputError(
-                f"{type(self).__name__} shows no inner outputs", where=taps[0], remedy="give the live network"
-            )
+            raise InputError(f"{type(self).__name__} shows no inner outputs", where=taps[0], remedy="give the live network")
 
     @property
     def live(self) -> Teacher:
@@ -179,9 +177,7 @@ class Ensemble(Teacher):
 
     def _routed(self, batch: Batch, route: Tensor) -> Output:
         if route.shape != (len(batch),) or bool((route < 0).any()) or bool((route >= len(self.teachers)).any()):
-            raise InputError(
-                f"a route must give each of {len(batch)} rows a teacher's number below {len(self.teachers)}"
-            )
+            raise InputError(f"a route must give each of {len(batch)} rows a teacher's number below {len(self.teachers)}")
         merged: Output = {}
         for number, teacher in enumerate(self.teachers):
             rows = (route == number).nonzero()[:, 0]
@@ -259,9 +255,7 @@ class MovingAverage(Live):
 
     def state(self) -> dict[str, Tensor]:
         """See :class:`Teacher`."""
-        return {f"network.{k}": v for k, v in self.network.state_dict().items()} | {
-            "updates": torch.tensor(self.updates)
-        }
+        return {f"network.{k}": v for k, v in self.network.state_dict().items()} | {"updates": torch.tensor(self.updates)}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
         """See :class:`Teacher`."""

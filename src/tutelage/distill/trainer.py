@@ -111,9 +111,7 @@ class Trainer:
         self.stages = schedule.boundaries(self.method.stages(), self.settings.steps)
         self._stage: Stage | None = None
         self._autocast: contextlib.AbstractContextManager[Any] = (
-            torch.autocast(self.device.type, torch.bfloat16)
-            if self.settings.precision == "bf16"
-            else contextlib.nullcontext()
+            torch.autocast(self.device.type, torch.bfloat16) if self.settings.precision == "bf16" else contextlib.nullcontext()
         )
         if self.folder is not None:
             self._resume()
@@ -304,9 +302,7 @@ class Trainer:
         if folder is None:
             return None
         settings = [*self.lesson.fingerprint_parts(), network_fingerprint(self.student)]
-        return files.RunFolder(
-            folder, {"kind": "lesson", "lesson": self.lesson.name, "is": files.fingerprint(settings)}
-        ).root
+        return files.RunFolder(folder, {"kind": "lesson", "lesson": self.lesson.name, "is": files.fingerprint(settings)}).root
 
     def _place(self) -> None:
         self.student.to(self.device)

@@ -104,9 +104,7 @@ class Views:
     def _mixed(self, images: Tensor, labels: Any, seeds: Tensor) -> tuple[Tensor, Any, Tensor]:
         count, _, height, width = images.shape
         if count % 2:
-            raise InputError(
-                f"{count} rows cannot be mixed in pairs", where="batch_size", remedy="take an even batch size"
-            )
+            raise InputError(f"{count} rows cannot be mixed in pairs", where="batch_size", remedy="take an even batch size")
         keys = (seeds[0::2] ^ seeds[1::2]).tolist()
         plans = [mixing(key, height, width, self.mixup, self.cutmix, self.mix, self.switch) for key in keys]
         kept = torch.tensor([plan.kept for plan in plans]).repeat_interleave(2)
@@ -122,9 +120,7 @@ class Views:
         if labels is not None:
             if labels.ndim == 1:
                 if self.classes is None:
-                    raise InputError(
-                        "mixing needs the number of classes", where="views.classes", remedy="Views(classes=…)"
-                    )
+                    raise InputError("mixing needs the number of classes", where="views.classes", remedy="Views(classes=…)")
                 labels = F.one_hot(labels, self.classes).float()
             labels = labels * kept[:, None] + labels[partners] * (1 - kept)[:, None]
         return mixed, labels, partners
@@ -139,9 +135,7 @@ class Mixing:
     box: tuple[int, int, int, int] | None = None
 
 
-def mixing(
-    seed: int, height: int, width: int, mixup: float, cutmix: float, mix: float = 1.0, switch: float = 0.5
-) -> Mixing:
+def mixing(seed: int, height: int, width: int, mixup: float, cutmix: float, mix: float = 1.0, switch: float = 0.5) -> Mixing:
     """The mixing that ``seed`` (one member's seed XOR the other's) names; the draws are TinyViT's (Wu et al., 2022), in
     its order, from PCG64; ``kept`` is corrected to the box as it was clipped (theirs reaches no label)."""
     rng = np.random.Generator(np.random.PCG64(seed))

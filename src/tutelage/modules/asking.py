@@ -171,11 +171,7 @@ class Vqa(Asking):
     def siblings(self, call: Call) -> list[Call]:
         """One question of every type about the same crop, and one it may say no to."""
         image, kinds = call.args["image"], self.config.vocabulary.answers
-        asked = [
-            Call("VQA", {"image": image, "question": f"What {kind} is the object?"})
-            for kind, _ in kinds
-            if kind != "yes/no"
-        ]
+        asked = [Call("VQA", {"image": image, "question": f"What {kind} is the object?"}) for kind, _ in kinds if kind != "yes/no"]
         flat = self.config.vocabulary.flat
         word = flat[hash_index(image.key, len(flat) - 2)]
         return [*asked, Call("VQA", {"image": image, "question": f"Is the object {word}?"})]
@@ -189,9 +185,7 @@ class Vqa(Asking):
         names = self.config.vocabulary.flat
         readings = [self.config.vocabulary.read(call.args["question"]) for call in calls]
         probabilities = heads["answer"].softmax(1).tolist()
-        dists = [
-            {names[i]: row[i] for i in reading.allowed} for row, reading in zip(probabilities, readings, strict=True)
-        ]
+        dists = [{names[i]: row[i] for i in reading.allowed} for row, reading in zip(probabilities, readings, strict=True)]
         values = [max(dist, key=dist.__getitem__) for dist in dists]
         return Answers(values, dists, [not reading.known for reading in readings], heads)
 
@@ -214,19 +208,11 @@ class Verify(Asking):
     def siblings(self, call: Call) -> list[Call]:
         """One property of every type, asked of the same crop."""
         image, kinds = call.args["image"], self.config.vocabulary.answers
-        words = [
-            group[hash_index((image.key, kind), len(group))]
-            for kind, group in kinds
-            if kind not in ("yes/no", "number")
-        ]
+        words = [group[hash_index((image.key, kind), len(group))] for kind, group in kinds if kind not in ("yes/no", "number")]
         return [Call("VERIFY", {"image": image, "object": "object", "property": word}) for word in words]
 
     def _targets(self, labels: Sequence[Label]) -> dict[str, Tensor]:
-        return {
-            "probability": torch.tensor(
-                [label.dist["yes"] if label.dist else float(bool(label.hard)) for label in labels]
-            )
-        }
+        return {"probability": torch.tensor([label.dist["yes"] if label.dist else float(bool(label.hard)) for label in labels])}
 
     def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Answers:
         """True where the probability of yes is at least one half."""

@@ -113,9 +113,7 @@ def module(
             raise InputError(f"no name for the module of {target!r}", remedy="give name=...")
         signature = _signature(target, own_name, batched)
         own_version = version or fingerprint(own_name, _source(target, own_name))
-        return FunctionModule(
-            target, own_name, signature, own_version, symbolic=symbolic, batch_size=batch_size, batched=batched
-        )
+        return FunctionModule(target, own_name, signature, own_version, symbolic=symbolic, batch_size=batch_size, batched=batched)
 
     return make if function is None else make(function)
 

@@ -134,8 +134,7 @@ class Loc(VisualModule):
     def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Answers:
         """Boxes at the peaks of the class's heat-map, in pixels of the call's image."""
         values = [
-            self._half(call) or boxes
-            for call, boxes in zip(calls, self.boxes(heads, calls, self.config.threshold), strict=True)
+            self._half(call) or boxes for call, boxes in zip(calls, self.boxes(heads, calls, self.config.threshold), strict=True)
         ]
         dists: list[dict[str, float] | None] = [{"found": box[0].score} if box else None for box in values]
         known = [call.args["object"] in HALVES or self.classes_of(call.args["object"])[1] for call in calls]

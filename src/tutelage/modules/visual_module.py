@@ -169,22 +169,16 @@ class VisualModule:
         try:
             state = load_tensors(file.read_bytes())
         except (OSError, SafetensorError) as error:
-            raise InputError(
-                f"not readable safetensors: {error}", where=file, remedy="save the module again"
-            ) from error
+            raise InputError(f"not readable safetensors: {error}", where=file, remedy="save the module again") from error
         network = self.copy_network()
         try:
             network.load_state_dict(state)
         except RuntimeError as error:
-            raise InputError(
-                f"weights of another network: {error}", where=file, remedy="is it the right folder?"
-            ) from error
+            raise InputError(f"weights of another network: {error}", where=file, remedy="is it the right folder?") from error
         module = self.taught(network)
         head = files.read_json(Path(folder) / "config.json")
         if head.get("version") != module.version:
-            raise StaleError(
-                "the weights are not the ones that config.json names", where=file, remedy="save the module again"
-            )
+            raise StaleError("the weights are not the ones that config.json names", where=file, remedy="save the module again")
         return module
 
     @classmethod
@@ -208,9 +202,7 @@ def class_targets(labels: Sequence[Label], names: Sequence[str], where: str) -> 
     hard = torch.zeros(len(labels), dtype=torch.long)
     for row, label in enumerate(labels):
         if label.hard not in index:
-            raise InputError(
-                f"{label.hard!r} is no answer of {where}", remedy=did_you_mean(str(label.hard), list(names))
-            )
+            raise InputError(f"{label.hard!r} is no answer of {where}", remedy=did_you_mean(str(label.hard), list(names)))
         hard[row] = index[label.hard]
         for answer, share in (label.dist or {label.hard: 1.0}).items():
             soft[row, index[answer]] = share

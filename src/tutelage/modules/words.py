@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 _TOKEN = re.compile(r"[a-z0-9]+")
-_SILENT = frozenset(
-    "a an the is are was were do does this that it of in on at to there what which kind image picture".split()
-)
+_SILENT = frozenset("a an the is are was were do does this that it of in on at to there what which kind image picture".split())
 
 
 def tokens(text: str) -> list[str]:

@@ -112,9 +112,7 @@ class ResultCache:
             file.execute("PRAGMA synchronous = NORMAL")  # a lost machine may lose the last commits, never the file
             (found,) = file.execute("PRAGMA user_version").fetchone()
             if found not in (0, FORMAT):
-                raise StaleError(
-                    f"a result cache of format {found}, this is {FORMAT}", where=path, remedy="choose another file"
-                )
+                raise StaleError(f"a result cache of format {found}, this is {FORMAT}", where=path, remedy="choose another file")
             with file:
                 file.execute("CREATE TABLE IF NOT EXISTS results (key BLOB PRIMARY KEY, answer TEXT) WITHOUT ROWID")
                 file.execute(f"PRAGMA user_version = {FORMAT}")

@@ -222,9 +222,7 @@ class Sandbox:
                 return tuple(map(str, inputs)), tuple(map(str, args))
         raise RuntimeFailure("the isolated process sent no answer to a check")
 
-    def run(
-        self, source: str, signatures: Mapping[str, Signature], arguments: Mapping[str, Any]
-    ) -> Generator[Request, Any, Any]:
+    def run(self, source: str, signatures: Mapping[str, Signature], arguments: Mapping[str, Any]) -> Generator[Request, Any, Any]:
         """Run a program: yields requests, is sent values, returns the answer.
 
         Raises:
@@ -327,9 +325,7 @@ class Sandbox:
         try:
             reply = child.ask(message, GRACE * self.limits.seconds - used)
         except _Died as error:
-            raise LimitExceeded(
-                f"the program ended the isolated process ({error})", remedy="too much memory?"
-            ) from None
+            raise LimitExceeded(f"the program ended the isolated process ({error})", remedy="too much memory?") from None
         if reply[0] == "fail":
             raise decode_failure(reply[1:])
         return reply, child.used

@@ -59,10 +59,7 @@ class Image:
     def __init__(self, root: np.ndarray, root_key: str | None = None, region: tuple[int, int, int, int] | None = None):
         self.root = root
         self.root_key = (
-            root_key
-            or hashlib.blake2b(
-                np.ascontiguousarray(root).tobytes() + str(root.shape).encode(), digest_size=8
-            ).hexdigest()
+            root_key or hashlib.blake2b(np.ascontiguousarray(root).tobytes() + str(root.shape).encode(), digest_size=8).hexdigest()
         )
         self.region = region or (0, 0, root.shape[2], root.shape[1])
         self.key = (self.root_key, self.region)

@@ -32,9 +32,7 @@ MAX_SOURCE = 20_000
 FINAL = ("FINAL_RESULT", "FINAL_ANSWER")
 
 # A quoted argument ends at the quote that the next argument or the closing bracket follows: so it may hold apostrophes.
-_QUOTED = re.compile(
-    r"""(?P<name>\w+\s*=\s*)(?P<quote>['"])(?P<text>.*?)(?P=quote)(?=\s*(?:,\s*\w+\s*=|\)\s*(?:\#.*)?$))"""
-)
+_QUOTED = re.compile(r"""(?P<name>\w+\s*=\s*)(?P<quote>['"])(?P<text>.*?)(?P=quote)(?=\s*(?:,\s*\w+\s*=|\)\s*(?:\#.*)?$))""")
 _FORM = "VAR=MODULE(arg=value, ...)"
 
 
@@ -230,9 +228,7 @@ def _read_whole(text: str) -> tuple[Step, ...]:
     return tuple([_step(statement) for statement in tree.body])
 
 
-def check(
-    steps: tuple[Step, ...], signatures: Mapping[str, Signature], inputs: tuple[str, ...]
-) -> tuple[tuple[Planned, ...], ...]:
+def check(steps: tuple[Step, ...], signatures: Mapping[str, Signature], inputs: tuple[str, ...]) -> tuple[tuple[Planned, ...], ...]:
     """The plan of ``steps``, checked against ``signatures`` and one another: each as early as what it reads is there.
 
     Raises:

@@ -88,9 +88,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     env.policies["json.dumps_kwargs"] = {"sort_keys": False, "ensure_ascii": False, "allow_nan": False}
-    env.filters |= {
-        name: getattr(numbers, name) for name in ("number", "signed", "interval", "percent", "duration", "amount")
-    }
+    env.filters |= {name: getattr(numbers, name) for name in ("number", "signed", "interval", "percent", "duration", "amount")}
     return env
 
 

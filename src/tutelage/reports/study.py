@@ -94,9 +94,7 @@ def arm_columns(tables: Iterable[Sequence[Mapping[str, Any]]]) -> list[ArmColumn
     """Every arm that some row has a cell for: the known ones in their order, then others in the order met."""
     met = {arm: None for rows in tables for row in rows for arm, cell in row["cells"].items() if cell is not None}
     order = [arm for arm in ARMS if arm in met] + [arm for arm in met if arm not in ARMS]
-    return [
-        ArmColumn(arm, *ARMS.get(arm, (arm, "")), arm if arm in ARMS else "other", arm in REFERENCES) for arm in order
-    ]
+    return [ArmColumn(arm, *ARMS.get(arm, (arm, "")), arm if arm in ARMS else "other", arm in REFERENCES) for arm in order]
 
 
 def mean(cells: Mapping[str, Any], arm: str) -> float | None:
@@ -146,9 +144,7 @@ def dot_bands(
     return bands, Axis.around(values, include=(100.0,), pad=0.02)
 
 
-def heat_maps(
-    matrix: Mapping[str, Any], groups: Mapping[str, list[Mapping[str, Any]]], where: object
-) -> dict[str, Any]:
+def heat_maps(matrix: Mapping[str, Any], groups: Mapping[str, list[Mapping[str, Any]]], where: object) -> dict[str, Any]:
     """The continual matrix: per arm, tasks down and stages across, in the groups of the accuracy table."""
     stages, tasks = need(matrix, "stages", list, where), need(matrix, "tasks", list, where)
     group_of = {row["task"]: group for group, rows in groups.items() for row in rows}

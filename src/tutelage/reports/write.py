@@ -63,9 +63,7 @@ def render_report(run: str | Path) -> tuple[str, Path, str]:
         if data.get("format") == kind.format:
             return kind.report(path), path, kind.format
     formats = " or ".join(kind.format for kind in KINDS)
-    raise InputError(
-        f"field format is {data.get('format')!r}, reports read {formats}", where=path, remedy="name the run's results"
-    )
+    raise InputError(f"field format is {data.get('format')!r}, reports read {formats}", where=path, remedy="name the run's results")
 
 
 def write_report(run: str | Path, out: str | Path | None = None) -> Written:

@@ -27,11 +27,11 @@ def group_of(task: str) -> str:
     return "current" if task == EASY else TASKS[task].group
 
 
-def questions_of(task: str, seed: int, split: str, count: int, dsl: str = "visprog") -> list[Question]:
-    """``count`` questions of a task's split with their programs in one DSL; easy-VQA's ``report`` split is its official
+def questions_of(task: str, seed: int, split: str, count: int, dsls: Sequence[str] = ("visprog",)) -> list[Question]:
+    """``count`` questions of a task's split with their programs in ``dsls``; easy-VQA's ``report`` split is its official
     test split."""
     if task == EASY:
-        return easy_questions(split, count, seed, dsl)
+        return easy_questions(split, count, seed, dsls)
     images: dict[int, Image] = {}
     found = []
     for sample in make_task(task, seed, split, count):
@@ -41,7 +41,7 @@ def questions_of(task: str, seed: int, split: str, count: int, dsl: str = "vispr
             if key not in images:
                 images[key] = Image.from_array(pixels, f"{seed}/{sample.scenes[name].id}")
             views[name] = images[key]
-        gold = {dsl: [_value(step) for step in sample.gold_steps[dsl]]}
+        gold = {dsl: [_value(step) for step in sample.gold_steps[dsl]] for dsl in dsls}
         answer = Box(*sample.answer) if isinstance(sample.answer, tuple) else sample.answer
         found.append(
             Question(
@@ -49,7 +49,7 @@ def questions_of(task: str, seed: int, split: str, count: int, dsl: str = "vispr
                 task,
                 views,
                 sample.question,
-                {dsl: sys.intern(sample.programs[dsl])},
+                {dsl: sys.intern(sample.programs[dsl]) for dsl in dsls},
                 answer,
                 sample.qtype,
                 sample.image_id,
@@ -66,7 +66,7 @@ def _value(gold: Any) -> Any:
     return gold if isinstance(gold, (str, bool, int, float)) else None
 
 
-def easy_questions(split: str, count: int, seed: int, dsl: str = "visprog") -> list[Question]:
+def easy_questions(split: str, count: int, seed: int, dsls: Sequence[str] = ("visprog",)) -> list[Question]:
     """Questions of easy-VQA; the splits of its train part share no image."""
     if split == "report":
         samples: Sequence[easy_vqa.EasyVqaSample] = easy_vqa.load("test")
@@ -78,7 +78,8 @@ def easy_questions(split: str, count: int, seed: int, dsl: str = "visprog") -> l
     found = []
     for sample in samples:
         image = images.setdefault(sample.image_id, Image.from_array(sample.image, f"easy/{split == 'report'}/{sample.image_id}"))
-        programs = {dsl: sys.intern(write(sample.question, single=True)._asdict()[dsl])}
+        written = write(sample.question, single=True)._asdict()
+        programs = {dsl: sys.intern(written[dsl]) for dsl in dsls}
         found.append(
             Question(
                 sample.id,

@@ -44,9 +44,7 @@ def class_ids(labels: Tensor | None) -> Tensor:
         InputError: there are none, or they are probabilities: the target class would not be one class.
     """
     if labels is None or labels.ndim != 1 or labels.dtype != torch.int64:
-        raise InputError(
-            "the loss needs one class id a sample", where="labels", remedy="give int64 labels [B]; no mixed labels"
-        )
+        raise InputError("the loss needs one class id a sample", where="labels", remedy="give int64 labels [B]; no mixed labels")
     return labels
 
 

@@ -200,9 +200,7 @@ class DeiTLT(Method):
 
     def _ask(self, teacher: Teacher, batch: Batch, images: Tensor) -> Tensor:
         if self.config.teacher_side is not None:
-            images = F.interpolate(
-                images, size=self.config.teacher_side, mode="bicubic"
-            )  # no antialiasing: as published
+            images = F.interpolate(images, size=self.config.teacher_side, mode="bicubic")  # no antialiasing: as published
         return teacher.live(Batch(images, batch.labels, batch.ids, batch.seeds))["logits"]
 
     def weights(self) -> Mapping[str, float]:

@@ -116,9 +116,7 @@ class MiniLM(Method):
                 if len(getattr(self, name)) not in (1, 3):
                     raise InputError("give three taps, or the one of a fused projection", where=name)
             if any(part not in ("q", "k", "v") for first, second, _ in self.relations for part in (first, second)):
-                raise InputError(
-                    "a relation pairs two of q, k and v", where="relations", remedy="such as ('v', 'v', 1.0)"
-                )
+                raise InputError("a relation pairs two of q, k and v", where="relations", remedy="such as ('v', 'v', 1.0)")
             if self.relation_heads is None and self.student_heads != self.teacher_heads:
                 raise InputError(
                     f"student has {self.student_heads} heads, teacher {self.teacher_heads}",
@@ -141,9 +139,7 @@ class MiniLM(Method):
             ours, theirs = self(example, student, teacher)
             for name, width in (("student", ours["q"].shape[-1]), ("teacher", theirs["q"].shape[-1])):
                 if width % self.heads:
-                    raise InputError(
-                        f"{self.heads} heads do not divide the {name}'s width {width}", where="relation_heads"
-                    )
+                    raise InputError(f"{self.heads} heads do not divide the {name}'s width {width}", where="relation_heads")
             parts = {part for first, second, _ in config.relations for part in (first, second)}
             named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
             total = sum(ours[part].sum() for part in parts)

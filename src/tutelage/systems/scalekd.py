@@ -175,9 +175,7 @@ class ScaleKD(Method):
         """Projectors from the observed shapes; see :class:`Method`."""
         config = self.config
         if teacher is None or teacher.network is None:
-            raise InputError(
-                "needs the live teacher", where="teacher", remedy="its last stage is run on the student's maps"
-            )
+            raise InputError("needs the live teacher", where="teacher", remedy="its last stage is run on the student's maps")
         self._network = [teacher.network]  # in a list: beside the method, not owned by it
         self._taps = Taps(student, [config.student3, config.student4])
         teacher.want(config.teacher)
@@ -196,9 +194,7 @@ class ScaleKD(Method):
             late = before if config.path4 else goal
             self.fourth[view] = self._projector(fourth, tuple(late.shape[1:]), config.heads4, not config.perceive)
 
-    def _projector(
-        self, student: tuple[int, ...], teacher: tuple[int, ...], heads: int, learned: bool
-    ) -> CrossAttentionProjector:
+    def _projector(self, student: tuple[int, ...], teacher: tuple[int, ...], heads: int, learned: bool) -> CrossAttentionProjector:
         return CrossAttentionProjector(student, teacher, heads, self.config.scale, learned, self.config.norm)  # type: ignore[arg-type]
 
     def _map(self, x: Tensor) -> Tensor:

@@ -56,11 +56,7 @@ class TinyViT(Method):
         assert teacher is not None
         logits = teacher(batch)["logits"]
         classes = logits.shape[1]
-        labels = (
-            logits.softmax(-1)
-            if self.config.k is None
-            else densify(*sparsify(logits, min(self.config.k, classes)), classes)
-        )
+        labels = logits.softmax(-1) if self.config.k is None else densify(*sparsify(logits, min(self.config.k, classes)), classes)
         return answer(student, batch.inputs), {"logits": logits, "labels": labels}
 
     def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
@@ -110,11 +106,7 @@ class Records:
                     where=values_file,
                     remedy=f"cut short, or K is not {k}",
                 )
-            rows = (
-                np.memmap(values_file, np.uint8, "r").reshape(-1, self.size)
-                if keys
-                else np.empty((0, self.size), np.uint8)
-            )
+            rows = np.memmap(values_file, np.uint8, "r").reshape(-1, self.size) if keys else np.empty((0, self.size), np.uint8)
             for number, key in enumerate(keys):
                 if key in self._places:
                     raise InputError(f"the key {key!r} comes twice", where=f"{keys_file}:{number + 1}")

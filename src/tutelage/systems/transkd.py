@@ -202,8 +202,7 @@ class TransKD(Method):
                 )
         last = len(maps) - 1
         self.fusion = nn.ModuleList(
-            Fusion(one.shape[1], other.shape[1], config.middle, i < last)
-            for i, (one, other) in enumerate(zip(maps, goals))
+            Fusion(one.shape[1], other.shape[1], config.middle, i < last) for i, (one, other) in enumerate(zip(maps, goals))
         )
         inner = [ours[name].shape[2] for name in config.student_embeddings]
         outer = [said[name].shape[2] for name in config.teacher_embeddings]
@@ -257,8 +256,7 @@ class TransKD(Method):
         distance = hierarchical_context if config.feature == "hcl" else channel_divergence
         maps = [distance(student[f"map{i}"], teacher[f"map{i}"]) for i in range(len(config.pea))]
         tokens = [
-            weight * F.mse_loss(student[f"embedding{i}"], teacher[f"embedding{i}"].detach())
-            for i, weight in enumerate(config.pea)
+            weight * F.mse_loss(student[f"embedding{i}"], teacher[f"embedding{i}"].detach()) for i, weight in enumerate(config.pea)
         ]
         label = segmentation_loss(student["logits"], batch.labels, self.class_weights, config.ignore)
         return {"label": label, config.feature: torch.stack(maps).sum(), "pea": torch.stack(tokens).sum()}
@@ -272,9 +270,7 @@ class TransKD(Method):
         labels = torch.randint(0, 3, (16, 2, 2), generator=rng).repeat_interleave(16, 1).repeat_interleave(16, 2)
         images = F.one_hot(labels, 3).movedim(-1, 1) + 0.3 * torch.randn(16, 3, 32, 32, generator=rng)
         method = cls(variant="gl", middle=16, mixer_heads=2)
-        return Lesson(
-            student, teacher, method, TensorData(images, labels), Settings(steps=6, batch_size=8, seed=seed), "transkd"
-        )
+        return Lesson(student, teacher, method, TensorData(images, labels), Settings(steps=6, batch_size=8, seed=seed), "transkd")
 
 
 def as_map(features: Tensor, image: Sequence[int]) -> Tensor:
@@ -289,9 +285,7 @@ def as_map(features: Tensor, image: Sequence[int]) -> Tensor:
     while (size := tuple(-(-side // stride) for side in image)) and math.prod(size) > features.shape[1]:
         stride *= 2
     if math.prod(size) != features.shape[1]:
-        raise InputError(
-            f"{features.shape[1]} tokens of an image {list(image)}", where="tap", remedy="strides are powers of 2"
-        )
+        raise InputError(f"{features.shape[1]} tokens of an image {list(image)}", where="tap", remedy="strides are powers of 2")
     return features.transpose(1, 2).unflatten(2, size)
 
 
@@ -313,9 +307,7 @@ class SmallSegmenter(nn.Module):
         super().__init__()
         self.encoder = HierarchicalTransformer(widths, [depth] * len(widths), inputs, first=4, head=8)
         self.decode = nn.ModuleList(nn.Conv2d(width, decoder, 1) for width in widths)
-        self.fuse = nn.Sequential(
-            nn.Conv2d(decoder * len(widths), decoder, 1, bias=False), nn.BatchNorm2d(decoder), nn.ReLU()
-        )
+        self.fuse = nn.Sequential(nn.Conv2d(decoder * len(widths), decoder, 1, bias=False), nn.BatchNorm2d(decoder), nn.ReLU())
         self.classify = nn.Conv2d(decoder, classes, 1)
 
     def forward(self, images: Tensor) -> Tensor:

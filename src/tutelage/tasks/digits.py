@@ -50,13 +50,9 @@ def _read(path: Path, side: int, largest: int) -> tuple[np.ndarray, np.ndarray]:
     except FileNotFoundError:
         raise InputError("no such file", where=path, remedy="install the package again") from None
     except (OSError, EOFError, ValueError) as error:
-        raise InputError(
-            f"not a whole table of digits: {error}", where=path, remedy="install the package again"
-        ) from error
+        raise InputError(f"not a whole table of digits: {error}", where=path, remedy="install the package again") from error
     if table.shape[1] != side * side + 1 or not len(table):
-        raise InputError(
-            f"{table.shape[1]} columns in place of {side * side + 1}", where=path, remedy="install the package again"
-        )
+        raise InputError(f"{table.shape[1]} columns in place of {side * side + 1}", where=path, remedy="install the package again")
     pixels, labels = table[:, :-1], table[:, -1]
     if pixels.min() < 0 or pixels.max() > largest or not np.isin(labels, np.arange(10)).all():
         raise InputError("a pixel or a label is out of range", where=path, remedy="install the package again")

@@ -115,9 +115,7 @@ def _read_image(path: Path) -> np.ndarray:
         with PIL.Image.open(path) as picture:
             pixels = np.asarray(picture.convert("RGB"))
     except (OSError, SyntaxError) as error:
-        raise InputError(
-            f"not an image: {error}", where=path, remedy="install the package easy-vqa==1.0 again"
-        ) from error
+        raise InputError(f"not an image: {error}", where=path, remedy="install the package easy-vqa==1.0 again") from error
     if pixels.shape != (SIDE, SIDE, 3):
         raise InputError(f"an image is {SIDE}x{SIDE}, this is {pixels.shape[1]}x{pixels.shape[0]}", where=path)
     image = np.ascontiguousarray(pixels.transpose(2, 0, 1))
@@ -148,9 +146,7 @@ def subsample(samples: Sequence[EasyVqaSample], count: int, seed: int) -> list[E
     return [samples[index] for index in chosen]
 
 
-def split_by_image(
-    samples: Sequence[EasyVqaSample], share: float, seed: int
-) -> tuple[list[EasyVqaSample], list[EasyVqaSample]]:
+def split_by_image(samples: Sequence[EasyVqaSample], share: float, seed: int) -> tuple[list[EasyVqaSample], list[EasyVqaSample]]:
     """Two parts that share no image: about ``share`` of the images with all their questions, and the rest.
 
     Raises:

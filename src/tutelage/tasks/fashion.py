@@ -96,9 +96,7 @@ def read_idx(path: str | Path) -> np.ndarray:
     except FileNotFoundError:
         raise InputError("no such file", where=path, remedy=_REMEDY) from None
     except (OSError, EOFError) as error:
-        raise InputError(
-            f"not a whole gzip file: {error}", where=path, remedy="delete it and fetch it again"
-        ) from error
+        raise InputError(f"not a whole gzip file: {error}", where=path, remedy="delete it and fetch it again") from error
     if len(data) < 4 or data[:3] != b"\x00\x00\x08":
         raise InputError("not an IDX file of bytes", where=path, remedy="delete it and fetch it again")
     shape = np.frombuffer(data, ">u4", count=data[3], offset=4) if len(data) >= 4 + 4 * data[3] else np.zeros(0)

@@ -83,9 +83,7 @@ class SceneGraph:
     weather: str | None = None
 
 
-def read_questions(
-    path: str | Path, *, annotated: bool = True, progress: Progress | None = None
-) -> Iterator[GqaQuestion]:
+def read_questions(path: str | Path, *, annotated: bool = True, progress: Progress | None = None) -> Iterator[GqaQuestion]:
     """Yield the questions of ``path`` (a file or a folder of chunks) in order, holding one at a time.
 
     ``annotated=False`` reads files without answers, such as the hidden test splits.
@@ -161,9 +159,7 @@ def _object(key: str, record: Record) -> SceneObject:
     return SceneObject(key, record.text("name"), x, y, w, h, record.texts("attributes"), relations)
 
 
-def read_choices(
-    path: str | Path, *, progress: Progress | None = None
-) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+def read_choices(path: str | Path, *, progress: Progress | None = None) -> Iterator[tuple[str, tuple[str, ...], tuple[str, ...]]]:
     """Yield (question id, valid answers, plausible answers) of a choices file, holding one question at a time.
 
     Raises:
@@ -244,9 +240,7 @@ PROTOCOLS = MappingProxyType(
 """The protocols of VisProg (Gupta and Kembhavi 2023) and ViperGPT (Surís et al. 2023); neither released its ids."""
 
 
-def sample_ids(
-    questions: Iterable[GqaQuestion], *, seed: int, per_type: int | None = None, total: int | None = None
-) -> list[str]:
+def sample_ids(questions: Iterable[GqaQuestion], *, seed: int, per_type: int | None = None, total: int | None = None) -> list[str]:
     """The sorted ids of a seeded sample: up to ``per_type`` questions of each detailed type, or ``total`` of all.
 
     A question's rank is a hash of the seed and its id, so the sample does not depend on the order of the file and only

@@ -55,9 +55,7 @@ def mean_sd(values: ArrayLike) -> MeanSd:
     return MeanSd(float(array.mean()), float(array.std(ddof=1)) if len(array) > 1 else math.nan, len(array))
 
 
-def cluster_draws(
-    values: ArrayLike, clusters: Sequence[Hashable] | np.ndarray, *, seed: int, draws: int = 2000
-) -> np.ndarray:
+def cluster_draws(values: ArrayLike, clusters: Sequence[Hashable] | np.ndarray, *, seed: int, draws: int = 2000) -> np.ndarray:
     """The mean of ``values`` [n] in each of ``draws`` resamples of whole clusters, as float64 [draws].
 
     Clusters (images) are drawn with replacement, as many as there are, each with all its values; the mean is over the
@@ -106,9 +104,7 @@ def bootstrap(
 ) -> Interval:
     """The mean of ``values`` [n] with its interval, whole clusters resampled. Raises as :func:`cluster_draws`."""
     drawn = cluster_draws(values, clusters, seed=seed, draws=draws)
-    return interval_of(
-        float(np.mean(np.asarray(values, np.float64))), drawn, len(set(_numbered(clusters).tolist())), level
-    )
+    return interval_of(float(np.mean(np.asarray(values, np.float64))), drawn, len(set(_numbered(clusters).tolist())), level)
 
 
 def paired_bootstrap(

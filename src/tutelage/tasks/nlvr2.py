@@ -61,9 +61,7 @@ def group_of(identifier: str) -> tuple[str, str, str]:
     """
     match = _IDENTIFIER.fullmatch(identifier)
     if match is None:
-        raise InputError(
-            f"bad identifier {identifier!r}", remedy="an identifier is split-set-pair-sentence: dev-12-0-1"
-        )
+        raise InputError(f"bad identifier {identifier!r}", remedy="an identifier is split-set-pair-sentence: dev-12-0-1")
     split, pair_set, _, sentence = match.groups()
     return split, pair_set, sentence
 
@@ -79,9 +77,7 @@ def read_examples(path: str | Path, *, labelled: bool = True) -> Iterator[Nlvr2E
         for number, value in read_json_lines(path):
             yield _example(Record(value, f"{path}:{number}"), labelled)
     except UnicodeDecodeError as error:
-        raise InputError(
-            "not UTF-8 text", where=f"{path}, after line {number}", remedy="is it the right file?"
-        ) from error
+        raise InputError("not UTF-8 text", where=f"{path}, after line {number}", remedy="is it the right file?") from error
 
 
 def _example(record: Record, labelled: bool) -> Nlvr2Example:
@@ -129,9 +125,7 @@ class Nlvr2Folder:
     def images(self, example: Nlvr2Example) -> tuple[Path, Path]:
         """Where the left and the right image of ``example`` lie; the content may be other than PNG."""
         if example.split == "train" and example.directory is None:
-            raise InputError(
-                "a train example has no directory", where=example.identifier, remedy="use the official train.json"
-            )
+            raise InputError("a train example has no directory", where=example.identifier, remedy="use the official train.json")
         inner = Path(example.split) / example.directory if example.directory is not None else Path(example.split)
         left, right = example.image_names
         for place in (self.root / "images" / inner, self.root / inner, self.root / "images"):
@@ -176,9 +170,7 @@ def read_predictions(path: str | Path) -> dict[str, bool]:
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"not CSV text: {error}", where=path, remedy=_CSV_REMEDY) from error
     except OSError as error:
-        raise InputError(
-            f"cannot read: {error.strerror}", where=path, remedy="check the path and its rights"
-        ) from error
+        raise InputError(f"cannot read: {error.strerror}", where=path, remedy="check the path and its rights") from error
     return predictions
 
 

@@ -126,9 +126,7 @@ def chunks(path: str | Path) -> list[Path]:
     path = Path(path)
     if path.is_file():
         return [path]
-    found = sorted(
-        path.glob("*.json"), key=lambda chunk: (int((re.findall(r"\d+", chunk.stem) or ["0"])[-1]), chunk.name)
-    )
+    found = sorted(path.glob("*.json"), key=lambda chunk: (int((re.findall(r"\d+", chunk.stem) or ["0"])[-1]), chunk.name))
     if not found:
         raise InputError("no such file, and no folder of JSON chunks", where=path, remedy="check the path")
     return found
@@ -181,6 +179,4 @@ def _stream(path: Path, opening: str, progress: Progress | None) -> Iterator[Any
                     remedy="the file may be cut; fetch or make it again",
                 ) from error
     except OSError as error:
-        raise InputError(
-            f"cannot read: {error.strerror}", where=path, remedy="check the path and its rights"
-        ) from error
+        raise InputError(f"cannot read: {error.strerror}", where=path, remedy="check the path and its rights") from error

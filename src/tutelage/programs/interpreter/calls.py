@@ -285,9 +285,7 @@ def _arrange(
 def _check_arguments(name: str, fewest: int, names: tuple[str, ...], given: int, named: list[str]) -> None:
     unknown = [word for word in named if word not in names]
     if unknown:
-        raise TypeFailure(
-            f"{name}() has no argument {unknown[0]!r}", remedy=f"its arguments: {', '.join(names) or 'none'}"
-        )
+        raise TypeFailure(f"{name}() has no argument {unknown[0]!r}", remedy=f"its arguments: {', '.join(names) or 'none'}")
     covered = set(names[:given]) | set(named)
     if given > len(names) or not covered.issuperset(names[:fewest]):
         raise TypeFailure(f"{name}() takes {', '.join(names) or 'no arguments'}", remedy="give them in this order")

@@ -58,9 +58,7 @@ def lock_in(memory: int) -> dict[str, bool]:
     granted = {"network_namespace": False, "no_new_privileges": False, "no_root": os.getuid() != 0}
     libc = ctypes.CDLL(None, use_errno=True)
     if hasattr(libc, "unshare"):
-        granted["network_namespace"] = (
-            libc.unshare(CLONE_NEWNET) == 0 or libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0
-        )
+        granted["network_namespace"] = libc.unshare(CLONE_NEWNET) == 0 or libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0
     if not granted["no_root"]:
         with contextlib.suppress(OSError):
             os.setgroups([])

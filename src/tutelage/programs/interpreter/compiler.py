@@ -247,9 +247,7 @@ class Compiler(Calls):
         self.sure &= after
         return self.branch(condition, then, other)
 
-    def for_loop(
-        self, target: ast.expr, source: ast.expr, body: Sequence[ast.stmt], orelse: Sequence[ast.stmt]
-    ) -> Code:
+    def for_loop(self, target: ast.expr, source: ast.expr, body: Sequence[ast.stmt], orelse: Sequence[ast.stmt]) -> Code:
         """A ``for`` loop with its ``else``."""
         members, before = self.operands([self.expression(source)], iterate), set(self.sure)
         slot, take = self.loop_target(target)

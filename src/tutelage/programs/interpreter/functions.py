@@ -45,8 +45,7 @@ def bind(meter: Meter, function: Function, args: tuple[Any, ...], named: dict[st
             values[at] = value
         first = count - len(function.defaults)
         values[:] = [
-            function.defaults[at - first] if value is UNSET and first <= at < count else value
-            for at, value in enumerate(values)
+            function.defaults[at - first] if value is UNSET and first <= at < count else value for at, value in enumerate(values)
         ]
         if len(args) > count or UNSET in values:
             raise TypeError(f"{code.name}() takes {count} arguments: {', '.join(code.params) or 'none'}")

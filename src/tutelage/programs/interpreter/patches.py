@@ -175,9 +175,7 @@ def cut(view: View, box: Found) -> Patch:
     return Patch(part, place)
 
 
-def make_patch(
-    meter: Meter, image: Any, left: Any = None, lower: Any = None, right: Any = None, upper: Any = None
-) -> Patch:
+def make_patch(meter: Meter, image: Any, left: Any = None, lower: Any = None, right: Any = None, upper: Any = None) -> Patch:
     """``ImagePatch(image, left, lower, right, upper)``; without coordinates, the whole image."""
     view = image.view if type(image) is Patch else image
     if type(view) is not View:
@@ -315,10 +313,7 @@ def bool_to_yesno(meter: Meter, value: Any) -> str:
 
 
 _NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,3})?")
-_WORDS = {
-    word: number
-    for number, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())
-}
+_WORDS = {word: number for number, word in enumerate("zero one two three four five six seven eight nine ten eleven twelve".split())}
 
 
 def coerce_to_numeric(meter: Meter, string: Any) -> float:

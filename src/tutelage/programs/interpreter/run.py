@@ -66,9 +66,7 @@ class CompiledProgram:
             raise as_failure(error) from None
 
 
-def compile_program(
-    source: str, library: Library, limits: Limits, marks: Mapping[str, int] | None = None
-) -> CompiledProgram:
+def compile_program(source: str, library: Library, limits: Limits, marks: Mapping[str, int] | None = None) -> CompiledProgram:
     """Parse and check ``source``, which may use what ``library`` holds.
 
     ``marks`` are texts that stand for others, which each run brings along, by their number.

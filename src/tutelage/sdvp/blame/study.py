@@ -63,5 +63,5 @@ def command(
     if source == "teacher":
         taught_by = prepare(seed, SMOKE, store, quick).teachers
         answers = teacher_source(lambda task: taught_by.get(task, {}))
-    questions = [q for task in tasks for q in benchmark.questions_of(task, seed, split, count)]
+    questions = [q for task in tasks for q in benchmark.questions_of(task, seed, split, count, (dsl,))]
     return blame(questions, modules, answers, dsl, seed=seed)

@@ -31,7 +31,7 @@ class Scores:
     def __init__(self, seed: int, sizes: Sizes, dsl: str = "visprog"):
         self.dsl = dsl
         tasks = (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN)
-        self.questions = {task: benchmark.questions_of(task, seed, "report", sizes.report, dsl) for task in tasks}
+        self.questions = {task: benchmark.questions_of(task, seed, "report", sizes.report, (dsl,)) for task in tasks}
 
     def traces(self, task: str, modules: Mapping[str, Module], gold: bool = False, most: int | None = None) -> list[Trace]:
         """The runs of a task's questions; with ``gold`` every step is given its true value."""

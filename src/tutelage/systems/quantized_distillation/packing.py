@@ -162,9 +162,7 @@ def unpack(data: bytes) -> dict[str, Tensor]:
                 symbols = symbols[count:]
         return state
     except (ValueError, KeyError, TypeError, IndexError) as error:
-        raise InputError(
-            f"damaged: {error}", where="packed weights", remedy="the file is cut short; write it again"
-        ) from error
+        raise InputError(f"damaged: {error}", where="packed weights", remedy="the file is cut short; write it again") from error
 
 
 def size_report(state: Mapping[str, Tensor], quantized: Mapping[str, Packed]) -> dict[str, float]:

@@ -80,9 +80,7 @@ def quantize(
     if scaling == "absmax":
         size = rows.abs().amax(1, keepdim=True)
     else:
-        real = unbucketed(
-            torch.arange(rows.numel(), device=rows.device).view_as(rows), tensor
-        ).max()  # filling: no norm
+        real = unbucketed(torch.arange(rows.numel(), device=rows.device).view_as(rows), tensor).max()  # filling: no norm
         inside = torch.arange(rows.numel(), device=rows.device).view_as(rows) <= real
         size = (rows * inside).norm(dim=1, keepdim=True)
     size = torch.where(size < _TINY, torch.ones_like(size), size)
