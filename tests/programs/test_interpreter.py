@@ -591,3 +591,7 @@ def test_the_side_by_side_measure_compares_equal_answers() -> None:
     cost = symbolic_cost(rounds=1, clock=time.perf_counter)
     assert set(cost["times_cpython"]) == {"loops", "comprehensions", "texts", "calls", "sorting"}
     assert cost["worst"] == max(cost["times_cpython"].values()) > 0
+
+
+def test_a_value_without_the_method_fails_before_its_arguments() -> None:
+    check(["xs = 0", "xs.append(d.get(0, 0))"], False)

@@ -233,16 +233,21 @@ class Calls(Expressions):
 
         arrange = bool(named) or any(starred)
 
-        def call(meter: Meter, value: Any, *args: Any) -> Any:
-            method = by_type.get(type(value))
-            if method is None:
+        def owner(meter: Meter, value: Any) -> Any:
+            if type(value) not in by_type:
                 raise TypeError(f"{name_of(value)} has no method {name!r}")
+            return value
+
+        def call(meter: Meter, value: Any, *args: Any) -> Any:
+            method = by_type[type(value)]
             if arrange:
                 bound = lambda meter, args, words: method(meter, value, *args, **words)  # noqa: E731
                 return _arrange(bound, starred, named)(meter, *args)
             return method(meter, value, *args)
 
-        return self.operands([self.expression(node.value), *values], call, yields)
+        # as in Python, a value without the method fails before its arguments are computed
+        receiver = self.operands([self.expression(node.value)], owner)
+        return self.operands([receiver, *values], call, yields)
 
 
 def _quick_call(callee: Callable[[Frame], Any], args: list[Callable[[Frame], Any]]) -> Callable[[Frame], Any]:
