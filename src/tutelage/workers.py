@@ -10,6 +10,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
+from tutelage.environment import collect_rarely
 from tutelage.errors import TutelageError
 
 _ONE_THREAD = {name: "1" for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
@@ -37,6 +38,8 @@ def _environment(wanted: Mapping[str, str]) -> Iterator[None]:
 def _start() -> None:
     """A worker computes with one thread: two threads on a busy two-core machine are slower than one."""
     import torch
+
+    collect_rarely()
 
     torch.set_num_threads(1)
 

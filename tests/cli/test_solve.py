@@ -56,12 +56,18 @@ def record(output: object, dist: dict[str, float] | None) -> StepRecord:
     return StepRecord(Origin("x"), 0, 0, "M", "1", {}, output, dist)
 
 
+def _trace(steps: list[StepRecord]) -> Trace:
+    trace = Trace("x")
+    trace.steps.extend(steps)
+    return trace
+
+
 def test_confidence_is_the_product_of_what_the_modules_say() -> None:
     steps = [record("red", {"red": 0.5, "blue": 0.5}), record(False, {"yes": 0.2, "no": 0.8}), record(3, None)]
     steps.append(record([Box(0, 0, 1, 1, 0.9)], {"found": 0.9}))
     assert [probability(step) for step in steps] == [0.5, 0.8, None, 0.9]
-    assert confidence(Trace("x", steps=steps)) == pytest.approx(0.5 * 0.8 * 0.9)
-    assert confidence(Trace("x", steps=[record(3, None)])) is None
+    assert confidence(_trace(steps)) == pytest.approx(0.5 * 0.8 * 0.9)
+    assert confidence(_trace([record(3, None)])) is None
 
 
 def test_values_are_shown_in_few_words() -> None:

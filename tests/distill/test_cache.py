@@ -16,7 +16,8 @@ from tutelage.distill.cache import Cache, densify, sparsify
 from tutelage.distill.cache_build import break_even, build, verify
 from tutelage.distill.data import TensorData
 from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.teacher import Cached, Ensemble, Live, MovingAverage
+from tutelage.distill.ensemble import Ensemble
+from tutelage.distill.teacher import Cached, Live, MovingAverage
 from tutelage.distill.trainer import train
 from tutelage.distill.views import Views
 from tutelage.errors import InputError, StaleError

@@ -10,9 +10,10 @@ from torch import nn
 
 from tutelage.distill.data import Batch, Order, TensorData, from_dataset, rows_of
 from tutelage.distill.method import answer
+from tutelage.distill.ensemble import ByClass, BySample, Ensemble
 from tutelage.distill.projections import Projection, resample
 from tutelage.distill.taps import Taps
-from tutelage.distill.teacher import BlackBox, Ensemble, Live, MovingAverage, SelfTeacher, as_teacher
+from tutelage.distill.teacher import BlackBox, Live, MovingAverage, SelfTeacher, as_teacher
 from tutelage.distill.trainer import train
 from tutelage.errors import InputError
 
@@ -121,13 +122,50 @@ def test_taps_close_and_the_gradient_flows() -> None:
     assert not any(module._forward_hooks for module in net.modules())
 
 
-def test_taps_see_through_compile_wrappers() -> None:
-    net = Net()
-    compiled = torch.compile(net, backend="eager")
-    with Taps(compiled, ["inner"]) as taken:
-        torch._dynamo.reset()
-        compiled(batch().inputs)
-    assert taken["inner"].shape == (6, 8)
+def wrapped(net: Net) -> nn.Module:
+    return torch.compile(net, backend="eager")
+
+
+def in_place(net: Net) -> nn.Module:
+    net.compile(backend="eager")
+    return net
+
+
+def in_part(net: Net) -> nn.Module:
+    net.head = torch.compile(net.head, backend="eager")
+    return net
+
+
+@pytest.mark.parametrize("compiled", [wrapped, in_place, in_part])
+def test_compiled_code_never_hides_what_is_tapped(compiled) -> None:
+    torch.compiler.reset()
+    net = compiled(Net())
+    for names in (["inner"], ["inner"], ["inner", "in:head"] if compiled is not in_part else ["inner"]):
+        net(batch().inputs)  # compiled code that knows no hook
+        with Taps(net, names) as taken:
+            said = net(batch().inputs)
+        assert set(taken) == set(names) and torch.equal(net(batch().inputs), said)
+        assert torch.allclose(taken["inner"], Net().inner(batch().inputs)) and taken["inner"].requires_grad
+    teacher = Live(net)
+    teacher(batch())
+    teacher.want("inner")
+    assert all(teacher(batch())["inner"].shape == (6, 8) for _ in range(2))
+
+
+def test_taps_opened_before_compiling_are_compiled_in() -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    torch.compiler.reset()
+    net, counted = Net(), CompileCounter()
+    taps = Taps(net, ["inner"])
+    taken = taps.open()
+    compiled = torch.compile(net, backend=counted)
+    for rows in (6, 6, 6):
+        taken.clear()
+        compiled(batch(rows).inputs)
+        assert torch.allclose(taken["inner"], Net().inner(batch(rows).inputs))
+    assert counted.frame_count == 1
+    taps.close()
 
 
 class Keywords(nn.Module):

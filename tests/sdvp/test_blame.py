@@ -169,7 +169,7 @@ def test_blame_is_a_weight_of_records():
 
     records = [r for trace in solve([*asked, question(3, LOC_VQA, "red", GOLD)], said) for r in trace.steps if r.module == "VQA"]
     weighted = found.weighted(records, floor=0.2)
-    assert [record.weight for record in weighted] == pytest.approx([0.2, 1.0, 1.0])
+    assert [record.weight for record in weighted] == pytest.approx([0.2, 1.0, 0.2])
     assert weighted[0].filters == {"blame": 0.2}
     assert collect(asked, said) == {}  # none of these modules can be taught
 

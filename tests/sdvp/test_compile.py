@@ -11,8 +11,10 @@ from tutelage.modules.visual_module import Label
 from tutelage.programs.language import Call
 from tutelage.sdvp import compile as sdvp_compile
 from tutelage.sdvp.adapt import StepTeacher, from_callable
+from tutelage.sdvp.blame import blame, teacher_source
 from tutelage.sdvp.collect import call_of, collect
 from tutelage.sdvp.compile import Options, Stage, accuracy, replayed, run_stage
+from tutelage.sdvp.final_label import StepwiseFinal
 from tutelage.sdvp.label import Filters
 from tutelage.sdvp.retain_low_rank import LoRA
 
@@ -182,3 +184,39 @@ def test_a_retain_option_that_wraps_the_student_leaves_a_plain_module() -> None:
 def test_what_cannot_be_taught_is_said(programs, teachers, words: str) -> None:  # noqa: ANN001
     with pytest.raises(InputError, match=words):
         sdvp_compile(small.questions(1) if programs is None else programs, small.modules(), teachers)
+
+
+def test_calls_that_spoil_answers_count_more_than_those_that_do_not() -> None:
+    """The module is right about one colour by chance: its calls there carry no blame."""
+    modules, asked = small.modules(), small.questions(30)
+    stage = Stage("s", asked, {"COLOR": from_callable(small.brightest)})
+    result = run_stage(modules, stage, replace(OPTIONS, blame=0.25))
+    assert accuracy(asked, result.modules) > accuracy(asked, modules)
+    right = accuracy(asked, modules)
+    found = blame(asked, modules, teacher_source(stage.teachers))
+    records = collect(asked, modules)["COLOR"]
+    weights = [record.weight for record in found.weighted(records, 0.25)]
+    assert 0 < right < 1
+    assert sorted(set(weights)) == [0.25, 1.0]
+    assert sum(weight == 0.25 for weight in weights) == round(right * len(asked))
+
+
+def test_final_answers_are_a_term_of_the_lesson() -> None:
+    modules, asked = small.modules(), small.questions(30)
+    stage = Stage("s", asked, {"COLOR": from_callable(small.brightest)})
+    options = replace(OPTIONS, loss=StepwiseFinal.Config(mu=0.5))
+    taught = run_stage(modules, stage, options)
+    assert {"step", "final"} <= set(taught.lessons[0].loss)
+    assert accuracy(asked, taught.modules) >= 0.9
+    alone = run_stage(modules, stage, replace(options, loss=StepwiseFinal.Config(mu=1.0, step=0.0)))
+    assert accuracy(asked, alone.modules) >= 0.9, "final answers teach without the teacher's labels"
+    plain = run_stage(modules, stage, replace(options, loss=StepwiseFinal.Config(mu=0.0)))
+    assert "final" not in plain.lessons[0].loss
+
+
+@pytest.mark.parametrize("changed", [{"blame": 0.5}, {"loss": StepwiseFinal.Config()}], ids=["blame", "final"])
+def test_options_that_need_answers_say_so(changed: dict) -> None:
+    unlabelled = [replace(q, answer=None) for q in small.questions(6)]
+    stage = Stage("s", unlabelled, {"COLOR": from_callable(small.brightest)})
+    with pytest.raises(InputError, match="no question has an answer"):
+        run_stage(small.modules(), stage, replace(OPTIONS, **changed))

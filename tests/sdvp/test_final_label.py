@@ -346,14 +346,27 @@ def test_questions_that_cannot_teach_are_counted():
         prepare([question(0, WHOLE, None)], modules, ["VQA"])
 
 
-def test_a_module_without_a_network_has_no_distribution():
+def test_a_function_has_one_answer():
     from tutelage.modules.function import module
 
     @module(name="SHADE")
     def shade(image: Image) -> str:
         return "red"
 
-    assert shade.signature == Signature({"image": "image"}, "text")
-    text = "X=SHADE(image=IMAGE)\nFINAL_RESULT=RESULT(var=X)"
-    with pytest.raises(InputError, match="SHADE"):
-        prepare([question(0, text, "red")], {**networks(), "SHADE": shade}, ["VQA"])
+    @module(name="BREAK")
+    def fails(image: Image) -> str:
+        raise ValueError("no light")
+
+    said = {**networks(), "SHADE": shade, "BREAK": fails}
+    text = "X=SHADE(image=IMAGE)\nY=VQA(image=IMAGE,question='What color?')\nZ=EVAL(expr=\"{X} == {Y}\")\nFINAL_RESULT=RESULT(var=Z)"
+    (graph,) = prepare([question(0, text, "yes")], said, ["VQA"]).graphs
+    assert [one.call.module for one in graph.asked if len(one.outcomes) > 1] == ["VQA"]
+    assert graph.likelihood([torch.tensor([1.0]).double(), *_at(graph, "red")]) == pytest.approx(1.0)
+    broken = text.replace("SHADE", "BREAK")
+    with pytest.raises(InputError, match="unreachable"):
+        prepare([question(0, broken, "yes")], said, ["VQA"])
+
+
+def _at(graph, answer: str) -> list[Tensor]:  # noqa: ANN001
+    (asked,) = (one for one in graph.asked if one.call.module == "VQA")
+    return [torch.tensor([float(value == answer) for value in asked.outcomes]).double()]

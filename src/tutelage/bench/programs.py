@@ -181,6 +181,7 @@ def measure(
         "rounds": rounds,
         "seconds": seconds,
         "clock": getattr(clock, "__name__", "clock"),
+        "objects_between_collections": gc.get_threshold()[0],
     }
 
 

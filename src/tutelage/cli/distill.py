@@ -27,22 +27,32 @@ def distill(
         bool, typer.Option("--compare", help="Train the student alone too, at equal steps and at equal wall-clock.")
     ] = False,
     check: Annotated[bool, typer.Option(help="Look at the first batch before training.")] = True,
+    export: Annotated[
+        list[str] | None, typer.Option(metavar="FORMAT", help="Write students as torchscript or onnx too; may be repeated.")
+    ] = None,
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Write the logs as TensorBoard events too.")] = False,
     json: JsonOut = None,
 ) -> None:
     """Train the recipe's student, over its seeds; weights, log and report go to the run folder, where a stopped run goes on.
 
     Where there is labelled test data, the folder's report.html shows teacher and student side by side.
     """
+    import torch
+
     from tutelage import files
     from tutelage.cli._comparison import comparison
     from tutelage.cli._recipe import prepare
     from tutelage.distill.compare import DISTILLED
+    from tutelage.distill.export import check_formats, save_formats
     from tutelage.distill.recipe import read_recipe
     from tutelage.environment import environment
     from tutelage.errors import InputError
     from tutelage.reports import write_report
 
     asked = read_recipe(recipe, overrides or ())
+    asked = replace(asked, tensorboard=asked.tensorboard or tensorboard)
+    formats = export or []
+    check_formats(formats)
     job = prepare(asked)
     if compare and (job.test is None or (job.labelled or job.data).labels is None):
         raise InputError(
@@ -56,7 +66,11 @@ def distill(
         arms = {DISTILLED: done.results}
         if compare:
             arms |= alone(job, done, folder, bar)
-    result: dict[str, Any] = done.summary() | {"out": folder, **environment(job.seeds)}
+    example = job.data.batch(torch.arange(2), None).inputs
+    exported = [
+        save_formats(one.student, example, folder / f"seed-{seed}", formats) for seed, one in zip(done.seeds, done.results)
+    ]
+    result: dict[str, Any] = done.summary() | {"out": folder, "exported": exported, **environment(job.seeds)}
     screen = console(json)
     if job.test is not None:
         side_by_side = comparison(job, arms, done)
@@ -86,6 +100,7 @@ def train(job: Prepared, folder: Path, check: bool, bar: Bar) -> Distillation:
         out=folder,
         evaluate=job.score if job.test is not None else None,
         check=check,
+        tensorboard=recipe.tensorboard,
         progress=shown(bar, ""),
     )
 

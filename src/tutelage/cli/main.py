@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from tutelage.cli.common import reported
+from tutelage.environment import collect_rarely
 
 
 class Found(NamedTuple):
@@ -110,4 +111,5 @@ def root(
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    collect_rarely()
     app(prog_name="tutelage")

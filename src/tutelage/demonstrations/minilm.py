@@ -158,6 +158,6 @@ demonstration = Demonstration(
     metric="accuracy, mean of three fine-tuned tasks, %",
     claims=[better("attention + value", "masked words"), better("attention + value", "95 % of the teacher")],
     run=run,
-    limits="A language of 74 words; tiny models saturate, so that the gain of the value relation and of an assistant may "
+    limits="A language of 66 words; tiny models saturate, so that the gain of the value relation and of an assistant may "
     "be inside the noise; the published 99 % of the teacher's accuracy belongs to BERT's size.",
 )

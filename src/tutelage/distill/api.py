@@ -6,7 +6,7 @@ import copy
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +29,14 @@ Score = Callable[[nn.Module], Mapping[str, float]]
 
 @dataclass
 class Distillation:
-    """What :func:`distill` gives: one result a seed, and the student of the first."""
+    """What :func:`distill` gives: one result a seed, and the student of the first. ``queries``: how many samples each
+    black box among the teachers was asked for, over all seeds, by its version."""
 
     results: list[Result]
     seeds: list[int]
     folder: Path | None = None
     cache: dict[str, Any] | None = None
+    queries: dict[str, int] = field(default_factory=dict)
 
     @property
     def student(self) -> nn.Module:
@@ -61,7 +63,7 @@ class Distillation:
             for seed, result in zip(self.seeds, self.results, strict=True)
         ]
         head = {"format": "tutelage-distillation", "version": 1, "seeds": self.seeds, "figures": self.figures}
-        return head | {"cache": self.cache, "runs": runs}
+        return head | {"cache": self.cache, "queries": self.queries, "runs": runs}
 
 
 def make_method(method: str | Method | type[Method], options: Mapping[str, Any] | None = None) -> Method:
@@ -107,6 +109,7 @@ def distill(
     out: str | Path | None = None,
     evaluate: Score | None = None,
     check: bool = True,
+    tensorboard: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
     **overrides: Any,
 ) -> Distillation:
@@ -125,6 +128,7 @@ def distill(
         out: a folder for checkpoints, logs, weights and ``result.json``; the same call goes on where it was stopped.
         evaluate: scores a student: figures by name.
         check: look at the first batch before training.
+        tensorboard: write the logs as TensorBoard events too, into ``out/seed-N/tensorboard``; needs ``out``.
         progress: called with (what, done, of all).
 
     Raises:
@@ -155,8 +159,9 @@ def distill(
             lesson.teacher, facts = through_cache(lesson, Path(cache), store, progress)
         folder = Path(out) / f"seed-{seed}" if out is not None else None
         tell = None if progress is None else _named(progress, f"seed {seed}")
-        results.append(train(lesson, folder, tell, check))
-    done = Distillation(results, chosen, Path(out) if out is not None else None, facts)
+        results.append(train(lesson, folder, tell, check, tensorboard))
+    queries = {box.version: box.queries for box in source.counted} if source is not None else {}
+    done = Distillation(results, chosen, Path(out) if out is not None else None, facts, queries)
     if out is not None:
         files.write_json(Path(out) / "result.json", done.summary())
     return done

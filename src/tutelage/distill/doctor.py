@@ -17,7 +17,7 @@ from tutelage.distill.lesson import Lesson
 from tutelage.distill.losses import assign
 from tutelage.distill.method import Method, Output, Progress, answer
 from tutelage.distill.optimizer import trainable
-from tutelage.distill.teacher import BlackBox, Cached, Teacher
+from tutelage.distill.teacher import Cached, Teacher
 from tutelage.errors import InputError, TutelageError
 
 
@@ -54,7 +54,7 @@ def first_look(lesson: Lesson, batch: Batch) -> None:
     with torch.no_grad():
         ours = answer(lesson.student.eval(), batch.inputs)
         theirs: Output = {}
-        if lesson.teacher is not None and not isinstance(lesson.teacher, BlackBox):
+        if lesson.teacher is not None and not lesson.teacher.counted:
             theirs = lesson.teacher(batch)
     for name, value in theirs.items():
         _finite(f"the teacher's output {name!r}", value, "check the teacher's weights and how its inputs are normalised")
@@ -161,7 +161,7 @@ def _score(teacher: Teacher, data: Data, samples: int) -> Iterator[Finding]:
     indices = torch.linspace(0, len(data) - 1, count).long()
     batch = data.batch(indices, None)
     labels = batch.labels
-    if isinstance(live, BlackBox) or not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
+    if live.counted or not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
         return
 
     def predictions(inputs: object) -> Tensor | None:

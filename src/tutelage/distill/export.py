@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from tutelage import files
 from tutelage.distill.data import Tree
-from tutelage.errors import InputError, MissingExtra
+from tutelage.errors import InputError, MissingExtra, did_you_mean
 
 
 def save_weights(network: nn.Module, path: str | Path) -> Path:
@@ -69,10 +70,7 @@ def save_onnx(network: nn.Module, example: Tree, path: str | Path) -> Path:
     Raises:
         MissingExtra: ``onnx`` is not installed.
     """
-    try:
-        import onnx  # noqa: F401
-    except ImportError:
-        raise MissingExtra("onnx", "onnx") from None
+    _need_onnx()
     inputs = (dict(example),) if isinstance(example, Mapping) else example
     free = {"input": {0: "batch"}, "output": {0: "batch"}} if isinstance(example, Tensor) else None
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
@@ -88,3 +86,35 @@ def save_onnx(network: nn.Module, example: Tree, path: str | Path) -> Path:
             dynamic_axes=free,
         )
         return files.write_bytes(path, written.read_bytes())
+
+
+def _need_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+    except ImportError:
+        raise MissingExtra("onnx", "onnx") from None
+
+
+FORMATS: Mapping[str, tuple[str, Callable[[nn.Module, Tree, Path], Path]]] = MappingProxyType(
+    {"torchscript": ("student.pt", save_torchscript), "onnx": ("student.onnx", save_onnx)}
+)
+"""What a student can be written as beside its safetensors: the file's name, and who writes it."""
+
+
+def check_formats(names: Sequence[str]) -> None:
+    """Refuse, before any time is spent, what could not be written afterwards.
+
+    Raises:
+        InputError: an unknown format.
+        MissingExtra: a format whose package is not installed.
+    """
+    for name in names:
+        if name not in FORMATS:
+            raise InputError(f"no format {name!r}", where="export", remedy=did_you_mean(name, list(FORMATS)))
+    if "onnx" in names:
+        _need_onnx()
+
+
+def save_formats(network: nn.Module, example: Tree, folder: str | Path, names: Sequence[str]) -> list[Path]:
+    """Write ``network`` into ``folder`` in each of the formats ``names``; ``example`` are inputs of the right shape."""
+    return [FORMATS[name][1](network, example, Path(folder) / FORMATS[name][0]) for name in names]

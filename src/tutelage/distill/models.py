@@ -1,4 +1,5 @@
-"""Networks and data by the names a recipe gives: registered backbones, ``timm:…``, ``hf:…``, and files of arrays."""
+"""Networks and data by the names a recipe gives: registered backbones (``hornet``, or a size of one: ``hornet:mini``),
+``timm:…``, ``hf:…``, and files of arrays."""
 
 from __future__ import annotations
 
@@ -55,15 +56,20 @@ def _named(part: ModelPart) -> nn.Module:
         except ImportError:
             raise MissingExtra("transformers", "hf") from None
         return AutoModelForImageClassification.from_pretrained(name, **part.options)
-    raise InputError(f"unknown source {source!r}", where="model", remedy="a registered name, timm:NAME or hf:NAME")
+    sized = _registered(source, "source")
+    if not hasattr(sized, "options"):
+        raise InputError(f"{source} has no sizes", where="model", remedy="a backbone's size, timm:NAME or hf:NAME")
+    return _made(sized, ModelPart(part.model, sized.options(name) | part.options))
 
 
-def _registered(name: str) -> Any:
+def _registered(name: str, what: str = "system or network") -> Any:
+    """The class of a system's network: the system itself, or what a training method offers as ``Network``."""
     try:
-        return registry.find(name).target
+        target = registry.find(name).target
+        return getattr(target, "Network", target)
     except InputError as error:
-        known = [*plain_networks(), *(e.name for e in registry.systems().values() if e.kind == "backbone")]
-        raise InputError(f"unknown system or network {name!r}", where="model", remedy=did_you_mean(name, known)) from error
+        known = [*plain_networks(), *(e.name for e in registry.systems().values() if e.kind == "backbone"), "timm:…", "hf:…"]
+        raise InputError(f"unknown {what} {name!r}", where="model", remedy=did_you_mean(name, known)) from error
 
 
 def _made(build: Any, part: ModelPart) -> Any:

@@ -83,7 +83,8 @@ class CachePart:
 @dataclass(frozen=True)
 class Recipe:
     """A whole distillation; see the module's example. ``test``: labelled data to score on (a packaged data set brings its
-    own). ``labelled``: what the student alone learns from in a comparison, by default ``data``."""
+    own). ``labelled``: what the student alone learns from in a comparison, by default ``data``. ``tensorboard``: write the
+    logs as its events too."""
 
     student: ModelPart
     data: DataPart
@@ -97,6 +98,7 @@ class Recipe:
     cache: CachePart | None = None
     seeds: int = 1
     out: str | None = None
+    tensorboard: bool = False
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -16,10 +18,12 @@ class Taps:
     """Takes what the sub-modules ``names`` of ``network`` put out, while open.
 
     ``with Taps(network, ["layer3"]) as taken: output = network(x)`` fills ``taken["layer3"]``; the gradient flows. On
-    leaving, the hooks are gone and ``taken`` stays. For a network to be compiled, :meth:`open` before
-    ``torch.compile``: hooks set later may be skipped by the compiled code. Names are those of the plain network, inside
-    ``torch.compile`` and ``DistributedDataParallel`` too. A sub-module that runs several times in a pass gives its last
-    output; one that returns a tuple gives its first tensor. Prefix ``in:`` takes a sub-module's first input instead.
+    leaving, the hooks are gone and ``taken`` stays. Names are those of the plain network, inside ``torch.compile`` and
+    ``DistributedDataParallel`` too. A sub-module that runs several times in a pass gives its last output; one that
+    returns a tuple gives its first tensor. Prefix ``in:`` takes a sub-module's first input instead.
+
+    Compiled code skips hooks that are set after it was made, so in a ``with`` block what is compiled runs as plain
+    PyTorch. To tap compiled code at its speed, :meth:`open` before ``torch.compile``, read ``taken``, and leave it open.
 
     Raises:
         InputError: no such sub-module; the message offers the nearest names.
@@ -38,7 +42,9 @@ class Taps:
                     remedy=did_you_mean(name.removeprefix("in:"), [k for k in known if k]),
                 )
         self._modules = {name: known[name.removeprefix("in:")] for name in self.names}
+        self._compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in network.modules())
         self._handles: list[RemovableHandle] = []
+        self._plain = contextlib.ExitStack()
         self.taken: dict[str, Tensor] = {}
 
     def open(self) -> dict[str, Tensor]:
@@ -56,9 +62,12 @@ class Taps:
         self._handles = []
 
     def __enter__(self) -> dict[str, Tensor]:
+        if self._compiled:
+            self._plain.enter_context(torch.compiler.set_stance("force_eager"))
         return self.open()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._plain.close()
         self.close()
 
     def __copy__(self) -> Self:

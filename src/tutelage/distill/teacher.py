@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.distill.data import Batch, map_tree, rows_of
+from tutelage.distill.data import Batch, map_tree
 from tutelage.distill.taps import Taps
 from tutelage.errors import InputError, StaleError
 from tutelage.files import fingerprint
@@ -67,6 +67,11 @@ class Teacher:
     def live(self) -> Teacher:
         """The teacher that can be asked about other inputs than the training views: itself, but for a cached one."""
         return self
+
+    @property
+    def counted(self) -> Sequence[BlackBox]:
+        """The black boxes that an answer asks: their queries are counted, and may cost."""
+        return ()
 
     def to(self, device: torch.device | str) -> Teacher:
         """Move the teacher to ``device``."""
@@ -138,97 +143,6 @@ class Live(Teacher):
         return self
 
 
-class Ensemble(Teacher):
-    """Several teachers as one.
-
-    Args:
-        teachers: at least one; all must know the head.
-        combine: ``average`` or ``sum`` of each head (weighted), or ``routed``: each row is answered by one of them.
-        weights: one a teacher, for ``average`` (normalised to sum 1) and ``sum``.
-        route: for ``routed``: maps a batch to the teacher's number of each row, [B] int64 (by sample id, by label …).
-    """
-
-    def __init__(
-        self,
-        teachers: Sequence[Teacher | nn.Module],
-        combine: str = "average",
-        weights: Sequence[float] | None = None,
-        route: Callable[[Batch], Tensor] | None = None,
-    ):
-        found = [as_teacher(teacher) for teacher in teachers]
-        self.teachers = [teacher for teacher in found if teacher is not None]
-        if not self.teachers or len(self.teachers) != len(found):
-            raise InputError("an ensemble needs at least one teacher, and no None among them")
-        if combine not in ("average", "sum", "routed") or (combine == "routed") != (route is not None):
-            raise InputError(f"cannot combine by {combine!r}", remedy="average, sum, or routed together with route=…")
-        if weights is not None and len(weights) != len(self.teachers):
-            raise InputError(f"{len(weights)} weights for {len(self.teachers)} teachers")
-        total = list(weights or [1.0] * len(self.teachers))
-        self.weights = [w / sum(total) for w in total] if combine == "average" else total
-        self.combine, self.route = combine, route
-
-    def answer(self, batch: Batch) -> Output:
-        """See :class:`Teacher`."""
-        if self.route is not None:
-            return self._routed(batch, self.route(batch))
-        said = [teacher(batch) for teacher in self.teachers]
-        shared = [name for name in said[0] if all(name in one for one in said)]
-        return {name: _weighted([one[name] for one in said], self.weights) for name in shared}
-
-    def _routed(self, batch: Batch, route: Tensor) -> Output:
-        if route.shape != (len(batch),) or bool((route < 0).any()) or bool((route >= len(self.teachers)).any()):
-            raise InputError(f"a route must give each of {len(batch)} rows a teacher's number below {len(self.teachers)}")
-        merged: Output = {}
-        for number, teacher in enumerate(self.teachers):
-            rows = (route == number).nonzero()[:, 0]
-            if not len(rows):
-                continue
-            for name, value in teacher(rows_of(batch, rows)).items():
-                if name not in merged:
-                    merged[name] = value.new_zeros(len(batch), *value.shape[1:])
-                merged[name][rows] = value
-        return merged
-
-    @property
-    def fingerprint(self) -> str:
-        """See :class:`Teacher`."""
-        route = getattr(self.route, "__qualname__", repr(self.route)) if self.route else None
-        return fingerprint(self.combine, self.weights, route, [teacher.fingerprint for teacher in self.teachers])
-
-    def want(self, *taps: str) -> None:
-        """See :class:`Teacher`."""
-        for teacher in self.teachers:
-            teacher.want(*taps)
-
-    def to(self, device: torch.device | str) -> Ensemble:
-        """See :class:`Teacher`."""
-        for teacher in self.teachers:
-            teacher.to(device)
-        return self
-
-    def after_step(self, student: nn.Module) -> None:
-        """See :class:`Teacher`."""
-        for teacher in self.teachers:
-            teacher.after_step(student)
-
-    def state(self) -> dict[str, Tensor]:
-        """See :class:`Teacher`."""
-        return {f"{i}.{name}": value for i, one in enumerate(self.teachers) for name, value in one.state().items()}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """See :class:`Teacher`."""
-        for i, teacher in enumerate(self.teachers):
-            head = f"{i}."
-            teacher.load({name.removeprefix(head): value for name, value in state.items() if name.startswith(head)})
-
-
-def _weighted(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
-    total = weights[0] * values[0]
-    for weight, value in zip(weights[1:], values[1:], strict=True):
-        total = total + weight * value
-    return total
-
-
 class MovingAverage(Live):
     """The student's exponential moving average, ``theta <- d theta + (1 - d) student`` after each step; buffers are
     copied (Tarvainen, Valpola, 2017). ``decay`` may be a function of the number of updates so far."""
@@ -295,6 +209,11 @@ class BlackBox(Teacher):
         self.queries += len(batch)
         named = said if isinstance(said, Mapping) else {"logits": said}
         return {name: torch.as_tensor(value).detach() for name, value in named.items()}
+
+    @property
+    def counted(self) -> Sequence[BlackBox]:
+        """See :class:`Teacher`."""
+        return (self,)
 
     @property
     def fingerprint(self) -> str:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from tutelage import files
 from tutelage.distill import guards, schedule
+from tutelage.distill.board import Board
 from tutelage.distill.checkpoint import (
     Checkpoints,
     kept_records,
@@ -58,6 +59,7 @@ def train(
     folder: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     check: bool = True,
+    tensorboard: bool = False,
 ) -> Result:
     """Run ``lesson``; its student is changed in place and exported.
 
@@ -67,20 +69,26 @@ def train(
             same lesson, that run goes on from its last checkpoint; a finished one is read back.
         progress: called after each step with (steps done, steps).
         check: look at the first batch before anything is trained (shapes, classes, labels, finite values).
+        tensorboard: write the log as TensorBoard events too, into ``folder/tensorboard``.
 
     Raises:
+        MissingExtra: ``tensorboard`` is asked for and not installed.
         TrainingError: a loss term or a weight is not finite (the message names it; the last good checkpoint is kept),
             or no gradient reaches the student.
         InputError: student, teacher, method and data do not fit together.
         StaleError: ``folder`` holds a run of another lesson.
     """
-    return Trainer(lesson, folder, check).run(progress)
+    return Trainer(lesson, folder, check, tensorboard).run(progress)
 
 
 class Trainer:
     """One run of one lesson; :func:`train` is the way in, this class is for those who step by hand (tests, benches)."""
 
-    def __init__(self, lesson: Lesson, folder: str | Path | None = None, check: bool = True):
+    def __init__(
+        self, lesson: Lesson, folder: str | Path | None = None, check: bool = True, tensorboard: bool = False
+    ) -> None:
+        if tensorboard and folder is None:
+            raise InputError("TensorBoard events need a folder", where="tensorboard", remedy="give the run a folder")
         self.lesson, self.settings = lesson, lesson.settings
         self.student, self.teacher, self.method = lesson.student, lesson.teacher, lesson.method
         self.device = torch.device(self.settings.device)
@@ -115,6 +123,7 @@ class Trainer:
         )
         if self.folder is not None:
             self._resume()
+        self._board = Board(self.folder, self.step) if tensorboard and self.folder is not None else None
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -290,6 +299,8 @@ class Trainer:
         if self.folder is not None:
             with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(files.plain(record)) + "\n")
+        if self._board is not None:
+            self._board.write(record)
 
     def evaluate(self) -> Mapping[str, float]:
         """The lesson's figures for the student as it stands."""
@@ -357,6 +368,8 @@ class Trainer:
         guards.refuse_bad_weights(self.lesson.name, self.step, self.parameters)
         if not self.history and self.lesson.evaluate is not None:
             self._log(evaluate=True)
+        if self._board is not None:
+            self._board.close()
         student = self.method.export(self.student).eval()
         if self.folder is not None:
             save_weights(student, self.folder / "student.safetensors")

@@ -24,10 +24,11 @@ from tutelage.programs.language import (
     ProgramFailure,
     RuntimeFailure,
     Signature,
+    Steps,
     UnknownModule,
     Value,
 )
-from tutelage.programs.trace import Origin, StepRecord, Trace
+from tutelage.programs.trace import Entry, Origin, Trace
 
 
 @dataclass(slots=True)
@@ -143,34 +144,28 @@ def as_failure(error: Exception, source: str) -> ProgramFailure:
 
 @dataclass(slots=True)
 class _Run:
-    """A program under way: the ``calls`` it waits for, their ``answers``, and how many are ``missing``; ``asked``
-    calls came before these."""
+    """A program under way: the ``calls`` it waits for, their ``answers``, how many of these are ``missing``, and whether
+    they go in ``together``, as a list; ``asked`` calls came before these."""
 
     job: Job
     number: int
-    steps: Generator[Call | list[Call], Value, Value]
     trace: Trace
-    origin: Origin
+    steps: Steps
+    asked: int = 0
     calls: list[Call] = field(default_factory=list)
     answers: list[Value] = field(default_factory=list)
     missing: int = 0
-    asked: int = 0
     together: bool = False
     out_of_order: bool = False
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """One call, and those who wait for its answer: a run, and the place of the call among those it waits for."""
-
-    call: Call
-    key: Hashable | None
-    runs: list[tuple[_Run, int]]
+_Waiting = tuple[Call, Hashable | None, list[tuple[_Run, int]]]
+"""One call, its key, and those who wait for its answer: a run, and the place of the call among those it waits for."""
 
 
 @dataclass(slots=True)
 class _Lane:
-    """The calls that wait for one module."""
+    """The calls that wait for one module; ``size`` 0: it is symbolic, and none waits."""
 
     module: Module
     version: str
@@ -191,6 +186,7 @@ class Scheduler:
         self.full = False
         self.finished: list[tuple[int, Trace]] = []
         self._keys = count()
+        self._keyed = context.cache is not None or context.deduplicate
         limit = context.batch_size or 1 << 30
         self._lanes = {
             name: _Lane(module, module.version, 0 if module.symbolic else max(1, min(module.batch_size, limit)))
@@ -201,17 +197,18 @@ class Scheduler:
         """Start ``job`` and take it as far as it goes without a batch."""
         program = job.program
         self.active += 1
-        run = _Run(job, number, _nothing(), Trace(job.id), Origin(job.id, job.task, job.stage))
         if isinstance(program, ProgramFailure):
-            self._fail(run, program)
+            origin = Origin(job.id, job.task, job.stage)
+            self._fail(_Run(job, number, Trace(job.id, origin=origin), _nothing()), program)
             return
-        run.origin = Origin(job.id, job.task, job.stage, program.dsl, program.hash)
+        origin = Origin(job.id, job.task, job.stage, program.dsl, program.hash)
+        run = _Run(job, number, Trace(job.id, origin=origin), _nothing())
         try:
             run.steps = program.start(job.state)
         except Exception as error:
             self._fail(run, as_failure(error, "the program"))
         else:
-            self._advance(run)
+            self._advance(run, None)
 
     def answer(self) -> None:
         """Run one batch of the module whose batch is fullest, and take the programs that waited for it further."""
@@ -222,114 +219,102 @@ class Scheduler:
         batch = [lane.waiting.pop(key) for key in list(islice(lane.waiting, lane.size))]
         self.full = any(len(lane.waiting) >= lane.size for lane in lanes)
         started = perf_counter()
-        results = _answers(lane.module, [waiting.call for waiting in batch])
+        results = _answers(lane.module, [call for call, _, _ in batch])
         ms = (perf_counter() - started) * 1000 / len(batch)
         cache = self.context.cache
-        for waiting, result in zip(batch, results, strict=True):
-            if cache is not None and waiting.key is not None and not isinstance(result[0], ProgramFailure):
-                cache.put(lane.module, waiting.key, Stored(*result))
-            for run, place in waiting.runs:
-                self._give(run, place, lane.version, result, ms)
-                if not run.missing:
-                    self._advance(run)
+        for (_, key, runs), result in zip(batch, results, strict=True):
+            if cache is not None and key is not None and not isinstance(result[0], ProgramFailure):
+                cache.put(lane.module, key, Stored(*result))
+            for run, place in runs:
+                _give(run, place, lane.version, result, ms)
+                if not run.missing and not isinstance(reply := self._replies(run), ProgramFailure):
+                    self._advance(run, reply)
         if cache is not None:
             cache.commit()
 
-    def _advance(self, run: _Run) -> None:
-        """Send the answers into the program and take its next calls, until it waits for a batch or ends."""
-        lanes, limit, at_once = self._lanes, self.context.max_calls, self.context.substitute is None
-        reply: Value = None
-        while not run.missing:
-            if run.calls:
-                for call, answer in zip(run.calls, run.answers):
-                    if isinstance(answer, ProgramFailure):
-                        self._fail(run, answer, call)
-                        return
-                reply = run.answers if run.together else run.answers[0]
-                run.asked += len(run.calls)
+    def _replies(self, run: _Run) -> Value:
+        """What the program is sent, all answers being there; where one is a failure the program ends with it."""
+        calls, answers = run.calls, run.answers
+        for call, answer in zip(calls, answers):
+            if isinstance(answer, ProgramFailure):
+                self._fail(run, answer, call)
+                return answer
+        run.asked += len(calls)
+        run.calls = []
+        return answers if run.together else answers[0]
+
+    def _advance(self, run: _Run, reply: Value) -> None:
+        """Send ``reply`` into the program and take its next calls, until it waits for a batch or ends."""
+        lanes, limit, at_once, send = self._lanes, self.context.max_calls, self.context.substitute is None, run.steps.send
+        while True:
             try:
-                asked = run.steps.send(reply)
-                # The common case, without the books that waiting needs: one call of a symbolic module.
-                while at_once and isinstance(asked, Call) and run.asked < limit:
-                    lane = lanes.get(asked.module)
-                    if lane is None or lane.size:
-                        break
-                    value = self._answer_now(run, lane, asked, run.asked)
-                    if isinstance(value, ProgramFailure):
-                        run.calls = [asked]
-                        self._fail(run, value, asked)
-                        return
-                    run.asked += 1
-                    asked = run.steps.send(value)
+                asked = send(reply)
             except StopIteration as stop:
-                run.calls = []
                 self._finish(run, stop.value)
                 return
             except Exception as error:
-                run.calls = []
                 self._fail(run, as_failure(error, "the program"))
                 return
-            run.together = isinstance(asked, list)
-            run.calls = calls = asked if isinstance(asked, list) else [asked]
-            run.out_of_order |= run.together
-            run.missing = len(calls)
-            run.answers = [None] * len(calls)
+            if type(asked) is Call:
+                lane = lanes.get(asked.module)
+                # The common case, without the books that waiting needs: one call of a symbolic module.
+                if lane is not None and not lane.size and at_once and run.asked < limit:
+                    reply = _answer_now(run.trace, lane, asked, run.asked)
+                    if isinstance(reply, ProgramFailure):
+                        run.calls = [asked]
+                        self._fail(run, reply, asked)
+                        return
+                    run.asked += 1
+                    continue
+                run.together, calls = False, [asked]
+            else:
+                run.together = run.out_of_order = True
+                calls = asked
+            run.calls, run.missing, run.answers = calls, len(calls), [None] * len(calls)
             for place, call in enumerate(calls):
                 self._ask(run, place, call)
+            if run.missing:
+                return
+            reply = self._replies(run)
+            if isinstance(reply, ProgramFailure):
+                return
 
     def _ask(self, run: _Run, place: int, call: Call) -> None:
         """Answer one call now, or put it in its module's lane."""
         context, lane, number = self.context, self._lanes.get(call.module), run.asked + place
         if lane is None:
             remedy = did_you_mean(call.module, list(self._lanes))
-            self._give(run, place, "", (UnknownModule(f"unknown module {call.module!r}", remedy=remedy), None, False))
+            _give(run, place, "", (UnknownModule(f"unknown module {call.module!r}", remedy=remedy), None, False))
         elif number >= context.max_calls:
             limit = LimitExceeded(f"more than {context.max_calls:,} module calls")
-            self._give(run, place, lane.version, (limit, None, False))
+            _give(run, place, lane.version, (limit, None, False))
         elif context.substitute is not None and (value := context.substitute(run.job, call, number)) is not KEEP:
-            self._give(run, place, lane.version, (value, None, False))
-            run.trace.steps[-1].substituted = True
-        elif lane.size == 0:  # symbolic
-            run.answers[place] = self._answer_now(run, lane, call, number)
+            _give(run, place, lane.version, (value, None, False), substituted=True)
+        elif lane.size == 0:
+            run.answers[place] = _answer_now(run.trace, lane, call, number)
             run.missing -= 1
         else:
-            key = input_key(call.args) if context.cache is not None or context.deduplicate else None
+            key = input_key(call.args) if self._keyed else None
             found = context.cache.get(lane.module, key) if context.cache is not None and key is not None else None
             if found is not None:
-                self._give(run, place, lane.version, found)
+                _give(run, place, lane.version, found)
             else:
                 self._wait(lane, run, place, call, key)
 
-    def _answer_now(self, run: _Run, lane: _Lane, call: Call, number: int) -> Value:
-        """The answer of a module that needs no batch, written down."""
-        started = perf_counter()
-        try:
-            answers = lane.module.run((call,))
-            (value,), dists, unknown = answers.values, answers.distributions, answers.out_of_vocabulary
-            result: Result = (value, dists[0] if dists else None, bool(unknown and unknown[0]))
-        except Exception as error:
-            result = (as_failure(error, lane.module.name), None, False)
-        return _record(run, call, number, lane.version, result, (perf_counter() - started) * 1000)
-
-    def _give(self, run: _Run, place: int, version: str, result: Result, ms: float = 0.0) -> None:
-        """Write an answer down, and keep it for the program."""
-        run.answers[place] = _record(run, run.calls[place], run.asked + place, version, result, ms)
-        run.missing -= 1
-
     def _wait(self, lane: _Lane, run: _Run, place: int, call: Call, key: Hashable | None) -> None:
+        waiting = lane.waiting
         name = key if key is not None and self.context.deduplicate else next(self._keys)
-        waiting = lane.waiting.get(name)
-        if waiting is not None:
-            waiting.runs.append((run, place))
+        if name in waiting:
+            waiting[name][2].append((run, place))
             return
-        lane.waiting[name] = _Waiting(call, key, [(run, place)])
-        if len(lane.waiting) >= lane.size:
+        waiting[name] = (call, key, [(run, place)])
+        if len(waiting) >= lane.size:
             self.full = True
 
     def _finish(self, run: _Run, value: Value) -> None:
         run.trace.answer = value
         if run.out_of_order:
-            run.trace.steps.sort(key=_order)
+            run.trace.log.sort(key=_order)
         self.active -= 1
         self.finished.append((run.number, run.trace))
 
@@ -350,35 +335,39 @@ class Scheduler:
             return
         trace.fallback = True
         run.steps, run.asked, run.calls = _only(self.context.fallback(run.job)), run.asked + len(run.calls), []
-        self._advance(run)
+        self._advance(run, None)
 
 
-def _record(run: _Run, call: Call, number: int, version: str, result: Result, ms: float) -> Value:
-    """Write the answer to a call into the trace, and return it as the program's own."""
-    value, distribution, unknown = result
-    failure = value if isinstance(value, ProgramFailure) else None
-    run.trace.steps.append(
-        StepRecord(
-            run.origin,
-            call.step,
-            number,
-            call.module,
-            version,
-            call.args,
-            None if failure else value,
-            distribution,
-            unknown,
-            ms,
-            str(failure) if failure else None,
-        )
-    )
-    # A list is the program's own copy: what it does to it must change neither the record nor another program.
+def _answer_now(trace: Trace, lane: _Lane, call: Call, number: int) -> Value:
+    """The answer of a module that needs no batch, written down."""
+    started = perf_counter()
+    distribution, unknown = None, False
+    try:
+        answers = lane.module.run((call,))
+        (value,) = answers.values
+        if answers.distributions:
+            distribution = answers.distributions[0]
+        if answers.out_of_vocabulary:
+            unknown = answers.out_of_vocabulary[0]
+    except Exception as error:
+        value = as_failure(error, lane.module.name)
+    trace.log.append((call, number, lane.version, value, distribution, unknown, (perf_counter() - started) * 1000, False))
     return value[:] if type(value) is list else value
 
 
-def _order(record: StepRecord) -> tuple[bool, int, int]:
+def _give(run: _Run, place: int, version: str, result: Result, ms: float = 0.0, *, substituted: bool = False) -> None:
+    """Write an answer down, and keep it for the program."""
+    value, distribution, unknown = result
+    run.trace.log.append((run.calls[place], run.asked + place, version, value, distribution, unknown, ms, substituted))
+    # A list is the program's own copy: what it does to it must change neither the record nor another program.
+    run.answers[place] = value[:] if type(value) is list else value
+    run.missing -= 1
+
+
+def _order(entry: Entry) -> tuple[bool, int, int]:
     """By steps, and what was asked outside the program (a fallback) last."""
-    return record.step < 0, record.step, record.call_no
+    step = entry[0].step
+    return step < 0, step, entry[1]
 
 
 def _only(call: Call) -> Generator[Call, Value, Value]:

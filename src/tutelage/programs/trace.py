@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from tutelage.errors import InputError
 from tutelage.programs.encoding import FindPixels, ImageRef, decode, encode, input_hash
-from tutelage.programs.language import Value
+from tutelage.programs.language import Call, ProgramFailure, Value
 from tutelage.programs.values import Image
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Origin(NamedTuple):
     """Where records come from: the sample's id, task and stage, and the program that asked."""
 
     id: str
@@ -75,7 +74,7 @@ class StepRecord:
         """The record as a line of JSON; without ``timing``, equal runs give equal bytes."""
         head: dict[str, Any] = {}
         if origin:
-            head = {name: getattr(self.origin, name) for name in Origin.__slots__}
+            head = {name: getattr(self.origin, name) for name in Origin._fields}
         body = {
             "step": self.step,
             "module": self.module,
@@ -109,7 +108,7 @@ class StepRecord:
             if given.get("teacher"):
                 given["teacher"] = {**given["teacher"], "hard": decode(given["teacher"]["hard"], find_pixels)}
             return cls(
-                Origin(**{name: data.get(name, "") for name in Origin.__slots__}),
+                Origin(**{name: data.get(name, "") for name in Origin._fields}),
                 int(data["step"]),
                 int(data["call_no"]),
                 data["module"],
@@ -124,20 +123,35 @@ class StepRecord:
             raise InputError(f"not a step record: {error}", where=str(data)[:80], remedy="collect again") from error
 
 
+Entry = tuple[Call, int, str, Value, dict[str, float] | None, bool, float, bool]
+"""A step as it came: the call, its number in the run, the module's version, the answer or a ProgramFailure, its
+distribution, whether words were unknown, milliseconds, whether another than the module answered."""
+
+
 @dataclass(slots=True)
 class Trace:
     """A program's run: its status (one of ``language.STATUSES``), answer, and every call it made.
 
-    ``steps`` are in the order of the calls, or of the program's steps where it asks several calls together.
-    ``fallback`` tells that the program failed and ``answer`` comes from the fallback policy instead.
+    ``fallback`` tells that the program failed and ``answer`` comes from the fallback policy instead. ``log`` holds the
+    steps as they came; the records are made of them when somebody asks for ``steps``.
     """
 
     id: str
     status: str = "ok"
     answer: Value = None
-    steps: list[StepRecord] = field(default_factory=list)
     error: str | None = None
     fallback: bool = False
+    origin: Origin = Origin("")
+    log: list[Entry] = field(default_factory=list)
+    _steps: list[StepRecord] | None = None
+
+    @property
+    def steps(self) -> list[StepRecord]:
+        """A record a call, in the order of the calls, or of the program's steps where it asks several together."""
+        if self._steps is None:
+            self._steps = [_record(self.origin, entry) for entry in self.log]
+            self.log = []
+        return self._steps
 
     @property
     def out_of_vocabulary(self) -> int:
@@ -155,3 +169,23 @@ class Trace:
             "fallback": self.fallback,
             "out_of_vocabulary": self.out_of_vocabulary,
         }
+
+
+def _record(origin: Origin, entry: Entry) -> StepRecord:
+    call, number, version, value, distribution, unknown, ms, substituted = entry
+    error = str(value) if isinstance(value, ProgramFailure) else None
+    output = None if error is not None else value
+    return StepRecord(
+        origin,
+        call.step,
+        number,
+        call.module,
+        version,
+        call.args,
+        output,
+        distribution,
+        unknown,
+        ms,
+        error,
+        substituted,
+    )

@@ -70,17 +70,14 @@ Lines = dict[str, tuple[Step, ...]]
 
 
 class Planned(NamedTuple):
-    """A step made ready to run: ``arguments`` are (name, place of the value, literal), the place None for a literal;
-    ``reads`` are the variables of an EVAL, with their places. ``blank`` and ``places`` say what ``arguments`` says in the
-    form that runs fastest: the literals by name, None where a variable's value belongs, and where to find that.
-    """
+    """A step made ready to run: its arguments are ``blank``, the literals by name, with None where a variable's value
+    belongs, and ``places``, which says where to find that; ``reads`` are the variables of an EVAL, with their places."""
 
     number: int
     module: str
-    arguments: tuple[tuple[str, int | None, Value], ...]
-    reads: tuple[tuple[str, int], ...] | None
     blank: dict[str, Value]
     places: tuple[tuple[str, int], ...]
+    reads: tuple[tuple[str, int], ...] | None
 
 
 @dataclass(slots=True, eq=False)
@@ -106,19 +103,17 @@ class VisProgProgram:
         first = len(self.inputs)
         for wave in self.waves:
             calls = []
-            for number, module, _, reads, blank, places in wave:
+            for number, module, blank, places, reads in wave:
                 args = blank.copy()
                 for name, place in places:
                     args[name] = values[place]
                 if reads is not None:
                     args["values"] = {name: values[place] for name, place in reads}
                 calls.append(Call(module, args, number))
-            together: Any = calls if len(calls) > 1 else calls[0]
-            answers = yield together
             if len(calls) == 1:
-                values[first + calls[0].step] = answers
+                values[first + number] = yield calls[0]
             else:
-                for call, answer in zip(calls, answers, strict=True):
+                for call, answer in zip(calls, (yield calls), strict=True):
                     values[first + call.step] = answer
         return values[-1]
 
@@ -237,40 +232,43 @@ def check(steps: tuple[Step, ...], signatures: Mapping[str, Signature], inputs: 
     variables = {name: Variable(place, "image", 0) for place, name in enumerate(inputs)}
     waves: list[list[Planned]] = []
     for number, step in enumerate(steps):
-        signature = signatures.get(step.module)
+        target, module, arguments, _ = step
+        signature = signatures.get(module)
         if signature is None:
             raise _unknown_module(step, signatures)
-        wanted, returns, wave, given = signature.args, signature.returns, 0, dict[str, tuple[str, int | None, Value]]()
-        for name, variable, value in step.arguments:
+        wanted, returns, wave = signature.args, signature.returns, 0
+        given: dict[str, Value] = {}
+        places: list[tuple[str, int]] = []
+        for name, variable, value in arguments:
             if name not in wanted or name in given:
                 raise _unknown_argument(step, name, signature)
             if variable:
                 if value not in variables:
                     raise _undefined(step, value, variables)
                 place, found, depth = variables[value]
-                wave = max(wave, depth)
-                given[name] = (name, place, None)
-                if step.module == "RESULT":
+                if depth > wave:
+                    wave = depth
+                given[name] = None
+                places.append((name, place))
+                if module == "RESULT":
                     returns = found
             else:
                 found = _type_of(value)
-                given[name] = (name, None, value)
+                given[name] = value
             if found != wanted[name] and "any" not in (found, wanted[name]):
                 if value is not None or name not in signature.optional:
                     raise _wrong_type(step, name, found, wanted[name])
         if len(given) < len(wanted):
             _check_missing(step, given, signature)
         reads = None
-        if step.module == "EVAL":
+        if module == "EVAL":
             reads = _reads(step, variables)
             wave = max([wave, *[variables[name].wave for name, _ in reads]])
         if wave == len(waves):
             waves.append([])
-        arguments = tuple([given[name] for name in wanted if name in given])
-        blank = {name: literal for name, _, literal in arguments}
-        places = tuple([(name, place) for name, place, _ in arguments if place is not None])
-        waves[wave].append(Planned(number, step.module, arguments, reads, blank, places))
-        variables[step.target] = Variable(len(inputs) + number, returns, wave + 1)
+        blank = {name: given[name] for name in wanted if name in given}  # in the signature's order: equal calls, equal keys
+        waves[wave].append(Planned(number, module, blank, tuple(places), reads))
+        variables[target] = Variable(len(inputs) + number, returns, wave + 1)
     return tuple([tuple(wave) for wave in waves])
 
 

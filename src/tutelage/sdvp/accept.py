@@ -36,6 +36,21 @@ def probe(questions: Sequence[Question], modules: Mapping[str, Module], dsl: str
     return found
 
 
+def answer_probe(questions: Sequence[Question], modules: Mapping[str, Module], dsl: str = "visprog") -> dict[str, Probe]:
+    """Labelled calls by module where only final answers are known: those whose value is the program's answer as it stands.
+
+    The crop that such a call sees may be a wrong one; teacher and module are then both judged on it.
+    """
+    found: dict[str, Probe] = {}
+    known = [question for question in questions if question.answer is not None]
+    for question, trace in zip(known, solve(known, modules, dsl), strict=True):
+        steps = [record for record in trace.steps if record.module != "RESULT"]
+        last = steps[-1] if steps and trace.status == "ok" else None
+        if last is not None and not modules[last.module].symbolic and normalise(last.output) == normalise(trace.answer):
+            found.setdefault(last.module, []).append((call_of(last), Label(question.answer)))
+    return found
+
+
 def agrees(value: Value, gold: Value) -> float:
     """1 where a step's value is right: equal answers; for boxes, as many as there are, each gold one met (IoU 0.5)."""
     if isinstance(gold, list):

@@ -22,7 +22,10 @@ from tutelage.programs.language import Call, Module
 from tutelage.programs.trace import StepRecord
 from tutelage.sdvp.accept import Probe, Verdict, accept
 from tutelage.sdvp.adapt import StepTeacher, from_callable
+from tutelage.sdvp.blame import blame, teacher_source
 from tutelage.sdvp.collect import call_of, collect
+from tutelage.sdvp.final_label.data import FinalData, prepare
+from tutelage.sdvp.final_label.method import StepwiseFinal, stepwise_final
 from tutelage.sdvp.guard import Guarded, guard
 from tutelage.sdvp.label import Filters, calibrate, keep, label, label_of
 from tutelage.sdvp.lesson import Stepwise, lesson
@@ -39,7 +42,9 @@ class Options:
 
     ``order``: modules taught first come first, others follow. ``replay``: off is naive tuning. ``on_policy``: later steps
     of the collection see the modules' own answers, else the teachers'. ``allowed``: how far the guard score (0..1) may
-    fall; None: no guard. ``most``: replayed calls a lesson.
+    fall; None: no guard. ``most``: replayed calls a lesson. ``loss``: a ``StepwiseFinal.Config`` adds the final answers of
+    the stage's questions, weighed by its mu. ``blame``: calls count by their blame for the stage's wrong answers, those
+    without blame this much (0..1); None: all alike. Both need answers.
     """
 
     dsl: str = "visprog"
@@ -51,6 +56,7 @@ class Options:
     retain: Retain = NOTHING
     replay: bool = True
     on_policy: bool = True
+    blame: float | None = None
     allowed: float | None = 0.005
     most: int = 20_000
     seed: int = 0
@@ -60,7 +66,7 @@ class Options:
 class Stage:
     """One task to learn.
 
-    ``questions`` need no answers. ``probe``: labelled calls by module, to accept and calibrate the teachers. ``replay``:
+    ``questions`` need no answers; options that learn from final answers use those that are there. ``probe``: labelled calls by module, to accept and calibrate the teachers. ``replay``:
     questions of earlier tasks, without answers, whose inputs keep old knowledge. ``guarded``: labelled questions whose
     accuracy may not fall.
     """
@@ -181,6 +187,9 @@ def _teach(
     records = collect(stage.questions, modules, options.dsl, forced=forced, stage=stage.name)[name] if verdict.accepted else []
     labelled = label(records, old, teacher)
     labelled = keep(labelled, options.filters, stage.questions, modules, stage.teachers, options.dsl)
+    if options.blame is not None and labelled:
+        found = blame(answered(stage), modules, teacher_source(stage.teachers), options.dsl, seed=options.seed)
+        labelled = found.weighted(labelled, options.blame)
     kept = [record for record in labelled if record.weight > 0]
     report = Taught(stage.name, name, teacher.name, verdict, len(labelled), len(kept))
     if kept:
@@ -204,7 +213,12 @@ def _lesson(
     task = old.exercise([call_of(record) for record in kept], [label_of(record) for record in kept])
     replay = replayed(modules, old, stage, teacher, [call_of(record) for record in kept], options) if options.replay else None
     settings = replace(options.settings, seed=derive(options.seed, stage.name, old.name) % 2**31)
-    given = lesson(old, task, replay, settings, options.loss, options.retain, f"{stage.name} {old.name}")
+    final = final_answers(stage, modules, old.name, options)
+    title = f"{stage.name} {old.name}"
+    if final is not None and isinstance(options.loss, StepwiseFinal.Config):
+        given = stepwise_final(old, task, replay, final, settings, options.loss, options.retain, title)
+    else:
+        given = lesson(old, task, replay, settings, options.loss, options.retain, title)
     result = train(given, folder / "lesson" if folder is not None else None)
     new = old.taught(options.retain.finish(result.student))
     guarded = Guarded(new, 1.0, 0.0, 0.0)
@@ -220,6 +234,31 @@ def _lesson(
         loss=last,
         seconds=result.seconds,
     )
+
+
+def answered(stage: Stage) -> list[Question]:
+    """The stage's questions whose answer is known.
+
+    Raises:
+        InputError: there are none.
+    """
+    found = [question for question in stage.questions if question.answer is not None]
+    if not found:
+        raise InputError("no question has an answer", where=f"stage {stage.name}", remedy="give answers, or leave the option off")
+    return found
+
+
+def final_answers(stage: Stage, modules: Mapping[str, Module], name: str, options: Options) -> FinalData | None:
+    """The stage's answered questions as graphs to teach the module ``name``, a sample of as many as the options say; None
+    where final answers do not count, or none of the sample reaches the module."""
+    c = options.loss
+    if not isinstance(c, StepwiseFinal.Config) or c.mu == 0:
+        return None
+    known = answered(stage)
+    order = numpy_rng(options.seed, "final", stage.name).permutation(len(known))[: c.questions]
+    calls = f"{name}("
+    asked = [known[i] for i in sorted(order.tolist()) if calls in known[i].programs.get("visprog", "")]
+    return prepare(asked, modules, [name]) if asked else None
 
 
 def replayed(

@@ -13,6 +13,7 @@ from tutelage.programs.trace import StepRecord
 from tutelage.sdvp.adapt import StepTeacher, tempered
 from tutelage.sdvp.collect import call_of, teacher_forcing
 from tutelage.sdvp.questions import Question, correct, solve
+from tutelage.sdvp.votes import vote_agreement
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,8 @@ class Filters:
     """Which labels are kept (all ours; each may be off).
 
     gate: least calibrated confidence, 0 keeps all. final: where a final answer is known, keep the samples whose
-    teacher-forced run gives it. votes: keep the samples on which at least this share of programs agree, 0 is off.
+    teacher-forced run gives it. votes: keep the samples of which at least this share of programs answer as the collected
+    one does, 0 is off.
     """
 
     gate: float = 0.8
@@ -104,18 +106,3 @@ def keep(
         }
         kept.append(replace(record, filters=marks, weight=float(all(marks.values()))))
     return kept
-
-
-def vote_agreement(questions: Sequence[Question], modules: Mapping[str, Module], dsl: str) -> dict[str, float]:
-    """By question, the share of its programs (``dsl``, ``dsl:1``, ``dsl:2`` …) that give the commonest answer.
-
-    Programs that fail do not vote; a question with one program agrees with itself.
-    """
-    answers: dict[str, list[str]] = {}
-    kinds = sorted({name for question in questions for name in question.programs if name.split(":")[0] == dsl})
-    for kind in kinds:
-        found = [replace(question, programs={dsl: question.programs[kind]}) for question in questions if kind in question.programs]
-        for trace in solve(found, modules, dsl):
-            if trace.status == "ok":
-                answers.setdefault(trace.id, []).append(normalise(trace.answer))
-    return {name: max(map(given.count, given)) / len(given) for name, given in answers.items()}

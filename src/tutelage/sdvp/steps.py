@@ -17,16 +17,19 @@ from tutelage.errors import InputError, did_you_mean
 from tutelage.modules.visual_module import VisualModule
 from tutelage.programs.language import Call, Module
 from tutelage.programs.trace import StepRecord
+from tutelage.sdvp.accept import Probe, accept
 from tutelage.sdvp.adapt import StepTeacher
 from tutelage.sdvp.collect import Records, call_of, collect, load, save
 from tutelage.sdvp.compile import Options
-from tutelage.sdvp.label import Filters, keep, label, label_of
+from tutelage.sdvp.label import Filters, calibrate, keep, label, label_of
 from tutelage.sdvp.lesson import lesson
 from tutelage.sdvp.questions import Question
 from tutelage.seeds import derive, numpy_rng
 
 PART = 512
 """Questions that are collected between two savings."""
+VERDICTS = "verdicts.json"
+"""What the probe said of each teacher, in a labelled folder."""
 BESIDE = "beside"
 """The folder, inside a labelled one, of the sibling calls that the teacher does not speak to."""
 Progress = Callable[[int, int], None]
@@ -75,10 +78,12 @@ def label_into(
     modules: Mapping[str, Module],
     teachers: Mapping[str, StepTeacher],
     filters: Filters = Filters(),  # noqa: B008  (frozen)
+    probe: Mapping[str, Probe] | None = None,
 ) -> Records:
     """Label ``records`` by the teachers; the sibling calls they do not speak to are kept beside, for self-distillation.
 
-    Filters that need questions (``final``, ``votes``) are not for this step.
+    ``probe``: labelled calls by module. With them each teacher is calibrated, and one that does not beat its module labels
+    nothing; a teacher without such calls is accepted unseen. The verdicts are in ``verdicts.json``. Filters that need questions (``final``, ``votes``) are not for this step.
 
     Raises:
         InputError: a teacher of a module without records or network, or a filter that needs questions.
@@ -87,8 +92,12 @@ def label_into(
     if filters.final or filters.votes:
         raise InputError("final and votes need the questions", where="filters", remedy="use sdvp.compile")
     hashes = {name: [record.input_hash for record in found] for name, found in records.items()}
+    known = probe or {}
+    teachers = {name: calibrate(teacher, known.get(name, [])) for name, teacher in teachers.items()}
+    verdicts = {name: accept(teacher, trainable(modules, name), known.get(name, [])) for name, teacher in teachers.items()}
     who = {name: [teacher.name, teacher.version, teacher.temperature] for name, teacher in teachers.items()}
     settings = {"step": "label", "records": files.fingerprint(hashes), "teachers": who, "filters": filters}
+    settings |= {"verdicts": verdicts} if known else {}
     run = files.RunFolder(folder, settings)
     if run.done("finished.json"):
         return load(run.root)
@@ -98,10 +107,12 @@ def label_into(
         module = trainable(modules, name)
         if name not in records:
             raise InputError(f"no records of {name}", where="teachers", remedy=did_you_mean(name, list(records)))
-        labelled[name] = keep(label(records[name], module, teacher), filters, (), modules, teachers, "visprog")
+        found = label(records[name], module, teacher) if verdicts[name].accepted else []
+        labelled[name] = keep(found, filters, (), modules, teachers, "visprog")
         beside[name] = uncovered(records[name], module, teacher)
     save(labelled, run.root)
     save(beside, run.root / BESIDE)
+    files.write_json(run.root / VERDICTS, verdicts)
     files.write_json(run.root / "finished.json", _counts(labelled))
     return labelled
 

@@ -107,8 +107,8 @@ class Blame:
 
     def weight(self, record: StepRecord, floor: float = 0.25) -> float:
         """How much a record should count in a lesson, in ``floor``..1 (ours): 1 for a call that alone spoils an answer,
-        ``floor`` for one without blame; 1 for a call that was not looked into."""
-        return floor + (1 - floor) * min(1.0, max(0.0, self.inputs.get(record.input_hash, 1.0)))
+        ``floor`` for one without blame, or that was not looked into."""
+        return floor + (1 - floor) * min(1.0, max(0.0, self.inputs.get(record.input_hash, 0.0)))
 
     def weighted(self, records: Sequence[StepRecord], floor: float = 0.25) -> list[StepRecord]:
         """``records`` with their weight times :meth:`weight`, and the factor under ``blame`` in their filters."""

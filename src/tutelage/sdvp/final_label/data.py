@@ -14,7 +14,7 @@ from tutelage.errors import InputError
 from tutelage.modules.visual_module import VisualModule
 from tutelage.programs.language import Call, LimitExceeded, Module, ProgramFailure
 from tutelage.sdvp.final_label.factors import Use
-from tutelage.sdvp.final_label.graph import Asked, Graph, build
+from tutelage.sdvp.final_label.graph import Asked, Graph, build, outcome
 from tutelage.sdvp.final_label.readers import Reader, reader_of
 from tutelage.sdvp.questions import Programs, Question
 
@@ -90,9 +90,9 @@ def prepare(questions: Sequence[Question], modules: Mapping[str, Module], traine
     readers: dict[str, Reader] = {}
 
     def ask(call: Call, use: Use) -> Asked:
+        if call.module not in networks:  # a user's function: it has one answer
+            return Asked(call, use, [outcome(modules[call.module], call)])
         if call.module not in readers:
-            if call.module not in networks:
-                raise InputError(f"the answers of {call.module} have no distribution", remedy="leave its questions out")
             readers[call.module] = reader_of(networks[call.module])
         return readers[call.module].ask(call, use)
 

@@ -245,7 +245,7 @@ class _Builder:
             args["values"] = {name: at(place) for name, place in step.reads}
         call, module = Call(step.module, args, step.number), self.modules[step.module]
         if module.symbolic:
-            return None, [_run(module, call)]
+            return None, [outcome(module, call)]
         key = (step.module, use, input_key(args))
         number = self._calls.get(key)
         if number is None:
@@ -260,7 +260,7 @@ def _places(step: _Step) -> Iterator[int]:
     yield from (place for _, place in step.reads)
 
 
-def _run(module: Module, call: Call) -> Value:
+def outcome(module: Module, call: Call) -> Value:
     """What a module without a network answers: a value, or the failure."""
     try:
         return module.run([call]).values[0]

@@ -71,13 +71,22 @@ class StepwiseFinal(Stepwise):
 
     @dataclass(frozen=True)
     class Config(Stepwise.Config):
-        """mu: weight of the final answers; step: of the teacher's labels (0: final answers and self-distillation alone)."""
+        """mu: weight of the final answers; step: of the teacher's labels (0: final answers and self-distillation alone);
+        questions: how many answered questions a stage are used at most (ours: a graph a question stays in memory)."""
 
         mu: float = 0.5
         step: float = 1.0
+        questions: int = 1000
 
-    def __init__(self, module: VisualModule, data: FinalData, config: Any = None, retain: Retain = NOTHING):
-        super().__init__(module.heads, config, retain)
+    def __init__(
+        self,
+        module: VisualModule,
+        data: FinalData,
+        config: Any = None,
+        retain: Retain = NOTHING,
+        penalty: nn.Module | None = None,
+    ):
+        super().__init__(module.heads, config, retain, penalty)
         self.module_name, self.data = module.name, data
 
     def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
@@ -128,8 +137,8 @@ def stepwise_final(
 ) -> Lesson:
     """The stepwise lesson of ``module`` with final answers beside it; ``final`` is prepared for this module alone."""
     plain = lesson(module, task, replay, settings, config, retain, name)
-    assert isinstance(plain.data, TaskAndReplay)
-    return replace(plain, method=StepwiseFinal(module, final, config, retain), data=WithFinal(plain.data, final))
+    assert isinstance(plain.data, TaskAndReplay) and isinstance(plain.method, Stepwise)
+    return replace(plain, method=StepwiseFinal(module, final, config, retain, plain.method.penalty), data=WithFinal(plain.data, final))
 
 
 def teach(

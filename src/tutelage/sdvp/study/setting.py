@@ -5,6 +5,7 @@ Teachers were trained on target labels; every table says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from tutelage import files
@@ -46,8 +47,14 @@ class Setting:
     teachers: dict[str, dict[str, StepTeacher]] = field(default_factory=dict)
 
 
-def prepare(seed: int, sizes: Sizes, store: files.Store, quick: bool = False) -> Setting:
-    """Generalists and specialists of a seed (from the store where they were trained before), and its stages."""
+def prepare(
+    seed: int, sizes: Sizes, store: files.Store, quick: bool = False, dsls: Sequence[str] = ("visprog",), answers: bool = False
+) -> Setting:
+    """Generalists and specialists of a seed (from the store where they were trained before), and its stages.
+
+    ``dsls``: the languages that collected, replayed and guarded questions have programs in. ``answers``: the collected
+    questions keep their final answers, for what learns from these.
+    """
     modules: dict[str, Module] = {**symbolic_modules(), **embedded.generalists(seed, store, quick)}
     color, easy, loc = (embedded.one(seed, name, store, quick) for name in ("color", "easy", "loc"))
     assert isinstance(color, Vqa)
@@ -57,15 +64,15 @@ def prepare(seed: int, sizes: Sizes, store: files.Store, quick: bool = False) ->
     }
     taught_by["b_nlvr"] = taught_by["b_gqa"]
     kept = (*benchmark.PREVIOUS, *benchmark.GENERIC)
-    previous = [q for task in kept for q in benchmark.questions_of(task, seed, "replay", sizes.replay)]
-    guarded = [q for task in benchmark.PREVIOUS for q in benchmark.questions_of(task, seed, "select", sizes.guarded)]
-    stages, earlier = [], previous
+    previous = [q for task in kept for q in benchmark.questions_of(task, seed, "replay", sizes.replay, dsls)]
+    guarded = [q for task in benchmark.PREVIOUS for q in benchmark.questions_of(task, seed, "select", sizes.guarded, dsls)]
+    stages, earlier, both = [], previous, tuple(dict.fromkeys(("visprog", *dsls)))  # probes come from VisProg programs
     for name in STAGES:
         count = sizes.collect // 2 if name == STAGES[-1] else sizes.collect  # pairs bring two images a question
-        collected = benchmark.questions_of(name, seed, "collect", count)
-        select = benchmark.questions_of(name, seed, "select", sizes.probe)
+        collected = benchmark.questions_of(name, seed, "collect", count, dsls)
+        select = benchmark.questions_of(name, seed, "select", sizes.probe, both)
         known: dict[str, Probe] = {"VQA": benchmark.easy_probe(select)} if name == benchmark.EASY else probe(select, modules)
-        unlabelled = [replace(q, answer=None, gold={}) for q in collected]
+        unlabelled = [replace(q, answer=q.answer if answers else None, gold={}) for q in collected]
         teachers = {module: calibrate(t, known.get(module, [])) for module, t in taught_by[name].items()}
         taught_by[name] = teachers
         stages.append(Stage(name, unlabelled, teachers, known, earlier, guarded))

@@ -1,0 +1,283 @@
+"""What each part of SDVP is worth: one thing changed at a time, everything else alike, paired question by question.
+
+Smaller than the study (fewer steps, inputs and questions), the same three stages. A cell is a row of the table; every
+finished cell of a seed is kept, so that a stopped run goes on cell by cell.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from tutelage import environment, files, workers
+from tutelage.programs.language import Module
+from tutelage.sdvp import benchmark, embedded
+from tutelage.sdvp.accept import probe
+from tutelage.sdvp.compile import Options, Stage, run_stage
+from tutelage.sdvp.final_label import StepwiseFinal
+from tutelage.sdvp.final_label.stage import final_stage
+from tutelage.sdvp.label import Filters
+from tutelage.sdvp.questions import Question, correct, solve
+from tutelage.sdvp.retain import Examples
+from tutelage.sdvp.retain_options import retaining
+from tutelage.sdvp.sequence import run_stages
+from tutelage.sdvp.study.ablation_tables import AblationTables
+from tutelage.sdvp.study.noise import SIZES as NOISE_SIZES
+from tutelage.sdvp.study.noise import noise_cell
+from tutelage.sdvp.study.run import NETWORKS, module_store, train_network
+from tutelage.sdvp.study.setting import SMOKE, Setting, Sizes, prepare
+from tutelage.tasks.world.scene import DOMAINS
+
+DSLS = ("visprog", "viper")
+SIZES = Sizes(report=800, stage_report=0, collect=1500, replay=400, probe=600, guarded=100)
+BASE = Options(settings=replace(Options().settings, steps=120, warmup=12), most=6000)
+FREE = replace(BASE, allowed=None)
+"""No guard, so that a way to keep old knowledge is seen by itself."""
+FINAL = StepwiseFinal.Config()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row: what differs from SDVP as it is.
+
+    ``share`` of the inputs is collected. ``retain`` names retain options that take the place of self-distillation.
+    ``answers``: the final answers of the collected questions are known. ``probe`` False: teachers are accepted unseen.
+    ``by_task``: every stage starts from the first modules and answers its own task alone. ``final_alone``: no teacher, only
+    final answers. ``teach`` False: the frozen modules. ``asked``: the languages of the programs it is reported in.
+    """
+
+    axis: str
+    name: str
+    options: Options = BASE
+    share: float = 1.0
+    retain: str = ""
+    answers: bool = False
+    probe: bool = True
+    by_task: bool = False
+    final_alone: bool = False
+    teach: bool = True
+    asked: tuple[str, ...] = DSLS[:1]
+
+    @property
+    def key(self) -> str:
+        """Its file name."""
+        return re.sub(r"[^\w.]+", "-", f"{self.axis} {self.name}").strip("-")
+
+
+FROZEN = Cell("reference", "frozen", teach=False, asked=DSLS)
+FULL = Cell("reference", "SDVP", asked=DSLS)
+NOISE = Cell("program noise", "voting")
+
+
+def cells() -> tuple[Cell, ...]:
+    """Every row of the table, in its order."""
+    filters = [
+        Cell("filters", "no confidence gate", replace(BASE, filters=Filters(gate=0.0))),
+        Cell("filters", "gate 0.95", replace(BASE, filters=Filters(gate=0.95))),
+        Cell("filters", "final agreement", replace(BASE, filters=Filters(final=True)), answers=True),
+        Cell("filters", "blame as weight", replace(BASE, blame=0.25), answers=True),
+        Cell("filters", "teachers accepted unseen", probe=False),
+    ]
+    plain = replace(FREE, replay=False)
+    retain = [
+        Cell("retain", "none (naive)", plain),
+        Cell("retain", "self_distill, no guard", FREE),
+        Cell("retain", "interpolation alone", replace(plain, allowed=BASE.allowed)),
+        *(Cell("retain", name, FREE, retain=name) for name in ("ewc", "l2sp", "lora", "adapter", "freeze", "labelled")),
+        Cell("retain", "self_distill + adapter", FREE, retain="self_distill+adapter"),
+        Cell("retain", "adapter, routed by task", FREE, retain="adapter", by_task=True),
+    ]
+    final = [
+        Cell("final labels", "alone", replace(plain, loss=FINAL), answers=True, final_alone=True),
+        Cell("final labels", "with self-distillation", replace(BASE, loss=replace(FINAL, mu=1.0, step=0.0)), answers=True),
+        Cell("final labels", "added to SDVP", replace(BASE, loss=FINAL), answers=True),
+    ]
+    return (
+        FROZEN,
+        FULL,
+        *(Cell("data", f"1/{part} of the inputs", share=1 / part) for part in (2, 4, 16)),
+        *(Cell("modules", f"{name} alone", replace(BASE, only=(name,))) for name in BASE.order),
+        Cell("modules", "all but LOC", replace(BASE, only=("VERIFY", "VQA"))),
+        *filters,
+        *retain,
+        Cell("collection", "teacher-forced", replace(BASE, on_policy=False)),
+        Cell("order", "LOC last", replace(BASE, order=("VQA", "VERIFY", "LOC"))),
+        *final,
+        Cell("framework", "taught through ViperGPT", replace(BASE, dsl="viper"), asked=DSLS),
+        NOISE,
+    )
+
+
+@dataclass(frozen=True)
+class AblationPlan:
+    """What to run: the seeds, how much of everything, which cells (by axis; none: all), and networks that know nothing for
+    smoke tests."""
+
+    seeds: tuple[int, ...] = (0, 1, 2)
+    sizes: Sizes = SIZES
+    noise: Sizes = NOISE_SIZES
+    axes: tuple[str, ...] = ()
+    quick: bool = False
+
+    @classmethod
+    def smoke(cls, seed: int = 0) -> AblationPlan:
+        """The plumbing alone: claims nothing."""
+        tiny = replace(SMOKE, report=16, collect=40, replay=10, probe=20, guarded=8)
+        return cls((seed,), tiny, tiny, quick=True)
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        """Those of the chosen axes; the references always."""
+        return tuple(cell for cell in cells() if not self.axes or cell.axis in (*self.axes, FULL.axis))
+
+    @property
+    def settings_hash(self) -> str:
+        """Names everything that was settled before the reported seeds were run."""
+        return files.fingerprint(dict(DOMAINS), self.sizes, self.noise, self.quick, embedded.STUDIES, [str(c) for c in cells()])
+
+
+@dataclass
+class Shared:
+    """What all cells of a seed share: modules, stages with answers, reported questions, gold labels of old tasks."""
+
+    setting: Setting
+    questions: dict[str, list[Question]]
+    examples: Examples = field(default_factory=dict)
+
+
+@lru_cache(maxsize=1)
+def shared(plan: AblationPlan, seed: int) -> Shared:
+    """Made once a process and seed."""
+    setting = prepare(seed, plan.sizes, module_store(), plan.quick, DSLS, answers=True)
+    tasks = (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN)
+    questions = {task: benchmark.questions_of(task, seed, "report", plan.sizes.report, DSLS) for task in tasks}
+    old = [q for task in benchmark.PREVIOUS for q in benchmark.questions_of(task, seed, "replay", plan.sizes.replay)]
+    return Shared(setting, questions, {name: found for name, found in probe(old, setting.modules).items() if found})
+
+
+def stage_of(stage: Stage, cell: Cell) -> Stage:
+    """The stage as the cell sees it."""
+    most = max(1, round(cell.share * len(stage.questions)))
+    asked = [q if cell.answers else replace(q, answer=None) for q in stage.questions[:most]]
+    return replace(stage, questions=asked, probe=stage.probe if cell.probe else {})
+
+
+def options_of(cell: Cell, seed: int, examples: Examples, quick: bool) -> Options:
+    """The cell's options on a seed."""
+    options = retaining(cell.retain, cell.options, examples) if cell.retain else cell.options
+    if quick:
+        options = replace(options, settings=replace(options.settings, steps=3, warmup=1))
+    return replace(options, seed=seed)
+
+
+def taught(cell: Cell, given: Shared, seed: int, quick: bool, folder: Path) -> tuple[Callable[[str], Mapping[str, Module]], list[Any]]:
+    """The modules by task after the cell's stages, and its lessons."""
+    if not cell.teach:
+        return lambda task: given.setting.modules, []
+    stages = [stage_of(stage, cell) for stage in given.setting.stages]
+    options = options_of(cell, seed, given.examples, quick)
+    learn = final_stage if cell.final_alone else run_stage
+    found = run_stages(given.setting.modules, stages, options, folder, learn=learn, by_task=cell.by_task)
+    return found.of, list(found.lessons)
+
+
+def answers(
+    questions: Mapping[str, Sequence[Question]], modules_of: Callable[[str], Mapping[str, Module]], dsl: str
+) -> tuple[dict[str, str], dict[str, int]]:
+    """By task a string of 1 (right) and 0; and how many programs failed, by kind."""
+    right, failed = {}, Counter[str]()
+    for task, asked in questions.items():
+        traces = solve(asked, modules_of(task), dsl)
+        failed.update(trace.status for trace in traces if trace.status != "ok")
+        right[task] = "".join(str(int(correct(q, trace.answer))) for q, trace in zip(asked, traces, strict=True))
+    return right, dict(failed)
+
+
+def run_cell(root: str, plan: AblationPlan, seed: int, cell: Cell) -> None:
+    """One cell of one seed, unless it is there: its part file, whole or not at all."""
+    file = part_file(root, seed, cell)
+    if file.exists():
+        return
+    started = time.process_time()
+    folder = Path(root) / "lessons" / f"seed-{seed}" / cell.key
+    part: dict[str, Any] = {"seed": seed, "axis": cell.axis, "name": cell.name}
+    if cell == NOISE:
+        options = options_of(Cell("", "", BASE), seed, {}, plan.quick)
+        part["noise"] = noise_cell(seed, module_store(), plan.noise, options=options, quick=plan.quick, folder=folder)
+    else:
+        given = shared(plan, seed)
+        modules_of, lessons = taught(cell, given, seed, plan.quick, folder)
+        asked = {dsl: answers(given.questions, modules_of, dsl) for dsl in cell.asked}
+        part |= {"lessons": lessons, "right": {d: right for d, (right, _) in asked.items()}}
+        part["failures"] = {d: failed for d, (_, failed) in asked.items()}
+        if cell == FROZEN:
+            part["images"] = {task: [q.image_id for q in found] for task, found in given.questions.items()}
+    part["cpu_seconds"] = time.process_time() - started
+    files.write_json(file, part)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def part_file(root: str | Path, seed: int, cell: Cell) -> Path:
+    """Where a finished cell of a seed is kept."""
+    return Path(root) / "parts" / f"seed-{seed}" / f"{cell.key}.json"
+
+
+def run_ablations(
+    plan: AblationPlan,
+    root: str | Path,
+    processes: int = 2,
+    say: Callable[[str], None] | None = None,
+    done: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Run the cells that are not yet there and write ``ablations.json``; the same call on the same folder goes on.
+
+    Raises:
+        StaleError: the folder holds a run of other settings or of another version.
+    """
+    start = time.monotonic()
+    folder = files.RunFolder(root, {"plan": plan, "settings_hash": plan.settings_hash})
+    clock = folder.root / "spent.json"
+    spent = files.read_json(clock) if clock.exists() else {"seconds": 0.0, "peak_rss_mib": 0.0}
+    networks = [(str(folder.root), seed, name, plan.quick) for seed in plan.seeds for name in NETWORKS]
+    # of one seed together, for a process keeps what the cells of a seed share
+    rows = [(str(folder.root), plan, seed, cell) for seed in plan.seeds for cell in plan.cells]
+    total, finished = len(networks) + len(rows), 0
+    with environment.PeakMemory() as memory:
+        for function, tasks, words in ((train_network, networks, "training networks"), (run_cell, rows, "running the cells")):
+            if say:
+                say(words)
+            for _ in workers.map_tasks(function, tasks, processes):
+                finished += 1
+                if done:
+                    done(finished, total)
+                seconds = spent["seconds"] + time.monotonic() - start
+                files.write_json(clock, {"seconds": seconds, "peak_rss_mib": max(spent["peak_rss_mib"], memory.mib)})
+    return assemble(plan, folder.root)
+
+
+def assemble(plan: AblationPlan, root: Path) -> dict[str, Any]:
+    """The parts of all cells and seeds as one result, written to ``ablations.json``."""
+    spent = files.read_json(root / "spent.json")
+    parts = [[files.read_json(part_file(root, seed, cell)) for seed in plan.seeds] for cell in plan.cells]
+    tables = AblationTables(parts, benchmark.group_of)
+    summary = {"seeds": len(plan.seeds), **spent, "verdicts": [] if plan.quick else tables.verdicts()}
+    result = {
+        "format": "tutelage-ablations",
+        "version": 1,
+        **environment.environment(plan.seeds),
+        "settings_hash": plan.settings_hash,
+        **spent,
+        "cpu_seconds": sum(part["cpu_seconds"] for row in parts for part in row),
+        "smoke": plan.quick,
+        "summary": summary,
+        "tables": tables.all(),
+    }
+    files.write_json(root / "ablations.json", result)
+    return result

@@ -1,0 +1,159 @@
+"""What wrong programs cost distillation, and what the vote of several programs gives back.
+
+A share of the programs of one stage is made wrong as a writer that misreads questions would (``tasks/world/noise.py``).
+Gains are in accuracy points over the frozen modules on the same reported questions. All of it is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tutelage import files
+from tutelage.errors import InputError
+from tutelage.programs.language import Module
+from tutelage.programs.writers.voting import elect
+from tutelage.sdvp import benchmark
+from tutelage.sdvp.compile import Options, accuracy, run_stage
+from tutelage.sdvp.questions import Question, correct
+from tutelage.sdvp.study.setting import Sizes, prepare
+from tutelage.sdvp.votes import ballots, kinds
+from tutelage.seeds import numpy_rng
+from tutelage.tasks.world.noise import wrong_programs
+
+STAGE = "b_gqa"
+DSL = "visprog"
+ARMS = ("clean", "noisy", "voted")
+"""Taught through right programs, through noisy ones, and through noisy ones whose records the vote has passed."""
+SIZES = Sizes(report=1500, stage_report=0, collect=2000, replay=300, probe=400, guarded=60)
+
+
+@dataclass(frozen=True)
+class Noise:
+    """``share`` of all programs is wrong, each of the ``programs`` of a question by its own draw; a record passes where
+    at least ``agree`` of the question's programs answer as the one it comes from."""
+
+    share: float = 0.2
+    programs: int = 3
+    agree: float = 0.5
+
+
+def noisy(questions: Sequence[Question], noise: Noise, seed: int) -> list[Question]:
+    """The questions with ``noise.programs`` VisProg programs each (``visprog``, ``visprog:1`` …), some of them wrong.
+
+    A program of which nothing can be changed stays right.
+    """
+    found = []
+    for question in questions:
+        rng = numpy_rng(seed, "noise", question.id)
+        programs = {}
+        for number in range(noise.programs):
+            wrong = rng.random() < noise.share
+            programs[f"{DSL}:{number}" if number else DSL] = _misread(question, rng) if wrong else question.programs[DSL]
+        found.append(replace(question, programs=programs, gold={}))
+    return found
+
+
+def _misread(question: Question, rng: np.random.Generator) -> str:
+    try:
+        return wrong_programs({DSL: question.programs[DSL]}, rng)[DSL]
+    except InputError:
+        return question.programs[DSL]
+
+
+def wrong_share(questions: Sequence[Question], right: Sequence[Question]) -> float:
+    """The share of all programs of ``questions`` that differ from the program of ``right``."""
+    pairs = [(text, one.programs[DSL]) for many, one in zip(questions, right, strict=True) for text in many.programs.values()]
+    return float(np.mean([text != truth for text, truth in pairs]))
+
+
+def noise_cell(
+    seed: int,
+    store: files.Store,
+    sizes: Sizes = SIZES,
+    noise: Noise = Noise(),  # noqa: B008  (frozen)
+    options: Options = Options(),  # noqa: B008  (frozen)
+    quick: bool = False,
+    folder: Path | None = None,
+    say: Callable[[str], None] | None = None,
+) -> dict[str, Any]:
+    """The figures of one seed, by arm, in points.
+
+    ``collection``: gains where only the programs that collect are noisy and the reported ones are right. ``everywhere``:
+    gains where the reported programs are noisy too: the arm ``noisy`` then answers by one program, ``voted`` by the
+    majority of all. ``frozen`` is the accuracy that gains are counted from: that of the frozen modules with right
+    programs, in both. ``kept`` counts the records that pass, ``wrong`` is the share of collecting programs that are wrong.
+    """
+    setting = prepare(seed, sizes, store, quick)
+    stage = next(stage for stage in setting.stages if stage.name == STAGE)
+    asked = noisy(stage.questions, noise, seed)
+    reported = benchmark.questions_of(STAGE, seed, "report", sizes.report, (DSL,))
+    misread = noisy(reported, noise, seed)
+    frozen = 100 * accuracy(reported, setting.modules, DSL)
+    options = replace(options, seed=seed, dsl=DSL)
+    arms: dict[str, tuple[Sequence[Question], Options]] = {
+        "clean": (stage.questions, options),
+        "noisy": (asked, options),
+        "voted": (asked, replace(options, filters=replace(options.filters, votes=noise.agree))),
+    }
+    found: dict[str, Any] = {"seed": seed, "frozen": frozen, "wrong": wrong_share(asked, stage.questions)}
+    found |= {"collection": {}, "everywhere": {}, "kept": {}, "failures": {}}
+    for arm, (questions, chosen) in arms.items():
+        if say:
+            say(f"noise: {arm}")
+        given = replace(stage, questions=questions)
+        result = run_stage(setting.modules, given, chosen, folder / arm if folder is not None else None)
+        gain = 100 * accuracy(reported, result.modules, DSL) - frozen
+        found["collection"][arm] = gain
+        found["kept"][arm] = {taught.module: taught.kept for taught in result.lessons}
+        if arm == "clean":
+            found["everywhere"][arm] = gain
+        else:
+            score, found["failures"][arm] = answered(misread, result.modules, voted=arm == "voted")
+            found["everywhere"][arm] = score - frozen
+    return found
+
+
+def answered(questions: Sequence[Question], modules: Mapping[str, Module], voted: bool) -> tuple[float, dict[str, int]]:
+    """Accuracy in points by the first program, or by the majority of all, and the programs' failures by kind."""
+    names = kinds(questions, DSL) if voted else [DSL]
+    asked = [replace(q, programs={name: q.programs[name] for name in names}) for q in questions]
+    cast = ballots(asked, modules, DSL)
+    elections = [elect([cast[q.id][name] for name in names]) for q in questions]
+    failures: dict[str, int] = {}
+    for election in elections:
+        for kind, count in election.failures.items():
+            failures[kind] = failures.get(kind, 0) + count
+    right = [e.winner is not None and correct(q, e.answer) for q, e in zip(questions, elections, strict=True)]
+    return 100 * float(np.mean(right)), failures
+
+
+def noise_verdicts(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Whether voting restores at least half of the gain that noise costs, over seeds: in collection, and everywhere."""
+    verdicts = []
+    for where, words in (("collection", "noisy programs collect"), ("everywhere", "noisy programs collect and answer")):
+        clean, wrong, voted = (np.array([cell[where][arm] for cell in cells]) for arm in ARMS)
+        lost, restored = clean - wrong, voted - wrong
+        mean, back = float(lost.mean()), float(restored.mean())
+        share = back / mean if mean > 0 else None
+        reason = ""
+        if share is None:
+            reason = "nothing was lost that could be restored: labels belong to calls, not to programs"
+        elif len(cells) > 1 and mean <= 2 * lost.std(ddof=1) / np.sqrt(len(cells)):
+            reason = "the loss itself does not stand out from the seeds' spread"
+        verdicts.append(
+            {
+                "claim": f"Votes restore half of the gain lost where {words}",
+                "target": "at least 0.5 of the loss",
+                "value": f"lost {mean:.1f}, restored {back:.1f}" + (f" ({share:.2f})" if share is not None else ""),
+                "met": share is not None and share >= 0.5,
+                "reason": reason,
+                "lost": {"mean": mean, "by_seed": lost.tolist()},
+                "restored": {"mean": back, "by_seed": restored.tolist()},
+            }
+        )
+    return verdicts

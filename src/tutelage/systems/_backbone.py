@@ -1,0 +1,290 @@
+"""What every image backbone offers: logits, named stages, published sizes, and checks at the door."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from tutelage import registry
+from tutelage.distill.export import load_weights
+from tutelage.distill.lesson import Lesson, Settings
+from tutelage.distill.supervised import Supervised
+from tutelage.errors import InputError, did_you_mean
+from tutelage.systems._shared import built, toy_images
+
+
+class Stage(NamedTuple):
+    """What is known of a stage before any forward pass."""
+
+    name: str
+    stride: int
+    channels: int
+
+
+class Feature(NamedTuple):
+    """A stage's output: ``maps`` [B, channels, H / stride, W / stride]; video and 3-D forms: [B, channels, T, H, W]."""
+
+    name: str
+    stride: int
+    maps: Tensor
+
+
+@dataclass(frozen=True)
+class Published:
+    """One size of a network: what to give its class, and what must come out (1000 classes, 3 channels).
+
+    Attributes:
+        config: the keyword arguments.
+        parameters: their exact number, None where it was never published as an integer.
+        macs: multiply-accumulates of one image of ``size`` x ``size``; None: not published.
+        size: the side of the images it is made for.
+    """
+
+    config: Mapping[str, Any]
+    parameters: int | None = None
+    macs: float | None = None
+    size: int = 224
+
+
+class Backbone(nn.Module):
+    """The base of every backbone: a subclass gives :meth:`maps` and :meth:`classify`, or overrides what these serve.
+
+    ``forward(images)`` gives logits [B, num_classes] of images [B, in_chans, H, W]; ``forward_features(images)`` the
+    stages, finest first. ``feature_info`` names the stages with strides and channels. ``PUBLISHED`` are the sizes by
+    their names; a subclass takes ``(num_classes, in_chans, **config)``.
+
+    Raises:
+        InputError: fewer than one class or channel; at the forward pass: images of another shape than the network takes.
+    """
+
+    PUBLISHED: ClassVar[Mapping[str, Published]] = {}
+    KEYS: ClassVar[Mapping[str, Sequence[tuple[str, str]]]] = {}
+    """By library (``hf``, ``timm``): regular expressions that turn its names of weights into ours, all tried in turn."""
+
+    def __init__(self, num_classes: int, in_chans: int, feature_info: Sequence[tuple[str, int, int]], *, spatial: int = 2):
+        super().__init__()
+        for name, value in (("num_classes", num_classes), ("in_chans", in_chans)):
+            if value < 1:
+                raise InputError(f"{value} is too few", where=name, remedy="1 or more")
+        self.num_classes, self.in_chans, self.spatial = num_classes, in_chans, spatial
+        self.feature_info = [Stage(*stage) for stage in feature_info]
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """One map a stage, in the order of ``feature_info``."""
+        raise NotImplementedError
+
+    def classify(self, maps: Tensor) -> Tensor:
+        """Logits from the last stage's map."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, num_classes]."""
+        self.check(images)
+        return self.classify(self.maps(images)[-1])
+
+    def forward_features(self, images: Tensor) -> list[Feature]:
+        """The stages, finest first."""
+        self.check(images)
+        return [Feature(stage.name, stage.stride, maps) for stage, maps in zip(self.feature_info, self.maps(images), strict=True)]
+
+    def check(self, images: Tensor) -> None:
+        """Refuse images that the stages cannot divide, or of other channels.
+
+        Raises:
+            InputError: with what fits.
+        """
+        if torch.jit.is_tracing():  # sizes are tensors there; the example was checked before
+            return
+        if images.ndim != 2 + self.spatial:
+            wanted = "[B, C, H, W]" if self.spatial == 2 else "[B, C, T, H, W]"
+            raise InputError(f"images have shape {list(images.shape)}", where="images", remedy=f"give {wanted}")
+        if images.shape[1] != self.in_chans:
+            raise InputError(
+                f"images have {images.shape[1]} channels, the network takes {self.in_chans}",
+                where="images",
+                remedy=f"build it with in_chans={images.shape[1]}, or give {self.in_chans} channels",
+            )
+        self.check_sides(images.shape[-2:])
+
+    def check_sides(self, sides: Sequence[int]) -> None:
+        """Height and width must be multiples of the coarsest stride; a network that takes others overrides this.
+
+        Raises:
+            InputError: with the nearest size that fits.
+        """
+        stride = self.feature_info[-1].stride
+        if any(side < stride or side % stride for side in sides):
+            height, width = (max(stride, round(side / stride) * stride) for side in sides)
+            raise InputError(
+                f"no stage of stride {stride} divides {sides[0]}x{sides[1]}",
+                where="images",
+                remedy=f"resize or pad to multiples of {stride}: {height}x{width} fits",
+            )
+
+    @classmethod
+    def options(cls, variant: str) -> dict[str, Any]:
+        """The keyword arguments of a published size.
+
+        Raises:
+            InputError: no such size; the message offers the nearest.
+        """
+        if variant not in cls.PUBLISHED:
+            raise InputError(f"{cls.__name__} has no size {variant!r}", remedy=did_you_mean(variant, list(cls.PUBLISHED)))
+        return dict(cls.PUBLISHED[variant].config)
+
+    @classmethod
+    def lesson(cls, seed: int, in_chans: int = 3, side: int = 32, **config: Any) -> Lesson:
+        """A lesson of seconds: a small network of this class learns toy images of 4 classes from their labels."""
+        network = built(lambda: cls(4, in_chans, **config), seed, "student")
+        settings = Settings(steps=8, batch_size=16, lr=2e-3, seed=seed)
+        return Lesson(network, None, Supervised(), toy_images(seed, 32, channels=in_chans, side=side), settings, cls.__name__)
+
+    @classmethod
+    def tiny(cls, seed: int) -> Lesson:
+        """A lesson of a few seconds, for tests and the doctor."""
+        raise NotImplementedError
+
+    def load(self, file: str | Path) -> Self:
+        """The weights of a local safetensors file: see :func:`load`."""
+        return load(self, file)
+
+    def adopt(self, state: Mapping[str, Tensor], library: str) -> Self:
+        """The weights of the same network in ``library`` (a key of ``KEYS``), in eval mode.
+
+        Raises:
+            InputError: the library is not known, or its network is another: the message names the first difference.
+        """
+        if library not in self.KEYS:
+            raise InputError(f"no weights from {library!r}", remedy=f"known: {', '.join(self.KEYS) or 'none'}")
+        named = {}
+        for name, value in state.items():
+            for pattern, ours in self.KEYS[library]:
+                name = re.sub(pattern, ours, name)
+            named[name] = value
+        own = self.state_dict()
+        for name in sorted(own.keys() | named.keys()):
+            theirs, mine = (tuple(weights[name].shape) if name in weights else None for weights in (named, own))
+            if theirs != mine:
+                raise InputError(f"{name}: {library} has {theirs}, this network {mine}", remedy="build the same size of both")
+        self.load_state_dict(named)
+        return self.eval()
+
+    def pretrained(self, name: str) -> Self:
+        """The weights of ``hf:NAME`` (``hf:facebook/convnext-tiny-224``) or ``timm:NAME``, downloaded by that library.
+
+        Raises:
+            InputError: as :meth:`adopt`.
+            MissingExtra: the library is not installed.
+        """
+        from tutelage.distill.models import build_model
+        from tutelage.distill.recipe import ModelPart
+
+        library = name.partition(":")[0]
+        options = {"pretrained": True} if library == "timm" else {}
+        return self.adopt(build_model(ModelPart(name, options)).state_dict(), library)
+
+
+def network_of(system: str) -> type[Backbone]:
+    """The network class of a registered system: the system itself, or what a training method offers as ``Network``.
+
+    Raises:
+        InputError: no such system, or one without a network.
+    """
+    target = registry.find(system).target
+    target = getattr(target, "Network", target)
+    if not (isinstance(target, type) and issubclass(target, Backbone)):
+        raise InputError(f"{system} is no backbone", where="name", remedy="tutelage systems lists the backbones")
+    return target
+
+
+def create(name: str, num_classes: int = 1000, in_chans: int = 3, **config: Any) -> Any:
+    """The backbone ``name``: ``"hornet"``, or a published size of it, ``"hornet:tiny-gf"``; ``config`` overrides.
+
+    Raises:
+        InputError: no such system, size or option.
+    """
+    system, _, variant = name.partition(":")
+    network = network_of(system)
+    options = (network.options(variant) if variant else {}) | config
+    known = [name for name in inspect.signature(network).parameters if name not in ("num_classes", "in_chans")]
+    for option in options:
+        if option not in known:
+            raise InputError(f"{system} has no option {option!r}", where="options", remedy=did_you_mean(option, known))
+    return network(num_classes, in_chans, **options)
+
+
+def published(name: str) -> Mapping[str, Published]:
+    """The published sizes of a system, by name.
+
+    Raises:
+        InputError: no such system, or one without a network.
+    """
+    return network_of(name).PUBLISHED
+
+
+def on_meta(name: str, num_classes: int = 1000, in_chans: int = 3, **config: Any) -> Any:
+    """:func:`create` without memory: parameters have shapes and no values."""
+    with torch.device("meta"):
+        return create(name, num_classes, in_chans, **config)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Trainable and frozen parameters, without buffers."""
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def count_macs(network: nn.Module, size: int | Sequence[int] = 224, in_chans: int = 3) -> float:
+    """Multiply-accumulates of one image [1, in_chans, *size], counted on the meta device: those of convolutions and
+    matrix products (Linears and attention among them), not of norms, activations and FFTs. ``size``: H and W, or all."""
+    shape = (size, size) if isinstance(size, int) else tuple(size)
+    # a network that was built on the meta device stays usable: counting looks at a copy
+    shadow = copy.deepcopy(network).to("meta").eval()
+    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shadow(torch.empty(1, in_chans, *shape, device="meta"))
+    return counter.get_total_flops() / 2
+
+
+def load(backbone: Any, file: str | Path) -> Any:
+    """Load a local safetensors file into ``backbone`` and return it in eval mode. Never unpickles.
+
+    Raises:
+        InputError: not readable, or weights of another network: the message names the first key that differs, and the
+            published size that the weights are of, where there is one.
+    """
+    try:
+        return load_weights(backbone, file)
+    except InputError as error:
+        fitting = _variant_of(backbone, file)
+        if fitting is None:
+            raise
+        raise InputError(
+            error.message, where=error.where, remedy=f"these are weights of the size {fitting!r}: build that"
+        ) from error
+
+
+def _variant_of(backbone: Backbone, file: str | Path) -> str | None:
+    """The published size whose keys and shapes, but those of the classifier, are those of ``file``; None: none."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt") as found:
+            shapes = {name: tuple(found.get_slice(name).get_shape()) for name in found.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+    for variant in backbone.PUBLISHED:
+        with torch.device("meta"):
+            other = type(backbone)(backbone.num_classes, backbone.in_chans, **backbone.options(variant))
+        own = {name: tuple(value.shape) for name, value in other.state_dict().items()}
+        if own.keys() == shapes.keys() and all(own[name][1:] == shapes[name][1:] for name in own if own[name]):
+            if sum(own[name] != shapes[name] for name in own) <= 2:  # weight and bias of a classifier of other classes
+                return variant
+    return None

@@ -1,0 +1,9 @@
+"""Mamba-PKD (Medina et al., 2025): progressive distillation into a group of small state-space classifiers."""
+
+from __future__ import annotations
+
+from tutelage.systems.mamba_pkd.method import MambaPKD
+from tutelage.systems.mamba_pkd.network import Group, MambaBlock, MambaClassifier
+from tutelage.systems.mamba_pkd.scan import PATHS, fastest, selective_scan, time_paths
+
+__all__ = ["PATHS", "Group", "MambaBlock", "MambaClassifier", "MambaPKD", "fastest", "selective_scan", "time_paths"]

@@ -1,0 +1,332 @@
+"""Self-slimmed vision transformer, "SiT" (Zong et al., 2021, arXiv 2111.12624): softly merged tokens, recalibrated by distillation.
+
+Not to be confused with the self-supervised vision transformer of the same short name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tutelage.distill import losses
+from tutelage.distill.data import Batch, Data
+from tutelage.distill.lesson import Lesson, Settings
+from tutelage.distill.method import Method, Output, Terms, answer
+from tutelage.distill.taps import Taps
+from tutelage.distill.teacher import Teacher
+from tutelage.errors import InputError
+from tutelage.registry import system
+from tutelage.systems._backbone import Backbone, Published
+from tutelage.systems._layers import MLP, DropPath, drop_rates, init_weights
+from tutelage.systems._shared import built, toy_images
+
+# -- the network -----------------------------------------------------------------------------------------------------
+
+_STEM = ((8, 2), (4, 2), (2, 2), (1, 2))  # (width divided by, stride) of each convolution
+_LARGE_STEM = ((8, 2), (8, 1), (8, 1), (4, 2), (2, 2), (1, 2))
+
+
+class TokenSlimming(nn.Module):
+    """Token slimming module (section 3.2): [B, N, C] -> [B, count, C], each new token a convex combination of all old
+    ones, ``A^T X`` with ``A = softmax over tokens(scale * W2 GELU(W1 LN(X)))``."""
+
+    def __init__(self, width: int, count: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.score = nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, count))
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def shares(self, tokens: Tensor) -> Tensor:
+        """A [B, N, count]: each column positive, of sum 1."""
+        return (self.scale * self.score(self.norm(tokens))).softmax(1)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The merged tokens."""
+        return self.shares(tokens).transpose(1, 2) @ tokens
+
+
+class ReverseSlimming(nn.Module):
+    """Reverse token slimming module (section 3.3), of training only: [B, n, C] -> [B, N, C]. An MLP over tokens
+    (n -> 4 N -> N) after a norm, then ``y + MLP(LN(y))`` over channels."""
+
+    def __init__(self, width: int, few: int, many: int):
+        super().__init__()
+        self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.tokens = nn.Sequential(nn.Linear(few, 4 * many), nn.GELU(), nn.Linear(4 * many, many))
+        self.channels = MLP(width)
+        init_weights(self)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """The reconstructed tokens."""
+        y = self.tokens(self.before(tokens).transpose(1, 2)).transpose(1, 2)
+        return y + self.channels(self.after(y))
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention [B, N, C] -> [B, N, C]; query, key and value in one Linear without bias."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The mixed tokens."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Layer(nn.Module):
+    """A pre-norm block whose residual branches are divided by ``skip``; then, where ``count`` is given, its patch tokens
+    are slimmed to so many. Tokens [B, 1 + N, C], the class token first, which is never slimmed."""
+
+    def __init__(self, width: int, heads: int, skip: float, rate: float, count: int | None):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.attention, self.mlp = Attention(width, heads), MLP(width, 3)
+        self.drop, self.skip = DropPath(rate), skip
+        self.slim = TokenSlimming(width, count) if count is not None else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 1 + N, C] -> [B, 1 + (count or N), C]."""
+        x = x + self.drop(self.attention(self.norm1(x))) / self.skip
+        x = x + self.drop(self.mlp(self.norm2(x))) / self.skip
+        return x if self.slim is None else torch.cat([x[:, :1], self.slim(x[:, 1:])], 1)
+
+
+def _published(
+    width: int, heads: int, stages: tuple[int, ...], params: int, macs: float, host: tuple[int, float], **more: Any
+) -> tuple[Published, Published]:
+    size = more.get("size", 224)
+    config = {"width": width, "heads": heads, "stages": stages, **more}
+    return Published(config, params, macs, size), Published({**config, "ratio": 1.0}, host[0], host[1], size)
+
+
+_T = _published(320, 5, (1, 1, 1, 11), 15_872_934, 0.99e9, (15_689_400, 3.47e9))
+_XS = _published(384, 6, (1, 1, 1, 13), 25_625_774, 1.49e9, (25_368_704, 5.55e9))
+_S = _published(384, 6, (9, 3, 2, 2), 25_625_774, 4.03e9, (25_368_704, 5.55e9))
+_M = _published(512, 8, (10, 4, 3, 3), 55_642_302, 8.04e9, (55_201_296, 11.86e9))
+_L = _published(
+    768, 12, (10, 4, 3, 7), 148_168_398, 34.3e9, (147_168_944, 56.0e9), size=288, skip=3.0, stem=_LARGE_STEM
+)  # fmt: skip
+
+
+class SlimViT(Backbone):
+    """LV-ViT (Jiang et al., 2021) with token slimming after every stage but the last: patch tokens N, N/2, N/4, …
+
+    ``stages``: blocks a stage; after stage i ``floor(N ratio^i)`` patch tokens remain; ``ratio = 1``: the host itself,
+    without slimming. ``stem``: (divisor of the width, stride) of each 3x3 convolution. ``skip``: what residual branches
+    are divided by. A stage's map is [B, width, H/16, W/16] before any slimming and [B, width, tokens, 1] after.
+    Parameter counts include an auxiliary head over patch tokens, of the host's own training, that is never asked here.
+    The class token is the first; images have exactly ``size`` x ``size`` pixels.
+
+    Raises:
+        InputError: a size that the stem does not divide, a ratio that leaves no token, or images of another size.
+    """
+
+    PUBLISHED: ClassVar[Mapping[str, Published]] = {
+        "t": _T[0],
+        "xs": _XS[0],
+        "s": _S[0],
+        "m": _M[0],
+        "l": _L[0],
+        "host-t": _T[1],
+        "host-s": _S[1],
+        "host-m": _M[1],
+        "host-l": _L[1],
+    }
+
+    def __init__(
+        self,
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        width: int = 320,
+        heads: int = 5,
+        stages: Sequence[int] = (1, 1, 1, 11),
+        ratio: float = 0.5,
+        size: int = 224,
+        stem: Sequence[tuple[int, int]] = _STEM,
+        skip: float = 2.0,
+        drop_path: float = 0.0,
+        auxiliary: bool = True,
+    ):
+        stride = 1
+        for _, step in stem:
+            stride *= step
+        if size < stride or size % stride:
+            raise InputError(f"a stem of stride {stride} does not divide {size}", where="size", remedy=f"a multiple of {stride}")
+        if width % heads or width % max(divisor for divisor, _ in stem):
+            raise InputError(f"{heads} heads or the stem do not divide {width}", where="width", remedy="a multiple of both")
+        self.size, self.side = size, size // stride
+        self.counts = [int(self.side**2 * ratio**i) for i in range(len(stages))]
+        if not 0 < ratio <= 1 or self.counts[-1] < 1:
+            raise InputError(f"{ratio} leaves {self.counts[-1]} tokens", where="ratio", remedy="take more, up to 1")
+        super().__init__(num_classes, in_chans, [(f"stages.{i}", stride, width) for i in range(len(stages))])
+        self.depths = tuple(stages)
+        self.embed = _stem(in_chans, width, stem)
+        self.class_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.positions = nn.Parameter(torch.zeros(1, 1 + self.side**2, width))
+        self.layers = nn.ModuleList()
+        for i, rates in enumerate(drop_rates(drop_path, stages)):
+            slimmed = self.counts[i + 1] if i + 1 < len(stages) and ratio < 1 else None
+            for rate in rates:
+                last = len(self.layers) + 1 == sum(stages[: i + 1])
+                self.layers.append(Layer(width, heads, skip, rate, slimmed if last else None))
+        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, num_classes)
+        self.auxiliary = nn.Linear(width, num_classes).requires_grad_(False) if auxiliary else None
+        init_weights(self, convolutions=False)
+        for tokens in (self.class_token, self.positions):
+            nn.init.trunc_normal_(tokens, std=0.02)
+
+    @property
+    def tokens(self) -> list[int]:
+        """Patch tokens that leave each layer."""
+        counts, now = [], self.side**2
+        for layer in self.layers:
+            now = layer.slim.score[-1].out_features if isinstance(layer.slim, TokenSlimming) else now
+            counts.append(now)
+        return counts
+
+    def _through(self, images: Tensor) -> list[Tensor]:
+        """The tokens after each stage, class token first."""
+        x = self.embed(images).flatten(2).transpose(1, 2)
+        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1) + self.positions
+        ends, found = {sum(self.depths[: i + 1]) for i in range(len(self.depths))}, []
+        for number, layer in enumerate(self.layers, 1):
+            x = layer(x)
+            if number in ends:
+                found.append(x)
+        return found
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits from the class token."""
+        self.check(images)
+        return self.head(self.norm(self._through(images)[-1][:, 0]))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """See :class:`Backbone`."""
+        maps = [tokens[:, 1:].transpose(1, 2) for tokens in self._through(images)]
+        return [x.unflatten(2, (self.side, -1)) if x.shape[2] == self.side**2 else x[..., None] for x in maps]
+
+    def check_sides(self, sides: Sequence[int]) -> None:
+        """See :class:`Backbone`."""
+        if tuple(sides) != (self.size, self.size):
+            raise InputError(
+                f"images of {sides[0]}x{sides[1]}, the positions are for {self.size}x{self.size}",
+                where="images",
+                remedy=f"resize to {self.size}, or build it with size={sides[0]}",
+            )
+
+    @classmethod
+    def tiny(cls, seed: int) -> Lesson:
+        """See :class:`Backbone`."""
+        return cls.lesson(seed, side=16, **_TINY)
+
+
+_TINY: dict[str, Any] = {"width": 16, "heads": 2, "stages": (1, 1, 1), "size": 16, "stem": ((2, 2), (1, 2)), "auxiliary": False}
+
+
+def _stem(inputs: int, width: int, stem: Sequence[tuple[int, int]]) -> nn.Sequential:
+    """3x3 convolutions without bias, batch norm after each, GELU between."""
+    parts: list[nn.Module] = []
+    for divisor, stride in stem:
+        outputs = width // divisor
+        parts += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.GELU()]
+        inputs = outputs
+    return nn.Sequential(*parts[:-1])
+
+
+# -- the method ------------------------------------------------------------------------------------------------------
+
+
+@system("self-slimmed-vit", kind="compression")
+class SelfSlimmedViT(Method):
+    """SiT: a transformer that merges its tokens learns every layer's tokens from its unslimmed self (FRD).
+
+    ``L = CE(z, y) + 2 (1/L) sum_i MSE(R_i(x_i), v_i) + 2 tau^2 KL(softmax(t / tau) || softmax(z / tau))`` with the
+    student's patch tokens x_i after layer i (after slimming), the teacher's v_i, and R_i a :class:`ReverseSlimming`
+    where x_i has fewer tokens (dropped at export), else the identity; MSE over all elements. ``inherit``: the student
+    starts from the teacher's weights in all it shares with it.
+
+    Student and teacher are :class:`SlimViT`, the teacher without slimming, of equal width, depth and size. Heads:
+    ``logits`` [B, C]; labels class ids or probabilities. Published: 125 epochs, AdamW at 2e-4 per 512 images without
+    warm-up, weight decay 0.05, cosine, DeiT's augmentation. The optional second, convolutional teacher is not built.
+
+    Raises:
+        InputError: other networks, or ones that do not fit each other.
+    """
+
+    Network = SlimViT
+    needs_labels = True
+
+    @dataclass(frozen=True)
+    class Config:
+        """Weights of the token and the soft-label term; ``tau``: temperature; ``inherit``: start from the teacher."""
+
+        tokens: float = 2.0
+        soft: float = 2.0
+        tau: float = 1.0
+        inherit: bool = True
+
+    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: Data) -> None:
+        """The reverse modules, the taps, the student's start; see :class:`Method`."""
+        host = teacher.network if teacher is not None else None
+        if not isinstance(student, SlimViT) or not isinstance(host, SlimViT):
+            raise InputError("student and teacher are SlimViT", where="teacher", remedy="the teacher with ratio=1, live")
+        shapes = [(len(net.layers), net.side, net.norm.normalized_shape[0]) for net in (student, host)]
+        if shapes[0] != shapes[1] or set(host.tokens) != {host.side**2}:
+            raise InputError(
+                f"student and teacher are of {shapes} layers, tokens a side and channels",
+                where="teacher",
+                remedy="the same network with ratio=1",
+            )
+        assert teacher is not None
+        if self.config.inherit:
+            own = student.state_dict()
+            student.load_state_dict(own | {k: v for k, v in host.state_dict().items() if k in own and v.shape == own[k].shape})
+        self.names = [f"layers.{i}" for i in range(len(student.layers))] if self.config.tokens else []
+        many, width = host.side**2, shapes[0][2]
+        self.reverse = nn.ModuleList(
+            ReverseSlimming(width, few, many) if few < many else nn.Identity() for few in student.tokens if self.names
+        )
+        self._taps = Taps(student, self.names)
+        teacher.want(*self.names)
+
+    def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
+        """Logits, and of each layer the reconstructed and the teacher's patch tokens [B, N, C] under its name."""
+        assert teacher is not None
+        taught = teacher(batch)
+        with self._taps as taken:
+            said = dict(answer(student, batch.inputs))
+        for name, reverse in zip(self.names, self.reverse, strict=True):
+            said[name] = reverse(taken[name][:, 1:])
+        return said, {"logits": taught["logits"]} | {name: taught[name][:, 1:] for name in self.names}
+
+    def weights(self) -> Mapping[str, float]:
+        """See :class:`Method`."""
+        weights = {"tokens": self.config.tokens, "soft": self.config.soft}
+        return {name: weight for name, weight in weights.items() if weight}
+
+    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+        """``label``, ``tokens``, ``soft``; those of weight 0 are left out."""
+        terms = {"label": losses.cross_entropy(student["logits"], batch.labels, batch.weights)}
+        if self.names:
+            each = [losses.feature_mse(student[name], teacher[name], batch.weights) for name in self.names]
+            terms["tokens"] = torch.stack(each).mean()
+        if self.config.soft:
+            terms["soft"] = losses.kd(student["logits"], teacher["logits"], self.config.tau, batch.weights)
+        return terms
+
+    @classmethod
+    def tiny(cls, seed: int) -> Lesson:
+        """A lesson of two seconds: 16 tokens, then 8, then 4."""
+        student = built(lambda: SlimViT(4, 1, **_TINY), seed, "student")
+        teacher = built(lambda: SlimViT(4, 1, ratio=1.0, **_TINY), seed, "teacher")
+        return Lesson(
+            student, teacher, cls(), toy_images(seed, side=16), Settings(steps=6, batch_size=16, seed=seed), "self-slimmed-vit"
+        )
