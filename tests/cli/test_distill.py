@@ -129,3 +129,20 @@ def test_cache_figures_count_what_a_run_read() -> None:
 def test_the_examples_can_be_read(name: str) -> None:
     recipe = read_recipe(Path(__file__).parents[2] / "examples" / f"{name}.toml")
     assert recipe.data.name == "fashion-mnist" and recipe.student.model == "small-cnn"
+
+
+def test_students_are_exported_and_the_log_shown_where_asked(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    code, out, said = tutelage("distill", written(tmp_path), "--export", "torchscript", "--tensorboard", "--json", "-")
+    assert code == 0, said
+    assert result(out)["exported"] == [[str(tmp_path / "run" / f"seed-{seed}" / "student.pt")] for seed in (0, 1)]
+    scripted = torch.jit.load(str(tmp_path / "run" / "seed-1" / "student.pt"))
+    plain = load_weights(SmallCNN(4, 4, 8), tmp_path / "run" / "seed-1" / "student.safetensors")
+    images = torch.rand(3, 1, 8, 8)
+    assert torch.allclose(scripted(images), plain(images), atol=1e-6)
+    assert list((tmp_path / "run" / "seed-0" / "tensorboard").iterdir())
+
+
+def test_an_unknown_format_is_refused_before_training(tmp_path: Path) -> None:
+    code, _, said = tutelage("distill", written(tmp_path), "--export", "onx")
+    assert code == 2 and "did you mean onnx" in said and not (tmp_path / "run").exists()

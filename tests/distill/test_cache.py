@@ -15,8 +15,8 @@ from tutelage.distill import cache_build
 from tutelage.distill.cache import Cache, densify, sparsify
 from tutelage.distill.cache_build import break_even, build, verify
 from tutelage.distill.data import TensorData
-from tutelage.distill.lesson import Lesson, Settings
 from tutelage.distill.ensemble import Ensemble
+from tutelage.distill.lesson import Lesson, Settings
 from tutelage.distill.teacher import Cached, Live, MovingAverage
 from tutelage.distill.trainer import train
 from tutelage.distill.views import Views
@@ -223,6 +223,9 @@ def test_what_cannot_be_cached_is_refused(tmp_path: Path) -> None:
         build(changing, tmp_path / "c")
     broken = lesson()
     broken.teacher.network.head.bias.data[0] = float("inf")
+    both = lesson(teacher=Ensemble([MovingAverage(Conv(1)), Conv(2)]))
+    with pytest.raises(InputError, match="changes while it teaches"):
+        build(both, tmp_path / "e")
     with pytest.raises(InputError, match="'logits' is not finite"):
         build(broken, tmp_path / "d")
 

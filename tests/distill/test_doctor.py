@@ -189,3 +189,39 @@ def test_the_quick_form_can_be_turned_off() -> None:
     with pytest.raises(InputError):
         train(made)
     assert train(lesson(), check=False).history
+
+
+class Words(nn.Module):
+    """Tokens [B, N] and positions, which are an embedding too, to logits."""
+
+    def __init__(self, words: int = 9):
+        super().__init__()
+        self.words, self.places, self.head = nn.Embedding(words, 8), nn.Embedding(5, 8), nn.Linear(8, 3)
+
+    def forward(self, ids, mask):
+        places = self.places(torch.arange(ids.shape[1]))
+        return self.head(((self.words(ids) + places) * mask[..., None]).mean(1))
+
+
+def texts(student: int, teacher: int) -> Lesson:
+    inputs = {"ids": torch.arange(60).view(12, 5) % 9, "mask": torch.ones(12, 5, dtype=torch.int64)}
+    return Lesson(
+        Words(student), Words(teacher), Distil(), TensorData(inputs, torch.arange(12) % 3), Settings(steps=2, batch_size=6)
+    )
+
+
+def test_vocabularies_are_compared() -> None:
+    assert found(examine(texts(9, 9)), "vocabulary").message == "student and teacher know 9 and 9 words for ids"
+    fails(found(examine(texts(9, 12)), "vocabulary"), "same vocabulary")
+    assert not any(finding.check == "vocabulary" for finding in examine(lesson()))
+    assert train(texts(9, 12)).history, "a teacher may know more words than it is shown"
+
+
+@pytest.mark.parametrize(("sizes", "whose"), [((8, 9), "student"), ((9, 8), "teacher")])
+def test_a_token_outside_a_vocabulary_stops_training_before_the_look_up(sizes: tuple[int, int], whose: str) -> None:
+    made = texts(*sizes)
+    with pytest.raises(InputError, match=f"an id is 8, the {whose} knows 8") as caught:
+        train(made)
+    assert caught.value.where == "ids" and not any(m._forward_pre_hooks for m in made.student.modules())
+    (only,) = examine(made)
+    assert not only.ok and "tokenizer" in only.remedy

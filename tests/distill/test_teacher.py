@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from tutelage.distill.data import Batch, Order, TensorData, from_dataset, rows_of
-from tutelage.distill.method import answer
 from tutelage.distill.ensemble import ByClass, BySample, Ensemble
+from tutelage.distill.method import answer
 from tutelage.distill.projections import Projection, resample
 from tutelage.distill.taps import Taps
 from tutelage.distill.teacher import BlackBox, Live, MovingAverage, SelfTeacher, as_teacher
@@ -52,6 +53,49 @@ def test_ensembles_sum_average_and_route() -> None:
     assert torch.allclose(Ensemble([one, two], "sum", [2, 1])(batch())["logits"], 2 * a + b, atol=1e-6)
     routed = Ensemble([one, two], "routed", route=lambda x: x.ids % 2)
     assert torch.allclose(routed(batch())["logits"], torch.where((torch.arange(6) % 2 == 0)[:, None], a, b), atol=1e-6)
+
+
+def test_rows_are_routed_by_class_and_by_sample() -> None:
+    one, two = Net(seed=1), Net(seed=2)
+    asked = batch()
+    a, b = one(asked.inputs), two(asked.inputs)
+
+    def chosen(route, of: Batch = asked) -> torch.Tensor:
+        return Ensemble([one, two], "routed", route=route)(of)["logits"]
+
+    def expected(second: torch.Tensor) -> torch.Tensor:
+        return torch.where(second[:, None], b, a)
+
+    assert torch.allclose(chosen(ByClass([0, 1, 0])), expected(asked.labels == 1), atol=1e-6)
+    mixed = replace(asked, labels=0.6 * torch.eye(3)[asked.labels] + 0.4 / 3)
+    assert torch.allclose(chosen(ByClass([0, 1, 0]), mixed), expected(asked.labels == 1), atol=1e-6)
+    assert torch.allclose(chosen(BySample([1, 0, 0, 1, 0, 0])), expected(torch.arange(6) % 3 == 0), atol=1e-6)
+    with pytest.raises(InputError, match="needs labels"):
+        chosen(ByClass([0, 1, 0]), replace(asked, labels=None))
+    with pytest.raises(InputError, match="without sample ids"):
+        chosen(BySample([0, 1]), replace(asked, ids=None))
+    for short in (ByClass([0]), BySample([0, 1])):
+        with pytest.raises(InputError, match="has no teacher"):
+            chosen(short)
+
+
+def test_a_route_is_part_of_the_fingerprint() -> None:
+    def routed(route) -> str:
+        return Ensemble([Net(seed=1), Net(seed=2)], "routed", route=route).fingerprint
+
+    def modulo(n: int):
+        return lambda x: x.ids % n
+
+    names = [ByClass([0, 1]), ByClass([1, 0]), BySample([0, 1]), modulo(1), modulo(2), lambda x: 1 - x.ids % 2]
+    assert len({routed(route) for route in names}) == len(names)
+    assert routed(ByClass([0, 1])) == routed(ByClass((0, 1))) and routed(modulo(2)) == routed(modulo(2))
+
+    class Odd:
+        def __call__(self, of: Batch) -> torch.Tensor:
+            return of.ids % 2
+
+    with pytest.raises(InputError, match="when it changes"):
+        routed(Odd())
 
 
 @pytest.mark.parametrize(
@@ -101,6 +145,7 @@ def test_black_boxes_count_and_limit_queries() -> None:
     assert box.queries == 32
     with pytest.raises(InputError, match="limit of 40"):
         box(batch(10))
+    assert Ensemble([Net(), box]).counted == [box] and not Live(Net()).counted
     assert box.fingerprint != BlackBox(box.ask, version="v2").fingerprint
 
 

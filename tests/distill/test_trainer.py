@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from tutelage.distill.data import TensorData
+from tutelage.distill.export import load_weights
 from tutelage.distill.lesson import Lesson, Settings
 from tutelage.distill.method import Stage
 from tutelage.distill.teacher import MovingAverage
@@ -360,6 +361,14 @@ def test_wrong_settings_name_the_field(wrong: dict, field: str) -> None:
     with pytest.raises(InputError) as caught:
         Settings(**wrong)
     assert field in str(caught.value.where)
+
+
+def test_a_compiled_student_trains_alike_and_is_exported_plain(tmp_path: Path) -> None:
+    torch.compiler.reset()
+    plain = train(lesson(steps=5))
+    compiled = train(lesson(student=torch.compile(Net(), backend="eager"), steps=5), tmp_path)
+    assert type(compiled.student) is Net and plain.history[-1]["terms"] == compiled.history[-1]["terms"]
+    assert bits(load_weights(Net(), tmp_path / "student.safetensors")) == bits(plain.student)
 
 
 def test_no_steps_give_the_student_back() -> None:

@@ -106,3 +106,36 @@ def test_a_teacher_is_named_as_module_and_teacher(folder: Path, tmp_path: Path) 
     sdvp("collect", folder / "gqa", records, "--split", "val", "--limit", 3, "--quick")
     assert "not MODULE=TEACHER" in sdvp("label", records, tmp_path / "l", "--teacher", "VQA", "--quick", code=2)
     assert "is a VQA, not a LOC" in sdvp("label", records, tmp_path / "l", "--teacher", "LOC=color", "--quick", code=2)
+
+
+def test_a_probe_calibrates_teachers_and_refuses_bad_ones(folder: Path, tmp_path: Path) -> None:
+    records = folder / "r3"
+    sdvp("collect", folder / "gqa", records, "--split", "val", "--limit", 12, "--quick")
+    label = ["label", records, "--teacher", "VQA=color", "--teacher", "LOC=loc", "--gate", 0, "--quick"]
+    out = sdvp(*label[:2], tmp_path / "unseen", *label[2:])
+    assert "teacher accepted unseen" in out
+    probe = ["--probe", folder / "gqa", "--split", "train", "--json", tmp_path / "l.json"]
+    out = sdvp(*label[:2], tmp_path / "probed", *label[2:], *probe)
+    said = json.loads((tmp_path / "l.json").read_text())["modules"]
+    assert said["VQA"]["calls"] > 0 and said["LOC"]["calls"] == 0, "final answers are no boxes"
+    assert said["VQA"]["accepted"] == (said["VQA"]["teacher"] > said["VQA"]["student"])
+    assert said["VQA"]["accepted"] or said["VQA"]["labelled"] == 0
+    assert ("refused" if not said["VQA"]["accepted"] else "accepted:") in out
+
+
+def test_blame_ranks_modules_by_question_type(folder: Path, tmp_path: Path) -> None:
+    files.write_json(tmp_path / "run.json", {"settings": {"plan": {"seeds": [0], "quick": True}}})
+    out = sdvp("blame", tmp_path, "--count", 12, "--task", "b_gqa", "--json", tmp_path / "b.json")
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert found["questions"] == 12 and found["ceiling"] == 100 and found["arm"] == "frozen" and found["seeds"] == [0]
+    shares = [row["error_share"] for row in found["rows"]]
+    assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1 + 1e-9
+    assert found["rows"][0]["module"] in out and "errors of program logic" in out
+    assert "no such file" in sdvp("blame", tmp_path / "none", code=2)
+    assert "no seed 7" in sdvp("blame", tmp_path, "--seed", 7, code=2)
+    assert "no arm 'sdvp'" in sdvp("blame", tmp_path, "--arm", "sdvp", code=2)
+
+
+def test_an_unknown_axis_of_the_ablations_is_named(tmp_path: Path) -> None:
+    said = sdvp("study", "--ablations", "--smoke", "--axis", "ordre", "--out", tmp_path / "a", code=2)
+    assert "no axis 'ordre'" in said and "order" in said and not (tmp_path / "a").exists()

@@ -220,3 +220,11 @@ def test_options_that_need_answers_say_so(changed: dict) -> None:
     stage = Stage("s", unlabelled, {"COLOR": from_callable(small.brightest)})
     with pytest.raises(InputError, match="no question has an answer"):
         run_stage(small.modules(), stage, replace(OPTIONS, **changed))
+
+
+def test_final_answers_without_a_visprog_program_are_refused() -> None:
+    asked = small.questions(6, programs={"viper": small.VIPER})
+    stage = Stage("s", asked, {"COLOR": from_callable(small.brightest)})
+    options = replace(OPTIONS, dsl="viper", loss=StepwiseFinal.Config())
+    with pytest.raises(InputError, match="need VisProg programs"):
+        run_stage(small.modules(), stage, options)

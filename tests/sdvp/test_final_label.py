@@ -21,7 +21,7 @@ from tutelage.modules.symbolic import symbolic_modules
 from tutelage.modules.visual_module import Label
 from tutelage.modules.words import Vocabulary
 from tutelage.programs.expression import Expression
-from tutelage.programs.language import Call, LimitExceeded, ProgramFailure, Signature
+from tutelage.programs.language import Call, LimitExceeded, ProgramFailure
 from tutelage.programs.values import Box, Image
 from tutelage.programs.visprog import parse
 from tutelage.sdvp.final_label import StepwiseFinal, build, prepare, stepwise_final, teach
@@ -358,7 +358,9 @@ def test_a_function_has_one_answer():
         raise ValueError("no light")
 
     said = {**networks(), "SHADE": shade, "BREAK": fails}
-    text = "X=SHADE(image=IMAGE)\nY=VQA(image=IMAGE,question='What color?')\nZ=EVAL(expr=\"{X} == {Y}\")\nFINAL_RESULT=RESULT(var=Z)"
+    text = (
+        "X=SHADE(image=IMAGE)\nY=VQA(image=IMAGE,question='What color?')\nZ=EVAL(expr=\"{X} == {Y}\")\nFINAL_RESULT=RESULT(var=Z)"
+    )
     (graph,) = prepare([question(0, text, "yes")], said, ["VQA"]).graphs
     assert [one.call.module for one in graph.asked if len(one.outcomes) > 1] == ["VQA"]
     assert graph.likelihood([torch.tensor([1.0]).double(), *_at(graph, "red")]) == pytest.approx(1.0)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -83,7 +84,7 @@ def test_boxes_agree_when_there_are_as_many_and_each_is_met() -> None:
 
 
 def test_the_probe_holds_every_steps_true_value() -> None:
-    asked = [q.__class__(**{**vars(q), "gold": {"visprog": [[Box(3, 3, 9, 9)], None, q.answer, None]}}) for q in small.questions(3)]
+    asked = [replace(q, gold={"visprog": [[Box(3, 3, 9, 9)], None, q.answer, None]}) for q in small.questions(3)]
     found = probe(asked, {k: v for k, v in small.modules().items()})
     assert [label.hard for _, label in found["COLOR"]] == [q.answer for q in asked]
 
@@ -125,7 +126,7 @@ def test_the_gate_is_a_least_confidence() -> None:
 
 def test_final_agreement_keeps_samples_whose_forced_run_is_right() -> None:
     asked, found = records(6)
-    asked[2] = type(asked[2])(**{**vars(asked[2]), "answer": None})
+    asked[2] = replace(asked[2], answer=None)
     teachers = {"COLOR": from_callable(lambda calls: ["red"] * len(calls))}
     kept = keep(label(found, small.color(), teachers["COLOR"]), Filters(0, True), asked, small.modules(), teachers, "visprog")
     right = {"q0": 1.0, "q1": 0.0, "q2": 1.0, "q3": 1.0, "q4": 0.0, "q5": 0.0}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage import registry
-from tutelage.distill.export import save_weights
+from tutelage.distill.export import save_onnx, save_torchscript, save_weights
 from tutelage.distill.models import build_model
 from tutelage.distill.recipe import ModelPart
 from tutelage.errors import InputError
@@ -191,3 +191,24 @@ def test_published_sizes_have_exactly_their_parameters(name: str, size: str) -> 
         assert count_parameters(network) == told.parameters
     if told.macs is not None and network.spatial == 2:
         assert count_macs(network, told.size) == pytest.approx(told.macs, rel=0.02)
+
+
+def test_the_package_offers_what_builds_networks() -> None:
+    from tutelage import systems
+
+    assert systems.create is create and systems.published is published
+    with pytest.raises(AttributeError):
+        systems.build  # noqa: B018
+
+
+@pytest.mark.parametrize("name", ["convnext:mini", "cvt:mini", "hornet:mini", "generalized-convolution:mini"])
+def test_an_exported_network_takes_any_number_of_images(name: str, tmp_path: Path) -> None:
+    network = create(name, 5).eval()
+    side = published(name.partition(":")[0])["mini"].size
+    images = torch.randn(3, network.in_chans, side, side)
+    file = save_torchscript(network, images[:2], tmp_path / "net.pt")
+    assert torch.allclose(torch.jit.load(file)(images), network(images), atol=1e-5)
+    onnx = pytest.importorskip("onnxruntime")
+    written = save_onnx(network, images[:2], tmp_path / "net.onnx")
+    said = onnx.InferenceSession(written).run(None, {"input": images.numpy()})[0]
+    assert torch.allclose(torch.from_numpy(said), network(images), atol=1e-4)

@@ -8,7 +8,7 @@ from tutelage.distill.data import Batch, TensorData
 from tutelage.distill.lesson import Lesson, Settings
 from tutelage.distill.method import Terms
 from tutelage.distill.teacher import Live
-from tutelage.distill.trainer import Trainer
+from tutelage.distill.trainer import Trainer, train
 from tutelage.errors import InputError
 from tutelage.systems._shared import built
 from tutelage.systems.minilm import Encoder, MiniLM, needs_assistant, projections, relation, relation_divergence
@@ -184,6 +184,35 @@ def test_names_of_projections() -> None:
     assert projections("bert", 11, "bert.")[0] == "bert.encoder.layer.11.attention.self.query"
     with pytest.raises(InputError, match="did you mean"):
         projections("brt", 0)
+
+
+SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "XLMRoberta", "ViT"])
+def test_projections_are_where_transformers_has_them(kind: str) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = getattr(transformers, f"{kind}Config")(**SIZES, **({} if kind == "ViT" else {"vocab_size": 20}))
+    network = getattr(transformers, f"{kind}Model")(config)
+    old = int(transformers.__version__.partition(".")[0]) < 5
+    name = {"Bert": "bert", "Roberta": "roberta", "XLMRoberta": "xlm-roberta", "ViT": "vit-4" if old else "vit"}[kind]
+    assert all(isinstance(network.get_submodule(found), nn.Linear) for found in projections(name, 1))
+
+
+def test_a_bert_of_transformers_teaches_a_narrower_one() -> None:
+    transformers = pytest.importorskip("transformers")
+
+    def bert(width: int, layers: int, seed: int) -> nn.Module:
+        sizes = SIZES | {"hidden_size": width, "num_hidden_layers": layers, "hidden_dropout_prob": 0.0}
+        return built(lambda: transformers.BertModel(transformers.BertConfig(vocab_size=20, **sizes), add_pooling_layer=False), seed)
+
+    ids = tokens(6)
+    data = TensorData({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    method = MiniLM(teacher=projections("bert", 1), student=projections("bert", 0), teacher_heads=2, student_heads=2)
+    student = bert(8, 1, 0)
+    made = Lesson(student, bert(16, 2, 1), method, data, Settings(steps=30, batch_size=len(ids), lr=1e-2, log_every=1))
+    terms = [record["terms"] for record in train(made).history]
+    assert terms[-1]["attention"] < terms[0]["attention"] and terms[-1]["value"] < terms[0]["value"]
 
 
 def test_no_data_without_tokens() -> None:

@@ -151,8 +151,6 @@ def test_without_soft_labels_and_features_it_is_cross_entropy() -> None:
 
 def test_the_soft_term_has_the_gradient_of_the_divergence() -> None:
     ours, theirs = maps(0, 4, 3).requires_grad_(), maps(1, 4, 3)
-    method = ScaleKD(tau=2.0)
-    terms = method.terms(Batch(ours, torch.zeros(4).long()), {"logits": ours}, {"logits": theirs, "map": theirs}) if False else None
     method = ScaleKD(tau=2.0, direct_weight=0.0, alternative_weight=0.0)
     terms = method.terms(Batch(ours, torch.zeros(4).long()), {"logits": ours}, {"logits": theirs})
     (gradient,) = torch.autograd.grad(terms["kd"], ours)

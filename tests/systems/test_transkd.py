@@ -4,7 +4,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.distill.data import Batch, TensorData
@@ -196,3 +196,27 @@ def test_the_batch_is_not_needed_beyond_its_images() -> None:
     batch = trainer.batch(0)
     ours, _ = trainer.method(Batch(batch.inputs, batch.labels), trainer.student, trainer.teacher)
     assert ours["logits"].shape == (4, 3, 8, 8)
+
+
+def test_a_segformer_of_transformers_teaches_another() -> None:
+    transformers = pytest.importorskip("transformers")
+
+    def segformer(widths: list[int], seed: int) -> nn.Module:
+        config = transformers.SegformerConfig(
+            depths=[1] * 4, hidden_sizes=widths, num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=8, num_labels=3
+        )
+        return built(lambda: transformers.SegformerForSemanticSegmentation(config), seed)
+
+    student = segformer([8, 8, 16, 16], 0)
+    recent = hasattr(student.segformer, "stages")
+    names = {
+        part: tuple(f"segformer.stages.{i}.{module}" if recent else f"segformer.encoder.{module}.{i}" for i in range(4))
+        for part, module in (("maps", "layer_norm"), ("embeddings", "patch_embeddings"))
+    }
+    taps = {f"{whose}_{part}": found for part, found in names.items() for whose in ("student", "teacher")}
+    keys, image = student.state_dict().keys(), maps(5, 1, 3, 64, 64)
+    plain = lesson((64, 64))
+    made = Lesson(student, segformer([8, 16, 16, 24], 1), TransKD(middle=16, **taps), plain.data, plain.settings)
+    result = train(made)
+    assert result.ungraded == () and result.student.state_dict().keys() == keys
+    assert torch.equal(result.student(image).logits, student.eval()(image).logits)

@@ -41,6 +41,12 @@ def test_the_token_label_head_of_l() -> None:
     assert count_parameters(with_head) - count_parameters(without) == 641_000
 
 
+def test_attention_costs_most_where_maps_are_large() -> None:
+    config = {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 48), "head": 8}
+    macs = {layout: count_macs(on_meta("uniformer", layout=layout, **config), 32) for layout in ("llgg", "gggg", "ggll")}
+    assert macs["gggg"] == max(macs.values()) and macs["llgg"] < 0.8 * macs["gggg"] < macs["ggll"]
+
+
 def test_strides_and_sizes() -> None:
     for config in (MINI, LIGHT, MINI | {"stem": "conv"}):
         network = made(**config)
@@ -215,7 +221,6 @@ def test_attention_over_a_still_clip_is_that_over_its_image() -> None:
 def test_split_attention_starts_as_attention_within_frames() -> None:
     video = built(lambda: UniFormer(5, 2, **MINI, video=True, attention="split"), 0).eval()
     block = video.stages[2][0]
-    assert (block.time.qkv.weight == 0).all() and (block.time.out.weight == 1).all()
     x = noise(1, 16, 3, 4, 4)
     with torch.no_grad():
         block.position.weight.zero_()
@@ -223,8 +228,25 @@ def test_split_attention_starts_as_attention_within_frames() -> None:
         for frame in range(3):
             alone = block(x[:, :, frame : frame + 1])
             torch.testing.assert_close(block(x)[:, :, frame : frame + 1], alone, atol=1e-6, rtol=1e-5)
-        block.time.qkv.weight.normal_(0, 0.5)
-        assert (block(x)[:, :, :1] - block(x[:, :, :1])).abs().max() > 1e-3
+        block.time.out.weight.normal_(0, 0.5)
+        assert (block(x)[:, :, :1] - block(x[:, :, :1])).abs().max() > 1e-4
+
+
+def test_the_published_start_of_the_time_branch_cannot_learn() -> None:
+    block = built(lambda: GlobalBlock(VIDEO, 16, 8, 4.0, 0.0, None, split=True), 0)
+    x, aim = noise(2, 16, 3, 4, 4), noise(2, 16, 3, 4, 4, seed=1)
+
+    def slopes() -> list[float]:
+        block.zero_grad()
+        (block(x) * aim).sum().backward()
+        return [block.time.qkv.weight.grad.abs().max().item(), block.time.out.weight.grad.abs().max().item()]
+
+    nn.init.zeros_(block.time.out.weight)
+    assert slopes()[1] > 1e-2
+    nn.init.zeros_(block.time.qkv.weight)
+    nn.init.ones_(block.time.out.weight)
+    nn.init.zeros_(block.time.qkv.bias)
+    assert max(slopes()) < 1e-5
 
 
 def test_the_residual_of_split_attention_is_the_input() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,7 @@ import typer
 from tutelage.cli.common import console, emit, progress
 
 if TYPE_CHECKING:
-    from tutelage.programs.language import Module, Program, ProgramFailure, Value
+    from tutelage.programs.language import Module, Program, ProgramFailure, Signature, Value
     from tutelage.programs.scheduler import Job
     from tutelage.programs.trace import StepRecord, Trace
     from tutelage.programs.viper import Parser as ViperParser
@@ -64,7 +64,11 @@ def modules_of(seed: int, taught: Sequence[Path] = ()) -> dict[str, Module]:
 
 def parser_of(dsl: Dsl, modules: dict[str, Module]) -> VisProgParser | ViperParser:
     """The parser of a language for programs that call ``modules``."""
-    signatures = {name: module.signature for name, module in modules.items()}
+    return parser_for(dsl, {name: module.signature for name, module in modules.items()})
+
+
+def parser_for(dsl: Dsl, signatures: Mapping[str, Signature]) -> VisProgParser | ViperParser:
+    """The parser of a language for programs that call modules of these ``signatures``."""
     if dsl is Dsl.visprog:
         from tutelage.programs import visprog
 
@@ -74,8 +78,15 @@ def parser_of(dsl: Dsl, modules: dict[str, Module]) -> VisProgParser | ViperPars
     return viper.Parser(signatures)
 
 
-def answer(job: Job, modules: dict[str, Module], json: str | None, cache: Path | None = None) -> None:
-    """Run one program, show every step and the answer, and write the trace; a program that fails leaves with 1.
+def answer(
+    job: Job,
+    modules: dict[str, Module],
+    json: str | None,
+    cache: Path | None = None,
+    written: Mapping[str, Any] | None = None,
+) -> None:
+    """Run one program, show every step and the answer, and write the trace, with what its writing took if that is told;
+    a program that fails leaves with 1.
 
     Raises:
         StaleError, StorageError: the file of the result cache is not one, or cannot be written.
@@ -89,7 +100,7 @@ def answer(job: Job, modules: dict[str, Module], json: str | None, cache: Path |
     if trace.steps:
         screen.print(_table(job.program, trace))
     sure = confidence(trace)
-    emit(trace.to_json() | {"confidence": sure}, json)
+    emit(trace.to_json() | {"confidence": sure} | ({} if written is None else {"written": written}), json)
     if trace.status != "ok":
         typer.echo(f"error: the program fails ({trace.status}): {trace.error}", err=True)
         raise typer.Exit(1)

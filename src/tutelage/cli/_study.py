@@ -56,11 +56,15 @@ def _table(result: dict[str, Any]) -> Any:
 
 
 def _figures(screen: Any, result: dict[str, Any]) -> None:
-    summary = result["summary"]
+    claims(screen, result["summary"])
+    screen.print("The teachers were trained on labels of the current tasks; SDVP saw only what they say.")
+
+
+def claims(screen: Any, summary: dict[str, Any]) -> None:
+    """What was promised and what came of it, and what it took."""
     for verdict in summary["verdicts"]:
         mark = "[green]met   [/green]" if verdict["met"] else "[red]missed[/red]"
         reason = f" ({verdict['reason']})" if verdict["reason"] else ""
         screen.print(f"{mark} {verdict['claim']}: {verdict['value']} (promised: {verdict['target']}){reason}", markup=True)
     minutes, seconds = divmod(round(summary["seconds"]), 60)
     screen.print(f"{minutes} min {seconds} s, at most {summary['peak_rss_mib']:.0f} MiB, all processes together")
-    screen.print("The teachers were trained on labels of the current tasks; SDVP saw only what they say.")

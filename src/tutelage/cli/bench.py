@@ -81,3 +81,88 @@ def distill(
 
     with progress("measuring"):
         command(json, rounds, seeds=seeds, smoke=smoke, device=device.value, processes=processes)
+
+
+@app.command(epilog="Example: tutelage bench backbones convnext cvt:21 --compiled --json results/bench/backbones.json")
+def backbones(
+    systems: Annotated[list[str] | None, typer.Argument(help="SYSTEM or SYSTEM:SIZE; by default all, first sizes.")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are given.")] = 7,
+    batch: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 4,
+    device: Annotated[Device, typer.Option(help="Where networks compute.")] = Device.cpu,
+    compiled: Annotated[bool, typer.Option("--compiled", help="Each network compiled too: minutes of compiling.")] = False,
+    smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, small sizes; claims nothing.")] = False,
+    json: JsonOut = None,
+) -> None:
+    """Images per second and memory of the backbones, beside the same networks of timm and transformers."""
+    from tutelage.bench import backbones as bench
+
+    with progress("measuring", 1) as bar:
+        result = bench.run(
+            systems or (),
+            rounds=1 if smoke else rounds,
+            batch=batch,
+            device=device.value,
+            compiled=compiled,
+            smoke=smoke,
+            progress=bar,
+        )
+    screen = console(json)
+    screen.print(_backbones_table(result))
+    for it in result["ratios"]:
+        screen.print(f"{it['system']}:{it['size']} {it['way']}: {it['time_ratio']:.2f} of the time of {it['than']}", markup=False)
+    for name, reason in result["left_out"].items():
+        screen.print(f"left out: {name}: {reason}", markup=False)
+    screen.print(
+        f"{result['batch']} images a pass, inference, fp32, {result['rounds']} rounds, {result['clock']}, on {result['device']}"
+        + (" (smoke test: the figures mean nothing)" if smoke else ""),
+        soft_wrap=True,
+    )
+    emit(result, json)
+
+
+def _backbones_table(result: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table("network", "way", box=None)
+    for heading in ("images/s", "peak MiB", "M parameters", "GMACs", "differs by"):
+        table.add_column(heading, justify="right")
+    for it in result["rows"]:
+        figures = [
+            f"{it['images_per_s']:.1f}",
+            f"{it['peak_tensor_mib']:.0f}",
+            f"{it['parameters'] / 1e6:.1f}",
+            f"{it['macs'] / 1e9:.2f}",
+        ]
+        differs = "" if it["difference"] is None else f"{it['difference']:.0e}"
+        table.add_row(f"{it['system']}:{it['size']}", it["way"], *figures, differs)
+    return table
+
+
+@app.command(epilog="Example: tutelage bench scan --json results/bench/scan.json")
+def scan(
+    batch: Annotated[list[int] | None, typer.Option(min=1, help="Sequences a batch; repeat for several.")] = None,
+    length: Annotated[int, typer.Option(min=1, help="Steps of a sequence.")] = 1024,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are given.")] = 7,
+    device: Annotated[Device, typer.Option(help="Where the scan computes.")] = Device.cpu,
+    smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
+    json: JsonOut = None,
+) -> None:
+    """Time Mamba's selective scan, forward and backward: step by step, in chunks of time, in groups of steps."""
+    from rich.table import Table
+
+    from tutelage.bench.scan import bench
+
+    with progress("measuring"):
+        result = bench(batch or (1, 8), length, rounds=rounds, device=device.value, smoke=smoke)
+    screen, table = console(json), Table("batch", "path", "ms", "times the loop's speed", "picked", box=None)
+    for row in result["rows"]:
+        for path, milliseconds in row["milliseconds"].items():
+            picked = "yes" if path == row["picked"] else ""
+            table.add_row(str(row["batch"]), path, f"{milliseconds:.1f}", f"{row['times_faster'][path]:.1f}", picked)
+    screen.print(table)
+    screen.print(
+        f"{result['length']} steps, {result['width']} channels, {result['states']} states, {result['rounds']} rounds, "
+        f"{result['clock']}, {result['threads']} threads, on {result['device']}" + (" (smoke test)" if smoke else ""),
+        soft_wrap=True,
+    )
+    emit(result | environment([0]), json)

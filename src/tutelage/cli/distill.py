@@ -66,10 +66,8 @@ def distill(
         arms = {DISTILLED: done.results}
         if compare:
             arms |= alone(job, done, folder, bar)
-    example = job.data.batch(torch.arange(2), None).inputs
-    exported = [
-        save_formats(one.student, example, folder / f"seed-{seed}", formats) for seed, one in zip(done.seeds, done.results)
-    ]
+    example = job.data.batch(torch.zeros(2, dtype=torch.int64), None).inputs
+    exported = [save_formats(one.student, example, folder / f"seed-{seed}", formats) for seed, one in zip(done.seeds, done.results)]
     result: dict[str, Any] = done.summary() | {"out": folder, "exported": exported, **environment(job.seeds)}
     screen = console(json)
     if job.test is not None:

@@ -32,6 +32,13 @@ class Dsl(StrEnum):
     viper = "viper"
 
 
+class Answers(StrEnum):
+    """What answers a step when its module is looked into."""
+
+    gold = "gold"
+    teacher = "teacher"
+
+
 Source = Annotated[Path, typer.Argument(help="A folder in the layout of GQA or NLVR2, or a JSON-lines file of programs.")]
 LayoutOption = Annotated[Layout, typer.Option(help="What SOURCE is.")]
 Split = Annotated[str, typer.Option(help="The dataset's split.")]
@@ -84,26 +91,40 @@ def label(
         list[str], typer.Option(help="MODULE=TEACHER: an embedded specialist (color, loc, easy), or the folder of a saved module.")
     ],
     gate: Annotated[float, typer.Option(min=0, max=1, help="The least confidence a label must have; 0 keeps all.")] = 0.8,
+    probe: Annotated[
+        Path | None,
+        typer.Option(help="Answered questions, as SOURCE of collect: they calibrate the teachers, and refuse bad ones."),
+    ] = None,
+    layout: LayoutOption = Layout.gqa,
+    split: Split = "val",
+    limit: Limit = None,
     modules: Modules = None,
     seed: Seed = 0,
     quick: Quick = False,
     json: JsonOut = None,
 ) -> None:
-    """Let teachers label the records they cover; a call outside a teacher's skill gets no label."""
+    """Let teachers label the records they cover; a call outside a teacher's skill gets no label.
+
+    Without --probe, teachers are accepted unseen and their confidence is taken as it is.
+    """
+    from tutelage.files import read_json
+    from tutelage.sdvp.accept import answer_probe
     from tutelage.sdvp.collect import load
     from tutelage.sdvp.label import Filters
-    from tutelage.sdvp.steps import label_into
+    from tutelage.sdvp.steps import VERDICTS, label_into
 
     found, ready = load(records), _modules(modules, seed, quick)
+    asked, _ = _questions(probe, layout, split, None, limit, Dsl.visprog) if probe is not None else ([], 0)
     with progress("labelling"):
         teachers = dict(_teacher(text, seed, quick) for text in teacher)
-        labelled = label_into(out, found, ready, teachers, Filters(gate=gate))
+        labelled = label_into(out, found, ready, teachers, Filters(gate=gate), answer_probe(asked, ready))
+    verdicts = read_json(out / VERDICTS)
     counts = {
-        name: {"records": len(found[name]), "labelled": len(rows), "kept": sum(row.weight > 0 for row in rows)}
+        name: {"records": len(found[name]), "labelled": len(rows), "kept": sum(row.weight > 0 for row in rows)} | verdicts[name]
         for name, rows in labelled.items()
     }
     for name, row in counts.items():
-        console(json).print(f"{name}: {row['records']} records, {row['labelled']} labels, {row['kept']} kept")
+        console(json).print(f"{name}: {row['records']} records, {row['labelled']} labels, {row['kept']} kept; {_verdict(row)}")
     emit({"out": out, "modules": counts, **environment([seed])}, json)
 
 
@@ -181,8 +202,40 @@ def evaluate(
     emit(result | environment([seed]), json)
 
 
-@app.command(epilog="Example: tutelage sdvp study --seeds 3 --out runs/study")
+@app.command(epilog="Example: tutelage sdvp blame runs/study --arm sdvp --json blame.json")
+def blame(
+    run: Annotated[Path, typer.Argument(help="The folder of `tutelage sdvp study` or `tutelage demo`.")],
+    arm: Annotated[
+        str, typer.Option(help="frozen, or a learning arm of the study (sdvp, naive): its modules at the end.")
+    ] = "frozen",
+    source: Annotated[Answers, typer.Option(help="What answers a step in its module's place.")] = Answers.gold,
+    task: Annotated[list[str] | None, typer.Option(help="A task; may be repeated. Default: b_gqa and b_nlvr.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Questions a task.")] = 1000,
+    seed: Annotated[int | None, typer.Option(help="One of the study's seeds; default: its first.")] = None,
+    dsl: DslOption = Dsl.visprog,
+    json: JsonOut = None,
+) -> None:
+    """Which module's step makes answers wrong, by question type, and what perfect steps would win back.
+
+    Each wrong answer is run again with one step answered in its module's place; where none alone repairs it, the steps
+    share the blame by their Shapley values. Errors of the programs stand apart.
+    """
+    from tutelage.cli import _blame
+    from tutelage.sdvp.blame.study import TASKS, command, seed_of
+
+    seed = seed_of(run, seed)
+    with progress(f"blaming the steps of {arm} modules"):
+        found = command(run, arm=arm, seed=seed, tasks=task or TASKS, count=count, dsl=dsl.value, source=source.value)
+    _blame.show(console(json), found)
+    emit({**found.to_json(), "arm": arm, **environment([seed])}, json)
+
+
+@app.command(epilog="Example: tutelage sdvp study --ablations --json results/sdvp-ablations.json")
 def study(
+    ablations: Annotated[
+        bool, typer.Option("--ablations", help="Instead: change one thing at a time and compare with SDVP, at a smaller size.")
+    ] = False,
+    axis: Annotated[list[str] | None, typer.Option(help="With --ablations: this part of them alone; may be repeated.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
     first_seed: Annotated[int, typer.Option(help="The first seed; the others follow it.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/study. A stopped run goes on there.")] = None,
@@ -191,9 +244,13 @@ def study(
     json: JsonOut = None,
 ) -> None:
     """Compare frozen, replaced, routed, naively tuned and distilled modules on old, current and unseen tasks."""
-    from tutelage.cli import _study
+    from tutelage.cli import _ablations, _study
     from tutelage.sdvp.study.run import Plan
 
+    if ablations:
+        folder = out or Path("runs") / ("ablations-smoke" if smoke else "ablations")
+        _ablations.run(tuple(range(first_seed, first_seed + seeds)), tuple(axis or ()), smoke, folder, processes, json)
+        return
     plan = Plan.smoke(first_seed) if smoke else Plan(tuple(range(first_seed, first_seed + seeds)))
     _study.run(plan, out or Path("runs") / ("study-smoke" if smoke else "study"), 1 if smoke else processes, json)
 
@@ -255,6 +312,14 @@ def _teacher(text: str, seed: int, quick: bool) -> tuple[str, Any]:
     if specialist.name != name:
         raise InputError(f"{who} is a {specialist.name}, not a {name}", where="--teacher", remedy=f"{specialist.name}={who}")
     return name, same_skill(specialist)
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    """What the probe said of a teacher."""
+    if row["calls"] == 0:
+        return "teacher accepted unseen"
+    word = "accepted" if row["accepted"] else "refused"
+    return f"teacher {word}: right on {row['teacher']:.0%} of {row['calls']} probe calls, the module on {row['student']:.0%}"
 
 
 def _said(counts: dict[str, int]) -> str:

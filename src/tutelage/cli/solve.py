@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from tutelage.cli._programs import Dsl, DslOption, Seed, Taught, answer, modules_of, parser_of
+from tutelage.cli._writers import SetOption, SettingsFile, WriterName, WriterOption
 from tutelage.cli.common import JsonOut, console
 from tutelage.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tutelage.programs.writers.repair import Repairs
+    from tutelage.programs.writers.voting import Election
 
 app = typer.Typer()
 
@@ -19,21 +26,70 @@ def solve(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE [IMAGE2]", help="One picture, or a left and a right one.")],
     question: Annotated[str, typer.Argument(help="A question, or for two pictures a statement about them.")],
     single: Annotated[bool, typer.Option("--single", help="The picture shows one thing, and is asked about whole.")] = False,
+    writer: WriterOption = WriterName.grammar,
     dsl: DslOption = Dsl.visprog,
+    samples: Annotated[int, typer.Option(min=1, help="Programs to write; the answer that most of them give is taken.")] = 1,
+    repair: Annotated[bool, typer.Option("--repair", help="Show a program that fails to its writer once, with its error.")] = False,
+    settings: SettingsFile = None,
+    changes: SetOption = None,
     module: Taught = None,
     seed: Seed = 0,
     json: JsonOut = None,
 ) -> None:
-    """Let the grammar write a program for a question, run it with the embedded modules, and show every step."""
-    from tutelage.programs.scheduler import Job
+    """Have a program written for a question, run it with the embedded modules, and show every step."""
+    from tutelage.cli import _writers
+    from tutelage.programs.scheduler import Context, Job
     from tutelage.programs.values import Image
-    from tutelage.programs.writers.grammar import write
+    from tutelage.programs.writers.repair import Asked, can_repair, run_and_repair
+    from tutelage.programs.writers.voting import Poll, vote
+    from tutelage.programs.writers.writer import Request
 
     if len(images) > 2:
         raise InputError(f"{len(images)} pictures", remedy="give one or two pictures, then the question in quotes")
     inputs = ("IMAGE",) if len(images) == 1 else ("LEFT", "RIGHT")
     state = {name: Image.from_file(path) for name, path in zip(inputs, images, strict=True)}
-    text = write(question, inputs, single=single)._asdict()[dsl]
+    parts, request = _writers.read_settings(settings, changes or ()), Request(question, dsl.value, inputs, "0")
+    task = _writers.Task(_writers.single(parts) if single else parts, [request], _writers.signatures_of(module or ()), seed)
+    made = _writers.writer_of(writer, task)
+    if repair and not can_repair(made):
+        raise InputError(f"the writer {made.name} cannot repair: it would write the same", where="--repair", remedy="leave it out")
+    with _writers.asking(made):
+        (drafts,) = made.write([request], samples)
+    failures = [draft.failure for draft in drafts if draft.failure is not None]
+    if len(failures) == len(drafts) and not (repair and any(draft.text for draft in drafts)):
+        _told(console(json), _writers.taken(made), None, None)
+        raise failures[0]
     modules = modules_of(seed, module or ())
-    console(json).print(text, markup=False, soft_wrap=True)
-    answer(Job(question, parser_of(dsl, modules).try_parse(text, inputs), state, question), modules, json)
+    parser, context, repairs, election, chosen = parser_of(dsl, modules), Context(modules), None, None, 0
+    if repair:
+        with _writers.asking(made):
+            _, drafts, repairs = run_and_repair([Asked(request, draft, state) for draft in drafts], made, parser, context)
+    if len(drafts) > 1:
+        (election,) = vote([Poll(request, drafts, state)], parser, context)
+        chosen = election.winner or 0
+    took = _writers.taken(made)
+    _told(console(json), took, repairs, election)
+    console(json).print(drafts[chosen].text, markup=False, soft_wrap=True)
+    job = Job(question, drafts[chosen].program(parser, inputs), state, question)
+    answer(job, modules, json, written=took)
+
+
+def _told(screen: Console, took: dict[str, Any], repairs: Repairs | None, election: Election | None) -> None:
+    """Print what the programs took, were mended and voted, and put it into ``took``."""
+    from dataclasses import asdict
+
+    from tutelage.cli._writers import spent
+
+    lines = [spent(took)]
+    if repairs is not None:
+        lines.append(repairs.text)
+        took["repairs"] = asdict(repairs)
+    if election is not None:
+        count = len(election.traces)
+        votes = count - sum(election.failures.values())
+        told = [f"{votes} of {count} programs vote, {election.share:.0%} of them for the answer"]
+        lines.append("; ".join(told + [f"{number} {kind}" for kind, number in sorted(election.failures.items())]))
+        took["votes"] = {"programs": count, "share": election.share, "failures": dict(election.failures)}
+    for line in lines:
+        if line is not None:
+            screen.print(line, markup=False, soft_wrap=True)

@@ -20,6 +20,9 @@ def listed(results: Path = RESULTS) -> list[dict[str, Any]]:
 
     ``state`` is "demonstrated" where a result is kept in ``results``, "ready" where a demonstration can be run, else
     "code only"; ``verdict`` is the kept result's, or None.
+
+    Raises:
+        InputError: a kept result that cannot be read, or that is none.
     """
     from tutelage import demonstrations, registry
     from tutelage.files import read_json
@@ -28,10 +31,18 @@ def listed(results: Path = RESULTS) -> list[dict[str, Any]]:
     rows = []
     for entry in registry.systems().values():
         file = results / f"{entry.name}.json"
-        verdict = read_json(file)["verdict"] if file.exists() else None
+        verdict = _verdict(read_json(file), file) if file.exists() else None
         state = "demonstrated" if verdict else "ready" if entry.name in ready else "code only"
         rows.append({"name": entry.name, "card": entry.card, "kind": entry.kind, "state": state, "verdict": verdict})
     return rows
+
+
+def _verdict(result: Any, file: Path) -> str:
+    from tutelage.errors import InputError
+
+    if not isinstance(result, dict) or not isinstance(result.get("verdict"), str):
+        raise InputError("no result of a demonstration", where=file, remedy=f"tutelage show {file.stem}")
+    return str(result["verdict"])
 
 
 @app.command(epilog="Example: tutelage systems --json -")

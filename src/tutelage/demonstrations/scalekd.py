@@ -76,7 +76,7 @@ def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
         return train(Lesson(network, its_teacher, method, data, settings)).student
 
     start = built(lambda: StagedTransformer((16, 32, 48), 10, depth=1, first=4), seed, "teacher")
-    teacher = taught(start, everyone, Supervised(), None, 1200)
+    teacher = taught(start, everyone, Supervised(), None, 800)
     common = {"heads3": 4, "heads4": 4, "teacher": LAST, "path": (LAST,)}
     methods: dict[str, Method] = {
         "CE": Supervised(),
@@ -91,7 +91,7 @@ def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
     theirs, arms = live(held)[LAST], {"teacher": accuracy(teacher, test)}
     for name, method in methods.items():
         student = built(lambda: StagedCNN((8, 16, 24, 32), 10), seed, "student")
-        exported = taught(student, few, method, None if name == "CE" else Live(teacher, taps=[LAST]), 600)
+        exported = taught(student, few, method, None if name == "CE" else Live(teacher, taps=[LAST]), 400)
         arms[name] = accuracy(exported, test)
         if name in ("CE", "KD"):
             continue

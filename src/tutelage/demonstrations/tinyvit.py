@@ -57,25 +57,24 @@ def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
     began = time.process_time()
     arms["online"] = accuracy(train(lesson(TinyViT(k=None), Live(teacher))).student, test)
     online = time.process_time() - began
-    for k in (10, 5, 2, 1) if everything else (10, 2):
+    for k in (10, 5, 2, 1) if everything else (10, 5):
         with tempfile.TemporaryDirectory() as folder:
             cache = build(lesson(TinyViT(k=k), Live(teacher)), Path(folder), store=f"top{k}")
             began = time.process_time()
             student = train(lesson(TinyViT(k=None), Cached(cache, Live(teacher)))).student
             arms[f"stored, K = {k}"] = accuracy(student, test)
-            if k == 2:
-                arms["stored, K = 2, CPU time, % of online"] = 100 * (time.process_time() - began) / online
-                arms["stored, K = 2, label bytes a view"] = 4.0 * k
+            if k == 5:
+                arms["stored, K = 5, CPU time, % of online"] = 100 * (time.process_time() - began) / online
     stale = train(lesson(TinyViT(k=None), Stale(Live(teacher), data))).student
     return arms | {"without replay": accuracy(stale, test)}
 
 
 demonstration = Demonstration(
-    metric="test accuracy, %; CPU time and bytes in their own units",
+    metric="test accuracy, %; CPU time in its own unit",
     claims=[
         equal("stored, K = 10", "online", 0.5),
-        not_worse("stored, K = 2", "online", 0.5),
-        better("stored, K = 2", "labels only"),
+        not_worse("stored, K = 5", "online", 0.5),
+        better("stored, K = 5", "labels only"),
         better("online", "without replay"),
     ],
     run=run,

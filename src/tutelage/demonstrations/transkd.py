@@ -102,7 +102,7 @@ def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
         return train(Lesson(student, its_teacher, method, data, settings))
 
     start = built(lambda: SmallSegmenter((32, 48, 64, 96), CLASSES, depth=2), seed, "teacher")
-    teacher = taught(start, more, Pixels(), None, 700).student
+    teacher = taught(start, more, Pixels(), None, 500).student
     methods: dict[str, Method] = {"CE": Pixels(), "logit KD": Pixels(), "TransKD": TransKD()}
     if everything:
         methods["CWD"] = TransKD(feature="cwd", embeddings=0.0)
@@ -111,7 +111,7 @@ def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
     arms = {"teacher": score(teacher, test)}
     for name, method in methods.items():
         student = built(lambda: SmallSegmenter((16, 24, 32, 48), CLASSES), seed, "student")
-        result = taught(student, train_data, method, None if name == "CE" else teacher, 500)
+        result = taught(student, train_data, method, None if name == "CE" else teacher, 400)
         arms[name] = score(result.student, test)
         arms[f"{name}, CKA"] = alignment(result.student, teacher, test.inputs[:50])
         if name == "TransKD":

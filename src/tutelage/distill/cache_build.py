@@ -94,7 +94,7 @@ def build(
         raise InputError("nothing to cache: the lesson has no teacher", where=lesson.name)
     if isinstance(lesson.teacher, Cached):
         raise InputError("the lesson's teacher is a cache already", where=lesson.name)
-    if lesson.teacher.state():
+    if not lesson.teacher.frozen:
         raise InputError("this teacher changes while it teaches", where=lesson.name, remedy="only a frozen teacher can be cached")
     root = Path(root)
     facts = {"data": lesson.data.fingerprint, "teacher": lesson.teacher.fingerprint}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from tutelage.distill.losses import assign
 from tutelage.distill.method import Method, Output, Progress, answer
 from tutelage.distill.optimizer import trainable
 from tutelage.distill.teacher import Cached, Teacher
+from tutelage.distill.vocabulary import vocabularies
 from tutelage.errors import InputError, TutelageError
 
 
@@ -51,11 +53,13 @@ def first_look(lesson: Lesson, batch: Batch) -> None:
         )
     if type(lesson.method).forward is not Method.forward:
         return  # the method feeds its networks in its own way
-    with torch.no_grad():
+    network = lesson.teacher.network if lesson.teacher is not None else None
+    with torch.no_grad(), vocabularies(lesson.student, batch.inputs, "student"):
         ours = answer(lesson.student.eval(), batch.inputs)
         theirs: Output = {}
         if lesson.teacher is not None and not lesson.teacher.counted:
-            theirs = lesson.teacher(batch)
+            with vocabularies(network, batch.inputs, "teacher") if network is not None else contextlib.nullcontext():
+                theirs = lesson.teacher(batch)
     for name, value in theirs.items():
         _finite(f"the teacher's output {name!r}", value, "check the teacher's weights and how its inputs are normalised")
     _labels(batch.labels, ours)
@@ -116,6 +120,7 @@ def examine(lesson: Lesson, labelled: Data | None = None, samples: int = 256, st
     teacher = lesson.teacher
     if teacher is not None:
         findings += _frozen(teacher, batch)
+        findings += _vocabulary(lesson.student, teacher.network, batch)
         findings += _score(teacher, labelled if labelled is not None else lesson.data, samples)
         findings += _cached(teacher, batch)
     findings += _learning(lesson, batch, steps)
@@ -148,7 +153,21 @@ def _frozen(teacher: Teacher, batch: Batch) -> Iterator[Finding]:
         yield Finding("teacher frozen", True, "eval mode, no gradient, two answers agree bit for bit")
 
 
-Answers = Callable[[Tensor], Tensor]
+def _vocabulary(student: nn.Module, teacher: nn.Module | None, batch: Batch) -> Iterator[Finding]:
+    if teacher is None or all(leaf.is_floating_point() for _, leaf in leaves(batch.inputs)):
+        return
+    with (
+        torch.no_grad(),
+        vocabularies(student, batch.inputs, "student") as ours,
+        vocabularies(teacher, batch.inputs, "teacher") as theirs,
+    ):
+        answer(student.eval(), batch.inputs), answer(teacher, batch.inputs)
+    for name in ours.keys() & theirs.keys():
+        same, sizes = ours[name] == theirs[name], f"{ours[name]:,} and {theirs[name]:,} words for {name}"
+        yield Finding(
+            "vocabulary", same, f"student and teacher know {sizes}",
+            "" if same else "one tokenizer must have made the ids of both: give them the same vocabulary",
+        )  # fmt: skip
 
 
 def _score(teacher: Teacher, data: Data, samples: int) -> Iterator[Finding]:

@@ -43,13 +43,15 @@ class BySample:
     """Routes by sample id: ``teachers[i]`` is the number of the teacher that answers sample i of the data.
 
     Raises:
-        InputError: a sample beyond the list.
+        InputError: a batch without ids, or a sample beyond the list.
     """
 
     teachers: Sequence[int]
 
     def __call__(self, batch: Batch) -> Tensor:
         """[B] int64."""
+        if batch.ids is None:
+            raise InputError("a batch without sample ids cannot be routed by sample", where="route", remedy="route by class")
         return _looked_up(self.teachers, batch.ids, "sample")
 
 
@@ -112,6 +114,7 @@ class Ensemble(Teacher):
         total = list(weights or [1.0] * len(self.teachers))
         self.weights = [w / sum(total) for w in total] if combine == "average" else total
         self.combine, self.route = combine, route
+        self.frozen = all(teacher.frozen for teacher in self.teachers)
 
     def answer(self, batch: Batch) -> Output:
         """See :class:`Teacher`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -117,4 +118,5 @@ def check_formats(names: Sequence[str]) -> None:
 
 def save_formats(network: nn.Module, example: Tree, folder: str | Path, names: Sequence[str]) -> list[Path]:
     """Write ``network`` into ``folder`` in each of the formats ``names``; ``example`` are inputs of the right shape."""
+    network = copy.deepcopy(network).cpu()
     return [FORMATS[name][1](network, example, Path(folder) / FORMATS[name][0]) for name in names]

@@ -171,8 +171,9 @@ class Method(nn.Module):
         """Called after each optimiser step: moving averages, queues, sorting."""
 
     def export(self, student: nn.Module) -> nn.Module:
-        """The plain student: runs without any training code, in eval mode, on its own copy of the weights."""
-        return copy.deepcopy(student).eval().requires_grad_(True)
+        """The plain student: runs without any training code, in eval mode, on its own copy of the weights; the network
+        itself where it was trained compiled or inside ``DistributedDataParallel``."""
+        return copy.deepcopy(unwrapped(student)).eval().requires_grad_(True)
 
 
 @functools.lru_cache(maxsize=256)

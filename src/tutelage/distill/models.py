@@ -55,7 +55,12 @@ def _named(part: ModelPart) -> nn.Module:
             from transformers import AutoModelForImageClassification
         except ImportError:
             raise MissingExtra("transformers", "hf") from None
-        return AutoModelForImageClassification.from_pretrained(name, **part.options)
+        try:
+            return AutoModelForImageClassification.from_pretrained(name, **part.options)
+        except (OSError, ValueError) as error:
+            raise InputError(
+                f"cannot load: {error}", where=part.model, remedy="give a folder that holds the model, or its name"
+            ) from error
     sized = _registered(source, "source")
     if not hasattr(sized, "options"):
         raise InputError(f"{source} has no sizes", where="model", remedy="a backbone's size, timm:NAME or hf:NAME")

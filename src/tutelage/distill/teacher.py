@@ -39,6 +39,8 @@ class Teacher:
     """
 
     network: nn.Module | None = None
+    frozen: bool = True
+    """Whether its answers stay the same while it teaches: only then can they be cached."""
 
     def __call__(self, batch: Batch) -> Output:
         """The heads for ``batch``, without gradients."""
@@ -81,7 +83,7 @@ class Teacher:
         """Called after each step of the student: moving averages."""
 
     def state(self) -> dict[str, Tensor]:
-        """What must be saved to resume: nothing, unless the teacher changes while it teaches."""
+        """What must be saved to resume: nothing, unless the teacher changes or counts while it teaches."""
         return {}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
@@ -146,6 +148,8 @@ class Live(Teacher):
 class MovingAverage(Live):
     """The student's exponential moving average, ``theta <- d theta + (1 - d) student`` after each step; buffers are
     copied (Tarvainen, Valpola, 2017). ``decay`` may be a function of the number of updates so far."""
+
+    frozen = False
 
     def __init__(self, student: nn.Module, decay: float | Callable[[int], float] = 0.999, taps: Sequence[str] = ()):
         super().__init__(copy.deepcopy(student), taps)

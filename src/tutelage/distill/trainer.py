@@ -84,9 +84,7 @@ def train(
 class Trainer:
     """One run of one lesson; :func:`train` is the way in, this class is for those who step by hand (tests, benches)."""
 
-    def __init__(
-        self, lesson: Lesson, folder: str | Path | None = None, check: bool = True, tensorboard: bool = False
-    ) -> None:
+    def __init__(self, lesson: Lesson, folder: str | Path | None = None, check: bool = True, tensorboard: bool = False) -> None:
         if tensorboard and folder is None:
             raise InputError("TensorBoard events need a folder", where="tensorboard", remedy="give the run a folder")
         self.lesson, self.settings = lesson, lesson.settings

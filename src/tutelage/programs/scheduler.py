@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, M
 from dataclasses import dataclass, field
 from itertools import count, islice
 from time import perf_counter
-from typing import Final
+from typing import Final, cast
 
 from tutelage.errors import InputError, did_you_mean
 from tutelage.programs.cache import ResultCache, Stored
@@ -266,11 +266,11 @@ class Scheduler:
                         return
                     run.asked += 1
                     continue
-                run.together, calls = False, [asked]
+                run.together, run.calls = False, [asked]
             else:
-                run.together = run.out_of_order = True
-                calls = asked
-            run.calls, run.missing, run.answers = calls, len(calls), [None] * len(calls)
+                run.together, run.calls, run.out_of_order = True, cast(list[Call], asked), True
+            calls = run.calls
+            run.missing, run.answers = len(calls), [None] * len(calls)
             for place, call in enumerate(calls):
                 self._ask(run, place, call)
             if run.missing:

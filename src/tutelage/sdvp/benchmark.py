@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from typing import Any
 
 from tutelage.modules.visual_module import Label
@@ -13,7 +14,7 @@ from tutelage.programs.writers.grammar import write
 from tutelage.sdvp.embedded import deal
 from tutelage.sdvp.questions import Question
 from tutelage.tasks import easy_vqa
-from tutelage.tasks.world.task import TASKS, make_task
+from tutelage.tasks.world.task import TASKS, stream_task
 
 EASY = "easy_vqa"
 CURRENT = (EASY, *(name for name, task in TASKS.items() if task.group == "current"))
@@ -27,21 +28,23 @@ def group_of(task: str) -> str:
     return "current" if task == EASY else TASKS[task].group
 
 
-def questions_of(task: str, seed: int, split: str, count: int, dsls: Sequence[str] = ("visprog",)) -> list[Question]:
-    """``count`` questions of a task's split with their programs in ``dsls``; easy-VQA's ``report`` split is its official
-    test split."""
+def questions_of(
+    task: str, seed: int, split: str, count: int, dsls: Sequence[str] = ("visprog",), gold: bool = True
+) -> list[Question]:
+    """``count`` questions of a task's split with their programs in ``dsls``, and with ``gold`` the true value of each step;
+    easy-VQA's ``report`` split is its official test split, and its steps are not known."""
     if task == EASY:
         return easy_questions(split, count, seed, dsls)
     images: dict[int, Image] = {}
     found = []
-    for sample in make_task(task, seed, split, count):
+    for sample in islice(stream_task(task, seed, split), count):
         views = {}
         for name, pixels in sample.images.items():
             key = id(pixels)
             if key not in images:
                 images[key] = Image.from_array(pixels, f"{seed}/{sample.scenes[name].id}")
             views[name] = images[key]
-        gold = {dsl: [_value(step) for step in sample.gold_steps[dsl]] for dsl in dsls}
+        steps = {dsl: [_value(step) for step in sample.gold_steps[dsl]] for dsl in dsls} if gold else {}
         answer = Box(*sample.answer) if isinstance(sample.answer, tuple) else sample.answer
         found.append(
             Question(
@@ -53,7 +56,7 @@ def questions_of(task: str, seed: int, split: str, count: int, dsls: Sequence[st
                 answer,
                 sample.qtype,
                 sample.image_id,
-                gold,
+                steps,
             )
         )
     return found
@@ -77,7 +80,9 @@ def easy_questions(split: str, count: int, seed: int, dsls: Sequence[str] = ("vi
     images: dict[int, Image] = {}
     found = []
     for sample in samples:
-        image = images.setdefault(sample.image_id, Image.from_array(sample.image, f"easy/{split == 'report'}/{sample.image_id}"))
+        if sample.image_id not in images:
+            images[sample.image_id] = Image.from_array(sample.image, f"easy/{split == 'report'}/{sample.image_id}")
+        image = images[sample.image_id]
         written = write(sample.question, single=True)._asdict()
         programs = {dsl: sys.intern(written[dsl]) for dsl in dsls}
         found.append(

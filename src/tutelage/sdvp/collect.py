@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from tutelage.programs.language import Call, Module, Value
 from tutelage.programs.scheduler import KEEP, Job, Substitute
 from tutelage.programs.trace import StepRecord
 from tutelage.sdvp.adapt import StepTeacher
-from tutelage.sdvp.questions import Question, solve
+from tutelage.sdvp.questions import Question, solve_stream
 from tutelage.sdvp.rivals import Routed
 
 Records = dict[str, list[StepRecord]]
@@ -27,15 +27,18 @@ def collect(
     *,
     forced: Mapping[str, StepTeacher] | None = None,
     stage: str = "",
+    only: Collection[str] | None = None,
 ) -> Records:
-    """Every distinct call to a trainable module, as first asked.
+    """Every distinct call to a trainable module, or to those in ``only``, as first asked.
 
     On-policy by default: later steps see what the modules themselves answered. With ``forced`` teachers their labels
     stand in, where they cover the call (teacher forcing).
     """
-    records: Records = {name: [] for name, module in modules.items() if isinstance(module, VisualModule)}
+    records: Records = {
+        name: [] for name, module in modules.items() if isinstance(module, VisualModule) and (only is None or name in only)
+    }
     seen: set[str] = set()
-    for trace in solve(questions, teacher_forcing(modules, forced) if forced else modules, dsl, stage=stage):
+    for trace in solve_stream(questions, teacher_forcing(modules, forced) if forced else modules, dsl, stage=stage):
         for record in trace.steps:
             if record.module in records and record.error is None:
                 name = record.input_hash

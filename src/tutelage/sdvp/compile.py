@@ -29,7 +29,7 @@ from tutelage.sdvp.final_label.method import StepwiseFinal, stepwise_final
 from tutelage.sdvp.guard import Guarded, guard
 from tutelage.sdvp.label import Filters, calibrate, keep, label, label_of
 from tutelage.sdvp.lesson import Stepwise, lesson
-from tutelage.sdvp.questions import Question, correct, solve
+from tutelage.sdvp.questions import Question, correct, solve_stream
 from tutelage.sdvp.retain import NOTHING, Retain
 from tutelage.seeds import derive, numpy_rng
 
@@ -66,9 +66,9 @@ class Options:
 class Stage:
     """One task to learn.
 
-    ``questions`` need no answers; options that learn from final answers use those that are there. ``probe``: labelled calls by module, to accept and calibrate the teachers. ``replay``:
-    questions of earlier tasks, without answers, whose inputs keep old knowledge. ``guarded``: labelled questions whose
-    accuracy may not fall.
+    ``questions`` need no answers; options that learn from final answers use those that are there. ``probe``: labelled
+    calls by module, to accept and calibrate the teachers. ``replay``: questions of earlier tasks, without answers, whose
+    inputs keep old knowledge. ``guarded``: labelled questions whose accuracy may not fall.
     """
 
     name: str
@@ -184,7 +184,9 @@ def _teach(
     teacher = calibrate(stage.teachers[name], probe)
     verdict = accept(teacher, old, probe)
     forced = None if options.on_policy else stage.teachers
-    records = collect(stage.questions, modules, options.dsl, forced=forced, stage=stage.name)[name] if verdict.accepted else []
+    records: list[StepRecord] = []
+    if verdict.accepted:
+        records = collect(stage.questions, modules, options.dsl, forced=forced, stage=stage.name, only=(name,))[name]
     labelled = label(records, old, teacher)
     labelled = keep(labelled, options.filters, stage.questions, modules, stage.teachers, options.dsl)
     if options.blame is not None and labelled:
@@ -250,14 +252,22 @@ def answered(stage: Stage) -> list[Question]:
 
 def final_answers(stage: Stage, modules: Mapping[str, Module], name: str, options: Options) -> FinalData | None:
     """The stage's answered questions as graphs to teach the module ``name``, a sample of as many as the options say; None
-    where final answers do not count, or none of the sample reaches the module."""
+    where final answers do not count, or none of the sample's programs calls the module.
+
+    Raises:
+        InputError: no question has an answer and a VisProg program, whose steps are known before it runs.
+    """
     c = options.loss
     if not isinstance(c, StepwiseFinal.Config) or c.mu == 0:
         return None
-    known = answered(stage)
+    known = [question for question in answered(stage) if "visprog" in question.programs]
+    if not known:
+        raise InputError(
+            "final answers need VisProg programs", where=f"stage {stage.name}", remedy="give both programs, or set mu to 0"
+        )
     order = numpy_rng(options.seed, "final", stage.name).permutation(len(known))[: c.questions]
     calls = f"{name}("
-    asked = [known[i] for i in sorted(order.tolist()) if calls in known[i].programs.get("visprog", "")]
+    asked = [known[i] for i in sorted(order.tolist()) if calls in known[i].programs["visprog"]]
     return prepare(asked, modules, [name]) if asked else None
 
 
@@ -276,8 +286,7 @@ def replayed(
     def add(call: Call) -> None:
         asked.setdefault((tuple(sorted((k, getattr(v, "key", v)) for k, v in call.args.items())),), call)
 
-    earlier = collect(stage.replay, modules, options.dsl, stage=stage.name)[module.name] if stage.replay else []
-    for record in earlier:
+    for record in collect(stage.replay, modules, options.dsl, stage=stage.name, only=(module.name,))[module.name]:
         add(call_of(record))
         for call in module.siblings(call_of(record)):
             add(call)
@@ -307,5 +316,5 @@ def _some(calls: list[Call], count: int, rng: np.random.Generator) -> list[Call]
 
 def accuracy(questions: Sequence[Question], modules: Mapping[str, Module], dsl: str = "visprog") -> float:
     """The share of the questions that their programs answer rightly, in 0..1."""
-    traces = solve(questions, modules, dsl)
+    traces = solve_stream(questions, modules, dsl)
     return sum(correct(q, t.answer) for q, t in zip(questions, traces, strict=True)) / max(1, len(questions))

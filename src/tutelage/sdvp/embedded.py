@@ -210,8 +210,9 @@ def easy_examples(samples: Sequence[easy_vqa.EasyVqaSample]) -> Examples:
     calls, labels = [], []
     for sample in samples:
         if sample.qtype in ("color", "shape"):
-            image = images.setdefault(sample.image_id, Image.from_array(sample.image, f"easy/{sample.image_id}"))
-            calls.append(Call("VQA", {"image": image, "question": f"What {sample.qtype} is the shape?"}))
+            if sample.image_id not in images:
+                images[sample.image_id] = Image.from_array(sample.image, f"easy/{sample.image_id}")
+            calls.append(Call("VQA", {"image": images[sample.image_id], "question": f"What {sample.qtype} is the shape?"}))
             labels.append(Label(sample.answer))
     return calls, labels
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,12 +10,12 @@ from tutelage.programs import viper, visprog
 from tutelage.programs.answers import normalise
 from tutelage.programs.cache import ResultCache
 from tutelage.programs.language import Module, ParseFailure, Program, ProgramFailure, Value
-from tutelage.programs.scheduler import Context, Fallback, Job, Substitute, run
+from tutelage.programs.scheduler import Context, Fallback, Job, Substitute, stream
 from tutelage.programs.trace import Trace
 from tutelage.programs.values import Box, Image, iou
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Question:
     """One question with its programs by DSL.
 
@@ -65,9 +65,26 @@ def solve(
     programs: Programs | None = None,
 ) -> list[Trace]:
     """The traces of the questions' programs, in order."""
+    return list(
+        solve_stream(questions, modules, dsl, cache=cache, substitute=substitute, fallback=fallback, stage=stage, programs=programs)
+    )
+
+
+def solve_stream(
+    questions: Iterable[Question],
+    modules: Mapping[str, Module],
+    dsl: str = "visprog",
+    *,
+    cache: ResultCache | None = None,
+    substitute: Substitute | None = None,
+    fallback: Fallback | None = None,
+    stage: str = "",
+    programs: Programs | None = None,
+) -> Iterator[Trace]:
+    """As :func:`solve`, one trace after the other: for many questions of whose traces little is kept."""
     parsed = programs or Programs(dsl, modules)
     jobs = (Job(q.id, parsed.of(q), dict(q.images), q.text, q.task, stage) for q in questions)
-    return run(jobs, Context(modules, cache, substitute=substitute, fallback=fallback))
+    return stream(jobs, Context(modules, cache, substitute=substitute, fallback=fallback))
 
 
 def correct(question: Question, answer: Value) -> float:

@@ -83,7 +83,8 @@ def label_into(
     """Label ``records`` by the teachers; the sibling calls they do not speak to are kept beside, for self-distillation.
 
     ``probe``: labelled calls by module. With them each teacher is calibrated, and one that does not beat its module labels
-    nothing; a teacher without such calls is accepted unseen. The verdicts are in ``verdicts.json``. Filters that need questions (``final``, ``votes``) are not for this step.
+    nothing; a teacher without such calls is accepted unseen. The verdicts are in ``verdicts.json``. Filters that need
+    questions (``final``, ``votes``) are not for this step.
 
     Raises:
         InputError: a teacher of a module without records or network, or a filter that needs questions.

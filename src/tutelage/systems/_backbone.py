@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Self
@@ -140,6 +140,19 @@ class Backbone(nn.Module):
         if variant not in cls.PUBLISHED:
             raise InputError(f"{cls.__name__} has no size {variant!r}", remedy=did_you_mean(variant, list(cls.PUBLISHED)))
         return dict(cls.PUBLISHED[variant].config)
+
+    @classmethod
+    def references(cls, variant: str) -> dict[str, Callable[[int], nn.Module]]:
+        """What other libraries build for a published size: by library, a function of the number of classes.
+
+        ``bench backbones`` times them beside ours, with the same weights where ``KEYS`` knows the library.
+        """
+        return {}
+
+    def example(self, count: int, size: int, rng: torch.Generator | None = None) -> Tensor:
+        """Random inputs [count, in_chans, size, size]; video and 3-D forms: 8 frames or slices of them."""
+        depth = (8,) if self.spatial == 3 else ()
+        return torch.randn(count, self.in_chans, *depth, size, size, generator=rng)
 
     @classmethod
     def lesson(cls, seed: int, in_chans: int = 3, side: int = 32, **config: Any) -> Lesson:

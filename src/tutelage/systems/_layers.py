@@ -49,7 +49,9 @@ class ChannelNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """The map, each position of mean 0 and variance 1 before weight and bias."""
-        return F.layer_norm(x.movedim(1, -1), self.normalized_shape, self.weight, self.bias, self.eps).movedim(-1, 1)
+        last = x.permute(0, *range(2, x.ndim), 1)
+        normed = F.layer_norm(last, self.normalized_shape, self.weight, self.bias, self.eps)
+        return normed.permute(0, x.ndim - 1, *range(1, x.ndim - 1))
 
 
 class Scale(nn.Module):

@@ -16,8 +16,8 @@ class Pyramid(Backbone):
     """Stem, stages of blocks with downsampling between them, mean over positions, layer norm, linear classifier.
 
     Stem: convolution ``stem`` x ``stem`` of that stride, then a norm over channels (unless ``stem_norm`` is off); before
-    each further stage a norm over channels, then a 2x2 convolution of stride 2. All weights start truncated normal 0.02,
-    biases zero, the classifier's times ``head_init_scale``. Weights are named as in the published checkpoints.
+    each further stage a norm over channels, then a 2x2 convolution of stride 2. All weights start truncated normal
+    (``init_std``), biases zero, the classifier's times ``head_init_scale``. Weights are named as in the published checkpoints.
 
     Args:
         num_classes: of the logits.
@@ -29,6 +29,7 @@ class Pyramid(Backbone):
         stem: patch size of the stem.
         stem_norm: a norm after the stem.
         head_init_scale: factor on the classifier's first weights; published: 0.001 for fine-tuning.
+        init_std: deviation of the first weights; small networks learn faster from 0.1 (ours).
 
     Raises:
         InputError: depths and dims of different lengths, or none.
@@ -46,6 +47,7 @@ class Pyramid(Backbone):
         stem: int = 4,
         stem_norm: bool = True,
         head_init_scale: float = 1.0,
+        init_std: float = 0.02,
     ):
         if not depths or len(depths) != len(dims):
             raise InputError(f"{len(depths)} depths and {len(dims)} dims", where="depths, dims", remedy="one of each a stage")
@@ -60,7 +62,7 @@ class Pyramid(Backbone):
         )
         self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
         self.head = nn.Linear(dims[-1], num_classes)
-        init_weights(self)
+        init_weights(self, init_std)
         with torch.no_grad():
             self.head.weight.mul_(head_init_scale)
 

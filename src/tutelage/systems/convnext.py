@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -109,12 +109,37 @@ class ConvNeXt(Pyramid):
         stem: int = 4,
         stem_norm: bool = True,
         head_init_scale: float = 1.0,
+        init_std: float = 0.02,
     ):
         def block(stage: int, channels: int, rate: float) -> Block:
             return Block(channels, rate, kernel=kernel, layer_scale=layer_scale)
 
-        options = {"drop_path": drop_path, "stem": stem, "stem_norm": stem_norm, "head_init_scale": head_init_scale}
+        starts = {"head_init_scale": head_init_scale, "init_std": init_std}
+        options = {"drop_path": drop_path, "stem": stem, "stem_norm": stem_norm, **starts}
         super().__init__(num_classes, in_chans, depths, dims, block, **options)
+
+    @classmethod
+    def references(cls, variant: str) -> dict[str, Callable[[int], nn.Module]]:
+        """The transformers model of a pyramid, and timm's of the sizes that it knows."""
+        if variant.startswith("isotropic"):
+            return {}
+        options = cls.options(variant)
+
+        def hf(num_classes: int) -> nn.Module:
+            from transformers import ConvNextConfig, ConvNextForImageClassification
+
+            config = ConvNextConfig(
+                depths=list(options["depths"]), hidden_sizes=list(options["dims"]), num_labels=num_classes,
+                patch_size=options.get("stem", 4), layer_norm_eps=1e-6,
+            )  # fmt: skip
+            return ConvNextForImageClassification(config)
+
+        def timm(num_classes: int) -> nn.Module:
+            import timm
+
+            return timm.create_model(f"convnext_{variant}", num_classes=num_classes)
+
+        return {"hf": hf} if variant == "mini" else {"hf": hf, "timm": timm}
 
     @classmethod
     def tiny(cls, seed: int) -> Lesson:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ def tokens_of(maps: Tensor) -> Tensor:
 
 def maps_of(tokens: Tensor, size: Size) -> Tensor:
     """[B, H W, C] -> [B, C, H, W], a view that lies channels-last."""
-    return tokens.transpose(1, 2).unflatten(2, size)
+    return tokens.transpose(1, 2).reshape(tokens.shape[0], -1, *size)
 
 
 class ConvProjection(nn.Module):
@@ -137,7 +137,7 @@ class Stage(nn.Module):
         """The stage's map and, where it has one, the class token [B, D]."""
         tokens, size = self.patch_embed(x)
         if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], 1)
+            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1)
         for block in self.blocks:
             tokens = block(tokens, size)
         if self.cls_token is None:
@@ -263,6 +263,24 @@ class CvT(Backbone):
         """Logits [B, num_classes] of the class token."""
         self.check(images)
         return self.head(self.norm(self.run(images)[1]))
+
+    @classmethod
+    def references(cls, variant: str) -> dict[str, Callable[[int], nn.Module]]:
+        """The transformers model, whose GELU is the exact one."""
+        options = {"dims": (64, 192, 384), "heads": (1, 3, 6), "kernels": (7, 3, 3), "strides": (4, 2, 2), "paddings": (2, 1, 1)}
+        options |= cls.options(variant)
+
+        def hf(num_classes: int) -> nn.Module:
+            from transformers import CvtConfig, CvtForImageClassification
+
+            config = CvtConfig(
+                depth=list(options["depths"]), embed_dim=list(options["dims"]), num_heads=list(options["heads"]),
+                patch_sizes=list(options["kernels"]), patch_stride=list(options["strides"]),
+                patch_padding=list(options["paddings"]), num_labels=num_classes,
+            )  # fmt: skip
+            return CvtForImageClassification(config)
+
+        return {} if variant == "mini" else {"hf": hf}  # its stochastic depth wants 3 blocks in the last stage
 
     @classmethod
     def tiny(cls, seed: int) -> Lesson:

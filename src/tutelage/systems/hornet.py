@@ -167,6 +167,7 @@ class HorNet(Pyramid):
         layer_scale: float = 1e-6,
         stem: int = 4,
         head_init_scale: float = 1.0,
+        init_std: float = 0.02,
     ):
         if len(orders) != len(depths):
             raise InputError(f"{len(orders)} orders and {len(depths)} depths", where="orders", remedy="one of each a stage")
@@ -177,7 +178,7 @@ class HorNet(Pyramid):
             return Block(GnConv(channels, orders[stage], kernel, maps), channels, rate, layer_scale=layer_scale)
 
         dims = [base * 2**stage for stage in range(len(depths))]
-        options = {"drop_path": drop_path, "stem": stem, "head_init_scale": head_init_scale}
+        options = {"drop_path": drop_path, "stem": stem, "head_init_scale": head_init_scale, "init_std": init_std}
         super().__init__(num_classes, in_chans, depths, dims, block, **options)
 
     @classmethod

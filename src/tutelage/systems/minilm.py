@@ -18,19 +18,22 @@ from tutelage.registry import system
 from tutelage.seeds import torch_rng
 from tutelage.systems._shared import Block, built
 
+_SPELT_OUT, _SHORT = ("query", "key", "value"), ("q_proj", "k_proj", "v_proj")
 _LAYERS = {
-    "bert": "encoder.layer.{}.attention.self",
-    "roberta": "encoder.layer.{}.attention.self",
-    "xlm-roberta": "encoder.layer.{}.attention.self",
-    "vit": "encoder.layer.{}.attention.attention",
-    "encoder": "blocks.{}.attention",
+    "bert": ("encoder.layer.{}.attention.self", _SPELT_OUT),
+    "roberta": ("encoder.layer.{}.attention.self", _SPELT_OUT),
+    "xlm-roberta": ("encoder.layer.{}.attention.self", _SPELT_OUT),
+    "vit": ("layers.{}.attention", _SHORT),
+    "vit-4": ("encoder.layer.{}.attention.attention", _SPELT_OUT),
+    "encoder": ("blocks.{}.attention", _SPELT_OUT),
 }
 
 
 def projections(architecture: str, layer: int, prefix: str = "") -> tuple[str, str, str]:
     """Names of the query, key and value projections of a layer (from 0): taps for ``student=`` and ``teacher=``.
 
-    ``architecture``: a model of ``transformers`` (``prefix="bert."`` inside a model with a head), or ``encoder``, ours.
+    ``architecture``: a model of ``transformers`` (``prefix="bert."`` inside a model with a head; ``vit-4``: the names
+    before version 5), or ``encoder``, ours.
     A model whose projections are one module is given by that module's name alone: ``("blocks.11.attn.qkv",)``.
 
     Raises:
@@ -38,8 +41,9 @@ def projections(architecture: str, layer: int, prefix: str = "") -> tuple[str, s
     """
     if architecture not in _LAYERS:
         raise InputError(f"unknown architecture {architecture!r}", remedy=did_you_mean(architecture, list(_LAYERS)))
-    layer_name = prefix + _LAYERS[architecture].format(layer)
-    return f"{layer_name}.query", f"{layer_name}.key", f"{layer_name}.value"
+    attention, (query, key, value) = _LAYERS[architecture]
+    home = prefix + attention.format(layer)
+    return f"{home}.{query}", f"{home}.{key}", f"{home}.{value}"
 
 
 def relation(a: Tensor, b: Tensor, heads: int, mask: Tensor) -> Tensor:

@@ -156,7 +156,7 @@ class Spartan(Backbone):
                 where="dims",
                 remedy="one of each a stage, every width a multiple of 8",
             )
-        super().__init__(num_classes, in_chans, [(f"stage{i + 1}", 4 * 2**i, width) for i, width in enumerate(dims)])
+        super().__init__(num_classes, in_chans, [(f"stages.{i}", 4 * 2**i, width) for i, width in enumerate(dims)])
         self.stem = nn.Sequential(
             nn.Conv2d(in_chans, dims[0] // 2, 3, 2, 1, bias=False),
             nn.BatchNorm2d(dims[0] // 2, EPS),

@@ -148,7 +148,8 @@ class TransKD(Method):
 
     Heads: ``logits`` [B, K, h, w] of the student; labels [B, h', w'] class ids, brought to h x w by nearest neighbours,
     ``ignore`` left out of the cross-entropy. Taps: the stages' patch embeddings (tokens [B, N, C]) and maps (or tokens,
-    as in SegFormer of ``transformers``: ``segformer.encoder.patch_embeddings.0``, ``segformer.encoder.layer_norm.0``).
+    as in SegFormer of ``transformers``: ``segformer.stages.0.patch_embeddings`` and ``segformer.stages.0.layer_norm`` in
+    version 5, ``segformer.encoder.patch_embeddings.0`` and ``segformer.encoder.layer_norm.0`` before).
     Everything but the student is dropped at export. Published: AdamW at 6e-5, weight decay 0.01, linear decay.
 
     Raises:

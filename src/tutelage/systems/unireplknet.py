@@ -227,7 +227,7 @@ class UniRepLKNet(Backbone):
             raise InputError(
                 f"{len(depths)} depths, {len(dims)} widths, {len(kernels)} kernels", where="dims", remedy="one of each a stage"
             )
-        super().__init__(num_classes, in_chans, [(f"stage{i + 1}", 4 * 2**i, width) for i, width in enumerate(dims)])
+        super().__init__(num_classes, in_chans, [(f"stages.{i}", 4 * 2**i, width) for i, width in enumerate(dims)])
         self._config: dict[str, Any] = {"depths": depths, "dims": dims, "kernels": kernels, "drop_path": drop_path}
         self.deploy = deploy
         stem = [nn.Conv2d(in_chans, dims[0] // 2, 3, 2, 1), ChannelNorm(dims[0] // 2), nn.GELU()]

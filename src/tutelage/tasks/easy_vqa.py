@@ -33,14 +33,23 @@ QuestionType = Literal["color", "shape", "yes/no"]
 
 @dataclass(frozen=True, slots=True)
 class EasyVqaSample:
-    """One question about one image; samples of the same image share its pixels (uint8 [3, 64, 64], read-only)."""
+    """One question about one image."""
 
     id: str
     image_id: int
-    image: np.ndarray = field(repr=False, compare=False)
+    file: Path = field(repr=False, compare=False)
     question: str
     answer: str
     qtype: QuestionType
+
+    @property
+    def image(self) -> np.ndarray:
+        """The pixels, uint8 [3, 64, 64], read-only; decoded now, unless they were a moment ago.
+
+        Raises:
+            InputError: the file is not such an image.
+        """
+        return _read_image(self.file)
 
 
 def question_type(answer: str) -> QuestionType:
@@ -73,12 +82,12 @@ def data_folder() -> Path:
 def load(split: Split, folder: str | Path | None = None) -> list[EasyVqaSample]:
     """Every question of ``split`` in published order; ids are ``easy_vqa/train/0`` and on.
 
-    ``folder`` is the benchmark's data folder, by default that of the installed package. All images are decoded once
-    (train: 49 MB).
+    ``folder`` is the benchmark's data folder, by default that of the installed package. An image is decoded
+    when it is first looked at.
 
     Raises:
         MissingExtra: no ``folder`` is given and the package is absent.
-        InputError: an unknown split, or a file that is not what the benchmark publishes.
+        InputError: an unknown split, or questions that are not what the benchmark publishes.
     """
     if split not in ("train", "test"):
         raise InputError(f"easy-VQA has no split {split!r}", where="split", remedy="use train or test")
@@ -87,22 +96,21 @@ def load(split: Split, folder: str | Path | None = None) -> list[EasyVqaSample]:
 
 @lru_cache(maxsize=1)
 def _read(split: str, root: Path) -> tuple[EasyVqaSample, ...]:
-    """All samples of a split; the last split read is kept, for it takes a second to decode and cannot be changed."""
+    """All samples of a split; the last split read is kept, for it cannot change."""
     file = root / "questions.json"
     rows = read_json(file)
     if not isinstance(rows, list):
         raise InputError("not a list of questions", where=file, remedy="install the package easy-vqa==1.0 again")
-    images: dict[int, np.ndarray] = {}
-    return tuple(_sample(split, number, row, images, root, file) for number, row in enumerate(rows))
+    pictures: dict[int, Path] = {}
+    return tuple(_sample(split, number, row, pictures, file) for number, row in enumerate(rows))
 
 
-def _sample(split: str, number: int, row: Any, images: dict[int, np.ndarray], root: Path, file: Path) -> EasyVqaSample:
+def _sample(split: str, number: int, row: Any, pictures: dict[int, Path], file: Path) -> EasyVqaSample:
     match row:
         case [str(question), str(answer), int(image_id)] if answer in ANSWERS:
-            if image_id not in images:
-                images[image_id] = _read_image(root / "images" / f"{image_id}.png")
+            picture = pictures.setdefault(image_id, file.parent / "images" / f"{image_id}.png")
             name = f"easy_vqa/{split}/{number}"
-            return EasyVqaSample(name, image_id, images[image_id], question, answer, question_type(answer))
+            return EasyVqaSample(name, image_id, picture, question, answer, question_type(answer))
     raise InputError(
         f"not [question, answer, image id]: {row!r}"[:200],
         where=f"{file}: question {number}",
@@ -110,6 +118,7 @@ def _sample(split: str, number: int, row: Any, images: dict[int, np.ndarray], ro
     )
 
 
+@lru_cache(maxsize=64)
 def _read_image(path: Path) -> np.ndarray:
     try:
         with PIL.Image.open(path) as picture:

@@ -34,7 +34,7 @@ KEY_VARIABLE = "TUTELAGE_API_KEY"
 LARGEST = 8 << 20
 """Bytes of an answer that are read."""
 
-_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
+_RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 _OWN_FAULT = frozenset({400, 413, 422})  # of one request: it is too long, or filtered
 
 
@@ -71,9 +71,13 @@ class EndpointSettings:
     price_out: float | None = None
 
     def __post_init__(self) -> None:
-        parts = urlsplit(self.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
-            raise InputError(f"not an endpoint: {parts.scheme}://{parts.hostname}", where="url", remedy="https://host/v1")
+        try:
+            parts = urlsplit(self.url)
+            known = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0 and not parts.query + parts.fragment
+        except ValueError:
+            known = False
+        if not known:
+            raise InputError("not the address of an endpoint", where="url", remedy="https://host/v1")
         if parts.username is not None or parts.password is not None:
             remedy = f"leave it out, and set {self.key_variable}"
             raise InputError("the address holds a user or password", where="url", remedy=remedy)
@@ -87,7 +91,7 @@ class EndpointSettings:
             raise InputError(f"{self.per_minute} is not over 0", where="per_minute", remedy="leave it out for no limit")
 
 
-class _Passing(Exception):
+class Passing(Exception):
     """A fault that may pass: ``kind`` is counted, ``wait`` the seconds that the endpoint asks for."""
 
     def __init__(self, kind: str, message: str, wait: float | None = None):
@@ -107,10 +111,15 @@ class Endpoint:
     def __init__(self, settings: EndpointSettings, *, seed: int = 0):
         try:
             import httpx
-        except ImportError as error:
-            raise MissingExtra("httpx", "endpoint") from error
+        except ImportError:
+            raise MissingExtra("httpx", "endpoint") from None
+        try:
+            httpx.URL(settings.url)
+        except httpx.InvalidURL as error:
+            raise InputError(f"not the address of an endpoint: {error}", where="url", remedy="https://host/v1") from None
         self.options, self.faults = settings, Counter[str]()
         self._httpx, self._jitter, self._lock = httpx, random.Random(seed), threading.Lock()
+        self._pace = Pace(settings.per_minute)
         self._key = os.environ.get(settings.key_variable, "").strip()
         if not self._key and settings.key_variable != KEY_VARIABLE:
             remedy = f"export {settings.key_variable}=…"
@@ -138,12 +147,11 @@ class Endpoint:
         if not asks:
             return
         stop = threading.Event()
-        pace = Pace(self.options.per_minute, wait=stop.wait)
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
         client = self._httpx.Client(headers=headers, timeout=self.options.timeout, follow_redirects=False)
         pool = ThreadPoolExecutor(min(self.options.concurrency, len(asks)), "endpoint")
         try:
-            pending = {pool.submit(self._answer, client, ask, pace, stop): number for number, ask in enumerate(asks)}
+            pending = {pool.submit(self._answer, client, ask, stop): number for number, ask in enumerate(asks)}
             for future in as_completed(pending):
                 yield pending[future], future.result()
         finally:
@@ -151,18 +159,18 @@ class Endpoint:
             pool.shutdown(wait=False, cancel_futures=True)
             client.close()
 
-    def _answer(self, client: httpx.Client, ask: Ask, pace: Pace, stop: threading.Event) -> Completion | ProgramFailure:
+    def _answer(self, client: httpx.Client, ask: Ask, stop: threading.Event) -> Completion | ProgramFailure:
         """One ask, tried again while its faults may pass."""
-        body, fault = self._body(ask), _Passing("stopped", "stopped")
+        body, fault = self._body(ask), Passing("stopped", "stopped")
         for attempt in range(self.options.attempts):
-            pace.start()
+            self._pace.start(stop.wait)
             if stop.is_set():
                 break
             try:
                 return self._try(client, body)
             except NoDraft as failure:
                 return failure
-            except _Passing as passing:
+            except Passing as passing:
                 fault = passing
             with self._lock:
                 self.faults[fault.kind] += 1
@@ -173,7 +181,7 @@ class Endpoint:
             if attempt + 1 < self.options.attempts:
                 backoff = min(self.options.backoff * 2**attempt, self.options.longest_wait) * factor
                 if fault.wait is not None:
-                    pace.hold(fault.wait)
+                    self._pace.hold(fault.wait)
                     backoff = fault.wait + backoff * 0.1
                 stop.wait(backoff)
         message = f"no answer in {self.options.attempts} attempts: {fault.message}"
@@ -198,18 +206,18 @@ class Endpoint:
         address, httpx = f"{self.options.url.rstrip('/')}/{path}", self._httpx
         end = time.monotonic() + self.options.timeout
         try:
-            with client.stream("POST", address, json=body) as response:
+            with client.stream("POST", address, content=json.dumps(body)) as response:
                 content = bytearray()
                 for chunk in response.iter_bytes():
                     content += chunk
                     if time.monotonic() > end:
-                        raise _Passing("timeout", f"no whole answer in {self.options.timeout:g} s")
+                        raise Passing("timeout", f"no whole answer in {self.options.timeout:g} s")
                     if len(content) > LARGEST:
-                        raise _Passing("too large", f"an answer over {LARGEST >> 20} MiB")
+                        raise Passing("too large", f"an answer over {LARGEST >> 20} MiB")
         except httpx.TimeoutException:
-            raise _Passing("timeout", f"no answer in {self.options.timeout:g} s") from None
+            raise Passing("timeout", f"no answer in {self.options.timeout:g} s") from None
         except (httpx.TransportError, httpx.DecodingError, httpx.StreamError, RuntimeError) as error:
-            raise _Passing("connection", f"{type(error).__name__}: {error}") from None
+            raise Passing("connection", f"{type(error).__name__}: {error}") from None
         # Some endpoints quote the key in their errors: it goes no further.
         said = bytes(content).replace(self._key.encode(), b"\xe2\x80\xa6") if self._key else bytes(content)
         if response.status_code != 200:
@@ -219,8 +227,8 @@ class Endpoint:
     def _refused(self, status: int, headers: Mapping[str, str], content: bytes, address: str) -> None:
         """Raise what the status means."""
         told = f"HTTP {status}: {_told(content)}"
-        if status in _PASSING or status >= 500:
-            raise _Passing(str(status), told, retry_after(headers.get("retry-after")))
+        if status in _RETRIED or status >= 500:
+            raise Passing(str(status), told, retry_after(headers.get("retry-after")))
         if status in _OWN_FAULT:
             with self._lock:
                 self.faults[str(status)] += 1
@@ -239,7 +247,7 @@ def retry_after(header: str | None, now: Callable[[], float] = time.time) -> flo
     except ValueError:
         try:
             seconds = email.utils.parsedate_to_datetime(header).timestamp() - now()
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
@@ -249,43 +257,45 @@ def read_completion(content: bytes, api: str = "chat") -> Completion:
 
     Raises:
         NoDraft: the model refused, or answered with no text.
-        Exception: a fault that may pass: not JSON, or no choices.
+        Passing: not JSON, or no choices.
     """
     try:
         answer = json.loads(content)
         choices = answer["choices"]
     except (ValueError, RecursionError):
-        raise _Passing("not JSON", f"not JSON: {content[:60]!r}") from None
+        raise Passing("not JSON", f"not JSON: {content[:60]!r}") from None
     except (TypeError, KeyError):
-        raise _Passing("no choices", f"no choices: {_told(content)}") from None
+        raise Passing("no choices", f"no choices: {_told(content)}") from None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise _Passing("no choices", "an answer without choices")
+        raise Passing("no choices", "an answer without choices")
     choice, usage = choices[0], answer.get("usage")
     message = choice.get("message") if api == "chat" else choice
     text = message.get("content" if api == "chat" else "text") if isinstance(message, dict) else None
     if not isinstance(text, str):
         told = message.get("refusal") if isinstance(message, dict) else None
-        raise NoDraft(f"the model gave no text: {str(told or choice.get('finish_reason'))[:200]}")
+        raise NoDraft(f"the model gave no text: {_whole(told or choice.get('finish_reason'))[:200]}")
     usage = usage if isinstance(usage, dict) else {}
     tokens_in, tokens_out = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
-    finish = str(choice.get("finish_reason") or "stop")
-    return Completion(text, finish, _probability(choice.get("logprobs")), tokens_in, tokens_out, str(answer.get("model", "")))
+    finish, model = _whole(choice.get("finish_reason") or "stop"), _whole(answer.get("model", ""))
+    return Completion(_whole(text), finish, _probability(choice.get("logprobs")), tokens_in, tokens_out, model)
 
 
 def _probability(logprobs: Any) -> float | None:
     """The mean probability of the tokens, from either API's form."""
     if not isinstance(logprobs, dict):
         return None
+    values: Any = logprobs.get("token_logprobs")
     if isinstance(logprobs.get("content"), list):
         values = [token.get("logprob") for token in logprobs["content"] if isinstance(token, dict)]
-    else:
-        values = logprobs.get("token_logprobs") or []
-    known = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool) and value <= 0]
+    if not isinstance(values, list):
+        return None
+    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    known = [value for value in numbers if -1e9 < value <= 0]
     return sum(map(math.exp, known)) / len(known) if known else None
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if type(value) is int and value >= 0 else None
 
 
 def _told(content: bytes) -> str:
@@ -296,4 +306,9 @@ def _told(content: bytes) -> str:
         text = found.get("message", found) if isinstance(found, dict) else found
     except (ValueError, RecursionError):
         text = content[:300].decode(errors="replace")
-    return " ".join(str(text).split())[:300]
+    return " ".join(_whole(text).split())[:300]
+
+
+def _whole(value: Any) -> str:
+    """A value as text without halves of characters, which JSON may hold and files may not."""
+    return str(value).encode(errors="replace").decode()

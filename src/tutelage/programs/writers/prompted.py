@@ -31,8 +31,8 @@ class PromptedWriter:
         seed: int = 0,
         on_done: Done | None = None,
     ):
-        self.model, self.prompts, self.usage = model, prompts, Usage()
-        self._responses, self._temperature, self._seed, self._on_done = responses, temperature, seed, on_done
+        self.model, self.prompts, self.usage, self.on_done = model, prompts, Usage(), on_done
+        self._responses, self._temperature, self._seed = responses, temperature, seed
 
     @property
     def name(self) -> str:
@@ -87,8 +87,8 @@ class PromptedWriter:
         return [known[ask] if isinstance(ask, Ask) else ask for ask in asks]
 
     def _tell(self, done: int, total: int) -> None:
-        if self._on_done is not None:
-            self._on_done(done, total)
+        if self.on_done is not None:
+            self.on_done(done, total)
 
     def _draft(self, request: Request, answer: Completion | ProgramFailure) -> Draft:
         if isinstance(answer, ProgramFailure):

@@ -136,13 +136,17 @@ def _blocks(path: Path) -> list[tuple[Example, int]]:
 
 def rules_of(dsl: str, signatures: Mapping[str, Signature]) -> str:
     """The language in words: the shipped rules without lines that need an absent module, then modules they do not name."""
-    lines, told = [], {match[1] for name in ("visprog", "viper") for match in _NEEDS.finditer(_rules_text(name))}
+    told = {match[1] for name in ("visprog", "viper") for match in _NEEDS.finditer(_rules_text(name))}
+    others = sorted(signatures.keys() - told)
+    lines = list[str]()
     for line in _rules_text(dsl).splitlines():
         needs = _NEEDS.fullmatch(line)
-        if needs is None or (needs[1] in signatures and needs[2]):
-            lines.append(line if needs is None else needs[2])
-    for name in sorted(signatures.keys() - told):
-        lines.append(f"Also {name}({_arguments(signatures[name])}), which gives {signatures[name].returns}")
+        if needs is None:
+            lines.append(line)
+        elif needs[1] == "OTHERS":
+            lines += [f"  {name}({_arguments(signatures[name])}) -> {signatures[name].returns}" for name in others]
+        elif needs[1] in signatures and needs[2]:
+            lines.append(needs[2])
     return "\n".join(lines).strip()
 
 

@@ -140,7 +140,7 @@ class Responses:
     def put(self, settings: Mapping[str, Any], ask: Ask, answer: Completion) -> None:
         """Keep a completion."""
         entry = {"asked": _asked(settings, ask), "answer": answer._asdict()}
-        self._store.put(fingerprint(entry["asked"]), json.dumps(entry, ensure_ascii=False, indent=1).encode(), ".json")
+        self._store.put(fingerprint(entry["asked"]), json.dumps(entry, indent=1).encode(), ".json")
 
 
 def _asked(settings: Mapping[str, Any], ask: Ask) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from tutelage import files
 from tutelage.errors import InputError
@@ -17,13 +17,16 @@ from tutelage.sdvp.blame.sources import gold_source, teacher_source
 from tutelage.sdvp.study.run import module_store
 from tutelage.sdvp.study.setting import SMOKE, STAGES, prepare
 
+TASKS = ("b_gqa", "b_nlvr")
+"""The study's tasks whose steps have true values."""
+
 
 def command(
     run: str | Path,
     *,
     arm: str = "frozen",
     seed: int | None = None,
-    tasks: Sequence[str] = ("b_gqa", "b_nlvr"),
+    tasks: Sequence[str] = TASKS,
     count: int = 1000,
     dsl: str = "visprog",
     source: Literal["gold", "teacher"] = "gold",
@@ -42,13 +45,8 @@ def command(
     Raises:
         InputError: not a study's folder, or one without this seed or arm.
     """
-    head = files.read_json(Path(run) / "run.json")
-    plan = head.get("settings", {}).get("plan") if isinstance(head, dict) else None
-    if not isinstance(plan, dict) or not plan.get("seeds"):
-        raise InputError("not the folder of a study", where=run, remedy="give the folder of `tutelage sdvp study --out`")
-    seed = plan["seeds"][0] if seed is None else seed
-    if seed not in plan["seeds"]:
-        raise InputError(f"the study has no seed {seed}", where=run, remedy=f"its seeds are {plan['seeds']}")
+    plan = plan_of(run)
+    seed = seed_of(run, seed)
     store, quick = module_store(), bool(plan.get("quick"))
     lessons = Path(run) / "lessons" / f"seed-{seed}-{arm}"
     if arm != "frozen" and not lessons.is_dir():
@@ -65,3 +63,28 @@ def command(
         answers = teacher_source(lambda task: taught_by.get(task, {}))
     questions = [q for task in tasks for q in benchmark.questions_of(task, seed, split, count, (dsl,))]
     return blame(questions, modules, answers, dsl, seed=seed)
+
+
+def plan_of(run: str | Path) -> dict[str, Any]:
+    """The plan of the study in the folder ``run``.
+
+    Raises:
+        InputError: it is not a study's folder.
+    """
+    head = files.read_json(Path(run) / "run.json")
+    plan = head.get("settings", {}).get("plan") if isinstance(head, dict) else None
+    if not isinstance(plan, dict) or not plan.get("seeds"):
+        raise InputError("not the folder of a study", where=run, remedy="give the folder of `tutelage sdvp study --out`")
+    return plan
+
+
+def seed_of(run: str | Path, seed: int | None = None) -> int:
+    """``seed``, or the study's first.
+
+    Raises:
+        InputError: it is not a study's folder, or the study has no such seed.
+    """
+    seeds = plan_of(run)["seeds"]
+    if seed is not None and seed not in seeds:
+        raise InputError(f"the study has no seed {seed}", where=run, remedy=f"its seeds are {seeds}")
+    return int(seeds[0] if seed is None else seed)

@@ -72,11 +72,13 @@ class StepwiseFinal(Stepwise):
     @dataclass(frozen=True)
     class Config(Stepwise.Config):
         """mu: weight of the final answers; step: of the teacher's labels (0: final answers and self-distillation alone);
-        questions: how many answered questions a stage are used at most (ours: a graph a question stays in memory)."""
+        questions: how many answered questions a stage are used at most, and ``per_step``: a step (ours: a graph a question
+        stays in memory, and graphs are what a step spends its time on)."""
 
         mu: float = 0.5
         step: float = 1.0
         questions: int = 1000
+        per_step: int = 16
 
     def __init__(
         self,
@@ -103,7 +105,7 @@ class StepwiseFinal(Stepwise):
 class WithFinal:
     """The rows of a stepwise lesson, and beside them ``questions`` questions a batch, drawn by view seed."""
 
-    def __init__(self, rows: TaskAndReplay, final: FinalData, questions: int = 32):
+    def __init__(self, rows: TaskAndReplay, final: FinalData, questions: int):
         self.rows, self.final, self.questions = rows, final, questions
 
     @property
@@ -138,7 +140,8 @@ def stepwise_final(
     """The stepwise lesson of ``module`` with final answers beside it; ``final`` is prepared for this module alone."""
     plain = lesson(module, task, replay, settings, config, retain, name)
     assert isinstance(plain.data, TaskAndReplay) and isinstance(plain.method, Stepwise)
-    return replace(plain, method=StepwiseFinal(module, final, config, retain, plain.method.penalty), data=WithFinal(plain.data, final))
+    method = StepwiseFinal(module, final, config, retain, plain.method.penalty)
+    return replace(plain, method=method, data=WithFinal(plain.data, final, config.per_step))
 
 
 def teach(

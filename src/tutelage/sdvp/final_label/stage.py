@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from tutelage import files
 from tutelage.modules.visual_module import VisualModule
@@ -53,5 +54,5 @@ def final_stage(
     return Compiled({**modules, **taught}, tuple(lessons))
 
 
-def _lesson(found: dict) -> Taught:  # type: ignore[type-arg]
+def _lesson(found: dict[str, Any]) -> Taught:
     return Taught(**{**found, "verdict": Verdict(**found["verdict"])})

@@ -19,12 +19,11 @@ from typing import Any
 from tutelage import environment, files, workers
 from tutelage.programs.language import Module
 from tutelage.sdvp import benchmark, embedded
-from tutelage.sdvp.accept import probe
 from tutelage.sdvp.compile import Options, Stage, run_stage
 from tutelage.sdvp.final_label import StepwiseFinal
 from tutelage.sdvp.final_label.stage import final_stage
 from tutelage.sdvp.label import Filters
-from tutelage.sdvp.questions import Question, correct, solve
+from tutelage.sdvp.questions import Question, correct, solve_stream
 from tutelage.sdvp.retain import Examples
 from tutelage.sdvp.retain_options import retaining
 from tutelage.sdvp.sequence import run_stages
@@ -33,14 +32,15 @@ from tutelage.sdvp.study.noise import SIZES as NOISE_SIZES
 from tutelage.sdvp.study.noise import noise_cell
 from tutelage.sdvp.study.run import NETWORKS, module_store, train_network
 from tutelage.sdvp.study.setting import SMOKE, Setting, Sizes, prepare
+from tutelage.seeds import numpy_rng
 from tutelage.tasks.world.scene import DOMAINS
 
 DSLS = ("visprog", "viper")
-SIZES = Sizes(report=800, stage_report=0, collect=1500, replay=400, probe=600, guarded=100)
-BASE = Options(settings=replace(Options().settings, steps=120, warmup=12), most=6000)
+SIZES = Sizes(report=800, stage_report=0, collect=1500, replay=400, probe=600, guarded=200)
+BASE = Options(settings=replace(Options().settings, steps=100, warmup=10), most=6000)
 FREE = replace(BASE, allowed=None)
 """No guard, so that a way to keep old knowledge is seen by itself."""
-FINAL = StepwiseFinal.Config()
+FINAL = StepwiseFinal.Config(questions=SIZES.collect)
 
 
 @dataclass(frozen=True)
@@ -94,8 +94,9 @@ def cells() -> tuple[Cell, ...]:
         Cell("retain", "self_distill + adapter", FREE, retain="self_distill+adapter"),
         Cell("retain", "adapter, routed by task", FREE, retain="adapter", by_task=True),
     ]
+    gentle = replace(plain, loss=FINAL, settings=replace(BASE.settings, lr=1e-3))  # at SDVP's rate it learns by heart
     final = [
-        Cell("final labels", "alone", replace(plain, loss=FINAL), answers=True, final_alone=True),
+        Cell("final labels", "alone", gentle, answers=True, final_alone=True),
         Cell("final labels", "with self-distillation", replace(BASE, loss=replace(FINAL, mu=1.0, step=0.0)), answers=True),
         Cell("final labels", "added to SDVP", replace(BASE, loss=FINAL), answers=True),
     ]
@@ -157,9 +158,16 @@ def shared(plan: AblationPlan, seed: int) -> Shared:
     """Made once a process and seed."""
     setting = prepare(seed, plan.sizes, module_store(), plan.quick, DSLS, answers=True)
     tasks = (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN)
-    questions = {task: benchmark.questions_of(task, seed, "report", plan.sizes.report, DSLS) for task in tasks}
-    old = [q for task in benchmark.PREVIOUS for q in benchmark.questions_of(task, seed, "replay", plan.sizes.replay)]
-    return Shared(setting, questions, {name: found for name, found in probe(old, setting.modules).items() if found})
+    questions = {task: benchmark.questions_of(task, seed, "report", plan.sizes.report, DSLS, gold=False) for task in tasks}
+    return Shared(setting, questions, labelled_calls(seed, plan.sizes.replay))
+
+
+def labelled_calls(seed: int, count: int) -> Examples:
+    """Gold labels of every module's old skill, from ``count`` scenes of domain A of their own stream."""
+    seen = embedded.scenes("A", count, seed, "labelled replay")
+    makers = {"LOC": embedded.loc_examples, "VQA": embedded.vqa_examples, "VERIFY": embedded.verify_examples}
+    made = {name: make(seen, numpy_rng(seed, "labelled replay", name)) for name, make in makers.items()}
+    return {name: list(zip(calls, labels, strict=True)) for name, (calls, labels) in made.items()}
 
 
 def stage_of(stage: Stage, cell: Cell) -> Stage:
@@ -177,7 +185,9 @@ def options_of(cell: Cell, seed: int, examples: Examples, quick: bool) -> Option
     return replace(options, seed=seed)
 
 
-def taught(cell: Cell, given: Shared, seed: int, quick: bool, folder: Path) -> tuple[Callable[[str], Mapping[str, Module]], list[Any]]:
+def taught(
+    cell: Cell, given: Shared, seed: int, quick: bool, folder: Path
+) -> tuple[Callable[[str], Mapping[str, Module]], list[Any]]:
     """The modules by task after the cell's stages, and its lessons."""
     if not cell.teach:
         return lambda task: given.setting.modules, []
@@ -194,9 +204,11 @@ def answers(
     """By task a string of 1 (right) and 0; and how many programs failed, by kind."""
     right, failed = {}, Counter[str]()
     for task, asked in questions.items():
-        traces = solve(asked, modules_of(task), dsl)
-        failed.update(trace.status for trace in traces if trace.status != "ok")
-        right[task] = "".join(str(int(correct(q, trace.answer))) for q, trace in zip(asked, traces, strict=True))
+        marks = []
+        for question, trace in zip(asked, solve_stream(asked, modules_of(task), dsl), strict=True):
+            failed.update([trace.status] if trace.status != "ok" else [])
+            marks.append(str(int(correct(question, trace.answer))))
+        right[task] = "".join(marks)
     return right, dict(failed)
 
 
@@ -242,7 +254,8 @@ def run_ablations(
         StaleError: the folder holds a run of other settings or of another version.
     """
     start = time.monotonic()
-    folder = files.RunFolder(root, {"plan": plan, "settings_hash": plan.settings_hash})
+    # the axes are left out: they may be run one after the other in the same folder
+    folder = files.RunFolder(root, {"plan": replace(plan, axes=()), "settings_hash": plan.settings_hash})
     clock = folder.root / "spent.json"
     spent = files.read_json(clock) if clock.exists() else {"seconds": 0.0, "peak_rss_mib": 0.0}
     networks = [(str(folder.root), seed, name, plan.quick) for seed in plan.seeds for name in NETWORKS]

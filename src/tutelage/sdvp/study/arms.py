@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from tutelage.programs.trace import Trace
 from tutelage.sdvp import benchmark
 from tutelage.sdvp.collect import gold_forcing
 from tutelage.sdvp.compile import Options, run_stage
-from tutelage.sdvp.questions import Question, correct, solve
+from tutelage.sdvp.questions import Question, correct, solve_stream
 from tutelage.sdvp.rivals import Routed
 from tutelage.sdvp.study.measures import measure
 from tutelage.sdvp.study.setting import STAGES, Setting, Sizes
@@ -25,46 +25,82 @@ TAUGHT_ARMS: Mapping[str, Options] = {"naive": Options(replay=False, allowed=Non
 """Naive tuning differs from SDVP in one thing: nothing holds old knowledge. Labels, steps and data are the same."""
 
 
+ModulesOf = Callable[[str], Mapping[str, Module]]
+"""From a task to the modules that answer it."""
+
+
 class Scores:
-    """The reported questions of a seed, and which of them a set of modules answers rightly."""
+    """The reported questions of a seed, and which of them modules answer rightly.
+
+    Questions are drawn when they are asked, a task at a time: drawing takes less than a tenth of the time that answering
+    does, and all of them at once would take as much memory as everything else.
+    """
 
     def __init__(self, seed: int, sizes: Sizes, dsl: str = "visprog"):
-        self.dsl = dsl
-        tasks = (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN)
-        self.questions = {task: benchmark.questions_of(task, seed, "report", sizes.report, (dsl,)) for task in tasks}
+        self.seed, self.report, self.dsl = seed, sizes.report, dsl
+        self.tasks = (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN)
+        self.units: dict[str, dict[str, list[str]]] = {}
 
-    def traces(self, task: str, modules: Mapping[str, Module], gold: bool = False, most: int | None = None) -> list[Trace]:
-        """The runs of a task's questions; with ``gold`` every step is given its true value."""
-        asked = self.questions[task][:most]
-        return solve(asked, modules, self.dsl, substitute=gold_forcing(asked, self.dsl) if gold else None)
+    def questions(self, task: str, most: int | None = None, gold: bool = False) -> list[Question]:
+        """The task's first ``most`` questions; with ``gold`` the true values of their steps are known."""
+        return benchmark.questions_of(task, self.seed, "report", self.report if most is None else most, (self.dsl,), gold)
 
-    def right(self, task: str, modules: Mapping[str, Module], most: int | None = None, gold: bool = False) -> list[int]:
+    def right(self, task: str, modules: Mapping[str, Module], most: int | None = None) -> list[int]:
         """1 or 0 for each of the task's first ``most`` questions."""
-        traces = self.traces(task, modules, gold, most)
-        return [int(correct(q, t.answer)) for q, t in zip(self.questions[task], traces, strict=False)]
+        asked = self.questions(task, most)
+        return [int(correct(q, t.answer)) for q, t in zip(asked, solve_stream(asked, modules, self.dsl))]
 
-    def of(self, modules_of: Callable[[str], Mapping[str, Module]]) -> dict[str, Any]:
-        """Every task: ``{"right": {task: [0/1 …]}, "health": {…}}``; ``modules_of`` names the modules for a task."""
-        right: dict[str, list[int]] = {}
-        states = []
-        for task, asked in self.questions.items():
-            found = self.traces(task, modules_of(task))
-            right[task] = [int(correct(q, t.answer)) for q, t in zip(asked, found, strict=True)]
-            states.append(health(found))
-        return {"right": right, "health": {key: float(np.mean([state[key] for state in states])) for key in states[0]}}
+    def of(self, arms: Mapping[str, ModulesOf], oracle: Mapping[str, Module] | None = None) -> dict[str, dict[str, Any]]:
+        """Each arm on every task: ``{"right": {task: [0/1 …]}, "health": {…}}``.
+
+        ``oracle`` are modules of which every step is given its true value, as the arm ``gold``, on tasks where it is known.
+        Afterwards ``units`` holds the image and the type of every question, by task.
+        """
+        right: dict[str, dict[str, list[int]]] = {arm: {} for arm in (*arms, *(("gold",) if oracle else ()))}
+        states: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+        for task in self.tasks:
+            asked = self.questions(task, gold=oracle is not None)
+            self.units[task] = {"images": [q.image_id for q in asked], "types": [q.kind for q in asked]}
+            for arm, modules_of in arms.items():
+                state = Health()
+                traces = solve_stream(asked, modules_of(task), self.dsl)
+                right[arm][task] = [int(correct(q, state.see(t).answer)) for q, t in zip(asked, traces)]
+                states[arm].append(state.shares())
+            if oracle and task != benchmark.EASY:
+                traces = solve_stream(asked, oracle, self.dsl, substitute=gold_forcing(asked, self.dsl))
+                right["gold"][task] = [int(correct(q, t.answer)) for q, t in zip(asked, traces)]
+        found: dict[str, dict[str, Any]] = {arm: {"right": right[arm]} for arm in right}
+        for arm, seen in states.items():
+            found[arm]["health"] = {key: float(np.mean([state[key] for state in seen])) for key in seen[0]}
+        return found
 
 
-def health(traces: Sequence[Trace]) -> dict[str, float]:
-    """Shares in 0..1: programs that pass the check, that run to their end, that fell back, that used unknown words; and
-    calls and milliseconds in modules a sample."""
-    return {
-        "valid": float(np.mean([t.status not in REFUSED for t in traces])),
-        "executed": float(np.mean([t.status == "ok" for t in traces])),
-        "fallback": float(np.mean([t.fallback for t in traces])),
-        "out_of_vocabulary": float(np.mean([t.out_of_vocabulary > 0 for t in traces])),
-        "calls_per_sample": float(np.mean([len(t.steps) for t in traces])),
-        "ms_per_sample": float(np.mean([sum(step.ms for step in t.steps) for t in traces])),
-    }
+class Health:
+    """How runs went: shares in 0..1 of the programs that pass the check, run to their end, fell back, and used
+    unknown words; calls and milliseconds in modules a sample."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[float, ...]] = []
+
+    def see(self, trace: Trace) -> Trace:
+        """Take note of a trace, and pass it on."""
+        steps = trace.steps
+        self.seen.append(
+            (
+                trace.status not in REFUSED,
+                trace.status == "ok",
+                trace.fallback,
+                trace.out_of_vocabulary > 0,
+                len(steps),
+                sum(step.ms for step in steps),
+            )
+        )
+        return trace
+
+    def shares(self) -> dict[str, float]:
+        """The mean of each."""
+        names = ("valid", "executed", "fallback", "out_of_vocabulary", "calls_per_sample", "ms_per_sample")
+        return dict(zip(names, np.mean(self.seen, axis=0).tolist(), strict=True))
 
 
 def rival(setting: Setting, task: str, replaced: bool) -> dict[str, Module]:
@@ -77,15 +113,14 @@ def rival(setting: Setting, task: str, replaced: bool) -> dict[str, Module]:
 
 def untaught(setting: Setting, scores: Scores) -> dict[str, Any]:
     """Frozen, replaced and routed modules, and the gold oracle on the tasks whose steps are known."""
-    frozen = scores.of(lambda task: setting.modules)
-    gold_tasks = [task for task in scores.questions if task != benchmark.EASY]
-    return {
-        "frozen": frozen | {"modules": measure(setting, setting.modules)},
-        "replaced": scores.of(lambda task: rival(setting, task, True)),
-        "routed": scores.of(lambda task: rival(setting, task, False)),
-        "gold": {"right": {task: scores.right(task, setting.modules, gold=True) for task in gold_tasks}},
-        "teacher": {"modules": measure(setting, setting.modules, teachers=True)},
+    arms: dict[str, ModulesOf] = {
+        "frozen": lambda task: setting.modules,
+        "replaced": lambda task: rival(setting, task, True),
+        "routed": lambda task: rival(setting, task, False),
     }
+    found = scores.of(arms, oracle=setting.modules)
+    found["frozen"]["modules"] = measure(setting, setting.modules)
+    return found | {"teacher": {"modules": measure(setting, setting.modules, teachers=True)}}
 
 
 def taught(
@@ -109,12 +144,7 @@ def taught(
         modules = result.modules
         lessons += list(result.lessons)
         if stage is not setting.stages[-1]:
-            matrix.append({task: float(np.mean(scores.right(task, modules, stage_questions))) for task in scores.questions})
-    final = scores.of(lambda task: modules)
+            matrix.append({task: float(np.mean(scores.right(task, modules, stage_questions))) for task in scores.tasks})
+    final = scores.of({arm: lambda task: modules})[arm]
     networks = {name: m for name, m in modules.items() if isinstance(m, VisualModule)}
     return final | {"modules": measure(setting, networks), "lessons": lessons, "matrix": matrix}, modules
-
-
-def images_of(questions: Sequence[Question]) -> list[str]:
-    """The unit of resampling of each question."""
-    return [question.image_id for question in questions]

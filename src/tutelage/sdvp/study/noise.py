@@ -29,7 +29,7 @@ STAGE = "b_gqa"
 DSL = "visprog"
 ARMS = ("clean", "noisy", "voted")
 """Taught through right programs, through noisy ones, and through noisy ones whose records the vote has passed."""
-SIZES = Sizes(report=1500, stage_report=0, collect=2000, replay=300, probe=400, guarded=60)
+SIZES = Sizes(report=1200, stage_report=0, collect=1500, replay=300, probe=400, guarded=60)
 
 
 @dataclass(frozen=True)

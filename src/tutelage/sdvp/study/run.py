@@ -10,7 +10,7 @@ from typing import Any
 
 from tutelage import environment, files, workers
 from tutelage.sdvp import embedded
-from tutelage.sdvp.study.arms import TAUGHT_ARMS, Scores, images_of, taught, untaught
+from tutelage.sdvp.study.arms import TAUGHT_ARMS, Scores, taught, untaught
 from tutelage.sdvp.study.samples import samples
 from tutelage.sdvp.study.setting import SMOKE, Sizes, prepare
 from tutelage.sdvp.study.tables import Tables
@@ -68,7 +68,7 @@ def run_part(root: str, plan: Plan, seed: int, name: str) -> None:
     part: dict[str, Any] = {"seed": seed, "arms": {}}
     if name == RIVALS:
         part["arms"] = untaught(setting, scores)
-        part["questions"] = {t: {"images": images_of(q), "types": [x.kind for x in q]} for t, q in scores.questions.items()}
+        part["questions"] = scores.units
     for arm in PARTS[name]:
         options = TAUGHT_ARMS[arm]
         if plan.quick:

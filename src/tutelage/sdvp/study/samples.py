@@ -12,7 +12,7 @@ from tutelage.programs.trace import StepRecord, Trace
 from tutelage.programs.values import Box, Image
 from tutelage.sdvp import benchmark
 from tutelage.sdvp.accept import agrees
-from tutelage.sdvp.questions import Question, correct
+from tutelage.sdvp.questions import Question, correct, solve
 from tutelage.sdvp.study.arms import Scores
 from tutelage.sdvp.study.setting import STAGES, Setting
 
@@ -23,10 +23,10 @@ def samples(setting: Setting, scores: Scores, after: Mapping[str, Module], each:
     """Up to ``each`` samples a task of each kind: mended by teaching, broken by it, still wrong, right throughout."""
     found = []
     for task in SHOWN_TASKS:
-        asked = scores.questions[task][:most]
-        old, new = scores.traces(task, setting.modules, most=most), scores.traces(task, after, most=most)
+        asked = scores.questions(task, most, gold=True)
+        old, new = (solve(asked, modules, scores.dsl) for modules in (setting.modules, after))
         taken = {(False, True): 2 * each, (True, False): each, (False, False): each, (True, True): each // 2}
-        for question, one, two in zip(asked, old, new, strict=True):
+        for question, one, two in zip(asked, old, new):
             kind = correct(question, one.answer) > 0, correct(question, two.answer) > 0
             if taken[kind] > 0:
                 taken[kind] -= 1

@@ -64,15 +64,17 @@ def prepare(
     }
     taught_by["b_nlvr"] = taught_by["b_gqa"]
     kept = (*benchmark.PREVIOUS, *benchmark.GENERIC)
-    previous = [q for task in kept for q in benchmark.questions_of(task, seed, "replay", sizes.replay, dsls)]
-    guarded = [q for task in benchmark.PREVIOUS for q in benchmark.questions_of(task, seed, "select", sizes.guarded, dsls)]
+    previous = [q for task in kept for q in benchmark.questions_of(task, seed, "replay", sizes.replay, dsls, gold=False)]
+    guarded = [
+        q for task in benchmark.PREVIOUS for q in benchmark.questions_of(task, seed, "select", sizes.guarded, dsls, gold=False)
+    ]
     stages, earlier, both = [], previous, tuple(dict.fromkeys(("visprog", *dsls)))  # probes come from VisProg programs
     for name in STAGES:
         count = sizes.collect // 2 if name == STAGES[-1] else sizes.collect  # pairs bring two images a question
-        collected = benchmark.questions_of(name, seed, "collect", count, dsls)
+        collected = benchmark.questions_of(name, seed, "collect", count, dsls, gold=False)
         select = benchmark.questions_of(name, seed, "select", sizes.probe, both)
         known: dict[str, Probe] = {"VQA": benchmark.easy_probe(select)} if name == benchmark.EASY else probe(select, modules)
-        unlabelled = [replace(q, answer=q.answer if answers else None, gold={}) for q in collected]
+        unlabelled = collected if answers else [replace(q, answer=None) for q in collected]
         teachers = {module: calibrate(t, known.get(module, [])) for module, t in taught_by[name].items()}
         taught_by[name] = teachers
         stages.append(Stage(name, unlabelled, teachers, known, earlier, guarded))

@@ -65,10 +65,11 @@ class Writing(nn.Module):
 
     def write(self, memory: Memory, previous: Tensor, copies: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One or more steps: ``previous`` [B, S] is what each step follows, a line or L + 1 + the place of a copied word."""
-        size, steps = previous.shape
-        lines = self.line.weight.expand(size, -1, -1)
-        told = torch.cat([lines, self.copied(memory.states)], 1)
-        out, state = self.hand(told.gather(1, previous[..., None].expand(-1, -1, told.shape[2])), state)
+        steps, width = previous.shape[1], memory.states.shape[2]
+        places = (previous - self.lines - 1).clamp(min=0)[..., None].expand(-1, -1, width)
+        words = self.copied(memory.states.gather(1, places))
+        told = torch.where(previous[..., None] > self.lines, words, self.line(previous.clamp(max=self.lines)))
+        out, state = self.hand(told, state)
         out = self.dropout(out)
         keys = memory.states.transpose(1, 2)
         absent = ~memory.mask[:, None]
@@ -82,7 +83,8 @@ class Writing(nn.Module):
 
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``logprob`` of every step, each told the true one before it."""
-        memory, state = self.read(batch["words"], batch["same"])
+        longest = int((batch["words"] > 0).sum(1).max())
+        memory, state = self.read(batch["words"][:, :longest], batch["same"][:, :longest])
         return {"logprob": self.write(memory, batch["previous"], batch["copies"], state)[0]}
 
 

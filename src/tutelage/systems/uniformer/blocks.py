@@ -91,6 +91,8 @@ class GlobalBlock(nn.Module):
 
     ``x + DW3(x)``; ``x + drop(A(LN(x)))``; ``x + drop(MLP(LN(x)))``. ``split`` (video): first over the times of each
     place, ``t = x + A_time(LN(x))``, then over the places of each frame, ``x + A(LN(t))``: the residual is x, not t.
+    A_time starts with a projection of 0 (ours). The published start, q, k, v at 0 and the projection at 1, cannot learn:
+    all channels of A_time are then one number, which the LN behind it takes away, and its gradient with it.
     """
 
     def __init__(self, forms: Forms, channels: int, head: int, ratio: float, drop: float, scale: float | None, split: bool = False):

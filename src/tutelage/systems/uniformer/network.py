@@ -81,7 +81,7 @@ class UniFormer(Backbone):
         super().__init__(
             num_classes,
             in_chans,
-            [(f"stage{i + 1}", 4 * 2**i, width) for i, width in enumerate(dims)],
+            [(f"stages.{i}", 4 * 2**i, width) for i, width in enumerate(dims)],
             spatial=3 if video else 2,
         )
         self.light, self.keep, self.dims = light, keep, tuple(dims)
@@ -109,8 +109,7 @@ class UniFormer(Backbone):
         init_weights(self, convolutions=False)
         for module in self.modules():
             if isinstance(module, GlobalBlock) and module.split:  # the time branch adds nothing at the start
-                nn.init.zeros_(module.time.qkv.weight)
-                nn.init.ones_(module.time.out.weight)
+                nn.init.zeros_(module.time.out.weight)
 
     def maps(self, images: Tensor) -> list[Tensor]:
         """The maps of all stages, the finest first."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, islice
 from types import MappingProxyType
 
 import numpy as np
@@ -107,6 +107,15 @@ class Sample:
 def make_task(name: str, seed: int, split: str, questions: int = 1000) -> list[Sample]:
     """The first ``questions`` samples of a task's split; a smaller number gives the same samples, fewer.
 
+    Raises:
+        InputError: an unknown task or split.
+    """
+    return list(islice(stream_task(name, seed, split), questions))
+
+
+def stream_task(name: str, seed: int, split: str) -> Iterator[Sample]:
+    """The samples of a task's split as they are drawn, without end.
+
     Splits of one seed never share an image, nor do tasks.
 
     Raises:
@@ -117,8 +126,7 @@ def make_task(name: str, seed: int, split: str, questions: int = 1000) -> list[S
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}", remedy=did_you_mean(split, list(SPLITS)))
     task, stream = TASKS[name], derive(seed, "task", name, split)
-    samples = _pairs(task, stream, split) if task.kinds == ("pairs",) else _scenes(task, stream, split)
-    return [sample for sample, _ in zip(samples, range(questions))]
+    return _pairs(task, stream, split) if task.kinds == ("pairs",) else _scenes(task, stream, split)
 
 
 def _picture(scene: Scene) -> np.ndarray:

@@ -22,6 +22,7 @@ from tutelage.errors import InputError
 from tutelage.files import write_bytes, write_text
 from tutelage.registry import system
 from tutelage.systems._shared import SmallCNN, built, toy_images
+from tutelage.systems.tinyvit.network import TinyViTNetwork
 
 
 @system("tinyvit", kind="distillation")
@@ -36,9 +37,11 @@ class TinyViT(Method):
     kept values are then divided by it (ours). Heads: ``logits`` [B, C].
 
     Published: K = 100 of 21,841 classes, 90 epochs of ImageNet-22k (481 GiB; dense float16 would be 56 TB), AdamW at
-    2.5e-4 per 512 images, weight decay 0.01. :class:`Records` reads and writes the published file format. The network
-    of the paper is a backbone, not part of this method.
+    2.5e-4 per 512 images, weight decay 0.01. :class:`Records` reads and writes the published file format. The
+    paper's networks: :class:`~tutelage.systems.tinyvit.network.TinyViTNetwork`, by name ``create("tinyvit:5m")``.
     """
+
+    Network = TinyViTNetwork
 
     @dataclass(frozen=True)
     class Config:

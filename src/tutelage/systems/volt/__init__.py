@@ -1,0 +1,10 @@
+"""Volt (Yilmaz et al., 2026): a volume transformer, its augmentations, and distillation from a convolutional teacher."""
+
+from __future__ import annotations
+
+from tutelage.systems.volt.augment import Points, Scenes, SceneViews
+from tutelage.systems.volt.method import Volt, lovasz_softmax
+from tutelage.systems.volt.network import ConvUNet, VoltNetwork, Voxels
+from tutelage.systems.volt.scenes import CLASSES, room
+
+__all__ = ["CLASSES", "ConvUNet", "Points", "SceneViews", "Scenes", "Volt", "VoltNetwork", "Voxels", "lovasz_softmax", "room"]

@@ -1,0 +1,47 @@
+"""The list of systems, and the state that kept results give them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tutelage import registry
+from tutelage.cli import systems
+
+from .recipes import tutelage
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_kept_result_gives_its_verdict(tmp_path: Path) -> None:
+    (tmp_path / "kd.json").write_text(json.dumps({"verdict": "shown"}))
+    (tmp_path / "dkd.json").write_text(json.dumps({"verdict": "not shown here"}))
+    code, out, said = tutelage("systems", "--results", tmp_path, "--json", "-")
+    assert code == 0, said
+    rows = {row["name"]: row for row in json.loads(out)}
+    assert rows.keys() == registry.systems().keys()
+    assert rows["kd"] == {"name": "kd", "card": "kd", "kind": "distillation", "state": "demonstrated", "verdict": "shown"}
+    assert rows["dkd"]["verdict"] == "not shown here"
+    assert (rows["nd-loss"]["state"], rows["nd-loss"]["verdict"]) == ("ready", None)
+    assert "kd" in said and "demonstrated" in said
+
+
+@pytest.mark.parametrize(("text", "words"), [("{", "not JSON"), ("[]", "tutelage show kd"), ('{"verdict": 1}', "no result")])
+def test_a_result_that_is_none_is_named(tmp_path: Path, text: str, words: str) -> None:
+    (tmp_path / "kd.json").write_text(text)
+    code, out, said = tutelage("systems", "--results", tmp_path)
+    assert code == 2 and "kd.json" in said and words in said
+
+
+def test_committed_results_are_whole() -> None:
+    found = sorted((ROOT / systems.RESULTS).glob("*.json"))
+    assert {file.stem for file in found} <= registry.systems().keys()
+    for file in found:
+        result = json.loads(file.read_text())
+        assert {"system", "verdict", "arms", "metric", "seconds", "seeds", "limits", "command", "versions"} <= result.keys(), file
+        assert result["system"] == file.stem and result["verdict"] in ("shown", "not shown here") and not result["smoke"]
+        assert all({"mean", "sd", "n"} == arm.keys() and arm["n"] >= 3 for arm in result["arms"].values())
+        shown = all(claim["verdict"] == "shown" for claim in result["claims"])
+        assert (result["verdict"] == "shown") == shown and f"tutelage show {file.stem}" in result["command"]
