@@ -268,6 +268,7 @@ def study(samples: int = 10, seed: int = 0) -> dict[str, Any]:
                     "out_of_vocabulary": 0.012,
                     "calls_per_sample": 3.42,
                     "ms_per_sample": 0.61,
+                    "failures": {"runtime": 12, "limit": 3},
                 }
                 for a in ("frozen", "routed", "sdvp")
             ],

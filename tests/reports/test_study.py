@@ -69,6 +69,7 @@ def test_the_page_is_whole_and_says_the_figures_plainly(results: dict[str, Any])
         "forgot 18.2 points",
         "✗ missed",
         "routing keeps the teachers",
+        "3 limit, 12 runtime",
     ):
         assert words in page.text.replace("\xa0", " ").replace("\u202f", " "), words
     assert len([a for a in page.find("tr") if a.get("class") == "met"]) == 4

@@ -40,7 +40,15 @@ def part(seed: int, shares: dict[str, float], **by_task: dict[str, float]) -> di
             "ms_per_sample": 1,
         }
         middle = [{task: sum(found) / 100 for task, found in right.items()}] * (len(STAGES) - 1)
-        return {"right": right, "health": health, "modules": {"b_gqa VQA": {"accuracy": 50.0}}, "matrix": middle, "lessons": []}
+        failures = {"runtime": 2} if name == "replaced" else {}
+        return {
+            "right": right,
+            "health": health,
+            "failures": failures,
+            "modules": {"b_gqa VQA": {"accuracy": 50.0}},
+            "matrix": middle,
+            "lessons": [],
+        }
 
     questions = {task: {"images": [f"{i // 2}" for i in range(100)], "types": ["one", "two"] * 50} for task in TASKS}
     arms = {name: arm(name) for name in shares}
@@ -93,6 +101,7 @@ def test_every_table_has_its_rows() -> None:
     assert len(tables["matrix"]["sdvp"]) == len(STAGES) + 1
     assert tables["continual"]["sdvp"]["unseen_delta"] == pytest.approx(15)
     assert tables["modules"][0]["cells"]["teacher"]["mean"] == 90
+    assert {row["arm"]: row["failures"] for row in tables["health"]}["replaced"] == {"runtime": 2}
 
 
 def test_module_measures_by_hand() -> None:

@@ -22,10 +22,10 @@ from tutelage.sdvp.writing.school import (
     Schooling,
     encoded,
     exact_match,
+    figures,
     learned_writer,
     schoolbook,
     train_writer,
-    world_pairs,
 )
 
 COUNT = "BOX0=LOC(image=IMAGE,object='{n}')\nANSWER0=COUNT(box=BOX0)\nFINAL_RESULT=RESULT(var=ANSWER0)"
@@ -170,9 +170,15 @@ def test_the_schoolbook_holds_world_questions_wordings_and_nonsense() -> None:
     assert sum(pair.program is None for pair in book) > 20
 
 
+def test_figures_are_shares_over_what_was_not_seen(tmp_path: Path) -> None:
+    writer = learned_writer(7, files.Store(tmp_path), config=QUICK)
+    book = [Pair("What color is the dog?", "image", COLOR.format(n="dog")), Pair("Why is the dog here?", "none", None)]
+    found = exact_match(writer, book)
+    assert found == {"exact": 0, "written": 0, "declined": 1, "refused": 1, "unknown": pytest.approx(found["unknown"])}
+
+
 @pytest.mark.slow
 def test_the_embedded_writer_reads_what_it_has_not_seen() -> None:
-    writer = train_writer(0)
-    seen = {pair.question for pair in schoolbook(Schooling(), 0)}
-    world = [pair for pair in world_pairs(0, "test", 60, 15) if pair.question not in seen]
-    assert exact_match(writer, world)["written"] > 0.95
+    found = figures(train_writer(0), 0)
+    assert found["world"]["written"] > 0.95 and found["new words"]["written"] > 0.9
+    assert found["held-out wordings"]["exact"] > 0.7 and found["held-out wordings"]["refused"] > 0.7

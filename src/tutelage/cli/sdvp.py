@@ -240,6 +240,7 @@ def study(
     first_seed: Annotated[int, typer.Option(help="The first seed; the others follow it.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/study. A stopped run goes on there.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Worker processes, one thread each.")] = 2,
+    dsl: DslOption = Dsl.visprog,
     smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
     json: JsonOut = None,
 ) -> None:
@@ -247,12 +248,14 @@ def study(
     from tutelage.cli import _ablations, _study
     from tutelage.sdvp.study.run import Plan
 
+    wanted = tuple(range(first_seed, first_seed + seeds))
+    name = "ablations" if ablations else "study" if dsl is Dsl.visprog else f"study-{dsl.value}"
+    folder = out or Path("runs") / (f"{name}-smoke" if smoke else name)
     if ablations:
-        folder = out or Path("runs") / ("ablations-smoke" if smoke else "ablations")
-        _ablations.run(tuple(range(first_seed, first_seed + seeds)), tuple(axis or ()), smoke, folder, processes, json)
-        return
-    plan = Plan.smoke(first_seed) if smoke else Plan(tuple(range(first_seed, first_seed + seeds)))
-    _study.run(plan, out or Path("runs") / ("study-smoke" if smoke else "study"), 1 if smoke else processes, json)
+        _ablations.run(wanted, tuple(axis or ()), smoke, folder, processes, json)
+    else:
+        plan = Plan.smoke(first_seed, dsl.value) if smoke else Plan(wanted, dsl=dsl.value)
+        _study.run(plan, folder, 1 if smoke else processes, json)
 
 
 def _questions(

@@ -32,5 +32,6 @@ demonstration = Demonstration(
     claims=[better("DKD", "CE"), not_worse("DKD", "KD", 1.0)],
     run=run,
     limits="8x8 digits: ten easy classes have little non-target knowledge, so that DKD is only held level with KD, with "
-    "beta = 2 (8, the paper's for CIFAR-100, is behind --all); the published gains are on CIFAR-100 and ImageNet.",
+    "beta = 2 (8, the paper's for CIFAR-100, is behind --all): on six selection seeds beta 1, 2 and 4 gave 0.4, 0.8 and 0.4 "
+    "points more than KD, with a deviation of 2 points a seed. The published gains are on CIFAR-100 and ImageNet.",
 )

@@ -50,5 +50,6 @@ demonstration = Demonstration(
     claims=[better("KD++, norm", "KD, norm"), better("KD++, cosine", "KD, cosine"), not_worse("KD++", "KD", 1.0)],
     run=run,
     limits="8x8 digits with 400 training images: the published gains in accuracy need tasks like CIFAR-100 and long "
-    "schedules; here accuracy is only held not to fall.",
+    "schedules. On six selection seeds the accuracy with weights 0.5, 1 and 2 of the term was within 0.3 points of KD's on "
+    "average and moved by 1 point a seed, so that a margin of 1 point is about what this experiment can resolve.",
 )

@@ -34,7 +34,7 @@ def times_faster(one: nn.Module, other: nn.Module, images: Tensor, rounds: int) 
 
 
 def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
-    """4,000 training images, shifted at random; equal steps. "No branches" is the same folded network, trained as it is."""
+    """4,000 training images, shifted and mirrored; equal steps. "No branches" is the same folded network, trained as it is."""
     train, test = fashion(seed)
     rows = torch.randperm(len(train), generator=torch_rng(seed, "few"))[: 100 if smoke else 4000]
     train, test = part(train, rows), part(test, torch.arange(100 if smoke else 5000))

@@ -66,7 +66,8 @@ class TimeoutFailure(ProgramFailure):
     kind = "timeout"
 
 
-STATUSES = ("ok", "parse", "refused", "unknown_module", "undefined_var", "type", "runtime", "limit", "timeout")
+STATUSES = ("ok", "parse", "refused", "unknown_module", "undefined_var", "type", "runtime", "limit", "timeout", "writer")
+"""How a run can end; ``writer``: no program was written, so that none ran."""
 
 
 @dataclass(slots=True)

@@ -14,7 +14,8 @@ shares of ``health`` are in 0..1; times in seconds or milliseconds. null (or NaN
       matrix    {stages [text], tasks [text], ARM [[accuracy of task j after stage i]] for arms such as sdvp, naive}
       continual {arm: {average, bwt, forgetting, unseen_delta}}
       modules   [{module, metric, cells}]
-      health    [{arm, valid, executed, fallback, out_of_vocabulary, calls_per_sample, ms_per_sample}]
+      health    [{arm, valid, executed, fallback, out_of_vocabulary, calls_per_sample, ms_per_sample,
+          failures {kind: count}?}]
       lessons   [{stage, module, teacher, accepted, teacher_score, student_score, records, kept, guard}]
       retain    [{option, current_gain, previous_change, unseen_change}]
     samples [{id, task, stage, question, gold, program [line], images {name: data URI},

@@ -77,7 +77,7 @@ class L2SP(Retain):
     """``strength / 2 |theta - theta_old|^2`` (Li, Grandvalet, Davoine, 2018)."""
 
     name: ClassVar[str] = "l2sp"
-    strength: float = 0.01
+    strength: float = 5.0
 
     def penalty(self, module: VisualModule, replay: Exercise | None) -> nn.Module:
         """Every weight counts alike."""

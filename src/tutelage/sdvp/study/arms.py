@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -51,13 +52,13 @@ class Scores:
         return [int(correct(q, t.answer)) for q, t in zip(asked, solve_stream(asked, modules, self.dsl))]
 
     def of(self, arms: Mapping[str, ModulesOf], oracle: Mapping[str, Module] | None = None) -> dict[str, dict[str, Any]]:
-        """Each arm on every task: ``{"right": {task: [0/1 …]}, "health": {…}}``.
+        """Each arm on every task: ``{"right": {task: [0/1 …]}, "health": {…}, "failures": {kind: count}}``.
 
         ``oracle`` are modules of which every step is given its true value, as the arm ``gold``, on tasks where it is known.
         Afterwards ``units`` holds the image and the type of every question, by task.
         """
         right: dict[str, dict[str, list[int]]] = {arm: {} for arm in (*arms, *(("gold",) if oracle else ()))}
-        states: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
+        states: dict[str, list[Health]] = {arm: [] for arm in arms}
         for task in self.tasks:
             asked = self.questions(task, gold=oracle is not None)
             self.units[task] = {"images": [q.image_id for q in asked], "types": [q.kind for q in asked]}
@@ -65,26 +66,30 @@ class Scores:
                 state = Health()
                 traces = solve_stream(asked, modules_of(task), self.dsl)
                 right[arm][task] = [int(correct(q, state.see(t).answer)) for q, t in zip(asked, traces)]
-                states[arm].append(state.shares())
+                states[arm].append(state)
             if oracle and task != benchmark.EASY:
                 traces = solve_stream(asked, oracle, self.dsl, substitute=gold_forcing(asked, self.dsl))
                 right["gold"][task] = [int(correct(q, t.answer)) for q, t in zip(asked, traces)]
         found: dict[str, dict[str, Any]] = {arm: {"right": right[arm]} for arm in right}
         for arm, seen in states.items():
-            found[arm]["health"] = {key: float(np.mean([state[key] for state in seen])) for key in seen[0]}
+            shares = [state.shares() for state in seen]
+            found[arm]["health"] = {key: float(np.mean([one[key] for one in shares])) for key in shares[0]}
+            found[arm]["failures"] = dict(sum((state.failed for state in seen), Counter[str]()))
         return found
 
 
 class Health:
     """How runs went: shares in 0..1 of the programs that pass the check, run to their end, fell back, and used
-    unknown words; calls and milliseconds in modules a sample."""
+    unknown words; calls and milliseconds in modules a sample; and how many failed, by kind."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[float, ...]] = []
+        self.failed = Counter[str]()
 
     def see(self, trace: Trace) -> Trace:
         """Take note of a trace, and pass it on."""
         steps = trace.steps
+        self.failed.update([trace.status] if trace.status != "ok" else [])
         self.seen.append(
             (
                 trace.status not in REFUSED,

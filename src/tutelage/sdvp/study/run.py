@@ -25,22 +25,24 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run: the seeds, how much of everything, and for smoke tests networks that know nothing."""
+    """What to run: the seeds, how much of everything, for smoke tests networks that know nothing, and the language of the
+    programs that modules are taught through and asked in."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
     sizes: Sizes = Sizes()
     quick: bool = False
+    dsl: str = "visprog"
 
     @classmethod
-    def smoke(cls, seed: int = 0) -> Plan:
+    def smoke(cls, seed: int = 0, dsl: str = "visprog") -> Plan:
         """The plumbing alone, in seconds: claims nothing."""
-        return cls((seed,), SMOKE, True)
+        return cls((seed,), SMOKE, True, dsl)
 
     @property
     def settings_hash(self) -> str:
         """Names everything that was settled before the reported seeds were run: world, sizes, lessons, networks."""
         return files.fingerprint(
-            dict(DOMAINS), self.sizes, self.quick, embedded.STUDIES, {a: str(o) for a, o in TAUGHT_ARMS.items()}
+            dict(DOMAINS), self.sizes, self.quick, self.dsl, embedded.STUDIES, {a: str(o) for a, o in TAUGHT_ARMS.items()}
         )
 
 
@@ -64,13 +66,14 @@ def run_part(root: str, plan: Plan, seed: int, name: str) -> None:
     if file.exists():
         return
     started = time.process_time()
-    setting, scores = prepare(seed, plan.sizes, module_store(), plan.quick), Scores(seed, plan.sizes)
+    setting = prepare(seed, plan.sizes, module_store(), plan.quick, (plan.dsl,))
+    scores = Scores(seed, plan.sizes, plan.dsl)
     part: dict[str, Any] = {"seed": seed, "arms": {}}
     if name == RIVALS:
         part["arms"] = untaught(setting, scores)
         part["questions"] = scores.units
     for arm in PARTS[name]:
-        options = TAUGHT_ARMS[arm]
+        options = replace(TAUGHT_ARMS[arm], dsl=plan.dsl)
         if plan.quick:
             options = replace(options, settings=replace(options.settings, steps=3, warmup=1))
         folder = Path(root) / "lessons" / f"seed-{seed}-{arm}"
@@ -131,6 +134,7 @@ def assemble(plan: Plan, root: Path) -> dict[str, Any]:
         "version": 1,
         **environment.environment(plan.seeds),
         "settings_hash": plan.settings_hash,
+        "dsl": plan.dsl,
         **spent,
         "cpu_seconds": cpu,
         "smoke": plan.quick,

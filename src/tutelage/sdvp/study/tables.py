@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -128,12 +129,16 @@ class Tables:
         return rows
 
     def health(self) -> list[dict[str, Any]]:
-        """How the runs went, by arm."""
+        """How the runs went, by arm: mean shares, and how many programs failed in all, by kind."""
         keys = self.parts[0]["arms"]["frozen"]["health"]
-        return [
-            {"arm": arm} | {key: float(np.mean([part["arms"][arm]["health"][key] for part in self.parts])) for key in keys}
-            for arm in ARMS
-        ]
+        rows = []
+        for arm in ARMS:
+            failed = Counter[str]()
+            for part in self.parts:
+                failed.update(part["arms"][arm]["failures"])
+            shares = {key: float(np.mean([part["arms"][arm]["health"][key] for part in self.parts])) for key in keys}
+            rows.append({"arm": arm, **shares, "failures": dict(failed)})
+        return rows
 
     def lessons(self) -> list[dict[str, Any]]:
         """What became of each module in each stage of SDVP, a row a seed."""

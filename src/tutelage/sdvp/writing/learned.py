@@ -219,11 +219,10 @@ class LearnedWriter:
         """Whether a program that does not use the word passes something over."""
         return word not in self._known or (word in self._arguments and not self.single)
 
-    def _declined(
-        self, request: Request, text: str, probability: float | None = None, passed: Sequence[str] | None = None
-    ) -> Draft:
-        named = ", ".join(map(repr, passed or self.unknown(request.question)))
-        remedy = f"put it without {named}" if named else "ask about what the image shows"
+    def _declined(self, request: Request, text: str, probability: float | None = None, passed: Sequence[str] = ()) -> Draft:
+        said = [("words it has never read", self.unknown(request.question)), ("words its program passes over", passed)]
+        told = "; ".join(f"{what}: {', '.join(map(repr, which))}" for what, which in said if which)
+        remedy = f"put it in other words ({told})" if told else "ask about what the image shows, in other words"
         failure = ParseFailure(f"the learned writer has no program for {request.question!r}", remedy=remedy)
         return Draft(text, self.name, probability, failure)
 

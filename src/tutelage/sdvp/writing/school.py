@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from tutelage import files
 from tutelage.distill.data import TensorData
 from tutelage.distill.lesson import Lesson, Settings
 from tutelage.distill.trainer import train
+from tutelage.errors import MissingExtra
 from tutelage.programs.writers import compose, grammar, phrasings, templates
 from tutelage.programs.writers.phrasings import INPUTS, Pair
 from tutelage.programs.writers.templates import dissect, words
@@ -22,6 +24,7 @@ from tutelage.sdvp.writing import learned, network
 from tutelage.sdvp.writing.learned import LEAST, Codes, LearnedWriter, first_places, padded, steps_of
 from tutelage.sdvp.writing.network import PADDING, Transcribe, Writing
 from tutelage.seeds import derive, numpy_rng, torch_rng
+from tutelage.tasks import easy_vqa
 from tutelage.tasks.world import amounts, attributes, comparisons, pairs, places
 from tutelage.tasks.world.kinds import KINDS
 from tutelage.tasks.world.questions import Balance
@@ -177,3 +180,21 @@ def exact_match(writer: LearnedWriter, book: Sequence[Pair]) -> dict[str, float]
     figures = {"exact": exact, "written": hits, "declined": declined}
     found = {name: count / answerable for name, count in figures.items()} if answerable else {}
     return found | ({"refused": refused / others} if others else {}) | {"unknown": unknown / max(1, total)}
+
+
+def figures(writer: LearnedWriter, seed: int, config: Schooling = Schooling()) -> dict[str, dict[str, float]]:  # noqa: B008
+    """:func:`exact_match` on what the writer of ``seed`` has not seen: ``world`` questions of other scenes, their texts
+    new; ``new words`` in known wordings; ``held-out wordings``; ``easy-VQA``'s test questions where that package is
+    installed."""
+    seen = {pair.question for pair in schoolbook(config, seed)}
+    rng, forms = numpy_rng(seed, "writer", "report"), phrasings.read_forms()
+    known = phrasings.pairs(forms, rng, 4)
+    sets = {
+        "world": [pair for pair in world_pairs(seed, "report", 150, 40) if pair.question not in seen],
+        "new words": [pair for pair in known if pair.question not in seen and pair.program is not None],
+        "held-out wordings": list(phrasings.pairs(forms, rng, 8, held_out=True)),
+    }
+    with contextlib.suppress(MissingExtra):
+        asked = sorted({sample.question for sample in easy_vqa.load("test")})
+        sets["easy-VQA"] = [Pair(question, "single", phrasings.program(question, "single")) for question in asked]
+    return {name: {"questions": float(len(book))} | exact_match(writer, book) for name, book in sets.items()}

@@ -173,7 +173,8 @@ class Decoder(nn.Module):
 
     def spread(self, tokens: Tensor, lie: Patches) -> Tensor:
         """Tokens [m, U] -> voxels [n, U]."""
-        return self.detokenize(tokens).unflatten(-1, (self.slots, -1))[lie.token, lie.slot] + self.bias
+        every = self.detokenize(tokens).view(-1, len(self.bias))  # a row a slot of a token
+        return every.index_select(0, lie.token * self.slots + lie.slot) + self.bias
 
     def forward(self, tokens: Tensor, lie: Patches) -> Tensor:
         """Voxels [n, U]."""
