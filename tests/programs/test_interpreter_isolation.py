@@ -116,7 +116,7 @@ def test_a_program_that_blocks_the_child_fails_alone(monkeypatch: pytest.MonkeyP
         call = next(innocent)
         first = sandbox.pid
         os.kill(first, signal.SIGSTOP)  # the child hangs while it works on another program
-        monkeypatch.setattr("tutelage.programs.isolation.WALL", 2.0)
+        monkeypatch.setattr("tutelage.programs.channel.WALL", 2.0)
         with pytest.raises(TimeoutFailure):
             next(program.start(STATE))
         assert finish(innocent, answer(call)) == ["A", "B", "C", 3]
@@ -162,7 +162,7 @@ def test_a_module_answer_that_no_program_can_hold(sandbox: Sandbox) -> None:
     [None, True, 3, 2.5, "é", [1, ["a"]], {"a": [1]}, View(0, 1, 2, 3, 4, 5, 6), Found(1, 2, 3, 4.5, 0.5)],
 )
 def test_values_cross_the_wire(value: Any) -> None:
-    (there,) = wire.unpack(wire.pack([wire.encode(value)])[4:])
+    (there,) = wire.unpack(wire.frame([wire.dump(wire.encode(value))])[4:])
     back = wire.decode(there)
     assert back == value and type(back) is type(value)
     video = wire.decode(wire.encode(Video((View(0, 0, 0, 1, 1, 1, 1),))))
@@ -206,4 +206,6 @@ def test_a_child_that_lies_about_images_is_caught() -> None:
             images.outward(view)
     assert images.outward(View(0, -9, -9, 999, 999, 48, 48)).region == (0, 0, 48, 48)
     request = Request("VQA", {"image": View(0, 0, 0, 48, 48, 48, 48), "question": "a"})
-    assert wire.decode_request(wire.unpack(wire.pack(wire.encode_request(request))[4:])) == request
+    assert [wire.decode_request(data) for data in wire.unpack(wire.frame([wire.dump(wire.encode_request(request))])[4:])] == [
+        request
+    ]

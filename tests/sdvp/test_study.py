@@ -18,7 +18,7 @@ from tutelage.errors import StaleError
 from tutelage.modules.visual_module import Label
 from tutelage.programs.values import Box
 from tutelage.sdvp import benchmark
-from tutelage.sdvp.study.measures import answered, located
+from tutelage.sdvp.study.measures import answered, area, average_precision, located
 from tutelage.sdvp.study.run import Plan, run_study
 from tutelage.sdvp.study.setting import STAGES
 from tutelage.sdvp.study.tables import Tables
@@ -108,12 +108,31 @@ def test_module_measures_by_hand() -> None:
     one, two = Box(0, 0, 10, 10), Box(20, 20, 30, 30)
     found = located([(Label([one]), Label([one, two])), (Label([one, two]), Label([one])), (None, Label([two]))])
     assert found == {
+        "average precision": pytest.approx(50.0),
         "precision": pytest.approx(100 * 2 / 3),
         "recall": pytest.approx(100 * 2 / 4),
         "count error": pytest.approx(1.0),
     }
     said = answered([(Label("red", None, 0.95), Label("red")), (Label("red", None, 0.95), Label("blue"))])
     assert said == {"accuracy": 50.0, "calibration error": pytest.approx(45.0)}
+
+
+def test_average_precision_falls_with_misses_ahead_of_hits() -> None:
+    def found(*scores: float) -> list[tuple[Label, Label]]:
+        places = [Box(40 * i, 0, 40 * i + 10, 10) for i in range(3)]
+        boxes = [Box(*box[:4], score) for box, score in zip(places, scores)]
+        return [(Label(boxes), Label(places[:2]))]  # the third is wrong
+
+    assert average_precision(found(0.9, 0.8, 0.7)) == 1.0
+    assert average_precision(found(0.9, 0.7, 0.8)) == pytest.approx((1 + 2 / 3) / 2)
+    assert average_precision(found(0.8, 0.7, 0.9)) == pytest.approx(2 / 3)
+    assert average_precision([(Label([]), Label([Box(0, 0, 1, 1)]))]) == 0.0
+
+
+def test_the_area_is_the_share_of_pairs_ranked_rightly() -> None:
+    yes = [(Label(True, {"yes": p, "no": 1 - p}), Label(True)) for p in (0.9, 0.5)]
+    no = [(Label(False, {"yes": p, "no": 1 - p}), Label(False)) for p in (0.5, 0.1)]
+    assert area(yes + no) == pytest.approx(100 * (3 + 0.5) / 4)
 
 
 def test_a_folder_of_another_plan_is_refused(tmp_path: Path) -> None:

@@ -1,9 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
+from tutelage import files
 from tutelage.sdvp import benchmark
-from tutelage.sdvp.study.noise import ARMS, DSL, Noise, _misread, answered, noise_verdicts, noisy, wrong_share
+from tutelage.sdvp.compile import Options
+from tutelage.sdvp.study.noise import ARMS, DSL, GROUPS, Noise, _misread, answered, noise_cell, noise_verdicts, noisy, wrong_share
+from tutelage.sdvp.study.setting import SMOKE
 from tutelage.sdvp.votes import ballots, kinds, vote_agreement
 from tutelage.seeds import numpy_rng
 
@@ -68,16 +74,29 @@ def test_the_majority_answers_and_failures_are_counted() -> None:
 
 
 def cell(**gains: tuple[float, float, float]) -> dict:
-    return {where: dict(zip(ARMS, given, strict=True)) for where, given in gains.items()}
+    return {where: dict(zip(ARMS, gains.get(where, (1, 1, 1)), strict=True)) for where in GROUPS}
 
 
 def test_the_verdict_is_the_share_of_the_loss_that_came_back() -> None:
-    cells = [cell(collection=(10, 10.5, 10), everywhere=(10, 2, 7)), cell(collection=(9, 9, 9), everywhere=(11, 2, 6))]
-    collection, everywhere = noise_verdicts(cells)
+    cells = [cell(collection=(10, 10.5, 10), alike=(10, 2, 7)), cell(collection=(9, 9, 9), alike=(11, 2, 6))]
+    collection, alike, _ = noise_verdicts(cells)
     assert not collection["met"] and "nothing was lost" in collection["reason"]
-    assert everywhere["met"] and everywhere["lost"] == {"mean": 8.5, "by_seed": [8, 9]} and "(0.53)" in everywhere["value"]
-    assert everywhere["restored"]["mean"] == 4.5
-    (_, missed) = noise_verdicts([cell(collection=(1, 1, 1), everywhere=(10, 2, 5))])
+    assert alike["met"] and alike["lost"] == {"mean": 8.5, "by_seed": [8, 9]} and "(0.53)" in alike["value"]
+    assert alike["restored"]["mean"] == 4.5
+    *_, missed = noise_verdicts([cell(everywhere=(10, 2, 5))])
     assert not missed["met"] and missed["reason"] == ""
-    spread = [cell(collection=(5, 0, 4), everywhere=(5, 0, 4)), cell(collection=(0, 3, 0), everywhere=(0, 3, 0))]
+    spread = [cell(collection=(5, 0, 4)), cell(collection=(0, 3, 0))]
     assert "spread" in noise_verdicts(spread)[0]["reason"]
+
+
+@pytest.mark.slow
+def test_a_cell_holds_the_gains_of_every_arm(tmp_path: Path) -> None:
+    options = replace(Options(), settings=replace(Options().settings, steps=3, warmup=1))
+    found = noise_cell(100, files.Store(tmp_path / "store"), SMOKE, options=options, quick=True, folder=tmp_path / "lessons")
+    for where in GROUPS:
+        assert set(found[where]) == set(ARMS)
+    for arm in ARMS:
+        assert found["everywhere"][arm] + found["frozen"] == pytest.approx(found["alike"][arm] + found["before"][arm])
+    assert found["collection"]["clean"] == found["everywhere"]["clean"] == found["alike"]["clean"]
+    assert 0.1 < found["wrong"] < 0.3 and set(found["kept"]["voted"]) == {"LOC", "VERIFY", "VQA"}
+    assert len(noise_verdicts([found])) == len(GROUPS)

@@ -77,8 +77,8 @@ def run(
     weights are others. ``peak_tensor_mib`` counts what a forward pass allocates, not the weights.
 
     Raises:
-        InputError: no such backbone, fewer than one round or image, a device that is not there, or the timed process
-            failed.
+        InputError: no such backbone, fewer than one round or image, a device that is not there; or the timed process of the
+            only network failed (of several it is left out, with its last words).
     """
     import torch
 
@@ -94,7 +94,13 @@ def run(
     ratios: list[dict[str, Any]] = []
     for number, name in enumerate(names):
         progress(number, len(names))
-        found = _measured(name, rounds, batch, device, compiled, packages)
+        try:
+            found = _measured(name, rounds, batch, device, compiled, packages)
+        except InputError as error:
+            if len(names) == 1:
+                raise
+            left_out[name] = error.message  # the others' figures stand
+            continue
         left_out |= {f"{name}, {way}": reason for way, reason in found["left_out"].items()}
         rows += [row(name, way, it, found["about"], batch) for way, it in found["ways"].items()]
         ratios += compared(name, found["ways"])
@@ -178,7 +184,7 @@ def _measured(name: str, rounds: int, batch: int, device: str, compiled: bool, p
             env=os.environ | threads, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
-            raise InputError(f"the timed process failed: {done.stderr.strip()[-2000:]}", where=name)
+            raise InputError(f"the timed process failed: {done.stderr.strip()[-1000:]}", where=name)
         return files.read_json(out)
 
 

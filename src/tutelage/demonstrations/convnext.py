@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.demonstrations import Demonstration, better, not_worse
+from tutelage.demonstrations import Demonstration, not_worse
 from tutelage.demonstrations._backbones import StagedResNet, scores, small_fashion
 from tutelage.systems.convnext import Block, ConvNeXt
 
@@ -57,26 +57,24 @@ def refitted(kind: type[Block]) -> ConvNeXt:
 
 def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
     """Equal steps on all of Fashion-MNIST at 16x16."""
-    networks = {
-        "ConvNeXt": ours,
-        "ResNet, equal parameters": lambda: StagedResNet(WIDTHS, SMALL["depths"]),
-        "3x3 kernels": lambda: ours(kernel=3),
-        "batch norm": lambda: refitted(BatchNormed),
-        "an activation after every convolution": lambda: refitted(Lively),
-    }
+    networks = {"ConvNeXt": ours, "ResNet, equal parameters": lambda: StagedResNet(WIDTHS, SMALL["depths"])}
     if everything:
-        networks |= {"layer scale 0.1": lambda: ours(layer_scale=0.1), "layer scale 1e-6": lambda: ours(layer_scale=1e-6)}
+        networks |= {
+            "3x3 kernels": lambda: ours(kernel=3),
+            "batch norm": lambda: refitted(BatchNormed),
+            "an activation after every convolution": lambda: refitted(Lively),
+            "layer scale 0.1": lambda: ours(layer_scale=0.1),
+            "first weights of deviation 0.02": lambda: ours(init_std=0.02),
+        }
     return scores(networks, small_fashion(seed, smoke), seed, smoke, steps=350, lr=4e-3)
 
 
 demonstration = Demonstration(
     metric="test accuracy, %",
-    claims=[
-        not_worse("ConvNeXt", "ResNet, equal parameters", 1.0),
-        better("ConvNeXt", "3x3 kernels"),
-        better("ConvNeXt", "an activation after every convolution"),
-    ],
+    claims=[not_worse("ConvNeXt", "ResNet, equal parameters", 1.0)],
     run=run,
-    limits="152,000 parameters, images of 16x16, 350 steps: the gain over ResNets is one of large data and long schedules, "
-    "and of larger images than a 7x7 kernel spans. Layer scale is off here: from 1e-6 it learns slowly in so few steps.",
+    limits="152,000 parameters, images of 16x16, 350 steps: the gain over ResNets is one of large data, long schedules and "
+    "larger images, and is not seen here; nor, on a selection seed, that of 7x7 kernels (3x3: +0.4 points) or of few "
+    "activations (one after every convolution: +0.1). Layer scale is off and weights start at 0.1: from 1e-6 and 0.02 so "
+    "small a network learns slowly (1 point less).",
 )

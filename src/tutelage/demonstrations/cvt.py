@@ -77,7 +77,7 @@ def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
     }
     if everything:
         networks["CvT, keys at the full side"] = lambda: ours(kv_stride=1)
-    return scores(networks, small_fashion(seed, smoke), seed, smoke, steps=250, lr=2e-3)
+    return scores(networks, small_fashion(seed, smoke), seed, smoke, steps=200, lr=2e-3)
 
 
 demonstration = Demonstration(
@@ -89,5 +89,6 @@ demonstration = Demonstration(
         better("ViT", "ViT, no positions"),
     ],
     run=run,
-    limits="",
+    limits="320,000 parameters, images of 16x16, 200 steps on garments that fill the picture: nothing about ImageNet, nor about "
+    "pretraining on 22,000 classes.",
 )

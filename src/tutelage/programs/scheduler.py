@@ -7,7 +7,7 @@ answer at once; calls to the others wait until their module's batch is full, or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count, islice
 from time import perf_counter
@@ -16,13 +16,14 @@ from typing import Final, cast
 from tutelage.errors import InputError, did_you_mean
 from tutelage.programs.cache import ResultCache, Stored
 from tutelage.programs.encoding import input_key
+from tutelage.programs.lanes import Lane, Result, answers_of
+from tutelage.programs.lanes import as_failure as as_failure
 from tutelage.programs.language import (
     Call,
     LimitExceeded,
     Module,
     Program,
     ProgramFailure,
-    RuntimeFailure,
     Signature,
     Steps,
     UnknownModule,
@@ -52,11 +53,11 @@ class _Keep:
         return "KEEP"
 
 
+AHEAD = 256
+"""Programs may go on by themselves, in their sandbox, while a module answers a batch: so many at least, if they are there."""
+
 KEEP: Final = _Keep()
 """What a substitute returns to let the module answer."""
-
-Result = tuple[Value, dict[str, float] | None, bool]
-"""What :class:`~tutelage.programs.cache.Stored` names: a value, its distribution, whether words were unknown."""
 
 Substitute = Callable[[Job, Call, int], Value]
 """From a job, its call, and the call's number in the run, to a value that stands in for the module's, or KEEP."""
@@ -133,15 +134,6 @@ def stream(jobs: Iterable[Job], context: Context) -> Iterator[Trace]:
             first += 1
 
 
-def as_failure(error: Exception, source: str) -> ProgramFailure:
-    """``error`` if it is a program's failure, else a RuntimeFailure that names its type and what raised it."""
-    if isinstance(error, ProgramFailure):
-        return error
-    failure = RuntimeFailure(f"{source} raised {type(error).__name__}: {error}")
-    failure.__cause__ = error
-    return failure
-
-
 @dataclass(slots=True)
 class _Run:
     """A program under way: the ``calls`` it waits for, their ``answers``, how many of these are ``missing``, and whether
@@ -159,39 +151,31 @@ class _Run:
     out_of_order: bool = False
 
 
-_Waiting = tuple[Call, Hashable | None, list[tuple[_Run, int]]]
-"""One call, its key, and those who wait for its answer: a run, and the place of the call among those it waits for."""
-
-
-@dataclass(slots=True)
-class _Lane:
-    """The calls that wait for one module; ``size`` 0: it is symbolic, and none waits."""
-
-    module: Module
-    version: str
-    size: int
-    waiting: dict[Hashable, _Waiting] = field(default_factory=dict)
-
-
 class Scheduler:
     """The engine behind :func:`stream`, for those who bring programs as they come: admit, answer, look at ``finished``.
 
-    ``finished`` holds (number, trace) as programs end; ``active`` counts those under way; ``full`` tells that some
-    module's batch is.
+    ``finished`` holds (number, trace) as programs end; ``active`` counts those under way; ``full`` tells that there is
+    enough to do: some module's batch is full, and enough programs go on meanwhile where they can.
     """
 
     def __init__(self, context: Context):
         self.context = context
         self.active = 0
-        self.full = False
         self.finished: list[tuple[int, Trace]] = []
+        self._full = self._posts = False
+        self._ready: list[tuple[_Run, Value]] = []
         self._keys = count()
         self._keyed = context.cache is not None or context.deduplicate
         limit = context.batch_size or 1 << 30
         self._lanes = {
-            name: _Lane(module, module.version, 0 if module.symbolic else max(1, min(module.batch_size, limit)))
+            name: Lane(module, module.version, 0 if module.symbolic else max(1, min(module.batch_size, limit)))
             for name, module in context.modules.items()
         }
+
+    @property
+    def full(self) -> bool:
+        """Whether :meth:`answer` should come before more programs do."""
+        return len(self._ready) >= AHEAD if self._posts else self._full
 
     def admit(self, job: Job, number: int = 0) -> None:
         """Start ``job`` and take it as far as it goes without a batch."""
@@ -208,18 +192,24 @@ class Scheduler:
         except Exception as error:
             self._fail(run, as_failure(error, "the program"))
         else:
-            self._advance(run, None)
+            self._set_off(run, None)
 
     def answer(self) -> None:
-        """Run one batch of the module whose batch is fullest, and take the programs that waited for it further."""
+        """Run one batch of the module whose batch is fullest, if it is full or nothing else can go on, and take further
+        the programs that waited for it. Those that went on by themselves meanwhile come after it."""
+        ready, self._ready = self._ready, []
         lanes = [lane for lane in self._lanes.values() if lane.waiting]
-        if not lanes:
-            return
-        lane = max(lanes, key=lambda lane: len(lane.waiting) / lane.size)
+        if lanes and (self._full or not ready):
+            self._answer(max(lanes, key=lambda lane: len(lane.waiting) / lane.size))
+            self._full = any(len(lane.waiting) >= lane.size for lane in lanes)
+        for run, reply in ready:
+            self._advance(run, reply)
+
+    def _answer(self, lane: Lane) -> None:
+        """Run one batch of a module."""
         batch = [lane.waiting.pop(key) for key in list(islice(lane.waiting, lane.size))]
-        self.full = any(len(lane.waiting) >= lane.size for lane in lanes)
         started = perf_counter()
-        results = _answers(lane.module, [call for call, _, _ in batch])
+        results = answers_of(lane.module, [call for call, _, _ in batch])
         ms = (perf_counter() - started) * 1000 / len(batch)
         cache = self.context.cache
         for (_, key, runs), result in zip(batch, results, strict=True):
@@ -228,9 +218,23 @@ class Scheduler:
             for run, place in runs:
                 _give(run, place, lane.version, result, ms)
                 if not run.missing and not isinstance(reply := self._replies(run), ProgramFailure):
-                    self._advance(run, reply)
+                    self._set_off(run, reply)
         if cache is not None:
             cache.commit()
+
+    def _set_off(self, run: _Run, reply: Value) -> None:
+        """Send ``reply`` into the program, and take it further: later, where it can go on by itself until then."""
+        post = getattr(run.steps, "post", None)
+        if post is None:
+            self._advance(run, reply)
+            return
+        try:
+            post(reply)
+        except Exception as error:
+            self._fail(run, as_failure(error, "the program"))
+        else:
+            self._posts = True
+            self._ready.append((run, reply))
 
     def _replies(self, run: _Run) -> Value:
         """What the program is sent, all answers being there; where one is a failure the program ends with it."""
@@ -301,7 +305,7 @@ class Scheduler:
             else:
                 self._wait(lane, run, place, call, key)
 
-    def _wait(self, lane: _Lane, run: _Run, place: int, call: Call, key: Hashable | None) -> None:
+    def _wait(self, lane: Lane, run: _Run, place: int, call: Call, key: Hashable | None) -> None:
         waiting = lane.waiting
         name = key if key is not None and self.context.deduplicate else next(self._keys)
         if name in waiting:
@@ -309,7 +313,7 @@ class Scheduler:
             return
         waiting[name] = (call, key, [(run, place)])
         if len(waiting) >= lane.size:
-            self.full = True
+            self._full = True
 
     def _finish(self, run: _Run, value: Value) -> None:
         run.trace.answer = value
@@ -338,7 +342,7 @@ class Scheduler:
         self._advance(run, None)
 
 
-def _answer_now(trace: Trace, lane: _Lane, call: Call, number: int) -> Value:
+def _answer_now(trace: Trace, lane: Lane, call: Call, number: int) -> Value:
     """The answer of a module that needs no batch, written down."""
     started = perf_counter()
     distribution, unknown = None, False
@@ -377,20 +381,3 @@ def _only(call: Call) -> Generator[Call, Value, Value]:
 def _nothing() -> Generator[Call, Value, Value]:
     return
     yield
-
-
-def _answers(module: Module, calls: Sequence[Call]) -> list[Result]:
-    """The module's answers. If a batch raises, each call is asked alone, so that only those at fault fail."""
-    try:
-        answers = module.run(calls)
-        values, distributions, unknown = answers.values, answers.distributions, answers.out_of_vocabulary
-        if len(values) != len(calls):
-            raise RuntimeFailure(f"{module.name} gave {len(values)} answers to {len(calls)} calls")
-        if distributions is None and unknown is None:
-            return [(value, None, False) for value in values]
-        none = [None] * len(values)
-        return list(zip(values, distributions or none, unknown or [False] * len(values), strict=True))
-    except Exception as error:
-        if len(calls) > 1:
-            return [_answers(module, [call])[0] for call in calls]
-        return [(as_failure(error, module.name), None, False)]

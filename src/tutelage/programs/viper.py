@@ -17,7 +17,7 @@ from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.patches import Found, Request, Video, View
 from tutelage.programs.interpreter.reader import Reader
 from tutelage.programs.interpreter.run import OPTIONAL
-from tutelage.programs.isolation import Sandbox, shared_sandbox
+from tutelage.programs.isolation import Sandbox, Session, shared_sandbox
 from tutelage.programs.language import (
     Call,
     ProgramFailure,
@@ -49,7 +49,9 @@ class ViperProgram:
     dsl: str = "viper"
 
     def start(self, state: Mapping[str, Value]) -> Steps:
-        """Run on ``state``: a generator of calls. ``Call.step`` counts the calls from 0.
+        """Run on ``state``: a generator of calls. ``Call.step`` counts the calls from 0. Where the program runs in a sandbox,
+        the generator also has ``post(value)``: it sends a value without waiting, and the next ``send`` gives what comes
+        of it.
 
         The answer is a text, number or bool, a Box for a patch (without its margin, in pixels of the whole image,
         origin top-left), an Image, or a list of these.
@@ -57,24 +59,11 @@ class ViperProgram:
         missing = [name for name in self.inputs if name not in state]
         if missing:
             raise UndefinedVariable(f"the run was not given {' and '.join(missing)}", remedy=f"give {self.inputs}")
-        return self._steps(dict(state))
-
-    def _steps(self, state: dict[str, Value]) -> Steps:
         images = _Images()
         run = self.begin(self._arguments(images, state))
-        step, value = 0, None
-        try:
-            while True:
-                try:
-                    module, args = run.send(value)
-                except StopIteration as stop:
-                    return images.outward(stop.value)
-                answer = yield Call(module, {name: images.outward(arg) for name, arg in args.items()}, step)
-                value, step = images.inward(answer), step + 1
-        finally:
-            run.close()
+        return _PostedSteps(run, images) if isinstance(run, Session) else _Steps(run, images)
 
-    def _arguments(self, images: _Images, state: dict[str, Value]) -> dict[str, Any]:
+    def _arguments(self, images: _Images, state: Mapping[str, Value]) -> dict[str, Any]:
         first = self.args[0]
         if first == "image_dict":
             given: Any = {"left": images.view(state["LEFT"]), "right": images.view(state["RIGHT"])}
@@ -84,6 +73,66 @@ class ViperProgram:
             given = images.view(state["IMAGE"])
         defaults: dict[str, Any] = {"possible_answers": [], "query": ""}
         return {first: given} | {name: images.inward(state.get(name, defaults[name])) for name in OPTIONAL}
+
+
+class _Steps(Generator[Call, Value, Value]):
+    """A run: the interpreter's requests as calls, with the images that they are about."""
+
+    __slots__ = ("_run", "_images", "_number")
+
+    def __init__(self, run: Generator[Request, Any, Any], images: _Images):
+        self._run, self._images, self._number = run, images, 0
+
+    def send(self, value: Value) -> Call:
+        """The next call; ``value`` answers the last."""
+        return self._next(self._inward(value))
+
+    def _inward(self, value: Value) -> Any:
+        """A module's answer as the interpreter holds it; the run ends where there is no such thing."""
+        try:
+            return self._images.inward(value)
+        except BaseException:
+            self._run.close()
+            raise
+
+    def _next(self, value: Any) -> Call:
+        run, images = self._run, self._images
+        try:
+            module, args = run.send(value)
+            call = Call(module, {name: images.outward(arg) for name, arg in args.items()}, self._number)
+        except StopIteration as stop:
+            raise StopIteration(images.outward(stop.value)) from None
+        except BaseException:
+            run.close()
+            raise
+        self._number += 1
+        return call
+
+    def throw(self, *error: Any) -> Any:
+        """End the run."""
+        return self._run.throw(*error)
+
+    def close(self) -> None:
+        """End the run."""
+        self._run.close()
+
+
+class _PostedSteps(_Steps):
+    """A run in a sandbox, which can be sent a value without waiting for what comes of it."""
+
+    __slots__ = ("_session",)
+
+    def __init__(self, session: Session, images: _Images):
+        super().__init__(session, images)
+        self._session = session
+
+    def post(self, value: Value) -> None:
+        """Send ``value``: what the next :meth:`send` is given does not count."""
+        self._session.post(self._inward(value))
+
+    def send(self, value: Value) -> Call:
+        """The next call; ``value`` answers the last, where none was posted."""
+        return self._next(None if self._session.due else self._inward(value))
 
 
 class _Images:
@@ -110,6 +159,8 @@ class _Images:
     def outward(self, value: Any) -> Value:
         """A value of the interpreter as modules and callers know it."""
         kind = type(value)
+        if kind is str:
+            return value
         if kind is View:
             return self._image(value)
         if kind is Found:
@@ -173,6 +224,7 @@ class Parser:
         self._sandbox: Sandbox | None = None
         if isolate is not False:
             self._sandbox = isolate if isinstance(isolate, Sandbox) else shared_sandbox(self._limits)
+            self._modules = self._sandbox.modules(self.signatures)
         self._known: dict[str, ViperProgram | ProgramFailure] = {}
 
     def try_parse(self, text: str, inputs: tuple[str, ...] | None = None) -> ViperProgram | ProgramFailure:
@@ -202,12 +254,13 @@ class Parser:
 
     def _read(self, text: str) -> ViperProgram:
         name = files.fingerprint("viper", text.encode(errors="surrogatepass"))
-        sandbox, signatures = self._sandbox, self.signatures
+        sandbox = self._sandbox
         if sandbox is None:
             program = self._reader.read(text)
             return ViperProgram(text, name, program.inputs, program.args, program.run)
-        inputs, args = sandbox.check(text, signatures)
-        return ViperProgram(text, name, inputs, args, lambda given: sandbox.run(text, signatures, given))
+        modules = self._modules
+        inputs, args = sandbox.check(text, modules)
+        return ViperProgram(text, name, inputs, args, lambda given: sandbox.run(text, modules, given))
 
 
 def parse(

@@ -76,7 +76,8 @@ def easy_questions(split: str, count: int, seed: int, dsls: Sequence[str] = ("vi
     else:
         samples = deal(easy_vqa.load("train"), split, seed)
     if count < len(samples):
-        samples = easy_vqa.subsample(samples, count, seed)
+        take = easy_vqa.spread if split == "collect" else easy_vqa.subsample
+        samples = take(samples, count, seed)
     images: dict[int, Image] = {}
     found = []
     for sample in samples:

@@ -77,7 +77,7 @@ class GeneralizedConv2d(nn.Module):
 
     Images [B, in_channels, H, W] -> [B, out_channels, H', W'] as of ``nn.Conv2d``. Padded zeros are compared with the
     template like any other value; ``padding_mode`` is as in torch. Templates of distances start normal, of half the unit
-    scale; :meth:`draw_templates` is what makes them learn (ours, as the start of g at ``sharpness / d``).
+    scale, or from patches of data (:meth:`draw_templates`); g starts at ``sharpness / d``: from 1 they learn badly (ours).
 
     Raises:
         InputError: an unknown kind or h; a mix outside 0..1; a power below 1.
@@ -233,7 +233,7 @@ class GeneralizedCNN(Backbone):
     Images [B, in_chans, H, W], sides multiples of 4, -> logits [B, num_classes]. Each of two layers is a
     :class:`GeneralizedConv2d` of one ``kind``, batch norm, ReLU and 2x2 max pooling; the last map, averaged to 2x2,
     goes into a Linear. Without the norm, distances are large negative numbers, of which ReLU leaves nothing. Templates of
-    distances must start from data: :meth:`draw_templates`. Sizes, optimiser and error rates of the paper are not
+    distances may start from data: :meth:`draw_templates`. Sizes, optimiser and error rates of the paper are not
     known to us: ``lenet`` and ``mini`` are ours.
 
     Args:

@@ -155,6 +155,25 @@ def subsample(samples: Sequence[EasyVqaSample], count: int, seed: int) -> list[E
     return [samples[index] for index in chosen]
 
 
+def spread(samples: Sequence[EasyVqaSample], count: int, seed: int) -> list[EasyVqaSample]:
+    """``count`` samples from as many images as there are: one of each image, drawn by ``seed``, then a second, and on.
+
+    What is learnt from needs many images more than many questions. The original order is kept.
+
+    Raises:
+        InputError: ``count`` is negative or more than there are.
+    """
+    if not 0 <= count <= len(samples):
+        raise InputError(f"cannot take {count} of {len(samples)} samples", where="count")
+    turn: Counter[int] = Counter()
+    turns: dict[int, int] = {}
+    for index in numpy_rng(seed, "easy_vqa", "spread").permutation(len(samples)).tolist():
+        turns[index] = turn[samples[index].image_id]
+        turn[samples[index].image_id] += 1
+    chosen = sorted(turns, key=turns.__getitem__)[:count]  # stable: within a turn, in the order they were drawn
+    return [samples[index] for index in sorted(chosen)]
+
+
 def split_by_image(samples: Sequence[EasyVqaSample], share: float, seed: int) -> tuple[list[EasyVqaSample], list[EasyVqaSample]]:
     """Two parts that share no image: about ``share`` of the images with all their questions, and the rest.
 

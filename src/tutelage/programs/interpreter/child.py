@@ -2,7 +2,7 @@
 
 Started by path, with an empty environment. Before the first message is read it can open no file and no socket, start
 no process, and grow only so far. Messages in: ``modules`` (signatures under a number), ``check``, ``run``, ``answer``,
-``drop``; out: ``ready``, ``inputs``, ``ask``, ``done``, ``fail``.
+``drop``; out, with the microseconds of processor time each took: ``ready``, ``inputs``, ``ask``, ``done``, ``fail``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ if __name__ == "__main__":  # the package's own folder, and nothing of the user'
 import contextlib
 import ctypes
 import difflib  # noqa: F401  (did_you_mean needs it, and nothing can be imported once the door is shut)
+import mmap
 import os
 import resource
 import time
@@ -28,19 +29,25 @@ from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.reader import Reader
 from tutelage.programs.interpreter.run import CompiledProgram
 from tutelage.programs.interpreter.wire import (
+    GATHERED,
+    PLACE,
     NotAMessage,
     decode,
     decode_signatures,
+    dump,
     encode,
     encode_failure,
     encode_request,
-    pack,
+    frame,
     unpack,
 )
-from tutelage.programs.language import ProgramFailure
+from tutelage.programs.language import ProgramFailure, RuntimeFailure
 
 KEPT = 1024
 """Compiled programs that are kept."""
+
+HELD = 0.001
+"""Seconds of processor time that a reply may be held back, to go with others, before the next message is begun."""
 
 RECURSION = 4_000
 NOBODY = 65_534
@@ -114,7 +121,7 @@ class Server:
                     return None
                 case ["check", int(modules), str(source)]:
                     program = self.program(modules, source)
-                    return ["inputs", program.inputs, program.args]
+                    return ["inputs", program.inputs, program.args, bool(program.texts)]
                 case ["run", int(number), int(modules), str(source), dict(arguments)]:
                     arguments = {name: decode(value) for name, value in arguments.items()}
                     self.runs[number] = self.program(modules, source).run(arguments)
@@ -131,8 +138,11 @@ class Server:
 
     def advance(self, number: int, value: Any) -> list[Any]:
         """Take a run to its next question or its end."""
+        run = self.runs.get(number)
+        if run is None:
+            raise RuntimeFailure("the run has ended")
         try:
-            return ["ask", *encode_request(self.runs[number].send(value))]
+            return ["ask", *encode_request(run.send(value))]
         except StopIteration as stop:
             del self.runs[number]
             return ["done", encode(stop.value)]
@@ -148,31 +158,55 @@ def more_time(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (end if hard == resource.RLIM_INFINITY else min(end, hard), hard))
 
 
-def serve(source: BinaryIO, sink: BinaryIO, limits: Limits) -> None:
-    """Answer messages until ``source`` ends."""
-    server, next_second = Server(limits), 0.0
+def serve(source: BinaryIO, sink: BinaryIO, limits: Limits, place: mmap.mmap) -> None:
+    """Answer messages until ``source`` ends. Replies go out together: at a frame's end, or where they get long or old."""
+    server, next_second, made = Server(limits), 0.0, 1  # "ready" was the first
     while len(head := source.read(4)) == 4:
-        message = unpack(source.read(int.from_bytes(head, "big")))
-        if time.process_time() >= next_second:
-            next_second = time.process_time() + 0.5
-            more_time(limits.seconds)
-        reply = server.handle(message)
-        if reply is not None:
-            sink.write(pack(reply))
-            sink.flush()
+        begun = sent = time.process_time()
+        PLACE.pack_into(place, 0, made, True, begun)
+        replies: list[str] = []
+        size = 0
+        for message in unpack(source.read(int.from_bytes(head, "big"))):
+            if begun >= next_second:
+                next_second = begun + 0.5
+                more_time(limits.seconds)
+            reply = server.handle(message)
+            now = time.process_time()
+            if reply is not None:
+                text = dump([int(1e6 * (now - begun)), reply])
+                replies.append(text)
+                size += len(text)
+                made += 1
+            begun = now
+            PLACE.pack_into(place, 0, made, True, begun)
+            if now - sent > HELD or size > GATHERED:
+                send(sink, replies)
+                sent, size = now, 0
+        send(sink, replies)
+        PLACE.pack_into(place, 0, made, False, begun)
+
+
+def send(sink: BinaryIO, replies: list[str]) -> None:
+    """Write what was gathered."""
+    if replies:
+        sink.write(frame(replies))
+        sink.flush()
+        replies.clear()
 
 
 def main() -> None:
     """Read limits, shut the door, say so, and serve."""
-    source, sink = sys.stdin.buffer, sys.stdout.buffer
+    source, sink, page = sys.stdin.buffer, sys.stdout.buffer, int(sys.argv[1])
+    place = mmap.mmap(page, mmap.PAGESIZE)
+    os.closerange(3, 64)  # the page's, and the copy of it that mmap keeps
     head = source.read(4)
-    settings = unpack(source.read(int.from_bytes(head, "big")))
-    limits = Limits(**settings[0])
+    ((settings, memory),) = unpack(source.read(int.from_bytes(head, "big")))
+    limits = Limits(**settings)
     sys.setrecursionlimit(RECURSION)
-    granted = lock_in(settings[1])
-    sink.write(pack(["ready", granted]))
-    sink.flush()
-    serve(source, sink, limits)
+    granted = lock_in(memory)
+    send(sink, [dump([0, ["ready", granted]])])
+    PLACE.pack_into(place, 0, 1, False, time.process_time())
+    serve(source, sink, limits, place)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Messages between the interpreter's child process and its parent: a length of four bytes, then JSON.
+"""Messages between the interpreter's child process and its parent, in frames: a length of four bytes, then a list in JSON
+of the messages that were gathered.
 
 Both sides check what they read; nothing is ever unpickled.
 """
@@ -6,7 +7,8 @@ Both sides check what they read; nothing is ever unpickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import struct
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from tutelage.programs.interpreter.patches import Found, Request, Video, View
@@ -25,10 +27,16 @@ from tutelage.programs.language import (
 )
 
 MAX_MESSAGE = 8 << 20
+"""Bytes of the longest frame that a parent reads."""
+GATHERED = 32 << 10
+"""Bytes of messages that are gathered into one frame; a longer message is one alone or the last."""
+PLACE = struct.Struct("<Q?7xd")
+"""Where the child is, in the page that it shares with its parent: replies made, whether it is at work, and its processor
+time when it began what it is at."""
 MAX_WORDS = 1_000
 """Characters of one part of a failure's message."""
 
-_dumps, _loads = json.JSONEncoder(separators=(",", ":")).encode, json.JSONDecoder().decode
+dump, _loads = json.JSONEncoder(separators=(",", ":")).encode, json.JSONDecoder().decode
 
 _FAILURES = {
     failure.kind: failure
@@ -43,17 +51,17 @@ class NotAMessage(Exception):
     """The other side sent what no message is."""
 
 
-def pack(message: Any) -> bytes:
-    """A message as bytes, its length in front."""
-    data = _dumps(message).encode()
+def frame(messages: list[str]) -> bytes:
+    """Messages, as :func:`dump` gives them, in one frame."""
+    data = f"[{','.join(messages)}]".encode()
     return len(data).to_bytes(4, "big") + data
 
 
-def unpack(data: bytes) -> list[Any]:
-    """The message in ``data``, which is without its length.
+def unpack(data: bytes | bytearray) -> list[Any]:
+    """The messages in a frame's ``data``, which is without its length.
 
     Raises:
-        NotAMessage: it is not a list in JSON.
+        NotAMessage: it is not a list in JSON, or empty.
     """
     try:
         message = _loads(data.decode())
@@ -88,26 +96,42 @@ def decode(data: Any) -> Any:
     Raises:
         NotAMessage: another shape.
     """
-    if type(data) in SCALARS:
+    kind = type(data)
+    if kind in SCALARS:
         return data
-    if type(data) is list:
+    if kind is list:
         return [decode(part) for part in data]
-    match data:
-        case {"view": list(numbers)}:
-            return _view(numbers)
-        case {"box": [x1, y1, x2, y2, score]} if all(type(n) in (int, float) for n in (x1, y1, x2, y2, score)):
-            return Found(x1, y1, x2, y2, score)
-        case {"video": list(frames)}:
-            return Video(tuple(_view(frame) for frame in frames))
-        case {"table": list(pairs)} if all(type(pair) is list and len(pair) == 2 for pair in pairs):
-            return {str(name): decode(part) for name, part in pairs}
+    if kind is dict and len(data) == 1:
+        ((name, part),) = data.items()
+        if name in _VALUES and type(part) is list:
+            return _VALUES[name](part)
     raise NotAMessage("not a value")
 
 
 def _view(numbers: Any) -> View:
-    if type(numbers) is not list or len(numbers) != 7 or not all(type(number) is int for number in numbers):
+    if type(numbers) is not list or len(numbers) != 7 or {*map(type, numbers)} != {int}:
         raise NotAMessage("not a view")
     return View(*numbers)
+
+
+def _box(numbers: list[Any]) -> Found:
+    if len(numbers) != 5 or not {*map(type, numbers)} <= {int, float}:
+        raise NotAMessage("not a box")
+    return Found(*numbers)
+
+
+def _table(pairs: list[Any]) -> dict[str, Any]:
+    if not all(type(pair) is list and len(pair) == 2 for pair in pairs):
+        raise NotAMessage("not a table")
+    return {str(name): decode(part) for name, part in pairs}
+
+
+_VALUES: Mapping[str, Callable[[list[Any]], Any]] = {
+    "view": _view,
+    "box": _box,
+    "video": lambda frames: Video(tuple([_view(frame) for frame in frames])),
+    "table": _table,
+}
 
 
 def encode_request(request: Request) -> list[Any]:
@@ -121,10 +145,9 @@ def decode_request(data: Any) -> Request:
     Raises:
         NotAMessage: another shape.
     """
-    match data:
-        case [str(module), dict(args)]:
-            return Request(module, {name: decode(value) for name, value in args.items()})
-    raise NotAMessage("not a request")
+    if type(data) is not list or len(data) != 2 or type(data[0]) is not str or type(data[1]) is not dict:
+        raise NotAMessage("not a request")
+    return Request(data[0], {name: decode(value) for name, value in data[1].items()})
 
 
 def encode_failure(failure: ProgramFailure) -> list[Any]:

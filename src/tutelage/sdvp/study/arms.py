@@ -20,12 +20,15 @@ from tutelage.sdvp.questions import Question, correct, solve_stream
 from tutelage.sdvp.rivals import Routed
 from tutelage.sdvp.study.measures import measure
 from tutelage.sdvp.study.setting import STAGES, Setting, Sizes
+from tutelage.tasks import easy_vqa
 
 REFUSED = frozenset({"parse", "refused", "unknown_module", "undefined_var", "type"})
 TAUGHT_ARMS: Mapping[str, Options] = {"naive": Options(replay=False, allowed=None), "sdvp": Options()}
 """Naive tuning differs from SDVP in one thing: nothing holds old knowledge. Labels, steps and data are the same."""
 
 
+SINGLE_CALL = "ANSWER0=VQA(image=IMAGE,question={question!r})\nFINAL_RESULT=RESULT(var=ANSWER0)"
+"""The whole question in one call, as a VisProg program."""
 ModulesOf = Callable[[str], Mapping[str, Module]]
 """From a task to the modules that answer it."""
 
@@ -125,7 +128,20 @@ def untaught(setting: Setting, scores: Scores) -> dict[str, Any]:
     }
     found = scores.of(arms, oracle=setting.modules)
     found["frozen"]["modules"] = measure(setting, setting.modules)
-    return found | {"teacher": {"modules": measure(setting, setting.modules, teachers=True)}}
+    return found | simple_rivals(setting, scores) | {"teacher": {"modules": measure(setting, setting.modules, teachers=True)}}
+
+
+def simple_rivals(setting: Setting, scores: Scores, taught: Mapping[str, Module] | None = None) -> dict[str, Any]:
+    """easy-VQA without a program to speak of: the whole question put to VQA in one call, and the commonest answer to each
+    question of the train part, the image unseen. With ``taught`` modules, their single call alone."""
+    asked = scores.questions(benchmark.EASY)
+    single = [replace(q, programs={"visprog": SINGLE_CALL.format(question=q.text)}) for q in asked]
+    called = [int(correct(q, t.answer)) for q, t in zip(asked, solve_stream(single, taught or setting.modules))]
+    if taught is not None:
+        return {"single call, taught": {"right": {benchmark.EASY: called}}}
+    prior = easy_vqa.QuestionPrior.fit(easy_vqa.load("train"))
+    guessed = [int(correct(q, prior.answer(q.text))) for q in asked]
+    return {"prior": {"right": {benchmark.EASY: guessed}}, "single call": {"right": {benchmark.EASY: called}}}
 
 
 def taught(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,14 @@ STAGE = "b_gqa"
 DSL = "visprog"
 ARMS = ("clean", "noisy", "voted")
 """Taught through right programs, through noisy ones, and through noisy ones whose records the vote has passed."""
+GROUPS: Mapping[str, str] = MappingProxyType(
+    {
+        "collection": "noisy programs collect, and right ones are reported",
+        "alike": "noisy programs collect and are reported: of the gain over the same programs before",
+        "everywhere": "noisy programs collect and are reported: of the gain over right programs before",
+    }
+)
+"""What gains are told apart, in words."""
 SIZES = Sizes(report=1200, stage_report=0, collect=1500, replay=300, probe=400, guarded=60)
 
 
@@ -83,10 +92,12 @@ def noise_cell(
 ) -> dict[str, Any]:
     """The figures of one seed, by arm, in points.
 
-    ``collection``: gains where only the programs that collect are noisy and the reported ones are right. ``everywhere``:
-    gains where the reported programs are noisy too: the arm ``noisy`` then answers by one program, ``voted`` by the
-    majority of all. ``frozen`` is the accuracy that gains are counted from: that of the frozen modules with right
-    programs, in both. ``kept`` counts the records that pass, ``wrong`` is the share of collecting programs that are wrong.
+    ``collection``: gains where only the programs that collect are noisy and the reported ones are right. ``everywhere``
+    and ``alike``: the reported programs are noisy too; the arm ``noisy`` then answers by one program, ``voted`` by the
+    majority of all. Gains of ``everywhere`` are over the frozen modules with right programs (``frozen``), so they hold
+    what wrong answers cost as well; those of ``alike`` are over the frozen modules with the same programs and the same
+    vote (``before``), so they hold what was learned alone. ``kept`` counts the records that pass, ``wrong`` is the share
+    of wrong programs, ``failures`` counts by kind.
     """
     setting = prepare(seed, sizes, store, quick)
     stage = next(stage for stage in setting.stages if stage.name == STAGE)
@@ -101,7 +112,7 @@ def noise_cell(
         "voted": (asked, replace(options, filters=replace(options.filters, votes=noise.agree))),
     }
     found: dict[str, Any] = {"seed": seed, "frozen": frozen, "wrong": wrong_share(asked, stage.questions)}
-    found |= {"collection": {}, "everywhere": {}, "kept": {}, "failures": {}}
+    found |= {"before": {"clean": frozen}} | {where: {} for where in (*GROUPS, "kept", "failures")}
     for arm, (questions, chosen) in arms.items():
         if say:
             say(f"noise: {arm}")
@@ -110,11 +121,13 @@ def noise_cell(
         gain = 100 * accuracy(reported, result.modules, DSL) - frozen
         found["collection"][arm] = gain
         found["kept"][arm] = {taught.module: taught.kept for taught in result.lessons}
-        if arm == "clean":
-            found["everywhere"][arm] = gain
-        else:
-            score, found["failures"][arm] = answered(misread, result.modules, voted=arm == "voted")
-            found["everywhere"][arm] = score - frozen
+        score = gain + frozen
+        if arm != "clean":
+            voted = arm == "voted"
+            found["before"][arm], _ = answered(misread, setting.modules, voted)
+            score, found["failures"][arm] = answered(misread, result.modules, voted)
+        found["everywhere"][arm] = score - frozen
+        found["alike"][arm] = score - found["before"][arm]
     return found
 
 
@@ -133,9 +146,9 @@ def answered(questions: Sequence[Question], modules: Mapping[str, Module], voted
 
 
 def noise_verdicts(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Whether voting restores at least half of the gain that noise costs, over seeds: in collection, and everywhere."""
+    """Whether voting restores at least half of the gain that noise costs, over seeds, in each of GROUPS."""
     verdicts = []
-    for where, words in (("collection", "noisy programs collect"), ("everywhere", "noisy programs collect and answer")):
+    for where, words in GROUPS.items():
         clean, wrong, voted = (np.array([cell[where][arm] for cell in cells]) for arm in ARMS)
         lost, restored = clean - wrong, voted - wrong
         mean, back = float(lost.mean()), float(restored.mean())
@@ -147,7 +160,7 @@ def noise_verdicts(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             reason = "the loss itself does not stand out from the seeds' spread"
         verdicts.append(
             {
-                "claim": f"Votes restore half of the gain lost where {words}",
+                "claim": f"Votes restore half of what is lost where {words}",
                 "target": "at least 0.5 of the loss",
                 "value": f"lost {mean:.1f}, restored {back:.1f}" + (f" ({share:.2f})" if share is not None else ""),
                 "met": share is not None and share >= 0.5,

@@ -10,7 +10,7 @@ from typing import Any
 
 from tutelage import environment, files, workers
 from tutelage.sdvp import embedded
-from tutelage.sdvp.study.arms import TAUGHT_ARMS, Scores, taught, untaught
+from tutelage.sdvp.study.arms import TAUGHT_ARMS, Scores, simple_rivals, taught, untaught
 from tutelage.sdvp.study.samples import samples
 from tutelage.sdvp.study.setting import SMOKE, Sizes, prepare
 from tutelage.sdvp.study.tables import Tables
@@ -78,6 +78,8 @@ def run_part(root: str, plan: Plan, seed: int, name: str) -> None:
             options = replace(options, settings=replace(options.settings, steps=3, warmup=1))
         folder = Path(root) / "lessons" / f"seed-{seed}-{arm}"
         part["arms"][arm], modules = taught(arm, setting, scores, folder, plan.sizes.stage_report, options=options)
+        if arm == "sdvp":
+            part["arms"] |= simple_rivals(setting, scores, modules)
         if arm == "sdvp" and seed == plan.seeds[0]:
             part["samples"] = samples(setting, scores, modules)
     part["cpu_seconds"] = time.process_time() - started

@@ -70,7 +70,8 @@ def prepare(
     ]
     stages, earlier, both = [], previous, tuple(dict.fromkeys(("visprog", *dsls)))  # probes come from VisProg programs
     for name in STAGES:
-        count = sizes.collect // 2 if name == STAGES[-1] else sizes.collect  # pairs bring two images a question
+        # pairs bring two images a question; half as many questions of easy-VQA meet every one of its images
+        count = sizes.collect if name == "b_gqa" else sizes.collect // 2
         collected = benchmark.questions_of(name, seed, "collect", count, dsls, gold=False)
         select = benchmark.questions_of(name, seed, "select", sizes.probe, both)
         known: dict[str, Probe] = {"VQA": benchmark.easy_probe(select)} if name == benchmark.EASY else probe(select, modules)

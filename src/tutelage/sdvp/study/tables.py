@@ -16,6 +16,8 @@ Part = Mapping[str, Any]
 """One seed: ``{"seed", "questions": {task: {"images", "types"}}, "arms": {arm: …}}``."""
 
 ARMS = ("frozen", "replaced", "routed", "naive", "sdvp")
+BESIDE = ("prior", "single call", "single call, taught")
+"""What stands beside easy-VQA's rows: see :func:`tutelage.sdvp.study.arms.simple_rivals`."""
 GAP = 3.0
 """Tasks whose teachers are less than this many points ahead of the frozen modules do not count in ``gap_closed``."""
 DRAWS = 2000
@@ -71,16 +73,17 @@ class Tables:
         return rows
 
     def types(self) -> list[dict[str, Any]]:
-        """Current tasks by question type."""
+        """Current tasks by question type, and easy-VQA as a whole; beside it what needs no program."""
         rows = []
         for task in self.group("current"):
             kinds = sorted({kind for part in self.parts for kind in part["questions"][task]["types"]})
-            for kind in kinds:
+            arms = [arm for arm in (*ARMS, *BESIDE) if self.points(arm, task) is not None]
+            for kind in (*kinds, "all") if task == benchmark.EASY else kinds:
                 cells, count = {}, 0
-                for arm in ARMS:
+                for arm in arms:
                     found = []
                     for part in self.parts:
-                        mask = np.array([k == kind for k in part["questions"][task]["types"]])
+                        mask = np.array([kind in (k, "all") for k in part["questions"][task]["types"]])
                         found.append(100 * float(np.mean(np.array(part["arms"][arm]["right"][task])[mask])))
                         count += int(mask.sum()) if arm == ARMS[0] else 0
                     cells[arm] = _cell(np.array(found))

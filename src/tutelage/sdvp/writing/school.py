@@ -38,8 +38,8 @@ class Schooling:
 
     ``scenes`` and ``sets`` of the world are asked about, each wording is used ``rounds`` times. ``unknown``: the share of
     arguments hidden from the reader, so that it learns to copy words it has never read; ``lost``: the share of other
-    words hidden. ``swapped``: the share of images that are called pictures or photos. ``scrambled``: the share of
-    questions, their words shuffled, that it learns to decline.
+    words hidden. ``swapped``: the share of images that are called pictures or photos; ``opened``: the share of questions
+    with a courtesy in front. ``scrambled``: the share of questions, their words shuffled, that it learns to decline.
     """
 
     scenes: int = 250
@@ -48,6 +48,7 @@ class Schooling:
     unknown: float = 0.25
     lost: float = 0.03
     swapped: float = 0.3
+    opened: float = 0.1
     scrambled: float = 0.05
     width: int = 96
     steps: int = 900
@@ -80,11 +81,20 @@ def schoolbook(config: Schooling, seed: int) -> list[Pair]:
         question = words(found[int(rng.integers(len(found)))].question)
         if len(question) > 4:
             found.append(Pair(" ".join(rng.permutation(list(question))), ("image", "pair")[number % 2], None))
-    return [_swapped(pair, rng) if rng.random() < config.swapped else pair for pair in found]
+    return [_reworded(pair, rng, config) for pair in found]
 
 
-def _swapped(pair: Pair, rng: np.random.Generator) -> Pair:
-    return pair._replace(question=pair.question.replace("image", ("picture", "photo")[int(rng.integers(2))]))
+_OPENINGS = ("Please", "Please tell me:", "Now,", "I wonder,", "Well,")
+
+
+def _reworded(pair: Pair, rng: np.random.Generator, config: Schooling) -> Pair:
+    """The pair with what changes no meaning perhaps changed: a courtesy in front, another word for an image."""
+    question = pair.question
+    if rng.random() < config.opened:
+        question = f"{_OPENINGS[int(rng.integers(len(_OPENINGS)))]} {question[:1].lower()}{question[1:]}"
+    if rng.random() < config.swapped:
+        question = question.replace("image", ("picture", "photo")[int(rng.integers(2))])
+    return pair._replace(question=question)
 
 
 def encoded(book: Sequence[Pair], codes: Codes, rng: np.random.Generator, unknown: float, lost: float) -> TensorData:

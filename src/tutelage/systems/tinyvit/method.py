@@ -38,7 +38,9 @@ class TinyViT(Method):
 
     Published: K = 100 of 21,841 classes, 90 epochs of ImageNet-22k (481 GiB; dense float16 would be 56 TB), AdamW at
     2.5e-4 per 512 images, weight decay 0.01. :class:`Records` reads and writes the published file format. The
-    paper's networks: :class:`~tutelage.systems.tinyvit.network.TinyViTNetwork`, by name ``create("tinyvit:5m")``.
+    paper's networks: :class:`~tutelage.systems.tinyvit.network.TinyViTNetwork`, by name ``create("tinyvit:5m")``,
+    with the published numbers of parameters and multiply-adds; :func:`~tutelage.systems.tinyvit.contraction.contract` is
+    the search that found them. The experiment below is about the store alone.
     """
 
     Network = TinyViTNetwork

@@ -1,0 +1,51 @@
+"""How modules are asked: one call at once, or a batch of those that wait."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from tutelage.programs.language import Call, Module, ProgramFailure, RuntimeFailure, Value
+
+Result = tuple[Value, dict[str, float] | None, bool]
+"""What :class:`~tutelage.programs.cache.Stored` names: a value, its distribution, whether words were unknown."""
+
+Waiting = tuple[Call, Hashable | None, list[tuple[Any, int]]]
+"""One call, its key, and those who wait for its answer: a run, and the place of the call among those it waits for."""
+
+
+@dataclass(slots=True)
+class Lane:
+    """The calls that wait for one module; ``size`` 0: it is symbolic, and none waits."""
+
+    module: Module
+    version: str
+    size: int
+    waiting: dict[Hashable, Waiting] = field(default_factory=dict)
+
+
+def as_failure(error: Exception, source: str) -> ProgramFailure:
+    """``error`` if it is a program's failure, else a RuntimeFailure that names its type and what raised it."""
+    if isinstance(error, ProgramFailure):
+        return error
+    failure = RuntimeFailure(f"{source} raised {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+def answers_of(module: Module, calls: Sequence[Call]) -> list[Result]:
+    """The module's answers. If a batch raises, each call is asked alone, so that only those at fault fail."""
+    try:
+        answers = module.run(calls)
+        values, distributions, unknown = answers.values, answers.distributions, answers.out_of_vocabulary
+        if len(values) != len(calls):
+            raise RuntimeFailure(f"{module.name} gave {len(values)} answers to {len(calls)} calls")
+        if distributions is None and unknown is None:
+            return [(value, None, False) for value in values]
+        none = [None] * len(values)
+        return list(zip(values, distributions or none, unknown or [False] * len(values), strict=True))
+    except Exception as error:
+        if len(calls) > 1:
+            return [answers_of(module, [call])[0] for call in calls]
+        return [(as_failure(error, module.name), None, False)]
