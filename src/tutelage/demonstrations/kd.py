@@ -20,11 +20,11 @@ def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
     few = part(train, torch.randperm(len(train), generator=torch_rng(seed, "few labels"))[:1000])
     if smoke:
         train, test = part(train, torch.arange(500)), part(test, torch.arange(500))
-    settings = {"steps": 2 if smoke else 500, "batch_size": 128, "lr": 5e-3, "warmup": 50, "seed": seed}
+    settings = {"steps": 2 if smoke else 600, "batch_size": 128, "lr": 5e-3, "warmup": 50, "seed": seed}
     teacher = taught(
         built(lambda: SmallCNN(10, 32, 128, stride=2), seed, "teacher"),
         train,
-        **settings | {"steps": 2 if smoke else 1000},
+        **settings | {"steps": 2 if smoke else 1200},
     )
 
     def student() -> SmallCNN:

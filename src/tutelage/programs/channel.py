@@ -200,7 +200,7 @@ class Child:
             return time.monotonic()
         late = busy and self._processor_time() - begun >= allowed
         if late or time.monotonic() - moved > WALL * max(0.02, allowed):  # it hangs, or the machine is too busy
-            self._blame(TimeoutFailure(f"more than {self._limits.seconds:g} s of the program's own time"))
+            self._blame(TimeoutFailure(f"more than {self._limits.seconds:g} s of the program's own time"), done)
             self.end()
         return moved
 
@@ -224,7 +224,7 @@ class Child:
                     case _:
                         raise NotAMessage("not a reply")
         except NotAMessage as error:
-            self._blame(LimitExceeded(f"the program ended the isolated process (a reply that is none: {error})"))
+            self._blame(LimitExceeded(f"the program ended the isolated process (a reply that is none: {error})"), 0)
             self.end()
         self._frames += 1
         return True
@@ -241,12 +241,13 @@ class Child:
             pass
         if self.dead:
             return
-        if self._at()[1]:
+        done, busy, _ = self._at()
+        if busy:
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             if code == -signal.SIGXCPU:
-                self._blame(TimeoutFailure(f"more than {self._limits.seconds:g} s of the program's own time"))
+                self._blame(TimeoutFailure(f"more than {self._limits.seconds:g} s of the program's own time"), done)
             else:
-                self._blame(LimitExceeded(f"the program ended the isolated process ({how})", remedy="too much memory?"))
+                self._blame(LimitExceeded(f"the program ended the isolated process ({how})", remedy="too much memory?"), done)
         self.end()
 
     def _at(self) -> tuple[int, bool, float]:
@@ -256,10 +257,10 @@ class Child:
             if PLACE.unpack_from(self._place) == (done, busy, begun):
                 return max(0, done - self._delivered), busy, begun
 
-    def _blame(self, failure: ProgramFailure) -> None:
-        """The program that the child is at has failed."""
+    def _blame(self, failure: ProgramFailure, place: int) -> None:
+        """The program that is in this place among those who wait has failed."""
         if self._waiting:
-            self._waiting[min(self._at()[0], len(self._waiting) - 1)].reply = failure
+            self._waiting[min(place, len(self._waiting) - 1)].reply = failure
 
     def _settle(self) -> None:
         """Choose the child's processor. Asked one question at a time, it is on this thread's: one waits while the other

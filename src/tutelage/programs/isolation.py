@@ -17,7 +17,7 @@ from typing import Any
 from tutelage.programs.channel import Child, Recipient
 from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.patches import Request
-from tutelage.programs.interpreter.reader import shape_of
+from tutelage.programs.interpreter.reader import shape_within
 from tutelage.programs.interpreter.wire import NotAMessage, decode, decode_failure, decode_request, encode, encode_signatures
 from tutelage.programs.language import ProgramFailure, RuntimeFailure, Signature
 
@@ -137,7 +137,7 @@ class Sandbox:
         Raises:
             ProgramFailure: it is no program of the language.
         """
-        shape = shape_of(source, self.limits)
+        shape = shape_within(source, self.limits)
         if shape is not None and (known := self._checked.get((modules, shape[0]))) is not None:
             return known
         with self._lock:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -14,7 +15,7 @@ from tutelage.programs.writers.grammar import write
 from tutelage.sdvp.embedded import deal
 from tutelage.sdvp.questions import Question
 from tutelage.tasks import easy_vqa
-from tutelage.tasks.world.task import TASKS, stream_task
+from tutelage.tasks.world.task import TASKS, Sample, stream_task
 
 EASY = "easy_vqa"
 CURRENT = (EASY, *(name for name, task in TASKS.items() if task.group == "current"))
@@ -37,7 +38,8 @@ def questions_of(
         return easy_questions(split, count, seed, dsls)
     images: dict[int, Image] = {}
     found = []
-    for sample in islice(stream_task(task, seed, split), count):
+    samples = stream_task(task, seed, split)
+    for sample in islice(_few_an_image(samples) if split == "collect" else samples, count):
         views = {}
         for name, pixels in sample.images.items():
             key = id(pixels)
@@ -60,6 +62,15 @@ def questions_of(
             )
         )
     return found
+
+
+def _few_an_image(samples: Iterable[Sample], most: int = 2) -> Iterator[Sample]:
+    """At most ``most`` samples of each image: what is learnt from needs many images more than many questions of each."""
+    seen: Counter[str] = Counter()
+    for sample in samples:
+        seen[sample.image_id] += 1
+        if seen[sample.image_id] <= most:
+            yield sample
 
 
 def _value(gold: Any) -> Any:

@@ -30,6 +30,7 @@ from tutelage.programs.interpreter.reader import Reader
 from tutelage.programs.interpreter.run import CompiledProgram
 from tutelage.programs.interpreter.wire import (
     GATHERED,
+    LONGEST,
     PLACE,
     NotAMessage,
     decode,
@@ -41,7 +42,7 @@ from tutelage.programs.interpreter.wire import (
     frame,
     unpack,
 )
-from tutelage.programs.language import ProgramFailure, RuntimeFailure
+from tutelage.programs.language import LimitExceeded, ProgramFailure, RuntimeFailure
 
 KEPT = 1024
 """Compiled programs that are kept."""
@@ -136,6 +137,11 @@ class Server:
             return ["fail", *encode_failure(failure)]
         raise NotAMessage(str(message)[:80])
 
+    def refuse(self, message: list[Any]) -> list[Any]:
+        """The reply to a message whose own is too long; a run ends with it."""
+        self.runs.pop(message[1], None)
+        return ["fail", *encode_failure(LimitExceeded(f"a question or an answer of more than {LONGEST:,} characters"))]
+
     def advance(self, number: int, value: Any) -> list[Any]:
         """Take a run to its next question or its end."""
         run = self.runs.get(number)
@@ -174,6 +180,8 @@ def serve(source: BinaryIO, sink: BinaryIO, limits: Limits, place: mmap.mmap) ->
             now = time.process_time()
             if reply is not None:
                 text = dump([int(1e6 * (now - begun)), reply])
+                if len(text) > LONGEST:
+                    text = dump([int(1e6 * (now - begun)), server.refuse(message)])
                 replies.append(text)
                 size += len(text)
                 made += 1
@@ -198,7 +206,7 @@ def main() -> None:
     """Read limits, shut the door, say so, and serve."""
     source, sink, page = sys.stdin.buffer, sys.stdout.buffer, int(sys.argv[1])
     place = mmap.mmap(page, mmap.PAGESIZE)
-    os.closerange(3, 64)  # the page's, and the copy of it that mmap keeps
+    os.closerange(3, page + 2)  # its file, and the copy of it that mmap keeps
     head = source.read(4)
     ((settings, memory),) = unpack(source.read(int.from_bytes(head, "big")))
     limits = Limits(**settings)

@@ -31,10 +31,8 @@ _PARTS = re.compile(
 MARK = "§{}§"
 
 
-def shape_of(source: str, limits: Limits) -> tuple[str, tuple[str, ...]] | None:
-    """``source`` with its texts replaced by marks, and the texts; None where that cannot be told safely, or it is too long."""
-    if len(source) > limits.source or (not source.isascii() and len(source.encode(errors="replace")) > limits.source):
-        return None
+def shape_of(source: str) -> tuple[str, tuple[str, ...]] | None:
+    """``source`` with its texts replaced by marks, and the texts; None where that cannot be told safely."""
     pieces: list[str] = []
     texts: list[str] = []
     end = 0
@@ -47,6 +45,13 @@ def shape_of(source: str, limits: Limits) -> tuple[str, tuple[str, ...]] | None:
             texts.append(part[kind])
             end = part.end()
     return "".join(pieces) + source[end:], tuple(texts)
+
+
+def shape_within(source: str, limits: Limits) -> tuple[str, tuple[str, ...]] | None:
+    """:func:`shape_of` a program that is not too long to be read, else None."""
+    if len(source) > limits.source or (not source.isascii() and len(source.encode(errors="replace")) > limits.source):
+        return None
+    return shape_of(source)
 
 
 class Reader:
@@ -62,7 +67,7 @@ class Reader:
         Raises:
             ProgramFailure: as :func:`compile_program`.
         """
-        if (shape := shape_of(source, self.limits)) is not None:
+        if (shape := shape_within(source, self.limits)) is not None:
             skeleton, texts = shape
             if skeleton not in self._shapes:
                 self._remember(skeleton, len(texts))

@@ -29,7 +29,9 @@ from tutelage.programs.language import (
 MAX_MESSAGE = 8 << 20
 """Bytes of the longest frame that a parent reads."""
 GATHERED = 32 << 10
-"""Bytes of messages that are gathered into one frame; a longer message is one alone or the last."""
+"""Bytes of messages that are gathered into one frame; the message that passes it is the last."""
+LONGEST = MAX_MESSAGE - 2 * GATHERED
+"""Bytes of the longest reply: in a frame with others, it is still read."""
 PLACE = struct.Struct("<Q?7xd")
 """Where the child is, in the page that it shares with its parent: replies made, whether it is at work, and its processor
 time when it began what it is at."""
