@@ -187,19 +187,18 @@ def serve(source: BinaryIO, sink: BinaryIO, limits: Limits, place: mmap.mmap) ->
                 made += 1
             begun = now
             PLACE.pack_into(place, 0, made, True, begun)
-            if now - sent > HELD or size > GATHERED:
-                send(sink, replies)
-                sent, size = now, 0
-        send(sink, replies)
-        PLACE.pack_into(place, 0, made, False, begun)
+            if replies and (now - sent > HELD or size > GATHERED):
+                send(sink, frame(replies))
+                replies, sent, size = [], now, 0
+        data = frame(replies) if replies else b""
+        PLACE.pack_into(place, 0, made, False, begun)  # from here on, nothing that a program did can end this process
+        send(sink, data)
 
 
-def send(sink: BinaryIO, replies: list[str]) -> None:
-    """Write what was gathered."""
-    if replies:
-        sink.write(frame(replies))
-        sink.flush()
-        replies.clear()
+def send(sink: BinaryIO, data: bytes) -> None:
+    """Write a frame."""
+    sink.write(data)
+    sink.flush()
 
 
 def main() -> None:
@@ -212,8 +211,8 @@ def main() -> None:
     limits = Limits(**settings)
     sys.setrecursionlimit(RECURSION)
     granted = lock_in(memory)
-    send(sink, [dump([0, ["ready", granted]])])
     PLACE.pack_into(place, 0, 1, False, time.process_time())
+    send(sink, frame([dump([0, ["ready", granted]])]))
     serve(source, sink, limits, place)
 
 
