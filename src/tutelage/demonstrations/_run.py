@@ -94,17 +94,17 @@ def find(name: str) -> Demonstration:
 
 
 def run_seed(name: str, seed: int, smoke: bool, everything: bool) -> dict[str, Any]:
-    """One seed of one demonstration: ``{"seed", "arms", "seconds"}``.
+    """One seed of one demonstration: ``{"seed", "arms", "seconds", "cpu_seconds"}``.
 
     Raises:
         InputError: the demonstration gave a figure that is not finite; the message names arm and seed.
     """
-    begin = time.perf_counter()
+    begin, cpu = time.perf_counter(), time.process_time()
     arms = {arm: float(value) for arm, value in find(name).run(seed, smoke, everything).items()}
     for arm, value in arms.items():
         if not math.isfinite(value):
             raise InputError(f"arm {arm!r} of seed {seed} gave {value}", where=name, remedy="a fault of the demonstration")
-    return {"seed": seed, "arms": arms, "seconds": time.perf_counter() - begin}
+    return {"seed": seed, "arms": arms, "seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu}
 
 
 def judge(demonstration: Demonstration, claim: Claim, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
@@ -138,20 +138,22 @@ def show(
     Each seed's figures are kept as soon as they are there, so that the same call after an interruption runs only the
     seeds that are missing; they are dropped when all are done, and never used by other code than that which made them.
 
-    Returns ``{system, verdict, arms: {name: {mean, sd, n}}, metric, higher_is_better, claims, per_seed, seconds, seeds,
-    limits, smoke}`` and the stamp of :func:`tutelage.environment.environment`. ``seconds`` is the sum over seeds. The
+    Returns ``{system, verdict, arms: {name: {mean, sd, n}}, metric, higher_is_better, claims, per_seed, seconds,
+    cpu_seconds, seeds, limits, smoke}`` and the stamp of :func:`tutelage.environment.environment`. ``seconds`` is the wall
+    time of this call, and of the seeds that were kept from an earlier one; ``cpu_seconds`` the sum over seeds. The
     verdict is "shown" where every claim is shown on at least 3 seeds; a smoke run shows nothing.
 
     Raises:
         InputError: no such demonstration, or fewer than one seed.
     """
-    demonstration = find(name)
+    demonstration, begin = find(name), time.perf_counter()
     if seeds < 1:
         raise InputError(f"{seeds} seeds", where="--seeds", remedy=f"a verdict needs {MINIMUM_SEEDS} or more")
     wanted = list(range(first_seed, first_seed + seeds))
     folder = cache_home() / "demonstrations" / fingerprint(name, smoke, everything, _source())
     kept = {seed: folder / f"seed-{seed}.json" for seed in wanted}
     missing = [seed for seed in wanted if not kept[seed].exists()]
+    earlier = sum(read_json(kept[seed])["seconds"] for seed in wanted if seed not in missing)
     progress(seeds - len(missing), seeds)
     tasks = [(name, seed, smoke, everything) for seed in missing]
     for done, row in enumerate(workers.map_tasks(run_seed, tasks, processes), seeds - len(missing) + 1):
@@ -170,7 +172,8 @@ def show(
         "higher_is_better": demonstration.higher_is_better,
         "claims": claims,
         "per_seed": rows,
-        "seconds": sum(row["seconds"] for row in rows),
+        "seconds": time.perf_counter() - begin + earlier,
+        "cpu_seconds": sum(row["cpu_seconds"] for row in rows),
         "limits": demonstration.limits,
         "smoke": smoke,
         **environment(wanted),

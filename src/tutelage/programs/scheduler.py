@@ -7,11 +7,11 @@ answer at once; calls to the others wait until their module's batch is full, or 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import count, islice
 from time import perf_counter
-from typing import Final, cast
+from typing import Any, Final
 
 from tutelage.errors import InputError, did_you_mean
 from tutelage.programs.cache import ResultCache, Stored
@@ -29,7 +29,7 @@ from tutelage.programs.language import (
     UnknownModule,
     Value,
 )
-from tutelage.programs.trace import Entry, Origin, Trace
+from tutelage.programs.trace import Origin, Trace
 
 
 @dataclass(slots=True)
@@ -79,7 +79,7 @@ class Context:
     modules: Mapping[str, Module]
     cache: ResultCache | None = None
     batch_size: int | None = None
-    window: int = 1024
+    window: int = 2048
     deduplicate: bool = True
     fallback: Fallback | None = None
     substitute: Substitute | None = None
@@ -143,12 +143,12 @@ class _Run:
     number: int
     trace: Trace
     steps: Steps
+    post: Callable[[Value], None] | None = None
     asked: int = 0
-    calls: list[Call] = field(default_factory=list)
-    answers: list[Value] = field(default_factory=list)
+    calls: Sequence[Call] = ()
+    answers: Any = ()
     missing: int = 0
     together: bool = False
-    out_of_order: bool = False
 
 
 class Scheduler:
@@ -189,6 +189,7 @@ class Scheduler:
         run = _Run(job, number, Trace(job.id, origin=origin), _nothing())
         try:
             run.steps = program.start(job.state)
+            run.post = getattr(run.steps, "post", None)
         except Exception as error:
             self._fail(run, as_failure(error, "the program"))
         else:
@@ -224,12 +225,11 @@ class Scheduler:
 
     def _set_off(self, run: _Run, reply: Value) -> None:
         """Send ``reply`` into the program, and take it further: later, where it can go on by itself until then."""
-        post = getattr(run.steps, "post", None)
-        if post is None:
+        if run.post is None:
             self._advance(run, reply)
             return
         try:
-            post(reply)
+            run.post(reply)
         except Exception as error:
             self._fail(run, as_failure(error, "the program"))
         else:
@@ -238,13 +238,13 @@ class Scheduler:
 
     def _replies(self, run: _Run) -> Value:
         """What the program is sent, all answers being there; where one is a failure the program ends with it."""
-        calls, answers = run.calls, run.answers
-        for call, answer in zip(calls, answers):
+        answers = run.answers
+        for place, answer in enumerate(answers):
             if isinstance(answer, ProgramFailure):
-                self._fail(run, answer, call)
+                self._fail(run, answer, run.calls[place])
                 return answer
-        run.asked += len(calls)
-        run.calls = []
+        run.asked += len(answers)
+        run.calls = ()
         return answers if run.together else answers[0]
 
     def _advance(self, run: _Run, reply: Value) -> None:
@@ -259,7 +259,7 @@ class Scheduler:
             except Exception as error:
                 self._fail(run, as_failure(error, "the program"))
                 return
-            if type(asked) is Call:
+            if isinstance(asked, Call):
                 lane = lanes.get(asked.module)
                 # The common case, without the books that waiting needs: one call of a symbolic module.
                 if lane is not None and not lane.size and at_once and run.asked < limit:
@@ -272,7 +272,7 @@ class Scheduler:
                     continue
                 run.together, run.calls = False, [asked]
             else:
-                run.together, run.calls, run.out_of_order = True, cast(list[Call], asked), True
+                run.together, run.calls, run.trace.ordered = True, asked, False
             calls = run.calls
             run.missing, run.answers = len(calls), [None] * len(calls)
             for place, call in enumerate(calls):
@@ -317,8 +317,6 @@ class Scheduler:
 
     def _finish(self, run: _Run, value: Value) -> None:
         run.trace.answer = value
-        if run.out_of_order:
-            run.trace.log.sort(key=_order)
         self.active -= 1
         self.finished.append((run.number, run.trace))
 
@@ -338,7 +336,7 @@ class Scheduler:
             self._finish(run, None)
             return
         trace.fallback = True
-        run.steps, run.asked, run.calls = _only(self.context.fallback(run.job)), run.asked + len(run.calls), []
+        run.steps, run.asked, run.calls = _only(self.context.fallback(run.job)), run.asked + len(run.calls), ()
         self._advance(run, None)
 
 
@@ -366,12 +364,6 @@ def _give(run: _Run, place: int, version: str, result: Result, ms: float = 0.0, 
     # A list is the program's own copy: what it does to it must change neither the record nor another program.
     run.answers[place] = value[:] if type(value) is list else value
     run.missing -= 1
-
-
-def _order(entry: Entry) -> tuple[bool, int, int]:
-    """By steps, and what was asked outside the program (a fallback) last."""
-    step = entry[0].step
-    return step < 0, step, entry[1]
 
 
 def _only(call: Call) -> Generator[Call, Value, Value]:

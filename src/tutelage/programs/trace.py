@@ -133,7 +133,8 @@ class Trace:
     """A program's run: its status (one of ``language.STATUSES``), answer, and every call it made.
 
     ``fallback`` tells that the program failed and ``answer`` comes from the fallback policy instead. ``log`` holds the
-    steps as they came; the records are made of them when somebody asks for ``steps``.
+    steps as they came; the records are made of them when somebody asks for ``steps``, and put in order if the calls of
+    several steps may have been answered in another (``ordered`` False).
     """
 
     id: str
@@ -143,13 +144,15 @@ class Trace:
     fallback: bool = False
     origin: Origin = Origin("")
     log: list[Entry] = field(default_factory=list)
+    ordered: bool = True
     _steps: list[StepRecord] | None = None
 
     @property
     def steps(self) -> list[StepRecord]:
         """A record a call, in the order of the calls, or of the program's steps where it asks several together."""
         if self._steps is None:
-            self._steps = [_record(self.origin, entry) for entry in self.log]
+            log = self.log if self.ordered else sorted(self.log, key=_order)
+            self._steps = [_record(self.origin, entry) for entry in log]
             self.log = []
         return self._steps
 
@@ -169,6 +172,12 @@ class Trace:
             "fallback": self.fallback,
             "out_of_vocabulary": self.out_of_vocabulary,
         }
+
+
+def _order(entry: Entry) -> tuple[bool, int, int]:
+    """By steps, and what was asked outside the program (a fallback) last."""
+    step = entry[0].step
+    return step < 0, step, entry[1]
 
 
 def _record(origin: Origin, entry: Entry) -> StepRecord:
