@@ -18,7 +18,7 @@ from typing import Any
 def collect_rarely() -> None:
     """Have the garbage collector look after every 200,000 new objects instead of 700.
 
-    Traces and records are many, long-lived and free of cycles: sweeping them took 7 % of a batched run's time. For
+    Traces and records are many, long-lived and free of cycles: sweeping them finds nothing. For
     whoever owns the process to decide: the command line and its workers do; a program that imports tutelage may.
     """
     gc.set_threshold(200_000)

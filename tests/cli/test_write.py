@@ -172,11 +172,11 @@ def test_a_local_model_writes(tmp_path: Path) -> None:
         (["--writer", "local"], "the writer local has no settings"),
         (["--writer", "gold"], "the writer gold has no settings"),
         (["--set", "endpoint.modle=x"], "endpoint.modle: unknown key"),
-        (["--set", "endpoint"], "not a setting: 'endpoint'"),
+        (["--set", "endpoint"], "not an override: 'endpoint'"),
         (["--set", "prompt.choice=best"], "unknown value 'best'"),
         (["--set", "prompt.shots=-1"], "shots: -1 is below 0"),
         (["--set", "endpoint.url=nowhere", "--set", "endpoint.model=m"], "not the address of an endpoint"),
-        (["--settings", "absent.toml"], "cannot read the settings"),
+        (["--settings", "absent.toml"], "absent.toml: cannot read"),
         (["--writer", "endpoint", *KEYED], "NO_KEY: the environment variable is not set"),
     ],
 )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json as json_format
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,7 +20,7 @@ from statistics import fmean, median
 from typing import Any
 
 from tutelage import files
-from tutelage.bench import distill_accuracy
+from tutelage.bench import _beside, distill_accuracy
 from tutelage.bench.distill_steps import ALONE, CACHED, ONLINE, OTHER, QUICK
 from tutelage.environment import environment
 from tutelage.errors import InputError
@@ -126,28 +125,9 @@ def time_steps(pairs: Sequence[str], rounds: int, steps: int, device: str, packa
 
 
 def fetch_torchdistill() -> tuple[Path | None, str]:
-    """The folder that holds torchdistill and a torchvision of this torch, installed on first use by uv or pip; or None
-    and why it cannot be had."""
-    import torch
-
-    major, minor = (int(part) for part in torch.__version__.split(".")[:2])
-    torchvision = f"torchvision=={major - 2}.{minor + 15}.*"  # their releases go in step
-    folder = files.cache_home() / "bench" / f"torchdistill-{TORCHDISTILL}-torch-{major}.{minor}"
-    if folder.exists():
-        return folder, ""
-    beside = Path(sys.executable).with_name("uv")
-    uv = str(beside) if beside.exists() else shutil.which("uv")
-    installer = [uv, "pip", "install", "--python", sys.executable] if uv else [sys.executable, "-m", "pip", "install"]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        wanted = [f"torchdistill=={TORCHDISTILL}", torchvision, "pyyaml>=6.0"]
-        done = subprocess.run(
-            [*installer, "--no-deps", "--target", f"{scratch}/packages", *wanted], capture_output=True, text=True, check=False
-        )
-        if done.returncode:
-            return None, f"cannot be installed: {done.stderr.strip()[-300:]}"
-        (Path(scratch) / "packages").replace(folder)
-    return folder, ""
+    """The folder that holds torchdistill and a torchvision of this torch; or None and why it cannot be had."""
+    wanted = [f"torchdistill=={TORCHDISTILL}", _beside.torchvision(), "pyyaml>=6.0"]
+    return _beside.install(f"torchdistill-{TORCHDISTILL}", wanted)
 
 
 def step_rows(pair: str, ways: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -61,24 +60,9 @@ def read_settings(file: Path | None, changes: Sequence[str] = ()) -> WriterSetti
         InputError: no such file, not TOML, or an unknown, missing or mistyped key.
     """
     from tutelage.cli._writer_settings import WriterSettings
-    from tutelage.distill.recipe import read
+    from tutelage.distill.recipe import read_file
 
-    plain: dict[str, Any] = {}
-    if file is not None:
-        try:
-            plain = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise InputError(f"cannot read the settings: {error}", where=file, remedy="see docs/writers.md") from error
-    for change in changes:
-        name, sign, value = change.partition("=")
-        part, dot, key = (word.strip() for word in name.partition("."))
-        if not (sign and part and dot and key) or not isinstance(plain.setdefault(part, {}), dict):
-            raise InputError(f"not a setting: {change!r}", where="--set", remedy="--set endpoint.model=NAME")
-        try:
-            plain[part][key] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
-            plain[part][key] = value.strip()
-    return read(WriterSettings, plain, str(file) if file is not None else "--set")
+    return read_file(WriterSettings, file, changes)
 
 
 def signatures_of(taught: Sequence[Path] = ()) -> dict[str, Signature]:

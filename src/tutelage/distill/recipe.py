@@ -108,18 +108,26 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         InputError: no such file, not TOML (with the line), an unknown key (with the nearest names), or a value of the
             wrong type; the message names the key.
     """
-    path = Path(path)
+    return read_file(Recipe, Path(path), overrides)
+
+
+def read_file(kind: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:
+    """A dataclass from a TOML file (None: from nothing), with ``a.b=value`` overrides; see :func:`read`.
+
+    Raises:
+        InputError: as :func:`read_recipe`.
+    """
     try:
-        plain = tomllib.loads(path.read_text(encoding="utf-8"))
+        plain = tomllib.loads(path.read_text(encoding="utf-8")) if path is not None else {}
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror}", where=path, remedy="check the path") from error
     except UnicodeDecodeError as error:
-        raise InputError("not UTF-8 text", where=path, remedy="a recipe is a TOML file") from error
+        raise InputError("not UTF-8 text", where=path, remedy="write it in TOML") from error
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"not TOML: {error}", where=path, remedy="see the example in the documentation") from error
     for override in overrides:
         _override(plain, override)
-    return read(Recipe, plain, str(path))
+    return read(kind, plain, str(path) if path is not None else "--set")
 
 
 def _override(plain: dict[str, Any], text: str) -> None:

@@ -16,8 +16,7 @@ from typing import Any, Final
 from tutelage.errors import InputError, did_you_mean
 from tutelage.programs.cache import ResultCache, Stored
 from tutelage.programs.encoding import input_key
-from tutelage.programs.lanes import Lane, Result, answers_of
-from tutelage.programs.lanes import as_failure as as_failure
+from tutelage.programs.lanes import Lane, Result, answers_of, as_failure
 from tutelage.programs.language import (
     Call,
     LimitExceeded,

@@ -8,9 +8,8 @@ from typing import Any
 
 from tutelage.programs import viper, visprog
 from tutelage.programs.answers import normalise
-from tutelage.programs.cache import ResultCache
 from tutelage.programs.language import Module, ParseFailure, Program, ProgramFailure, Value
-from tutelage.programs.scheduler import Context, Fallback, Job, Substitute, stream
+from tutelage.programs.scheduler import Context, Job, Substitute, stream
 from tutelage.programs.trace import Trace
 from tutelage.programs.values import Box, Image, iou
 
@@ -58,16 +57,11 @@ def solve(
     modules: Mapping[str, Module],
     dsl: str = "visprog",
     *,
-    cache: ResultCache | None = None,
     substitute: Substitute | None = None,
-    fallback: Fallback | None = None,
-    stage: str = "",
     programs: Programs | None = None,
 ) -> list[Trace]:
     """The traces of the questions' programs, in order."""
-    return list(
-        solve_stream(questions, modules, dsl, cache=cache, substitute=substitute, fallback=fallback, stage=stage, programs=programs)
-    )
+    return list(solve_stream(questions, modules, dsl, substitute=substitute, programs=programs))
 
 
 def solve_stream(
@@ -75,16 +69,14 @@ def solve_stream(
     modules: Mapping[str, Module],
     dsl: str = "visprog",
     *,
-    cache: ResultCache | None = None,
     substitute: Substitute | None = None,
-    fallback: Fallback | None = None,
     stage: str = "",
     programs: Programs | None = None,
 ) -> Iterator[Trace]:
     """As :func:`solve`, one trace after the other: for many questions of whose traces little is kept."""
     parsed = programs or Programs(dsl, modules)
     jobs = (Job(q.id, parsed.of(q), dict(q.images), q.text, q.task, stage) for q in questions)
-    return stream(jobs, Context(modules, cache, substitute=substitute, fallback=fallback))
+    return stream(jobs, Context(modules, substitute=substitute))
 
 
 def correct(question: Question, answer: Value) -> float:

@@ -74,7 +74,6 @@ class StubServer(ThreadingHTTPServer):
     def __init__(self, script: Script):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.script, self.asked, self.lock = script, list[Asked](), threading.Lock()
-        self.under_way = self.most_under_way = 0
 
     @property
     def url(self) -> str:
@@ -94,13 +93,7 @@ class _Handler(BaseHTTPRequestHandler):
         with stub.lock:
             number = len(stub.asked)
             stub.asked.append(asked)
-            stub.under_way += 1
-            stub.most_under_way = max(stub.most_under_way, stub.under_way)
-        try:
-            self._send(stub.script(asked, number))
-        finally:
-            with stub.lock:
-                stub.under_way -= 1
+        self._send(stub.script(asked, number))
 
     def _send(self, reply: Reply) -> None:
         self.send_response(reply.status)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
 from email.utils import formatdate
 from pathlib import Path
@@ -22,7 +23,7 @@ from tutelage.programs.writers.prompts import Prompt, Prompts
 from tutelage.programs.writers.responses import Ask, Completion, Responses
 from tutelage.programs.writers.writer import Fault, NoDraft, Request, tally
 
-from .stub_server import PROGRAM, Reply, StubServer, in_turn, refused, said, serving
+from .stub_server import PROGRAM, Asked, Reply, StubServer, in_turn, refused, said, serving
 
 pytest.importorskip("httpx", reason="needs the extra `endpoint`")
 
@@ -266,9 +267,17 @@ def test_settings_are_checked(change: dict[str, Any], where: str) -> None:
 
 
 def test_requests_run_together_up_to_the_limit() -> None:
-    with serving(in_turn(Reply(said(PROGRAM).body, pause=0.05))) as server:
+    """Three are held until all three are there; a fourth at that time would have been one too many."""
+    counted: list[int] = []
+    meeting = threading.Barrier(3, lambda: counted.append(len(server.asked)))
+
+    def script(asked: Asked, number: int) -> Reply:
+        meeting.wait(30)
+        return said(PROGRAM)
+
+    with serving(script) as server:
         writer(endpoint(server, concurrency=3)).write([Request(str(number)) for number in range(9)])
-    assert server.most_under_way in (2, 3) and len(server.asked) == 9
+    assert counted == [3, 6, 9]
 
 
 def test_a_pace_spaces_its_turns_and_holds() -> None:

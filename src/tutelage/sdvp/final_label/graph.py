@@ -21,8 +21,8 @@ from torch import Tensor
 from tutelage.errors import InputError
 from tutelage.modules.symbolic import FRONT_OR_BEHIND
 from tutelage.programs.encoding import input_key
+from tutelage.programs.lanes import as_failure
 from tutelage.programs.language import Call, LimitExceeded, Module, ProgramFailure, Value
-from tutelage.programs.scheduler import as_failure
 from tutelage.programs.values import Box
 from tutelage.programs.visprog import VisProgProgram
 from tutelage.sdvp.final_label.factors import Factor, Use, elimination_order, marginal

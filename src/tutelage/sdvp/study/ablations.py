@@ -16,7 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tutelage import environment, files, workers
+from tutelage import environment, files
 from tutelage.programs.language import Module
 from tutelage.sdvp import benchmark, embedded
 from tutelage.sdvp.compile import Options, Stage, run_stage
@@ -30,7 +30,7 @@ from tutelage.sdvp.sequence import run_stages
 from tutelage.sdvp.study.ablation_tables import AblationTables
 from tutelage.sdvp.study.noise import SIZES as NOISE_SIZES
 from tutelage.sdvp.study.noise import noise_cell
-from tutelage.sdvp.study.run import NETWORKS, module_store, train_network
+from tutelage.sdvp.study.run import module_store, run_tasks
 from tutelage.sdvp.study.setting import SMOKE, Setting, Sizes, prepare
 from tutelage.seeds import numpy_rng
 from tutelage.tasks.world.scene import DOMAINS
@@ -253,25 +253,11 @@ def run_ablations(
     Raises:
         StaleError: the folder holds a run of other settings or of another version.
     """
-    start = time.monotonic()
     # the axes are left out: they may be run one after the other in the same folder
     folder = files.RunFolder(root, {"plan": replace(plan, axes=()), "settings_hash": plan.settings_hash})
-    clock = folder.root / "spent.json"
-    spent = files.read_json(clock) if clock.exists() else {"seconds": 0.0, "peak_rss_mib": 0.0}
-    networks = [(str(folder.root), seed, name, plan.quick) for seed in plan.seeds for name in NETWORKS]
     # of one seed together, for a process keeps what the cells of a seed share
     rows = [(str(folder.root), plan, seed, cell) for seed in plan.seeds for cell in plan.cells]
-    total, finished = len(networks) + len(rows), 0
-    with environment.PeakMemory() as memory:
-        for function, tasks, words in ((train_network, networks, "training networks"), (run_cell, rows, "running the cells")):
-            if say:
-                say(words)
-            for _ in workers.map_tasks(function, tasks, processes):
-                finished += 1
-                if done:
-                    done(finished, total)
-                seconds = spent["seconds"] + time.monotonic() - start
-                files.write_json(clock, {"seconds": seconds, "peak_rss_mib": max(spent["peak_rss_mib"], memory.mib)})
+    run_tasks(folder.root, plan.seeds, plan.quick, run_cell, rows, "running the cells", processes, say, done)
     return assemble(plan, folder.root)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,18 +94,35 @@ def run_study(
     Raises:
         StaleError: the folder holds a run of other settings or of another version.
     """
-    start = time.monotonic()
     folder = files.RunFolder(root, {"plan": plan, "settings_hash": plan.settings_hash})
-    clock = folder.root / "spent.json"
-    spent = files.read_json(clock) if clock.exists() else {"seconds": 0.0, "peak_rss_mib": 0.0}
-    networks = [(str(folder.root), seed, name, plan.quick) for seed in plan.seeds for name in NETWORKS]
     arms = [(str(folder.root), plan, seed, name) for seed in plan.seeds for name in PARTS]
-    total, finished = len(networks) + len(arms), 0
+    run_tasks(folder.root, plan.seeds, plan.quick, run_part, arms, "running the arms", processes, say, done)
+    return assemble(plan, folder.root)
+
+
+def run_tasks(
+    root: Path,
+    seeds: Sequence[int],
+    quick: bool,
+    function: Callable[..., None],
+    tasks: Sequence[tuple[Any, ...]],
+    words: str,
+    processes: int,
+    say: Say | None = None,
+    done: Callable[[int, int], None] | None = None,
+) -> None:
+    """Train the networks of ``seeds``, then run ``function`` on ``tasks``, in worker processes; each keeps what it finished
+    in ``root``. ``spent.json`` there holds the seconds and the peak memory (MiB) of this and earlier calls."""
+    start = time.monotonic()
+    clock = root / "spent.json"
+    spent = files.read_json(clock) if clock.exists() else {"seconds": 0.0, "peak_rss_mib": 0.0}
+    networks = [(str(root), seed, name, quick) for seed in seeds for name in NETWORKS]
+    total, finished = len(networks) + len(tasks), 0
     with environment.PeakMemory() as memory:
-        for function, tasks, words in ((train_network, networks, "training networks"), (run_part, arms, "running the arms")):
+        for work, part, title in ((train_network, networks, "training networks"), (function, tasks, words)):
             if say:
-                say(words)
-            for _ in workers.map_tasks(function, tasks, processes):
+                say(title)
+            for _ in workers.map_tasks(work, part, processes):
                 finished += 1
                 if done:
                     done(finished, total)
@@ -114,7 +131,6 @@ def run_study(
                     "peak_rss_mib": max(spent["peak_rss_mib"], memory.mib),
                 }
                 files.write_json(clock, now)
-    return assemble(plan, folder.root)
 
 
 def assemble(plan: Plan, root: Path) -> dict[str, Any]:
