@@ -227,7 +227,7 @@ def test_a_posted_answer_that_no_program_can_hold_ends_the_run(shared: Sandbox) 
 
 
 def test_images_among_answers_are_the_same_posted_or_not(shared: Sandbox) -> None:
-    text = program("a = ImagePatch(image).simple_query('a')\nb = ImagePatch(image).simple_query('b')\nreturn [a, b, image]")
+    text = program("a = ImagePatch(image).simple_query('a')\nb = ImagePatch(a).simple_query('b')\nreturn [a, b, image]")
     state, others = {"IMAGE": picture(0)}, [picture(1), picture(2)]
 
     def answers(post: bool) -> list[Image]:

@@ -20,7 +20,7 @@ from typing import Any
 
 from tutelage.programs.interpreter import child as child_program
 from tutelage.programs.interpreter.meter import Limits
-from tutelage.programs.interpreter.wire import GATHERED, MAX_MESSAGE, PLACE, NotAMessage, dump, frame, unpack
+from tutelage.programs.interpreter.wire import MAX_MESSAGE, PLACE, NotAMessage, dump, frame, unpack
 from tutelage.programs.language import LimitExceeded, ProgramFailure, RuntimeFailure, TimeoutFailure
 
 START_SECONDS = 30.0
@@ -78,8 +78,7 @@ class Child:
         self.dead = False
         self.told: set[int] = set()
         self._limits = limits
-        self._outbox: list[str] = []
-        self._gathered = 0
+        self._outbox: list[list[Any]] = []
         self._waiting: deque[Recipient] = deque()
         self._inbox = bytearray()
         self._posted = self._delivered = self._frames = 0
@@ -131,33 +130,26 @@ class Child:
         """Whether it can be asked, as far as is known."""
         return not self.dead and self._owner == os.getpid()
 
-    @property
-    def alive(self) -> bool:
-        """Whether it can be asked: the system knows."""
-        return self.usable and self._process.poll() is None
-
     def tell(self, message: list[Any]) -> None:
         """A message that has no reply; it goes with the next ones."""
-        self._outbox.append(dump(message))
+        self._outbox.append(message)
 
     def post(self, recipient: Recipient, message: list[Any]) -> None:
         """A message whose reply goes to ``recipient``, once it is received."""
         if self._posted % FOLLOW == 0:
             self._settle()
         self._posted += 1
-        text = dump(message)
-        self._outbox.append(text)
+        self._outbox.append(message)
         self._waiting.append(recipient)
-        self._gathered += len(text)
-        if self._gathered >= GATHERED or len(self._outbox) >= MESSAGES:
+        if len(self._outbox) >= MESSAGES:
             self.flush()
 
     def flush(self) -> None:
         """Send what was gathered. Replies are taken in meanwhile, so that neither side waits for the other for ever."""
-        texts, self._outbox, self._gathered = self._outbox, [], 0
-        if not texts or self.dead:
+        messages, self._outbox = self._outbox, []
+        if not messages or self.dead:
             return
-        data, moved = memoryview(frame(texts)), time.monotonic()
+        data, moved = memoryview(frame(dump(messages))), time.monotonic()
         while data:
             try:
                 data = data[os.write(self._in, data) :]
@@ -217,12 +209,13 @@ class Child:
             del inbox[: 4 + size]
             waiting = self._waiting
             for reply in replies:
-                match reply:
-                    case [int(used), [str(), *_] as said] if waiting:
-                        self._delivered += 1
-                        waiting.popleft().take(said, used * 1e-6)
-                    case _:
-                        raise NotAMessage("not a reply")
+                if not waiting or type(reply) is not list or [*map(type, reply)] != [int, list]:
+                    raise NotAMessage("not a reply")
+                used, said = reply
+                if not said or type(said[0]) is not str:
+                    raise NotAMessage("not a reply")
+                self._delivered += 1
+                waiting.popleft().take(said, used * 1e-6)
         except NotAMessage as error:
             self._blame(LimitExceeded(f"the program ended the isolated process (a reply that is none: {error})"), 0)
             self.end()
