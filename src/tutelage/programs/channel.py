@@ -15,6 +15,7 @@ import time
 import weakref
 from collections import deque
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
+def _leave(child: weakref.ref[Child]) -> None:
+    """After a fork: the process is the parent's, and this side must start its own."""
+    if (its := child()) is not None:
+        its.dead = True
+        its.close.detach()
+
+
 class Child:
     """One process. Messages are posted, and replies received later, in their order; it says in a shared page which
     message it is at, so that the one that kills or blocks it is known."""
@@ -101,7 +109,7 @@ class Child:
             )
         finally:
             os.close(page)
-        self.pid, self._owner = self._process.pid, os.getpid()  # after a fork, each process has its own child
+        self.pid = self._process.pid
         assert self._process.stdin is not None and self._process.stdout is not None
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._in, False)
@@ -114,6 +122,7 @@ class Child:
         self._either.register(self._in, select.POLLOUT)
         self._processors = os.sched_getaffinity(0)
         self.close = weakref.finalize(self, _end, self._process)
+        os.register_at_fork(after_in_child=partial(_leave, weakref.ref(self)))
         starting = Recipient()
         starting.used = GRACE * limits.seconds - START_SECONDS
         self.post(starting, [asdict(limits), memory])
@@ -124,11 +133,6 @@ class Child:
         if isinstance(starting.reply, ProgramFailure):
             raise RuntimeFailure(f"the isolated process did not start: {starting.reply.message}")
         self.granted: dict[str, bool] = starting.reply[1]
-
-    @property
-    def usable(self) -> bool:
-        """Whether it can be asked, as far as is known."""
-        return not self.dead and self._owner == os.getpid()
 
     def tell(self, message: list[Any]) -> None:
         """A message that has no reply; it goes with the next ones."""

@@ -142,7 +142,7 @@ class Sandbox:
             child = self._ready(modules)
             child.post(asker, ["check", modules, source])
             while asker.reply is None:
-                if not child.usable:  # it ended before it read this
+                if child.dead:  # it ended before it read this
                     child = self._ready(modules)
                     child.post(asker, ["check", modules, source])
                 child.receive()
@@ -193,7 +193,7 @@ class Sandbox:
     def _ready(self, modules: int | None) -> Child:
         """The living child, told of these modules."""
         child = self._current
-        if child is None or not child.usable:
+        if child is None or child.dead:
             child = self._current = Child(self.limits, self._memory)
         if modules is not None and modules not in child.told:
             child.tell(["modules", modules, self._modules[modules]])
@@ -205,14 +205,14 @@ class Sandbox:
             child = session.child
             if child is None:
                 self._begin(session)
-            elif child.usable:
+            elif not child.dead:
                 child.post(session, ["answer", session.number, session.answers[-1]])
 
     def _fetch(self, session: Session) -> list[Any] | ProgramFailure:
         with self._lock:
             while session.reply is None:
                 child = session.child
-                if child is not None and child.usable:
+                if child is not None and not child.dead:
                     child.receive()
                 else:  # it died under another program
                     self._begin(session)
@@ -229,7 +229,7 @@ class Sandbox:
 
     def _drop(self, session: Session) -> None:
         child = session.child
-        if child is not None and child.usable:
+        if child is not None and not child.dead:
             child.tell(["drop", session.number])
 
 
