@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tutelage.cli import _writers
+from tutelage.cli._pupils import modules_in, teacher_of
 from tutelage.cli._writers import WriterName
 from tutelage.cli.common import console, emit, environment, progress
 
@@ -76,15 +77,21 @@ def run(task: Official, asked: Asked, by: By, out: Path, json: str | None) -> No
     plan = Plan(preset, settings, asked.seeds, asked.dsl, Resize.read(asked.resize), asked.skip_missing)
     name = by.writer or (WriterName.semantic if task is Official.gqa else WriterName.grammar)
     samples = name in (WriterName.endpoint, WriterName.local, WriterName.learned)
+    writers: list[Writer] = []
+
+    def writer(items: Sequence[Item]) -> Writer:
+        writers.append(_writer(name, dataset, items, by, asked))
+        return writers[0]
+
     makers = Makers(
-        lambda items: _writer(name, dataset, items, by, asked),
+        writer,
         preset.runs if samples else 1,
         lambda seed: _modules(by, seed, asked.smoke),
         _Teachers(dataset, by, asked.smoke),
     )
     with progress(f"study of {task}", total=1) as bar:
         result = run_study(plan, dataset, makers, out, ids=asked.ids, say=bar.describe, done=bar)
-    result |= {"smoke": asked.smoke, **environment(asked.seeds)}
+    result |= {"smoke": asked.smoke, "writing": _writers.taken(writers[0]), **environment(asked.seeds)}
     _show(console(json), result, out)
     emit(result, json)
 
@@ -95,7 +102,9 @@ def _writer(name: WriterName, dataset: Dataset, items: Sequence[Item], by: By, a
 
     if name is WriterName.semantic:
         if dataset.name != Official.gqa:
-            raise InputError("only GQA has functional programs", where="--writer", remedy="grammar, learned, endpoint, local or gold")
+            raise InputError(
+                "only GQA has functional programs", where="--writer", remedy="grammar, learned, endpoint, local or gold"
+            )
         return semantic_writer({item.id: item.record.semantic for item in items})
     requests = [Request(item.text, asked.dsl, dataset.inputs, item.id) for item in items]
     signatures = {key: module.signature for key, module in _modules(by, asked.seeds[0], asked.smoke).items()}
@@ -104,10 +113,9 @@ def _writer(name: WriterName, dataset: Dataset, items: Sequence[Item], by: By, a
 
 def _modules(by: By, seed: int, smoke: bool) -> dict[str, Module]:
     """The modules that were named, and embedded ones (in a smoke test: untrained ones) in place of what is missing."""
-    from tutelage.cli import sdvp
     from tutelage.cli._programs import modules_of
 
-    return sdvp.modules_in(None, seed, True) if smoke and not by.modules else modules_of(seed, by.modules)
+    return modules_in(None, seed, True) if smoke and not by.modules else modules_of(seed, by.modules)
 
 
 class _Teachers:
@@ -118,7 +126,6 @@ class _Teachers:
         self._graphs: Any = None
 
     def __call__(self, seed: int, modules: Mapping[str, Module], items: Items) -> dict[str, StepTeacher]:
-        from tutelage.cli import sdvp
         from tutelage.sdvp.official.graphs import graph_teacher
         from tutelage.sdvp.steps import trainable
 
@@ -129,7 +136,7 @@ class _Teachers:
             if who == GOLD:
                 found[name] = graph_teacher(trainable(modules, name), self._read(items))
             else:
-                name, found[name] = sdvp.teacher_of(text, seed, self.smoke)
+                name, found[name] = teacher_of(text, seed, self.smoke)
         return found
 
     def _read(self, items: Items) -> Any:
@@ -138,7 +145,9 @@ class _Teachers:
         from tutelage.sdvp.official.graphs import Graphs, kinds_of
 
         if not isinstance(self.dataset, Gqa):
-            raise InputError(f"{self.dataset.name} has no scene graphs", where="--teacher", remedy="name others: VQA=color, VQA=DIR")
+            raise InputError(
+                f"{self.dataset.name} has no scene graphs", where="--teacher", remedy="name others: VQA=color, VQA=DIR"
+            )
         if self._graphs is None:
             graphs = {}
             for split in ("train", "val"):  # GQA publishes none for the others
@@ -176,7 +185,11 @@ def _show(screen: Any, result: Mapping[str, Any], out: Path) -> None:
     notes += [f"unverified of this preset: {fact}" for fact in preset["unverified"]]
     missing = result["missing"]
     if missing.images:
-        notes.append(f"{len(missing.images)} images missing, {sum(missing.records.values())} records left out: {out / 'missing.json'}")
+        notes.append(
+            f"{len(missing.images)} images missing, {sum(missing.records.values())} records left out: {out / 'missing.json'}"
+        )
+    if (cost := _writers.spent(result["writing"])) is not None:
+        notes.append(f"writing programs took {cost}")
     lost = {name: counts for name, counts in result["unwritten"].items() if counts}
     if lost:
         notes.append(f"programs that could not be written: {lost}")

@@ -10,11 +10,11 @@ import typer
 
 from tutelage.cli._official import Official
 from tutelage.cli._programs import Taught
-from tutelage.cli._writers import SettingsFile, SetOption, WriterName
+from tutelage.cli._pupils import modules_in, teacher_of
+from tutelage.cli._writers import SetOption, SettingsFile, WriterName
 from tutelage.cli.common import JsonOut, console, emit, environment, progress
 
 if TYPE_CHECKING:
-    from tutelage.programs.language import Module
     from tutelage.sdvp.questions import Question
 
 app = typer.Typer(no_args_is_help=True)
@@ -278,7 +278,9 @@ def study(
     folder = out or Path("runs") / (f"{name}-smoke" if smoke else name)
     if task is not None:
         if root is None:
-            raise InputError(f"{task} needs its folder", where="--root", remedy="--root DIR; `tutelage world make` draws a small one")
+            raise InputError(
+                f"{task} needs its folder", where="--root", remedy="--root DIR; `tutelage world make` draws a small one"
+            )
         asked = _official.Asked(root, wanted, dsl.value, preset, ids, resize, skip_missing, smoke)
         by = _official.By(writer, _official.read(settings, changes or ()), modules or (), teacher or ())
         _official.run(task, asked, by, folder, json)
@@ -304,50 +306,6 @@ def _questions(
     if not written:
         raise InputError(f"no question with a {dsl.value} program", where=source, remedy="check --layout, --split and --dsl")
     return (found if keep else written), len(found) - len(written)
-
-
-def modules_in(folder: Path | None, seed: int, quick: bool) -> dict[str, Module]:
-    """Symbolic modules, those saved in ``folder``, and embedded ones in place of what is missing."""
-    from tutelage import files
-    from tutelage.errors import InputError
-    from tutelage.modules.symbolic import symbolic_modules
-    from tutelage.modules.visual_module import load
-    from tutelage.sdvp import embedded
-
-    if folder is not None and not folder.is_dir():
-        raise InputError("no such folder", where=folder, remedy="give the folder that `tutelage sdvp train` wrote")
-    saved = [load(place.parent) for place in sorted(folder.glob("*/config.json"))] if folder is not None else []
-    if folder is not None and not saved:
-        raise InputError("no saved module here", where=folder, remedy="a module is a folder NAME with config.json and weights")
-    found: dict[str, Module] = {**symbolic_modules(), **{module.name: module for module in saved}}
-    for name in ("LOC", "VQA", "VERIFY"):
-        if name not in found:
-            with progress(f"embedded {name}: trained on first use"):
-                found[name] = embedded.one(seed, name, files.Store(files.cache_home() / "modules"), quick)
-    return found
-
-
-def teacher_of(text: str, seed: int, quick: bool) -> tuple[str, Any]:
-    """MODULE=TEACHER as a module's name and its teacher."""
-    from tutelage import files
-    from tutelage.errors import InputError
-    from tutelage.modules.asking import Vqa
-    from tutelage.modules.visual_module import load
-    from tutelage.sdvp import embedded
-    from tutelage.sdvp.adapt import as_judge, same_skill
-
-    name, _, who = text.partition("=")
-    if not name or not who:
-        raise InputError(f"not MODULE=TEACHER: {text!r}", where="--teacher", remedy="VQA=color, or VQA=folder/of/a/module")
-    if who in ("color", "loc", "easy"):
-        specialist = embedded.one(seed, who, files.Store(files.cache_home() / "modules"), quick)
-    else:
-        specialist = load(who)
-    if name == "VERIFY" and isinstance(specialist, Vqa):
-        return name, as_judge(specialist)
-    if specialist.name != name:
-        raise InputError(f"{who} is a {specialist.name}, not a {name}", where="--teacher", remedy=f"{specialist.name}={who}")
-    return name, same_skill(specialist)
 
 
 def _verdict(row: dict[str, Any]) -> str:

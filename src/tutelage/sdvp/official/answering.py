@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +14,9 @@ from tutelage.programs.language import Module, Program, ProgramFailure
 from tutelage.programs.pictures import Pictures, Views
 from tutelage.programs.scheduler import Context, Job, direct_vqa, stream
 from tutelage.programs.writers.voting import elect
-from tutelage.programs.writers.writer import NoDraft, Request, Writer
+from tutelage.programs.writers.writer import Draft, NoDraft, Request, Writer
+from tutelage.sdvp.adapt import StepTeacher
+from tutelage.sdvp.collect import call_of
 from tutelage.sdvp.official.datasets import Item
 from tutelage.sdvp.official.presets import Preset, said
 from tutelage.sdvp.questions import Programs, Question
@@ -48,19 +51,20 @@ def write_programs(
         file = folder / f"{number:05d}.jsonl"
         if not file.exists():
             asked = [Request(item.text, dsl, inputs, item.id) for item in part]
-            rows = []
-            for item, drafts in zip(part, writer.write(asked, n), strict=True):
-                good = [draft for draft in drafts if draft.failure is None]
-                kinds = [draft.failure.kind for draft in drafts if draft.failure is not None]
-                counts = {kind: kinds.count(kind) for kind in sorted(set(kinds))}
-                rows.append({"id": item.id, "texts": [d.text for d in good], "probabilities": [d.probability for d in good]})
-                rows[-1]["failures"] = counts
+            drafts = writer.write(asked, n)
+            rows = [{"id": item.id, **_row(found)} for item, found in zip(part, drafts, strict=True)]
             files.write_json_lines(file, rows)
         for _, row in files.read_json_lines(file):
             written[row["id"]] = Texts(tuple(row["texts"]), tuple(row["probabilities"]), row["failures"])
         if done is not None:
             done(min(len(items), (number + 1) * PART), len(items))
     return written
+
+
+def _row(drafts: Sequence[Draft]) -> dict[str, Any]:
+    good = [draft for draft in drafts if draft.failure is None]
+    failures = Counter(draft.failure.kind for draft in drafts if draft.failure is not None)
+    return {"texts": [d.text for d in good], "probabilities": [d.probability for d in good], "failures": failures}
 
 
 def questions(
@@ -86,11 +90,12 @@ def answer(
     modules: Mapping[str, Module],
     dsl: str,
     preset: Preset,
+    teachers: Mapping[str, StepTeacher],
     done: Done | None = None,
 ) -> list[dict[str, Any]]:
-    """What the programs answer, a row an item: {id, answer, right, status, fallback, unknown, calls}; kept in ``folder``
-    part by part. Of several programs the majority's answer is taken; what is no program, or fails, is a wrong answer, or
-    under the preset's fallback VQA's.
+    """What the programs answer, a row an item: {id, answer, right, status, fallback, unknown, calls, covered}; kept in
+    ``folder`` part by part. Of several programs the majority's answer is taken; what is no program, or fails, is a wrong
+    answer, or under the preset's fallback VQA's. ``covered``: so many of its calls the ``teachers`` could answer.
     """
     parse = Programs(dsl, modules)
     context = Context(modules, window=WINDOW, fallback=direct_vqa if preset.fallback else None)
@@ -98,7 +103,7 @@ def answer(
     for number, part in _parts(items):
         file = folder / f"{number:05d}.jsonl"
         if not file.exists():
-            files.write_json_lines(file, _answers(part, paths, written, pictures, parse, context, preset))
+            files.write_json_lines(file, _answers(part, paths, written, pictures, parse, context, preset, teachers))
         rows += [row for _, row in files.read_json_lines(file)]
         if done is not None:
             done(len(rows), len(items))
@@ -113,6 +118,7 @@ def _answers(
     parse: Programs,
     context: Context,
     preset: Preset,
+    teachers: Mapping[str, StepTeacher],
 ) -> Iterator[dict[str, Any]]:
     def programs(item: Item) -> list[Program | ProgramFailure]:
         asked = [Question(item.id, "", Views(pictures, paths[item.id]), item.text, {parse.dsl: t}) for t in written[item.id].texts]
@@ -128,6 +134,7 @@ def _answers(
         votes = list(islice(traces, max(1, len(written[item.id].texts))))
         elected = elect(votes, written[item.id].probabilities or None) if len(votes) > 1 else None
         shown = votes[0] if elected is None or elected.winner is None else votes[elected.winner]
+        steps = [step for vote in votes for step in vote.steps]
         yield {
             "id": item.id,
             "answer": said(shown.answer),
@@ -135,7 +142,8 @@ def _answers(
             "status": shown.status,
             "fallback": shown.fallback,
             "unknown": shown.out_of_vocabulary > 0,
-            "calls": sum(len(vote.steps) for vote in votes),
+            "calls": len(steps),
+            "covered": sum(step.module in teachers and teachers[step.module].covers(call_of(step)) for step in steps),
         }
 
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from tutelage.errors import InputError, did_you_mean
 from tutelage.programs.answers import normalise
@@ -39,6 +40,10 @@ class Preset:
     runs: int = 1
     shots: int | None = None
     fallback: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """The protocol as JSON holds it, its rule for answers by name."""
+        return asdict(self) | {"match": self.match.__name__}
 
 
 def said(answer: Value) -> str:

@@ -1,7 +1,8 @@
 """The study on an official folder: learn from train without answers, report on held-out questions, frozen against taught.
 
-Arms: the whole question put to VQA in ``one call``; the programs on ``frozen`` modules; on modules in front of which the
-``teachers`` answer what they cover; on modules taught by ``sdvp``. All arms answer the same questions.
+Arms: the whole question put to VQA in ``one call`` (one image); the programs on ``frozen`` modules; on modules in front of
+which the ``teachers`` answer what they cover, if that is anything (scene graphs: not on testdev); on modules taught by
+``sdvp``. All arms answer the same questions.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,6 @@ from tutelage.sdvp.official.sampling import (
     PROBE,
     REPORT,
     Items,
-    Missing,
     draw_sample,
     drawn_by,
     read_items,
@@ -133,8 +133,7 @@ def run_study(
     per_kind = settings.per_kind or dataset.per_kind
     drawn = drawn_by(dataset.name, preset, per_kind, settings.probe, plan.seeds[0])
     given = Sample.load(ids) if ids is not None else None
-    match = f"{preset.match.__module__}.{preset.match.__name__}"
-    head = {"study": dataset.name, "preset": asdict(replace(preset, match=match)), "settings": settings, "seeds": plan.seeds}
+    head = {"study": dataset.name, "preset": preset.to_json(), "settings": settings, "seeds": plan.seeds}
     head |= {"dsl": dsl, "resize": str(plan.resize), "skip_missing": plan.skip_missing, "ids": given.hash if given else drawn}
     run = files.RunFolder(root, head)
     say("choosing questions")
@@ -219,19 +218,20 @@ def _seed(
     say(f"seed {seed}: teaching")
     stage = Stage(dataset.name, learn, teachers, answer_probe(probe, modules, dsl) if probe else {}, guarded=probe)
     compiled = run_stage(modules, stage, plan.settings.options(dsl, seed), folder, say)
-    arms: dict[str, tuple[Mapping[str, Module], Written]] = {
-        "frozen": (modules, written[REPORT]),
-        "teachers": (teacher_forcing(modules, teachers), written[REPORT]),
-        "sdvp": (compiled.modules, written[REPORT]),
-    }
+    found: dict[str, Any] = {}
+
+    def run(arm: str, ready: Mapping[str, Module], programs: Written = written[REPORT]) -> None:
+        say(f"seed {seed}: answering, {arm}")
+        place = folder / "answers" / arm.replace(" ", "-")
+        rows = answer(place, items[REPORT], paths, programs, pictures, ready, dsl, plan.preset, teachers, done)
+        found[arm] = _figures(dataset, items[REPORT], rows)
+
     if dataset.inputs == ("IMAGE",):
-        arms = {"one call": (modules, _one_call(items[REPORT], dsl)), **arms}
-    found = {}
-    for name, (ready, programs) in arms.items():
-        say(f"seed {seed}: answering, {name}")
-        place = folder / "answers" / name.replace(" ", "-")
-        rows = answer(place, items[REPORT], paths, programs, pictures, ready, dsl, plan.preset, done)
-        found[name] = _figures(dataset, items[REPORT], rows)
+        run("one call", modules, _one_call(items[REPORT], dsl))
+    run("frozen", modules)
+    if found["frozen"]["covered_calls"]:
+        run("teachers", teacher_forcing(modules, teachers))
+    run("sdvp", compiled.modules)
     taught = {name: m.version for name, m in compiled.modules.items() if isinstance(m, VisualModule)}
     return {"seed": seed, "arms": found, "lessons": compiled.lessons, "modules": versions | taught, "opened": pictures.opened}
 
@@ -256,6 +256,7 @@ def _figures(dataset: Dataset, items: Sequence[Item], rows: Sequence[Mapping[str
         "fallback": float(np.mean([row["fallback"] for row in rows])),
         "unknown_words": float(np.mean([row["unknown"] for row in rows])),
         "calls_per_question": float(np.mean([row["calls"] for row in rows])),
+        "covered_calls": sum(row["covered"] for row in rows) / max(1, sum(row["calls"] for row in rows)),
         "right": [int(row["right"]) for row in rows],
     }
 
