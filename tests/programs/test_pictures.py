@@ -66,7 +66,9 @@ def test_a_picture_that_changes_under_way_is_told(tmp_path: Path) -> None:
         _ = pictures.image(path).root
 
 
-@pytest.mark.parametrize(("text", "size"), [("none", (20, 12)), ("longest=10", (10, 6)), ("longest=20", (20, 12)), ("longest=1", (1, 1))])
+@pytest.mark.parametrize(
+    ("text", "size"), [("none", (20, 12)), ("longest=10", (10, 6)), ("longest=20", (20, 12)), ("longest=1", (1, 1))]
+)
 def test_the_policy_of_size(tmp_path: Path, text: str, size: tuple[int, int]) -> None:
     policy = Resize.read(text)
     image = Pictures(policy).image(drawn(tmp_path, "a.png"))

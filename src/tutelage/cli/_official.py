@@ -126,10 +126,11 @@ class _Teachers:
         self._graphs: Any = None
 
     def __call__(self, seed: int, modules: Mapping[str, Module], items: Items) -> dict[str, StepTeacher]:
+        from tutelage.modules.visual_module import VisualModule
         from tutelage.sdvp.official.graphs import graph_teacher
         from tutelage.sdvp.steps import trainable
 
-        networks = [name for name in ("LOC", "VQA", "VERIFY") if name in modules]
+        networks = [name for name in ("LOC", "VQA", "VERIFY") if isinstance(modules.get(name), VisualModule)]
         found = {}
         for text in self.by.teachers or [f"{name}={GOLD}" for name in networks]:
             name, _, who = text.partition("=")
@@ -178,6 +179,8 @@ def _show(screen: Any, result: Mapping[str, Any], out: Path) -> None:
     screen.print(table)
     records = ", ".join(f"{count} to {name}" for name, count in sample["records"].items())
     notes = [f"{records}; ids {sample['hash']} in {out / 'ids.json'}; programs by {result['writer']}; resize {result['resize']}"]
+    seen = [f"{seed['pictures']:,} pictures opened {seed['opened']:,} times" for seed in result["per_seed"]]
+    notes.append(f"{result['seconds']:.0f} s; {'; '.join(seen)}")
     taught = [f"{row.module} by {row.teacher}, {row.kept} labels" for seed in result["per_seed"] for row in seed["lessons"]]
     notes.append(f"taught: {'; '.join(taught)}")
     if preset["runs"] != result["runs"]:

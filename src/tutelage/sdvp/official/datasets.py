@@ -83,7 +83,8 @@ class Gqa:
         for item in items:
             scorer.add(item.record)
         wanted = ("accuracy", "binary", "open", "accuracyPerStructuralType", "accuracyPerSemanticType", "accuracyPerSteps")
-        return {name: scorer.result()[name] for name in wanted}
+        found = scorer.result()
+        return {name: found[name] for name in wanted}
 
     def scene_graphs(self, split: str, image_ids: Iterable[str]) -> dict[str, gqa.SceneGraph]:
         """The scene graphs of these images. Raises InputError where the split has none."""

@@ -205,7 +205,7 @@ def _seed(
     say: Say,
     done: Done | None,
 ) -> dict[str, Any]:
-    """Every arm of one seed: {arms: {name: figures and, by id, what was right}, lessons, opened}."""
+    """Every arm of one seed: {arms: {name: figures, and what was right}, lessons, modules (versions), pictures, opened}."""
     folder, dsl, pictures = root / f"seed-{seed}", plan.dsl, Pictures(plan.resize)
     modules = dict(makers.modules(seed))
     teachers = dict(makers.teachers(seed, modules, items))
@@ -233,7 +233,14 @@ def _seed(
         run("teachers", teacher_forcing(modules, teachers))
     run("sdvp", compiled.modules)
     taught = {name: m.version for name, m in compiled.modules.items() if isinstance(m, VisualModule)}
-    return {"seed": seed, "arms": found, "lessons": compiled.lessons, "modules": versions | taught, "opened": pictures.opened}
+    return {
+        "seed": seed,
+        "arms": found,
+        "lessons": compiled.lessons,
+        "modules": versions | taught,
+        "pictures": len({path for views in paths.values() for path in views.values()}),
+        "opened": pictures.opened,
+    }
 
 
 def _one_call(items: Sequence[Item], dsl: str) -> Written:
