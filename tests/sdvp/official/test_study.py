@@ -27,6 +27,7 @@ from tutelage.sdvp.official.sampling import LEARN, PROBE, REPORT, draw_sample, r
 from tutelage.tasks.sampling import Part, Sample
 from tutelage.tasks.world.export import write_gqa, write_nlvr2
 
+from ...programs.writers.stub_server import PROGRAM, said, serving
 from .. import small
 
 runner = CliRunner()
@@ -120,6 +121,22 @@ def test_programs_by_rules_for_questions_of_which_some_are_not_understood(folder
     result = json.loads((tmp_path / "study.json").read_text())
     assert result["writer"] == "grammar" and result["unwritten"].keys() == {LEARN, PROBE, REPORT}
     assert sum(result["unwritten"][REPORT].values()) == result["per_seed"][0]["arms"]["frozen"]["status"].get("writer", 0)
+
+
+def test_a_language_model_writes_as_many_programs_as_the_protocol_votes_over(folder: Path, tmp_path: Path) -> None:
+    with serving(lambda asked, number: said(PROGRAM)) as server:
+        settings = {"url": server.url, "model": "stub", "backoff": 0.0}
+        named = [word for name, value in settings.items() for word in ("--set", f"endpoint.{name}={value}")]
+        study(
+            *("--task", "gqa", "--root", folder / "gqa", "--set", "study.per_kind=1", "--set", "study.probe=0"),
+            *("--writer", "endpoint", *named, "--set", f"prompt.cache={tmp_path / 'kept'}", "--out", tmp_path / "run"),
+            *("--json", tmp_path / "run.json"),
+        )
+        asked = len(server.asked)
+    result = json.loads((tmp_path / "run.json").read_text())
+    assert result["runs"] == 5 and result["sample"]["records"][PROBE] == 0
+    assert result["writing"]["usage"]["answers"] == asked > 5 * result["sample"]["records"][REPORT]
+    assert result["per_seed"][0]["arms"]["frozen"]["calls_per_question"] == 10, "five programs of two steps"
 
 
 def test_pairs(folder: Path, tmp_path: Path) -> None:
