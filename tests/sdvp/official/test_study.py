@@ -20,10 +20,10 @@ from tutelage.programs.language import Answers, Call, Signature
 from tutelage.programs.pictures import Pictures
 from tutelage.programs.writers.writer import Draft, Request
 from tutelage.sdvp.official import answering
-from tutelage.sdvp.official.answering import Texts, answer, write_programs
+from tutelage.sdvp.official.answering import Exam, Texts, write_programs
 from tutelage.sdvp.official.datasets import Gqa, Nlvr2
+from tutelage.sdvp.official.parts import LEARN, PROBE, REPORT, draw_sample, read_items, with_pictures
 from tutelage.sdvp.official.presets import VIPER_GQA, VISPROG_GQA, VISPROG_GQA_VAL, VISPROG_NLVR2
-from tutelage.sdvp.official.sampling import LEARN, PROBE, REPORT, draw_sample, read_items, with_pictures
 from tutelage.tasks.sampling import Part, Sample
 from tutelage.tasks.world.export import write_gqa, write_nlvr2
 
@@ -106,6 +106,18 @@ def test_the_same_questions_again_by_their_ids(folder: Path, whole: tuple[Path, 
     assert (tmp_path / "again" / "ids.json").read_bytes() == ids.read_bytes()
     result = json.loads((tmp_path / "again" / "study.json").read_text())
     assert result["sample"]["hash"] == json.loads(ids.read_text())["hash"] and result["resize"] == "longest=30"
+
+
+def test_calls_of_earlier_tasks_are_replayed(folder: Path, tmp_path: Path) -> None:
+    shutil.copy(folder / "gqa" / "images" / "1000000.jpg", tmp_path / "a.jpg")
+    line = {"id": "1", "dsl": "visprog", "program": ask("What color is the star?"), "images": {"IMAGE": "a.jpg"}}
+    (tmp_path / "earlier.jsonl").write_text(json.dumps(line) + "\n")
+    where = ["--task", "gqa", "--root", folder / "gqa", *SMALL, "--teacher", "VQA=gold"]
+    replayed = []
+    for name, more in (("a", []), ("b", ["--set", f"study.replay={tmp_path / 'earlier.jsonl'}"])):
+        study(*where, *more, "--out", tmp_path / name)
+        replayed.append(json.loads((tmp_path / name / "study.json").read_text())["per_seed"][0]["lessons"][0]["replayed"])
+    assert replayed[1] > replayed[0]
 
 
 def test_where_scene_graphs_reach_the_reported_questions_the_teachers_are_an_arm(folder: Path, tmp_path: Path) -> None:
@@ -250,10 +262,10 @@ def test_the_majority_of_several_programs_answers(folder: Path, tmp_path: Path) 
     modules = {**small.symbolic_modules(), "VQA": Colors()}
     pictures = Pictures()
     assert pictures.opened == 0
-    rows = answer(tmp_path / "a", items, paths, texts, pictures, modules, "visprog", VISPROG_GQA, {})
+    rows = Exam(items, paths, pictures, "visprog", VISPROG_GQA).answers(tmp_path / "a", modules, texts)
     assert [(row["answer"], row["status"], row["calls"]) for row in rows] == [("blue", "ok", 6), ("", "writer", 0)]
     assert not rows[1]["right"] and pictures.opened == len({item.image_id for item in items})
-    rows = answer(tmp_path / "b", items, paths, texts, pictures, modules, "visprog", VIPER_GQA, {})
+    rows = Exam(items, paths, pictures, "visprog", VIPER_GQA).answers(tmp_path / "b", modules, texts)
     assert rows[1]["fallback"] and rows[1]["answer"] == items[1].text.split()[-1], "under ViperGPT's protocol VQA stands in"
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from tutelage import files
-from tutelage.programs.language import Module, Program, ProgramFailure
+from tutelage.programs.language import Module
 from tutelage.programs.pictures import Pictures, Views
 from tutelage.programs.scheduler import Context, Job, direct_vqa, stream
 from tutelage.programs.writers.voting import elect
@@ -18,6 +18,7 @@ from tutelage.programs.writers.writer import Draft, NoDraft, Request, Writer
 from tutelage.sdvp.adapt import StepTeacher
 from tutelage.sdvp.collect import call_of
 from tutelage.sdvp.official.datasets import Item
+from tutelage.sdvp.official.parts import Items
 from tutelage.sdvp.official.presets import Preset, said
 from tutelage.sdvp.questions import Programs, Question
 
@@ -67,84 +68,81 @@ def _row(drafts: Sequence[Draft]) -> dict[str, Any]:
     return {"texts": [d.text for d in good], "probabilities": [d.probability for d in good], "failures": failures}
 
 
-def questions(
-    items: Sequence[Item], paths: Mapping[str, Mapping[str, Path]], written: Written, pictures: Pictures, dsl: str, answers: bool
-) -> list[Question]:
-    """The items as questions, with their first program; with ``answers`` they keep theirs."""
-    found = []
-    for item in items:
-        texts = written[item.id].texts
-        views = Views(pictures, paths[item.id])
-        programs = {dsl: texts[0]} if texts else {}
-        answer = item.answer if answers else None
-        found.append(Question(item.id, "", views, item.text, programs, answer, item.kind, item.image_id))
-    return found
+@dataclass(frozen=True)
+class Material:
+    """The records of each part, their pictures' paths by record id, and their programs by part."""
+
+    items: Items
+    paths: Mapping[str, Mapping[str, Path]]
+    written: Mapping[str, Written]
+
+    def questions(self, part: str, pictures: Pictures, dsl: str, *, answers: bool) -> list[Question]:
+        """The part's records that have a program, as questions with their first; with ``answers`` they keep theirs."""
+        found = []
+        for item in self.items[part]:
+            if texts := self.written[part][item.id].texts:
+                views, answer = Views(pictures, self.paths[item.id]), item.answer if answers else None
+                found.append(Question(item.id, "", views, item.text, {dsl: texts[0]}, answer, item.kind, item.image_id))
+        return found
 
 
-def answer(
-    folder: Path,
-    items: Sequence[Item],
-    paths: Mapping[str, Mapping[str, Path]],
-    written: Written,
-    pictures: Pictures,
-    modules: Mapping[str, Module],
-    dsl: str,
-    preset: Preset,
-    teachers: Mapping[str, StepTeacher],
-    done: Done | None = None,
-) -> list[dict[str, Any]]:
-    """What the programs answer, a row an item: {id, answer, right, status, fallback, unknown, calls, covered}; kept in
-    ``folder`` part by part. Of several programs the majority's answer is taken; what is no program, or fails, is a wrong
-    answer, or under the preset's fallback VQA's. ``covered``: so many of its calls the ``teachers`` could answer.
-    """
-    parse = Programs(dsl, modules)
-    context = Context(modules, window=WINDOW, fallback=direct_vqa if preset.fallback else None)
-    rows: list[dict[str, Any]] = []
-    for number, part in _parts(items):
-        file = folder / f"{number:05d}.jsonl"
-        if not file.exists():
-            files.write_json_lines(file, _answers(part, paths, written, pictures, parse, context, preset, teachers))
-        rows += [row for _, row in files.read_json_lines(file)]
-        if done is not None:
-            done(len(rows), len(items))
-    return rows
+@dataclass(frozen=True)
+class Exam:
+    """Records to be answered, by a preset's rules; of each call it is noted whether the ``teachers`` could answer it."""
 
+    items: Sequence[Item]
+    paths: Mapping[str, Mapping[str, Path]]
+    pictures: Pictures
+    dsl: str
+    preset: Preset
+    teachers: Mapping[str, StepTeacher] = field(default_factory=dict)
 
-def _answers(
-    items: Sequence[Item],
-    paths: Mapping[str, Mapping[str, Path]],
-    written: Written,
-    pictures: Pictures,
-    parse: Programs,
-    context: Context,
-    preset: Preset,
-    teachers: Mapping[str, StepTeacher],
-) -> Iterator[dict[str, Any]]:
-    def programs(item: Item) -> list[Program | ProgramFailure]:
-        asked = [Question(item.id, "", Views(pictures, paths[item.id]), item.text, {parse.dsl: t}) for t in written[item.id].texts]
-        return [parse.of(question) for question in asked] or [NoDraft("no program was written", where=item.id)]
+    def answers(
+        self, folder: Path, modules: Mapping[str, Module], written: Written, done: Done | None = None
+    ) -> list[dict[str, Any]]:
+        """What the programs answer on ``modules``, a row a record: {id, answer, right, status, fallback, unknown, calls,
+        covered}; kept in ``folder`` part by part, and read back where it is there.
 
-    def jobs() -> Iterable[Job]:
+        Of several programs the majority's answer is taken. What is no program, or fails, is a wrong answer, or under the
+        preset's fallback VQA's. ``covered``: so many of the ``calls`` the teachers could answer.
+        """
+        parse = Programs(self.dsl, modules)
+        context = Context(modules, window=WINDOW, fallback=direct_vqa if self.preset.fallback else None)
+        rows: list[dict[str, Any]] = []
+        for number, part in _parts(self.items):
+            file = folder / f"{number:05d}.jsonl"
+            if not file.exists():
+                files.write_json_lines(file, self._rows(part, written, parse, context))
+            rows += [row for _, row in files.read_json_lines(file)]
+            if done is not None:
+                done(len(rows), len(self.items))
+        return rows
+
+    def _rows(self, items: Sequence[Item], written: Written, parse: Programs, context: Context) -> Iterator[dict[str, Any]]:
+        traces = stream((job for item in items for job in self._jobs(item, written[item.id].texts, parse)), context)
         for item in items:
-            for program in programs(item):
-                yield Job(item.id, program, dict(Views(pictures, paths[item.id])), item.text)
+            texts = written[item.id]
+            votes = list(islice(traces, max(1, len(texts.texts))))
+            winner = elect(votes, texts.probabilities).winner if len(votes) > 1 else None
+            shown = votes[winner or 0]
+            steps = [step for vote in votes for step in vote.steps]
+            yield {
+                "id": item.id,
+                "answer": said(shown.answer),
+                "right": (shown.status == "ok" or shown.fallback) and self.preset.match(shown.answer, item.answer),
+                "status": shown.status,
+                "fallback": shown.fallback,
+                "unknown": shown.out_of_vocabulary > 0,
+                "calls": len(steps),
+                "covered": sum(s.module in self.teachers and self.teachers[s.module].covers(call_of(s)) for s in steps),
+            }
 
-    traces = stream(jobs(), context)
-    for item in items:
-        votes = list(islice(traces, max(1, len(written[item.id].texts))))
-        elected = elect(votes, written[item.id].probabilities or None) if len(votes) > 1 else None
-        shown = votes[0] if elected is None or elected.winner is None else votes[elected.winner]
-        steps = [step for vote in votes for step in vote.steps]
-        yield {
-            "id": item.id,
-            "answer": said(shown.answer),
-            "right": preset.match(shown.answer, item.answer) if shown.status == "ok" or shown.fallback else False,
-            "status": shown.status,
-            "fallback": shown.fallback,
-            "unknown": shown.out_of_vocabulary > 0,
-            "calls": len(steps),
-            "covered": sum(step.module in teachers and teachers[step.module].covers(call_of(step)) for step in steps),
-        }
+    def _jobs(self, item: Item, texts: Sequence[str], parse: Programs) -> Iterator[Job]:
+        """A job a program; a record without one is a program that fails."""
+        views = Views(self.pictures, self.paths[item.id])
+        asked = [Question(item.id, "", views, item.text, {self.dsl: text}) for text in texts]
+        for program in [parse.of(question) for question in asked] or [NoDraft("no program was written", where=item.id)]:
+            yield Job(item.id, program, dict(views), item.text)
 
 
 def _parts(items: Sequence[Item]) -> Iterator[tuple[int, Sequence[Item]]]:

@@ -27,10 +27,9 @@ from tutelage.sdvp.adapt import StepTeacher
 from tutelage.sdvp.collect import teacher_forcing
 from tutelage.sdvp.compile import Options, Stage, run_stage
 from tutelage.sdvp.label import Filters
-from tutelage.sdvp.official.answering import Texts, Written, answer, questions, write_programs
+from tutelage.sdvp.official.answering import Exam, Material, Texts, Written, write_programs
 from tutelage.sdvp.official.datasets import Dataset, Item
-from tutelage.sdvp.official.presets import Preset
-from tutelage.sdvp.official.sampling import (
+from tutelage.sdvp.official.parts import (
     LEARN,
     PROBE,
     REPORT,
@@ -40,7 +39,9 @@ from tutelage.sdvp.official.sampling import (
     read_items,
     with_pictures,
 )
+from tutelage.sdvp.official.presets import Preset
 from tutelage.sdvp.retain_options import retaining
+from tutelage.sdvp.sources import questions_from
 from tutelage.tasks.intervals import paired_bootstrap
 from tutelage.tasks.sampling import Sample
 
@@ -57,7 +58,9 @@ class StudySettings:
 
     ``per_kind``: records of each detailed type to learn from (None: the data set's default). ``probe``: answered records of
     each type by which teachers are judged and modules guarded; 0: neither is. ``lr`` and ``batch`` suit the embedded
-    networks; large pretrained ones want 1e-5, or 1e-4 with ``retain = "lora"``.
+    networks; large pretrained ones want 1e-5, or 1e-4 with ``retain = "lora"``. ``replay``: a JSON-lines file of programs
+    of earlier tasks, its pictures beside it: what modules said to their calls is kept. Without one, only siblings of the new
+    calls are.
     """
 
     per_kind: int | None = None
@@ -67,6 +70,7 @@ class StudySettings:
     lr: float = 3e-3
     gate: float = 0.8
     retain: str = "self_distill"
+    replay: str | None = None
 
     def options(self, dsl: str, seed: int) -> Options:
         """The options of the stage."""
@@ -157,7 +161,8 @@ def run_study(
         )
         for name, part in items.items()
     }
-    arms = [_seed(plan, dataset, makers, run.root, seed, items, paths, written, say, done) for seed in plan.seeds]
+    material = Material(items, paths, written)
+    arms = [_seed(plan, dataset, makers, run.root, seed, material, say, done) for seed in plan.seeds]
     result = {
         "task": dataset.name,
         "preset": head["preset"],
@@ -199,35 +204,35 @@ def _seed(
     makers: Makers,
     root: Path,
     seed: int,
-    items: Items,
-    paths: Mapping[str, Mapping[str, Path]],
-    written: Mapping[str, Written],
+    material: Material,
     say: Say,
     done: Done | None,
 ) -> dict[str, Any]:
     """Every arm of one seed: {arms: {name: figures, and what was right}, lessons, modules (versions), pictures, opened}."""
     folder, dsl, pictures = root / f"seed-{seed}", plan.dsl, Pictures(plan.resize)
     modules = dict(makers.modules(seed))
-    teachers = dict(makers.teachers(seed, modules, items))
+    teachers = dict(makers.teachers(seed, modules, material.items))
     versions = {name: module.version for name, module in sorted(modules.items())}
     who = {name: [teacher.name, teacher.version] for name, teacher in sorted(teachers.items())}
     _same(folder / "modules.json", {"modules": versions, "teachers": who}, "modules or teachers")
-    learn = questions(items[LEARN], paths, written[LEARN], pictures, dsl, answers=False)
-    probe = questions(items[PROBE], paths, written[PROBE], pictures, dsl, answers=True)
-    learn, probe = ([q for q in part if q.programs] for part in (learn, probe))
+    learn = material.questions(LEARN, pictures, dsl, answers=False)
+    probe = material.questions(PROBE, pictures, dsl, answers=True)
+    earlier = plan.settings.replay
+    replay = questions_from(earlier, Path(earlier).parent) if earlier is not None else []
     say(f"seed {seed}: teaching")
-    stage = Stage(dataset.name, learn, teachers, answer_probe(probe, modules, dsl) if probe else {}, guarded=probe)
+    known = answer_probe(probe, modules, dsl) if probe else {}
+    stage = Stage(dataset.name, learn, teachers, known, replay, guarded=probe)
     compiled = run_stage(modules, stage, plan.settings.options(dsl, seed), folder, say)
+    exam = Exam(material.items[REPORT], material.paths, pictures, dsl, plan.preset, teachers)
     found: dict[str, Any] = {}
 
-    def run(arm: str, ready: Mapping[str, Module], programs: Written = written[REPORT]) -> None:
+    def run(arm: str, ready: Mapping[str, Module], programs: Written = material.written[REPORT]) -> None:
         say(f"seed {seed}: answering, {arm}")
-        place = folder / "answers" / arm.replace(" ", "-")
-        rows = answer(place, items[REPORT], paths, programs, pictures, ready, dsl, plan.preset, teachers, done)
-        found[arm] = _figures(dataset, items[REPORT], rows)
+        rows = exam.answers(folder / "answers" / arm.replace(" ", "-"), ready, programs, done)
+        found[arm] = _figures(dataset, exam.items, rows)
 
     if dataset.inputs == ("IMAGE",):
-        run("one call", modules, _one_call(items[REPORT], dsl))
+        run("one call", modules, _one_call(exam.items, dsl))
     run("frozen", modules)
     if found["frozen"]["covered_calls"]:
         run("teachers", teacher_forcing(modules, teachers))
@@ -238,7 +243,7 @@ def _seed(
         "arms": found,
         "lessons": compiled.lessons,
         "modules": versions | taught,
-        "pictures": len({path for views in paths.values() for path in views.values()}),
+        "pictures": len({path for views in material.paths.values() for path in views.values()}),
         "opened": pictures.opened,
     }
 
