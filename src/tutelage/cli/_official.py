@@ -72,7 +72,9 @@ def run(task: Official, asked: Asked, by: By, out: Path, json: str | None) -> No
 
     preset, settings = preset_of(task.value, asked.preset), by.settings.study
     if asked.smoke:
-        settings = replace(settings, per_kind=settings.per_kind or 4, probe=min(settings.probe, 2), steps=3, gate=0.0)
+        sizes = {"per_kind": 4 if settings.per_kind is None else settings.per_kind}
+        sizes |= {"probe": 2 if settings.probe is None else settings.probe}
+        settings = replace(settings, **sizes, steps=3, gate=0.0)
     dataset: Dataset = Gqa(asked.root) if task is Official.gqa else Nlvr2(asked.root)
     plan = Plan(preset, settings, asked.seeds, asked.dsl, Resize.read(asked.resize), asked.skip_missing)
     name = by.writer or (WriterName.semantic if task is Official.gqa else WriterName.grammar)
@@ -83,8 +85,10 @@ def run(task: Official, asked: Asked, by: By, out: Path, json: str | None) -> No
         writers.append(_writer(name, dataset, items, by, asked))
         return writers[0]
 
+    wording = replace(by.settings, study=type(settings)(), prompt=replace(by.settings.prompt, cache=None))
     makers = Makers(
         writer,
+        wording,
         preset.runs if samples else 1,
         lambda seed: _modules(by, seed, asked.smoke),
         _Teachers(dataset, by, asked.smoke),
@@ -167,8 +171,8 @@ def _show(screen: Any, result: Mapping[str, Any], out: Path) -> None:
         title=f"Accuracy in points on {result['task']}, {preset['name']}"
         + (" (smoke test: networks that know nothing)" if result["smoke"] else "")
     )
-    table.add_column("questions")
-    table.add_column("", justify="right")
+    table.add_column("type")
+    table.add_column("questions", justify="right")
     for arm in arms:
         table.add_column(arm, justify="right")
     table.add_column("gain by SDVP [95 %]", justify="right")

@@ -96,6 +96,8 @@ def test_a_finished_run_is_read_back_and_other_settings_are_refused(folder: Path
     assert bits(whole[0]) == before
     assert "other settings" in study(*again, "--set", "study.per_kind=3", code=3)
     assert "other settings" in study(*again, *SMALL, "--resize", "longest=30", code=3)
+    assert "other writer" in study(*again, *SMALL, "--set", "prompt.shots=3", code=3)
+    assert "other modules or teachers" in study(*again, *SMALL, "--teacher", "VQA=color", code=3)
 
 
 def test_the_same_questions_again_by_their_ids(folder: Path, whole: tuple[Path, str], tmp_path: Path) -> None:

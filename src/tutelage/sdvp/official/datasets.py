@@ -29,13 +29,13 @@ class Item:
 
 class Dataset(Protocol):
     """A data set in its official folder. ``learns`` and ``probes`` are the splits to learn from and to judge teachers by,
-    each with its subset; ``per_kind``: how many records of a kind are learned from, if nobody says."""
+    each with its subset; ``sizes``: how many records of a kind are learned from and probed with, if nobody says."""
 
     name: str
     inputs: tuple[str, ...]
     learns: tuple[str, str]
     probes: tuple[str, str]
-    per_kind: int
+    sizes: tuple[int, int]
 
     def items(self, split: str, subset: str, progress: Progress | None = None) -> Iterator[Item]:
         """Every record, one at a time. Raises InputError for a broken file, with file, record and field."""
@@ -56,7 +56,7 @@ class Gqa:
     name = "gqa"
     inputs = ("IMAGE",)
     learns, probes = ("train", "balanced"), ("val", "balanced")
-    per_kind = 40
+    sizes = (40, 5)  # of about 100 detailed types
 
     def __init__(self, root: str | Path):
         self.folder = gqa.GqaFolder(root)
@@ -98,7 +98,7 @@ class Nlvr2:
     name = "nlvr2"
     inputs = ("LEFT", "RIGHT")
     learns, probes = ("train", "full"), ("dev", "full")
-    per_kind = 4000
+    sizes = (4000, 500)
 
     def __init__(self, root: str | Path):
         self.folder = nlvr2.Nlvr2Folder(root)

@@ -56,15 +56,15 @@ ONE_CALL = {
 class StudySettings:
     """How much is learned from, and how.
 
-    ``per_kind``: records of each detailed type to learn from (None: the data set's default). ``probe``: answered records of
-    each type by which teachers are judged and modules guarded; 0: neither is. ``lr`` and ``batch`` suit the embedded
+    ``per_kind``: records of each detailed type to learn from. ``probe``: answered records of each type by which teachers are
+    judged and modules guarded; 0: neither is. None: the data set's own sizes. ``lr`` and ``batch`` suit the embedded
     networks; large pretrained ones want 1e-5, or 1e-4 with ``retain = "lora"``. ``replay``: a JSON-lines file of programs
     of earlier tasks, its pictures beside it: what modules said to their calls is kept. Without one, only siblings of the new
     calls are.
     """
 
     per_kind: int | None = None
-    probe: int = 5
+    probe: int | None = None
     steps: int = 300
     batch: int = 64
     lr: float = 3e-3
@@ -101,10 +101,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Makers:
-    """What a study is run with, made when it is needed: a writer from the records that it is to write for and the seed, the
-    modules of a seed, and the teachers from these modules and the records to learn from and to probe."""
+    """What a study is run with, made when it is needed: a writer from the records that it is to write for, with what shapes
+    its ``wording`` and how many programs of a reported question it writes; the modules of a seed; and the teachers from a
+    seed, its modules and the records of all parts."""
 
     writer: Callable[[Sequence[Item]], Writer]
+    wording: Any
     runs: int
     modules: Callable[[int], Mapping[str, Module]]
     teachers: Callable[[int, Mapping[str, Module], Items], Mapping[str, StepTeacher]]
@@ -134,14 +136,16 @@ def run_study(
     """
     started = time.monotonic()
     preset, settings, dsl = plan.preset, plan.settings, plan.dsl
-    per_kind = settings.per_kind or dataset.per_kind
-    drawn = drawn_by(dataset.name, preset, per_kind, settings.probe, plan.seeds[0])
+    learn, probe = dataset.sizes
+    per_kind = learn if settings.per_kind is None else settings.per_kind
+    probe = probe if settings.probe is None else settings.probe
+    drawn = drawn_by(dataset.name, preset, per_kind, probe, plan.seeds[0])
     given = Sample.load(ids) if ids is not None else None
     head = {"study": dataset.name, "preset": preset.to_json(), "settings": settings, "seeds": plan.seeds}
     head |= {"dsl": dsl, "resize": str(plan.resize), "skip_missing": plan.skip_missing, "ids": given.hash if given else drawn}
     run = files.RunFolder(root, head)
     say("choosing questions")
-    sample = given or _sample(run.root / "ids.json", dataset, preset, per_kind, settings.probe, plan.seeds[0])
+    sample = given or _sample(run.root / "ids.json", dataset, preset, per_kind, probe, plan.seeds[0])
     sample.save(run.root / "ids.json")
     items = read_items(dataset, sample)
 
@@ -154,7 +158,7 @@ def run_study(
     say("writing programs")
     everything = [item for part in items.values() for item in part]
     writer = makers.writer(everything)
-    _same(run.root / "writer.json", {"writer": writer.name, "runs": makers.runs}, "writer")
+    _same(run.root / "writer.json", {"writer": writer.name, "wording": makers.wording, "runs": makers.runs}, "writer")
     written = {
         name: write_programs(
             run.root / "programs" / name, part, writer, dsl, dataset.inputs, makers.runs if name == REPORT else 1, done
