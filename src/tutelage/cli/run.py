@@ -28,7 +28,7 @@ app = typer.Typer()
 LINE = '{"id", "dsl": "visprog"|"viper", "program", "images": {"IMAGE": path} or {"LEFT": path, "RIGHT": path}}'
 SINGLE, PAIR = ("IMAGE",), ("LEFT", "RIGHT")
 REREAD = 64
-"""Pictures that stay decoded for the lines that follow; those of programs under way stay besides."""
+"""Album that stay decoded for the lines that follow; those of programs under way stay besides."""
 
 
 @app.command(

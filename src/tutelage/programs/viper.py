@@ -191,7 +191,7 @@ class _Images:
             return value
         if kind is Box:
             return Found(*map(float, value))
-        if kind is Image:
+        if isinstance(value, Image):
             return self.view(value)
         if kind is Object:
             return Found(*map(float, value.box))
