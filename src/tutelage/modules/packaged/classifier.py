@@ -1,13 +1,15 @@
 """CLASSIFY on photographs: EfficientNet-Lite0, ImageNet's 1,000 classes (assets ``efficientnet-lite0``, ``imagenet-names``).
 
 Source: Tan and Le, "EfficientNet", ICML 2019, in its Lite form: no squeeze-and-excitation, ReLU6 for swish, the first and
-last stages as they are. Input (255 x - 127) / 128, 224 pixels; padding as TensorFlow's "SAME".
+last stages as they are. Input: the middle square, 7/8 of the shorter side wide, at 224 pixels, (255 x - 127) / 128; padding
+as TensorFlow's "SAME".
 """
 
 from __future__ import annotations
 
 import io
 from collections import Counter
+from collections.abc import Sequence
 from typing import Self
 
 import torch
@@ -17,10 +19,16 @@ from torch import Tensor, nn
 from tutelage import assets
 from tutelage.errors import InputError
 from tutelage.modules.classifying import Classifier, ClassifierConfig, Logits
+from tutelage.modules.pixels import square_batch
+from tutelage.programs.language import Call
+from tutelage.programs.values import Image
 
 ASSET, NAMES = "efficientnet-lite0", "imagenet-names"
 STAGES = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3))
 """Expansion, channels out, blocks, stride of the first block, kernel."""
+
+MIDDLE = 224 / (224 + 32)
+"""The share of the shorter side that is looked at."""
 
 
 class SameConv(nn.Conv2d):
@@ -97,6 +105,10 @@ class Classify(Classifier):
         """A fresh network."""
         return EfficientNetLite0(len(config.answers))
 
+    def encode(self, calls: Sequence[Call]) -> dict[str, Tensor]:
+        """pixels [B, 3, s, s]: the middle of each image, as the published evaluation cuts it."""
+        return {"pixels": square_batch([_middle(call.args["image"]) for call in calls], self.config.pixels)}
+
     @classmethod
     def pretrained(cls) -> Self:
         """The published network.
@@ -111,17 +123,31 @@ class Classify(Classifier):
             network.load_state_dict(state)
         except RuntimeError as error:
             raise InputError(f"weights of another network: {error}"[:300], where=ASSET) from error
-        return cls(ClassifierConfig(class_names(), 224), Logits(network.to(memory_format=torch.channels_last)))
+        return cls(ClassifierConfig(class_names(class_words()), 224), Logits(network.to(memory_format=torch.channels_last)))
 
 
-def class_names() -> tuple[str, ...]:
-    """A name for each of ImageNet's classes: the first word of its synset, or all of them where two begin alike.
+def _middle(image: Image) -> Image:
+    half = MIDDLE * min(image.width, image.height) / 2
+    x, y = image.width / 2, image.height / 2
+    return image.crop(x - half, y - half, x + half, y + half)
+
+
+def class_words() -> tuple[tuple[str, ...], ...]:
+    """The words of each of ImageNet's classes, in the order of the logits.
 
     Raises:
         AssetAbsent, WrongHash: see :mod:`tutelage.assets`.
     """
     synsets = assets.read(NAMES, "synsets.txt").decode().split()
     words = dict(line.split("\t", 1) for line in assets.read(NAMES, "words.txt").decode().splitlines())
-    first = [words[synset].split(",")[0].strip() for synset in synsets]
-    count = Counter(first)
-    return tuple(name if count[name] == 1 else words[synset] for name, synset in zip(first, synsets))
+    return tuple(tuple(word.strip() for word in words[synset].split(",")) for synset in synsets)
+
+
+def class_names(words: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """A name for each class: its first word; all its words, or a number too, where several classes begin alike."""
+    names: list[str] = []
+    count = Counter(first for first, *_ in words)
+    for number, synset in enumerate(words):
+        name = synset[0] if count[synset[0]] == 1 else ", ".join(synset)
+        names.append(name if name not in names else f"{name} ({number})")
+    return tuple(names)
