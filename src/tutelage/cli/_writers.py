@@ -140,7 +140,7 @@ def _needed(part: T | None, name: str, example: str) -> T:
 def _grammar(task: Task) -> Writer:
     from tutelage.programs.writers.writer import grammar_writer
 
-    return grammar_writer(task.settings.grammar.single)
+    return grammar_writer(task.settings.grammar.single, task.settings.grammar.photo)
 
 
 def _gold(task: Task) -> Writer:
@@ -213,3 +213,8 @@ def single(settings: WriterSettings) -> WriterSettings:
     """The same, for images that show one thing."""
     grammar, learned = replace(settings.grammar, single=True), replace(settings.learned, single=True)
     return replace(settings, grammar=grammar, learned=learned)
+
+
+def photo(settings: WriterSettings) -> WriterSettings:
+    """The same, for photographs."""
+    return replace(settings, grammar=replace(settings.grammar, photo=True))
