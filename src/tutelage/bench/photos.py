@@ -137,7 +137,7 @@ def _row(asked: PhotoQuestion, job: Job, trace: Trace) -> dict[str, Any]:
         "accepted": list(asked.answers),
         "answer": trace.answer if ok else None,
         "outcome": outcome,
-        "guessed": trace.out_of_vocabulary > 0,
+        "guessed": ok and trace.out_of_vocabulary > 0,
         "error": trace.error,
         "program": getattr(job.program, "text", ""),
     }

@@ -193,9 +193,9 @@ def photos(
     time = result["solve_ms"]
     screen.print(
         f"{result['right']} of {result['questions']} right ({result['accuracy']:.0%}), {result['refused']} refused; of those "
-        f"answered {result['accuracy_of_answered']:.0%} right. Question to answer on 512x512, without OCR: median "
-        f"{time['median']:.0f} ms, slowest {time['slowest']:.0f} ms ({time['timed']} questions, {time['rounds']} rounds, one thread; "
-        f"target {time['target']} ms); loading {result['load_seconds']:.1f} s",
+        f"answered {result['accuracy_of_answered']:.0%} right. Loading took {result['load_seconds']:.1f} s. Question to answer on "
+        f"512x512, without OCR: median {time['median']:.0f} ms (target {time['target']}), slowest {time['slowest']:.0f} ms "
+        f"({time['timed']} questions, {time['rounds']} rounds, one thread)",
         markup=False, soft_wrap=True,
     )  # fmt: skip
     emit(result | environment(), json)

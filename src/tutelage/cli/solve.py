@@ -57,7 +57,8 @@ def solve(
     console(json).print(why, markup=False, soft_wrap=True)
     parts, request = _writers.read_settings(settings, changes or ()), Request(question, dsl.value, inputs, "0")
     parts = _writers.single(parts) if single else _writers.photo(parts) if models is Models.packaged else parts
-    task = _writers.Task(parts, [request], _writers.signatures_of(module or ()), seed)
+    signatures = _writers.signatures_of(module or (), models is Models.packaged)
+    task = _writers.Task(parts, [request], signatures, seed)
     made = _writers.writer_of(writer, task)
     if repair and not can_repair(made):
         raise InputError(f"the writer {made.name} cannot repair: it would write the same", where="--repair", remedy="leave it out")

@@ -41,7 +41,7 @@ def _step(step: Mapping[str, Any], images: Mapping[str, Any]) -> dict[str, Any]:
     view = None
     if seen is not None and seen["image"] in images:
         x, y = seen["region"][:2]
-        cut = output["region"] if _is_image(output) and output["image"] == seen["image"] else None
+        cut = output["region"] if isinstance(output, Mapping) and output.get("image") == seen["image"] else None
         rows = [(x + x1, y + y1, x2 - x1, y2 - y1, score) for x1, y1, x2, y2, score in boxes]
         left, top, right, bottom = seen["region"]
         view = {"key": seen["image"], "at": (left, top, right - left, bottom - top), "boxes": rows, "cut": cut}

@@ -21,7 +21,7 @@ def packaged_modules() -> dict[str, Module]:
     from tutelage.modules.packaged.ocr import Ocr
     from tutelage.modules.packaged.sight import Sight
 
-    detector, classifier, ocr = Detector.build(DetectorConfig()), Classify.pretrained(), Ocr()
+    detector, classifier, ocr = Detector.build(DetectorConfig(), seed=0), Classify.pretrained(), Ocr()
     sight = Sight(detector, classifier, TextEmbedding())
     made: tuple[Module, ...] = (detector, classifier, ocr, Vqa(sight, ocr), Verify(sight), Match(sight))
     return {module.name: module for module in made}

@@ -167,7 +167,9 @@ class Vqa(Answering):
             if best is not None and float(scores[CLASSES.index(best)]) >= self.sight.detector.config.threshold:
                 said[number] = Said(best)
             elif group:
-                said[number] = Said(self.sight.best([it.image], group)[0], guessed=True)
+                said[number] = Said(
+                    RuntimeFailure(f"no {it.words[0]} is seen", where=self.name, remedy="ask what is in the picture")
+                )
         return said
 
     def what(self, asked: Sequence[Asked]) -> list[Said]:
@@ -185,10 +187,12 @@ class Vqa(Answering):
 
 
 _PICTURE = r"(?:this|the) (?:image|picture|photo|photograph|scene)"
+_NOUN = r"(?:(?:the|this|that) )?[a-z-]+(?: [a-z-]+)?"
 _IN = rf"(?: (?:in|on|of) {_PICTURE})?"
 _FORMS: tuple[tuple[str, Skill], ...] = (
-    (r"what color (?:is|are) .+|what is the color of .+", Vqa.color),
-    (r"what (?:does|do) .+ say|what is written.*|(?:read|what is) the (?:text|writing).*|what (?:number|text|title) is .+", Vqa.text),
+    (rf"what color (?:is|are) {_NOUN}|what is the color of {_NOUN}", Vqa.color),
+    (r"what (?:does|do) .+ say|what is written.*|what (?:number|text|title) is .+", Vqa.text),
+    (r"(?:read|what is) the (?:text|writing).*", Vqa.text),
     (rf"is (?:this|it|the [a-z ]+?) (?:an? )?([a-z-]+) or (?:an? )?([a-z-]+){_IN}", Vqa.choice),
     (rf"(?:is (?:this|it)|is there|do you see|can you see) an? ([a-z -]+?){_IN}", Vqa.there),
     (rf"(?:what|which) (?:kind of |type of |sort of )?([a-z]+) is (?:this|it|that|shown|seen|there){_IN}", Vqa.kind),

@@ -24,7 +24,15 @@ from tutelage.programs.language import Call
 from tutelage.programs.values import Image
 
 ASSET, NAMES = "efficientnet-lite0", "imagenet-names"
-STAGES = ((1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3), (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3))
+STAGES = (
+    (1, 16, 1, 1, 3),
+    (6, 24, 2, 2, 3),
+    (6, 40, 2, 2, 5),
+    (6, 80, 3, 2, 3),
+    (6, 112, 3, 1, 5),
+    (6, 192, 4, 2, 5),
+    (6, 320, 1, 1, 3),
+)
 """Expansion, channels out, blocks, stride of the first block, kernel."""
 
 MIDDLE = 224 / (224 + 32)
@@ -123,7 +131,7 @@ class Classify(Classifier):
             network.load_state_dict(state)
         except RuntimeError as error:
             raise InputError(f"weights of another network: {error}"[:300], where=ASSET) from error
-        return cls(ClassifierConfig(class_names(class_words()), 224), Logits(network.to(memory_format=torch.channels_last)))
+        return cls(ClassifierConfig(class_names(class_words()), 224), Logits(network))
 
 
 def _middle(image: Image) -> Image:

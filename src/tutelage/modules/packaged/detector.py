@@ -29,6 +29,8 @@ ASSET = "nanodet"
 STRIDES = (8, 16, 32)
 BINS = 11
 GREY = 114 / 255
+MEAN, STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
+"""Blue, green, red, of 0..255."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,14 @@ class DetectorConfig(LocConfig):
 class DetectNetwork(nn.Module):
     """The graph behind named heads: ``presence`` logits [B, cells, C], ``bins`` logits [B, cells, 4, 11]."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, graph: GraphNetwork):
         super().__init__()
         self.graph = graph
-        self.register_buffer("mean", torch.tensor([103.53, 116.28, 123.675])[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor([57.375, 57.12, 58.395])[:, None, None], persistent=False)
+        for name, values in (("mean", MEAN), ("std", STD)):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``pixels`` RGB [B, 3, s, s] in 0..1 -> the heads, the cells of all strides one after another."""
@@ -68,14 +73,14 @@ class Detector(Loc):
     batch_size = 16
 
     @classmethod
-    def build(cls, config: DetectorConfig, seed: int = 0) -> Self:
+    def build(cls, config: LocConfig, seed: int) -> Self:
         """The published network; nothing is drawn from ``seed``.
 
         Raises:
             AssetAbsent, WrongHash: see :mod:`tutelage.assets`.
         """
-        data = [assets.read(ASSET, file) for file in ("nanodet.json", "nanodet.bin")]
-        return cls(config, DetectNetwork(read_graph(*data, where=ASSET)))
+        graph = read_graph(assets.read(ASSET, "nanodet.json"), assets.read(ASSET, "nanodet.bin"), ASSET)
+        return cls(config, DetectNetwork(graph))
 
     def encode(self, calls: Sequence[Call]) -> dict[str, Tensor]:
         """pixels [B, 3, s, s], letterboxed with the grey of the published training."""

@@ -116,7 +116,9 @@ def read_weights(entries: Sequence[Mapping[str, Any]], data: bytes, where: str =
     for entry in entries:
         kind = entry.get("quantization", {}).get("dtype", entry["dtype"])
         if kind not in _TYPES or entry["dtype"] not in _TYPES:
-            raise InputError(f"weights of type {kind} are not read", where=f"{where}: {entry['name']}", remedy=f"{', '.join(_TYPES)}")
+            raise InputError(
+                f"weights of type {kind} are not read", where=f"{where}: {entry['name']}", remedy=f"{', '.join(_TYPES)}"
+            )
         count, size = math.prod(entry["shape"]), np.dtype(_TYPES[kind]).itemsize
         if start + count * size > len(data):
             raise InputError(f"{len(data)} bytes are too few", where=f"{where}: {entry['name']}", remedy="is the file whole?")
