@@ -8,6 +8,7 @@ as TensorFlow's "SAME".
 from __future__ import annotations
 
 import io
+import pickle
 from collections import Counter
 from collections.abc import Sequence
 from typing import Self
@@ -129,7 +130,7 @@ class Classify(Classifier):
         try:
             state = torch.load(io.BytesIO(assets.read(ASSET, "efficientnet-lite0.pth")), map_location="cpu", weights_only=True)
             network.load_state_dict(state)
-        except RuntimeError as error:
+        except (RuntimeError, pickle.UnpicklingError) as error:
             raise InputError(f"weights of another network: {error}"[:300], where=ASSET) from error
         return cls(ClassifierConfig(class_names(class_words()), 224), Logits(network))
 

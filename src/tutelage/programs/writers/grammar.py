@@ -46,6 +46,8 @@ def write(question: str, inputs: tuple[str, ...] = ("IMAGE",), *, single: bool =
     """
     rules = PAIR_RULES if inputs == ("LEFT", "RIGHT") else SINGLE_RULES if single else PHOTO_RULES if photo else RULES
     text = " ".join(question.lower().replace("colour", "color").split()).rstrip("?. ")
+    if not text.isprintable():
+        raise ParseFailure(f"not a question: {question!r}"[:200], remedy="leave out what cannot be printed")
     for pattern, compose in rules:
         found = pattern.fullmatch(text)
         if found is not None:
