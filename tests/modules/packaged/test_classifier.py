@@ -51,7 +51,7 @@ def test_the_middle_of_a_picture_is_what_is_looked_at() -> None:
     module = Classify.of("a", "b", pixels=224)
     pixels = np.zeros((3, 256, 512), np.uint8)
     pixels[:, 16:240, 144:368] = 255  # the middle square, 224 of 256 wide
-    batch = module.encode([Call("CLASSIFY", {"image": Image.from_array(pixels)})])["pixels"]
+    batch = module.encode([Call("CATEGORY", {"image": Image.from_array(pixels)})])["pixels"]
     assert batch.shape == (1, 3, 224, 224) and float(batch.min()) == 1.0
 
 
@@ -75,5 +75,5 @@ def test_weights_that_carry_code_are_refused(tmp_path: Path, monkeypatch: pytest
 def test_the_published_network_has_a_name_for_every_class() -> None:
     module = Classify.pretrained()
     assert len(set(module.config.answers)) == 1000 and module.config.answers[0] == "tench" and "espresso" in module.config.answers
-    answers = module.run([Call("CLASSIFY", {"image": Image.from_array(np.zeros((3, 64, 64), np.uint8))})])
+    answers = module.run([Call("CATEGORY", {"image": Image.from_array(np.zeros((3, 64, 64), np.uint8))})])
     assert answers.values[0] in module.config.answers

@@ -78,16 +78,61 @@ def test_convolution_in_groups_and_dilated(channels: int, inside: int, dilation:
     np.testing.assert_allclose(answer("Conv2D", x, {"f": filters}, attributes), convolved(x, filters, 2, dilation), atol=1e-5)
 
 
-def test_max_pool() -> None:
+def test_pools() -> None:
     x = counting(1, 4, 4, 2)
-    pooled = answer("MaxPool", x, {}, WINDOW | {"ksize": ints(1, 2, 2, 1)})
-    np.testing.assert_array_equal(pooled, x.reshape(1, 2, 2, 2, 2, 2).max((2, 4)))
+    windows, attributes = x.reshape(1, 2, 2, 2, 2, 2), WINDOW | {"ksize": ints(1, 2, 2, 1)}
+    np.testing.assert_array_equal(answer("MaxPool", x, {}, attributes), windows.max((2, 4)))
+    np.testing.assert_allclose(answer("AvgPool", x, {}, attributes), windows.mean((2, 4)), atol=1e-6)
+    with pytest.raises(InputError, match="SAME"):
+        answer("MaxPool", x, {}, attributes | {"padding": text("SAME")})
+
+
+@pytest.mark.parametrize(("side", "kernel"), [(7, 3), (8, 3), (8, 4), (5, 1)])
+def test_same_padding_puts_the_odd_cell_after(side: int, kernel: int) -> None:
+    rng = np.random.default_rng(0)
+    x, filters = (rng.normal(size=shape).astype(np.float32) for shape in ((1, side, side, 2), (kernel, kernel, 2, 3)))
+    missing = max(0, (-(-side // 2) - 1) * 2 + kernel - side)
+    around = (missing // 2, missing - missing // 2)
+    wanted = convolved(np.pad(x, ((0, 0), around, around, (0, 0))), filters, 2)
+    np.testing.assert_allclose(answer("Conv2D", x, {"f": filters}, WINDOW | {"padding": text("SAME")}), wanted, atol=1e-5)
+
+
+def test_depthwise_convolution_keeps_a_channels_filters_together() -> None:
+    rng = np.random.default_rng(0)
+    x, filters = (rng.normal(size=shape).astype(np.float32) for shape in ((1, 5, 5, 3), (3, 3, 3, 2)))
+    y = answer("DepthwiseConv2dNative", x, {"f": filters}, WINDOW)
+    for channel, copy in itertools.product(range(3), range(2)):
+        alone = convolved(x[..., channel : channel + 1], filters[:, :, channel : channel + 1, copy : copy + 1], 2)
+        np.testing.assert_allclose(y[..., channel * 2 + copy], alone[..., 0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("side", "kernel", "padding"), [(8, 2, "SAME"), (7, 3, "SAME"), (8, 3, "SAME"), (7, 3, "VALID"), (8, 3, "VALID")]
+)
+def test_a_convolution_backwards_is_its_gradient(side: int, kernel: int, padding: str) -> None:
+    """<conv(z), x> = <z, back(x)> for every z."""
+    rng, attributes = np.random.default_rng(0), WINDOW | {"padding": text(padding)}
+    filters = rng.normal(size=(kernel, kernel, 2, 3)).astype(np.float32)
+    z = rng.normal(size=(1, side, side, 2)).astype(np.float32)
+    forward = answer("Conv2D", z, {"f": filters}, attributes)
+    x = rng.normal(size=forward.shape).astype(np.float32)
+    constants = {"size": np.array([1, side, side, 2], np.int32), "f": filters}
+    node = {"name": "y", "op": "Conv2DBackpropInput", "input": ["size", "f", "x"], "attr": attributes}
+    back = read_graph(*model([node], constants, ["y"]))(torch.from_numpy(x))["y"].detach().numpy()
+    assert back.shape == z.shape
+    assert float((forward * x).sum()) == pytest.approx(float((z * back).sum()), rel=1e-4, abs=1e-4)
 
 
 @pytest.mark.parametrize("operator", ["Add", "AddV2"])
 def test_add_spreads_over_the_last_dimension(operator: str) -> None:
     x, b = counting(1, 2, 2, 3), np.array([10, 20, 30], np.float32)
     np.testing.assert_array_equal(answer(operator, x, {"b": b}), x + b)
+
+
+def test_products_and_sums_of_several() -> None:
+    x, a, b = counting(1, 2, 3), np.array([2, 3, 4], np.float32), counting(1, 2, 3)
+    np.testing.assert_array_equal(answer("Mul", x, {"a": a}), x * a)
+    np.testing.assert_array_equal(answer("AddN", x, {"a": a, "b": b}), x + a + b)
 
 
 def test_pads() -> None:
@@ -97,8 +142,9 @@ def test_pads() -> None:
     np.testing.assert_array_equal(answer("PadV2", x, {"by": by, "v": value}), np.pad(x, by, constant_values=-7))
 
 
-def test_leaky_relu_and_sigmoid() -> None:
+def test_activations() -> None:
     x = np.array([-2.0, 0.0, 3.0], np.float32)
+    assert answer("Relu", x, {}).tolist() == [0, 0, 3] and answer("Relu6", 3 * x, {}).tolist() == [0, 0, 6]
     np.testing.assert_allclose(answer("LeakyRelu", x, {}, {"alpha": {"f": 0.1}}), [-0.2, 0, 3], atol=1e-7)
     np.testing.assert_allclose(answer("Sigmoid", x, {}), 1 / (1 + np.exp(-x)), atol=1e-6)
 
@@ -173,8 +219,8 @@ def test_what_cannot_be_read_is_named() -> None:
     assert told.value.where == "y"
     with pytest.raises(InputError, match="no node 'absent'"):
         read_graph(*model([{"name": "y", "op": "Identity", "input": ["absent"]}], {}, ["y"]))
-    with pytest.raises(InputError, match="SAME"):
-        answer("Conv2D", counting(1, 3, 3, 1), {"f": counting(1, 1, 1, 1)}, WINDOW | {"padding": text("SAME")})
+    with pytest.raises(InputError, match="NCHW"):
+        answer("Conv2D", counting(1, 3, 3, 1), {"f": counting(1, 1, 1, 1)}, WINDOW | {"data_format": text("NCHW")})
     good, weights = model([{"name": "y", "op": "AddV2", "input": ["x", "b"]}], {"b": np.zeros(2, np.float32)}, ["y"])
     for bad in (weights[:-1], weights + b"x"):
         with pytest.raises(InputError, match="bytes"):

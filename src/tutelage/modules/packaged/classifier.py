@@ -1,4 +1,4 @@
-"""CLASSIFY on photographs: EfficientNet-Lite0, ImageNet's 1,000 classes (assets ``efficientnet-lite0``, ``imagenet-names``).
+"""CATEGORY on photographs: EfficientNet-Lite0, ImageNet's 1,000 classes (assets ``efficientnet-lite0``, ``imagenet-names``).
 
 Source: Tan and Le, "EfficientNet", ICML 2019, in its Lite form: no squeeze-and-excitation, ReLU6 for swish, the first and
 last stages as they are. Input: the middle square, 7/8 of the shorter side wide, at 224 pixels, (255 x - 127) / 128; padding
@@ -104,9 +104,9 @@ class EfficientNetLite0(nn.Module):
 
 
 class Classify(Classifier):
-    """CLASSIFY(image) -> the most probable of ImageNet's class names."""
+    """CATEGORY(image) -> the most probable of ImageNet's class names."""
 
-    name = "CLASSIFY"
+    name = "CATEGORY"
     batch_size = 32
 
     @classmethod

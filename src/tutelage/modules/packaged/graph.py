@@ -175,25 +175,61 @@ def _text(attributes: Attributes, name: str, default: str) -> str:
     return base64.b64decode(attributes[name]["s"]).decode() if name in attributes else default
 
 
-def _window(attributes: Attributes) -> list[int]:
+def _strides(attributes: Attributes, paddings: tuple[str, ...] = ("VALID",)) -> list[int]:
     """The strides over height and width, where the layout and padding are those that are read."""
     layout, padding = _text(attributes, "data_format", "NHWC"), _text(attributes, "padding", "VALID")
-    if (layout, padding) != ("NHWC", "VALID"):
-        raise InputError(f"{layout} with {padding} padding is not read", where="graph", remedy="NHWC with VALID padding is")
+    if layout != "NHWC" or padding not in paddings:
+        raise InputError(f"{layout} with {padding} padding is not read", where="graph", remedy=f"NHWC with {paddings} is")
     return _ints(attributes, "strides")[1:3]
 
 
-def _conv(attributes: Attributes, x: Tensor, filters: Tensor) -> Tensor:
-    """x [B, h, w, I], filters [kh, kw, I / groups, O] -> [B, h', w', O]."""
+def _convolve(attributes: Attributes, x: Tensor, weight: Tensor, groups: int) -> Tensor:
+    """x [B, h, w, I], weight [O, I / groups, kh, kw] -> [B, h', w', O]."""
+    strides = _strides(attributes, ("VALID", "SAME"))
     dilation = _ints(attributes, "dilations")[1:3] if "dilations" in attributes else [1, 1]
-    groups = x.shape[3] // filters.shape[2]
-    y = F.conv2d(x.permute(0, 3, 1, 2), filters.permute(3, 2, 0, 1), None, _window(attributes), 0, dilation, groups)
-    return y.permute(0, 2, 3, 1)
+    x = x.permute(0, 3, 1, 2)
+    if _text(attributes, "padding", "VALID") == "SAME":
+        spans = [(k - 1) * d + 1 for k, d in zip(weight.shape[2:], dilation)]
+        (top, bottom), (left, right) = (_same(-(-n // s), n, k, s) for n, k, s in zip(x.shape[2:], spans, strides))
+        x = F.pad(x, (left, right, top, bottom))
+    return F.conv2d(x, weight, None, strides, 0, dilation, groups).permute(0, 2, 3, 1)
 
 
-def _max_pool(attributes: Attributes, x: Tensor) -> Tensor:
-    y = F.max_pool2d(x.permute(0, 3, 1, 2), _ints(attributes, "ksize")[1:3], _window(attributes))
-    return y.permute(0, 2, 3, 1)
+def _same(small: int, large: int, kernel: int, stride: int) -> tuple[int, int]:
+    """What "SAME" pads before and after ``large`` cells, so that ``small`` windows fit: the odd one goes after."""
+    missing = max(0, (small - 1) * stride + kernel - large)
+    return missing // 2, missing - missing // 2
+
+
+def _conv(attributes: Attributes, x: Tensor, filters: Tensor) -> Tensor:
+    """filters [kh, kw, I / groups, O]."""
+    return _convolve(attributes, x, filters.permute(3, 2, 0, 1), x.shape[3] // filters.shape[2])
+
+
+def _depthwise(attributes: Attributes, x: Tensor, filters: Tensor) -> Tensor:
+    """filters [kh, kw, I, M]: each channel has M of its own, and they stand together in the output."""
+    height, width, inside, times = filters.shape
+    return _convolve(attributes, x, filters.permute(2, 3, 0, 1).reshape(inside * times, 1, height, width), inside)
+
+
+def _conv_back(attributes: Attributes, size: Tensor, filters: Tensor, x: Tensor) -> Tensor:
+    """The gradient of a convolution by its input: x [B, h, w, O], filters [kh, kw, I, O] -> [B, *size, I]."""
+    strides = _strides(attributes, ("VALID", "SAME"))
+    y = F.conv_transpose2d(x.permute(0, 3, 1, 2), filters.permute(3, 2, 0, 1), None, strides)
+    (top, _), (left, _) = (
+        _same(n, m, k, s) for n, m, k, s in zip(x.shape[1:3], size[1:3].tolist(), filters.shape[:2], strides)
+    )  # fmt: skip
+    height, width = size[1:3].tolist()
+    y = F.pad(y, (0, max(0, width - y.shape[3]), 0, max(0, height - y.shape[2])))  # cells that no window reached
+    return y[:, :, top : top + height, left : left + width].permute(0, 2, 3, 1)
+
+
+def _pool(pool: Callable[..., Tensor]) -> Operator:
+    def answer(attributes: Attributes, x: Tensor) -> Tensor:
+        y = pool(x.permute(0, 3, 1, 2), _ints(attributes, "ksize")[1:3], _strides(attributes))
+        return y.permute(0, 2, 3, 1)
+
+    return answer
 
 
 def _pad(attributes: Attributes, x: Tensor, paddings: Tensor, value: Tensor | float = 0.0) -> Tensor:
@@ -237,14 +273,21 @@ def _concat(attributes: Attributes, *parts: Tensor) -> Tensor:
 
 OPERATORS: Mapping[str, Operator] = {
     "Add": _add,
+    "AddN": lambda attributes, *parts: sum(parts[1:], parts[0]),
     "AddV2": _add,
+    "AvgPool": _pool(F.avg_pool2d),
     "ConcatV2": _concat,
     "Conv2D": _conv,
+    "Conv2DBackpropInput": _conv_back,
+    "DepthwiseConv2dNative": _depthwise,
     "Identity": lambda attributes, x: x,
     "LeakyRelu": lambda attributes, x: F.leaky_relu(x, attributes["alpha"]["f"]),
-    "MaxPool": _max_pool,
+    "MaxPool": _pool(F.max_pool2d),
+    "Mul": lambda attributes, a, b: a * b,
     "Pad": _pad,
     "PadV2": _pad,
+    "Relu": lambda attributes, x: F.relu(x),
+    "Relu6": lambda attributes, x: F.relu6(x),
     "Reshape": _reshape,
     "ResizeBilinear": _resize,
     "Sigmoid": lambda attributes, x: x.sigmoid(),

@@ -51,7 +51,7 @@ class Sight:
 
     def classes(self, images: Sequence[Image]) -> Tensor:
         """The probability of each ImageNet class: [N, 1000]."""
-        calls = [Call("CLASSIFY", {"image": image}) for image in images]
+        calls = [Call("CATEGORY", {"image": image}) for image in images]
         size, parts = self.classifier.batch_size, [torch.zeros(0, len(self.classifier.config.answers))]
         with torch.inference_mode():
             for start in range(0, len(calls), size):
