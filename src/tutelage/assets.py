@@ -8,6 +8,7 @@ hash it has not checked.
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import importlib.util
 import shutil
@@ -16,6 +17,7 @@ import sys
 import tarfile
 import tempfile
 import tomllib
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -197,7 +199,7 @@ def _installed_by_pip(wanted: Asset) -> Path | None:
 
 def _bring_by_pip(wanted: Asset, scratch: Path) -> Path:
     """A wheel, unpacked; never a source package, whose installation would run its code."""
-    pip = [sys.executable, "-m", "pip"] if importlib.util.find_spec("pip") else None
+    pip = [sys.executable, "-m", "pip", "--retries", "1"] if importlib.util.find_spec("pip") else None
     uv = ["uv", "pip"] if shutil.which("uv") else None
     if pip is None and uv is None:
         raise ClientMissing("neither pip nor uv is installed", where=wanted.source, remedy="python -m ensurepip")
@@ -211,11 +213,14 @@ def _bring_by_npm(wanted: Asset, scratch: Path) -> Path:
     _need(["npm"], wanted, "install Node.js, which brings npm (apt-get install npm)")
     _run(["npm", "pack", "--silent", "--ignore-scripts", f"{wanted.package}@{wanted.version}"], wanted, scratch)
     names = {f"package/{part.path}" for entry in _together(wanted) for part in entry.files.values()}
-    with _one(scratch, "*.tgz", wanted).open("rb") as packed, tarfile.open(fileobj=packed, mode="r|gz") as archive:
-        for member in archive:
-            content = archive.extractfile(member) if member.name in names else None
-            if content is not None:
-                write_bytes(scratch / member.name, content.read())
+    packed = _one(scratch, "*.tgz", wanted)
+    try:
+        with tarfile.open(packed, "r:gz") as archive:
+            for member in archive:
+                if member.name in names and member.isfile():
+                    write_bytes(scratch / member.name, archive.extractfile(member).read())  # type: ignore[union-attr]
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise FetchFailed(f"not a whole package: {error}", where=wanted.source, remedy="try again") from error
     return scratch / "package"
 
 

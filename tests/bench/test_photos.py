@@ -10,7 +10,7 @@ from tutelage.bench.photos import PhotoQuestion, bench, read_photos, read_questi
 from tutelage.cli import main
 from tutelage.errors import InputError
 
-from ..modules.packaged.needed import needs_photos
+from ..modules.packaged.needed import needs, needs_photos
 
 TABLE = Path(__file__).parents[2] / "examples" / "photos" / "questions.jsonl"
 
@@ -69,3 +69,16 @@ def test_the_command_writes_every_answer(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     (row,) = json.loads(out.read_text())["rows"]
     assert row["answer"] == "cat" and row["outcome"] == "right" and "1 of 1 right" in result.output
+
+
+@pytest.mark.slow
+@needs("minilm")
+@needs_photos
+def test_the_committed_answers_are_what_the_modules_say() -> None:
+    pytest.importorskip("transformers", reason="needs the extra hf")
+    committed = json.loads((TABLE.parents[2] / "results" / "bench" / "photos.json").read_text())
+    asked = [question for question in read_questions(TABLE) if question.kind != "read"]  # OCR is another package's
+    told = {(row["photo"], row["question"]): row for row in committed["rows"]}
+    for row in bench(asked, rounds=1)["rows"]:
+        before = told[row["photo"], row["question"]]
+        assert (row["answer"], row["outcome"]) == (before["answer"], before["outcome"]), row
