@@ -28,6 +28,11 @@ def square_batch(images: Sequence[Image], size: int, grey: float = GREY) -> Tens
     return torch.stack([_resized(image, size, grey) for image in images])
 
 
+def lone_squares(images: Sequence[Image], size: int, grey: float = GREY) -> Tensor:
+    """As :func:`square_batch` makes each image alone, so that its pixels do not depend on the sizes of its neighbours."""
+    return torch.cat([square_batch([image], size, grey) for image in images])
+
+
 def as_bytes(images: Sequence[Image], size: int) -> Tensor:
     """As :func:`square_batch`, rounded to uint8: a quarter of the memory, for exercises that are read many times."""
     out = torch.empty((len(images), 3, size, size), dtype=torch.uint8, memory_format=torch.channels_last)

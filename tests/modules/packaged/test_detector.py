@@ -118,7 +118,7 @@ def test_it_cannot_be_taught() -> None:
 def test_the_published_network_sees_each_picture_alone_and_is_kept_whole(tmp_path: Path) -> None:
     real = Detector.build(DetectorConfig(), seed=0)
     rng = np.random.default_rng(0)
-    views = [Image.from_array(rng.integers(0, 256, (3, 200, 300), dtype=np.uint8)) for _ in range(2)]
+    views = [Image.from_array(rng.integers(0, 256, (3, height, 500), dtype=np.uint8)) for height in (300, 450)]
     calls = [loc(views[0], "object"), loc(views[1], "object"), loc(views[0], "person")]
     with torch.inference_mode():
         together, alone = real.forward(real.encode(calls)), real.forward(real.encode(calls[1:2]))
