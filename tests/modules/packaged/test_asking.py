@@ -180,9 +180,14 @@ def test_verify_judges_colours_and_things_and_refuses_the_rest() -> None:
     assert isinstance(verify("cat", "asleep"), ProgramFailure)
 
 
-def test_match_needs_options() -> None:
-    (refused,) = Match(SIGHT).run([Call("MATCH", {"image": CAT, "options": []})]).values
+@pytest.mark.parametrize("options", [[], "cat", 3, None])
+def test_match_needs_a_list_of_options(options: Any) -> None:
+    (refused,) = Match(SIGHT).run([Call("MATCH", {"image": CAT, "options": options})]).values
     assert isinstance(refused, RuntimeFailure)
+
+
+def test_a_kitten_is_told_by_the_cat_and_marked() -> None:
+    assert ask(CAT, "Is this a kitten?") == ("yes", True) and ask(CAT, "Is this a cat?") == ("yes", False)
 
 
 def test_viper_programs_ask_the_same_modules() -> None:

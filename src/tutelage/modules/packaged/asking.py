@@ -97,7 +97,8 @@ class Answering:
         )
 
     def present(self, asked: Sequence[Asked], yes: Any, no: Any) -> list[Said]:
-        """``yes`` or ``no`` as the thing is in the image; words that no network knows are left to ConSE, and marked."""
+        """``yes`` or ``no`` as the thing is in the image. A word that only a wider class covers is marked, and so is one that
+        no network knows, which is left to ConSE."""
         images, things = [it.image for it in asked], [it.words[0] for it in asked]
         said = []
         for image, thing, found in zip(images, things, self.sight.presence(images, things), strict=True):
@@ -105,8 +106,7 @@ class Answering:
                 fits = float(self.sight.fit([image], [thing])[0, 0]) >= FITS
                 said.append(Said(yes if fits else no, guessed=True))
             else:
-                share, enough = found
-                said.append(Said(yes if enough else no, {"yes": share, "no": 1 - share}))
+                said.append(Said(yes if found.enough else no, {"yes": found.share, "no": 1 - found.share}, not found.exact))
         return said
 
 
@@ -241,10 +241,10 @@ class Match(Answering):
 
     def read(self, call: Call) -> tuple[Skill, Asked]:
         """Any options will do."""
-        options = tuple(map(str, call.args["options"]))
-        if not options:
-            raise RuntimeFailure("MATCH of no option", where=self.name, remedy="give options to choose from")
-        return Match.best, Asked(call.args["image"], options)
+        options = call.args["options"]
+        if not isinstance(options, (list, tuple)) or not options:
+            raise RuntimeFailure("MATCH of no options", where=self.name, remedy="give a list to choose from")
+        return Match.best, Asked(call.args["image"], tuple(map(str, options)))
 
     def best(self, asked: Sequence[Asked]) -> list[Said]:
         """The best option of each image; images with the same options as one batch."""

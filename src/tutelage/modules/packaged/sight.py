@@ -7,8 +7,9 @@ embedding's cosine to that says. The cosine is no probability and nothing has ca
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ from tutelage.modules.packaged.classifier import Classify, class_words
 from tutelage.modules.packaged.coco import classes_named
 from tutelage.modules.packaged.detector import Detector
 from tutelage.modules.packaged.embedding import TextEmbedding
+from tutelage.modules.visual_module import VisualModule
 from tutelage.modules.words import tokens
 from tutelage.programs.language import Call
 from tutelage.programs.values import Image
@@ -26,6 +28,15 @@ TOP = 10
 """Class names that make a picture's vector."""
 SURE = 0.5
 """The probability at which the classifier's word is taken (ours)."""
+
+
+class Presence(NamedTuple):
+    """How surely a thing is in an image, in 0..1; whether that is enough to say so; whether just that thing was looked for,
+    not a wider class."""
+
+    share: float
+    enough: bool
+    exact: bool
 
 
 class Sight:
@@ -41,42 +52,32 @@ class Sight:
 
     def scores(self, images: Sequence[Image]) -> Tensor:
         """The best score of each COCO class anywhere in each image: [N, 80] in 0..1."""
-        calls = [Call("LOC", {"image": image}) for image in images]
-        size, parts = self.detector.batch_size, [torch.zeros(0, len(self.detector.config.classes))]
-        with torch.inference_mode():
-            for start in range(0, len(calls), size):
-                heads = self.detector.forward(self.detector.encode(calls[start : start + size]))
-                parts.append(heads["presence"].sigmoid().amax(1))
-        return torch.cat(parts)
+        found = [heads["presence"].sigmoid().amax(1) for heads in _heads(self.detector, images)]
+        return torch.cat([torch.zeros(0, len(self.detector.config.classes)), *found])
 
     def classes(self, images: Sequence[Image]) -> Tensor:
         """The probability of each ImageNet class: [N, 1000]."""
-        calls = [Call("CATEGORY", {"image": image}) for image in images]
-        size, parts = self.classifier.batch_size, [torch.zeros(0, len(self.classifier.config.answers))]
-        with torch.inference_mode():
-            for start in range(0, len(calls), size):
-                heads = self.classifier.forward(self.classifier.encode(calls[start : start + size]))
-                parts.append(heads["answer"].softmax(1))
-        return torch.cat(parts)
+        found = [heads["answer"].softmax(1) for heads in _heads(self.classifier, images)]
+        return torch.cat([torch.zeros(0, len(self.classifier.config.answers)), *found])
 
-    def presence(self, images: Sequence[Image], things: Sequence[str]) -> list[tuple[float, bool] | None]:
-        """How surely each thing is in its image, and whether that is enough to say so; None where no network knows it.
+    def presence(self, images: Sequence[Image], things: Sequence[str]) -> list[Presence | None]:
+        """Whether each thing is in its image; None where no network knows it.
 
         COCO's classes are looked for; for other words the classes that carry them are summed, of which the classifier sees
         only what the picture is mainly of.
         """
-        coco = [list(classes_named(thing)[0]) for thing in things]
-        named = [[] if places else self._named(thing) for places, thing in zip(coco, things)]
-        scores = iter(self.scores([image for image, places in zip(images, coco) if places]))
+        coco = [classes_named(thing) for thing in things]
+        named = [[] if places else self._named(thing) for (places, _), thing in zip(coco, things)]
+        scores = iter(self.scores([image for image, (places, _) in zip(images, coco) if places]))
         classes = iter(self.classes([image for image, places in zip(images, named) if places]))
-        found: list[tuple[float, bool] | None] = []
-        for seen, called in zip(coco, named):
+        found: list[Presence | None] = []
+        for (seen, exact), called in zip(coco, named):
             if seen:
-                score = float(next(scores)[seen].max())
-                found.append((score, score >= self.detector.config.threshold))
+                score = float(next(scores)[list(seen)].max())
+                found.append(Presence(score, score >= self.detector.config.threshold, exact))
             elif called:
                 share = float(next(classes)[called].sum())
-                found.append((share, share >= SURE))
+                found.append(Presence(share, share >= SURE, True))
             else:
                 found.append(None)
         return found
@@ -112,3 +113,11 @@ class Sight:
     def best(self, images: Sequence[Image], options: Sequence[str]) -> list[str]:
         """The option that fits each image best, by :meth:`fit`."""
         return [options[row] for row in self.fit(images, options).argmax(1).tolist()]
+
+
+def _heads(module: VisualModule, images: Sequence[Image]) -> Iterator[Mapping[str, Tensor]]:
+    """What the module's network says of the images, batch by batch."""
+    calls = [Call(module.name, {"image": image}) for image in images]
+    with torch.inference_mode():
+        for start in range(0, len(calls), module.batch_size):
+            yield module.forward(module.encode(calls[start : start + module.batch_size]))
