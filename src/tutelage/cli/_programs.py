@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 EMBEDDED = ("LOC", "VQA", "VERIFY")
 WIDEST = 60
 """Characters of a value or call that a table shows."""
-
-
 PHOTO = 96
 """Pixels of the shorter side from which a picture is taken for a photograph: the embedded world draws 48, easy-VQA has 64."""
 
