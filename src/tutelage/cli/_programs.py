@@ -159,6 +159,7 @@ def answer(
 
 
 def _write_page(page: Path, job: Job, trace: Trace, models: str) -> None:
+    from tutelage import __version__
     from tutelage.files import write_text
     from tutelage.programs.values import Image
     from tutelage.reports.trace import FORMAT, VERSION, trace_report
@@ -166,8 +167,8 @@ def _write_page(page: Path, job: Job, trace: Trace, models: str) -> None:
     pictures = {value.root_key: Image(value.root, value.root_key) for value in job.state.values() if isinstance(value, Image)}
     images = [{"key": key, "width": it.width, "height": it.height, "src": _data_uri(it)} for key, it in pictures.items()]
     head = {"format": FORMAT, "version": VERSION, "question": job.question or "A program", "models": models}
-    program = getattr(job.program, "text", "")
-    write_text(page, trace_report(head | {"program": program, "images": images, "trace": trace.to_json()}))
+    head |= {"program": getattr(job.program, "text", ""), "versions": {"tutelage": __version__}}
+    write_text(page, trace_report(head | {"images": images, "trace": trace.to_json()}))
 
 
 def _data_uri(image: Image) -> str:
