@@ -14,8 +14,8 @@ from tutelage.programs.values import Image
 GREY = 0.5
 
 
-def square_batch(images: Sequence[Image], size: int) -> Tensor:
-    """Each region letterboxed into a square: float32 [B, 3, size, size] in 0..1, the border grey.
+def square_batch(images: Sequence[Image], size: int, grey: float = GREY) -> Tensor:
+    """Each region letterboxed into a square: float32 [B, 3, size, size] in 0..1, the border ``grey``.
 
     Pixels outside a region are never read, whatever its picture holds there.
     """
@@ -24,8 +24,13 @@ def square_batch(images: Sequence[Image], size: int) -> Tensor:
         pixels = torch.from_numpy(np.stack([image.bytes for image in images])).float().div_(255)
         return pixels.contiguous(memory_format=torch.channels_last)
     if all(image.root.shape == first.root.shape for image in images) and _mild(images, size):
-        return _sampled(images, size)
-    return torch.stack([_resized(image, size) for image in images])
+        return _sampled(images, size, grey)
+    return torch.stack([_resized(image, size, grey) for image in images])
+
+
+def lone_squares(images: Sequence[Image], size: int, grey: float = GREY) -> Tensor:
+    """As :func:`square_batch` makes each image alone, so that its pixels do not depend on the sizes of its neighbours."""
+    return torch.cat([square_batch([image], size, grey) for image in images])
 
 
 def as_bytes(images: Sequence[Image], size: int) -> Tensor:
@@ -41,7 +46,7 @@ def _mild(images: Sequence[Image], size: int) -> bool:
     return max(max(image.width, image.height) for image in images) <= 2 * size
 
 
-def _sampled(images: Sequence[Image], size: int) -> Tensor:
+def _sampled(images: Sequence[Image], size: int, grey: float) -> Tensor:
     """One bilinear sampling for the whole batch; pictures that several regions share are stacked once."""
     slots: dict[str, int] = {}
     roots: list[np.ndarray] = []
@@ -74,16 +79,16 @@ def _sampled(images: Sequence[Image], size: int) -> Tensor:
     )
     out = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     inside = inside_y[:, None, :, None] & inside_x[:, None, None, :]
-    return torch.where(inside, out, GREY).contiguous(memory_format=torch.channels_last)
+    return torch.where(inside, out, grey).contiguous(memory_format=torch.channels_last)
 
 
-def _resized(image: Image, size: int) -> Tensor:
+def _resized(image: Image, size: int, grey: float) -> Tensor:
     """One region by antialiased resizing, for pictures much larger than the network's input."""
     scale = size / max(image.width, image.height)
     width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     pixels = torch.from_numpy(image.pixels)
     small = F.interpolate(pixels[None], (height, width), mode="bilinear", antialias=True, align_corners=False)[0]
-    out = torch.full((3, size, size), GREY)
+    out = torch.full((3, size, size), grey)
     top, left = (size - height) // 2, (size - width) // 2
     out[:, top : top + height, left : left + width] = small
     return out

@@ -216,6 +216,7 @@ def load(folder: str | Path) -> VisualModule:
         InputError: ``folder`` is no module folder, or its class is not known here.
     """
     from tutelage.modules import asking, locating  # noqa: F401  (they define the embedded classes)
+    from tutelage.modules.packaged import classifier, detector  # noqa: F401  (and these the packaged ones)
 
     file = Path(folder) / "config.json"
     head = files.read_json(file)
