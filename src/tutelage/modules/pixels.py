@@ -23,14 +23,16 @@ def square_batch(images: Sequence[Image], size: int, grey: float = GREY) -> Tens
     if all(image.region == (0, 0, size, size) and image.root.shape == first.root.shape for image in images):
         pixels = torch.from_numpy(np.stack([image.bytes for image in images])).float().div_(255)
         return pixels.contiguous(memory_format=torch.channels_last)
-    if all(image.root.shape == first.root.shape for image in images) and _mild(images, size):
+    alike: dict[tuple[int, ...] | None, list[int]] = {}
+    for row, image in enumerate(images):  # an image's pixels must not depend on its neighbours'
+        alike.setdefault(image.root.shape if _mild(image, size) else None, []).append(row)
+    if [*alike] == [first.root.shape]:
         return _sampled(images, size, grey)
-    return torch.stack([_resized(image, size, grey) for image in images])
-
-
-def lone_squares(images: Sequence[Image], size: int, grey: float = GREY) -> Tensor:
-    """As :func:`square_batch` makes each image alone, so that its pixels do not depend on the sizes of its neighbours."""
-    return torch.cat([square_batch([image], size, grey) for image in images])
+    out = torch.empty((len(images), 3, size, size), memory_format=torch.channels_last)
+    for shape, rows in alike.items():
+        group = [images[row] for row in rows]
+        out[rows] = _sampled(group, size, grey) if shape else torch.stack([_resized(image, size, grey) for image in group])
+    return out
 
 
 def as_bytes(images: Sequence[Image], size: int) -> Tensor:
@@ -41,9 +43,9 @@ def as_bytes(images: Sequence[Image], size: int) -> Tensor:
     return out
 
 
-def _mild(images: Sequence[Image], size: int) -> bool:
+def _mild(image: Image, size: int) -> bool:
     """Bilinear sampling is good enough while nothing shrinks by more than two."""
-    return max(max(image.width, image.height) for image in images) <= 2 * size
+    return max(image.width, image.height) <= 2 * size
 
 
 def _sampled(images: Sequence[Image], size: int, grey: float) -> Tensor:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tutelage import assets
 from tutelage.errors import InputError
 from tutelage.modules.classifying import Classifier, ClassifierConfig, Logits
-from tutelage.modules.pixels import lone_squares
+from tutelage.modules.pixels import square_batch
 from tutelage.programs.language import Call
 from tutelage.programs.values import Image
 
@@ -116,7 +116,7 @@ class Classify(Classifier):
 
     def encode(self, calls: Sequence[Call]) -> dict[str, Tensor]:
         """pixels [B, 3, s, s]: the middle of each image, as the published evaluation cuts it."""
-        return {"pixels": lone_squares([_middle(call.args["image"]) for call in calls], self.config.pixels)}
+        return {"pixels": square_batch([_middle(call.args["image"]) for call in calls], self.config.pixels)}
 
     @classmethod
     def pretrained(cls) -> Self:

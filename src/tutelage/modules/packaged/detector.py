@@ -19,7 +19,7 @@ from tutelage.errors import InputError
 from tutelage.modules.locating import ANY_OBJECT, HALVES, Loc, LocConfig, suppress, to_image
 from tutelage.modules.packaged.coco import CLASSES, classes_named
 from tutelage.modules.packaged.graph import GraphNetwork, read_graph
-from tutelage.modules.pixels import lone_squares
+from tutelage.modules.pixels import square_batch
 from tutelage.modules.visual_module import Exercise, Label
 from tutelage.modules.words import tokens
 from tutelage.programs.language import Answers, Call, RuntimeFailure
@@ -84,7 +84,7 @@ class Detector(Loc):
 
     def encode(self, calls: Sequence[Call]) -> dict[str, Tensor]:
         """pixels [B, 3, s, s], letterboxed with the grey of the published training."""
-        return {"pixels": lone_squares([call.args["image"] for call in calls], self.config.pixels, GREY)}
+        return {"pixels": square_batch([call.args["image"] for call in calls], self.config.pixels, GREY)}
 
     def exercise(self, calls: Sequence[Call], labels: Sequence[Label] | None) -> Exercise:
         """Not offered: the assignment of boxes to cells is not part of the package.
