@@ -92,6 +92,7 @@ def answer(
         StaleError, StorageError: the file of the result cache is not one, or cannot be written.
     """
     from tutelage.programs.cache import ResultCache
+    from tutelage.programs.confidence import confidence
     from tutelage.programs.scheduler import Context, run
 
     with ResultCache(cache) as results:
@@ -108,26 +109,6 @@ def answer(
     if trace.out_of_vocabulary:
         notes.append(f"{trace.out_of_vocabulary} calls use words that their module does not know")
     screen.print(f"answer: {shown(trace.answer)}" + "".join(f"\n{note}" for note in notes), markup=False, soft_wrap=True)
-
-
-def probability(record: StepRecord) -> float | None:
-    """How probable the module thinks its own answer; None where it does not say."""
-    dist, output = record.output_dist, record.output
-    if dist is None:
-        return None
-    if isinstance(output, bool):
-        return dist.get("yes" if output else "no")
-    return dist.get(output if isinstance(output, str) else "found")
-
-
-def confidence(trace: Trace) -> float | None:
-    """The product of the steps' probabilities, as if they erred independently (ours); None where no module says one."""
-    product, known = 1.0, False
-    for record in trace.steps:
-        own = probability(record)
-        if own is not None:
-            product, known = product * own, True
-    return product if known else None
 
 
 def shown(value: Value) -> str:
@@ -148,6 +129,8 @@ def shown(value: Value) -> str:
 def _table(program: Program | ProgramFailure, trace: Trace) -> Any:
     from rich.table import Table
     from rich.text import Text
+
+    from tutelage.programs.confidence import probability
 
     table = Table("step", "call", "answer")
     table.add_column("probability", justify="right")

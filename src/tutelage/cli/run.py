@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
-import math
 import sys
 import time
 from collections import Counter, deque
@@ -181,23 +179,7 @@ def _fields(row: Any, where: str) -> tuple[str | int, Dsl, str, dict[str, str]]:
 
 
 def _line(trace: Trace, name: str | int) -> bytes:
-    """The trace as a line of JSON under the id of its line: strict JSON in ASCII, whatever texts and numbers it holds."""
-    row = trace.to_json() | {"id": name}
-    try:
-        text = json_text.dumps(row, allow_nan=False)
-    except ValueError:
-        text = json_text.dumps(_representable(row))
-    return text.encode() + b"\n"
+    """The trace as a line of JSON under the id of its line."""
+    from tutelage.programs.encoding import strict_json
 
-
-def _representable(value: Any) -> Any:
-    """``value`` with the numbers that JSON does not have, or Python does not write, as texts."""
-    if isinstance(value, dict):
-        return {key: _representable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_representable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    if isinstance(value, int) and value.bit_length() > 10_000:
-        return f"a number of {value.bit_length():,} bits"
-    return value
+    return strict_json(trace.to_json() | {"id": name}) + b"\n"

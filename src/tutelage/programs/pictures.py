@@ -104,7 +104,7 @@ def _decoded(picture: PIL.Image.Image, limits: ImageLimits, where: object) -> tu
     if side is not None and max(width, height) > side:
         picture.draft(picture.mode, _within(width, height, side))  # a JPEG is decoded at a fraction of its size
     picture.load()
-    turn = UPRIGHT.get(_orientation(picture))
+    turn = UPRIGHT.get(_orientation(picture) or 1)
     flat, done = flattened(picture, where)
     notes += done
     if turn is not None:
