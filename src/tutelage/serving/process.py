@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
-from tutelage.errors import InputError
+from tutelage.errors import InputError, TutelageError
 from tutelage.serving.settings import ServerSettings
 
 
@@ -23,6 +23,7 @@ def serve(app: ASGIApp, settings: ServerSettings, host: str, port: int, ready: C
 
     Raises:
         InputError: the address cannot be listened at.
+        TutelageError: the application did not start.
     """
     config = uvicorn.Config(
         app,
@@ -35,8 +36,24 @@ def serve(app: ASGIApp, settings: ServerSettings, host: str, port: int, ready: C
     )
     with _listening(host, port) as listener, _signals_end_here():
         address, taken = listener.getsockname()[:2]
-        ready(f"http://[{address}]:{taken}" if ":" in address else f"http://{address}:{taken}")
-        uvicorn.Server(config).run(sockets=[listener])
+        url = f"http://[{address}]:{taken}" if ":" in address else f"http://{address}:{taken}"
+        server = _Telling(config, lambda: ready(url))
+        server.run(sockets=[listener])
+    if not server.started:
+        raise TutelageError("the server did not start", where=url, remedy="the lines above say why")
+
+
+class _Telling(uvicorn.Server):
+    """A server that tells when it can be asked."""
+
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]):
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready()
 
 
 @contextlib.contextmanager
