@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Mapping
 from functools import cache
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request, Response
@@ -22,6 +21,7 @@ from tutelage.programs.encoding import strict_json
 from tutelage.programs.language import Module
 from tutelage.programs.trace import Trace
 from tutelage.programs.writers.writer import Writer
+from tutelage.reports.page import render
 from tutelage.serving import wire
 from tutelage.serving.door import Door, Visit, refusal
 from tutelage.serving.engine import Engine
@@ -191,4 +191,4 @@ async def _unknown(request: Request, error: Exception) -> Response:
 
 @cache
 def _page() -> str:
-    return Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+    return render("try.html", "the page", data={"version": __version__})
