@@ -183,10 +183,9 @@ async def _invalid(request: Request, error: Exception) -> Response:
 async def _unknown(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
 
-    class Unknown(Refusal):
-        code, kind = error.status_code, "request"
-
-    return await _refused(request, Unknown(str(error.detail), remedy="/openapi.json lists every path and method"))
+    unknown = Refusal(str(error.detail), remedy="/openapi.json lists every path and method")
+    unknown.code = error.status_code
+    return await _refused(request, unknown)
 
 
 @cache

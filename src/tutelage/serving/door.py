@@ -117,6 +117,9 @@ class Door:
         try:
             async with asyncio.timeout(self._settings.timeout_s):
                 await self._serve(scope, receive, answer, visit)
+        except asyncio.CancelledError:  # the grace time of a server that stops is over
+            visit.notes["kind"] = "cut"
+            raise
         except Exception as error:
             late = TooLate(f"no answer within {self._settings.timeout_s:g} s", remedy="ask again, or for less at once")
             refused = late if isinstance(error, TimeoutError) else error
@@ -172,7 +175,7 @@ class Door:
     async def _refuse(self, error: Exception, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         """Say no. What the client still sends is thrown away first, within bounds: else it would not hear the answer."""
         with contextlib.suppress(Exception):
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(0.0 if isinstance(error, TooLate) else 1.0):
                 left = 2 * self._settings.body_bytes
                 while left > 0 and not visit.read:
                     left -= len(await visit.part(receive))

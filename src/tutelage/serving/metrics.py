@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -15,7 +16,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        own = {"registry": self._registry, "namespace": "tutelage"}
+        own: dict[str, Any] = {"registry": self._registry, "namespace": "tutelage"}
         self._requests = Counter("requests", "Requests answered, by path and status code", ["path", "code"], **own)
         self._seconds = Histogram("request_seconds", "From a request's first byte to its answer", ["path"], buckets=SECONDS, **own)
         self._programs = Counter("programs", "Programs run, by how they ended", ["status"], **own)
