@@ -20,8 +20,10 @@ pytest.importorskip("prometheus_client", reason="prometheus-client is not instal
 
 from starlette.testclient import TestClient
 
+from tutelage.modules.function import module
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.language import Answers, Call, Module, Signature
+from tutelage.programs.values import Box, Image
 from tutelage.programs.writers.writer import grammar_writer
 from tutelage.serving.app import application
 from tutelage.serving.settings import ServerSettings
@@ -62,6 +64,12 @@ def picture(shade: int, size: int = 8, format: str = "PNG") -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
+@module(name="LOC")
+def loc(image: Image, object: str) -> list[Box]:
+    """One box, wherever one looks."""
+    return [Box(1, 1, image.width - 1, image.height - 1, 0.9)]
+
+
 @pytest.fixture
 def echo() -> Iterator[Echo]:
     module = Echo()
@@ -75,8 +83,8 @@ def served(echo: Echo) -> Callable[..., Any]:
 
     @contextmanager
     def served(key: str | None = None, **settings: Any) -> Iterator[TestClient]:
-        modules: dict[str, Module] = {**symbolic_modules(), "VQA": echo}
-        app = application(modules, grammar_writer(single=True), ServerSettings(**settings), key=key)
+        modules: dict[str, Module] = {**symbolic_modules(), "VQA": echo, "LOC": loc}
+        app = application(modules, grammar_writer(), ServerSettings(**settings), key=key)
         with TestClient(app) as client:
             yield client
 

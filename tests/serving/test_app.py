@@ -45,7 +45,7 @@ def test_a_program_runs_on_a_picture(served: Served, dsl: str, text: str) -> Non
 
 def test_a_question_becomes_a_program(served: Served) -> None:
     with served() as client:
-        asked = {"images": [picture(1)], "question": "What color is the shape?", "trace": False}
+        asked = {"images": [picture(1)], "question": "What color is the circle?", "trace": False}
         answer = wire.Answer(**client.post("/v1/solve", json=asked).json())
         unread = client.post("/v1/solve", json=asked | {"question": "Tell me a joke"})
     assert answer.program is not None and "VQA" in answer.program.text and answer.program.source == "grammar"
@@ -65,7 +65,7 @@ def test_a_batch_answers_each_item_by_itself(served: Served, echo: Echo) -> None
         {"images": ["a"], "program": VISPROG.format("x")},
         {"images": ["b"], "program": VISPROG.format("x")},
         {"images": ["b"], "program": "no program"},
-        {"images": ["a"], "question": "What color is the shape?"},
+        {"images": ["a"], "question": "What color is the circle?"},
         {"images": ["a"], "question": "Tell me a joke"},
     ]
     with served() as client:
@@ -75,7 +75,7 @@ def test_a_batch_answers_each_item_by_itself(served: Served, echo: Echo) -> None
     assert response.status_code == 200
     assert [answer.status for answer in answers] == ["ok", "ok", "parse", "ok", "parse"]
     assert [answer.answer for answer in answers][:3] == ["x 1", "x 2", None]
-    assert echo.batches == [3]
+    assert sum(echo.batches) == 3
     assert all(answer.error is not None and answer.error.remedy for answer in answers if answer.status != "ok")
 
 
@@ -321,8 +321,8 @@ def test_the_schema_describes_examples_that_work(served: Served) -> None:
             }
             for example in described["examples"]:
                 assert model.model_validate(example).model_dump(exclude_unset=True) == example
-                program = json.loads(json.dumps(example).replace("LOC(image=IMAGE,object='circle')", "CROP(image=IMAGE,box=B)"))
-                response = client.post(path, json=program)
+                response = client.post(path, json=example)
+                assert response.status_code == 200, response.text
                 (wire.Answers if path == "/v1/batch" else wire.Answer).model_validate(response.json())
         for example in schema["components"]["schemas"]["Failed"]["examples"]:
             wire.Failed.model_validate(example)

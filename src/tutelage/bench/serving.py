@@ -23,6 +23,7 @@ from typing import Any
 
 from tutelage.errors import TutelageError
 from tutelage.programs.writers.grammar import write
+from tutelage.serving import check_installed
 from tutelage.serving.scene import scene
 
 CLIENTS = 16
@@ -79,8 +80,10 @@ def bench(
         many, beyond_queue, ...}
 
     Raises:
+        MissingExtra: the extra ``serve`` is not installed.
         ServerDied: a server ended under its load, or with another exit code than 0.
     """
+    check_installed()
     if smoke:
         clients, rounds, requests = 4, 1, 40
     bodies = _bodies(16 if smoke else PICTURES)

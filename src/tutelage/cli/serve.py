@@ -11,7 +11,8 @@ import typer
 
 from tutelage.cli._programs import Seed, Taught, modules_of
 from tutelage.cli._writers import SetOption, SettingsFile, WriterName, WriterOption
-from tutelage.errors import InputError, MissingExtra
+from tutelage.errors import InputError
+from tutelage.serving import check_installed
 
 app = typer.Typer()
 
@@ -35,7 +36,7 @@ def serve(
     body_mib: Annotated[float, typer.Option(min=0.01, help="MiB of one request.")] = 32.0,
     image_mib: Annotated[float, typer.Option(min=0.01, help="MiB of one picture's file.")] = 16.0,
     image_pixels: Annotated[int, typer.Option(min=1, help="Pixels of one picture, as its header says.")] = 25_000_000,
-    longest_side: Annotated[int, typer.Option(min=0, help="Reduce larger pictures to so many pixels; 0: leave them.")] = 0,
+    longest_side: Annotated[int, typer.Option(min=0, help="Reduce larger pictures to so many pixels; 0: leave them.")] = 2048,
     memory_mib: Annotated[int, typer.Option(min=1, help="MiB of bodies and decoded pictures held at once.")] = 1024,
     program_seconds: Annotated[float, typer.Option(min=0.01, help="Processor seconds of one program itself.")] = 1.0,
     program_calls: Annotated[int, typer.Option(min=1, help="Calls of one program to modules.")] = 200,
@@ -55,14 +56,12 @@ def serve(
     is finished.
     """
     key = _key(key_file)
-    try:
-        from tutelage.serving.app import application
-        from tutelage.serving.process import log_to_stderr
-        from tutelage.serving.process import serve as serve_until_told
-    except ModuleNotFoundError as error:
-        raise MissingExtra(error.name or "fastapi", "serve") from None
+    check_installed()
     from tutelage.cli import _writers
     from tutelage.programs.cache import ResultCache
+    from tutelage.serving.app import application
+    from tutelage.serving.process import log_to_stderr
+    from tutelage.serving.process import serve as serve_until_told
     from tutelage.serving.settings import ServerSettings
 
     limits = ServerSettings(

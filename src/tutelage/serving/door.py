@@ -11,6 +11,7 @@ import hmac
 import json
 import logging
 import traceback
+from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
 
@@ -189,6 +190,7 @@ class Door:
             self._metrics.gone()
         self._metrics.request(path, code, seconds)
         row = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "client": (scope.get("client") or ("?",))[0],
             "method": scope["method"],
             "path": scope["path"][:200],

@@ -99,6 +99,8 @@ class Engine:
     def _live(self) -> None:
         fault = "the server is stopping"
         try:
+            with contextlib.suppress(OSError):  # where no child can be made, each program that needs it says so
+                self._sandbox.pid  # noqa: B018  the child begins before the first program comes
             self._work(Scheduler(self._context))
         except BaseException as error:  # those who wait must hear of it, whatever it is
             fault = f"the engine has ended: {type(error).__name__}: {error}"

@@ -67,6 +67,10 @@ class Scribe:
             self._task = asyncio.create_task(self._write())
         return await answer
 
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()
+
     async def _write(self) -> None:
         while self._waiting:
             asked, self._waiting = self._waiting, []
@@ -192,7 +196,7 @@ class Service:
         """Finish what was begun, and end the threads."""
         self.engine.close()
         self._decoders.shutdown()
-        self._scribe._thread.shutdown()
+        self._scribe.close()
 
 
 def _shown(image: Image) -> dict[str, Any]:

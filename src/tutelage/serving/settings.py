@@ -37,7 +37,7 @@ class ServerSettings:
     body_mib: float = 32.0
     image_mib: float = 16.0
     image_pixels: int = 25_000_000
-    longest_side: int = 0
+    longest_side: int = 2048
     batch_items: int = 64
     program_seconds: float = 1.0
     program_calls: int = 200
