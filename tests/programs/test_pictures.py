@@ -70,6 +70,7 @@ def test_every_orientation_is_brought_upright(turn: int) -> None:
     assert image.notes == (() if turn == 1 else ("turned upright",))
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
 def test_a_broken_note_of_the_camera_is_no_broken_picture() -> None:
     good = saved(PIL.Image.fromarray(SCENE), "JPEG", exif=b"Exif\x00\x00MM\x00\x2a\xff\xff\xff\xff")
     assert Image.from_bytes(good).notes == ()
@@ -134,6 +135,7 @@ def test_of_an_animation_the_first_frame_is_taken(format: str) -> None:
     assert image.notes == ("the first of several frames",)
 
 
+@pytest.mark.filterwarnings("ignore:Truncated File")
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF"])
 @pytest.mark.parametrize("share", [0.02, 0.5, 0.97])
 def test_a_truncated_file_is_refused_or_whole(format: str, share: float) -> None:

@@ -24,7 +24,7 @@ from tutelage.modules.function import module
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.language import Answers, Call, Module, Signature
 from tutelage.programs.values import Box, Image
-from tutelage.programs.writers.writer import grammar_writer
+from tutelage.programs.writers.writer import Writer, grammar_writer
 from tutelage.serving.app import application
 from tutelage.serving.settings import ServerSettings
 
@@ -82,9 +82,9 @@ def served(echo: Echo) -> Callable[..., Any]:
     """``with served(queue=3) as client``: a server with these settings over the echo and the symbolic modules."""
 
     @contextmanager
-    def served(key: str | None = None, **settings: Any) -> Iterator[TestClient]:
+    def served(key: str | None = None, writer: Writer | None = None, **settings: Any) -> Iterator[TestClient]:
         modules: dict[str, Module] = {**symbolic_modules(), "VQA": echo, "LOC": loc}
-        app = application(modules, grammar_writer(), ServerSettings(**settings), key=key)
+        app = application(modules, writer or grammar_writer(), ServerSettings(**settings), key=key)
         with TestClient(app) as client:
             yield client
 

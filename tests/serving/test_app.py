@@ -8,7 +8,7 @@ import json
 import logging
 import struct
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +18,7 @@ import pydantic
 import pytest
 
 from tutelage.programs.writers.grammar import write
+from tutelage.programs.writers.writer import Draft, NoDraft, Request
 from tutelage.serving import wire
 from tutelage.serving.scene import scene
 
@@ -288,6 +289,27 @@ def test_a_line_in_the_log_a_request_and_no_key_in_it(served: Served, caplog: py
     assert [(row["path"], row["code"]) for row in rows] == [("/v1/run", 200), ("/v1/run", 401), ("/v1/run", 422)]
     assert rows[0]["status"] == "ok" and rows[0]["ms"] > 0 and rows[1]["kind"] == "key"
     assert "s3cret" not in caplog.text and "wrong" not in caplog.text
+
+
+class Broken:
+    """A writer that is asked for what it cannot do: a model that gives nothing, then a fault of its own."""
+
+    name = "broken"
+
+    def write(self, requests: Sequence[Request], n: int = 1) -> list[list[Draft]]:
+        if any("joke" in request.question for request in requests):
+            raise ZeroDivisionError("secret of the inside")
+        return [[Draft("", self.name, failure=NoDraft("the model is away", remedy="wait"))] for _ in requests]
+
+
+def test_a_writer_that_gives_nothing_and_one_that_breaks(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    with served(writer=Broken()) as client:
+        asked = {"images": [picture(1)], "question": "What color is the circle?"}
+        assert problem(client.post("/v1/solve", json=asked)) == (502, "writer")
+        broken = client.post("/v1/solve", json=asked | {"question": "a joke"})
+        assert problem(broken) == (500, "fault") and "secret" not in broken.text
+        assert run(client, "next").json()["answer"] == "next 7"
+    assert "secret of the inside" in caplog.text, "the log says more"
 
 
 def test_an_engine_that_ends_is_told_of(served: Served, echo: Echo) -> None:

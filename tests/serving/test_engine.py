@@ -22,7 +22,7 @@ from tutelage.serving.metrics import Metrics
 from tutelage.serving.problems import Stopped
 from tutelage.serving.settings import ServerSettings
 
-from .conftest import Echo
+from .conftest import VISPROG, Echo
 
 PROGRAMS = [
     ("visprog", "B=LOC(image=IMAGE,object='{}')\nN=COUNT(box=B)\nFINAL_RESULT=RESULT(var=N)"),
@@ -102,16 +102,30 @@ def test_what_was_submitted_before_the_end_is_finished() -> None:
     assert asyncio.run(go()) == [2] * 9
 
 
+def test_a_module_that_does_not_answer_is_left_behind(caplog: pytest.LogCaptureFixture) -> None:
+    async def go() -> Echo:
+        echo = Echo()
+        echo.gate.clear()
+        engine = Engine({**symbolic_modules(), "VQA": echo}, ServerSettings(), Metrics())
+        engine.submit([Ticket("visprog", VISPROG.format("x"), {"IMAGE": Image(pixels(1))})])
+        await asyncio.to_thread(echo.entered.wait)
+        await asyncio.to_thread(engine.close, 0.05)
+        return echo
+
+    echo = asyncio.run(go())
+    assert "a module does not answer" in caplog.text
+    echo.gate.set()
+
+
 def test_a_lone_client_never_waits_and_clients_in_step_meet() -> None:
     """With an hour to wait for others: alone, nobody was expected; after two at once, two are, and a third comes in time."""
 
     async def go() -> list[int]:
         echo = Echo()
         engine = Engine({**symbolic_modules(), "VQA": echo}, ServerSettings(max_wait_ms=3_600_000), Metrics())
-        text = "A=VQA(image=IMAGE,question='x')\nFINAL_RESULT=RESULT(var=A)"
 
         def ticket(shade: int) -> Ticket:
-            return Ticket("visprog", text, {"IMAGE": Image(pixels(shade))})
+            return Ticket("visprog", VISPROG.format("x"), {"IMAGE": Image(pixels(shade))})
 
         for shade in range(3):
             alone = ticket(shade)

@@ -98,6 +98,9 @@ def answer(
     with ResultCache(cache) as results:
         (trace,) = run([job], Context(modules, results))
     screen = console(json)
+    for name, value in job.state.items():
+        for note in getattr(value, "notes", ()):
+            screen.print(f"{name}: {note}", markup=False)
     if trace.steps:
         screen.print(_table(job.program, trace))
     sure = confidence(trace)

@@ -99,10 +99,11 @@ def _run_batch(batch: Path, folder: Path, modules: dict[str, Module], out: str, 
     from tutelage.programs.scheduler import Context, stream
 
     started, statuses, unknown = time.perf_counter(), Counter[str](), 0
+    notes = Counter[str]()
     ids: deque[str | int] = deque()
     total = _count_lines(batch)
     with ResultCache(cache) as results, progress(f"running {batch.name}", total) as bar:
-        traces = stream(_jobs(batch, folder, modules, ids.append), Context(modules, results, window=window))
+        traces = stream(_jobs(batch, folder, modules, ids.append, notes), Context(modules, results, window=window))
         with _Standard() if out == "-" else files.atomic(out) as file:
             for trace in traces:
                 file.write(_line(trace, ids.popleft()))
@@ -112,6 +113,8 @@ def _run_batch(batch: Path, folder: Path, modules: dict[str, Module], out: str, 
     told = ", ".join(f"{number:,} {status}" for status, number in statuses.most_common()) or "no line"
     seconds = time.perf_counter() - started
     typer.echo(f"{statuses.total():,} programs in {seconds:.1f} s: {told}; {unknown:,} calls out_of_vocabulary", err=True)
+    for note, number in notes.most_common():
+        typer.echo(f"{number:,} pictures read: {note}", err=True)
 
 
 class _Standard:
@@ -132,8 +135,10 @@ def _count_lines(path: Path) -> int:
         raise InputError(f"cannot read: {error.strerror}", where=path, remedy="check the path") from error
 
 
-def _jobs(batch: Path, folder: Path, modules: dict[str, Module], keep: Callable[[str | int], None]) -> Iterator[Job]:
-    """A job a line; a line's id goes to ``keep`` in the same order.
+def _jobs(
+    batch: Path, folder: Path, modules: dict[str, Module], keep: Callable[[str | int], None], notes: Counter[str]
+) -> Iterator[Job]:
+    """A job a line; a line's id goes to ``keep`` in the same order. What had to be done to pictures is counted in ``notes``.
 
     Raises:
         InputError: a line that is not JSON, or lacks a field; the message names file and line.
@@ -143,7 +148,12 @@ def _jobs(batch: Path, folder: Path, modules: dict[str, Module], keep: Callable[
     from tutelage.programs.scheduler import Job
     from tutelage.programs.values import Image
 
-    picture = lru_cache(maxsize=REREAD)(Image.from_file)
+    @lru_cache(maxsize=REREAD)
+    def picture(path: Path) -> Image:
+        image = Image.from_file(path)
+        notes.update(image.notes)
+        return image
+
     parser = lru_cache(maxsize=None)(lambda dsl: parser_of(dsl, modules))
     for number, row in files.read_json_lines(batch):
         name, dsl, text, paths = _fields(row, f"{batch}:{number}")

@@ -157,7 +157,8 @@ def _within(width: int, height: int, side: int) -> tuple[int, int]:
 
 
 def _too_many(said: str, limits: ImageLimits, where: object) -> ImageTooLarge:
-    return ImageTooLarge(f"{said}; at most {limits.pixels:,} pixels are read", where=where, remedy="reduce the picture first")
+    remedy = "reduce the picture first, or allow more: ImageLimits(pixels=…)"
+    return ImageTooLarge(f"{said}; at most {limits.pixels:,} pixels are read", where=where, remedy=remedy)
 
 
 def _no_range(kind: str, where: object) -> InputError:

@@ -31,6 +31,8 @@ from tutelage.serving.problems import Stopped
 from tutelage.serving.settings import ServerSettings
 
 LOG = logging.getLogger("tutelage.serving")
+LAST_S = 5.0
+"""Seconds that a closing engine has for programs of which somebody still wants the answer, and for the batch under way."""
 RECENT = 16
 """Batches over which the engine remembers how many programs were under way."""
 
@@ -90,11 +92,14 @@ class Engine:
             for ticket in tickets:
                 self._inbox.put(ticket)
 
-    def close(self) -> None:
-        """Finish what was submitted, and end."""
+    def close(self, within_s: float = LAST_S) -> None:
+        """Finish what was submitted, and end. A module that does not come back in time is left behind."""
         self._inbox.put(None)
-        self._thread.join()
-        self._sandbox.close()
+        self._thread.join(within_s)
+        if self._thread.is_alive():
+            LOG.error("a module does not answer: the engine is left behind")
+        else:
+            self._sandbox.close()
 
     def _live(self) -> None:
         fault = "the server is stopping"
