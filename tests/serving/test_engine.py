@@ -17,6 +17,7 @@ from tutelage.programs.scheduler import Context, Job
 from tutelage.programs.scheduler import run as run_all
 from tutelage.programs.trace import Trace
 from tutelage.programs.values import Box, Image
+from tutelage.serving import engine as engine_module
 from tutelage.serving.engine import Engine, Ticket
 from tutelage.serving.metrics import Metrics
 from tutelage.serving.problems import Stopped
@@ -117,8 +118,10 @@ def test_a_module_that_does_not_answer_is_left_behind(caplog: pytest.LogCaptureF
     echo.gate.set()
 
 
-def test_a_lone_client_never_waits_and_clients_in_step_meet() -> None:
+def test_a_lone_client_never_waits_and_clients_in_step_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     """With an hour to wait for others: alone, nobody was expected; after two at once, two are, and a third comes in time."""
+
+    monkeypatch.setattr(engine_module, "SHARE", 1e12)
 
     async def go() -> list[int]:
         echo = Echo()

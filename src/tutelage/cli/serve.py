@@ -20,7 +20,7 @@ KEY_VARIABLE = "TUTELAGE_SERVE_KEY"
 NEARBY = ("127.0.0.1", "::1", "localhost")
 
 
-@app.command(epilog="Example: tutelage serve --port 8000 --max-wait-ms 5, then open http://127.0.0.1:8000")
+@app.command(epilog="Example: tutelage serve --port 8000 --queue 64, then open http://127.0.0.1:8000")
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 is every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
@@ -28,7 +28,9 @@ def serve(
         Path | None, typer.Option(metavar="FILE", help=f"Clients must send the API key in this file; or set {KEY_VARIABLE}.")
     ] = None,
     batching: Annotated[bool, typer.Option(help="Answer the module calls of all requests under way together.")] = True,
-    max_wait_ms: Annotated[float, typer.Option(min=0, help="A batch that is not full waits so long for other requests.")] = 2.0,
+    max_wait_ms: Annotated[
+        float, typer.Option(min=0, help="A batch that is not full waits at most so long for other requests.")
+    ] = 5.0,
     max_batch: Annotated[int, typer.Option(min=1, help="Calls a batch, at most.")] = 64,
     queue: Annotated[int, typer.Option(min=1, help="Programs that wait or run; beyond it clients are told to come back.")] = 256,
     timeout: Annotated[float, typer.Option(min=0.01, help="Seconds for one request.")] = 60.0,

@@ -1,7 +1,8 @@
 """One thread that owns the modules and a running scheduler; requests join it while it works.
 
-A batch is answered when it is full, when as many programs are under way as there lately were, or after a short wait:
-so clients that come in step meet in one batch, and one client alone never waits.
+A batch is answered when it is full, when as many programs are under way as there lately were, or after a short wait, which
+is a small share of what batches take: so clients that come in step meet in one batch, one client alone never waits, and
+modules that are quick, of which a batch saves little, wait for nobody.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ LAST_S = 5.0
 """Seconds that a closing engine has for programs of which somebody still wants the answer, and for the batch under way."""
 RECENT = 16
 """Batches over which the engine remembers how many programs were under way."""
+SHARE = 0.125
+"""Of the time that batches lately took, which one may wait for more calls (ours)."""
 
 
 @dataclass(slots=True, eq=False)
@@ -57,11 +60,7 @@ class Ticket:
 
 
 class Engine:
-    """Runs tickets over ``modules``: :meth:`submit` them from event loops, :meth:`close` it once.
-
-    Raises:
-        StaleError, StorageError: ``cache`` is a file that cannot be used.
-    """
+    """Runs tickets over ``modules``: :meth:`submit` them from event loops, :meth:`close` it once."""
 
     def __init__(self, modules: Mapping[str, Module], settings: ServerSettings, metrics: Metrics, cache: ResultCache | None = None):
         self.settings, self.fault = settings, ""
@@ -120,24 +119,26 @@ class Engine:
             _tell([(ticket, _stopped(fault)) for ticket in left])
 
     def _work(self, scheduler: Scheduler) -> None:
-        recent, going = deque([0], RECENT), True
+        recent, took, going = deque([0], RECENT), 0.0, True
         while going or scheduler.active:
             if going:
-                going = self._gather(scheduler, max(recent))
+                going = self._gather(scheduler, max(recent), min(SHARE * took, self.settings.max_wait_ms / 1000))
             recent.append(scheduler.active)
+            began = monotonic()
             scheduler.answer()
+            took += (monotonic() - began - took) / RECENT
             self._hand_out(scheduler)
 
-    def _gather(self, scheduler: Scheduler, lately: int) -> bool:
-        """Admit those who wait; then, where fewer than ``lately`` are under way, those who come in the next moment; where
-        none is, wait for one. False: no more will come."""
+    def _gather(self, scheduler: Scheduler, lately: int, most: float) -> bool:
+        """Admit those who wait; then, where fewer than ``lately`` are under way, those who come within ``most`` seconds;
+        where none is, wait for one. False: no more will come."""
         window = self._context.window if self.settings.batching else 1
         until: float | None = None
         while scheduler.active < window and not scheduler.full:
             if not scheduler.active:
                 wait = None
             elif scheduler.active < lately:
-                until = until or monotonic() + self.settings.max_wait_ms / 1000
+                until = until or monotonic() + most
                 wait = max(0.0, until - monotonic())
             else:
                 wait = 0.0

@@ -15,7 +15,8 @@ class ServerSettings:
 
     Args:
         batching: module calls of all requests under way are answered together; False: one request after the other.
-        max_wait_ms: a batch that is not full waits so long for requests, where there lately were more than there are.
+        max_wait_ms: a batch that is not full waits at most so long for requests, and at most an eighth of the time that
+            batches take, where there lately were more requests than there are.
         max_batch: calls a batch, at most; a module's own limit holds besides.
         queue: programs that are held, waiting or running; beyond it a request is refused with 429.
         memory_mib: of bodies and decoded pictures held; beyond it too.
@@ -28,7 +29,7 @@ class ServerSettings:
     """
 
     batching: bool = True
-    max_wait_ms: float = 2.0
+    max_wait_ms: float = 5.0
     max_batch: int = 64
     queue: int = 256
     memory_mib: int = 1024
