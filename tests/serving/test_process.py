@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +22,26 @@ from .conftest import picture, until
 from .test_connections import call, figure, heard, sent
 
 runner = CliRunner()
+Begun = Callable[[dict[str, Any]], tuple[subprocess.Popen[str], int]]
 LONG = "def execute_command(image):\n    return [ImagePatch(image).simple_query(str(i)) for i in range(20)]"
 
 
-def begun(settings: dict[str, Any]) -> tuple[subprocess.Popen[str], int]:
-    words = [sys.executable, "-m", "tutelage.bench.serving_process", "stub", "0", "1", json.dumps(settings)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    return process, int(process.stdout.readline().rsplit(":", 1)[1])
+@pytest.fixture
+def begun() -> Iterator[Begun]:
+    """``process, port = begun({"queue": 3})``: a stub server with these settings, killed at the end if it still lives."""
+    living: list[subprocess.Popen[str]] = []
+
+    def begun(settings: dict[str, Any]) -> tuple[subprocess.Popen[str], int]:
+        words = [sys.executable, "-m", "tutelage.bench.serving_process", "stub", "0", "1", json.dumps(settings)]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        living.append(process)
+        assert process.stdout is not None
+        return process, int(process.stdout.readline().rsplit(":", 1)[1])
+
+    yield begun
+    for process in living:
+        process.kill()
+        process.wait(10)
 
 
 def children(pid: int) -> list[str]:
@@ -42,7 +55,7 @@ def long_request() -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_what_was_accepted_is_finished(number: signal.Signals) -> None:
+def test_what_was_accepted_is_finished(begun: Begun, number: signal.Signals) -> None:
     process, port = begun({"batching": False})
     clients = [sent(port, long_request()) for _ in range(5)]
     until(lambda: figure(port, "tutelage_held_programs") == 5)
@@ -54,7 +67,7 @@ def test_what_was_accepted_is_finished(number: signal.Signals) -> None:
 
 
 @pytest.mark.slow
-def test_what_takes_longer_than_the_grace_time_is_cut(tmp_path: Path) -> None:
+def test_what_takes_longer_than_the_grace_time_is_cut(begun: Begun) -> None:
     process, port = begun({"batching": False, "grace_s": 1})
     clients = [sent(port, long_request()) for _ in range(60)]  # 24 s of work
     until(lambda: figure(port, "tutelage_held_programs") == 60)
@@ -65,7 +78,7 @@ def test_what_takes_longer_than_the_grace_time_is_cut(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_server_killed_in_mid_work_leaves_no_child_behind() -> None:
+def test_a_server_killed_in_mid_work_leaves_no_child_behind(begun: Begun) -> None:
     process, port = begun({})
     client = sent(port, long_request())
     until(lambda: bool(children(process.pid)))
