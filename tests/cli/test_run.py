@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import pytest
 from typer.testing import CliRunner, Result
 
@@ -216,3 +217,13 @@ def test_every_answer_can_be_written_as_strict_json(value: Any) -> None:
 
     written = json.loads(_line(Trace("x", answer=value), "x").decode("ascii"), parse_constant=refuse)
     assert written["id"] == "x" and written["answer"] is not None
+
+
+def test_what_had_to_be_done_to_a_picture_is_shown_and_counted(home: Path, taught: list[str]) -> None:
+    red, blue = (PIL.Image.new("RGB", (48, 48), color) for color in ("red", "blue"))
+    red.save(home / "moving.gif", save_all=True, append_images=[blue])
+    one = invoke("-", "--image", home / "moving.gif", *taught, input=SUM.format(2))
+    assert "IMAGE: the first of several frames" in one.stdout
+    rows = [row(number, COLOR.format("What color is the circle?"), IMAGE="moving.gif") for number in range(3)]
+    many, _ = batch(home, rows, taught)
+    assert "1 pictures read: the first of several frames" in many.stderr

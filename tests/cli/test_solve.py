@@ -9,7 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from tutelage.cli import main
-from tutelage.cli._programs import confidence, probability, shown
+from tutelage.cli._programs import shown
+from tutelage.programs.confidence import confidence, probability
 from tutelage.programs.trace import Origin, StepRecord, Trace
 from tutelage.programs.values import Box
 

@@ -137,11 +137,15 @@ def answer(
         StaleError, StorageError: the file of the result cache is not one, or cannot be written.
     """
     from tutelage.programs.cache import ResultCache
+    from tutelage.programs.confidence import confidence
     from tutelage.programs.scheduler import Context, run
 
     with ResultCache(cache) as results:
         (trace,) = run([job], Context(modules, results))
     screen = console(json)
+    for name, value in job.state.items():
+        for note in getattr(value, "notes", ()):
+            screen.print(f"{name}: {note}", markup=False)
     if trace.steps:
         screen.print(_table(job.program, trace))
     sure = confidence(trace)
@@ -165,41 +169,10 @@ def _write_page(page: Path, job: Job, trace: Trace, models: str) -> None:
     from tutelage.reports.trace import FORMAT, VERSION, trace_report
 
     pictures = {value.root_key: Image(value.root, value.root_key) for value in job.state.values() if isinstance(value, Image)}
-    images = [{"key": key, "width": it.width, "height": it.height, "src": _data_uri(it)} for key, it in pictures.items()]
+    images = [{"key": key, "width": it.width, "height": it.height, "src": it.data_uri(1024)} for key, it in pictures.items()]
     head = {"format": FORMAT, "version": VERSION, "question": job.question or "A program", "models": models}
     head |= {"program": getattr(job.program, "text", ""), "versions": {"tutelage": __version__}}
     write_text(page, trace_report(head | {"images": images, "trace": trace.to_json()}))
-
-
-def _data_uri(image: Image) -> str:
-    """The picture inside the page itself: JPEG, at most 1,024 pixels a side."""
-    import base64
-    import io
-
-    picture, data = image.to_pil(), io.BytesIO()
-    picture.thumbnail((1024, 1024))
-    picture.save(data, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
-
-
-def probability(record: StepRecord) -> float | None:
-    """How probable the module thinks its own answer; None where it does not say."""
-    dist, output = record.output_dist, record.output
-    if dist is None:
-        return None
-    if isinstance(output, bool):
-        return dist.get("yes" if output else "no")
-    return dist.get(output if isinstance(output, str) else "found")
-
-
-def confidence(trace: Trace) -> float | None:
-    """The product of the steps' probabilities, as if they erred independently (ours); None where no module says one."""
-    product, known = 1.0, False
-    for record in trace.steps:
-        own = probability(record)
-        if own is not None:
-            product, known = product * own, True
-    return product if known else None
 
 
 def shown(value: Value) -> str:
@@ -220,6 +193,8 @@ def shown(value: Value) -> str:
 def _table(program: Program | ProgramFailure, trace: Trace) -> Any:
     from rich.table import Table
     from rich.text import Text
+
+    from tutelage.programs.confidence import probability
 
     table = Table("step", "call", "answer")
     table.add_column("probability", justify="right")

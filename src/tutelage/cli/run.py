@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json as json_text
-import math
 import sys
 import time
 from collections import Counter, deque
@@ -106,10 +104,11 @@ def _run_batch(batch: Path, folder: Path, modules: dict[str, Module], out: str, 
     from tutelage.programs.scheduler import Context, stream
 
     started, statuses, unknown = time.perf_counter(), Counter[str](), 0
+    notes = Counter[str]()
     ids: deque[str | int] = deque()
     total = _count_lines(batch)
     with ResultCache(cache) as results, progress(f"running {batch.name}", total) as bar:
-        traces = stream(_jobs(batch, folder, modules, ids.append), Context(modules, results, window=window))
+        traces = stream(_jobs(batch, folder, modules, ids.append, notes), Context(modules, results, window=window))
         with _Standard() if out == "-" else files.atomic(out) as file:
             for trace in traces:
                 file.write(_line(trace, ids.popleft()))
@@ -119,6 +118,8 @@ def _run_batch(batch: Path, folder: Path, modules: dict[str, Module], out: str, 
     told = ", ".join(f"{number:,} {status}" for status, number in statuses.most_common()) or "no line"
     seconds = time.perf_counter() - started
     typer.echo(f"{statuses.total():,} programs in {seconds:.1f} s: {told}; {unknown:,} calls out_of_vocabulary", err=True)
+    for note, number in notes.most_common():
+        typer.echo(f"{number:,} pictures read: {note}", err=True)
 
 
 class _Standard:
@@ -139,8 +140,10 @@ def _count_lines(path: Path) -> int:
         raise InputError(f"cannot read: {error.strerror}", where=path, remedy="check the path") from error
 
 
-def _jobs(batch: Path, folder: Path, modules: dict[str, Module], keep: Callable[[str | int], None]) -> Iterator[Job]:
-    """A job a line; a line's id goes to ``keep`` in the same order.
+def _jobs(
+    batch: Path, folder: Path, modules: dict[str, Module], keep: Callable[[str | int], None], notes: Counter[str]
+) -> Iterator[Job]:
+    """A job a line; a line's id goes to ``keep`` in the same order. What had to be done to pictures is counted in ``notes``.
 
     Raises:
         InputError: a line that is not JSON, or lacks a field; the message names file and line.
@@ -150,7 +153,12 @@ def _jobs(batch: Path, folder: Path, modules: dict[str, Module], keep: Callable[
     from tutelage.programs.scheduler import Job
     from tutelage.programs.values import Image
 
-    picture = lru_cache(maxsize=REREAD)(Image.from_file)
+    @lru_cache(maxsize=REREAD)
+    def picture(path: Path) -> Image:
+        image = Image.from_file(path)
+        notes.update(image.notes)
+        return image
+
     parser = lru_cache(maxsize=None)(lambda dsl: parser_of(dsl, modules))
     for number, row in files.read_json_lines(batch):
         name, dsl, text, paths = _fields(row, f"{batch}:{number}")
@@ -186,23 +194,7 @@ def _fields(row: Any, where: str) -> tuple[str | int, Dsl, str, dict[str, str]]:
 
 
 def _line(trace: Trace, name: str | int) -> bytes:
-    """The trace as a line of JSON under the id of its line: strict JSON in ASCII, whatever texts and numbers it holds."""
-    row = trace.to_json() | {"id": name}
-    try:
-        text = json_text.dumps(row, allow_nan=False)
-    except ValueError:
-        text = json_text.dumps(_representable(row))
-    return text.encode() + b"\n"
+    """The trace as a line of JSON under the id of its line."""
+    from tutelage.programs.encoding import strict_json
 
-
-def _representable(value: Any) -> Any:
-    """``value`` with the numbers that JSON does not have, or Python does not write, as texts."""
-    if isinstance(value, dict):
-        return {key: _representable(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_representable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return repr(value)
-    if isinstance(value, int) and value.bit_length() > 10_000:
-        return f"a number of {value.bit_length():,} bits"
-    return value
+    return strict_json(trace.to_json() | {"id": name}) + b"\n"

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import PIL.Image
 
 from tutelage.errors import InputError
+from tutelage.programs.pictures import ImageLimits
 from tutelage.programs.values import Image
 
 BUDGET = 1 << 30
@@ -41,13 +41,10 @@ class Resize:
     def __str__(self) -> str:
         return "none" if self.longest is None else f"longest={self.longest}"
 
-    def of(self, image: Image) -> Image:
-        """The whole picture ``image``, resized."""
-        side = max(image.width, image.height)
-        if self.longest is None or side <= self.longest:
-            return image
-        size = [max(1, round(edge * self.longest / side)) for edge in (image.width, image.height)]
-        return Image.from_pil(image.to_pil().resize((size[0], size[1]), PIL.Image.Resampling.BICUBIC))
+    @property
+    def limits(self) -> ImageLimits:
+        """What the door for pictures is told."""
+        return ImageLimits(longest_side=self.longest)
 
 
 class Album:
@@ -82,7 +79,7 @@ class Album:
         if found is not None:
             self._held.move_to_end(path)
             return found
-        image = self.resize.of(Image.from_file(path))
+        image = Image.from_file(path, self.resize.limits)
         self.opened += 1
         facts = (image.root_key, (image.width, image.height))
         if self._facts.setdefault(path, facts) != facts:
@@ -100,7 +97,7 @@ class FileImage(Image):
     __slots__ = ("album", "path", "_place")
 
     def __init__(self, album: Album, path: Path, place: tuple[int, int, int, int] | None = None):
-        self.album, self.path, self._place = album, path, place
+        self.album, self.path, self._place, self.notes = album, path, place, ()
 
     @property
     def root(self) -> np.ndarray:  # type: ignore[override]

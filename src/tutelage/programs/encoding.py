@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import math
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, NamedTuple
 
@@ -171,3 +173,25 @@ def _decode_object(data: dict[str, Any]) -> Object:
     mask = _decode_mask(data["mask"]) if "mask" in data else None
     box, name, score = Box(*data["box"]), data.get("class"), data.get("class_score")
     return Object(box, mask, data["category"], data["inst_id"], name, score)
+
+
+def strict_json(row: Any) -> bytes:
+    """``row`` as strict JSON in ASCII, whatever texts and numbers it holds."""
+    try:
+        text = json.dumps(row, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_representable(row))
+    return text.encode()
+
+
+def _representable(value: Any) -> Any:
+    """``value`` with the numbers that JSON does not have, or Python does not write, as texts."""
+    if isinstance(value, dict):
+        return {key: _representable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_representable(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return repr(value)
+    if isinstance(value, int) and value.bit_length() > 10_000:
+        return f"a number of {value.bit_length():,} bits"
+    return value

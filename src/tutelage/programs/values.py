@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,9 @@ import numpy as np
 import PIL.Image
 
 from tutelage.errors import InputError
+from tutelage.programs import pictures
 from tutelage.programs.language import RuntimeFailure
+from tutelage.programs.pictures import ImageLimits
 
 
 class Box(NamedTuple):
@@ -51,10 +54,11 @@ class Image:
     """A region of a picture: the whole picture's pixels, shared by all its crops, and the region's place in it.
 
     ``root`` is uint8 [3, H, W]; ``region`` is (x1, y1, x2, y2), whole pixels of the root; ``key`` names pixels and
-    region, so two images with equal keys are equal. Cutting a crop copies nothing.
+    region, so two images with equal keys are equal. Cutting a crop copies nothing. ``notes`` say what was done to a
+    whole picture when it was read.
     """
 
-    __slots__ = ("root", "root_key", "region", "key")
+    __slots__ = ("root", "root_key", "region", "key", "notes")
 
     def __init__(self, root: np.ndarray, root_key: str | None = None, region: tuple[int, int, int, int] | None = None):
         self.root = root
@@ -63,6 +67,7 @@ class Image:
         )
         self.region = region or (0, 0, root.shape[2], root.shape[1])
         self.key = (self.root_key, self.region)
+        self.notes: tuple[str, ...] = ()
 
     @classmethod
     def from_array(cls, pixels: np.ndarray, key: str | None = None) -> Image:
@@ -80,26 +85,33 @@ class Image:
 
     @classmethod
     def from_pil(cls, picture: PIL.Image.Image, key: str | None = None) -> Image:
-        """An image from a PIL picture of any mode."""
-        return cls(np.ascontiguousarray(np.asarray(picture.convert("RGB")).transpose(2, 0, 1)), key)
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> Image:
-        """Read a picture file.
+        """An image from a PIL picture of any mode; transparent parts are laid over white.
 
         Raises:
-            InputError: absent, truncated, or not a picture; the message names the file.
+            InputError: its pixels are floats, or whole numbers of more than 16 bits.
         """
-        try:
-            with PIL.Image.open(path) as picture:
-                picture.load()
-                return cls.from_pil(picture)
-        except FileNotFoundError:
-            raise InputError("no such image", where=path, remedy="check the path") from None
-        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
-            raise InputError(
-                f"cannot read this as an image: {error}", where=path, remedy="is the file whole? PNG and JPEG are read"
-            ) from error
+        return cls._of(*pictures.flattened(picture), key)
+
+    @classmethod
+    def from_file(cls, path: str | Path, limits: ImageLimits = pictures.DEFAULT) -> Image:
+        """Read a picture file, upright and in RGB; ``notes`` tell what had to be done to it.
+
+        Raises:
+            ImageTooLarge: more bytes or pixels than ``limits`` allow: refused before it is decoded.
+            InputError: absent, empty, truncated, or not a picture; the message names the file.
+        """
+        return cls._of(*pictures.read_file(path, limits))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, limits: ImageLimits = pictures.DEFAULT, where: object = "image") -> Image:
+        """The image in a picture file's bytes, which errors call ``where``; otherwise as :meth:`from_file`."""
+        return cls._of(*pictures.read(data, limits, where))
+
+    @classmethod
+    def _of(cls, picture: PIL.Image.Image, notes: Sequence[str], key: str | None = None) -> Image:
+        image = cls(np.ascontiguousarray(np.asarray(picture).transpose(2, 0, 1)), key)
+        image.notes = tuple(notes)
+        return image
 
     @property
     def width(self) -> int:
@@ -121,6 +133,10 @@ class Image:
     def pixels(self) -> np.ndarray:
         """float32 [3, height, width] in 0..1."""
         return self.bytes.astype(np.float32) / 255
+
+    def data_uri(self, side: int, *, lossless: bool = False) -> str:
+        """For pages: a PNG where the region is no longer than ``side`` pixels, else reduced to that, as JPEG or ``lossless``."""
+        return pictures.data_uri(self.to_pil(), side, lossless=lossless)
 
     def to_pil(self) -> PIL.Image.Image:
         """The region as a PIL picture."""

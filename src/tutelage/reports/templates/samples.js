@@ -2,20 +2,9 @@
   "use strict";
   const { samples, labels } = JSON.parse(document.getElementById("data").textContent);
   const $ = (id) => document.getElementById(id);
-  const SVG = "http://www.w3.org/2000/svg";
   const SIDES = ["before", "after", "teacher"];
   let outcome = "all", shown = samples, index = 0;
 
-  /** An element with attributes and children; text is always set as text, never as markup. */
-  function el(tag, attributes = {}, ...children) {
-    const [name, ...classes] = tag.split(".");
-    const node = ["svg", "rect", "title"].includes(name) ? document.createElementNS(SVG, name) : document.createElement(name);
-    if (classes.length) node.setAttribute("class", classes.join(" "));
-    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
-    node.append(...children.flat().filter((child) => child != null && child !== false));
-    return node;
-  }
-  const text = (value) => (value == null ? "–" : typeof value === "string" ? value : JSON.stringify(value));
   const tick = (right) => el(right ? "span.ok" : "span.no", {}, right ? "✓" : "✗");
   const nameOf = (task) => labels[task] || task;
 
@@ -37,12 +26,6 @@
         overlay.append(el(`rect.${side}`, place, el("title", {}, `${side} ${score == null ? "" : score.toFixed(2)}`)));
       }
     return el("span.picture", {}, img, overlay);
-  }
-
-  /** A step's text with its variable, module and strings told apart. */
-  function source(line) {
-    const parts = String(line).split(/("(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\b[A-Z_]+(?=\())/);
-    return el("code.source", {}, parts.map((part, i) => (i % 2 ? el(/^["']/.test(part) ? "i" : "b", {}, part) : part)));
   }
 
   const boxesOf = (step, side) => (step[side] && step[side].boxes) || (side === "after" && step.boxes) || [];

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -54,7 +52,7 @@ def _sample(setting: Setting, question: Question, old: Trace, new: Trace, dsl: s
         "question": question.text,
         "gold": _text(question.answer),
         "program": lines,
-        "images": {name: data_uri(image) for name, image in question.images.items()},
+        "images": {name: image.data_uri(96, lossless=True) for name, image in question.images.items()},
         "arms": {
             "before": {"answer": _text(old.answer), "correct": correct(question, old.answer) > 0},
             "after": {"answer": _text(new.answer), "correct": correct(question, new.answer) > 0},
@@ -74,7 +72,7 @@ def _step(
         "n": old.step,
         "text": lines[old.step] if old.step < len(lines) else old.module,
         "module": old.module,
-        "image": data_uri(image) if isinstance(image, Image) else None,
+        "image": image.data_uri(96, lossless=True) if isinstance(image, Image) else None,
         "boxes": before.get("boxes", []),
         "before": before,
         "after": _said(new) if new is not None else None,
@@ -89,10 +87,10 @@ def _step(
 def _said(record: StepRecord) -> dict[str, Any]:
     value: dict[str, Any] = {"value": _text(record.output), "dist": _top(record.output_dist)}
     if isinstance(record.output, Image):
-        value["image"] = data_uri(record.output)
+        value["image"] = record.output.data_uri(96, lossless=True)
     image = record.args.get("image")
     if isinstance(image, Image):
-        value["image"] = value.get("image", data_uri(image))
+        value["image"] = value.get("image", image.data_uri(96, lossless=True))
     return value | _boxes(record.output)
 
 
@@ -117,13 +115,3 @@ def _text(value: Any) -> str:
     if isinstance(value, list):
         return "no box" if not value else f"{len(value)} box" + ("es" if len(value) > 1 else "")
     return str(value)
-
-
-def data_uri(image: Image, side: int = 96) -> str:
-    """The image as a PNG in a data URI, small pictures as they are."""
-    picture = image.to_pil()
-    if max(picture.size) > side:
-        picture.thumbnail((side, side))
-    buffer = io.BytesIO()
-    picture.save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

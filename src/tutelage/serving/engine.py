@@ -1,0 +1,237 @@
+"""One thread that owns the modules and a running scheduler; requests join it while it works.
+
+A batch is answered when it is full, when as many programs are under way as there lately were, or after a short wait, which
+is a small share of what batches take: so clients that come in step meet in one batch, one client alone never waits, and
+modules that are quick, of which a batch saves little, wait for nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections import deque
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count, groupby
+from queue import Empty, SimpleQueue
+from time import monotonic, perf_counter
+from typing import Any
+
+from tutelage.programs import viper, visprog
+from tutelage.programs.cache import ResultCache
+from tutelage.programs.isolation import Sandbox
+from tutelage.programs.lanes import as_failure
+from tutelage.programs.language import Answers, Call, Module, Program, ProgramFailure, Steps, TimeoutFailure, Value
+from tutelage.programs.scheduler import Context, Job, Scheduler
+from tutelage.programs.trace import Trace
+from tutelage.programs.values import Image
+from tutelage.serving.metrics import Metrics
+from tutelage.serving.problems import Stopped
+from tutelage.serving.settings import ServerSettings
+
+LOG = logging.getLogger("tutelage.serving")
+LAST_S = 5.0
+"""Seconds that a closing engine has for programs of which somebody still wants the answer, and for the batch under way."""
+RECENT = 16
+"""Batches over which the engine remembers how many programs were under way."""
+SHARE = 0.125
+"""Of the time that batches lately took, which one may wait for more calls (ours)."""
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A program that a client wants run: its text, and the images it reads by name. ``answer`` gets the trace.
+
+    Whoever no longer wants it sets ``gone``: it ends at its next step. ``came``, ``began`` and ``ended`` are seconds of
+    :func:`time.perf_counter`.
+    """
+
+    dsl: str
+    text: str
+    state: Mapping[str, Image]
+    question: str | None = None
+    answer: asyncio.Future[Trace] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    came: float = field(default_factory=perf_counter)
+    began: float = 0.0
+    ended: float = 0.0
+    gone: bool = False
+
+
+class Engine:
+    """Runs tickets over ``modules``: :meth:`submit` them from event loops, :meth:`close` it once."""
+
+    def __init__(self, modules: Mapping[str, Module], settings: ServerSettings, metrics: Metrics, cache: ResultCache | None = None):
+        self.settings, self.fault = settings, ""
+        watched = {name: module if module.symbolic else Watched(module, metrics) for name, module in modules.items()}
+        self._context = Context(watched, cache, settings.max_batch, max_calls=settings.program_calls)
+        self._sandbox = Sandbox(settings.programs)
+        signatures = self._context.signatures
+        self._parsers: dict[str, visprog.Parser | viper.Parser] = {
+            "visprog": visprog.Parser(signatures),
+            "viper": viper.Parser(signatures, isolate=self._sandbox, limits=settings.programs),
+        }
+        self._inbox: SimpleQueue[Ticket | None] = SimpleQueue()
+        self._held: dict[int, Ticket] = {}
+        self._numbers = count()
+        self._gate = threading.Lock()
+        self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, tickets: Sequence[Ticket]) -> None:
+        """Have the programs run; each ticket's ``answer`` gets its trace.
+
+        Raises:
+            Stopped: it takes no more.
+        """
+        with self._gate:
+            if self.fault:
+                raise _stopped(self.fault)
+            for ticket in tickets:
+                self._inbox.put(ticket)
+
+    def close(self, within_s: float = LAST_S) -> None:
+        """Finish what was submitted, and end. A module that does not come back in time is left behind."""
+        self._inbox.put(None)
+        self._thread.join(within_s)
+        if self._thread.is_alive():
+            LOG.error("a module does not answer: the engine is left behind")
+        else:
+            self._sandbox.close()
+
+    def _live(self) -> None:
+        fault = "the server is stopping"
+        try:
+            with contextlib.suppress(OSError):  # where no child can be made, each program that needs it says so
+                self._sandbox.pid  # noqa: B018  the child begins before the first program comes
+            self._work(Scheduler(self._context))
+        except BaseException as error:  # those who wait must hear of it, whatever it is
+            fault = f"the engine has ended: {type(error).__name__}: {error}"
+            LOG.exception(fault)
+        finally:
+            with self._gate:
+                self.fault = fault
+            left = list(self._held.values())
+            while not self._inbox.empty():
+                if (ticket := self._inbox.get()) is not None:
+                    left.append(ticket)
+            _tell([(ticket, _stopped(fault)) for ticket in left])
+
+    def _work(self, scheduler: Scheduler) -> None:
+        recent, took, going = deque([0], RECENT), 0.0, True
+        while going or scheduler.active:
+            if going:
+                going = self._gather(scheduler, max(recent), min(SHARE * took, self.settings.max_wait_ms / 1000))
+            recent.append(scheduler.active)
+            began = monotonic()
+            scheduler.answer()
+            took += (monotonic() - began - took) / RECENT
+            self._hand_out(scheduler)
+
+    def _gather(self, scheduler: Scheduler, lately: int, most: float) -> bool:
+        """Admit those who wait; then, where fewer than ``lately`` are under way, those who come within ``most`` seconds;
+        where none is, wait for one. False: no more will come."""
+        window = self._context.window if self.settings.batching else 1
+        until: float | None = None
+        while scheduler.active < window and not scheduler.full:
+            if not scheduler.active:
+                wait = None
+            elif scheduler.active < lately:
+                until = until or monotonic() + most
+                wait = max(0.0, until - monotonic())
+            else:
+                wait = 0.0
+            try:
+                ticket = self._inbox.get(timeout=wait) if wait != 0.0 else self._inbox.get_nowait()
+            except Empty:
+                break
+            if ticket is None:
+                return False
+            self._admit(scheduler, ticket)
+            self._hand_out(scheduler)  # a program may end without a batch, or not be one
+        return True
+
+    def _admit(self, scheduler: Scheduler, ticket: Ticket) -> None:
+        number, ticket.began = next(self._numbers), perf_counter()
+        self._held[number] = ticket
+        try:
+            found = self._parsers[ticket.dsl].try_parse(ticket.text, tuple(ticket.state))
+        except Exception as error:
+            found = as_failure(error, "reading the program")
+        program = found if isinstance(found, ProgramFailure) else Wanted(found, ticket)
+        scheduler.admit(Job(str(number), program, ticket.state, ticket.question), number)
+
+    def _hand_out(self, scheduler: Scheduler) -> None:
+        now = perf_counter()
+        done = [(self._held.pop(number), trace) for number, trace in scheduler.finished]
+        scheduler.finished.clear()
+        for ticket, _ in done:
+            ticket.ended = now
+        _tell(done)
+
+
+def _stopped(fault: str) -> Stopped:
+    return Stopped(fault, remedy="ask another server, or this one when it has started again; its log says more")
+
+
+def _tell(done: Sequence[tuple[Ticket, Trace | Stopped]]) -> None:
+    """Set the answers, each in its own event loop."""
+
+    def settle(pairs: Sequence[tuple[Ticket, Trace | Stopped]]) -> None:
+        for ticket, answer in pairs:
+            if ticket.answer.done():
+                continue
+            if isinstance(answer, Trace):
+                ticket.answer.set_result(answer)
+            else:
+                ticket.answer.set_exception(answer)
+
+    for loop, pairs in groupby(done, lambda pair: pair[0].answer.get_loop()):
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(settle, list(pairs))
+
+
+class Wanted:
+    """A program that ends at its next step when nobody waits for its ticket any more."""
+
+    def __init__(self, program: Program, ticket: Ticket):
+        self.dsl, self.text, self.hash, self.inputs = program.dsl, program.text, program.hash, program.inputs
+        self._start, self._ticket = program.start, ticket
+
+    def start(self, state: Mapping[str, Value]) -> Steps:
+        """As the program's own."""
+        return _WantedSteps(self._start(state), self._ticket)
+
+
+class _WantedSteps(Generator[Call | list[Call], Value, Value]):
+    def __init__(self, steps: Steps, ticket: Ticket):
+        self._steps, self._send, self._ticket = steps, steps.send, ticket
+        self.post = getattr(steps, "post", None)
+
+    def send(self, value: Value) -> Call | list[Call]:
+        if self._ticket.gone:
+            raise TimeoutFailure("nobody waits for the answer any more")
+        return self._send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._steps.throw(*error)
+
+    def close(self) -> None:
+        self._steps.close()
+
+
+class Watched:
+    """A module whose batches are measured."""
+
+    def __init__(self, module: Module, metrics: Metrics):
+        self.name, self.version, self.signature = module.name, module.version, module.signature
+        self.symbolic, self.batch_size = module.symbolic, module.batch_size
+        self._run, self._metrics = module.run, metrics
+
+    def run(self, calls: Sequence[Call]) -> Answers:
+        """As the module's own."""
+        started = perf_counter()
+        answers = self._run(calls)
+        self._metrics.batch(self.name, len(calls), perf_counter() - started)
+        return answers

@@ -1,0 +1,203 @@
+"""From a checked request to an answer: decode its pictures, have its program written, have it run, say how it went."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+
+from tutelage.errors import InputError
+from tutelage.programs.confidence import confidence
+from tutelage.programs.encoding import encode
+from tutelage.programs.language import ProgramFailure
+from tutelage.programs.trace import Trace
+from tutelage.programs.values import Image
+from tutelage.programs.writers import writer as writing
+from tutelage.serving.door import Visit
+from tutelage.serving.engine import Engine, Ticket
+from tutelage.serving.metrics import Metrics
+from tutelage.serving.problems import ClientGone, code_and_kind, told
+from tutelage.serving.settings import ServerSettings
+
+INPUTS = (("IMAGE",), ("LEFT", "RIGHT"))
+SHOWN_SIDE = 1024
+"""The longest side, in pixels, of pictures that are sent back for people to look at."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """One program that a client wants run, or question that it wants answered, in the language ``dsl``."""
+
+    images: Sequence[Image]
+    dsl: str
+    program: str | None = None
+    question: str | None = None
+
+    @property
+    def state(self) -> dict[str, Image]:
+        """The images by the names that programs know."""
+        return dict(zip(INPUTS[len(self.images) - 1], self.images, strict=True))
+
+
+class Scribe:
+    """Asks a writer for all questions that wait, at once, in a thread of its own."""
+
+    def __init__(self, writer: writing.Writer):
+        self._writer = writer
+        self._thread = ThreadPoolExecutor(1, "writer")
+        self._waiting: list[tuple[writing.Request, asyncio.Future[writing.Draft]]] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def draft(self, request: writing.Request) -> writing.Draft:
+        """The best program for ``request``.
+
+        Raises:
+            TutelageError: whatever the writer raises.
+        """
+        answer: asyncio.Future[writing.Draft] = asyncio.get_running_loop().create_future()
+        self._waiting.append((request, answer))
+        if self._task is None or self._task.done():
+            self._task = asyncio.create_task(self._write())
+        return await answer
+
+    def close(self) -> None:
+        """End the thread."""
+        self._thread.shutdown()
+
+    async def _write(self) -> None:
+        while self._waiting:
+            asked, self._waiting = self._waiting, []
+            requests = [request for request, _ in asked]
+            found: list[Any]
+            try:
+                found = [d[0] for d in await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.write, requests)]
+            except Exception as error:
+                found = [error] * len(asked)
+            for (_, answer), draft in zip(asked, found, strict=True):
+                if answer.done():
+                    continue
+                if isinstance(draft, Exception):
+                    answer.set_exception(draft)
+                else:
+                    answer.set_result(draft)
+
+
+class Service:
+    """What the paths of the application call. ``decoders`` threads read and write pictures."""
+
+    def __init__(self, engine: Engine, writer: writing.Writer, settings: ServerSettings, metrics: Metrics, decoders: int = 2):
+        self.engine, self.settings, self._metrics = engine, settings, metrics
+        self._scribe = Scribe(writer)
+        self._decoders = ThreadPoolExecutor(decoders, "decoder")
+
+    async def image(self, data: str, where: str, visit: Visit) -> Image:
+        """The picture in ``data``, base64.
+
+        Raises:
+            InputError: not base64, or not a picture; ImageTooLarge and Busy where a limit is passed.
+        """
+        image: Image = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, data, where)
+        visit.take(bytes=image.root.nbytes)
+        self._metrics.image(image.notes)
+        return image
+
+    def _decode(self, data: str, where: str) -> Image:
+        try:
+            file = base64.b64decode(data, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise InputError(f"not base64: {error}", where=where, remedy="send the file's bytes in base64") from None
+        return Image.from_bytes(file, self.settings.images, where)
+
+    async def ask(self, wishes: Sequence[Wish], request: Request) -> list[tuple[Trace | ProgramFailure, dict[str, Any]]]:
+        """For each wish how its program ended, and that as a client sees it, without pictures.
+
+        A client that hangs up is heard: its programs end at their next step.
+
+        Raises:
+            ClientGone: the client hung up.
+            Stopped: the engine takes no more programs.
+        """
+        tickets: list[Ticket] = []
+        work = asyncio.ensure_future(self._run(wishes, tickets))
+        gone = asyncio.ensure_future(request.receive())  # the body is read: what comes next is that the client left
+        try:
+            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                raise ClientGone("the client hung up")
+            return work.result()
+        finally:
+            gone.cancel()
+            work.cancel()
+            for ticket in tickets:
+                ticket.gone = True
+
+    async def _run(self, wishes: Sequence[Wish], tickets: list[Ticket]) -> list[tuple[Trace | ProgramFailure, dict[str, Any]]]:
+        drafts = await asyncio.gather(*map(self._draft, wishes))
+        runs = [
+            None if draft.failure is not None else Ticket(wish.dsl, draft.text, wish.state, wish.question)
+            for wish, draft in zip(wishes, drafts, strict=True)
+        ]
+        tickets += [ticket for ticket in runs if ticket is not None]
+        self.engine.submit(tickets)
+        await asyncio.gather(*(ticket.answer for ticket in tickets))
+        return [self._told(*parts) for parts in zip(wishes, drafts, runs, strict=True)]
+
+    async def _draft(self, wish: Wish) -> writing.Draft:
+        if wish.program is not None:
+            return writing.Draft(wish.program, "client")
+        assert wish.question is not None
+        return await self._scribe.draft(writing.Request(wish.question, wish.dsl, tuple(wish.state)))
+
+    def _told(self, wish: Wish, draft: writing.Draft, ticket: Ticket | None) -> tuple[Trace | ProgramFailure, dict[str, Any]]:
+        row: dict[str, Any] = {
+            "status": "ok",
+            "answer": None,
+            "confidence": None,
+            "program": {"dsl": wish.dsl, "text": draft.text, "source": draft.source} if draft.text else None,
+            "images": [
+                {"width": image.width, "height": image.height, "key": image.root_key, "notes": list(image.notes)}
+                for image in wish.images
+            ],
+            "error": None,
+        }
+        if ticket is None:
+            assert draft.failure is not None
+            self._metrics.program(kind := code_and_kind(draft.failure)[1])
+            return draft.failure, row | {"status": kind, "error": told(draft.failure)}
+        trace = ticket.answer.result()
+        self._metrics.program(trace.status)
+        row |= {"status": trace.status, "answer": encode(trace.answer), "confidence": confidence(trace)}
+        row["ms"] = {
+            "queued": round(1000 * (ticket.began - ticket.came), 2),
+            "ran": round(1000 * (ticket.ended - ticket.began), 2),
+        }
+        if trace.status != "ok":
+            message, _, remedy = str(trace.error).partition("\n  remedy: ")
+            row["error"] = {"kind": trace.status, "message": message, "where": None, "remedy": remedy or None}
+        return trace, row
+
+    async def pictures(self, trace: Trace, images: Sequence[Image]) -> dict[str, Any]:
+        """Every picture that the trace's images are regions of, by its key, for people to look at."""
+        roots = {image.root_key: image for image in images}
+        for record in trace.steps:
+            for value in (*record.args.values(), record.output):
+                if isinstance(value, Image):
+                    roots.setdefault(value.root_key, Image(value.root, value.root_key))
+        return await asyncio.get_running_loop().run_in_executor(self._decoders, lambda: {key: _shown(roots[key]) for key in roots})
+
+    def close(self) -> None:
+        """Finish what was begun, and end the threads."""
+        self.engine.close()
+        self._decoders.shutdown()
+        self._scribe.close()
+
+
+def _shown(image: Image) -> dict[str, Any]:
+    """A data URI of the picture, and the size in pixels that boxes are given in."""
+    return {"src": image.data_uri(SHOWN_SIDE), "width": image.width, "height": image.height}
