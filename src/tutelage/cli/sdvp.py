@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tutelage.cli._pool import Address, Engine, EngineOption, Workers, pool
 from tutelage.cli.common import JsonOut, console, emit, environment, progress
 
 if TYPE_CHECKING:
@@ -68,16 +69,21 @@ def collect(
     modules: Modules = None,
     seed: Seed = 0,
     dsl: DslOption = Dsl.visprog,
+    part: Annotated[int, typer.Option(min=1, help="Questions a shard: what a kill can cost.")] = 512,
+    engine: EngineOption = Engine.local,
+    address: Address = None,
+    workers: Workers = None,
     quick: Quick = False,
     json: JsonOut = None,
 ) -> None:
     """Run the questions' programs and keep every distinct call to a module that can be taught. Answers are not used."""
     from tutelage.sdvp.steps import collect_into
 
+    who = pool(engine, address, workers)
     asked, unread = _questions(source, layout, split, images, limit, dsl)
     ready = _modules(modules, seed, quick)
     with progress(f"collecting from {len(asked)} questions") as bar:
-        records = collect_into(out, asked, ready, dsl.value, stage=source.stem, progress=bar)
+        records = collect_into(out, asked, ready, dsl.value, stage=source.stem, part=part, pool=who, progress=bar)
     counts = {name: len(found) for name, found in records.items()}
     console(json).print(f"{_said(counts)} from {len(asked)} questions, {unread} without a program, in {out}")
     emit({"out": out, "records": counts, "questions": len(asked), "without_program": unread, **environment([seed])}, json)
@@ -100,6 +106,10 @@ def label(
     limit: Limit = None,
     modules: Modules = None,
     seed: Seed = 0,
+    part: Annotated[int, typer.Option(min=1, help="Calls a shard: what a kill can cost.")] = 2048,
+    engine: EngineOption = Engine.local,
+    address: Address = None,
+    workers: Workers = None,
     quick: Quick = False,
     json: JsonOut = None,
 ) -> None:
@@ -113,11 +123,13 @@ def label(
     from tutelage.sdvp.label import Filters
     from tutelage.sdvp.steps import VERDICTS, label_into
 
+    who = pool(engine, address, workers)
     found, ready = load(records), _modules(modules, seed, quick)
     asked, _ = _questions(probe, layout, split, None, limit, Dsl.visprog) if probe is not None else ([], 0)
-    with progress("labelling"):
+    with progress("labelling") as bar:
         teachers = dict(_teacher(text, seed, quick) for text in teacher)
-        labelled = label_into(out, found, ready, teachers, Filters(gate=gate), answer_probe(asked, ready))
+        known = answer_probe(asked, ready)
+        labelled = label_into(out, found, ready, teachers, Filters(gate=gate), known, part=part, pool=who, progress=bar)
     verdicts = read_json(out / VERDICTS)
     counts = {
         name: {"records": len(found[name]), "labelled": len(rows), "kept": sum(row.weight > 0 for row in rows)} | verdicts[name]
