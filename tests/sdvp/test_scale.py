@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from tutelage import workers
 from tutelage.cli.main import app
 from tutelage.errors import InputError, StorageError
 from tutelage.modules.function import module
@@ -25,29 +26,30 @@ from tutelage.workers import Pool, WorkerLost
 
 from . import small
 
-MARK = "TUTELAGE_TEST_MARK"
-"""The environment's name of a file that is made by the first worker that is killed."""
+MARKS = "TUTELAGE_TEST_MARKS"
+"""The environment's name of a folder where the first worker that is killed over a stage leaves its mark; unset: none is."""
 
 
-def fatal(image: Image) -> None:
+def fatal(image: Image, stage: str) -> None:
     """Kill this process over one of the pictures, once."""
-    mark = Path(os.environ[MARK]) if MARK in os.environ else None
-    if mark is not None and not mark.exists() and image.root_key == small.picture(7, "green").root_key:
-        mark.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+    if MARKS in os.environ and image.root_key == small.picture(7, "green").root_key:
+        mark = Path(os.environ[MARKS]) / stage
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 @module
 def MIDDLE(image: Image) -> list[Box]:
     """As in :mod:`small`, in a process that may be killed."""
-    fatal(image)
+    fatal(image, "collecting")
     return small.MIDDLE(image)
 
 
 def brightest(calls: Sequence[Call]) -> list[dict[str, float]]:
     """The right colour, with shares that no decimal fraction holds; kills its process over one of the pictures, once."""
     for call in calls:
-        fatal(Image(call.args["image"].root, call.args["image"].root_key))
+        fatal(call.args["image"], "labelling")
     light = [call.args["image"].bytes.mean((1, 2)) for call in calls]
     return [{color: float(share) for color, share in zip(small.COLORS, one / one.sum())} for one in light]
 
@@ -85,20 +87,35 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def ray(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """An instance of Ray that all tests here use, and where its workers leave their marks."""
+    pytest.importorskip("ray")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(MARKS, str(tmp_path_factory.mktemp("marks")))  # before its workers are started
+        with workers._Ray(os.getpid, (), Pool("ray", 2), 1):
+            yield Path(os.environ[MARKS])
+
+
+def marks(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("engine", ["local", "ray"])
-def test_two_workers_one_killed_twice_write_what_one_process_writes(
-    engine: str, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_two_processes_killed_once_a_stage_write_what_one_writes(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip(engine if engine == "ray" else "torch")
-    modules, pool = small.modules(MIDDLE=MIDDLE), Pool(engine, 2)
-    for name in ("collecting", "labelling"):
-        monkeypatch.setenv(MARK, str(tmp_path / name))
-        if name == "collecting":
-            records = collect_into(tmp_path / "out" / "records", small.questions(24), modules, part=4, pool=pool)
-        else:
-            label_into(tmp_path / "out" / "labelled", records, modules, teachers(), part=5, pool=pool)
-        assert (tmp_path / name).exists(), "no worker was killed"
+    (tmp_path / "marks").mkdir()
+    monkeypatch.setenv(MARKS, str(tmp_path / "marks"))
+    run(tmp_path / "out", Pool("local", 2))
+    assert marks(tmp_path / "marks") == ["collecting", "labelling"], "a worker was killed in each stage"
+    assert written(tmp_path / "out") == written(whole)
+
+
+@pytest.mark.slow
+def test_two_workers_of_ray_killed_once_a_stage_write_what_one_process_writes(whole: Path, tmp_path: Path, ray: Path) -> None:
+    run(tmp_path / "out", Pool("ray", 2))
+    assert marks(ray) == ["collecting", "labelling"], "a worker was killed in each stage"
     assert written(tmp_path / "out") == written(whole)
 
 
@@ -109,17 +126,16 @@ def test_labels_come_back_bit_for_bit(whole: Path) -> None:
         assert record.teacher is not None and record.teacher["dist"] == shares and record.teacher["hard"] in small.COLORS
 
 
-@pytest.mark.parametrize("count", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_worker_without_memory_names_its_shard_and_loses_no_other(count: int, whole: Path, tmp_path: Path) -> None:
+def test_a_worker_without_memory_names_its_shard_and_loses_no_other(whole: Path, tmp_path: Path) -> None:
     records, modules = load(whole / "records"), small.modules()
     with pytest.raises(WorkerLost, match="ran out of memory") as caught:
-        label_into(tmp_path, records, modules, {"COLOR": from_callable(hungry)}, part=5, pool=count)
+        label_into(tmp_path, records, modules, {"COLOR": from_callable(hungry)}, part=5)
     assert str(caught.value.where).startswith("shard 2 of 5, ") and "smaller parts" in caught.value.remedy
     kept = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "parts").glob("*.jsonl")}
     assert kept and Path(str(caught.value.where).partition(", ")[2]).name not in kept
     redone: list[int] = []
-    monkey = {"COLOR": from_callable(small.brightest, "hungry")}  # the same teacher, with room
-    label_into(tmp_path, records, modules, monkey, part=5, progress=lambda done, _: redone.append(done))
+    with_room = {"COLOR": from_callable(small.brightest, "hungry")}
+    label_into(tmp_path, records, modules, with_room, part=5, progress=lambda done, _: redone.append(done))
     assert redone == list(range(len(kept) + 1, 6))
 
 
@@ -138,8 +154,7 @@ def test_a_shard_cut_short_is_told(whole: Path, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.slow
-def test_the_commands_take_an_engine(tmp_path: Path) -> None:
-    pytest.importorskip("ray")
+def test_the_commands_take_an_engine(tmp_path: Path, ray: Path) -> None:
     write_gqa(tmp_path / "gqa", seed=1, images=4)
 
     def sdvp(*words: object) -> None:

@@ -115,7 +115,9 @@ class Parallel(Alone):
         """
         rows = len(example)
         if rows < self.size:
-            raise InputError(f"{rows} samples a batch for {self.size} processes", where="settings.batch_size", remedy="at least one each")
+            raise InputError(
+                f"{rows} samples a batch for {self.size} processes", where="settings.batch_size", remedy="at least one each"
+            )
         for name, leaf in leaves({"inputs": example.inputs, "labels": example.labels}):
             if leaf.ndim == 0 or len(leaf) != rows:
                 raise InputError(
@@ -155,7 +157,9 @@ class Parallel(Alone):
         """See :class:`Alone`."""
         if not sums:
             return sums
-        return dict(zip(sums, self._on.reduce(torch.stack([value.float() for value in sums.values()]), "mean").unbind(), strict=True))
+        return dict(
+            zip(sums, self._on.reduce(torch.stack([value.float() for value in sums.values()]), "mean").unbind(), strict=True)
+        )
 
     def same(self, number: float) -> float:
         """See :class:`Alone`."""

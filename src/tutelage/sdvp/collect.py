@@ -91,7 +91,7 @@ def save_pictures(records: Iterable[StepRecord], folder: Path) -> None:
         file = _picture(folder, key)
         if not file.exists():
             buffer = io.BytesIO()
-            type(image)(image.root, key).to_pil().save(buffer, "PNG")
+            type(image)(image.root, key).to_pil().save(buffer, "PNG", compress_level=1)  # twice as fast
             files.write_bytes(file, buffer.getvalue())
 
 

@@ -138,7 +138,8 @@ def label_into(
     pool: Pool | int = 1,
     progress: Progress | None = None,
 ) -> Records:
-    """Label ``records`` by the teachers, ``part`` calls a shard, by the workers of ``pool``; the sibling calls they do not speak to are kept beside, for self-distillation.
+    """Label ``records`` by the teachers, ``part`` calls a shard, by the workers of ``pool``; the sibling calls that the
+    teachers do not speak to are kept beside, for self-distillation.
 
     ``probe``: labelled calls by module. With them each teacher is calibrated, and one that does not beat its module labels
     nothing; a teacher without such calls is accepted unseen. The verdicts are in ``verdicts.json``. Filters that need
