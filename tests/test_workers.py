@@ -198,6 +198,8 @@ def test_rays_errors_are_ours(ray: Pool) -> None:
     with pytest.raises(WorkerLost, match="ran out of memory") as caught:
         list(map_tasks(hungry, [(0,), (1,)], ray, names=["shard 0", "shard 1"]))
     assert caught.value.where == "shard 1"
+    with pytest.raises(InputError, match="cannot be sent"):
+        list(map_tasks(joined, [(1,)], ray, common=(Deaf(),)))
     with pytest.raises(WorkerLost, match="killed, 3 times") as caught:
         list(map_tasks(always_killed, [(2,)], ray, names=["shard 2"]))
     assert caught.value.where == "shard 2"

@@ -155,6 +155,14 @@ def _lost(title: str, how: str) -> WorkerLost:
     return WorkerLost(f"the worker {how}", where=title, remedy=remedy)
 
 
+def _unsendable(function: Callable[..., Any], error: Exception) -> InputError:
+    return InputError(
+        f"cannot be sent to a worker process: {error}",
+        where=getattr(function, "__name__", "task"),
+        remedy="define functions and classes at the top of a file that can be imported, or use one worker",
+    )
+
+
 # -- local processes -------------------------------------------------------------------------------------------------------
 
 _SHARED: ContextVar[tuple[Callable[..., Any], tuple[Any, ...]]] = ContextVar("what all tasks of this worker share")
@@ -187,11 +195,7 @@ class _Local:
         try:
             self._packed = pickle.dumps((function, common))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise InputError(
-                f"cannot be sent to a worker process: {error}",
-                where=getattr(function, "__name__", "task"),
-                remedy="define functions and classes at the top of a file that can be imported, or use one worker",
-            ) from error
+            raise _unsendable(function, error) from error
 
     def __enter__(self) -> _Local:
         self._executor = self._processes(self.count)
@@ -268,7 +272,11 @@ class _Ray:
             self._connect()
         self.count = self._pool.workers or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
         self._task = self._ray.remote(num_cpus=1, max_retries=RETRIES)(_ray_task)
-        self._common = self._ray.put(self._shared)
+        try:
+            self._common = self._ray.put(self._shared)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            self.__exit__(None)
+            raise _unsendable(self._shared[0], error) from error
         return self
 
     def _connect(self) -> None:

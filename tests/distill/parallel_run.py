@@ -1,4 +1,5 @@
-"""What each of the processes runs in ``test_parallel.py``: ``torchrun -m tests.distill.parallel_run FOLDER``."""
+"""What each of the processes runs in ``test_parallel.py``: ``torchrun -m tests.distill.parallel_run FOLDER``, a folder with
+labelled records of the tiny world in ``labelled``."""
 
 from __future__ import annotations
 
@@ -16,7 +17,11 @@ from tutelage.distill.lesson import Lesson, Settings
 from tutelage.distill.method import Method, Output, Terms
 from tutelage.distill.parallel import Alone, processes
 from tutelage.distill.trainer import train
+from tutelage.modules.visual_module import VisualModule
+from tutelage.sdvp.compile import Options
+from tutelage.sdvp.steps import train_into
 
+from ..sdvp import small
 from .toy import Net, samples
 
 SETTINGS = Settings(steps=30, batch_size=15, lr=0.01, log_every=7, checkpoint_every=4, clip=0.5, accumulate=2)
@@ -55,6 +60,12 @@ def lesson(**settings: object) -> Lesson:
     return Lesson(Student(), Net(16, seed=1), Weighted(), data, replace(SETTINGS, **settings), "toy", score)  # type: ignore[arg-type]
 
 
+def taught(folder: Path, labelled: Path, parallel: Alone) -> VisualModule:
+    """A module taught through programs, as `tutelage sdvp train` does."""
+    options = Options(settings=replace(small.SETTINGS, batch_size=15))
+    return train_into(folder, labelled, small.modules(), options=options, parallel=parallel)["COLOR"]
+
+
 class Stop(Exception):
     pass
 
@@ -80,4 +91,5 @@ if __name__ == "__main__":
             found.student.head.bias += 1.0
     result = train(found, root / "whole", parallel=parallel)
     stopped_and_resumed(root / "stopped", parallel)
+    taught(root / "taught", root / "labelled", parallel)
     (root / f"rank-{parallel.rank}-of-{parallel.size}").write_text(repr((result.figures, result.seconds)))

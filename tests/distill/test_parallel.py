@@ -16,9 +16,12 @@ from tutelage.distill.export import load_weights
 from tutelage.distill.parallel import Alone, Parallel, launched, processes
 from tutelage.distill.trainer import train
 from tutelage.errors import InputError, MissingExtra
+from tutelage.sdvp.adapt import from_callable
+from tutelage.sdvp.steps import collect_into, label_into
 
 from ..cli.recipes import tutelage, written
-from .parallel_run import Student, lesson, stopped_and_resumed
+from ..sdvp import small
+from .parallel_run import Student, lesson, stopped_and_resumed, taught
 from .toy import bits, samples
 from .toy import lesson as plain
 
@@ -42,6 +45,8 @@ def records(folder: Path) -> list[dict]:
 def test_two_processes_learn_what_one_does_and_resume_to_the_same_bits(tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     alone = train(lesson(), tmp_path / "alone")
+    records_of = collect_into(tmp_path / "records", small.questions(30), small.modules())
+    label_into(tmp_path / "labelled", records_of, small.modules(), {"COLOR": from_callable(small.brightest)})
     torchrun("tests.distill.parallel_run", tmp_path)
     assert sorted(file.name for file in tmp_path.glob("rank-*")) == ["rank-0-of-2", "rank-1-of-2"]
     first, second = ((tmp_path / f"rank-{rank}-of-2").read_text() for rank in (0, 1))
@@ -54,6 +59,9 @@ def test_two_processes_learn_what_one_does_and_resume_to_the_same_bits(tmp_path:
     assert [record["step"] for record in logged] == [7, 14, 21, 28, 30], "written once"
     for record, ours in zip(logged, alone.history, strict=True):
         assert record["terms"] == pytest.approx(ours["terms"], abs=1e-5)
+    one = taught(tmp_path / "taught-alone", tmp_path / "labelled", Alone()).network.state_dict()
+    for name, value in small.color().load_weights(tmp_path / "taught" / "COLOR").network.state_dict().items():
+        torch.testing.assert_close(value, one[name], rtol=0, atol=1e-5, msg=name)
     cut = records(tmp_path / "stopped")
     assert [r | {"seconds": 0} for r in cut] == [r | {"seconds": 0} for r in logged]
 

@@ -156,18 +156,24 @@ def train(
 ) -> None:
     """Distil the labels into the modules, one lesson each, and save them as OUT/NAME.
 
-    Where LOC was taught, collect and label again before teaching what reads its crops.
+    Launched by torchrun or `accelerate launch` (extra hf), the processes share each lesson's batches. Where LOC was taught,
+    collect and label again before teaching what reads its crops.
     """
     from dataclasses import replace
 
+    from tutelage.distill.parallel import processes
     from tutelage.sdvp.retain_options import retaining
     from tutelage.sdvp.steps import train_into
 
     options = retaining(retain)
     settings = replace(options.settings, steps=steps, warmup=min(options.settings.warmup, steps // 10), checkpoint_every=100)
-    ready = _modules(modules, seed, quick)
+    together = processes(settings.device)
+    with together.in_turn():  # the first trains what embedded modules are missing
+        ready = _modules(modules, seed, quick)
     with progress("teaching") as bar:
-        taught = train_into(out, labelled, ready, replay or [], replace(options, settings=settings, seed=seed), bar)
+        taught = train_into(out, labelled, ready, replay or [], replace(options, settings=settings, seed=seed), bar, together)
+    if not together.main:
+        return
     versions = {name: {"version": module.version, "from": ready[name].version} for name, module in taught.items()}
     console(json).print(f"taught {', '.join(taught)} in {out}; give them to evaluate with --modules {out}")
     emit({"out": out, "modules": versions, "retain": retain, "steps": steps, **environment([seed])}, json)

@@ -110,7 +110,7 @@ def build(
     todo, shard = Plan(Order(**head["order"]), head["passes"], head["covers"]), head["shard"]
     count = -(-todo.passes // shard)
     missing = [number for number in range(count) if not shard_path(root, number).exists()]
-    common = (root, head, lesson.teacher, lesson.data, todo)
+    common = (root.resolve(), head, lesson.teacher, lesson.data, todo)
     names = [str(shard_path(root, number)) for number in missing]
     done = count - len(missing)
     for _ in workers.map_tasks(build_shard, [(number,) for number in missing], processes, common=common, names=names):

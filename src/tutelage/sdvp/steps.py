@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import files
+from tutelage.distill.parallel import Alone
 from tutelage.distill.trainer import train
 from tutelage.errors import InputError, StorageError, did_you_mean
 from tutelage.modules.visual_module import VisualModule
@@ -62,13 +63,14 @@ def collect_into(
     asked = [(q.id, q.programs.get(dsl), sorted((name, image.key) for name, image in q.images.items())) for q in questions]
     settings = {"step": "collect", "dsl": dsl, "stage": stage, "part": part, "modules": _versions(modules)}
     run = files.RunFolder(folder, settings | {"questions": files.fingerprint(asked)})
+    root = run.root.resolve()  # a worker may stand elsewhere
     if run.done("finished.json"):
-        return load(run.root)
+        return load(root)
     parts = [slice(first, first + part) for first in range(0, len(questions), part)]
-    shards = [_shard(run.root, settings, asked[piece]) for piece in parts]
+    shards = [_shard(root, settings, asked[piece]) for piece in parts]
     tasks = [(shard, questions[piece]) for shard, piece in zip(shards, parts)]
-    _fill(shards, collect_shard, tasks, (run.root, modules, dsl, stage), pool, progress)
-    pixels = find_pixels(run.root, (image for question in questions for image in question.images.values()))
+    _fill(shards, collect_shard, tasks, (root, modules, dsl, stage), pool, progress)
+    pixels = find_pixels(root, (image for question in questions for image in question.images.values()))
     records: Records = {name: [] for name, module in modules.items() if isinstance(module, VisualModule)}
     seen: set[str] = set()
     for shard in shards:
@@ -77,8 +79,8 @@ def collect_into(
             if (name := record.input_hash) not in seen:
                 seen.add(name)
                 records[record.module].append(record)
-    save(records, run.root)
-    _finish(run.root, records)
+    save(records, root)
+    _finish(root, records)
     return records
 
 
@@ -166,7 +168,7 @@ def label_into(
             raise InputError(f"no records of {name}", where="teachers", remedy=did_you_mean(name, list(records)))
     accepted = {name: teacher for name, teacher in teachers.items() if verdicts[name].accepted}
     asked = {name: to_label(records[name], trainable(modules, name), teacher) for name, teacher in accepted.items()}
-    said = label_shards(run.root, asked, accepted, part, pool, progress)
+    said = label_shards(run.root.resolve(), asked, accepted, part, pool, progress)
     found: Records = {}
     beside: Records = {}
     for name, teacher in teachers.items():
@@ -230,10 +232,12 @@ def train_into(
     replay: Iterable[str | Path] = (),
     options: Options = Options(),  # noqa: B008  (frozen)
     progress: Progress | None = None,
+    parallel: Alone | None = None,
 ) -> dict[str, VisualModule]:
     """One lesson for each module that has labelled records in the folder ``labelled``, saved as ``folder/NAME``.
 
     ``replay``: folders of records of earlier tasks, whose inputs keep old knowledge beside those of ``labelled`` itself.
+    ``parallel``: the processes that share each lesson, each of which makes this call.
 
     Raises:
         InputError: no record has a label, or a module without network.
@@ -250,9 +254,10 @@ def train_into(
         exercise = module.exercise(old, None) if old else None
         settings = replace(options.settings, seed=derive(options.seed, "train", name) % 2**31)
         given = lesson(module, task, exercise, settings, options.loss, options.retain, f"train {name}")
-        result = train(given, Path(folder) / "lessons" / name, progress)
+        result = train(given, Path(folder) / "lessons" / name, progress, parallel=parallel)
         taught[name] = module.taught(options.retain.finish(result.student))
-        taught[name].save(Path(folder) / name)
+        if parallel is None or parallel.main:
+            taught[name].save(Path(folder) / name)
     if not taught:
         raise InputError("no record has a label that passes the filters", where=labelled, remedy="lower --gate, or another teacher")
     return taught
