@@ -103,7 +103,7 @@ def one_thread() -> Iterator[None]:
 
 
 class _Engine(Protocol):
-    count: int
+    ahead: int  # tasks sent and not yet done; more than there are workers, so that none waits for its next one
 
     def start(self, task: tuple[Any, ...], title: str) -> Any: ...
 
@@ -113,12 +113,12 @@ class _Engine(Protocol):
 
 
 def _in_order(engine: _Engine, tasks: Sequence[tuple[Any, ...]], titles: Sequence[str]) -> Iterator[Any]:
-    """Keep as many tasks under way as there are workers, and give results in the order of the tasks."""
+    """Keep workers supplied, and give results in the order of the tasks."""
     flying: dict[Any, int] = {}
     finished: dict[int, Any] = {}
     last, sent, given = len(tasks), 0, 0
     while given < last:
-        while sent < last and len(flying) < engine.count:
+        while sent < last and len(flying) < engine.ahead:
             flying[engine.start(tasks[sent], titles[sent])] = sent
             sent += 1
         handle = engine.first(list(flying))
@@ -187,11 +187,12 @@ def _local_task(task: tuple[Any, ...], title: str) -> Any:
 
 
 class _Local:
-    """Processes of this machine. Where one is killed, Python ends them all: each task under way is then done again, alone in
-    a process, so that the one to blame is known."""
+    """Processes of this machine. Where one is killed, Python ends them all: each task that was sent is then done again, alone
+    in a process, so that the one to blame is known."""
 
     def __init__(self, function: Callable[..., Any], common: tuple[Any, ...], pool: Pool, tasks: int):
         self.count = min(processes(pool.workers), tasks)
+        self.ahead = 2 * self.count
         try:
             self._packed = pickle.dumps((function, common))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
@@ -270,7 +271,9 @@ class _Ray:
         self._began = not self._ray.is_initialized()
         if self._began:
             self._connect()
-        self.count = self._pool.workers or max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        cores = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
+        asked = self._pool.workers or cores
+        self.ahead = asked if asked < cores else 2 * cores  # a bigger cluster would begin all that it is sent
         self._task = self._ray.remote(num_cpus=1, max_retries=RETRIES)(_ray_task)
         try:
             self._common = self._ray.put(self._shared)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ import PIL.Image
 
 from tutelage.bench.fleet import Fleet, check, predicted
 from tutelage.programs.values import Image
+from tutelage.sdvp.collect import as_png
 from tutelage.sdvp.steps import PART
 from tutelage.workers import one_thread
 
@@ -161,7 +161,7 @@ def photograph(pixels: tuple[int, int], rounds: int = 5) -> dict[str, float]:
     rng = np.random.default_rng(0)
     coarse = PIL.Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize((width, height), PIL.Image.BICUBIC)
     picture = np.clip(np.asarray(coarse) + rng.normal(0, 4, (height, width, 3)), 0, 255).astype(np.uint8)
-    read, keep, size = [], [], 0
+    read, keep, kept = [], [], b""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "photograph.jpg"
         PIL.Image.fromarray(picture).save(file, quality=90)
@@ -169,13 +169,11 @@ def photograph(pixels: tuple[int, int], rounds: int = 5) -> dict[str, float]:
             clock = Parts()
             image = Image.from_file(file)
             clock("read")
-            buffer = io.BytesIO()
-            image.to_pil().save(buffer, "PNG")
+            kept = as_png(image)
             clock("keep")
             read.append(clock.spent["read"])
             keep.append(clock.spent["keep"])
-            size = buffer.tell()
-    return {"read_seconds": median(read), "keep_seconds": median(keep), "png_bytes": size}
+    return {"read_seconds": median(read), "keep_seconds": median(keep), "png_bytes": len(kept)}
 
 
 def extrapolated(measured: Mapping[str, Any], assumed: Assumptions) -> dict[str, Any]:

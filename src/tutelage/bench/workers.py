@@ -12,7 +12,7 @@ from typing import Any
 
 from tutelage.programs.language import Call
 from tutelage.sdvp.adapt import StepTeacher
-from tutelage.sdvp.steps import label_shard
+from tutelage.sdvp.steps import CALLS, label_shard
 from tutelage.workers import Pool, map_tasks
 
 TARGET = 1.7
@@ -24,8 +24,8 @@ PATIENCE = 120.0
 def bench(
     engines: Sequence[str] = ("local", "ray"),
     *,
-    calls: int = 16_384,
-    part: int = 512,
+    calls: int = 16 * CALLS,
+    part: int = CALLS,
     rounds: int = 3,
     seed: int = 0,
     smoke: bool = False,
@@ -34,7 +34,8 @@ def bench(
     """The labelling stage by one worker and by two of each engine, one thread each, taking turns over ``rounds``.
 
     The stage is what ``tutelage sdvp label`` hands to workers: shards of ``part`` calls, answered by the embedded colour
-    specialist and written as files. It begins when every worker has labelled a shard, so starting them is not counted.
+    specialist and written as files. It begins when every worker has labelled a shard, so starting them is not counted; nor is
+    stopping them.
 
     Returns:
         ``{engines: {name: {seconds: {1, 2}, ratio, target, met, reason}}, …}``: medians, and the median of the rounds' ratios.
@@ -45,8 +46,8 @@ def bench(
     from tutelage.seeds import numpy_rng
 
     specialist = embedded.one(seed, "color", files.Store(files.cache_home() / "modules"), smoke)
-    calls, part = (256, 64) if smoke else (calls, part)
-    found = embedded.scenes("B", 64 if smoke else calls // 2, seed, "workers")
+    calls, part = (256, 32) if smoke else (calls, part)
+    found = embedded.scenes("B", 64 if smoke else calls // 4, seed, "workers")
     asked = embedded.color_examples(found, numpy_rng(seed, "workers"))[0][:calls]
     pieces = [asked[first : first + part] for first in range(0, len(asked), part)]
     taken: dict[str, dict[int, list[Stage]]] = {engine: {1: [], 2: []} for engine in engines}
@@ -80,8 +81,9 @@ def stage(pool: Pool, teachers: Mapping[str, StepTeacher], pieces: Sequence[Sequ
         for _ in waiting:
             next(results)
         began = time.perf_counter()
-        spent = list(results)
-        seconds = time.perf_counter() - began
+        spent = [next(results) for _ in pieces]
+        seconds = time.perf_counter() - began  # before the workers are sent home
+        list(results)
     return seconds, sum(wall for wall, _ in spent), sum(cpu for _, cpu in spent)
 
 

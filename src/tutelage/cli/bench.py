@@ -212,7 +212,7 @@ def capacity(
 @app.command(epilog="Example: tutelage bench workers --json results/bench/workers.json")
 def workers(
     engine: Annotated[list[Engine] | None, typer.Option(help="An engine; may be repeated. Default: both.")] = None,
-    calls: Annotated[int, typer.Option(min=1, help="Calls to label.")] = 16_384,
+    calls: Annotated[int, typer.Option(min=1, help="Calls to label.")] = 32_768,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are given.")] = 3,
     seed: Seed = 0,
     smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,

@@ -90,9 +90,14 @@ def save_pictures(records: Iterable[StepRecord], folder: Path) -> None:
     for key, image in pictures.items():
         file = _picture(folder, key)
         if not file.exists():
-            buffer = io.BytesIO()
-            type(image)(image.root, key).to_pil().save(buffer, "PNG", compress_level=1)  # twice as fast
-            files.write_bytes(file, buffer.getvalue())
+            files.write_bytes(file, as_png(Image(image.root, key)))
+
+
+def as_png(image: Image) -> bytes:
+    """The picture as PNG at the least compression: half the time of the usual, for a seventh more bytes."""
+    buffer = io.BytesIO()
+    image.to_pil().save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
 
 
 def _picture(folder: Path, key: str) -> Path:
