@@ -151,7 +151,7 @@ def _do(function: Callable[..., Any], given: tuple[Any, ...], title: str) -> Any
 
 
 def _lost(title: str, how: str) -> WorkerLost:
-    remedy = "give it more memory, fewer workers or smaller parts; what was finished is kept: the same command goes on from there"
+    remedy = "more memory or fewer workers: the same command goes on from what was finished; smaller parts want a new folder"
     return WorkerLost(f"the worker {how}", where=title, remedy=remedy)
 
 
@@ -200,10 +200,13 @@ class _Local:
 
     def __enter__(self) -> _Local:
         self._executor = self._processes(self.count)
+        self._alone: ProcessPoolExecutor | None = None
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._executor.shutdown(cancel_futures=True)
+        for executor in (self._executor, self._alone):
+            if executor is not None:
+                executor.shutdown(cancel_futures=True)
 
     def _processes(self, count: int) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
@@ -225,11 +228,12 @@ class _Local:
         try:
             return handle.result()
         except BrokenProcessPool:
-            with _environment(_ONE_THREAD), self._processes(1) as alone:
-                try:
-                    return alone.submit(_local_task, task, title).result()
-                except BrokenProcessPool as error:
-                    raise _lost(title, "was killed, and again when it was sent the task alone: was memory short?") from error
+            self._alone = self._alone or self._processes(1)
+            try:
+                with _environment(_ONE_THREAD):
+                    return self._alone.submit(_local_task, task, title).result()
+            except BrokenProcessPool as error:
+                raise _lost(title, "was killed, and again when it was sent the task alone: was memory short?") from error
 
 
 @contextlib.contextmanager

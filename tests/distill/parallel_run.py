@@ -3,6 +3,7 @@ labelled records of the tiny world in ``labelled``."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -75,11 +76,14 @@ def stop(done: int, steps: int) -> None:
         raise Stop
 
 
-def stopped_and_resumed(folder: Path, parallel: Alone) -> None:
-    try:
+def stopped(folder: Path, parallel: Alone) -> None:
+    with contextlib.suppress(Stop):
         train(lesson(), folder, progress=stop, parallel=parallel)
-    except Stop:
-        train(lesson(), folder, parallel=parallel)
+
+
+def stopped_and_resumed(folder: Path, parallel: Alone) -> None:
+    stopped(folder, parallel)
+    train(lesson(), folder, parallel=parallel)
 
 
 if __name__ == "__main__":
@@ -91,5 +95,6 @@ if __name__ == "__main__":
             found.student.head.bias += 1.0
     result = train(found, root / "whole", parallel=parallel)
     stopped_and_resumed(root / "stopped", parallel)
+    stopped(root / "handed-on", parallel)
     taught(root / "taught", root / "labelled", parallel)
     (root / f"rank-{parallel.rank}-of-{parallel.size}").write_text(repr((result.figures, result.seconds)))

@@ -53,8 +53,10 @@ def test_two_processes_learn_what_one_does_and_resume_to_the_same_bits(tmp_path:
     assert first == second, "figures and seconds are the same in every process"
     whole, resumed = (load_weights(Student(), tmp_path / name / "student.safetensors") for name in ("whole", "stopped"))
     assert bits(whole) == bits(resumed)
+    handed_on = train(lesson(), tmp_path / "handed-on").student
     for name, value in alone.student.state_dict().items():
-        torch.testing.assert_close(whole.state_dict()[name], value, rtol=0, atol=1e-5, msg=name)
+        for student in (whole, handed_on):
+            torch.testing.assert_close(student.state_dict()[name], value, rtol=0, atol=1e-5, msg=name)
     logged = records(tmp_path / "whole")
     assert [record["step"] for record in logged] == [7, 14, 21, 28, 30], "written once"
     for record, ours in zip(logged, alone.history, strict=True):

@@ -185,9 +185,9 @@ def extrapolated(measured: Mapping[str, Any], assumed: Assumptions) -> dict[str,
     each, photo = measured["seconds_a_question"], measured["photograph"]
     worker = each["collect"] + each["label"]
     if assumed.seconds_a_call is not None:
-        asked = {**{name: measured["calls_a_question"][name] for name in measured["calls_a_question"]}}
-        own = each["collect"] - sum(count * measured["seconds_a_call"][name] for name, count in asked.items())
-        worker = max(0.0, own) + (sum(asked.values()) + sum(measured["labels_a_question"].values())) * assumed.seconds_a_call
+        calls, labels = measured["calls_a_question"], measured["labels_a_question"]
+        own = each["collect"] - sum(count * measured["seconds_a_call"][name] for name, count in calls.items())
+        worker = max(0.0, own) + (sum(calls.values()) + sum(labels.values())) * assumed.seconds_a_call
     seen = assumed.images / assumed.questions
     worker += seen * photo["keep_seconds"]
     driver = each["read"] + each["merge records"] + each["merge labels"] + seen * photo["read_seconds"]
