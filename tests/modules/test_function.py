@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
@@ -168,3 +169,20 @@ def test_what_cannot_be_a_module_is_refused(function: Any, says: str) -> None:
 def test_a_batched_function_needs_lists() -> None:
     with pytest.raises(InputError, match="lists"):
         module(batched=True)(brightness.function)
+
+
+def test_a_module_is_sent_to_another_process_by_its_functions_name() -> None:
+    sent = {**symbolic_modules(), "BRIGHTNESS": brightness}
+    received = pickle.loads(pickle.dumps(sent))
+    assert {name: (made.version, made.signature) for name, made in received.items()} == {
+        name: (made.version, made.signature) for name, made in sent.items()
+    }
+    image = picture(0)
+    assert received["CROP_BEHIND"](image, []).key == image.key and received["BRIGHTNESS"](image) == brightness(image)
+
+    @module
+    def local(image: Image) -> int:
+        return image.width
+
+    with pytest.raises(pickle.PicklingError, match="LOCAL is not defined at the top of a file"):
+        pickle.dumps(local)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,3 +102,16 @@ def test_temperature_by_hand() -> None:
     assert label.dist["a"] == pytest.approx(2 / 3) and label.hard == "a"
     boxes = Label([], None, 0.7)
     assert tempered(boxes, 2.0) is boxes
+
+
+def test_ready_teachers_can_be_sent_to_another_process() -> None:
+    vqa, loc = Vqa.build(AskConfig(COLORS), 0), Loc.build(LocConfig(("circle", "square")), 0)
+    color = ask("What color is the object?")
+    found = Call("LOC", {"image": IMAGE, "object": "circle"})
+    red = Call("VERIFY", {"image": IMAGE, "object": "circle", "property": "red"})
+    shape = Call("COLOR", {"image": IMAGE})
+    pairs = ((same_skill(vqa), color), (same_skill(loc), found), (as_judge(vqa), red), (from_callable(small.brightest), shape))
+    for teacher, call in pairs:
+        sent = pickle.loads(pickle.dumps(teacher))
+        assert (sent.version, sent.expand) == (teacher.version, teacher.expand)
+        assert sent.label([call]) == teacher.label([call]) != [None]

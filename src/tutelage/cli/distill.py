@@ -14,6 +14,7 @@ from tutelage.cli.common import Bar, JsonOut, console, emit, progress
 if TYPE_CHECKING:
     from tutelage.cli._recipe import Prepared
     from tutelage.distill.api import Distillation
+    from tutelage.distill.parallel import Alone
 
 app = typer.Typer()
 
@@ -35,7 +36,8 @@ def distill(
 ) -> None:
     """Train the recipe's student, over its seeds; weights, log and report go to the run folder, where a stopped run goes on.
 
-    Where there is labelled test data, the folder's report.html shows teacher and student side by side.
+    Where there is labelled test data, the folder's report.html shows teacher and student side by side. Launched by torchrun
+    or `accelerate launch` (extra hf), the processes share every batch.
     """
     import torch
 
@@ -44,6 +46,7 @@ def distill(
     from tutelage.cli._recipe import prepare
     from tutelage.distill.compare import DISTILLED
     from tutelage.distill.export import check_formats, save_formats
+    from tutelage.distill.parallel import processes
     from tutelage.distill.recipe import read_recipe
     from tutelage.environment import environment
     from tutelage.errors import InputError
@@ -54,6 +57,7 @@ def distill(
     formats = export or []
     check_formats(formats)
     job = prepare(asked)
+    together = processes(job.recipe.settings.device)
     if compare and (job.test is None or (job.labelled or job.data).labels is None):
         raise InputError(
             "a comparison needs labelled test data, and labels for the student alone",
@@ -62,10 +66,12 @@ def distill(
         )
     folder = out or Path(asked.out or f"runs/{recipe.stem}")
     with progress(recipe.stem) as bar:
-        done = train(job, folder, check, bar)
+        done = train(job, folder, check, bar, together)
         arms = {DISTILLED: done.results}
         if compare:
-            arms |= alone(job, done, folder, bar)
+            arms |= alone(job, done, folder, bar, together)
+    if not together.main:
+        return
     example = job.data.batch(torch.zeros(2, dtype=torch.int64), None).inputs
     exported = [save_formats(one.student, example, folder / f"seed-{seed}", formats) for seed, one in zip(done.seeds, done.results)]
     result: dict[str, Any] = done.summary() | {"out": folder, "exported": exported, **environment(job.seeds)}
@@ -80,7 +86,7 @@ def distill(
     emit(result, json)
 
 
-def train(job: Prepared, folder: Path, check: bool, bar: Bar) -> Distillation:
+def train(job: Prepared, folder: Path, check: bool, bar: Bar, together: Alone) -> Distillation:
     """The recipe's own arm."""
     from tutelage.distill.api import distill as run
 
@@ -100,6 +106,7 @@ def train(job: Prepared, folder: Path, check: bool, bar: Bar) -> Distillation:
         check=check,
         tensorboard=recipe.tensorboard,
         progress=shown(bar, ""),
+        parallel=together,
     )
 
 
@@ -109,7 +116,7 @@ def curve(job: Prepared) -> Any:
     return settings if settings.eval_every or job.test is None else replace(settings, eval_every=max(1, settings.steps // 10))
 
 
-def alone(job: Prepared, done: Distillation, folder: Path, bar: Bar) -> dict[str, Any]:
+def alone(job: Prepared, done: Distillation, folder: Path, bar: Bar, together: Alone) -> dict[str, Any]:
     """The student alone from the same starts: for as many steps, and for as many as take as long as distilling did."""
     from tutelage.distill.api import distill as run
     from tutelage.distill.compare import ALONE, ALONE_LATE
@@ -117,7 +124,7 @@ def alone(job: Prepared, done: Distillation, folder: Path, bar: Bar) -> dict[str
 
     settings = curve(job)
     data = job.labelled if job.labelled is not None else job.data
-    more: dict[str, Any] = {"seeds": job.seeds, "evaluate": job.score}
+    more: dict[str, Any] = {"seeds": job.seeds, "evaluate": job.score, "parallel": together}
     plain = run(job.student, None, data, Supervised, settings=settings, out=folder / "alone", progress=shown(bar, ALONE), **more)
     longer = sum(result.seconds for result in done.results) / max(1e-9, sum(result.seconds for result in plain.results))
     settings = replace(settings, steps=max(1, round(settings.steps * longer)))

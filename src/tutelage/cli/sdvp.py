@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tutelage.cli._official import Official
+from tutelage.cli._pool import Address, Engine, EngineOption, Workers, pool
 from tutelage.cli._programs import Taught
 from tutelage.cli._pupils import modules_in, teacher_of
 from tutelage.cli._writers import SetOption, SettingsFile, WriterName
@@ -71,16 +72,21 @@ def collect(
     modules: Modules = None,
     seed: Seed = 0,
     dsl: DslOption = Dsl.visprog,
+    part: Annotated[int, typer.Option(min=1, help="Questions a shard: what a kill can cost.")] = 512,
+    engine: EngineOption = Engine.local,
+    address: Address = None,
+    workers: Workers = None,
     quick: Quick = False,
     json: JsonOut = None,
 ) -> None:
     """Run the questions' programs and keep every distinct call to a module that can be taught. Answers are not used."""
     from tutelage.sdvp.steps import collect_into
 
+    who = pool(engine, address, workers)
     asked, unread = _questions(source, layout, split, images, limit, dsl)
     ready = modules_in(modules, seed, quick)
     with progress(f"collecting from {len(asked)} questions") as bar:
-        records = collect_into(out, asked, ready, dsl.value, stage=source.stem, progress=bar)
+        records = collect_into(out, asked, ready, dsl.value, stage=source.stem, part=part, pool=who, progress=bar)
     counts = {name: len(found) for name, found in records.items()}
     console(json).print(f"{_said(counts)} from {len(asked)} questions, {unread} without a program, in {out}")
     emit({"out": out, "records": counts, "questions": len(asked), "without_program": unread, **environment([seed])}, json)
@@ -103,6 +109,10 @@ def label(
     limit: Limit = None,
     modules: Modules = None,
     seed: Seed = 0,
+    part: Annotated[int, typer.Option(min=1, help="Calls a shard: what a kill can cost.")] = 2048,
+    engine: EngineOption = Engine.local,
+    address: Address = None,
+    workers: Workers = None,
     quick: Quick = False,
     json: JsonOut = None,
 ) -> None:
@@ -116,11 +126,13 @@ def label(
     from tutelage.sdvp.label import Filters
     from tutelage.sdvp.steps import VERDICTS, label_into
 
+    who = pool(engine, address, workers)
     found, ready = load(records), modules_in(modules, seed, quick)
     asked, _ = _questions(probe, layout, split, None, limit, Dsl.visprog) if probe is not None else ([], 0)
-    with progress("labelling"):
+    with progress("labelling") as bar:
         teachers = dict(teacher_of(text, seed, quick) for text in teacher)
-        labelled = label_into(out, found, ready, teachers, Filters(gate=gate), answer_probe(asked, ready))
+        known = answer_probe(asked, ready)
+        labelled = label_into(out, found, ready, teachers, Filters(gate=gate), known, part=part, pool=who, progress=bar)
     verdicts = read_json(out / VERDICTS)
     counts = {
         name: {"records": len(found[name]), "labelled": len(rows), "kept": sum(row.weight > 0 for row in rows)} | verdicts[name]
@@ -147,18 +159,24 @@ def train(
 ) -> None:
     """Distil the labels into the modules, one lesson each, and save them as OUT/NAME.
 
-    Where LOC was taught, collect and label again before teaching what reads its crops.
+    Launched by torchrun or `accelerate launch` (extra hf), the processes share each lesson's batches. Where LOC was taught,
+    collect and label again before teaching what reads its crops.
     """
     from dataclasses import replace
 
+    from tutelage.distill.parallel import processes
     from tutelage.sdvp.retain_options import retaining
     from tutelage.sdvp.steps import train_into
 
     options = retaining(retain)
     settings = replace(options.settings, steps=steps, warmup=min(options.settings.warmup, steps // 10), checkpoint_every=100)
-    ready = modules_in(modules, seed, quick)
+    together = processes(settings.device)
+    with together.in_turn():  # the first trains what embedded modules are missing
+        ready = modules_in(modules, seed, quick)
     with progress("teaching") as bar:
-        taught = train_into(out, labelled, ready, replay or [], replace(options, settings=settings, seed=seed), bar)
+        taught = train_into(out, labelled, ready, replay or [], replace(options, settings=settings, seed=seed), bar, together)
+    if not together.main:
+        return
     versions = {name: {"version": module.version, "from": ready[name].version} for name, module in taught.items()}
     console(json).print(f"taught {', '.join(taught)} in {out}; give them to evaluate with --modules {out}")
     emit({"out": out, "modules": versions, "retain": retain, "steps": steps, **environment([seed])}, json)

@@ -19,6 +19,7 @@ from tutelage.distill.cache_build import break_even, build
 from tutelage.distill.data import Data, from_dataset
 from tutelage.distill.lesson import Lesson, Settings
 from tutelage.distill.method import Method
+from tutelage.distill.parallel import Alone
 from tutelage.distill.teacher import Cached, Teacher, as_teacher
 from tutelage.distill.trainer import Result, train
 from tutelage.errors import InputError, did_you_mean
@@ -111,6 +112,7 @@ def distill(
     check: bool = True,
     tensorboard: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
+    parallel: Alone | None = None,
     **overrides: Any,
 ) -> Distillation:
     """Teach ``student`` what ``teacher`` knows.
@@ -130,6 +132,7 @@ def distill(
         check: look at the first batch before training.
         tensorboard: write the logs as TensorBoard events too, into ``out/seed-N/tensorboard``; needs ``out``.
         progress: called with (what, done, of all).
+        parallel: the processes that share the work (``parallel.processes()``), each of which makes this call; None: this one alone.
 
     Raises:
         TutelageError: every refusal says where and what to do; see ``trainer.train`` and ``cache_build.build``.
@@ -144,6 +147,7 @@ def distill(
     supply: Data = data if callable(getattr(data, "batch", None)) else from_dataset(data)
     if cache is not None:
         settings = replace(settings, view_seed=chosen[0] if settings.view_seed is None else settings.view_seed)
+    together = parallel or Alone()
     results, facts = [], None
     for seed in chosen:
         lesson = Lesson(
@@ -156,13 +160,14 @@ def distill(
             evaluate=evaluate,
         )
         if cache is not None:
-            lesson.teacher, facts = through_cache(lesson, Path(cache), store, progress)
+            with together.in_turn():
+                lesson.teacher, facts = through_cache(lesson, Path(cache), store, progress)
         folder = Path(out) / f"seed-{seed}" if out is not None else None
         tell = None if progress is None else _named(progress, f"seed {seed}")
-        results.append(train(lesson, folder, tell, check, tensorboard))
+        results.append(train(lesson, folder, tell, check, tensorboard, together))
     queries = {box.version: box.queries for box in source.counted} if source is not None else {}
     done = Distillation(results, chosen, Path(out) if out is not None else None, facts, queries)
-    if out is not None:
+    if out is not None and together.main:
         files.write_json(Path(out) / "result.json", done.summary())
     return done
 

@@ -73,7 +73,7 @@ def build(
     root: str | Path,
     store: Mapping[str, str] | str = "fp32",
     shard: int = 256,
-    processes: int = 1,
+    processes: workers.Pool | int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Cache:
     """Ask the lesson's teacher about every view that its training will show, and keep the answers in ``root``.
@@ -83,7 +83,7 @@ def build(
         store: how each head is kept: ``fp32``, ``fp16`` or ``topK``; one word for all heads, or a dict that names the
             heads to keep (sub-modules tapped by the teacher too).
         shard: passes a shard; what a kill can cost.
-        processes: workers; more than one needs a teacher and data that can be sent to another process.
+        processes: local workers, or a pool; more than one needs a teacher and data that can be sent to another process.
         progress: called with (shards done, shards).
 
     Raises:
@@ -110,9 +110,10 @@ def build(
     todo, shard = Plan(Order(**head["order"]), head["passes"], head["covers"]), head["shard"]
     count = -(-todo.passes // shard)
     missing = [number for number in range(count) if not shard_path(root, number).exists()]
-    tasks = [(root, head, lesson.teacher, lesson.data, todo, number) for number in missing]
+    common = (root.resolve(), head, lesson.teacher, lesson.data, todo)
+    names = [str(shard_path(root, number)) for number in missing]
     done = count - len(missing)
-    for _ in workers.map_tasks(build_shard, tasks, processes):
+    for _ in workers.map_tasks(build_shard, [(number,) for number in missing], processes, common=common, names=names):
         done += 1
         if progress is not None:
             progress(done, count)

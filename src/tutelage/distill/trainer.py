@@ -34,6 +34,7 @@ from tutelage.distill.export import save_weights
 from tutelage.distill.lesson import Lesson
 from tutelage.distill.method import Progress, Stage
 from tutelage.distill.optimizer import make_optimizer, trainable
+from tutelage.distill.parallel import Alone
 from tutelage.distill.teacher import network_fingerprint
 from tutelage.errors import InputError, TrainingError
 from tutelage.seeds import derive
@@ -60,6 +61,7 @@ def train(
     progress: Callable[[int, int], None] | None = None,
     check: bool = True,
     tensorboard: bool = False,
+    parallel: Alone | None = None,
 ) -> Result:
     """Run ``lesson``; its student is changed in place and exported.
 
@@ -70,6 +72,7 @@ def train(
         progress: called after each step with (steps done, steps).
         check: look at the first batch before anything is trained (shapes, classes, labels, finite values).
         tensorboard: write the log as TensorBoard events too, into ``folder/tensorboard``.
+        parallel: the processes that share the work, each of which makes this call; None: this one alone.
 
     Raises:
         MissingExtra: ``tensorboard`` is asked for and not installed.
@@ -78,18 +81,26 @@ def train(
         InputError: student, teacher, method and data do not fit together.
         StaleError: ``folder`` holds a run of another lesson.
     """
-    return Trainer(lesson, folder, check, tensorboard).run(progress)
+    return Trainer(lesson, folder, check, tensorboard, parallel).run(progress)
 
 
 class Trainer:
     """One run of one lesson; :func:`train` is the way in, this class is for those who step by hand (tests, benches)."""
 
-    def __init__(self, lesson: Lesson, folder: str | Path | None = None, check: bool = True, tensorboard: bool = False) -> None:
+    def __init__(
+        self,
+        lesson: Lesson,
+        folder: str | Path | None = None,
+        check: bool = True,
+        tensorboard: bool = False,
+        parallel: Alone | None = None,
+    ) -> None:
         if tensorboard and folder is None:
             raise InputError("TensorBoard events need a folder", where="tensorboard", remedy="give the run a folder")
         self.lesson, self.settings = lesson, lesson.settings
         self.student, self.teacher, self.method = lesson.student, lesson.teacher, lesson.method
-        self.device = torch.device(self.settings.device)
+        self.parallel = parallel or Alone()
+        self.device = self.parallel.device(self.settings.device)
         self.order = lesson.order()
         self.step = 0
         self.seconds = 0.0
@@ -97,11 +108,14 @@ class Trainer:
         self.ungraded: tuple[str, ...] = ()
         self._sums: dict[str, Tensor] = {}
         self._since = 0  # the step at which the sums began
-        self.folder = self._claim(folder)
         self._place()
+        self.parallel.agree(self.student)
+        with self.parallel.in_turn():
+            self.folder = self._claim(folder)
         with self._rng(), torch.no_grad():
             self._reseed("prepare")
             example = self.batch(0)
+            self.parallel.refuse(lesson, example)
             self.student.eval()
             self.method.prepare(self.student, self.teacher, example, lesson.data)
             self.method.to(self.device)
@@ -120,8 +134,10 @@ class Trainer:
             torch.autocast(self.device.type, torch.bfloat16) if self.settings.precision == "bf16" else contextlib.nullcontext()
         )
         if self.folder is not None:
-            self._resume()
-        self._board = Board(self.folder, self.step) if tensorboard and self.folder is not None else None
+            with self.parallel.in_turn():
+                self._resume()
+        self.parallel.agree(self.method)
+        self._board = Board(self.folder, self.step) if tensorboard and self.folder is not None and self.parallel.main else None
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -159,11 +175,12 @@ class Trainer:
             parameter.grad = None
         for micro in range(s.accumulate):
             number = self.step * s.accumulate + micro
-            self._reseed(number)
+            self._reseed(number, *self.parallel.mark)
             seen = number * s.batch_size / len(self.lesson.data)
             all_seen = s.steps * s.accumulate * s.batch_size / len(self.lesson.data)
             self.method.progress = Progress(self.step, s.steps, seen, all_seen, stage, self.step - first, length, micro)
-            self._pass(self.batch(number))
+            self._pass(*self.parallel.rows(self.batch(number)))
+        self.parallel.average(self._flat)
         if self.step == 0:
             self._see_gradients()
         self.method.before_update(self.student)
@@ -173,6 +190,7 @@ class Trainer:
         self.method.after_step(self.student)
         if self.teacher is not None:
             self.teacher.after_step(self.student)
+        self.parallel.agree(self.student, self.method, buffers_alone=True)
         self.step += 1
 
     def batch(self, number: int) -> Batch:
@@ -182,8 +200,8 @@ class Trainer:
             return batch
         return batch.to(self.device, self.settings.channels_last)
 
-    def _pass(self, batch: Batch) -> None:
-        """Forward and backward of one batch; adds its terms to the sums."""
+    def _pass(self, batch: Batch, counts: float) -> None:
+        """Forward and backward of one batch, whose loss ``counts`` so much; adds its terms to the sums."""
         terms: dict[str, Tensor] = {}
 
         def loss() -> Tensor:
@@ -205,15 +223,17 @@ class Trainer:
                     where=self.lesson.name,
                     remedy="check terms() and weights()",
                 )
+            total = total if counts == 1.0 else total * counts
             return total if self.settings.accumulate == 1 else total / self.settings.accumulate
 
         self.method.backward(loss)
         for name, term in terms.items():
+            value = term.detach().clone() if counts == 1.0 else term.detach() * counts
             held = self._sums.get(name)
             if held is None:
-                self._sums[name] = term.detach().clone()
+                self._sums[name] = value
             else:
-                held += term.detach()
+                held += value
 
     def _known(self, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
         if self.step == 0 and (unknown := set(weights) - set(terms)):
@@ -247,9 +267,9 @@ class Trainer:
         with torch.random.fork_rng(devices=devices):
             yield
 
-    def _reseed(self, name: object) -> None:
+    def _reseed(self, *name: object) -> None:
         """The global generator for one pass: a counter, not a state that would have to be saved."""
-        value = derive(self.settings.seed, "pass", name)
+        value = derive(self.settings.seed, "pass", *name)
         torch.default_generator.manual_seed(value)
         if self.device.type == "cuda":
             torch.cuda.manual_seed(value)
@@ -276,6 +296,7 @@ class Trainer:
     # -- log, checkpoints, end ---------------------------------------------------------------------------------------
 
     def _log(self, evaluate: bool) -> None:
+        self._sums = self.parallel.mean(self._sums)
         count = max(1, self.step - self._since) * self.settings.accumulate
         means = {name: value.item() / count for name, value in self._sums.items()}
         self._refuse_nan(means)
@@ -294,7 +315,7 @@ class Trainer:
             record["figures"] = dict(self.evaluate())
         self.history.append(record)
         self._sums, self._since = {}, self.step
-        if self.folder is not None:
+        if self.folder is not None and self.parallel.main:
             with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps(files.plain(record)) + "\n")
         if self._board is not None:
@@ -320,9 +341,10 @@ class Trainer:
         if self.teacher is not None and self.device.type != "cpu":
             self.teacher.to(self.device)
 
-    def checkpoint(self) -> Path:
+    def checkpoint(self) -> None:
         """Write the whole state; refuses to keep weights that are not finite."""
         assert self.folder is not None
+        self._sums = self.parallel.mean(self._sums)
         self._refuse_nan({name: value.item() for name, value in self._sums.items()})
         guards.refuse_bad_weights(self.lesson.name, self.step, self.parameters)
         tensors = {f"student.{k}": v for k, v in self.student.state_dict().items()}
@@ -338,7 +360,8 @@ class Trainer:
                     remedy="keep what must be resumed in a buffer",
                 )
         head = {"since": self._since, "seconds": self.seconds, "ungraded": self.ungraded}
-        return Checkpoints(self.folder).write(self.step, tensors, head)
+        if self.parallel.main:
+            Checkpoints(self.folder).write(self.step, tensors, head)
 
     def _resume(self) -> None:
         assert self.folder is not None
@@ -369,7 +392,7 @@ class Trainer:
         if self._board is not None:
             self._board.close()
         student = self.method.export(self.student).eval()
-        if self.folder is not None:
+        if self.folder is not None and self.parallel.main:
             save_weights(student, self.folder / "student.safetensors")
         figures: dict[str, float] = next((r["figures"] for r in reversed(self.history) if "figures" in r), {})
-        return Result(student, self.history, self.seconds, figures, self.ungraded)
+        return Result(student, self.history, self.parallel.same(self.seconds), figures, self.ungraded)

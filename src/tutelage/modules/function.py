@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import marshal
+import operator
+import pickle
 import types
 import typing
 from collections.abc import Callable, Sequence
@@ -52,6 +55,14 @@ class FunctionModule:
     def __repr__(self) -> str:
         return f"<module {self.name}({', '.join(self.signature.args)}) -> {self.signature.returns}>"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Sent to another process by the function's name: under it stands the module itself, which the function became."""
+        path = getattr(self.function, "__qualname__", "<>")
+        if "<" in path:
+            raise pickle.PicklingError(f"the module {self.name} is not defined at the top of a file")
+        options = (self.name, self.version, self.symbolic, self.batch_size, self.batched)
+        return _received, (self.function.__module__, path, *options)
+
     def run(self, calls: Sequence[Call]) -> Answers:
         """Answer ``calls``. A call that raises fails alone; where the function takes lists, the whole batch raises."""
         if self.batched:
@@ -70,6 +81,14 @@ class FunctionModule:
             failure = RuntimeFailure(f"{self.name} raised {type(error).__name__}: {error}")
             failure.__cause__ = error
             return failure
+
+
+def _received(file: str, path: str, name: str, version: str, symbolic: bool, batch_size: int, batched: bool) -> FunctionModule:
+    """The module on the other side of a process boundary."""
+    found = operator.attrgetter(path)(importlib.import_module(file))
+    function = found.function if isinstance(found, FunctionModule) else found
+    signature = _signature(function, name, batched)
+    return FunctionModule(function, name, signature, version, symbolic=symbolic, batch_size=batch_size, batched=batched)
 
 
 @overload

@@ -91,11 +91,15 @@ class Signature:
     optional: frozenset[str] = frozenset()
 
 
+def _every(call: Call) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Capabilities:
     """The calls a module or teacher can answer: ``covers(call)``, and in which ``vocabulary`` (None: open)."""
 
-    covers: Callable[[Call], bool] = field(default=lambda call: True)
+    covers: Callable[[Call], bool] = field(default=_every)
     vocabulary: Sequence[str] | None = None
     describe: str = "every call"
 

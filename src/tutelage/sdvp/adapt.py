@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from tutelage.errors import InputError
@@ -65,42 +66,26 @@ def same_skill(specialist: VisualModule) -> StepTeacher:
         InputError: a class of module this adapter does not know.
     """
     if isinstance(specialist, Vqa):
-        return StepTeacher(f"{specialist.name} specialist", specialist.version, _vqa_covers(specialist), _asks(specialist))
+        covers = partial(_asks_after, tuple(kind for kind, _ in specialist.config.vocabulary.answers))
+        return StepTeacher(f"{specialist.name} specialist", specialist.version, covers, partial(_said, specialist))
     if isinstance(specialist, Loc):
-        covers = lambda call: len(specialist.classes_of(call.args["object"])[0]) == 1  # noqa: E731
-        return StepTeacher("LOC specialist", specialist.version, covers, _locates(specialist), expand=True)
+        return StepTeacher(
+            "LOC specialist", specialist.version, partial(_one_class, specialist), partial(_located, specialist), expand=True
+        )
     raise InputError(f"no ready adapter for {type(specialist).__name__}", remedy="give a StepTeacher with covers and answer")
 
 
 def as_judge(specialist: Vqa) -> StepTeacher:
     """A VQA specialist as a teacher of VERIFY: "is it red?" is how probable "red" is among its answers."""
     kinds = {answer: kind for kind, group in specialist.config.vocabulary.answers for answer in group}
-
-    def answer(calls: Sequence[Call]) -> list[Label]:
-        asked = [
-            Call(
-                "VQA",
-                {"image": c.args["image"], "question": f"What {kinds[c.args['property']]} is the {c.args['object']}?"},
-            )
-            for c in calls
-        ]
-        shares = [
-            (dist or {}).get(call.args["property"], 0.0)
-            for call, dist in zip(calls, specialist.run(asked).distributions or [], strict=True)
-        ]
-        return [Label(p >= 0.5, {"yes": p, "no": 1 - p}, max(p, 1 - p)) for p in shares]
-
-    return StepTeacher("VQA specialist as judge", specialist.version, lambda c: c.args.get("property") in kinds, answer)
+    answer = partial(_judged, specialist, kinds)
+    return StepTeacher("VQA specialist as judge", specialist.version, partial(_property_among, kinds), answer)
 
 
 def from_callable(function: Callable[[list[Call]], Sequence[Any]], name: str | None = None) -> StepTeacher:
     """Any callable as a teacher: it takes calls and gives, for each, an answer, a dict of probabilities, or None."""
     title = name or str(getattr(function, "__name__", "teacher"))
-
-    def answer(calls: Sequence[Call]) -> list[Label | None]:
-        return [None if found is None else as_label(found) for found in function(list(calls))]
-
-    return StepTeacher(title, fingerprint(title), lambda call: True, answer)
+    return StepTeacher(title, fingerprint(title), _everything, partial(_labels_of, function))
 
 
 def as_label(found: Any) -> Label:
@@ -113,42 +98,55 @@ def as_label(found: Any) -> Label:
     return Label(found)
 
 
-def _vqa_covers(specialist: Vqa) -> Callable[[Call], bool]:
-    vocabulary = specialist.config.vocabulary
-    kinds = {kind: frozenset(group) for kind, group in vocabulary.answers}
-
-    def covers(call: Call) -> bool:
-        words = str(call.args["question"]).lower().split()
-        return any(kind in words for kind in kinds) and words[0] not in {"is", "are", "does", "do"}
-
-    return covers
+# What teachers do, as functions with a name and their specialist as first argument: so they can be sent to worker processes.
 
 
-def _asks(specialist: VisualModule) -> Callable[[Sequence[Call]], list[Label]]:
-    def answer(calls: Sequence[Call]) -> list[Label]:
-        said = specialist.run(calls)
-        dists = said.distributions or [None] * len(calls)
-        return [Label(v, d, max(d.values()) if d else 1.0) for v, d in zip(said.values, dists, strict=True)]
-
-    return answer
+def _everything(call: Call) -> bool:
+    return True
 
 
-def _locates(specialist: Loc) -> Callable[[Sequence[Call]], list[Label]]:
+def _labels_of(function: Callable[[list[Call]], Sequence[Any]], calls: Sequence[Call]) -> list[Label | None]:
+    return [None if found is None else as_label(found) for found in function(list(calls))]
+
+
+def _asks_after(kinds: Sequence[str], call: Call) -> bool:
+    words = str(call.args["question"]).lower().split()
+    return any(kind in words for kind in kinds) and words[0] not in {"is", "are", "does", "do"}
+
+
+def _said(specialist: VisualModule, calls: Sequence[Call]) -> list[Label]:
+    said = specialist.run(calls)
+    dists = said.distributions or [None] * len(calls)
+    return [Label(v, d, max(d.values()) if d else 1.0) for v, d in zip(said.values, dists, strict=True)]
+
+
+def _property_among(kinds: Mapping[str, str], call: Call) -> bool:
+    return call.args.get("property") in kinds
+
+
+def _judged(specialist: Vqa, kinds: Mapping[str, str], calls: Sequence[Call]) -> list[Label]:
+    asked = [
+        Call("VQA", {"image": c.args["image"], "question": f"What {kinds[c.args['property']]} is the {c.args['object']}?"})
+        for c in calls
+    ]
+    shares = [
+        (dist or {}).get(call.args["property"], 0.0)
+        for call, dist in zip(calls, specialist.run(asked).distributions or [], strict=True)
+    ]
+    return [Label(p >= 0.5, {"yes": p, "no": 1 - p}, max(p, 1 - p)) for p in shares]
+
+
+def _one_class(specialist: Loc, call: Call) -> bool:
+    return len(specialist.classes_of(call.args["object"])[0]) == 1
+
+
+def _located(specialist: Loc, calls: Sequence[Call]) -> list[Label]:
     """Boxes above the specialist's threshold; it is as sure as of its least certain decision about a peak."""
-
-    def answer(calls: Sequence[Call]) -> list[Label]:
-        said = specialist.candidates(calls)
-        threshold = specialist.config.threshold
-        return [
-            Label(
-                [b for b in boxes if b.score >= threshold],
-                None,
-                min((_sure(b.score, threshold) for b in boxes), default=1.0),
-            )
-            for boxes in said
-        ]
-
-    return answer
+    threshold = specialist.config.threshold
+    return [
+        Label([b for b in boxes if b.score >= threshold], None, min((_sure(b.score, threshold) for b in boxes), default=1.0))
+        for boxes in specialist.candidates(calls)
+    ]
 
 
 def _sure(score: float, threshold: float) -> float:

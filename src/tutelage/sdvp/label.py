@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tutelage.modules.visual_module import Label, VisualModule
 from tutelage.programs.answers import normalise
@@ -14,6 +15,9 @@ from tutelage.sdvp.adapt import StepTeacher, tempered
 from tutelage.sdvp.collect import call_of, teacher_forcing
 from tutelage.sdvp.questions import Question, correct, solve
 from tutelage.sdvp.votes import vote_agreement
+
+Field = dict[str, Any]
+"""The teacher field of a step record: {name, version, hard, dist, conf}."""
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,13 @@ class Filters:
 
 
 def label(records: Sequence[StepRecord], module: VisualModule, teacher: StepTeacher) -> list[StepRecord]:
-    """The records the teacher covers, each with its label; with ``teacher.expand`` also the sibling calls it covers.
+    """The records the teacher covers, each with its label; with ``teacher.expand`` also the sibling calls it covers."""
+    asked = to_label(records, module, teacher)
+    return labelled(asked, fields(teacher, [call_of(record) for record in asked]))
 
-    The record's ``teacher`` field holds {name, version, hard, dist, conf}.
-    """
+
+def to_label(records: Sequence[StepRecord], module: VisualModule, teacher: StepTeacher) -> list[StepRecord]:
+    """The records, and with ``teacher.expand`` those of their sibling calls, each once."""
     asked = list(records)
     if teacher.expand:
         known = {record.input_hash for record in records}
@@ -49,11 +56,20 @@ def label(records: Sequence[StepRecord], module: VisualModule, teacher: StepTeac
                 if extra.input_hash not in known:
                     known.add(extra.input_hash)
                     asked.append(extra)
-    labels = teacher.label([call_of(record) for record in asked])
-    return [replace(r, teacher=as_field(found, teacher)) for r, found in zip(asked, labels, strict=True) if found is not None]
+    return asked
 
 
-def as_field(found: Label, teacher: StepTeacher) -> dict[str, object]:
+def fields(teacher: StepTeacher, calls: Sequence[Call]) -> list[Field | None]:
+    """What the teacher says to each call, as the teacher field of its record; None where it has nothing to say."""
+    return [None if found is None else as_field(found, teacher) for found in teacher.label(calls)]
+
+
+def labelled(asked: Sequence[StepRecord], said: Sequence[Field | None]) -> list[StepRecord]:
+    """The records that have a label, each with its field."""
+    return [replace(record, teacher=field) for record, field in zip(asked, said, strict=True) if field is not None]
+
+
+def as_field(found: Label, teacher: StepTeacher) -> Field:
     """A label as the teacher field of a step record."""
     dist = dict(found.dist) if found.dist is not None else None
     return {"name": teacher.name, "version": teacher.version, "hard": found.hard, "dist": dist, "conf": found.conf}

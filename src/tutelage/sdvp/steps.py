@@ -12,22 +12,27 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import files
+from tutelage.distill.parallel import Alone
 from tutelage.distill.trainer import train
-from tutelage.errors import InputError, did_you_mean
+from tutelage.errors import InputError, StorageError, did_you_mean
 from tutelage.modules.visual_module import VisualModule
+from tutelage.programs.encoding import decode, encode
 from tutelage.programs.language import Call, Module
 from tutelage.programs.trace import StepRecord
 from tutelage.sdvp.accept import Probe, accept
 from tutelage.sdvp.adapt import StepTeacher
-from tutelage.sdvp.collect import Records, call_of, collect, load, save
+from tutelage.sdvp.collect import Records, call_of, collect, find_pixels, load, save, save_pictures
 from tutelage.sdvp.compile import Options
-from tutelage.sdvp.label import Filters, calibrate, keep, label, label_of
+from tutelage.sdvp.label import Field, Filters, calibrate, fields, keep, label_of, labelled, to_label
 from tutelage.sdvp.lesson import lesson
 from tutelage.sdvp.questions import Question
 from tutelage.seeds import derive, numpy_rng
+from tutelage.workers import Pool, map_tasks, one_thread
 
-PART = 512
-"""Questions that are collected between two savings."""
+PART, CALLS = 512, 2048
+"""Questions of a shard that is collected, and calls of one that is labelled: what a kill can cost."""
+SHARDS = "parts"
+"""The folder of finished shards, inside one whose work is under way."""
 VERDICTS = "verdicts.json"
 """What the probe said of each teacher, in a labelled folder."""
 BESIDE = "beside"
@@ -43,33 +48,84 @@ def collect_into(
     *,
     stage: str = "",
     part: int = PART,
+    pool: Pool | int = 1,
     progress: Progress | None = None,
 ) -> Records:
-    """Collect the step records of ``questions`` into ``folder``, part by part.
+    """Collect the step records of ``questions`` into ``folder``, ``part`` questions a shard, by the workers of ``pool``.
+
+    The records and their order do not depend on the workers.
 
     Raises:
         StaleError: the folder holds other work.
         StorageError: it cannot be written.
+        WorkerLost: a worker was killed twice over the same shard, or had no memory left; the message names the shard.
     """
     asked = [(q.id, q.programs.get(dsl), sorted((name, image.key) for name, image in q.images.items())) for q in questions]
-    settings = {"step": "collect", "dsl": dsl, "stage": stage, "part": part, "questions": files.fingerprint(asked)}
-    run = files.RunFolder(folder, settings | {"modules": _versions(modules)})
+    settings = {"step": "collect", "dsl": dsl, "stage": stage, "part": part, "modules": _versions(modules)}
+    run = files.RunFolder(folder, settings | {"questions": files.fingerprint(asked)})
+    root = run.root.resolve()  # a worker may stand elsewhere
     if run.done("finished.json"):
-        return load(run.root)
-    total = -(-len(questions) // part)
-    for number in range(total):
-        place = run.root / "parts" / f"{number:05d}"
-        if not (place / "finished.json").exists():
-            found = collect(questions[number * part : (number + 1) * part], modules, dsl, stage=stage)
-            save(found, place)
-            files.write_json(place / "finished.json", _counts(found))
-        if progress is not None:
-            progress(number + 1, total)
-    records = _merged(load(run.root / "parts" / f"{number:05d}") for number in range(total))
-    save(records, run.root)
-    files.write_json(run.root / "finished.json", _counts(records))
-    shutil.rmtree(run.root / "parts", ignore_errors=True)
+        return load(root)
+    parts = [slice(first, first + part) for first in range(0, len(questions), part)]
+    shards = [_shard(root, settings, asked[piece]) for piece in parts]
+    tasks = [(shard, questions[piece]) for shard, piece in zip(shards, parts)]
+    _fill(shards, collect_shard, tasks, (root, modules, dsl, stage), pool, progress)
+    pixels = find_pixels(root, (image for question in questions for image in question.images.values()))
+    records: Records = {name: [] for name, module in modules.items() if isinstance(module, VisualModule)}
+    seen: set[str] = set()
+    for shard in shards:
+        for _, row in files.read_json_lines(shard):
+            record = StepRecord.from_json(row, pixels)
+            if (name := record.input_hash) not in seen:
+                seen.add(name)
+                records[record.module].append(record)
+    save(records, root)
+    _finish(root, records)
     return records
+
+
+def collect_shard(
+    root: Path, modules: Mapping[str, Module], dsl: str, stage: str, shard: Path, questions: Sequence[Question]
+) -> None:
+    """Collect one shard's questions: its file of records, and their pictures in ``root``. What a worker runs."""
+    found = [record for records in collect(questions, modules, dsl, stage=stage).values() for record in records]
+    save_pictures(found, root)
+    files.write_json_lines(shard, (record.to_json(timing=False) for record in found))
+
+
+def _shard(root: Path, settings: Any, content: Any) -> Path:
+    """The file of a shard, named by all that decides what stands in it."""
+    return root / SHARDS / f"{files.fingerprint(settings, content)}.jsonl"
+
+
+def _fill(
+    shards: Sequence[Path],
+    function: Callable[..., None],
+    tasks: Sequence[tuple[Any, ...]],
+    common: tuple[Any, ...],
+    pool: Pool | int,
+    progress: Progress | None,
+) -> None:
+    """Have each shard written that is not there."""
+    missing = [number for number, shard in enumerate(shards) if not shard.exists()]
+    names = [f"shard {number + 1} of {len(shards)}, {shards[number]}" for number in missing]
+    done = len(shards) - len(missing)
+    with one_thread():  # as in every worker: the number of threads may show in a result's last bits
+        for _ in map_tasks(function, [tasks[number] for number in missing], pool, common=common, names=names):
+            done += 1
+            if progress is not None:
+                progress(done, len(shards))
+    if absent := [shard for shard in shards if not shard.exists()]:
+        raise StorageError(
+            "a worker wrote this shard where it cannot be seen from here",
+            where=absent[0],
+            remedy="choose a folder on storage that every node of the cluster shares",
+        )
+
+
+def _finish(root: Path, records: Records) -> None:
+    files.write_json(root / "finished.json", _counts(records))
+    shutil.rmtree(root / SHARDS, ignore_errors=True)
 
 
 def label_into(
@@ -79,8 +135,13 @@ def label_into(
     teachers: Mapping[str, StepTeacher],
     filters: Filters = Filters(),  # noqa: B008  (frozen)
     probe: Mapping[str, Probe] | None = None,
+    *,
+    part: int = CALLS,
+    pool: Pool | int = 1,
+    progress: Progress | None = None,
 ) -> Records:
-    """Label ``records`` by the teachers; the sibling calls they do not speak to are kept beside, for self-distillation.
+    """Label ``records`` by the teachers, ``part`` calls a shard, by the workers of ``pool``; the sibling calls that the
+    teachers do not speak to are kept beside, for self-distillation.
 
     ``probe``: labelled calls by module. With them each teacher is calibrated, and one that does not beat its module labels
     nothing; a teacher without such calls is accepted unseen. The verdicts are in ``verdicts.json``. Filters that need
@@ -88,7 +149,7 @@ def label_into(
 
     Raises:
         InputError: a teacher of a module without records or network, or a filter that needs questions.
-        StaleError, StorageError: as :func:`collect_into`.
+        StaleError, StorageError, WorkerLost: as :func:`collect_into`.
     """
     if filters.final or filters.votes:
         raise InputError("final and votes need the questions", where="filters", remedy="use sdvp.compile")
@@ -97,25 +158,60 @@ def label_into(
     teachers = {name: calibrate(teacher, known.get(name, [])) for name, teacher in teachers.items()}
     verdicts = {name: accept(teacher, trainable(modules, name), known.get(name, [])) for name, teacher in teachers.items()}
     who = {name: [teacher.name, teacher.version, teacher.temperature] for name, teacher in teachers.items()}
-    settings = {"step": "label", "records": files.fingerprint(hashes), "teachers": who, "filters": filters}
+    settings = {"step": "label", "records": files.fingerprint(hashes), "teachers": who, "filters": filters, "part": part}
     settings |= {"verdicts": verdicts} if known else {}
     run = files.RunFolder(folder, settings)
     if run.done("finished.json"):
         return load(run.root)
-    labelled: Records = {}
-    beside: Records = {}
-    for name, teacher in teachers.items():
-        module = trainable(modules, name)
+    for name in teachers:
         if name not in records:
             raise InputError(f"no records of {name}", where="teachers", remedy=did_you_mean(name, list(records)))
-        found = label(records[name], module, teacher) if verdicts[name].accepted else []
-        labelled[name] = keep(found, filters, (), modules, teachers, "visprog")
-        beside[name] = uncovered(records[name], module, teacher)
-    save(labelled, run.root)
+    accepted = {name: teacher for name, teacher in teachers.items() if verdicts[name].accepted}
+    asked = {name: to_label(records[name], trainable(modules, name), teacher) for name, teacher in accepted.items()}
+    said = label_shards(run.root.resolve(), asked, accepted, part, pool, progress)
+    found: Records = {}
+    beside: Records = {}
+    for name, teacher in teachers.items():
+        given = labelled(asked[name], said[name]) if name in accepted else []
+        found[name] = keep(given, filters, (), modules, teachers, "visprog")
+        beside[name] = uncovered(records[name], trainable(modules, name), teacher)
+    save(found, run.root)
     save(beside, run.root / BESIDE)
     files.write_json(run.root / VERDICTS, verdicts)
-    files.write_json(run.root / "finished.json", _counts(labelled))
-    return labelled
+    _finish(run.root, found)
+    return found
+
+
+def label_shards(
+    root: Path,
+    asked: Records,
+    teachers: Mapping[str, StepTeacher],
+    part: int = CALLS,
+    pool: Pool | int = 1,
+    progress: Progress | None = None,
+) -> dict[str, list[Field | None]]:
+    """What each module's teacher says to each record of ``asked``, in order, through shards of ``part`` calls in ``root``."""
+    shards, tasks = [], []
+    for name, records in asked.items():
+        teacher = [name, teachers[name].name, teachers[name].version, teachers[name].temperature]
+        for first in range(0, len(records), part):
+            piece = records[first : first + part]
+            shards.append(_shard(root, teacher, [record.input_hash for record in piece]))
+            tasks.append((shards[-1], name, [call_of(record) for record in piece]))
+    _fill(shards, label_shard, tasks, (dict(teachers),), pool, progress)
+    said: dict[str, list[Field | None]] = {name: [] for name in asked}
+    for shard, name, calls in tasks:
+        rows = [row and {**row, "hard": decode(row["hard"])} for _, row in files.read_json_lines(shard)]
+        if len(rows) != len(calls):
+            raise InputError(f"{len(rows)} labels of {len(calls)} calls", where=shard, remedy="delete it and label again")
+        said[name] += rows
+    return said
+
+
+def label_shard(teachers: Mapping[str, StepTeacher], shard: Path, name: str, calls: Sequence[Call]) -> None:
+    """Have one shard's calls labelled: a line each, null where the teacher has nothing to say. What a worker runs."""
+    said = fields(teachers[name], calls)
+    files.write_json_lines(shard, (field and {**field, "hard": encode(field["hard"])} for field in said))
 
 
 def uncovered(records: Sequence[StepRecord], module: VisualModule, teacher: StepTeacher) -> list[StepRecord]:
@@ -136,10 +232,12 @@ def train_into(
     replay: Iterable[str | Path] = (),
     options: Options = Options(),  # noqa: B008  (frozen)
     progress: Progress | None = None,
+    parallel: Alone | None = None,
 ) -> dict[str, VisualModule]:
     """One lesson for each module that has labelled records in the folder ``labelled``, saved as ``folder/NAME``.
 
     ``replay``: folders of records of earlier tasks, whose inputs keep old knowledge beside those of ``labelled`` itself.
+    ``parallel``: the processes that share each lesson, each of which makes this call.
 
     Raises:
         InputError: no record has a label, or a module without network.
@@ -156,9 +254,10 @@ def train_into(
         exercise = module.exercise(old, None) if old else None
         settings = replace(options.settings, seed=derive(options.seed, "train", name) % 2**31)
         given = lesson(module, task, exercise, settings, options.loss, options.retain, f"train {name}")
-        result = train(given, Path(folder) / "lessons" / name, progress)
+        result = train(given, Path(folder) / "lessons" / name, progress, parallel=parallel)
         taught[name] = module.taught(options.retain.finish(result.student))
-        taught[name].save(Path(folder) / name)
+        if parallel is None or parallel.main:
+            taught[name].save(Path(folder) / name)
     if not taught:
         raise InputError("no record has a label that passes the filters", where=labelled, remedy="lower --gate, or another teacher")
     return taught
@@ -193,17 +292,6 @@ def _replayed(module: VisualModule, name: str, folders: Iterable[str | Path], op
         rng = numpy_rng(options.seed, "replay", name, number)
         chosen += [calls[i] for i in sorted(rng.permutation(len(calls))[:room].tolist())]
     return chosen
-
-
-def _merged(parts: Iterable[Records]) -> Records:
-    records: Records = {}
-    seen: set[str] = set()
-    for part in parts:
-        for name, found in part.items():
-            fresh = [record for record in found if record.input_hash not in seen]
-            seen.update(record.input_hash for record in fresh)
-            records.setdefault(name, []).extend(fresh)
-    return records
 
 
 def _versions(modules: Mapping[str, Module]) -> dict[str, Any]:
