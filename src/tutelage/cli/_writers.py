@@ -65,16 +65,16 @@ def read_settings(file: Path | None, changes: Sequence[str] = ()) -> WriterSetti
     return read_file(WriterSettings, file, changes)
 
 
-def signatures_of(taught: Sequence[Path] = ()) -> dict[str, Signature]:
-    """What programs may call: symbolic modules, embedded ones, and those saved in the folders; nothing is trained."""
+def signatures_of(taught: Sequence[str] = ()) -> dict[str, Signature]:
+    """What programs may call: symbolic modules, embedded ones, and those that ``taught`` names; nothing is trained."""
+    from tutelage.cli._programs import signature_of
     from tutelage.modules.asking import Verify, Vqa
     from tutelage.modules.locating import Loc
     from tutelage.modules.symbolic import symbolic_modules
-    from tutelage.modules.visual_module import load
 
     symbolic = {name: module.signature for name, module in symbolic_modules().items()}
     embedded = {"LOC": Loc.signature, "VQA": Vqa.signature, "VERIFY": Verify.signature}
-    return symbolic | embedded | {module.name: module.signature for module in map(load, taught)}
+    return symbolic | embedded | dict(map(signature_of, taught))
 
 
 def writer_of(name: WriterName, task: Task) -> Writer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -47,6 +48,10 @@ Limit = Annotated[int | None, typer.Option(min=1, help="At most so many question
 Modules = Annotated[
     Path | None, typer.Option("--modules", help="A folder of saved modules, DIR/NAME; embedded ones stand in for what is missing.")
 ]
+Named = Annotated[
+    list[str] | None,
+    typer.Option("--module", metavar="DIR | NAME=hf:MODEL", help="One module, as in `tutelage run --help`; may be repeated."),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the embedded modules (trained on first use, 1 to 2 minutes) and of the lessons.")]
 DslOption = Annotated[Dsl, typer.Option(help="The language of the programs.")]
 Quick = Annotated[bool, typer.Option("--quick", hidden=True, help="Embedded networks that know nothing, for tests.")]
@@ -66,6 +71,7 @@ def collect(
     images: Images = None,
     limit: Limit = None,
     modules: Modules = None,
+    module: Named = None,
     seed: Seed = 0,
     dsl: DslOption = Dsl.visprog,
     quick: Quick = False,
@@ -75,7 +81,7 @@ def collect(
     from tutelage.sdvp.steps import collect_into
 
     asked, unread = _questions(source, layout, split, images, limit, dsl)
-    ready = _modules(modules, seed, quick)
+    ready = _modules(modules, seed, quick, module or ())
     with progress(f"collecting from {len(asked)} questions") as bar:
         records = collect_into(out, asked, ready, dsl.value, stage=source.stem, progress=bar)
     counts = {name: len(found) for name, found in records.items()}
@@ -88,7 +94,8 @@ def label(
     records: Annotated[Path, typer.Argument(help="The folder that `tutelage sdvp collect` wrote.")],
     out: Annotated[Path, typer.Argument(help="The folder for the labelled records.")],
     teacher: Annotated[
-        list[str], typer.Option(help="MODULE=TEACHER: an embedded specialist (color, loc, easy), or the folder of a saved module.")
+        list[str],
+        typer.Option(help="MODULE=TEACHER: an embedded specialist (color, loc, easy), a saved module's folder, or hf:MODEL."),
     ],
     gate: Annotated[float, typer.Option(min=0, max=1, help="The least confidence a label must have; 0 keeps all.")] = 0.8,
     probe: Annotated[
@@ -99,6 +106,7 @@ def label(
     split: Split = "val",
     limit: Limit = None,
     modules: Modules = None,
+    module: Named = None,
     seed: Seed = 0,
     quick: Quick = False,
     json: JsonOut = None,
@@ -113,7 +121,7 @@ def label(
     from tutelage.sdvp.label import Filters
     from tutelage.sdvp.steps import VERDICTS, label_into
 
-    found, ready = load(records), _modules(modules, seed, quick)
+    found, ready = load(records), _modules(modules, seed, quick, module or ())
     asked, _ = _questions(probe, layout, split, None, limit, Dsl.visprog) if probe is not None else ([], 0)
     with progress("labelling"):
         teachers = dict(_teacher(text, seed, quick) for text in teacher)
@@ -138,6 +146,7 @@ def train(
     ),
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each lesson.")] = 400,
     modules: Modules = None,
+    module: Named = None,
     seed: Seed = 0,
     quick: Quick = False,
     json: JsonOut = None,
@@ -153,7 +162,7 @@ def train(
 
     options = retaining(retain)
     settings = replace(options.settings, steps=steps, warmup=min(options.settings.warmup, steps // 10), checkpoint_every=100)
-    ready = _modules(modules, seed, quick)
+    ready = _modules(modules, seed, quick, module or ())
     with progress("teaching") as bar:
         taught = train_into(out, labelled, ready, replay or [], replace(options, settings=settings, seed=seed), bar)
     versions = {name: {"version": module.version, "from": ready[name].version} for name, module in taught.items()}
@@ -169,6 +178,7 @@ def evaluate(
     images: Images = None,
     limit: Limit = None,
     modules: Modules = None,
+    module: Named = None,
     seed: Seed = 0,
     dsl: DslOption = Dsl.visprog,
     quick: Quick = False,
@@ -181,7 +191,7 @@ def evaluate(
     asked, unread = _questions(source, layout, split, images, limit, dsl, keep=True)
     if any(question.answer is None for question in asked):
         raise InputError("questions without answers cannot be scored", where=source, remedy="choose a split with answers")
-    ready = _modules(modules, seed, quick)
+    ready = _modules(modules, seed, quick, module or ())
     with progress(f"answering {len(asked)} questions"):
         traces = solve(asked, ready, dsl.value)
     rows = [(q.kind or q.task, correct(q, trace.answer)) for q, trace in zip(asked, traces, strict=True)]
@@ -273,8 +283,10 @@ def _questions(
     return (found if keep else written), len(found) - len(written)
 
 
-def _modules(folder: Path | None, seed: int, quick: bool) -> dict[str, Module]:
-    """Symbolic modules, those saved in ``folder``, and embedded ones in place of what is missing."""
+def _modules(folder: Path | None, seed: int, quick: bool, taught: Sequence[str] = ()) -> dict[str, Module]:
+    """Symbolic modules, those saved in ``folder``, those that ``taught`` names, and embedded ones in place of what is
+    missing."""
+    from tutelage.cli._programs import named
     from tutelage import files
     from tutelage.errors import InputError
     from tutelage.modules.symbolic import symbolic_modules
@@ -286,7 +298,7 @@ def _modules(folder: Path | None, seed: int, quick: bool) -> dict[str, Module]:
     saved = [load(place.parent) for place in sorted(folder.glob("*/config.json"))] if folder is not None else []
     if folder is not None and not saved:
         raise InputError("no saved module here", where=folder, remedy="a module is a folder NAME with config.json and weights")
-    found: dict[str, Module] = {**symbolic_modules(), **{module.name: module for module in saved}}
+    found: dict[str, Module] = {**symbolic_modules(), **{module.name: module for module in (*saved, *map(named, taught))}}
     for name in ("LOC", "VQA", "VERIFY"):
         if name not in found:
             with progress(f"embedded {name}: trained on first use"):
@@ -298,8 +310,9 @@ def _teacher(text: str, seed: int, quick: bool) -> tuple[str, Any]:
     """MODULE=TEACHER as a module's name and its teacher."""
     from tutelage import files
     from tutelage.errors import InputError
+    from tutelage.cli._programs import named
     from tutelage.modules.asking import Vqa
-    from tutelage.modules.visual_module import load
+    from tutelage.modules.hf import PREFIX
     from tutelage.sdvp import embedded
     from tutelage.sdvp.adapt import as_judge, same_skill
 
@@ -309,7 +322,7 @@ def _teacher(text: str, seed: int, quick: bool) -> tuple[str, Any]:
     if who in ("color", "loc", "easy"):
         specialist = embedded.one(seed, who, files.Store(files.cache_home() / "modules"), quick)
     else:
-        specialist = load(who)
+        specialist = named(text if who.startswith(PREFIX) else who)
     if name == "VERIFY" and isinstance(specialist, Vqa):
         return name, as_judge(specialist)
     if specialist.name != name:

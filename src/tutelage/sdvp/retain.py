@@ -225,7 +225,7 @@ def _slot(name: str, kind: str) -> str:
 
 def known() -> dict[str, type[Retain]]:
     """Every option by name: the subclasses of :class:`Retain` that state one, wherever they are defined."""
-    from tutelage.sdvp import retain_ewc, retain_low_rank  # noqa: F401  (they define options)
+    from tutelage.sdvp import retain_ewc, retain_low_rank, retain_peft  # noqa: F401  (they define options)
 
     found: dict[str, type[Retain]] = {}
     left = [Retain]

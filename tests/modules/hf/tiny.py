@@ -49,6 +49,8 @@ def saved(folder: Path, kind: Any, config: Any, processor: Any, spread: float = 
     for parameter in model.parameters():
         if parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=spread)
+        elif parameter.ndim == 1:
+            torch.nn.init.uniform_(parameter, 0.1, 0.5)  # above 0, so that nothing ends in a dead rectifier
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     return folder

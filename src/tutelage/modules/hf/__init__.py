@@ -10,7 +10,9 @@ from typing import Any
 
 from tutelage.errors import InputError, did_you_mean
 from tutelage.modules.hf.base import HfModule
-from tutelage.modules.hf.source import Source, architecture
+from tutelage.modules.hf.source import PREFIX, Source, architecture, read_settings
+
+__all__ = ["PREFIX", "HfModule", "Source", "chosen", "classes", "opened"]
 
 
 def classes() -> list[type[HfModule]]:
@@ -23,29 +25,38 @@ def classes() -> list[type[HfModule]]:
 
 def opened(name: str, text: str, **settings: Any) -> HfModule:
     """The module ``name`` (VQA, LOC, MATCH …) from the model that ``text`` names: ``hf:OWNER/NAME@REVISION``, or
-    ``hf:FOLDER``. ``settings`` are those of the class's ``Config``: ``answers``, ``threshold``, ``dtype`` …
+    ``hf:FOLDER``. ``settings`` are those of the class's ``Config``: ``answers``, ``threshold``, ``dtype`` …; in words they
+    may follow the name, ``?answers=red,green&tokens=5``, and ``answers=@FILE`` reads a line an answer.
 
     Raises:
         MissingExtra: transformers is not installed.
         InputError: no such model or folder, a family that serves no module of this name, a setting that its class does
             not have, or weights that are absent, unsafe or incomplete.
     """
-    source = Source.read(text)
+    kind, config, source = chosen(name, text, **settings)
+    return kind.open(config, source)
+
+
+def chosen(name: str, text: str, **settings: Any) -> tuple[type[HfModule], Any, Source]:
+    """The class, the settings and the source of what :func:`opened` opens, without its weights.
+
+    Raises:
+        MissingExtra, InputError: as :func:`opened`.
+    """
+    place, _, words = text.partition("?")
+    source = Source.read(place)
+    names = sorted({kind.name for kind in classes()})
+    if name not in names:
+        raise InputError(f"no module {name!r} is made from a transformers model", where=text, remedy=did_you_mean(name, names))
     family = architecture(source).model_type
-    able = [kind for kind in classes() if kind.name == name and kind.serves(family)]
-    if not able:
-        serving = sorted({kind.name for kind in classes() if kind.serves(family)})
-        known = sorted({f for kind in classes() if kind.name == name for f in kind.families})
-        if not known:
-            names = sorted({kind.name for kind in classes() if kind.name})
-            raise InputError(f"no module {name!r} is made from a transformers model", where=text, remedy=did_you_mean(name, names))
-        raise InputError(
-            f"a {family} model serves no {name}",
-            where=text,
-            remedy=f"it serves {', '.join(serving)}" if serving else f"families for {name}: {', '.join(known)}",
-        )
+    able = {kind.name: kind for kind in reversed(classes()) if kind.serves(family)}
+    if name not in able:
+        known = sorted({family for kind in classes() if kind.name == name for family in kind.families})
+        remedy = f"it serves {', '.join(sorted(able))}" if able else f"families for {name}: {', '.join(known)}"
+        raise InputError(f"a {family} model serves no {name}", where=text, remedy=remedy)
+    kind = able[name]
     try:
-        config = able[0].Config(source=source.name, revision=source.revision, **settings)
-    except TypeError as error:
-        raise InputError(f"{able[0].__name__}: {error}", where=text, remedy="check the names of the settings") from error
-    return able[0].open(config, source)
+        given = {**read_settings(words, kind.Config), **settings}
+        return kind, kind.Config(source=source.name, revision=source.revision, **given), source
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{kind.__name__}: {error}", where=text, remedy="check the settings' names and values") from error

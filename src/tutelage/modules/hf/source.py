@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qsl
 
-from tutelage.errors import InputError, MissingExtra
+from tutelage.errors import InputError, MissingExtra, did_you_mean
 
 PREFIX = "hf:"
 _HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
@@ -52,6 +53,37 @@ class Source:
     def pinned(self) -> dict[str, Any]:
         """What every ``from_pretrained`` is given."""
         return {"trust_remote_code": False} | ({"local_files_only": True} if self.local else {"revision": self.revision})
+
+
+def read_settings(words: str, config: type) -> dict[str, Any]:
+    """``a=1&b=x,y`` as settings of the dataclass ``config``, each of the type of its default.
+
+    Raises:
+        InputError: a setting that it does not have, or a file of values that cannot be read.
+        ValueError: a value of another type.
+    """
+    known = {field.name: field.default for field in fields(config) if field.name not in ("source", "revision")}
+    found: dict[str, Any] = {}
+    for name, text in parse_qsl(words, keep_blank_values=True, strict_parsing=bool(words)):
+        if name not in known:
+            raise InputError(f"no setting {name!r}", where=f"?{words}", remedy=did_you_mean(name, list(known)))
+        kind = type(known[name])
+        if kind is tuple:
+            found[name] = tuple(value.strip() for value in _values(text) if value.strip())
+        elif kind is bool:
+            found[name] = {"true": True, "false": False}[text] if text in ("true", "false") else kind(int(text))
+        else:
+            found[name] = kind(text)
+    return found
+
+
+def _values(text: str) -> list[str]:
+    if not text.startswith("@"):
+        return text.split(",")
+    try:
+        return Path(text[1:]).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot read: {error}", where=text[1:], remedy="give a text file, a line a value") from error
 
 
 def transformers() -> Any:
