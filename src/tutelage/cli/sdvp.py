@@ -141,10 +141,12 @@ def train(
     labelled: Annotated[Path, typer.Argument(help="The folder that `tutelage sdvp label` wrote.")],
     out: Annotated[Path, typer.Argument(help="The folder for the taught modules; a stopped run goes on there.")],
     replay: Annotated[list[Path] | None, typer.Option(help="Records of an earlier task, to be kept; may be repeated.")] = None,
-    retain: Annotated[str, typer.Option(help="What keeps old knowledge, joined by +: self_distill, none, ewc, l2sp, lora …")] = (
-        "self_distill"
-    ),
+    retain: Annotated[
+        str, typer.Option(help="What keeps old knowledge, joined by +: self_distill, none, ewc, l2sp, lora, peft …")
+    ] = ("self_distill"),
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each lesson.")] = 400,
+    batch: Annotated[int | None, typer.Option(min=1, help="Calls a step; default: what suits the embedded modules.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; large models want 1e-5, with LoRA 1e-4.")] = None,
     modules: Modules = None,
     module: Named = None,
     seed: Seed = 0,
@@ -162,6 +164,7 @@ def train(
 
     options = retaining(retain)
     settings = replace(options.settings, steps=steps, warmup=min(options.settings.warmup, steps // 10), checkpoint_every=100)
+    settings = replace(settings, batch_size=batch or settings.batch_size, lr=lr or settings.lr)
     ready = _modules(modules, seed, quick, module or ())
     with progress("teaching") as bar:
         taught = train_into(out, labelled, ready, replay or [], replace(options, settings=settings, seed=seed), bar)
@@ -210,6 +213,39 @@ def evaluate(
     }
     _table(result, json)
     emit(result | environment([seed]), json)
+
+
+@app.command(epilog="Example: tutelage sdvp export runs/demo-0 --module VQA --out my-vqa")
+def export(
+    source: Annotated[
+        str, typer.Argument(help="The folder of a study, a demo, `sdvp train` or sdvp.compile; or NAME=hf:MODEL, as it is.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder for config.json, model.safetensors and README.md, the model card.")],
+    module: Annotated[str | None, typer.Option(help="Which taught module of the run: VQA, LOC …")] = None,
+    arm: Annotated[str, typer.Option(help="Of a study: the learning arm.")] = "sdvp",
+    seed: Annotated[int | None, typer.Option(help="Of a study: one of its seeds; default: the first.")] = None,
+    json: JsonOut = None,
+) -> None:
+    """Write a taught module as the Hugging Face hub keeps models, with a card: data, teachers, figures, limits, command.
+
+    The folder is one that --module takes, that tutelage.load reads, and, for a transformers model, transformers itself.
+    """
+    from tutelage.cli._programs import named
+    from tutelage.errors import InputError
+    from tutelage.modules.hf import PREFIX
+    from tutelage.modules.visual_module import load
+    from tutelage.sdvp.export import export as export_module
+    from tutelage.sdvp.export import export_run
+
+    if source.partition("=")[2].startswith(PREFIX):
+        export_module(named(source), out)
+    elif module is None:
+        raise InputError("which module of the run?", where="--module", remedy="--module VQA")
+    else:
+        export_run(source, module, out, arm, seed)
+    made = load(out)
+    console(json).print(f"{made.name}, version {made.version}, in {out}: give it to others, or to --module {out}")
+    emit({"out": out, "module": made.name, "version": made.version, **environment()}, json)
 
 
 @app.command(epilog="Example: tutelage sdvp blame runs/study --arm sdvp --json blame.json")
@@ -286,8 +322,8 @@ def _questions(
 def _modules(folder: Path | None, seed: int, quick: bool, taught: Sequence[str] = ()) -> dict[str, Module]:
     """Symbolic modules, those saved in ``folder``, those that ``taught`` names, and embedded ones in place of what is
     missing."""
-    from tutelage.cli._programs import named
     from tutelage import files
+    from tutelage.cli._programs import named
     from tutelage.errors import InputError
     from tutelage.modules.symbolic import symbolic_modules
     from tutelage.modules.visual_module import load
@@ -309,8 +345,8 @@ def _modules(folder: Path | None, seed: int, quick: bool, taught: Sequence[str] 
 def _teacher(text: str, seed: int, quick: bool) -> tuple[str, Any]:
     """MODULE=TEACHER as a module's name and its teacher."""
     from tutelage import files
-    from tutelage.errors import InputError
     from tutelage.cli._programs import named
+    from tutelage.errors import InputError
     from tutelage.modules.asking import Vqa
     from tutelage.modules.hf import PREFIX
     from tutelage.sdvp import embedded

@@ -183,7 +183,8 @@ class VisualModule:
         return head | {"name": self.name, "version": self.version}
 
     def _write(self, folder: Path, weights: str) -> Path:
-        state = {key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()}
+        # each its own memory: safetensors refuses weights that two layers share
+        state = {key: value.detach().cpu().contiguous().clone() for key, value in self.network.state_dict().items()}
         files.write_bytes(folder / weights, save_tensors(state, {"format": "pt"} if weights == WEIGHTS[0] else None))
         files.write_json(folder / "config.json", self.head())
         return folder

@@ -30,7 +30,7 @@ class PeftLoRA(Retain):
 
     name: ClassVar[str] = "peft"
     rank: int = 8
-    alpha: float = 16.0
+    alpha: int = 16
     targets: tuple[str, ...] = ("*",)
     variant: str = "plain"
 
@@ -55,7 +55,7 @@ class PeftLoRA(Retain):
         student.requires_grad_(False)
         config = peft.LoraConfig(
             r=self.rank,
-            lora_alpha=self.alpha,  # type: ignore[arg-type]  (peft itself takes any number)
+            lora_alpha=self.alpha,
             target_modules=layers,
             use_rslora=self.variant == "rslora",
             use_dora=self.variant == "dora",

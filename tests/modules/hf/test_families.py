@@ -179,5 +179,3 @@ def test_closed_scores_are_the_log_probabilities_of_whole_answers(name: str, ope
                 before = torch.cat([ids[:at], ids.new_zeros(1)]).repeat(4, 1)
                 total += network.continued(prompt, before, 1)[:, at].log_softmax(-1)[:, ids[at]]
             assert torch.allclose(scores[:, number], total, atol=1e-4)
-
-

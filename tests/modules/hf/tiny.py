@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers as t
 
-WORDS = "what color is the a photo of circle star red green blue yes no question answer : ? . that not it with one word or short phrase"
-VISION = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+WORDS = (
+    "what color is the a photo of circle star red green blue yes no question answer : ? . that not it with one word or short phrase"
+)
+VISION = {
+    "hidden_size": 8,
+    "intermediate_size": 8,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "image_size": 8,
+    "patch_size": 4,
+}
 TEXT = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
-TEMPLATE = "{% for m in messages %}{% for c in m.content %}{% if c.type == 'image' %}<image> {% else %}{{ c.text }} {% endif %}{% endfor %}{% endfor %}answer :"
+TEMPLATE = (
+    "{% for m in messages %}{% for c in m.content %}{% if c.type == 'image' %}<image> {% else %}{{ c.text }} {% endif %}"
+    "{% endfor %}{% endfor %}answer :"
+)
 
 
 def tokenizer(*special: str, **names: str) -> Any:
@@ -63,7 +74,9 @@ def image_processor(kind: Any, size: int = 8, **settings: Any) -> Any:
 def vilt(folder: Path) -> Path:
     names = {0: "red", 1: "green", 2: "blue", 3: "yes", 4: "no"}
     words = bert()
-    config = t.ViltConfig(**TEXT, vocab_size=len(words), image_size=8, patch_size=4, num_images=-1, id2label=names, max_position_embeddings=24)
+    config = t.ViltConfig(
+        **TEXT, vocab_size=len(words), image_size=8, patch_size=4, num_images=-1, id2label=names, max_position_embeddings=24
+    )
     config.label2id = {name: i for i, name in names.items()}
     pictures = t.ViltImageProcessor(size={"shortest_edge": 8}, size_divisor=4)
     return saved(folder, t.ViltForQuestionAnswering, config, t.ViltProcessor(pictures, words))
@@ -82,28 +95,61 @@ def blip2(folder: Path, encoder: bool = False, instruct: bool = False) -> Path:
     words.image_token = "<image>"
     ends = {"bos_token_id": 4, "eos_token_id": 5, "pad_token_id": 0, "vocab_size": len(words)}
     if encoder:
-        language = t.T5Config(d_model=8, d_kv=4, d_ff=8, num_layers=1, num_decoder_layers=1, num_heads=2, decoder_start_token_id=0, **ends)
+        language = t.T5Config(
+            d_model=8, d_kv=4, d_ff=8, num_layers=1, num_decoder_layers=1, num_heads=2, decoder_start_token_id=0, **ends
+        )
     elif instruct:
         language = t.LlamaConfig(**TEXT, max_position_embeddings=64, **ends)
     else:
-        language = t.OPTConfig(hidden_size=8, ffn_dim=8, num_hidden_layers=1, num_attention_heads=2, word_embed_proj_dim=8, max_position_embeddings=64, **ends)
-    querying = TEXT | {"encoder_hidden_size": 8, "vocab_size": len(words), "cross_attention_frequency": 1, "max_position_embeddings": 24}
-    own = {"vision_config": VISION, "qformer_config": querying, "text_config": language.to_dict(), "num_query_tokens": 2, "image_token_index": 6, "image_token_id": 6}
+        language = t.OPTConfig(
+            hidden_size=8,
+            ffn_dim=8,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            word_embed_proj_dim=8,
+            max_position_embeddings=64,
+            **ends,
+        )
+    querying = TEXT | {
+        "encoder_hidden_size": 8,
+        "vocab_size": len(words),
+        "cross_attention_frequency": 1,
+        "max_position_embeddings": 24,
+    }
+    own = {
+        "vision_config": VISION,
+        "qformer_config": querying,
+        "text_config": language.to_dict(),
+        "num_query_tokens": 2,
+        "image_token_index": 6,
+        "image_token_id": 6,
+    }
     pictures = image_processor(t.BlipImageProcessor)
     if instruct:
         processor = t.InstructBlipProcessor(pictures, words, bert(), num_query_tokens=2)
         return saved(folder, t.InstructBlipForConditionalGeneration, t.InstructBlipConfig(**own), processor)
-    return saved(folder, t.Blip2ForConditionalGeneration, t.Blip2Config(**own), t.Blip2Processor(pictures, words, num_query_tokens=2))
+    return saved(
+        folder, t.Blip2ForConditionalGeneration, t.Blip2Config(**own), t.Blip2Processor(pictures, words, num_query_tokens=2)
+    )
 
 
 def llava(folder: Path) -> Path:
     words = tokenizer("<image>", bos_token="[BOS]", eos_token="[EOS]")
     words.image_token = "<image>"
-    language = t.LlamaConfig(**TEXT, vocab_size=len(words), bos_token_id=4, eos_token_id=5, pad_token_id=0, max_position_embeddings=64)
+    language = t.LlamaConfig(
+        **TEXT, vocab_size=len(words), bos_token_id=4, eos_token_id=5, pad_token_id=0, max_position_embeddings=64
+    )
     vision = t.CLIPVisionConfig(**VISION, projection_dim=8)
     config = t.LlavaConfig(vision_config=vision, text_config=language, image_token_index=6, vision_feature_layer=-1)
     pictures = t.CLIPImageProcessor(size={"shortest_edge": 8}, crop_size={"height": 8, "width": 8})
-    processor = t.LlavaProcessor(pictures, words, patch_size=4, vision_feature_select_strategy="default", num_additional_image_tokens=1, chat_template=TEMPLATE)
+    processor = t.LlavaProcessor(
+        pictures,
+        words,
+        patch_size=4,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,
+        chat_template=TEMPLATE,
+    )
     return saved(folder, t.LlavaForConditionalGeneration, config, processor)
 
 
@@ -120,7 +166,14 @@ def clip_words() -> Any:
 
 
 def text_of(words: Any) -> dict[str, Any]:
-    return TEXT | {"vocab_size": len(words), "max_position_embeddings": 16, "bos_token_id": 4, "eos_token_id": 5, "pad_token_id": 0, "projection_dim": 8}
+    return TEXT | {
+        "vocab_size": len(words),
+        "max_position_embeddings": 16,
+        "bos_token_id": 4,
+        "eos_token_id": 5,
+        "pad_token_id": 0,
+        "projection_dim": 8,
+    }
 
 
 def clip_images(size: int = 8) -> Any:
@@ -154,12 +207,32 @@ def owl(folder: Path, second: bool = False) -> Path:
 
 def grounding_dino(folder: Path) -> Path:
     words = bert()
-    backbone = t.SwinConfig(image_size=32, patch_size=2, embed_dim=4, depths=[1, 1, 1], num_heads=[1, 1, 2], window_size=2, out_features=["stage2", "stage3"])
+    backbone = t.SwinConfig(
+        image_size=32,
+        patch_size=2,
+        embed_dim=4,
+        depths=[1, 1, 1],
+        num_heads=[1, 1, 2],
+        window_size=2,
+        out_features=["stage2", "stage3"],
+    )
     text = t.BertConfig(**TEXT, vocab_size=len(words), max_position_embeddings=24, type_vocab_size=2)
     config = t.GroundingDinoConfig(
-        backbone_config=backbone, text_config=text.to_dict(), num_queries=6, d_model=32, encoder_layers=1, encoder_ffn_dim=8,
-        encoder_attention_heads=2, decoder_layers=2, decoder_ffn_dim=8, decoder_attention_heads=2, num_feature_levels=3,
-        encoder_n_points=2, decoder_n_points=2, max_text_len=24, dropout=0.0,
+        backbone_config=backbone,
+        text_config=text.to_dict(),
+        num_queries=6,
+        d_model=32,
+        encoder_layers=1,
+        encoder_ffn_dim=8,
+        encoder_attention_heads=2,
+        decoder_layers=2,
+        decoder_ffn_dim=8,
+        decoder_attention_heads=2,
+        num_feature_levels=3,
+        encoder_n_points=2,
+        decoder_n_points=2,
+        max_text_len=24,
+        dropout=0.0,
     )
     pictures = t.GroundingDinoImageProcessor(size={"height": 32, "width": 32}, do_pad=False)
     return saved(folder, t.GroundingDinoForObjectDetection, config, t.GroundingDinoProcessor(pictures, words), spread=0.1)
@@ -168,26 +241,85 @@ def grounding_dino(folder: Path) -> Path:
 def clipseg(folder: Path) -> Path:
     words = clip_words()
     vision = VISION | {"num_hidden_layers": 2}
-    config = t.CLIPSegConfig(text_config=text_of(words), vision_config=vision, projection_dim=8, reduce_dim=8, extract_layers=[0, 1], decoder_num_attention_heads=2, decoder_intermediate_size=8)
+    config = t.CLIPSegConfig(
+        text_config=text_of(words),
+        vision_config=vision,
+        projection_dim=8,
+        reduce_dim=8,
+        extract_layers=[0, 1],
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=8,
+    )
     processor = t.CLIPSegProcessor(t.ViTImageProcessor(size={"height": 8, "width": 8}), words)
     return saved(folder, t.CLIPSegForImageSegmentation, config, processor)
 
 
 def sam(folder: Path) -> Path:
-    vision = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 16, "patch_size": 4, "output_channels": 8, "mlp_dim": 8, "window_size": 2, "num_pos_feats": 4, "global_attn_indexes": [0]}
+    vision = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 16,
+        "patch_size": 4,
+        "output_channels": 8,
+        "mlp_dim": 8,
+        "window_size": 2,
+        "num_pos_feats": 4,
+        "global_attn_indexes": [0],
+    }
     prompts = {"hidden_size": 8, "image_size": 16, "patch_size": 4, "mask_input_channels": 4}
-    masks = {"hidden_size": 8, "mlp_dim": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "iou_head_hidden_dim": 8, "attention_downsample_rate": 1}
+    masks = {
+        "hidden_size": 8,
+        "mlp_dim": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "iou_head_hidden_dim": 8,
+        "attention_downsample_rate": 1,
+    }
     config = t.SamConfig(vision_config=vision, prompt_encoder_config=prompts, mask_decoder_config=masks)
-    pictures = t.SamImageProcessor(size={"longest_edge": 16}, pad_size={"height": 16, "width": 16}, mask_size={"longest_edge": 16}, mask_pad_size={"height": 16, "width": 16})
+    pictures = t.SamImageProcessor(
+        size={"longest_edge": 16},
+        pad_size={"height": 16, "width": 16},
+        mask_size={"longest_edge": 16},
+        mask_pad_size={"height": 16, "width": 16},
+    )
     return saved(folder, t.SamModel, config, t.SamProcessor(pictures))
 
 
 def dpt(folder: Path) -> Path:
-    config = t.DPTConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=4, num_attention_heads=2, image_size=16, patch_size=4, backbone_out_indices=[0, 1, 2, 3], neck_hidden_sizes=[4, 4, 4, 4], fusion_hidden_size=4, head_in_index=-1)
+    config = t.DPTConfig(
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=4,
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[4, 4, 4, 4],
+        fusion_hidden_size=4,
+        head_in_index=-1,
+    )
     return saved(folder, t.DPTForDepthEstimation, config, t.DPTImageProcessor(size={"height": 16, "width": 16}))
 
 
 def depth_anything(folder: Path) -> Path:
-    backbone = t.Dinov2Config(hidden_size=8, mlp_ratio=1, num_hidden_layers=4, num_attention_heads=2, image_size=16, patch_size=4, out_indices=[1, 2, 3, 4], apply_layernorm=True, reshape_hidden_states=False)
-    config = t.DepthAnythingConfig(backbone_config=backbone, patch_size=4, reassemble_hidden_size=8, neck_hidden_sizes=[4, 4, 4, 4], fusion_hidden_size=4, head_hidden_size=4)
+    backbone = t.Dinov2Config(
+        hidden_size=8,
+        mlp_ratio=1,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        image_size=16,
+        patch_size=4,
+        out_indices=[1, 2, 3, 4],
+        apply_layernorm=True,
+        reshape_hidden_states=False,
+    )
+    config = t.DepthAnythingConfig(
+        backbone_config=backbone,
+        patch_size=4,
+        reassemble_hidden_size=8,
+        neck_hidden_sizes=[4, 4, 4, 4],
+        fusion_hidden_size=4,
+        head_hidden_size=4,
+    )
     return saved(folder, t.DepthAnythingForDepthEstimation, config, t.DPTImageProcessor(size={"height": 16, "width": 16}))

@@ -138,11 +138,9 @@ class HfModule(VisualModule):
         if len(shapes) == 1:
             return torch.stack(values)
         if (values[0].is_floating_point() and name not in self.ragged) or name.startswith(MANY):
-            raise InputError(
-                f"{self.name}: images become inputs {name} of different shapes, {' and '.join(str(list(s)) for s in sorted(shapes))}",
-                where=self.config.source,
-                remedy="bring all images to one size; running needs none of this, a lesson does",
-            )
+            told = " and ".join(str(list(shape)) for shape in sorted(shapes))
+            remedy = "bring all images to one size: a lesson needs that, running does not"
+            raise InputError(f"{self.name}: images become inputs {name} of shapes {told}", where=self.config.source, remedy=remedy)
         side, fill = self.padding(name)
         longest = [max(sizes) for sizes in zip(*shapes)]
         padded = []

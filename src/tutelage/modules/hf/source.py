@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from safetensors import SafetensorError
+
 from tutelage.errors import InputError, MissingExtra, did_you_mean
 
 PREFIX = "hf:"
@@ -31,7 +33,7 @@ class Source:
             InputError: neither, or a hub name without a revision.
         """
         given = text.removeprefix(PREFIX)
-        if Path(given).expanduser().is_dir():
+        if given and Path(given).expanduser().is_dir():
             return cls(str(Path(given).expanduser()))
         name, at, revision = given.rpartition("@") if "@" in given else (given, "", "")
         if not _HUB.fullmatch(name):
@@ -104,10 +106,12 @@ def told(source: Source) -> Iterator[None]:
     """Turn what transformers raises for a model that cannot be had into an error that says how to have it."""
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, ImportError, TypeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, AttributeError, ImportError, TypeError, SafetensorError) as error:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         if source.local:
-            remedy = "the folder needs config.json, model.safetensors and the files of its processor, as save_pretrained writes them"
+            remedy = (
+                "the folder needs config.json, model.safetensors and the files of its processor, as save_pretrained writes them"
+            )
         else:
             fetch = f"hf download {source.name} --revision {source.revision} --local-dir DIR"
             remedy = f"where the hub can be reached: {fetch}; then give the folder: hf:DIR"
