@@ -76,11 +76,13 @@ def modules_of(seed: int, taught: Sequence[str] = ()) -> dict[str, Module]:
     import torch
 
     from tutelage import files
+    from tutelage.modules.hf import HfModule
     from tutelage.modules.symbolic import symbolic_modules
     from tutelage.sdvp import embedded
 
-    torch.set_num_threads(1)  # for networks of this size a second thread costs more than it brings
     networks = {module.name: module for module in map(named, taught)}
+    if not any(isinstance(module, HfModule) for module in networks.values()):
+        torch.set_num_threads(1)  # for networks of this size a second thread costs more than it brings
     store = files.Store(files.cache_home() / "modules")
     missing = [name for name in EMBEDDED if name not in networks]
     with progress("embedded modules (the first use trains them)", len(missing)) as bar:

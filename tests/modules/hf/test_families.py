@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,14 @@ def test_boxes_are_shares_of_what_the_model_saw(opened: Opened) -> None:
     assert box[:4] == pytest.approx((10, 0, 30, 10))
     (box,) = opened("owl-vit").boxes(found, wide)
     assert box[:4] == pytest.approx((10, 0, 30, 2.5))
+
+
+def test_a_square_frame_keeps_the_image_in_its_upper_left(opened: Opened) -> None:
+    config = replace(opened("grounding dino").config, square=20)
+    wide = Image.from_array(np.full((3, 10, 40), 255, np.uint8))
+    assert config.sides(wide) == (40, 40)
+    seen = np.asarray(config.framed(wide))
+    assert seen.shape == (20, 20, 3) and (seen[:4] == 255).all() and (seen[7:] == 127).all()
 
 
 @pytest.mark.parametrize("name", ["blip", "blip-2", "blip-2 with an encoder", "llava"])

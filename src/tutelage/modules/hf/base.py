@@ -7,15 +7,17 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+import PIL.Image
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage import files
 from tutelage.errors import InputError, StaleError
-from tutelage.modules.hf.source import Source, processor_of, weights_of
+from tutelage.modules.hf.source import Source, processor_of, quiet, transformers, weights_of
 from tutelage.modules.visual_module import HEAD_FILE, VisualModule, tensor_bytes
 from tutelage.programs.language import Answers, Call
+from tutelage.programs.values import Image
 
 MANY = "many/"
 """Before the name of an input of which an image has several, stacked without a dimension of their own (Qwen-VL's patches)."""
@@ -36,6 +38,29 @@ class HfConfig:
     def read(cls, plain: Mapping[str, Any]) -> Any:
         """The configuration from what JSON held."""
         return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()})
+
+
+@dataclass(frozen=True)
+class FramedConfig(HfConfig):
+    """``square``: each image is first padded to a square, with grey on the right or below, and brought to so many pixels a
+    side; 0: as it is. A lesson needs images of one shape, and many processors keep an image's proportions (ViLT's, Grounding
+    DINO's, Qwen-VL's)."""
+
+    square: int = 0
+
+    def sides(self, image: Image) -> tuple[int, int]:
+        """The width and height of what the model sees, in pixels of the image."""
+        side = max(image.width, image.height)
+        return (side, side) if self.square else (image.width, image.height)
+
+    def framed(self, image: Image) -> PIL.Image.Image:
+        """What the model sees."""
+        picture = image.to_pil()
+        if self.square:
+            frame = PIL.Image.new("RGB", self.sides(image), (127, 127, 127))
+            frame.paste(picture)
+            picture = frame.resize((self.square, self.square), PIL.Image.Resampling.BICUBIC)
+        return picture
 
 
 class HfNetwork(nn.Module):
@@ -96,8 +121,6 @@ class HfModule(VisualModule):
         Raises:
             MissingExtra, InputError: as :func:`~tutelage.modules.hf.opened`.
         """
-        from tutelage.modules.hf.source import transformers
-
         processor = processor_of(source)
         model = weights_of(source, cls.model_class(transformers()), config.dtype)
         commit = getattr(model.config, "_commit_hash", None)
@@ -139,7 +162,7 @@ class HfModule(VisualModule):
             return torch.stack(values)
         if (values[0].is_floating_point() and name not in self.ragged) or name.startswith(MANY):
             told = " and ".join(str(list(shape)) for shape in sorted(shapes))
-            remedy = "bring all images to one size: a lesson needs that, running does not"
+            remedy = "a lesson needs one shape, running does not: open the model with square=N, say 384"
             raise InputError(f"{self.name}: images become inputs {name} of shapes {told}", where=self.config.source, remedy=remedy)
         side, fill = self.padding(name)
         longest = [max(sizes) for sizes in zip(*shapes)]
@@ -185,7 +208,7 @@ class HfModule(VisualModule):
 
     def _write(self, folder: Path, weights: str) -> Path:
         """The model as transformers itself writes it, its processor, and ``tutelage.json``, which is last."""
-        with files.whole_folder(folder, last=HEAD_FILE) as place:
+        with files.whole_folder(folder, last=HEAD_FILE) as place, quiet():
             self.network.model.save_pretrained(place)
             self.processor.save_pretrained(place)
             files.write_json(place / HEAD_FILE, self.head())

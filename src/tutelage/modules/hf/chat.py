@@ -55,7 +55,7 @@ class Chat(HfVqa):
         text = (self.config.prompt or self.question).format(question=call.args["question"])
         turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
         asked = self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
-        images = [call.args["image"].to_pil()]
+        images = [self.config.framed(call.args["image"])]
         return whole(self.processor(images=images, text=[asked], return_tensors="pt", add_special_tokens=False))
 
     def padding(self, name: str) -> tuple[str, int]:
@@ -70,7 +70,8 @@ class ChatNetwork(AnswerNetwork):
         """One pass over the prompt."""
         last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(self.model.forward).parameters else {}
         out = self.model(**given, **last, use_cache=True)
-        return Prompt(out.logits[:, -1], out.past_key_values, given["attention_mask"])
+        off = getattr(getattr(self.model, "model", None), "rope_deltas", None)
+        return Prompt(out.logits[:, -1], out.past_key_values, given["attention_mask"], off)
 
     def decoder(self) -> Any:
         """What goes on from the memory."""
@@ -82,13 +83,13 @@ class ChatNetwork(AnswerNetwork):
         first = prompt.following.repeat_interleave(answers, 0)[:, None]
         if ids.shape[1] == 1:
             return first
-        mask = prompt.mask.repeat_interleave(answers, 0)
-        out = self.decoder()(
-            input_ids=ids[:, :-1],
-            attention_mask=torch.cat([mask, torch.ones_like(ids[:, :-1])], 1),
-            past_key_values=repeated(prompt.memory, answers),
-            use_cache=True,
-        )
+        mask = torch.cat([prompt.mask.repeat_interleave(answers, 0), torch.ones_like(ids[:, :-1])], 1)
+        placed = {}
+        if prompt.off is not None:
+            counted = mask.cumsum(1)[:, 1 - ids.shape[1] :] - 1
+            placed["position_ids"] = (counted + prompt.off.repeat_interleave(answers, 0)).expand(3, -1, -1)
+        cache = repeated(prompt.memory, answers)
+        out = self.decoder()(input_ids=ids[:, :-1], attention_mask=mask, past_key_values=cache, use_cache=True, **placed)
         return torch.cat([first, out.logits], 1)
 
 
@@ -123,7 +124,7 @@ class Blip2(HfVqa):
         instructed = self.network.model.config.model_type == "instructblip"
         asked = self.config.prompt or ("{question}" if instructed else "Question: {question} Answer:")
         text = asked.format(question=call.args["question"])
-        return whole(self.processor(images=call.args["image"].to_pil(), text=text, return_tensors="pt"))
+        return whole(self.processor(images=self.config.framed(call.args["image"]), text=text, return_tensors="pt"))
 
     def padding(self, name: str) -> tuple[str, int]:
         """On the left where the answer follows the question's own tokens."""

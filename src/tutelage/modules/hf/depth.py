@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutelage.modules.hf.base import HfConfig, HfModule, HfNetwork, Row, whole
+from tutelage.modules.hf.base import FramedConfig, HfModule, HfNetwork, Row, whole
 from tutelage.modules.visual_module import Exercise, Label
 from tutelage.programs.language import Answers, Call, Signature
 from tutelage.programs.values import Image
 
 
 @dataclass(frozen=True)
-class DepthConfig(HfConfig):
-    """``inverse``: the model says how near things are (relative models: MiDaS's DPT, Depth Anything), so that its numbers are
-    turned over; metric models say how far, and need ``inverse=False``."""
+class DepthConfig(FramedConfig):
+    """Beside the frame: ``inverse``: the model says how near things are (relative models: MiDaS's DPT, Depth Anything), so that
+    its numbers are turned over; metric models say how far, and need ``inverse=False``."""
 
     inverse: bool = True
 
@@ -51,11 +51,9 @@ class HfDepth(HfModule):
     def row(self, call: Call) -> Row:
         """``pixel_values`` of the whole picture, and the region [4] as shares of it."""
         image = call.args["image"]
-        height, width = image.root.shape[1:]
-        picture = Image(image.root, image.root_key).to_pil()
-        x1, y1, x2, y2 = image.region
-        region = torch.tensor([x1 / width, y1 / height, x2 / width, y2 / height])
-        return whole(self.processor(images=picture, return_tensors="pt")) | {"region": region}
+        picture = Image(image.root, image.root_key)
+        region = torch.tensor(image.region) / torch.tensor(self.config.sides(picture) * 2)
+        return whole(self.processor(images=self.config.framed(picture), return_tensors="pt")) | {"region": region}
 
     def exercise(self, calls: Sequence[Call], labels: Sequence[Label] | None) -> Exercise:
         """Targets by head: ``size``, the model's own numbers, and ``peaks``, 1 where they are known."""

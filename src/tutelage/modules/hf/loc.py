@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tutelage.modules.hf.base import HfConfig, HfModule, HfNetwork, Row, whole
+from tutelage.modules.hf.base import FramedConfig, HfModule, HfNetwork, Row, whole
 from tutelage.modules.locating import half_of, suppress
 from tutelage.modules.visual_module import Exercise, Label
 from tutelage.programs.language import Answers, Call, Signature
@@ -17,7 +17,7 @@ from tutelage.programs.values import Box, Image
 
 
 @dataclass(frozen=True)
-class LocConfig(HfConfig):
+class LocConfig(FramedConfig):
     """``prompt``: the phrase as the model is asked it; empty: as its family is. A box counts from ``threshold`` on, and unless
     it overlaps a better one by more than ``nms`` (IoU); both as in VisProg."""
 
@@ -45,7 +45,7 @@ class HfLoc(HfModule):
 
     def sides(self, image: Image) -> tuple[float, float]:
         """The width and height, in pixels of the image, that boxes are shares of."""
-        return image.width, image.height
+        return self.config.sides(image)
 
     def exercise(self, calls: Sequence[Call], labels: Sequence[Label] | None) -> Exercise:
         """Targets ``boxes`` [N, T, 4], centre and size as shares, and ``real`` [N, T]: which of them there are."""
@@ -101,7 +101,7 @@ class Owl(HfLoc):
 
     def row(self, call: Call) -> Row:
         """Image and phrase as the processor gives them; its texts are all of one length."""
-        return whole(self.processor(images=call.args["image"].to_pil(), text=[[self.text(call)]], return_tensors="pt"))
+        return whole(self.processor(images=self.config.framed(call.args["image"]), text=[[self.text(call)]], return_tensors="pt"))
 
 
 class Owlv2(Owl):
@@ -141,7 +141,9 @@ class GroundingDino(Owl):
 
     def row(self, call: Call) -> Row:
         """Image and phrase, in small letters and ended by a dot."""
-        return whole(self.processor(images=call.args["image"].to_pil(), text=self.text(call).lower(), return_tensors="pt"))
+        return whole(
+            self.processor(images=self.config.framed(call.args["image"]), text=self.text(call).lower(), return_tensors="pt")
+        )
 
 
 class TokenNetwork(PhraseNetwork):

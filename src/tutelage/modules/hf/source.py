@@ -102,6 +102,19 @@ def transformers() -> Any:
 
 
 @contextmanager
+def quiet() -> Iterator[None]:
+    """Without the bars that transformers draws for each file, in the midst of ours."""
+    kit = transformers().utils.logging
+    drawn = kit.is_progress_bar_enabled()
+    kit.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if drawn:
+            kit.enable_progress_bar()
+
+
+@contextmanager
 def told(source: Source) -> Iterator[None]:
     """Turn what transformers raises for a model that cannot be had into an error that says how to have it."""
     try:
@@ -147,7 +160,7 @@ def weights_of(source: Source, kind: Any, dtype: str) -> Any:
     Raises:
         InputError: it cannot be had, has no safetensors, or lacks weights: none is ever made up.
     """
-    with told(source):
+    with told(source), quiet():
         model, info = kind.from_pretrained(
             source.name, **source.pinned, use_safetensors=True, dtype=dtype, output_loading_info=True
         )

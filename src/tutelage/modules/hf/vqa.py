@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import InputError, did_you_mean
-from tutelage.modules.hf.base import HfConfig, HfModule, HfNetwork, Row, whole
+from tutelage.modules.hf.base import FramedConfig, HfModule, HfNetwork, Row, whole
 from tutelage.modules.visual_module import Exercise, Label
 from tutelage.programs.language import Answers, Call, Capabilities, Signature
 
@@ -25,7 +25,7 @@ PAD = -100
 
 
 @dataclass(frozen=True)
-class VqaConfig(HfConfig):
+class VqaConfig(FramedConfig):
     """``answers``: the closed set, none: open. ``tokens``: of an open answer at most. ``prompt``: the question as the model
     is asked it; empty: as its family is. ``lead``: what stands before an answer in the model's text. ``at_once``: answers
     scored together."""
@@ -55,7 +55,7 @@ class HfVqa(HfModule):
     def row(self, call: Call) -> Row:
         """The image and the question as the processor gives them."""
         text = (self.config.prompt or self.question).format(question=call.args["question"])
-        return whole(self.processor(images=call.args["image"].to_pil(), text=text, return_tensors="pt"))
+        return whole(self.processor(images=self.config.framed(call.args["image"]), text=text, return_tensors="pt"))
 
     def exercise(self, calls: Sequence[Call], labels: Sequence[Label] | None) -> Exercise:
         """Closed: classes. Open: ``written`` [N, T], the label's tokens, is an input, and the head's target ``tokens``; a
@@ -129,11 +129,13 @@ class ViltNetwork(HfNetwork):
 
 class Prompt(NamedTuple):
     """Image and question as a model has read them: the logits [B, V] of what comes next (None: nothing has been said to the
-    decoder yet), its memory, and the mask [B, L] of what of it is real."""
+    decoder yet), its memory, the mask [B, L] of what of it is real, and, where positions are not counted by tokens (an image
+    takes fewer in Qwen-VL), how far they are off [B, 1]."""
 
     following: Tensor | None
     memory: Any
     mask: Tensor
+    off: Tensor | None = None
 
 
 class AnswerNetwork(HfNetwork):
