@@ -68,5 +68,7 @@ def test_it_is_named_like_the_others_and_refuses_what_it_cannot_do() -> None:
     with pytest.raises(InputError, match="no layer of COLOR matches nothing.*") as error:
         PeftLoRA(targets=("nothing.*",)).prepare(module.copy_network(), module)
     assert "network.2" in str(error.value)
+    with pytest.raises(InputError, match="peft hides the weights"):
+        parse("l2sp+peft").penalty(module, None)
     with pytest.raises(InputError, match="unknown variant 'lorra'"):
         PeftLoRA(variant="lorra").prepare(module.copy_network(), module)

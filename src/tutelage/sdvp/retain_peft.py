@@ -29,6 +29,7 @@ class PeftLoRA(Retain):
     """
 
     name: ClassVar[str] = "peft"
+    hides_weights: ClassVar[bool] = True
     rank: int = 8
     alpha: int = 16
     targets: tuple[str, ...] = ("*",)

@@ -15,9 +15,10 @@ pytest.importorskip("transformers", reason="needs the extra `hf`")
 
 from tutelage.distill.lesson import Settings
 from tutelage.distill.trainer import Trainer
-from tutelage.errors import StaleError
+from tutelage.errors import InputError, StaleError
 from tutelage.modules import hf
-from tutelage.modules.visual_module import VisualModule, load
+from tutelage.modules.visual_module import Label, VisualModule, load
+from tutelage.programs.language import RuntimeFailure
 from tutelage.programs.values import Image
 from tutelage.sdvp.lesson import Stepwise, lesson
 
@@ -161,6 +162,21 @@ def test_boxes_are_shares_of_what_the_model_saw(opened: Opened) -> None:
     assert box[:4] == pytest.approx((10, 0, 30, 10))
     (box,) = opened("owl-vit").boxes(found, wide)
     assert box[:4] == pytest.approx((10, 0, 30, 2.5))
+
+
+def test_a_call_that_cannot_be_put_to_the_model_fails_alone(opened: Opened) -> None:
+    module, (first, second, *_) = opened("vilt"), CASES["vilt"].calls
+    long = type(first)("VQA", {"image": first.args["image"], "question": "is it red ? " * 20})
+    said = module.run([first, long, second])
+    assert isinstance(said.values[1], RuntimeFailure) and "the model reads at most 24" in said.values[1].message
+    assert [said.values[0], said.values[2]] == module.run([first, second]).values
+    with pytest.raises(InputError, match="82 tokens of text"):
+        module.exercise([long], [Label("red")])
+    matcher, (call, *_) = opened("clip"), CASES["clip"].calls
+    none = type(call)("MATCH", {"image": call.args["image"], "options": []})
+    assert [type(value) for value in matcher.run([none, call]).values] == [RuntimeFailure, str]
+    with pytest.raises(InputError, match="'purple' is none of the options"):
+        matcher.exercise([call], [Label("red", {"red": 0.5, "purple": 0.5})])
 
 
 def test_a_square_frame_keeps_the_image_in_its_upper_left(opened: Opened) -> None:

@@ -16,7 +16,7 @@ from tutelage import files
 from tutelage.errors import InputError, StaleError
 from tutelage.modules.hf.source import Source, processor_of, quiet, transformers, weights_of
 from tutelage.modules.visual_module import HEAD_FILE, VisualModule, tensor_bytes
-from tutelage.programs.language import Answers, Call
+from tutelage.programs.language import Answers, Call, RuntimeFailure
 from tutelage.programs.values import Image
 
 MANY = "many/"
@@ -144,6 +144,19 @@ class HfModule(VisualModule):
         """One call as tensors without a batch dimension; texts may differ in length."""
         raise NotImplementedError
 
+    def _checked(self, call: Call) -> Row:
+        """The call's row.
+
+        Raises:
+            InputError: more text than the model reads.
+        """
+        row = self.row(call)
+        most = getattr(self.network.model.config.get_text_config(), "max_position_embeddings", None)
+        if most is not None and _length(row) > most:
+            told = f"{_length(row)} tokens of text, the model reads at most {most}"
+            raise InputError(told, where=self.name, remedy="ask in fewer words")
+        return row
+
     def padding(self, name: str) -> tuple[str, int]:
         """Where ids of an input are padded, ``left`` or ``right``, and with what."""
         return "right", 0
@@ -177,7 +190,7 @@ class HfModule(VisualModule):
 
     def encode(self, calls: Sequence[Call]) -> dict[str, Tensor]:
         """Calls as one batch, row i for call i; what the processor gives, by its own names."""
-        return self.collate([self.row(call) for call in calls])
+        return self.collate([self._checked(call) for call in calls])
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every head, differentiable; at most ``config.rows`` rows at once."""
@@ -187,10 +200,16 @@ class HfModule(VisualModule):
 
     def run(self, calls: Sequence[Call]) -> Answers:
         """Values and heads without gradients: calls whose images have one shape together, those of like length side by
-        side, so that little is padded. Heads are given where all batches agree in shape."""
-        rows = [self.row(call) for call in calls]
-        order = sorted(range(len(calls)), key=lambda i: (self._shape(rows[i]), _length(rows[i])))
+        side, so that little is padded. A call that cannot be put to the model fails alone. Heads are given where one batch
+        held all calls in order."""
+        rows: dict[int, Row] = {}
         found: list[tuple[list[int], Answers]] = []
+        for number, call in enumerate(calls):
+            try:
+                rows[number] = self._checked(call)
+            except InputError as error:
+                found.append(([number], Answers([RuntimeFailure(error.message, where=error.where, remedy=error.remedy)])))
+        order = sorted(rows, key=lambda i: (self._shape(rows[i]), _length(rows[i])))
         at = 0
         with torch.inference_mode():
             while at < len(order):

@@ -88,9 +88,8 @@ class DepthNetwork(HfNetwork):
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """``pixel_values`` [B, 3, H, W], ``region`` [B, 4] -> ``map`` [B, 1, h, w], ``median`` [B, 1, 1, 1]."""
-        given = self.inputs(batch)
-        regions = given.pop("region").float()
-        found = self.model(**given).predicted_depth
+        regions = batch["region"]
+        found = self.model(**self.inputs({name: value for name, value in batch.items() if name != "region"})).predicted_depth
         height, width = found.shape[1:]
         medians = []
         for seen, (x1, y1, x2, y2) in zip(found, regions.tolist(), strict=True):

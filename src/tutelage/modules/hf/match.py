@@ -51,16 +51,10 @@ class Likeness(HfModule):
     def row(self, call: Call) -> Row:
         """``pixel_values`` [3, h, w], ``input_ids`` and ``attention_mask`` [K, L] of the call's K texts; SigLIP knows no mask:
         its texts are all as long as it was trained with."""
-        masked = self.network.masked
+        longest = self.network.model.config.text_config.max_position_embeddings
+        length: dict[str, Any] = {"padding": True} if self.network.masked else {"padding": "max_length", "max_length": longest}
         pictures = self.processor.image_processor(images=call.args["image"].to_pil(), return_tensors="pt")
-        words = self.processor.tokenizer(
-            self.texts(call),
-            return_tensors="pt",
-            padding=True if masked else "max_length",
-            truncation=True,
-            max_length=self.network.model.config.text_config.max_position_embeddings,
-            return_attention_mask=True,
-        )
+        words = self.processor.tokenizer(self.texts(call), return_tensors="pt", return_attention_mask=True, **length)
         return whole(pictures) | {"input_ids": words["input_ids"], "attention_mask": words["attention_mask"]}
 
     def padding(self, name: str) -> tuple[str, int]:
@@ -129,10 +123,12 @@ class HfMatch(Likeness):
         soft = torch.zeros(inputs["input_ids"].shape[:2])
         for row, (call, label) in enumerate(zip(calls, labels, strict=True)):
             options = list(call.args["options"])
-            if label.hard not in options:
-                raise InputError(f"{label.hard!r} is none of the options", where="MATCH", remedy=f"options: {', '.join(options)}")
+            shares = label.dist or {label.hard: 1.0}
+            for said in (label.hard, *shares):
+                if said not in options:
+                    raise InputError(f"{said!r} is none of the options", where="MATCH", remedy=f"options: {', '.join(options)}")
             hard[row] = options.index(label.hard)
-            for option, share in (label.dist or {label.hard: 1.0}).items():
+            for option, share in shares.items():
                 soft[row, options.index(option)] = share
         weights = torch.tensor([label.weight for label in labels], dtype=torch.float32)
         return Exercise(inputs, {"answer": {"hard": hard, "soft": soft}}, weights)

@@ -54,7 +54,7 @@ class HfSeg(HfModule):
         for row, (call, label) in enumerate(zip(calls, labels, strict=True)):
             wanted = self.asked(call)
             asked[row, : len(wanted)] = label.weight
-            for at, thing in enumerate(label.hard):
+            for at, thing in enumerate(label.hard if wanted else ()):
                 place = min(at, len(wanted) - 1)
                 mask = self.framed(mask_of(thing, call.args["image"]))
                 small = F.interpolate(mask[None, None], shape[1:], mode="area")[0, 0]
