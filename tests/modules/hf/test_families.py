@@ -22,6 +22,7 @@ from tutelage.programs.language import RuntimeFailure
 from tutelage.programs.values import Image
 from tutelage.sdvp.lesson import Stepwise, lesson
 
+from . import tiny
 from .cases import CASES
 
 Opened = Callable[[str], VisualModule]
@@ -130,6 +131,18 @@ def test_other_weights_than_the_saved_ones_are_noticed(opened: Opened, tmp_path:
     (tmp_path / "one" / "model.safetensors").write_bytes((tmp_path / "two" / "model.safetensors").read_bytes())
     with pytest.raises(StaleError, match="tutelage.json"):
         load(tmp_path / "one")
+
+
+def test_the_version_is_the_weights_and_how_inputs_are_prepared_and_not_the_place(opened: Opened, tmp_path: Path) -> None:
+    made = [tiny.clip(tmp_path / name) for name in ("one", "two", "three")]
+    file = made[2] / "processor_config.json"
+    file.write_text(file.read_text().replace('"do_normalize": true', '"do_normalize": false'))
+    one, two, three = (hf.opened("MATCH", str(folder)).version for folder in made)
+    assert one == two == hf.opened("MATCH", str(made[0]), rows=3).version
+    assert (
+        len({one, three, hf.opened("MATCH", str(made[0]), prompt="{option}").version, hf.opened("VERIFY", str(made[0])).version})
+        == 4
+    )
 
 
 def test_the_folder_is_one_that_transformers_reads(opened: Opened, tmp_path: Path) -> None:

@@ -100,6 +100,10 @@ def test_settings_may_follow_the_name(tmp_path: Path) -> None:
     assert hf.opened("VQA", f"hf:{folder}?answers=red,blue").capabilities.vocabulary == ("red", "blue")
     with pytest.raises(InputError, match="'purple' is no answer of the model"):
         hf.opened("VQA", f"hf:{folder}?answers=red,purple")
+    with pytest.raises(InputError, match="device=nowhere: cannot run there"):
+        hf.opened("VQA", f"hf:{folder}?device=nowhere")
+    with pytest.raises(InputError, match="no setting 'prepared'"):
+        hf.opened("VQA", f"hf:{folder}?prepared=x")
     with pytest.raises(InputError, match="Vilt: invalid literal"):
         hf.opened("VQA", f"hf:{folder}?rows=many")
 

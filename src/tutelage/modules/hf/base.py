@@ -26,13 +26,16 @@ Row = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class HfConfig:
-    """Where the model came from, the type of its numbers (``auto``: as stored), and how many calls go into one forward
-    pass; the module's version depends on neither the place nor the number."""
+    """Where the model came from, the type of its numbers (``auto``: as stored), how many calls go into one forward pass, and
+    where it runs; the module's version depends on the type alone. ``prepared``, a hash of how its processor was set when it was
+    first opened, is no setting: it is filled in."""
 
     source: str = ""
     revision: str = ""
     dtype: str = "float32"
     rows: int = 16
+    device: str = "cpu"
+    prepared: str = ""
 
     @classmethod
     def read(cls, plain: Mapping[str, Any]) -> Any:
@@ -122,10 +125,10 @@ class HfModule(VisualModule):
             MissingExtra, InputError: as :func:`~tutelage.modules.hf.opened`.
         """
         processor = processor_of(source)
-        model = weights_of(source, cls.model_class(transformers()), config.dtype)
-        commit = getattr(model.config, "_commit_hash", None)
-        if config.revision and commit:
-            config = replace(config, revision=commit)
+        model = weights_of(source, cls.model_class(transformers()), config.dtype, config.device)
+        commit = getattr(model.config, "_commit_hash", None) if config.revision else None
+        preparation = config.prepared or files.fingerprint(prepared(processor))
+        config = replace(config, revision=commit or config.revision, prepared=preparation)
         return cls(config, cls.network_of(config, model, processor), processor)
 
     @property
@@ -133,9 +136,10 @@ class HfModule(VisualModule):
         """A hash of the class, the settings, how inputs are prepared, and every weight."""
         if self._version is None:
             state = self.network.state_dict()
-            kept = {key: value for key, value in asdict(self.config).items() if key not in ("source", "revision", "rows")}
+            beside = ("source", "revision", "rows", "device")
+            kept = {key: value for key, value in asdict(self.config).items() if key not in beside}
             tensors = [files.fingerprint(key, tensor_bytes(state[key])) for key in sorted(state)]
-            self._version = files.fingerprint(type(self).__name__, kept, prepared(self.processor), *tensors)
+            self._version = files.fingerprint(type(self).__name__, kept, *tensors)
         return self._version
 
     # -- from calls to batches ---------------------------------------------------------------------------------------
@@ -235,7 +239,8 @@ class HfModule(VisualModule):
 
     @classmethod
     def restore(cls, config: Any, folder: Path) -> Self:
-        """The module of ``config`` that was saved in ``folder``."""
+        """The module of ``config`` that was saved in ``folder``, on the CPU: move its network where it shall run."""
+        config = replace(config, device="cpu")
         module = cls.open(replace(config, revision=""), Source(str(folder)))
         module.config = config  # it remembers where it first came from
         if files.read_json(folder / HEAD_FILE).get("version") != module.version:

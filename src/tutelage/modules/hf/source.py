@@ -64,7 +64,7 @@ def read_settings(words: str, config: type) -> dict[str, Any]:
         InputError: a setting that it does not have, or a file of values that cannot be read.
         ValueError: a value of another type.
     """
-    known = {field.name: field.default for field in fields(config) if field.name not in ("source", "revision")}
+    known = {field.name: field.default for field in fields(config) if field.name not in ("source", "revision", "prepared")}
     found: dict[str, Any] = {}
     for name, text in parse_qsl(words, keep_blank_values=True, strict_parsing=bool(words)):
         if name not in known:
@@ -154,11 +154,11 @@ def processor_of(source: Source) -> Any:
         return kit.AutoProcessor.from_pretrained(source.name, **source.pinned)
 
 
-def weights_of(source: Source, kind: Any, dtype: str) -> Any:
-    """The model of class ``kind`` with its weights, in ``dtype`` (``auto``: as they are stored).
+def weights_of(source: Source, kind: Any, dtype: str, device: str) -> Any:
+    """The model of class ``kind`` with its weights, in ``dtype`` (``auto``: as they are stored), on ``device``.
 
     Raises:
-        InputError: it cannot be had, has no safetensors, or lacks weights: none is ever made up.
+        InputError: it cannot be had, has no safetensors, lacks weights (none is ever made up), or there is no such device.
     """
     with told(source), quiet():
         model, info = kind.from_pretrained(
@@ -171,4 +171,7 @@ def weights_of(source: Source, kind: Any, dtype: str) -> Any:
             where=f"{PREFIX}{source.name}",
             remedy="choose a model that was trained for this skill",
         )
-    return model.eval()
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"cannot run there: {error}", where=f"device={device}", remedy="cpu, cuda or cuda:NUMBER") from error

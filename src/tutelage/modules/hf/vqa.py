@@ -64,9 +64,12 @@ class HfVqa(HfModule):
             return super().exercise(calls, labels)
         inputs = self.encode(calls)
         if labels is None:
+            said = []
             with torch.no_grad():
-                heads = self.forward(inputs)["tokens"]
-            return Exercise(inputs | {"written": self.network.cut(heads.argmax(-1))}, {}, torch.ones(len(calls)))
+                for at in range(0, len(calls), self.config.rows):  # the logits of all at once would fill the memory
+                    heads = self.forward({key: value[at : at + self.config.rows] for key, value in inputs.items()})
+                    said += self.network.cut(heads["tokens"].argmax(-1)).tolist()
+            return Exercise(inputs | {"written": padded_answers(said)}, {}, torch.ones(len(calls)))
         network: AnswerNetwork = self.network
         said = [answer_ids(self.processor.tokenizer, network.lead + str(label.hard), network.end) for label in labels]
         written = padded_answers(said)
