@@ -248,8 +248,11 @@ class HfModule(VisualModule):
         return module
 
     def load_weights(self, folder: str | Path) -> Self:
-        """As :meth:`VisualModule.load_weights`."""
-        return self.restore(self.config, Path(folder))
+        """As :meth:`VisualModule.load_weights`; it runs where this module does."""
+        module = self.restore(self.config, Path(folder))
+        module.network.to(self.network.model.device)
+        module.config = self.config
+        return module
 
 
 def prepared(processor: Any) -> Any:

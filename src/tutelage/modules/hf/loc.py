@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from tutelage.modules.asking import NEVER
 from tutelage.modules.hf.base import FramedConfig, HfModule, HfNetwork, Row, whole
 from tutelage.modules.locating import half_of, suppress
 from tutelage.modules.visual_module import Exercise, Label
@@ -158,4 +159,4 @@ class TokenNetwork(PhraseNetwork):
         ids = batch["input_ids"].to(out.logits.device)
         said = ~torch.isin(ids, torch.tensor(self.silent, device=ids.device)) & batch["attention_mask"].to(ids.device).bool()
         words = out.logits[..., : ids.shape[1]].masked_fill(~said[:, None], -torch.inf)
-        return words.amax(2, keepdim=True).clamp_min(-30.0)
+        return words.amax(2, keepdim=True).clamp_min(NEVER)

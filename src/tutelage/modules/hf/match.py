@@ -10,12 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import InputError
+from tutelage.modules.asking import NEVER
 from tutelage.modules.hf.base import HfConfig, HfModule, HfNetwork, Row, whole
 from tutelage.modules.visual_module import Exercise, Label
 from tutelage.programs.language import Answers, Call, Signature
-
-NEVER = -30.0
-"""The logit of an option that a call does not have: finite, so that divergences stay finite."""
 
 
 @dataclass(frozen=True)
