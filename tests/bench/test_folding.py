@@ -1,10 +1,13 @@
 from __future__ import annotations
 
-from tutelage.bench.folding import SIZES, folding
+import pytest
+
+from tutelage.bench.folding import SIZES, bench
+from tutelage.errors import InputError
 
 
 def test_a_row_says_what_folding_saves() -> None:
-    (row,) = folding(rounds=1, batch=2, sizes=("mini",))
+    (row,) = bench(rounds=1, batch=2, sizes=["mini"])["rows"]
     assert row["size"] == "mini" and row["side"] == 32 and row["batch"] == 2
     assert row["folded_macs"] < row["macs"] and row["folded_parameters"] < row["parameters"]
     assert 0 < row["difference"] < 1e-5
@@ -16,3 +19,8 @@ def test_every_size_can_be_built() -> None:
 
     for name, config, side, _ in SIZES.values():
         on_meta(name, **config).check_sides((side, side))
+
+
+def test_an_unknown_size_is_refused() -> None:
+    with pytest.raises(InputError, match="no size 'maxi'"):
+        bench(sizes=["maxi"])

@@ -9,9 +9,11 @@ from typing import Any
 
 import made_up_comparison
 import made_up_results
+import made_up_trace
 import pytest
 
 from tutelage.reports import comparison_report, study_report
+from tutelage.reports.trace import trace_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -40,6 +42,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     html = {
         "study": study_report(made_up_results.study()),
         "comparison": comparison_report(made_up_comparison.comparison()),
+        "trace": trace_report(made_up_trace.trace()),
     }
     for name, text in html.items():
         (folder / f"{name}.html").write_text(text, encoding="utf-8")
@@ -117,7 +120,16 @@ def test_boxes_lie_on_the_picture_where_they_should(view: Any) -> None:
     assert picture.locator("rect.before").count() == picture.locator("rect.teacher").count() == 1
 
 
-@pytest.mark.parametrize("name", ["study", "comparison"])
+def test_the_steps_of_one_question_are_drawn_on_its_photo(view: Any) -> None:
+    page = view("trace", viewport={"width": 1200, "height": 900})
+    assert page.locator("[data-name=answer]").inner_text() == "red"
+    first = page.locator(".step").nth(0)
+    photo, box = first.locator("svg").first.bounding_box(), first.locator("rect.box").bounding_box()
+    scale = min(photo["width"] / 100, photo["height"] / 80)
+    assert box["width"] == pytest.approx(20 * scale, abs=4) and box["height"] == pytest.approx(30 * scale, abs=4)
+
+
+@pytest.mark.parametrize("name", ["study", "comparison", "trace"])
 def test_dark_and_light(view: Any, name: str) -> None:
     shade = "() => Math.max(...getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number))"
     page = view(name, color_scheme="dark")
@@ -129,7 +141,7 @@ def test_dark_and_light(view: Any, name: str) -> None:
     assert view(name, color_scheme="light").evaluate(shade) > 192
 
 
-@pytest.mark.parametrize("name", ["study", "comparison"])
+@pytest.mark.parametrize("name", ["study", "comparison", "trace"])
 def test_a_phone_shows_it_without_overflow(view: Any, name: str) -> None:
     page = view(name, viewport=PHONE, device_scale_factor=2, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]

@@ -1,4 +1,4 @@
-"""Pictures, and saved modules for every embedded one, so that no command needs to train them."""
+"""Album, and saved modules for every embedded one, so that no command needs to train them."""
 
 from __future__ import annotations
 

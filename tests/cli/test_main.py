@@ -14,9 +14,10 @@ import typer
 from typer.testing import CliRunner
 
 from tutelage import errors
-from tutelage.cli import common, main
+from tutelage.cli import common, folder, main
 
 FOLDER = Path(main.__file__).parent
+FOUND = folder.found_commands(FOLDER, "tutelage.cli")
 runner = CliRunner()
 
 
@@ -25,8 +26,9 @@ def tutelage(*words: str, **options: object) -> subprocess.CompletedProcess[str]
 
 
 def test_every_command_file_is_found_with_a_name_and_a_help_line() -> None:
-    apps = {file.stem for file in FOLDER.glob("[!_]*.py")} - {"main", "common"}
-    found = main.found_commands()
+    apps = {file.stem for file in FOLDER.glob("[!_]*.py")} - {"main", "common", "folder"}
+    apps |= {file.parent.name for file in FOLDER.glob("[!_]*/__init__.py")}
+    found = FOUND
     assert {command.module.rpartition(".")[2] for command in found.values()} == apps
     assert len(found) == len(apps), "two files claim one name"
     assert all(command.help for command in found.values()), "a command file needs a docstring"
@@ -42,7 +44,7 @@ def test_help_lists_every_command_and_imports_none() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    for name in main.found_commands():
+    for name in FOUND:
         assert f"\n  {name} " in done.stdout
 
 
@@ -55,8 +57,8 @@ def _commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]
         yield from _commands(each, (*words, name))
 
 
-@pytest.mark.parametrize("found", main.found_commands().values(), ids=lambda found: found.name)
-def test_every_command_has_help_with_an_example(found: main.Found) -> None:
+@pytest.mark.parametrize("found", FOUND.values(), ids=lambda found: found.name)
+def test_every_command_has_help_with_an_example(found: folder.Found) -> None:
     command = typer.main.get_command(importlib.import_module(found.module).app)
     for words in _commands(command, (found.name,)):
         result = runner.invoke(main.app, [*words, "--help"])
@@ -86,10 +88,10 @@ def test_the_debug_variable_lets_the_traceback_through() -> None:
     assert done.returncode != 0 and "Traceback" in done.stderr
 
 
-def _write(folder: Path, text: str) -> main.Found | None:
-    file = folder / "my_file.py"
+def _write(place: Path, text: str) -> folder.Found | None:
+    file = place / "my_file.py"
     file.write_text(text)
-    return main.read_command(file)
+    return folder.read_command(file, "some.where")
 
 
 def test_a_command_is_named_by_its_file_or_by_its_app(tmp_path: Path) -> None:
@@ -97,6 +99,15 @@ def test_a_command_is_named_by_its_file_or_by_its_app(tmp_path: Path) -> None:
     assert _write(tmp_path, head + "app = typer.Typer()\n")[:2] == ("my-file", "Does a thing.")
     assert _write(tmp_path, head + 'app = typer.Typer(name="eval", no_args_is_help=True)\n').name == "eval"
     assert _write(tmp_path, head + "def helper(): ...\n") is None
+
+
+def test_a_folder_is_a_group_of_its_files(tmp_path: Path) -> None:
+    group = tmp_path / "group"
+    group.mkdir()
+    (group / "__init__.py").write_text('"""Things."""\nimport typer\napp = typer.Typer()\n')
+    (group / "one.py").write_text('"""The first."""\nimport typer\napp = typer.Typer()\n')
+    assert folder.found_commands(tmp_path, "pack") == {"group": ("group", "Things.", "pack.group")}
+    assert folder.found_commands(group, "pack.group") == {"one": ("one", "The first.", "pack.group.one")}
 
 
 @pytest.mark.parametrize(

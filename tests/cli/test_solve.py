@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 from typer.testing import CliRunner
 
@@ -10,6 +12,8 @@ from tutelage.cli import main
 from tutelage.cli._programs import confidence, probability, shown
 from tutelage.programs.trace import Origin, StepRecord, Trace
 from tutelage.programs.values import Box
+
+from ..modules.packaged.needed import needs_networks
 
 runner = CliRunner()
 
@@ -74,3 +78,44 @@ def test_values_are_shown_in_few_words() -> None:
     boxes = [Box(0, 0, 1, 1, 0.5)] * 3
     assert shown(boxes) == "[(0, 0, 1, 1) 0.50, (0, 0, 1, 1) 0.50, … 3 in all]"
     assert (shown("red"), shown(0.123456), shown(True), len(shown("x" * 500))) == ("'red'", "0.1235", "True", 60)
+
+
+def photo(folder: Path, width: int = 200, height: int = 150) -> Path:
+    path = folder / "photo.jpg"
+    PIL.Image.fromarray(np.full((height, width, 3), 90, np.uint8)).save(path)
+    return path
+
+
+def test_a_photograph_without_its_networks_says_which_set_answers_and_what_to_fetch(
+    home: Path, taught: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TUTELAGE_HOME", str(home))
+    code, out, err = solve(photo(home), "What color is the circle?", *taught)
+    assert code == 0 and "models: embedded, made for drawn scenes" in out and "tutelage assets fetch nanodet" in out, err
+    code, _, err = solve(photo(home), "How many people are there?", "--models", "packaged")
+    assert code == 2 and "asset nanodet: not on this machine" in err and "tutelage assets fetch nanodet" in err
+
+
+def test_a_drawn_scene_is_answered_by_the_embedded_set_and_its_page_shows_the_steps(home: Path, taught: list[str]) -> None:
+    page = home / "answer.html"
+    code, out, err = solve(home / "0.png", "How many circles are there?", "--page", page, *taught)
+    assert code == 0 and "models: embedded (a small, drawn scene)" in out and f"page: {page}" in out, err
+    text = page.read_text()
+    assert "How many circles are there?" in text and "LOC" in text and "data:image/jpeg;base64," in text
+
+
+@needs_networks
+def test_a_photograph_is_answered_by_the_packaged_set(home: Path) -> None:
+    page = home / "answer.html"
+    words = (photo(home), "How many people are there?", "--page", page, "--json", home / "t.json")
+    code, out, err = solve(*words)
+    assert code == 0 and "models: packaged (a photograph)" in out and "answer: 0" in out, err
+    assert json.loads((home / "t.json").read_text())["models"] == "models: packaged (a photograph)"
+    assert page.exists()
+
+
+@needs_networks
+def test_a_refusal_is_told_with_its_remedy_and_leaves_a_page_too(home: Path) -> None:
+    page = home / "answer.html"
+    code, _, err = solve(photo(home), "Why is the sky blue?", "--page", page)
+    assert code == 1 and "needs a VQA model" in err and "No answer" in page.read_text()

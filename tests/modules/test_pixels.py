@@ -50,6 +50,14 @@ def test_large_pictures_are_averaged_and_pictures_of_several_sizes_go_together()
     assert torch.equal(out[1], torch.from_numpy(picture(0, 16, 16).pixels))
 
 
+def test_an_image_is_the_same_whatever_its_neighbours() -> None:
+    whole = picture(0, 40, 30)
+    images = [whole.crop(0, 0, 20, 20), whole, picture(1, 200, 90), picture(2, 16, 16), picture(3, 40, 30).crop(3, 3, 9, 30)]
+    together = square_batch(images, 16)
+    for image, row in zip(images, together):
+        assert torch.allclose(square_batch([image], 16)[0], row, atol=1e-6)
+
+
 def test_bytes_are_the_same_pixels_rounded() -> None:
     images = crops(5)
     kept = as_bytes(images, 16)

@@ -162,7 +162,7 @@ def test_a_module_answer_that_no_program_can_hold(sandbox: Sandbox) -> None:
     [None, True, 3, 2.5, "é", [1, ["a"]], {"a": [1]}, View(0, 1, 2, 3, 4, 5, 6), Found(1, 2, 3, 4.5, 0.5)],
 )
 def test_values_cross_the_wire(value: Any) -> None:
-    (there,) = wire.unpack(wire.frame([wire.dump(wire.encode(value))])[4:])
+    (there,) = wire.unpack(wire.frame(wire.dump([wire.encode(value)]))[4:])
     back = wire.decode(there)
     assert back == value and type(back) is type(value)
     video = wire.decode(wire.encode(Video((View(0, 0, 0, 1, 1, 1, 1),))))
@@ -193,7 +193,7 @@ def test_what_is_no_value_is_refused(data: Any) -> None:
     with pytest.raises(wire.NotAMessage):
         wire.decode(data)
     with pytest.raises(wire.NotAMessage):
-        wire.decode_request(data)
+        wire.decode_requests(["ask", data])
     with pytest.raises(wire.NotAMessage):
         wire.decode_failure(data)
 
@@ -205,7 +205,16 @@ def test_a_child_that_lies_about_images_is_caught() -> None:
         with pytest.raises(RuntimeFailure):
             images.outward(view)
     assert images.outward(View(0, -9, -9, 999, 999, 48, 48)).region == (0, 0, 48, 48)
-    request = Request("VQA", {"image": View(0, 0, 0, 48, 48, 48, 48), "question": "a"})
-    assert [wire.decode_request(data) for data in wire.unpack(wire.frame([wire.dump(wire.encode_request(request))])[4:])] == [
-        request
-    ]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_requests_cross_the_wire(count: int) -> None:
+    requests = [Request("VQA", {"image": View(0, 0, 0, 48, 48, 48, 48), "question": "a"}, number) for number in range(count)]
+    asked = requests if count > 1 else requests[0]
+    assert wire.decode_requests(wire.unpack(wire.frame(wire.dump(wire.encode_requests(asked)))[4:])) == asked
+
+
+@pytest.mark.parametrize("data", [[], [[]], [["VQA", {}]], [["VQA", {}, True]], [["VQA", [], 0]], [["VQA", {"a": {"b": []}}, 0]]])
+def test_what_is_no_request_is_refused(data: Any) -> None:
+    with pytest.raises(wire.NotAMessage):
+        wire.decode_requests(["ask", *data])

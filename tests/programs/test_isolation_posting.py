@@ -227,7 +227,7 @@ def test_a_posted_answer_that_no_program_can_hold_ends_the_run(shared: Sandbox) 
 
 
 def test_images_among_answers_are_the_same_posted_or_not(shared: Sandbox) -> None:
-    text = program("a = ImagePatch(image).simple_query('a')\nb = ImagePatch(image).simple_query('b')\nreturn [a, b, image]")
+    text = program("a = ImagePatch(image).simple_query('a')\nb = ImagePatch(a).simple_query('b')\nreturn [a, b, image]")
     state, others = {"IMAGE": picture(0)}, [picture(1), picture(2)]
 
     def answers(post: bool) -> list[Image]:
@@ -296,3 +296,20 @@ def test_a_shape_with_its_texts_is_the_program(parts: list[str]) -> None:
 def test_a_shape_is_found_in_time_that_grows_with_the_text() -> None:
     for part in ('"', "'a\"", "f'{", '# "', "'a' ", 'ff"', "a'b"):
         shape_of(part * (10**6 // len(part)))  # a quadratic search would not end
+
+
+def test_after_a_fork_each_side_has_its_own_process(shared: Sandbox) -> None:
+    right, mine, (reading, writing) = traces([ASKS], False), shared.pid, os.pipe()
+    fork = os.fork()
+    if not fork:
+        try:
+            said = shared.pid if traces([ASKS], shared) == right else 0  # not the other side's
+            os.write(writing, str(said).encode())
+            shared.close()
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(fork, 0)
+    with os.fdopen(reading) as answer:
+        theirs = int(answer.read())
+    assert theirs not in (0, mine) and shared.pid == mine and traces([ASKS], shared) == right

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from tutelage.errors import InputError
+from tutelage.modules.function import module
+from tutelage.programs.values import Box, Image
 from tutelage.sdvp.accept import answer_probe
 from tutelage.sdvp.adapt import from_callable
 from tutelage.sdvp.compile import Options, Stage, accuracy
@@ -57,3 +59,15 @@ def test_final_answers_label_the_calls_whose_value_is_the_answer() -> None:
         "FINAL", "ANSWER1=EVAL(expr=\"{ANSWER0} == 'red'\")\nFINAL"
     )
     assert answer_probe([replace(q, programs={"visprog": changed}) for q in asked], modules) == {}
+
+
+def test_no_boxes_are_no_answer_no() -> None:
+    @module
+    def NOTHING(image: Image) -> list[Box]:
+        """Finds nothing."""
+        return []
+
+    program = {"visprog": "BOX0=NOTHING(image=IMAGE)\nFINAL_RESULT=RESULT(var=BOX0)"}
+    asked = small.questions(2, programs=program, answer="no")
+    assert accuracy(asked, small.modules(NOTHING=NOTHING)) == 1, "as an answer it reads no"
+    assert answer_probe(asked, small.modules(NOTHING=NOTHING)) == {}, "as a label of boxes it says nothing"

@@ -12,17 +12,17 @@ from tutelage.errors import InputError
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.language import ParseFailure, Signature
 from tutelage.programs.visprog import Parser
+from tutelage.programs.writers import grammar
 from tutelage.programs.writers.phrasings import Pair
 from tutelage.programs.writers.templates import Part
-from tutelage.programs.writers.writer import Fault, Repairer, Request
+from tutelage.programs.writers.writer import Fault, Repairer, Request, grammar_writer
+from tutelage.sdvp.writing.exam import exact_match, unknown, unseen
 from tutelage.sdvp.writing.learned import Codes, LearnedWriter, first_places, padded, steps_of
 from tutelage.sdvp.writing.network import PADDING, Transcribe, Writing
 from tutelage.sdvp.writing.school import (
     QUICK,
     Schooling,
     encoded,
-    exact_match,
-    figures,
     learned_writer,
     schoolbook,
     train_writer,
@@ -173,12 +173,19 @@ def test_the_schoolbook_holds_world_questions_wordings_and_nonsense() -> None:
 def test_figures_are_shares_over_what_was_not_seen(tmp_path: Path) -> None:
     writer = learned_writer(7, files.Store(tmp_path), config=QUICK)
     book = [Pair("What color is the dog?", "image", COLOR.format(n="dog")), Pair("Why is the dog here?", "none", None)]
-    found = exact_match(writer, book)
-    assert found == {"exact": 0, "written": 0, "declined": 1, "refused": 1, "unknown": pytest.approx(found["unknown"])}
+    assert exact_match(lambda single: writer, book) == {"exact": 0, "written": 0, "declined": 1, "refused": 1}
+    assert unknown(writer, [Pair("qqq zzz", "image", None)]) == 1
+    assert (
+        exact_match(grammar_writer, [book[0]._replace(program=grammar.write(book[0].question, ("IMAGE",)).visprog)])["exact"] == 1
+    )
 
 
 @pytest.mark.slow
 def test_the_embedded_writer_reads_what_it_has_not_seen() -> None:
-    found = figures(train_writer(0), 0)
+    writer = train_writer(0)
+    found = {
+        name: exact_match(lambda single: LearnedWriter(writer.codes, writer.network, single, writer.least), book)
+        for name, book in unseen(0).items()
+    }
     assert found["world"]["written"] > 0.95 and found["new words"]["written"] > 0.9
     assert found["held-out wordings"]["exact"] > 0.7 and found["held-out wordings"]["refused"] > 0.7

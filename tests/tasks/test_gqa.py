@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-import random
-from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.errors import InputError
-from tutelage.tasks import gqa
-from tutelage.tasks.gqa import GqaFolder, GqaStep, read_choices, read_questions, read_scene_graphs, sample_ids
+from tutelage.tasks.gqa import GqaFolder, GqaStep, read_choices, read_questions, read_scene_graphs
 from tutelage.tasks.records import size_of
 
 RAW = {
@@ -227,49 +224,3 @@ def test_the_official_folder(tmp_path):
         folder.image("../x")
     with pytest.raises(InputError, match="no such folder"):
         GqaFolder(tmp_path / "absent")
-
-
-def typed(count):
-    types = ["attrC", "existC", "weather"]
-    return [
-        gqa.GqaQuestion(str(number), "n1", "?", True, detailed=types[0 if number % 10 else 1 + number % 20 // 10])
-        for number in range(count)
-    ]
-
-
-def test_a_sample_by_type_is_seeded_and_independent_of_order():
-    questions = typed(400)
-    by_type = {question.id: question.detailed for question in questions}
-    chosen = sample_ids(questions, seed=1, per_type=30)
-    assert Counter(by_type[name] for name in chosen) == {"attrC": 30, "existC": 20, "weather": 20}
-    shuffled = random.Random(0).sample(questions, len(questions))
-    assert chosen == sample_ids(shuffled, seed=1, per_type=30) != sample_ids(questions, seed=2, per_type=30)
-    assert set(sample_ids(questions, seed=1, per_type=10)) < set(chosen)
-
-
-def test_a_sample_of_all_is_even():
-    drawn = Counter(name for seed in range(300) for name in sample_ids(typed(40), seed=seed, total=10))
-    assert sum(drawn.values()) == 3000 and len(drawn) == 40
-    assert 45 <= min(drawn.values()) and max(drawn.values()) <= 105  # 75 expected, 4 standard deviations
-
-
-def test_published_protocols_and_stored_ids(tmp_path):
-    raws = {str(number): RAW | {"types": RAW["types"] | {"detailed": f"t{number % 3}"}} for number in range(90)}
-    write(tmp_path / "testdev_balanced_questions.json", raws)
-    ids = gqa.sample_protocol(GqaFolder(tmp_path), "visprog", seed=7)
-    assert Counter(int(name) % 3 for name in ids) == {0: 20, 1: 20, 2: 20}
-    assert len(gqa.sample_protocol(GqaFolder(tmp_path), "vipergpt", seed=7)) == 90
-    file = gqa.save_sample(tmp_path / "ids.json", ids, seed=7, protocol="visprog")
-    assert gqa.load_sample(file) == ids and json.loads(file.read_text())["seed"] == 7
-    questions = list(gqa.select(read_questions(tmp_path / "testdev_balanced_questions.json"), set(ids)))
-    assert sorted(question.id for question in questions) == ids
-    with pytest.raises(InputError, match="did you mean visprog"):
-        gqa.sample_protocol(GqaFolder(tmp_path), "visprogg", seed=7)
-    with pytest.raises(InputError, match="'format' is missing"):
-        gqa.load_sample(write(tmp_path / "other.json", {}))
-
-
-@pytest.mark.parametrize("limits", [{}, {"per_type": 1, "total": 1}, {"per_type": 0}])
-def test_a_sample_needs_one_limit(limits):
-    with pytest.raises(InputError, match="one of per_type and total"):
-        sample_ids(typed(3), seed=0, **limits)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 import struct
 from importlib.util import find_spec
 from pathlib import Path
@@ -60,26 +59,6 @@ def test_fashion_from_a_folder(tmp_path: Path) -> None:
         fashion.load("test", tmp_path)
     with pytest.raises(InputError, match="no split"):
         fashion.load("valid", tmp_path)
-
-
-def test_fetching_without_the_programs_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUTELAGE_HOME", str(tmp_path))
-    monkeypatch.setattr(fashion, "SYSTEM_FOLDER", tmp_path / "absent")
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(InputError, match="apt-get"):
-        fashion.fetch()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_fetched_files_are_found_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TUTELAGE_HOME", str(tmp_path))
-    monkeypatch.setattr(fashion, "SYSTEM_FOLDER", tmp_path / "absent")
-    monkeypatch.setattr(shutil, "which", lambda name: None)
-    folder = tmp_path / "assets" / "fashion-mnist"
-    folder.mkdir(parents=True)
-    for name in fashion._SHA256:
-        (folder / name).write_bytes(b"")
-    assert fashion.fetch() == folder
 
 
 def table(path: Path, rows: list[list[int]]) -> Path:

@@ -86,11 +86,12 @@ def _noise(rows: Sequence[Mapping[str, Any]]) -> Any:
 
     table = Table(title="One program in five is wrong: gain in points on b_gqa")
     table.add_column("taught through")
-    for name in ("right programs answer", "noisy programs answer"):
+    for name in ("right programs answer", "noisy programs answer", "of it, learned"):
         table.add_column(name, justify="right")
     table.add_column("failed programs")
     for row in rows:
-        table.add_row(row["arm"], f"{row['collection']:+.1f}", f"{row['everywhere']:+.1f}", failed(row["failures"]))
+        gains = [f"{row[where]:+.1f}" for where in ("collection", "everywhere", "alike")]
+        table.add_row(row["arm"], *gains, failed(row["failures"]))
     return table
 
 

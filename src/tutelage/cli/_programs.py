@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,12 +16,23 @@ if TYPE_CHECKING:
     from tutelage.programs.language import Module, Program, ProgramFailure, Signature, Value
     from tutelage.programs.scheduler import Job
     from tutelage.programs.trace import StepRecord, Trace
+    from tutelage.programs.values import Image
     from tutelage.programs.viper import Parser as ViperParser
     from tutelage.programs.visprog import Parser as VisProgParser
 
 EMBEDDED = ("LOC", "VQA", "VERIFY")
 WIDEST = 60
 """Characters of a value or call that a table shows."""
+PHOTO = 96
+"""Pixels of the shorter side from which a picture is taken for a photograph: the embedded world draws 48, easy-VQA has 64."""
+
+
+class Models(StrEnum):
+    """The sets of modules that programs can call."""
+
+    auto = "auto"
+    embedded = "embedded"
+    packaged = "packaged"
 
 
 class Dsl(StrEnum):
@@ -39,6 +50,13 @@ Taught = Annotated[
         metavar="DIR | NAME=hf:MODEL",
         help="In the place of the embedded module of its name: the folder of a saved one, or a transformers model, "
         "VQA=hf:Salesforce/blip-vqa-base@REVISION or LOC=hf:/path/of/a/folder; settings follow, ?answers=yes,no. May be repeated.",
+    ),
+]
+ModelsOption = Annotated[
+    Models,
+    typer.Option(
+        help="embedded: trained here, for drawn scenes. packaged: for photographs, see `tutelage assets`. "
+        "auto: packaged where a picture is no drawn scene and the assets are here."
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the embedded modules; the first use of a seed trains them.")]
@@ -67,29 +85,55 @@ def signature_of(text: str) -> tuple[str, Signature]:
     return module.name, module.signature
 
 
-def modules_of(seed: int, taught: Sequence[str] = ()) -> dict[str, Module]:
-    """Symbolic modules, those that ``taught`` names, and embedded ones for the names that are left.
+def chosen_models(asked: Models, images: Iterable[Image]) -> tuple[Models, str]:
+    """The set that is used, embedded or packaged, and a line that says so, and why."""
+    if asked is Models.auto:
+        if all(min(image.width, image.height) < PHOTO for image in images):
+            return Models.embedded, "models: embedded (a small, drawn scene)"
+        from tutelage import assets
+        from tutelage.modules.packaged import REQUIRED
+
+        absent = [name for name in REQUIRED if assets.asset(name).find() is None]
+        if absent:
+            remedy = f"tutelage assets fetch {' '.join(absent)}"
+            return Models.embedded, f"models: embedded, made for drawn scenes; this looks like a photograph, for which: {remedy}"
+        return Models.packaged, "models: packaged (a photograph)"
+    return asked, f"models: {asked}"
+
+
+def modules_of(seed: int, taught: Sequence[str] = (), models: Models = Models.embedded) -> dict[str, Module]:
+    """Symbolic modules, those that ``taught`` names, and those of the set ``models`` for the names that are left.
 
     Raises:
         MissingExtra, InputError, StaleError: as :func:`named`.
+        AssetAbsent, WrongHash: a network of the packaged set is not here, or not the published one.
     """
     import torch
 
-    from tutelage import files
     from tutelage.modules.hf import HfModule
     from tutelage.modules.symbolic import symbolic_modules
-    from tutelage.sdvp import embedded
 
-    networks = {module.name: module for module in map(named, taught)}
+    networks: dict[str, Module] = {module.name: module for module in map(named, taught)}
     if not any(isinstance(module, HfModule) for module in networks.values()):
         torch.set_num_threads(1)  # for networks of this size a second thread costs more than it brings
+    if models is Models.packaged:
+        from tutelage.modules.packaged import packaged_modules
+
+        return {**symbolic_modules(), **packaged_modules(), **networks}
+    return {**symbolic_modules(), **_embedded(seed, networks)}
+
+
+def _embedded(seed: int, networks: dict[str, Module]) -> dict[str, Module]:
+    from tutelage import files
+    from tutelage.sdvp import embedded
+
     store = files.Store(files.cache_home() / "modules")
     missing = [name for name in EMBEDDED if name not in networks]
     with progress("embedded modules (the first use trains them)", len(missing)) as bar:
         for name in missing:
             networks[name] = embedded.one(seed, name, store)
             bar.advance()
-    return {**symbolic_modules(), **networks}
+    return networks
 
 
 def parser_of(dsl: Dsl, modules: dict[str, Module]) -> VisProgParser | ViperParser:
@@ -113,10 +157,11 @@ def answer(
     modules: dict[str, Module],
     json: str | None,
     cache: Path | None = None,
-    written: Mapping[str, Any] | None = None,
+    told: Mapping[str, Any] | None = None,
+    page: Path | None = None,
 ) -> None:
-    """Run one program, show every step and the answer, and write the trace, with what its writing took if that is told;
-    a program that fails leaves with 1.
+    """Run one program, show every step and the answer, and write the trace as JSON, with what else is ``told``, and as a
+    ``page``; a program that fails leaves with 1.
 
     Raises:
         StaleError, StorageError: the file of the result cache is not one, or cannot be written.
@@ -130,7 +175,10 @@ def answer(
     if trace.steps:
         screen.print(_table(job.program, trace))
     sure = confidence(trace)
-    emit(trace.to_json() | {"confidence": sure} | ({} if written is None else {"written": written}), json)
+    emit(trace.to_json() | {"confidence": sure} | dict(told or {}), json)
+    if page is not None:
+        _write_page(page, job, trace, str((told or {}).get("models", "")))
+        screen.print(f"page: {page}", markup=False, soft_wrap=True)
     if trace.status != "ok":
         typer.echo(f"error: the program fails ({trace.status}): {trace.error}", err=True)
         raise typer.Exit(1)
@@ -138,6 +186,30 @@ def answer(
     if trace.out_of_vocabulary:
         notes.append(f"{trace.out_of_vocabulary} calls use words that their module does not know")
     screen.print(f"answer: {shown(trace.answer)}" + "".join(f"\n{note}" for note in notes), markup=False, soft_wrap=True)
+
+
+def _write_page(page: Path, job: Job, trace: Trace, models: str) -> None:
+    from tutelage import __version__
+    from tutelage.files import write_text
+    from tutelage.programs.values import Image
+    from tutelage.reports.trace import FORMAT, VERSION, trace_report
+
+    pictures = {value.root_key: Image(value.root, value.root_key) for value in job.state.values() if isinstance(value, Image)}
+    images = [{"key": key, "width": it.width, "height": it.height, "src": _data_uri(it)} for key, it in pictures.items()]
+    head = {"format": FORMAT, "version": VERSION, "question": job.question or "A program", "models": models}
+    head |= {"program": getattr(job.program, "text", ""), "versions": {"tutelage": __version__}}
+    write_text(page, trace_report(head | {"images": images, "trace": trace.to_json()}))
+
+
+def _data_uri(image: Image) -> str:
+    """The picture inside the page itself: JPEG, at most 1,024 pixels a side."""
+    import base64
+    import io
+
+    picture, data = image.to_pil(), io.BytesIO()
+    picture.thumbnail((1024, 1024))
+    picture.save(data, "JPEG", quality=85)
+    return f"data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}"
 
 
 def probability(record: StepRecord) -> float | None:

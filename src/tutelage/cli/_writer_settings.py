@@ -12,9 +12,11 @@ from tutelage.programs.writers.prompts import Choice
 
 @dataclass(frozen=True)
 class Reading:
-    """For writers that read the question themselves: ``single``, each image shows one thing."""
+    """For writers that read the question themselves: ``single``, each image shows one thing; ``photo`` (the grammar alone),
+    it is a photograph."""
 
     single: bool = False
+    photo: bool = False
 
 
 @dataclass(frozen=True)

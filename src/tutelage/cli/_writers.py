@@ -65,16 +65,23 @@ def read_settings(file: Path | None, changes: Sequence[str] = ()) -> WriterSetti
     return read_file(WriterSettings, file, changes)
 
 
-def signatures_of(taught: Sequence[str] = ()) -> dict[str, Signature]:
-    """What programs may call: symbolic modules, embedded ones, and those that ``taught`` names; nothing is trained."""
+def signatures_of(taught: Sequence[str] = (), packaged: bool = False) -> dict[str, Signature]:
+    """What programs may call: symbolic modules, those of the embedded or ``packaged`` set, and those that ``taught``
+    names; nothing is trained."""
     from tutelage.cli._programs import signature_of
     from tutelage.modules.asking import Verify, Vqa
     from tutelage.modules.locating import Loc
     from tutelage.modules.symbolic import symbolic_modules
 
     symbolic = {name: module.signature for name, module in symbolic_modules().items()}
-    embedded = {"LOC": Loc.signature, "VQA": Vqa.signature, "VERIFY": Verify.signature}
-    return symbolic | embedded | dict(map(signature_of, taught))
+    networks = {"LOC": Loc.signature, "VQA": Vqa.signature, "VERIFY": Verify.signature}
+    if packaged:
+        from tutelage.modules.packaged.asking import Match
+        from tutelage.modules.packaged.classifier import Classify
+        from tutelage.modules.packaged.ocr import Ocr
+
+        networks |= {kind.name: kind.signature for kind in (Classify, Match, Ocr)}
+    return symbolic | networks | dict(map(signature_of, taught))
 
 
 def writer_of(name: WriterName, task: Task) -> Writer:
@@ -140,7 +147,7 @@ def _needed(part: T | None, name: str, example: str) -> T:
 def _grammar(task: Task) -> Writer:
     from tutelage.programs.writers.writer import grammar_writer
 
-    return grammar_writer(task.settings.grammar.single)
+    return grammar_writer(task.settings.grammar.single, task.settings.grammar.photo)
 
 
 def _gold(task: Task) -> Writer:
@@ -213,3 +220,8 @@ def single(settings: WriterSettings) -> WriterSettings:
     """The same, for images that show one thing."""
     grammar, learned = replace(settings.grammar, single=True), replace(settings.learned, single=True)
     return replace(settings, grammar=grammar, learned=learned)
+
+
+def photo(settings: WriterSettings) -> WriterSettings:
+    """The same, for photographs."""
+    return replace(settings, grammar=replace(settings.grammar, photo=True))

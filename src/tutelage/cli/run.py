@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from tutelage.cli._programs import Dsl, DslOption, Seed, Taught, answer, modules_of, parser_of
-from tutelage.cli.common import JsonOut, progress
+from tutelage.cli._programs import Dsl, DslOption, Models, ModelsOption, Seed, Taught, answer, chosen_models, modules_of, parser_of
+from tutelage.cli.common import JsonOut, console, progress
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ app = typer.Typer()
 LINE = '{"id", "dsl": "visprog"|"viper", "program", "images": {"IMAGE": path} or {"LEFT": path, "RIGHT": path}}'
 SINGLE, PAIR = ("IMAGE",), ("LEFT", "RIGHT")
 REREAD = 64
-"""Pictures that stay decoded for the lines that follow; those of programs under way stay besides."""
+"""Album that stay decoded for the lines that follow; those of programs under way stay besides."""
 
 
 @app.command(
@@ -47,6 +47,7 @@ def run(
     ] = None,
     window: Annotated[int, typer.Option(min=1, help="Programs of a batch under way at once; fewer need less memory.")] = 512,
     cache: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep module answers here, for this and later runs.")] = None,
+    models: ModelsOption = Models.embedded,
     module: Taught = None,
     seed: Seed = 0,
     json: JsonOut = None,
@@ -61,15 +62,19 @@ def run(
     if batch is not None:
         if image or left or right:
             raise InputError("the lines of a batch name their own pictures", remedy="leave out --image, --left and --right")
-        modules = modules_of(seed, module or ())
+        if models is Models.auto:
+            raise InputError("a batch's pictures are not looked at before it runs", remedy="--models embedded, or packaged")
+        modules = modules_of(seed, module or (), models)
         _run_batch(batch, images or batch.parent, modules, json or "-", cache, window)
         return
     assert program is not None
     text, state = _text(program), _pictures(image, left, right)
-    modules = modules_of(seed, module or ())
+    models, why = chosen_models(models, state.values())
+    console(json).print(why, markup=False, soft_wrap=True)
+    modules = modules_of(seed, module or (), models)
     from tutelage.programs.scheduler import Job
 
-    answer(Job("", parser_of(dsl, modules).try_parse(text, tuple(state)), state), modules, json, cache)
+    answer(Job("", parser_of(dsl, modules).try_parse(text, tuple(state)), state), modules, json, cache, {"models": why})
 
 
 def _text(program: str) -> str:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tutelage.cli._official import Official
+from tutelage.cli._programs import Taught
+from tutelage.cli._pupils import modules_in, teacher_of
+from tutelage.cli._writers import SetOption, SettingsFile, WriterName
 from tutelage.cli.common import JsonOut, console, emit, environment, progress
 
 if TYPE_CHECKING:
-    from tutelage.programs.language import Module
     from tutelage.sdvp.questions import Question
 
 app = typer.Typer(no_args_is_help=True)
@@ -81,7 +83,7 @@ def collect(
     from tutelage.sdvp.steps import collect_into
 
     asked, unread = _questions(source, layout, split, images, limit, dsl)
-    ready = _modules(modules, seed, quick, module or ())
+    ready = modules_in(modules, seed, quick, module or ())
     with progress(f"collecting from {len(asked)} questions") as bar:
         records = collect_into(out, asked, ready, dsl.value, stage=source.stem, progress=bar)
     counts = {name: len(found) for name, found in records.items()}
@@ -121,10 +123,10 @@ def label(
     from tutelage.sdvp.label import Filters
     from tutelage.sdvp.steps import VERDICTS, label_into
 
-    found, ready = load(records), _modules(modules, seed, quick, module or ())
+    found, ready = load(records), modules_in(modules, seed, quick, module or ())
     asked, _ = _questions(probe, layout, split, None, limit, Dsl.visprog) if probe is not None else ([], 0)
     with progress("labelling"):
-        teachers = dict(_teacher(text, seed, quick) for text in teacher)
+        teachers = dict(teacher_of(text, seed, quick) for text in teacher)
         labelled = label_into(out, found, ready, teachers, Filters(gate=gate), answer_probe(asked, ready))
     verdicts = read_json(out / VERDICTS)
     counts = {
@@ -165,7 +167,7 @@ def train(
     options = retaining(retain)
     settings = replace(options.settings, steps=steps, warmup=min(options.settings.warmup, steps // 10), checkpoint_every=100)
     settings = replace(settings, batch_size=batch or settings.batch_size, lr=lr or settings.lr)
-    ready = _modules(modules, seed, quick, module or ())
+    ready = modules_in(modules, seed, quick, module or ())
     with progress("teaching") as bar:
         taught = train_into(out, labelled, ready, replay or [], replace(options, settings=settings, seed=seed), bar)
     versions = {name: {"version": module.version, "from": ready[name].version} for name, module in taught.items()}
@@ -194,7 +196,7 @@ def evaluate(
     asked, unread = _questions(source, layout, split, images, limit, dsl, keep=True)
     if any(question.answer is None for question in asked):
         raise InputError("questions without answers cannot be scored", where=source, remedy="choose a split with answers")
-    ready = _modules(modules, seed, quick, module or ())
+    ready = modules_in(modules, seed, quick, module or ())
     with progress(f"answering {len(asked)} questions"):
         traces = solve(asked, ready, dsl.value)
     rows = [(q.kind or q.task, correct(q, trace.answer)) for q, trace in zip(asked, traces, strict=True)]
@@ -276,28 +278,60 @@ def blame(
     emit({**found.to_json(), "arm": arm, **environment([seed])}, json)
 
 
-@app.command(epilog="Example: tutelage sdvp study --ablations --json results/sdvp-ablations.json")
+@app.command(epilog="Example: tutelage sdvp study --task gqa --root data/gqa --preset visprog-gqa --json results/gqa.json")
 def study(
     ablations: Annotated[
         bool, typer.Option("--ablations", help="Instead: change one thing at a time and compare with SDVP, at a smaller size.")
     ] = False,
     axis: Annotated[list[str] | None, typer.Option(help="With --ablations: this part of them alone; may be repeated.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 3,
+    seeds: Annotated[int | None, typer.Option(min=1, help="How many seeds; default: 3, with --task 1.")] = None,
     first_seed: Annotated[int, typer.Option(help="The first seed; the others follow it.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/study. A stopped run goes on there.")] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Worker processes, one thread each.")] = 2,
+    processes: Annotated[int, typer.Option(min=1, help="Worker processes, one thread each (--task runs in one).")] = 2,
     dsl: DslOption = Dsl.visprog,
     smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
+    task: Annotated[Official | None, typer.Option(help="Instead: the study on an official folder, see docs/real-data.md.")] = None,
+    root: Annotated[Path | None, typer.Option(help="With --task: the folder that holds the data set.")] = None,
+    preset: Annotated[str | None, typer.Option(help="With --task: a published protocol, such as viper-gqa.")] = None,
+    ids: Annotated[Path | None, typer.Option(help="With --task: the ids.json of another run, to use its questions.")] = None,
+    writer: Annotated[
+        WriterName | None, typer.Option(help="With --task: who writes the programs; default: semantic (gqa), grammar (nlvr2).")
+    ] = None,
+    settings: SettingsFile = None,
+    changes: SetOption = None,
+    modules: Taught = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(help="With --task: MODULE=TEACHER: gold (scene graphs), or as for label. Default: gold for every module."),
+    ] = None,
+    resize: Annotated[str, typer.Option(help="With --task: what is done to pictures: none, or longest=640.")] = "none",
+    skip_missing: Annotated[
+        bool, typer.Option("--skip-missing", help="With --task: leave out, and count, what has no picture.")
+    ] = False,
     json: JsonOut = None,
 ) -> None:
-    """Compare frozen, replaced, routed, naively tuned and distilled modules on old, current and unseen tasks."""
-    from tutelage.cli import _ablations, _study
+    """Compare frozen, replaced, routed, naively tuned and distilled modules on old, current and unseen tasks.
+
+    With --task and --root: frozen against distilled modules on questions of GQA or NLVR2 that were not learned from.
+    """
+    from tutelage.cli import _ablations, _official, _study
+    from tutelage.errors import InputError
     from tutelage.sdvp.study.run import Plan
 
-    wanted = tuple(range(first_seed, first_seed + seeds))
-    name = "ablations" if ablations else "study" if dsl is Dsl.visprog else f"study-{dsl.value}"
+    wanted = tuple(range(first_seed, first_seed + (seeds or (1 if task else 3))))
+    name = f"study-{task}" if task else "ablations" if ablations else "study" if dsl is Dsl.visprog else f"study-{dsl.value}"
     folder = out or Path("runs") / (f"{name}-smoke" if smoke else name)
-    if ablations:
+    if task is not None:
+        if root is None:
+            raise InputError(
+                f"{task} needs its folder", where="--root", remedy="--root DIR; `tutelage world make` draws a small one"
+            )
+        asked = _official.Asked(root, wanted, dsl.value, preset, ids, resize, skip_missing, smoke)
+        by = _official.By(writer, _official.read(settings, changes or ()), modules or (), teacher or ())
+        _official.run(task, asked, by, folder, json)
+    elif root or preset or ids or writer or settings or changes or modules or teacher or skip_missing:
+        raise InputError("these options are for an official folder", where="study", remedy="add --task gqa or --task nlvr2")
+    elif ablations:
         _ablations.run(wanted, tuple(axis or ()), smoke, folder, processes, json)
     else:
         plan = Plan.smoke(first_seed, dsl.value) if smoke else Plan(wanted, dsl=dsl.value)
@@ -317,53 +351,6 @@ def _questions(
     if not written:
         raise InputError(f"no question with a {dsl.value} program", where=source, remedy="check --layout, --split and --dsl")
     return (found if keep else written), len(found) - len(written)
-
-
-def _modules(folder: Path | None, seed: int, quick: bool, taught: Sequence[str] = ()) -> dict[str, Module]:
-    """Symbolic modules, those saved in ``folder``, those that ``taught`` names, and embedded ones in place of what is
-    missing."""
-    from tutelage import files
-    from tutelage.cli._programs import named
-    from tutelage.errors import InputError
-    from tutelage.modules.symbolic import symbolic_modules
-    from tutelage.modules.visual_module import load
-    from tutelage.sdvp import embedded
-
-    if folder is not None and not folder.is_dir():
-        raise InputError("no such folder", where=folder, remedy="give the folder that `tutelage sdvp train` wrote")
-    saved = [load(place.parent) for place in sorted(folder.glob("*/config.json"))] if folder is not None else []
-    if folder is not None and not saved:
-        raise InputError("no saved module here", where=folder, remedy="a module is a folder NAME with config.json and weights")
-    found: dict[str, Module] = {**symbolic_modules(), **{module.name: module for module in (*saved, *map(named, taught))}}
-    for name in ("LOC", "VQA", "VERIFY"):
-        if name not in found:
-            with progress(f"embedded {name}: trained on first use"):
-                found[name] = embedded.one(seed, name, files.Store(files.cache_home() / "modules"), quick)
-    return found
-
-
-def _teacher(text: str, seed: int, quick: bool) -> tuple[str, Any]:
-    """MODULE=TEACHER as a module's name and its teacher."""
-    from tutelage import files
-    from tutelage.cli._programs import named
-    from tutelage.errors import InputError
-    from tutelage.modules.asking import Vqa
-    from tutelage.modules.hf import PREFIX
-    from tutelage.sdvp import embedded
-    from tutelage.sdvp.adapt import as_judge, same_skill
-
-    name, _, who = text.partition("=")
-    if not name or not who:
-        raise InputError(f"not MODULE=TEACHER: {text!r}", where="--teacher", remedy="VQA=color, or VQA=folder/of/a/module")
-    if who in ("color", "loc", "easy"):
-        specialist = embedded.one(seed, who, files.Store(files.cache_home() / "modules"), quick)
-    else:
-        specialist = named(text if who.startswith(PREFIX) else who)
-    if name == "VERIFY" and isinstance(specialist, Vqa):
-        return name, as_judge(specialist)
-    if specialist.name != name:
-        raise InputError(f"{who} is a {specialist.name}, not a {name}", where="--teacher", remedy=f"{specialist.name}={who}")
-    return name, same_skill(specialist)
 
 
 def _verdict(row: dict[str, Any]) -> str:

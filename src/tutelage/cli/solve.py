@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.cli._programs import Dsl, DslOption, Seed, Taught, answer, modules_of, parser_of
+from tutelage.cli._programs import Dsl, DslOption, Models, ModelsOption, Seed, Taught, answer, chosen_models, modules_of, parser_of
 from tutelage.cli._writers import SetOption, SettingsFile, WriterName, WriterOption
 from tutelage.cli.common import JsonOut, console
 from tutelage.errors import InputError
@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 
-@app.command(epilog='Example: tutelage solve scene.png "What color is the circle?"')
+@app.command(
+    epilog='Example: tutelage solve scene.png "What color is the circle?". '
+    'On a photograph: tutelage solve photo.jpg "How many people are there?" --page answer.html'
+)
 def solve(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE [IMAGE2]", help="One picture, or a left and a right one.")],
     question: Annotated[str, typer.Argument(help="A question, or for two pictures a statement about them.")],
@@ -32,11 +35,13 @@ def solve(
     repair: Annotated[bool, typer.Option("--repair", help="Show a program that fails to its writer once, with its error.")] = False,
     settings: SettingsFile = None,
     changes: SetOption = None,
+    models: ModelsOption = Models.auto,
     module: Taught = None,
     seed: Seed = 0,
+    page: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write the steps, with boxes drawn, as a page.")] = None,
     json: JsonOut = None,
 ) -> None:
-    """Have a program written for a question, run it with the embedded modules, and show every step."""
+    """Have a program written for a question, run it, and show every step."""
     from tutelage.cli import _writers
     from tutelage.programs.scheduler import Context, Job
     from tutelage.programs.values import Image
@@ -48,8 +53,12 @@ def solve(
         raise InputError(f"{len(images)} pictures", remedy="give one or two pictures, then the question in quotes")
     inputs = ("IMAGE",) if len(images) == 1 else ("LEFT", "RIGHT")
     state = {name: Image.from_file(path) for name, path in zip(inputs, images, strict=True)}
+    models, why = chosen_models(models, state.values())
+    console(json).print(why, markup=False, soft_wrap=True)
     parts, request = _writers.read_settings(settings, changes or ()), Request(question, dsl.value, inputs, "0")
-    task = _writers.Task(_writers.single(parts) if single else parts, [request], _writers.signatures_of(module or ()), seed)
+    parts = _writers.single(parts) if single else _writers.photo(parts) if models is Models.packaged else parts
+    signatures = _writers.signatures_of(module or (), models is Models.packaged)
+    task = _writers.Task(parts, [request], signatures, seed)
     made = _writers.writer_of(writer, task)
     if repair and not can_repair(made):
         raise InputError(f"the writer {made.name} cannot repair: it would write the same", where="--repair", remedy="leave it out")
@@ -59,7 +68,7 @@ def solve(
     if len(failures) == len(drafts) and not (repair and any(draft.text for draft in drafts)):
         _told(console(json), _writers.taken(made), None, None)
         raise failures[0]
-    modules = modules_of(seed, module or ())
+    modules = modules_of(seed, module or (), models)
     parser, context, repairs, election, chosen = parser_of(dsl, modules), Context(modules), None, None, 0
     if repair:
         with _writers.asking(made):
@@ -71,7 +80,7 @@ def solve(
     _told(console(json), took, repairs, election)
     console(json).print(drafts[chosen].text, markup=False, soft_wrap=True)
     job = Job(question, drafts[chosen].program(parser, inputs), state, question)
-    answer(job, modules, json, written=took)
+    answer(job, modules, json, told={"written": took, "models": why}, page=page)
 
 
 def _told(screen: Console, took: dict[str, Any], repairs: Repairs | None, election: Election | None) -> None:

@@ -168,7 +168,7 @@ class Loc(VisualModule):
             1,
         ).tolist()
         for row, (cx, cy, w, h, score) in zip(rows.tolist(), table, strict=True):
-            found[row].append(_to_image(calls[row].args["image"], cx, cy, w, h, score))
+            found[row].append(to_image(calls[row].args["image"], cx, cy, w, h, score))
         return [suppress(boxes, self.config.nms) for boxes in found]
 
     def siblings(self, call: Call) -> list[Call]:
@@ -186,7 +186,7 @@ def half_of(call: Call) -> list[Box] | None:
     return [Box(half[0] * w, half[1] * h, half[2] * w, half[3] * h)]
 
 
-def _to_image(image: Image, cx: float, cy: float, w: float, h: float, score: float) -> Box:
+def to_image(image: Image, cx: float, cy: float, w: float, h: float, score: float) -> Box:
     """From shares of the letterboxed square to pixels of the region, clipped to it."""
     side = max(image.width, image.height)
     left, top = (side - image.width) / 2, (side - image.height) / 2

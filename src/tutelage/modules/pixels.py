@@ -14,8 +14,8 @@ from tutelage.programs.values import Image
 GREY = 0.5
 
 
-def square_batch(images: Sequence[Image], size: int) -> Tensor:
-    """Each region letterboxed into a square: float32 [B, 3, size, size] in 0..1, the border grey.
+def square_batch(images: Sequence[Image], size: int, grey: float = GREY) -> Tensor:
+    """Each region letterboxed into a square: float32 [B, 3, size, size] in 0..1, the border ``grey``.
 
     Pixels outside a region are never read, whatever its picture holds there.
     """
@@ -23,9 +23,16 @@ def square_batch(images: Sequence[Image], size: int) -> Tensor:
     if all(image.region == (0, 0, size, size) and image.root.shape == first.root.shape for image in images):
         pixels = torch.from_numpy(np.stack([image.bytes for image in images])).float().div_(255)
         return pixels.contiguous(memory_format=torch.channels_last)
-    if all(image.root.shape == first.root.shape for image in images) and _mild(images, size):
-        return _sampled(images, size)
-    return torch.stack([_resized(image, size) for image in images])
+    alike: dict[tuple[int, ...] | None, list[int]] = {}
+    for row, image in enumerate(images):  # an image's pixels must not depend on its neighbours'
+        alike.setdefault(image.root.shape if _mild(image, size) else None, []).append(row)
+    if [*alike] == [first.root.shape]:
+        return _sampled(images, size, grey)
+    out = torch.empty((len(images), 3, size, size), memory_format=torch.channels_last)
+    for shape, rows in alike.items():
+        group = [images[row] for row in rows]
+        out[rows] = _sampled(group, size, grey) if shape else torch.stack([_resized(image, size, grey) for image in group])
+    return out
 
 
 def as_bytes(images: Sequence[Image], size: int) -> Tensor:
@@ -36,12 +43,12 @@ def as_bytes(images: Sequence[Image], size: int) -> Tensor:
     return out
 
 
-def _mild(images: Sequence[Image], size: int) -> bool:
+def _mild(image: Image, size: int) -> bool:
     """Bilinear sampling is good enough while nothing shrinks by more than two."""
-    return max(max(image.width, image.height) for image in images) <= 2 * size
+    return max(image.width, image.height) <= 2 * size
 
 
-def _sampled(images: Sequence[Image], size: int) -> Tensor:
+def _sampled(images: Sequence[Image], size: int, grey: float) -> Tensor:
     """One bilinear sampling for the whole batch; pictures that several regions share are stacked once."""
     slots: dict[str, int] = {}
     roots: list[np.ndarray] = []
@@ -74,16 +81,16 @@ def _sampled(images: Sequence[Image], size: int) -> Tensor:
     )
     out = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     inside = inside_y[:, None, :, None] & inside_x[:, None, None, :]
-    return torch.where(inside, out, GREY).contiguous(memory_format=torch.channels_last)
+    return torch.where(inside, out, grey).contiguous(memory_format=torch.channels_last)
 
 
-def _resized(image: Image, size: int) -> Tensor:
+def _resized(image: Image, size: int, grey: float) -> Tensor:
     """One region by antialiased resizing, for pictures much larger than the network's input."""
     scale = size / max(image.width, image.height)
     width, height = max(1, round(image.width * scale)), max(1, round(image.height * scale))
     pixels = torch.from_numpy(image.pixels)
     small = F.interpolate(pixels[None], (height, width), mode="bilinear", antialias=True, align_corners=False)[0]
-    out = torch.full((3, size, size), GREY)
+    out = torch.full((3, size, size), grey)
     top, left = (size - height) // 2, (size - width) // 2
     out[:, top : top + height, left : left + width] = small
     return out

@@ -263,6 +263,7 @@ def load(folder: str | Path) -> VisualModule:
         StaleError: the weights are not those it was saved with.
     """
     from tutelage.modules import asking, hf, locating  # noqa: F401  (they define the ready classes)
+    from tutelage.modules.packaged import classifier, detector  # noqa: F401  (and these the packaged ones)
 
     folder = Path(folder)
     file = folder / (HEAD_FILE if (folder / HEAD_FILE).exists() else "config.json")

@@ -15,12 +15,13 @@ import time
 import weakref
 from collections import deque
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tutelage.programs.interpreter import child as child_program
 from tutelage.programs.interpreter.meter import Limits
-from tutelage.programs.interpreter.wire import GATHERED, MAX_MESSAGE, PLACE, NotAMessage, dump, frame, unpack
+from tutelage.programs.interpreter.wire import MAX_MESSAGE, PLACE, NotAMessage, dump, frame, unpack
 from tutelage.programs.language import LimitExceeded, ProgramFailure, RuntimeFailure, TimeoutFailure
 
 START_SECONDS = 30.0
@@ -70,6 +71,13 @@ def _end(process: subprocess.Popen[bytes]) -> None:
             pipe.close()
 
 
+def _leave(child: weakref.ref[Child]) -> None:
+    """After a fork: the process is the parent's, and this side must start its own."""
+    if (its := child()) is not None:
+        its.dead = True
+        its.close.detach()
+
+
 class Child:
     """One process. Messages are posted, and replies received later, in their order; it says in a shared page which
     message it is at, so that the one that kills or blocks it is known."""
@@ -78,8 +86,7 @@ class Child:
         self.dead = False
         self.told: set[int] = set()
         self._limits = limits
-        self._outbox: list[str] = []
-        self._gathered = 0
+        self._outbox: list[list[Any]] = []
         self._waiting: deque[Recipient] = deque()
         self._inbox = bytearray()
         self._posted = self._delivered = self._frames = 0
@@ -102,7 +109,7 @@ class Child:
             )
         finally:
             os.close(page)
-        self.pid, self._owner = self._process.pid, os.getpid()  # after a fork, each process has its own child
+        self.pid = self._process.pid
         assert self._process.stdin is not None and self._process.stdout is not None
         self._in, self._out = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._in, False)
@@ -115,6 +122,7 @@ class Child:
         self._either.register(self._in, select.POLLOUT)
         self._processors = os.sched_getaffinity(0)
         self.close = weakref.finalize(self, _end, self._process)
+        os.register_at_fork(after_in_child=partial(_leave, weakref.ref(self)))
         starting = Recipient()
         starting.used = GRACE * limits.seconds - START_SECONDS
         self.post(starting, [asdict(limits), memory])
@@ -126,38 +134,26 @@ class Child:
             raise RuntimeFailure(f"the isolated process did not start: {starting.reply.message}")
         self.granted: dict[str, bool] = starting.reply[1]
 
-    @property
-    def usable(self) -> bool:
-        """Whether it can be asked, as far as is known."""
-        return not self.dead and self._owner == os.getpid()
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can be asked: the system knows."""
-        return self.usable and self._process.poll() is None
-
     def tell(self, message: list[Any]) -> None:
         """A message that has no reply; it goes with the next ones."""
-        self._outbox.append(dump(message))
+        self._outbox.append(message)
 
     def post(self, recipient: Recipient, message: list[Any]) -> None:
         """A message whose reply goes to ``recipient``, once it is received."""
         if self._posted % FOLLOW == 0:
             self._settle()
         self._posted += 1
-        text = dump(message)
-        self._outbox.append(text)
+        self._outbox.append(message)
         self._waiting.append(recipient)
-        self._gathered += len(text)
-        if self._gathered >= GATHERED or len(self._outbox) >= MESSAGES:
+        if len(self._outbox) >= MESSAGES:
             self.flush()
 
     def flush(self) -> None:
         """Send what was gathered. Replies are taken in meanwhile, so that neither side waits for the other for ever."""
-        texts, self._outbox, self._gathered = self._outbox, [], 0
-        if not texts or self.dead:
+        messages, self._outbox = self._outbox, []
+        if not messages or self.dead:
             return
-        data, moved = memoryview(frame(texts)), time.monotonic()
+        data, moved = memoryview(frame(dump(messages))), time.monotonic()
         while data:
             try:
                 data = data[os.write(self._in, data) :]
@@ -217,12 +213,13 @@ class Child:
             del inbox[: 4 + size]
             waiting = self._waiting
             for reply in replies:
-                match reply:
-                    case [int(used), [str(), *_] as said] if waiting:
-                        self._delivered += 1
-                        waiting.popleft().take(said, used * 1e-6)
-                    case _:
-                        raise NotAMessage("not a reply")
+                if not waiting or type(reply) is not list or [*map(type, reply)] != [int, list]:
+                    raise NotAMessage("not a reply")
+                used, said = reply
+                if not said or type(said[0]) is not str:
+                    raise NotAMessage("not a reply")
+                self._delivered += 1
+                waiting.popleft().take(said, used * 1e-6)
         except NotAMessage as error:
             self._blame(LimitExceeded(f"the program ended the isolated process (a reply that is none: {error})"), 0)
             self.end()

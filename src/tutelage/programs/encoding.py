@@ -139,6 +139,8 @@ def _key(value: Value) -> Hashable:
         return (*value.box, pixels, value.category, value.inst_id, value.class_name, value.class_score)
     if isinstance(value, str):
         return str(value)
+    if isinstance(value, Image):
+        return value.key
     raise TypeError(f"no key for {kind.__name__}")
 
 

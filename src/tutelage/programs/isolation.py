@@ -16,34 +16,31 @@ from typing import Any
 
 from tutelage.programs.channel import Child, Recipient
 from tutelage.programs.interpreter.meter import Limits
-from tutelage.programs.interpreter.patches import Request
+from tutelage.programs.interpreter.patches import Asked
 from tutelage.programs.interpreter.reader import shape_within
-from tutelage.programs.interpreter.wire import NotAMessage, decode, decode_failure, decode_request, encode, encode_signatures
+from tutelage.programs.interpreter.wire import NotAMessage, decode, decode_failure, decode_requests, encode, encode_signatures
 from tutelage.programs.language import ProgramFailure, RuntimeFailure, Signature
 
 SHAPES = 1024
 """Checks that are remembered."""
 
 
-class Session(Recipient, Generator[Request, Any, Any]):
+class Session(Recipient, Generator[Asked, Any, Any]):
     """A run of a program in a sandbox: a generator of requests, which can also be sent a value without waiting.
 
-    It keeps what it takes to begin it again: its arguments, and the answers it has been given.
+    It keeps what it takes to begin it again: its arguments, and the answers it has been given. ``due``: a value was
+    posted, and the next :meth:`send` tells what comes of it.
     """
 
-    __slots__ = ("number", "modules", "source", "arguments", "answers", "child", "_sandbox", "_begun", "_due", "_ended")
+    __slots__ = ("number", "modules", "source", "arguments", "answers", "child", "due", "_sandbox", "_begun", "_ended")
 
     def __init__(self, sandbox: Sandbox, number: int, modules: int, source: str, arguments: dict[str, Any]):
         super().__init__()
         self.number, self.modules, self.source, self.arguments = number, modules, source, arguments
         self.answers: list[Any] = []
         self.child: Child | None = None
-        self._sandbox, self._begun, self._due, self._ended = sandbox, False, False, False
-
-    @property
-    def due(self) -> bool:
-        """Whether a value was posted, of which the next :meth:`send` tells what comes."""
-        return self._due
+        self._sandbox, self._begun, self._ended = sandbox, False, False
+        self.due = False
 
     def post(self, value: Any) -> None:
         """Send ``value`` (None to begin) and do not wait: the next :meth:`send` gives what comes of it."""
@@ -51,29 +48,29 @@ class Session(Recipient, Generator[Request, Any, Any]):
             return
         if self._begun:
             try:
-                self.answers.append(encode(value))
+                self.answers.append(value if type(value) is str else encode(value))
             except BaseException:
                 self.close()
                 raise
-        self._begun = self._due = True
+        self._begun = self.due = True
         self._sandbox._post(self)
 
-    def send(self, value: Any) -> Request:
-        """The next request; ``value`` answers the last, where none was posted.
+    def send(self, value: Any) -> Asked:
+        """The next request or requests; ``value`` answers the last, where none was posted.
 
         Raises:
             StopIteration: the program ended; its value is the answer.
             ProgramFailure: whatever stopped the program.
         """
-        if not self._due:
+        if not self.due:
             self.post(value)
         if self._ended:
             raise StopIteration
-        self._due = False
+        self.due = False
         reply = self._sandbox._fetch(self)
         try:
             if type(reply) is list and reply[0] == "ask":
-                return decode_request(reply[1:])
+                return decode_requests(reply)
             match reply:
                 case ["done", data]:
                     result = decode(data)
@@ -145,7 +142,7 @@ class Sandbox:
             child = self._ready(modules)
             child.post(asker, ["check", modules, source])
             while asker.reply is None:
-                if not child.usable:  # it ended before it read this
+                if child.dead:  # it ended before it read this
                     child = self._ready(modules)
                     child.post(asker, ["check", modules, source])
                 child.receive()
@@ -196,7 +193,7 @@ class Sandbox:
     def _ready(self, modules: int | None) -> Child:
         """The living child, told of these modules."""
         child = self._current
-        if child is None or not child.alive:
+        if child is None or child.dead:
             child = self._current = Child(self.limits, self._memory)
         if modules is not None and modules not in child.told:
             child.tell(["modules", modules, self._modules[modules]])
@@ -208,14 +205,14 @@ class Sandbox:
             child = session.child
             if child is None:
                 self._begin(session)
-            elif child.usable:
+            elif not child.dead:
                 child.post(session, ["answer", session.number, session.answers[-1]])
 
     def _fetch(self, session: Session) -> list[Any] | ProgramFailure:
         with self._lock:
             while session.reply is None:
                 child = session.child
-                if child is not None and child.usable:
+                if child is not None and not child.dead:
                     child.receive()
                 else:  # it died under another program
                     self._begin(session)
@@ -232,7 +229,7 @@ class Sandbox:
 
     def _drop(self, session: Session) -> None:
         child = session.child
-        if child is not None and child.usable:
+        if child is not None and not child.dead:
             child.tell(["drop", session.number])
 
 

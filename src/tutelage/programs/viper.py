@@ -14,9 +14,8 @@ from typing import Any
 from tutelage import files
 from tutelage.programs.interpreter.library import viper_library
 from tutelage.programs.interpreter.meter import Limits
-from tutelage.programs.interpreter.patches import Found, Request, Video, View
+from tutelage.programs.interpreter.patches import Asked, Found, Request, Video, View
 from tutelage.programs.interpreter.reader import Reader
-from tutelage.programs.interpreter.run import OPTIONAL
 from tutelage.programs.isolation import Sandbox, Session, shared_sandbox
 from tutelage.programs.language import (
     Call,
@@ -30,7 +29,8 @@ from tutelage.programs.language import (
 )
 from tutelage.programs.values import Box, Image, Object
 
-Begin = Callable[[Mapping[str, Any]], Generator[Request, Any, Any]]
+_UNSAID: Mapping[str, Value] = {"possible_answers": [], "query": ""}
+Begin = Callable[[Mapping[str, Any]], Generator[Asked, Any, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,8 @@ class ViperProgram:
     dsl: str = "viper"
 
     def start(self, state: Mapping[str, Value]) -> Steps:
-        """Run on ``state``: a generator of calls. ``Call.step`` counts the calls from 0. Where the program runs in a sandbox,
+        """Run on ``state``: a generator of calls, several at a time where none of them waits for another's answer.
+        ``Call.step`` counts the calls from 0, in the order of the text. Where the program runs in a sandbox,
         the generator also has ``post(value)``: it sends a value without waiting, and the next ``send`` gives what comes
         of it.
 
@@ -71,20 +72,20 @@ class ViperProgram:
             given = images.video(state["VIDEO"])
         else:
             given = images.view(state["IMAGE"])
-        defaults: dict[str, Any] = {"possible_answers": [], "query": ""}
-        return {first: given} | {name: images.inward(state.get(name, defaults[name])) for name in OPTIONAL}
+        rest = {name: images.inward(state.get(name, _UNSAID[name])) for name in self.args[1:]}
+        return {first: given} | rest
 
 
-class _Steps(Generator[Call, Value, Value]):
+class _Steps(Generator[Call | list[Call], Value, Value]):
     """A run: the interpreter's requests as calls, with the images that they are about."""
 
-    __slots__ = ("_run", "_images", "_number")
+    __slots__ = ("_run", "_images")
 
-    def __init__(self, run: Generator[Request, Any, Any], images: _Images):
-        self._run, self._images, self._number = run, images, 0
+    def __init__(self, run: Generator[Asked, Any, Any], images: _Images):
+        self._run, self._images = run, images
 
-    def send(self, value: Value) -> Call:
-        """The next call; ``value`` answers the last."""
+    def send(self, value: Value) -> Call | list[Call]:
+        """The next call, or calls that are answered together; ``value`` answers the last."""
         return self._next(self._inward(value))
 
     def _inward(self, value: Value) -> Any:
@@ -95,18 +96,16 @@ class _Steps(Generator[Call, Value, Value]):
             self._run.close()
             raise
 
-    def _next(self, value: Any) -> Call:
+    def _next(self, value: Any) -> Call | list[Call]:
         run, images = self._run, self._images
         try:
-            module, args = run.send(value)
-            call = Call(module, {name: images.outward(arg) for name, arg in args.items()}, self._number)
+            asked = run.send(value)
+            return images.call(asked) if isinstance(asked, Request) else [images.call(request) for request in asked]
         except StopIteration as stop:
             raise StopIteration(images.outward(stop.value)) from None
         except BaseException:
             run.close()
             raise
-        self._number += 1
-        return call
 
     def throw(self, *error: Any) -> Any:
         """End the run."""
@@ -128,10 +127,10 @@ class _PostedSteps(_Steps):
 
     def post(self, value: Value) -> None:
         """Send ``value``: what the next :meth:`send` is given does not count."""
-        self._session.post(self._inward(value))
+        self._session.post(value if type(value) is str else self._inward(value))
 
-    def send(self, value: Value) -> Call:
-        """The next call; ``value`` answers the last, where none was posted."""
+    def send(self, value: Value) -> Call | list[Call]:
+        """The next call or calls; ``value`` answers the last, where none was posted."""
         return self._next(None if self._session.due else self._inward(value))
 
 
@@ -139,14 +138,15 @@ class _Images:
     """The images of one run, by number: the interpreter holds views of them, modules are given the pixels."""
 
     def __init__(self) -> None:
-        self._roots: list[Image] = []
+        self._roots: list[tuple[Image, tuple[int, int, int, int]]] = []
 
     def view(self, image: Value) -> View:
         """A new image for the interpreter."""
         if not isinstance(image, Image):
             raise TypeFailure(f"an image is needed, not {type(image).__name__}")
-        self._roots.append(image)
-        return View(len(self._roots) - 1, 0, 0, image.width, image.height, image.width, image.height)
+        width, height = image.width, image.height
+        self._roots.append((image, (0, 0, width, height)))
+        return View(len(self._roots) - 1, 0, 0, width, height, width, height)
 
     def video(self, frames: Value) -> Video:
         """A new video for the interpreter."""
@@ -155,6 +155,11 @@ class _Images:
         if not frames:
             raise RuntimeFailure("a video without a frame", where="VIDEO", remedy="is the file whole?")
         return Video(tuple(self.view(frame) for frame in frames))
+
+    def call(self, request: Request) -> Call:
+        """A request of the interpreter as the modules' call."""
+        module, args, number = request
+        return Call(module, {name: arg if type(arg) is str else self.outward(arg) for name, arg in args.items()}, number)
 
     def outward(self, value: Any) -> Value:
         """A value of the interpreter as modules and callers know it."""
@@ -174,8 +179,8 @@ class _Images:
     def _image(self, view: View) -> Image:
         if not 0 <= view.root < len(self._roots):
             raise RuntimeFailure("a view of an image that was never given")
-        image = self._roots[view.root]
-        if view[1:5] == (0, 0, image.width, image.height):
+        image, whole = self._roots[view.root]
+        if view[1:5] == whole:
             return image
         return image.crop(view.x1, view.y1, view.x2, view.y2)
 
@@ -186,7 +191,7 @@ class _Images:
             return value
         if kind is Box:
             return Found(*map(float, value))
-        if kind is Image:
+        if isinstance(value, Image):
             return self.view(value)
         if kind is Object:
             return Found(*map(float, value.box))

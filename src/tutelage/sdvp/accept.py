@@ -46,7 +46,9 @@ def answer_probe(questions: Sequence[Question], modules: Mapping[str, Module], d
     for question, trace in zip(known, solve(known, modules, dsl), strict=True):
         steps = [record for record in trace.steps if record.module != "RESULT"]
         last = steps[-1] if steps and trace.status == "ok" else None
-        if last is not None and not modules[last.module].symbolic and normalise(last.output) == normalise(trace.answer):
+        if last is None or modules[last.module].symbolic or isinstance(last.output, list):  # no boxes spell as "no"
+            continue
+        if normalise(last.output) == normalise(trace.answer):
             found.setdefault(last.module, []).append((call_of(last), Label(question.answer)))
     return found
 

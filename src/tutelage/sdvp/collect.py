@@ -75,6 +75,8 @@ def save(records: Mapping[str, Iterable[StepRecord]], folder: str | Path) -> Pat
     """Write one JSON-lines file a module, and each distinct picture once, as PNG under ``images/``."""
     import io
 
+    from tutelage.programs.values import Image
+
     folder = Path(folder)
     pictures = {}
     for module, found in records.items():
@@ -87,7 +89,7 @@ def save(records: Mapping[str, Iterable[StepRecord]], folder: str | Path) -> Pat
         files.write_json_lines(folder / f"{module}.jsonl", lines)
     for key, image in pictures.items():
         buffer = io.BytesIO()
-        type(image)(image.root, key).to_pil().save(buffer, "PNG")
+        Image(image.root, key).to_pil().save(buffer, "PNG")
         files.write_bytes(folder / "images" / f"{files.fingerprint(key)}.png", buffer.getvalue())
     return folder
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from tutelage.errors import InputError, did_you_mean
+from tutelage.programs.album import Album, Views
 from tutelage.programs.language import ParseFailure
 from tutelage.programs.values import Image
 from tutelage.programs.writers.gold import read_programs
@@ -18,7 +19,7 @@ from tutelage.sdvp.questions import Question
 from tutelage.tasks import gqa, nlvr2
 
 PICTURES = 4096
-"""Decoded pictures that are held while questions are read; those in use stay with their questions."""
+"""Decoded pictures that are held while programs are read; those in use stay with their questions."""
 
 
 def questions_from(programs: str | Path, images: str | Path = ".", task: str = "own") -> list[Question]:
@@ -29,7 +30,7 @@ def questions_from(programs: str | Path, images: str | Path = ".", task: str = "
     Raises:
         InputError: the file or a picture is absent or broken; the line is named.
     """
-    picture = _pictures()
+    picture = lru_cache(maxsize=PICTURES)(Image.from_file)
     found = []
     for stored in read_programs(programs):
         views = {}
@@ -75,9 +76,9 @@ def _programs(source: Source) -> Iterator[Question]:
 
 
 def _gqa(source: Source) -> Iterator[Question]:
-    folder, picture = gqa.GqaFolder(source.path), _pictures()
+    folder, pictures = gqa.GqaFolder(source.path), Album()
     for asked in gqa.read_questions(folder.questions(source.split), annotated=source.split not in ("test", "challenge")):
-        views = {"IMAGE": picture(folder.image(asked.image_id))}
+        views = Views(pictures, {"IMAGE": folder.image(asked.image_id)})
         yield Question(
             asked.id,
             "gqa",
@@ -91,10 +92,10 @@ def _gqa(source: Source) -> Iterator[Question]:
 
 
 def _nlvr2(source: Source) -> Iterator[Question]:
-    folder, picture = nlvr2.Nlvr2Folder(source.path), _pictures()
+    folder, pictures = nlvr2.Nlvr2Folder(source.path), Album()
     for asked in nlvr2.read_examples(folder.examples(source.split)):
         left, right = folder.images(asked)
-        views = {"LEFT": picture(left), "RIGHT": picture(right)}
+        views = Views(pictures, {"LEFT": left, "RIGHT": right})
         answer = None if asked.label is None else "yes" if asked.label else "no"
         programs = written(asked.sentence, ("LEFT", "RIGHT"))
         yield Question(asked.identifier, "nlvr2", views, asked.sentence, programs, answer, "", asked.pair)
@@ -111,7 +112,3 @@ def written(question: str, inputs: tuple[str, ...] = ("IMAGE",)) -> dict[str, st
         return write(question, inputs)._asdict()
     except ParseFailure:
         return {}
-
-
-def _pictures() -> Callable[[Path], Image]:
-    return lru_cache(maxsize=PICTURES)(Image.from_file)

@@ -1,4 +1,4 @@
-"""GQA (Hudson and Manning 2019, version 1.2): streaming readers, the official folder, and seeded samples.
+"""GQA (Hudson and Manning 2019, version 1.2): streaming readers, and the official folder.
 
 Every reader holds one record at a time, whatever the size of the file, and checks each field at the door. A file of
 questions may be one JSON object or a folder of chunks, as the official training questions are.
@@ -6,17 +6,12 @@ questions may be one JSON object or a folder of chunks, as the official training
 
 from __future__ import annotations
 
-import heapq
-from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal
 
-from tutelage.errors import InputError, did_you_mean
-from tutelage.files import read_json, write_json
-from tutelage.seeds import derive
+from tutelage.errors import InputError
 from tutelage.tasks.records import REMEDY, Progress, Record, is_id, members
 
 STRUCTURAL_TYPES = ("verify", "query", "choose", "logical", "compare")
@@ -218,80 +213,3 @@ class GqaFolder:
         raise InputError(
             f"no {stem}.json in the folder", where=self.root, remedy=f"looked in it and in {', '.join(self.PLACES[1:])}"
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Protocol:
-    """A published way to choose questions: ``per_type`` of each detailed type, or ``total`` in all."""
-
-    split: str
-    subset: Literal["all", "balanced"]
-    per_type: int | None = None
-    total: int | None = None
-
-
-PROTOCOLS = MappingProxyType(
-    {
-        "visprog": Protocol("testdev", "balanced", per_type=20),
-        "visprog-prompts": Protocol("val", "balanced", per_type=5),
-        "vipergpt": Protocol("testdev", "balanced", total=1000),
-    }
-)
-"""The protocols of VisProg (Gupta and Kembhavi 2023) and ViperGPT (Surís et al. 2023); neither released its ids."""
-
-
-def sample_ids(questions: Iterable[GqaQuestion], *, seed: int, per_type: int | None = None, total: int | None = None) -> list[str]:
-    """The sorted ids of a seeded sample: up to ``per_type`` questions of each detailed type, or ``total`` of all.
-
-    A question's rank is a hash of the seed and its id, so the sample does not depend on the order of the file and only
-    the chosen ids are held (ours: the publications name the sizes, not the draw).
-
-    Raises:
-        InputError: not exactly one of ``per_type`` and ``total``, or one below 1.
-    """
-    limit = per_type if total is None else total
-    if (per_type is None) == (total is None) or limit is None or limit < 1:
-        raise InputError("give one of per_type and total, 1 or more", where="sample")
-    kept: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
-    for question in questions:
-        heap = kept[question.detailed if per_type is not None else ""]
-        entry = (-derive(seed, "gqa", "sample", question.id), question.id)
-        if len(heap) < limit:
-            heapq.heappush(heap, entry)
-        else:
-            heapq.heappushpop(heap, entry)
-    return sorted(name for heap in kept.values() for _, name in heap)
-
-
-def sample_protocol(folder: GqaFolder, name: str, seed: int, *, progress: Progress | None = None) -> list[str]:
-    """The ids of protocol ``name`` in ``folder``.
-
-    Raises:
-        InputError: an unknown protocol, an absent or a broken file.
-    """
-    if name not in PROTOCOLS:
-        raise InputError(f"unknown protocol {name!r}", remedy=did_you_mean(name, list(PROTOCOLS)))
-    protocol = PROTOCOLS[name]
-    questions = read_questions(folder.questions(protocol.split, protocol.subset), progress=progress)
-    return sample_ids(questions, seed=seed, per_type=protocol.per_type, total=protocol.total)
-
-
-def save_sample(path: str | Path, ids: Iterable[str], *, seed: int, protocol: str) -> Path:
-    """Keep sampled ids with their seed and protocol, as JSON beside the results they belong to."""
-    return write_json(path, {"format": "tutelage-gqa-sample", "protocol": protocol, "seed": seed, "ids": list(ids)})
-
-
-def load_sample(path: str | Path) -> list[str]:
-    """The ids that :func:`save_sample` kept.
-
-    Raises:
-        InputError: the file is absent or not a sample.
-    """
-    record = Record(read_json(path), str(path))
-    record.one_of("format", ("tutelage-gqa-sample",))
-    return list(record.texts("ids"))
-
-
-def select(questions: Iterable[GqaQuestion], ids: Container[str]) -> Iterator[GqaQuestion]:
-    """The questions whose id is in ``ids``, in file order."""
-    return (question for question in questions if question.id in ids)

@@ -38,7 +38,7 @@ from tutelage.programs.interpreter.wire import (
     dump,
     encode,
     encode_failure,
-    encode_request,
+    encode_requests,
     frame,
     unpack,
 )
@@ -148,7 +148,7 @@ class Server:
         if run is None:
             raise RuntimeFailure("the run has ended")
         try:
-            return ["ask", *encode_request(run.send(value))]
+            return encode_requests(run.send(value))
         except StopIteration as stop:
             del self.runs[number]
             return ["done", encode(stop.value)]
@@ -188,9 +188,9 @@ def serve(source: BinaryIO, sink: BinaryIO, limits: Limits, place: mmap.mmap) ->
             begun = now
             PLACE.pack_into(place, 0, made, True, begun)
             if replies and (now - sent > HELD or size > GATHERED):
-                send(sink, frame(replies))
+                send(sink, frame(f"[{','.join(replies)}]"))
                 replies, sent, size = [], now, 0
-        data = frame(replies) if replies else b""
+        data = frame(f"[{','.join(replies)}]") if replies else b""
         PLACE.pack_into(place, 0, made, False, begun)  # from here on, nothing that a program did can end this process
         send(sink, data)
 
@@ -212,7 +212,7 @@ def main() -> None:
     sys.setrecursionlimit(RECURSION)
     granted = lock_in(memory)
     PLACE.pack_into(place, 0, 1, False, time.process_time())
-    send(sink, frame([dump([0, ["ready", granted]])]))
+    send(sink, frame(dump([[0, ["ready", granted]]])))
     serve(source, sink, limits, place)
 
 

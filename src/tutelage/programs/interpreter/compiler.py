@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from itertools import accumulate, groupby
 from typing import Any
 
 from tutelage.programs.interpreter.blocks import flow_block, plain_block
@@ -31,6 +32,7 @@ from tutelage.programs.interpreter.pieces import (
     word,
 )
 from tutelage.programs.interpreter.scope import Scope, bound_names, quiet_functions, walrus_names
+from tutelage.programs.interpreter.together import Statement, Step, rounds, statement, together_block, worthwhile
 from tutelage.programs.interpreter.values import (
     UNSET,
     Frame,
@@ -111,8 +113,28 @@ class Compiler(Calls):
         self.nodes = around
         lines = [node.lineno for node in body]
         if any(code.yields for code in codes):
-            return Code(flow_block([(code.run, code.yields, line) for code, line in zip(codes, lines)], extra), True)
+            return Code(flow_block(self._gathered(body, codes), extra), True)
         return Code(plain_block([(code.run, line) for code, line in zip(codes, lines)], extra))
+
+    def _gathered(self, body: Sequence[ast.stmt], codes: Sequence[Code]) -> list[tuple[Callable[[Frame], Any], bool, int]]:
+        """Statements as :func:`flow_block` takes them; those whose questions go together have become one."""
+        known = [self._looking(node) for node in body]
+        steps: list[tuple[Callable[[Frame], Any], bool, int]] = []
+        for looking, group in groupby(range(len(body)), lambda at: known[at] is not None):
+            members = list(group)
+            statements = [it for at in members if (it := known[at]) is not None]
+            if looking and worthwhile(statements):
+                ranks = accumulate((it.asks for it in statements), initial=0)
+                parts = [Step(codes[at].run, body[at].lineno, it.asks, rank) for at, it, rank in zip(members, statements, ranks)]
+                steps.append((together_block(parts, rounds(statements)), True, body[members[0]].lineno))
+            else:
+                steps += [(codes[at].run, codes[at].yields, body[at].lineno) for at in members]
+        return steps
+
+    def _looking(self, node: ast.stmt) -> Statement | None:
+        """A statement that changes nothing but a variable of this function, and asks once at most."""
+        found = statement(node, self.library, lambda name: self.scope.find(name) is not None)
+        return found if found is not None and self.place(found.variable)[0] == 0 else None
 
     def statement(self, node: ast.stmt) -> Code:
         """One statement; it gives None, or a signal."""

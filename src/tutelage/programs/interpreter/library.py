@@ -62,6 +62,8 @@ _SEGMENT_METHODS: dict[str, Callable[..., Any]] = {
     "trim": trim,
     "frame_iterator": frame_iterator,
 }
+_SEVERAL = {"exists", "best_image_match"}
+"""What may ask more than once, or not at all."""
 _SIDES = ("left", "lower", "right", "upper")
 _ARGUMENTS: dict[str, tuple[int, tuple[str, ...]]] = {
     "exists": (1, ("object_name",)),
@@ -122,6 +124,7 @@ def viper_library(signatures: Mapping[str, Signature]) -> Library:
         yielding=frozenset({"find", *asking} & methods.keys()),
         absent=absent,
         arguments=_ARGUMENTS,
+        once=frozenset({"find", *asking} & methods.keys() | {name for name, f in names.items() if f.yields}) - _SEVERAL,
     )
 
 

@@ -45,13 +45,18 @@ class Found(NamedTuple):
 
 
 class Request(NamedTuple):
-    """A question to a module, as the interpreter asks it: images are views."""
+    """A question to a module, as the interpreter asks it: images are views. ``number``: of the run's questions, from 0."""
 
     module: str
     args: dict[str, Any]
+    number: int
 
 
 Asking = Generator[Request, Any, Any]
+"""A library function that asks, one question at a time."""
+
+Asked = Request | list[Request]
+"""What a program asks: a question, or several that are answered together."""
 
 
 class Patch:
@@ -122,7 +127,7 @@ def ask(meter: Meter, module: str, **args: Any) -> Asking:
     if length > meter.length:
         raise LimitExceeded(f"a question longer than {meter.length:,}")
     meter.pause()
-    answer = yield Request(module, args)
+    answer = yield Request(module, args, meter.calls - 1)
     meter.resume()
     return answer
 

@@ -76,7 +76,8 @@ class Library:
 
     ``methods[type][name]`` and ``fields[type][name]`` are functions of (meter, object, …) and (object); the methods in
     ``yielding`` are generator functions. ``absent`` names the module that a name would need, were it registered;
-    ``arguments`` gives (fewest, names) of methods whose calls are checked before running.
+    ``arguments`` gives (fewest, names) of methods whose calls are checked before running. The names and methods in ``once``
+    ask a single question and change nothing.
     """
 
     names: dict[str, Builtin] = field(default_factory=dict)
@@ -85,6 +86,7 @@ class Library:
     yielding: frozenset[str] = frozenset()
     absent: dict[str, str] = field(default_factory=dict)
     arguments: dict[str, tuple[int, tuple[str, ...]]] = field(default_factory=dict)
+    once: frozenset[str] = frozenset()
 
     @cached_property
     def all_names(self) -> dict[str, Builtin]:

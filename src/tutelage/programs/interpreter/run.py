@@ -10,7 +10,7 @@ from typing import Any
 from tutelage.programs.interpreter.compiler import Compiler, parse_tree
 from tutelage.programs.interpreter.functions import bind
 from tutelage.programs.interpreter.meter import Limits, Meter
-from tutelage.programs.interpreter.patches import Patch, Request, View
+from tutelage.programs.interpreter.patches import Asked, Patch, View
 from tutelage.programs.interpreter.pieces import Library, as_failure
 from tutelage.programs.interpreter.values import SCALARS, Function, FunctionCode, in_order, measure, name_of, sequence
 from tutelage.programs.language import LimitExceeded, ParseFailure, TypeFailure
@@ -35,8 +35,8 @@ class CompiledProgram:
     limits: Limits
     texts: tuple[str, ...] = ()
 
-    def run(self, arguments: Mapping[str, Any]) -> Generator[Request, Any, Any]:
-        """Run on ``arguments`` (by name); yields requests, is sent values, returns the answer.
+    def run(self, arguments: Mapping[str, Any]) -> Generator[Asked, Any, Any]:
+        """Run on ``arguments`` (by name); yields requests, one or several together, is sent the values, returns the answer.
 
         Raises:
             ProgramFailure: whatever stopped the program, limits included.

@@ -7,11 +7,13 @@ Both sides check what they read; nothing is ever unpickled.
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable, Mapping
+from itertools import chain
+from struct import Struct, iter_unpack, pack
+from struct import error as StructError
 from typing import Any
 
-from tutelage.programs.interpreter.patches import Found, Request, Video, View
+from tutelage.programs.interpreter.patches import Asked, Found, Request, Video, View
 from tutelage.programs.interpreter.values import SCALARS
 from tutelage.programs.language import (
     LimitExceeded,
@@ -32,9 +34,11 @@ GATHERED = 32 << 10
 """Bytes of messages that are gathered into one frame; the message that passes it is the last."""
 LONGEST = MAX_MESSAGE - 2 * GATHERED
 """Bytes of the longest reply: in a frame with others, it is still read."""
-PLACE = struct.Struct("<Q?7xd")
+PLACE = Struct("<Q?7xd")
 """Where the child is, in the page that it shares with its parent: replies made, whether it is at work, and its processor
 time when it began what it is at."""
+_REQUEST = [str, dict, int]
+_VIEW = [int] * 7
 MAX_WORDS = 1_000
 """Characters of one part of a failure's message."""
 
@@ -53,9 +57,9 @@ class NotAMessage(Exception):
     """The other side sent what no message is."""
 
 
-def frame(messages: list[str]) -> bytes:
-    """Messages, as :func:`dump` gives them, in one frame."""
-    data = f"[{','.join(messages)}]".encode()
+def frame(messages: str) -> bytes:
+    """A frame of messages: of a list, as :func:`dump` gives it."""
+    data = messages.encode()
     return len(data).to_bytes(4, "big") + data
 
 
@@ -86,6 +90,8 @@ def encode(value: Any) -> Any:
     if kind is Video:
         return {"video": [list(frame) for frame in value.frames]}
     if kind is list or kind is tuple:
+        if value and {*map(type, value)} == {Found}:  # exact, and several times as fast as decimal digits
+            return {"boxes": pack(f"<{5 * len(value)}d", *chain.from_iterable(value)).hex()}
         return [encode(part) for part in value]
     if kind is dict:
         return {"table": [[str(name), encode(part)] for name, part in value.items()]}
@@ -105,13 +111,15 @@ def decode(data: Any) -> Any:
         return [decode(part) for part in data]
     if kind is dict and len(data) == 1:
         ((name, part),) = data.items()
+        if name == "boxes" and type(part) is str:
+            return _boxes(part)
         if name in _VALUES and type(part) is list:
             return _VALUES[name](part)
     raise NotAMessage("not a value")
 
 
 def _view(numbers: Any) -> View:
-    if type(numbers) is not list or len(numbers) != 7 or {*map(type, numbers)} != {int}:
+    if type(numbers) is not list or [*map(type, numbers)] != _VIEW:
         raise NotAMessage("not a view")
     return View(*numbers)
 
@@ -120,6 +128,13 @@ def _box(numbers: list[Any]) -> Found:
     if len(numbers) != 5 or not {*map(type, numbers)} <= {int, float}:
         raise NotAMessage("not a box")
     return Found(*numbers)
+
+
+def _boxes(digits: str) -> list[Found]:
+    try:
+        return [Found(*numbers) for numbers in iter_unpack("<5d", bytes.fromhex(digits))]
+    except (ValueError, StructError):
+        raise NotAMessage("not boxes") from None
 
 
 def _table(pairs: list[Any]) -> dict[str, Any]:
@@ -136,20 +151,30 @@ _VALUES: Mapping[str, Callable[[list[Any]], Any]] = {
 }
 
 
-def encode_request(request: Request) -> list[Any]:
-    """A question as JSON holds it."""
-    return [request.module, {name: encode(value) for name, value in request.args.items()}]
+def encode_requests(asked: Asked) -> list[Any]:
+    """A question, or several that go together, as JSON holds them: the word "ask", then each."""
+    requests = [asked] if isinstance(asked, Request) else asked
+    return ["ask", *[[module, {name: encode(value) for name, value in args.items()}, number] for module, args, number in requests]]
 
 
-def decode_request(data: Any) -> Request:
-    """The question that :func:`encode_request` wrote.
+def decode_requests(data: list[Any]) -> Asked:
+    """What :func:`encode_requests` wrote, after the word that says so.
 
     Raises:
         NotAMessage: another shape.
     """
-    if type(data) is not list or len(data) != 2 or type(data[0]) is not str or type(data[1]) is not dict:
-        raise NotAMessage("not a request")
-    return Request(data[0], {name: decode(value) for name, value in data[1].items()})
+    requests = []
+    for one in data[1:]:
+        if type(one) is not list or [*map(type, one)] != _REQUEST:
+            raise NotAMessage("not a request")
+        module, args, number = one
+        for name, value in args.items():  # what is asked is nearly always a view and a text
+            if type(value) is not str:
+                args[name] = _view(value["view"]) if type(value) is dict and [*value] == ["view"] else decode(value)
+        requests.append(Request(module, args, number))
+    if not requests:
+        raise NotAMessage("a question of nothing")
+    return requests if len(requests) > 1 else requests[0]
 
 
 def encode_failure(failure: ProgramFailure) -> list[Any]:

@@ -35,16 +35,19 @@ def _rule(pattern: str) -> Callable[[Callable[[Composer, re.Match[str]], Written
     return lambda write: (compiled, write)
 
 
-def write(question: str, inputs: tuple[str, ...] = ("IMAGE",), *, single: bool = False) -> Written:
+def write(question: str, inputs: tuple[str, ...] = ("IMAGE",), *, single: bool = False, photo: bool = False) -> Written:
     """The programs of a question about one image, or with ``inputs`` ("LEFT", "RIGHT") of a statement about a pair.
 
-    ``single`` tells that the image shows one thing: it is asked about whole, not looked for.
+    ``single`` tells that the image shows one thing: it is asked about whole, not looked for. ``photo`` tells that it is a
+    photograph: what no rule takes apart is put to VQA whole.
 
     Raises:
         ParseFailure: no rule reads the question.
     """
-    rules = PAIR_RULES if inputs == ("LEFT", "RIGHT") else SINGLE_RULES if single else RULES
+    rules = PAIR_RULES if inputs == ("LEFT", "RIGHT") else SINGLE_RULES if single else PHOTO_RULES if photo else RULES
     text = " ".join(question.lower().replace("colour", "color").split()).rstrip("?. ")
+    if not text.isprintable():
+        raise ParseFailure(f"not a question: {question!r}"[:200], remedy="leave out what cannot be printed")
     for pattern, compose in rules:
         found = pattern.fullmatch(text)
         if found is not None:
@@ -165,6 +168,29 @@ def _where(c: Composer, m: re.Match[str]) -> Written:
     return c.finish_boxes(c.locate(c.view(), m["n"]))
 
 
+# A photograph
+
+
+@_rule(r"how many <n:N>(?: (?:do|can) you see| can be seen| are visible| are shown)?<HERE>")
+def _count_seen(c: Composer, m: re.Match[str]) -> Written:
+    return _count[1](c, m)
+
+
+@_rule(r"(?:(?:do|can) you see|is there) (?:an?|any|some) <n:N><HERE>")
+def _exist_seen(c: Composer, m: re.Match[str]) -> Written:
+    return _write_exist(c, m)
+
+
+@_rule(r"(?:is|are) the <n:N> <p:PLACE> the <a:N>")
+def _verify_place(c: Composer, m: re.Match[str]) -> Written:
+    return _verify_side[1](c, m)
+
+
+@_rule(r".+")
+def _whole(c: Composer, m: re.Match[str]) -> Written:
+    return c.finish(c.ask(c.view(), f"{m[0][:1].upper()}{m[0][1:]}?"))
+
+
 # One image of one thing
 
 
@@ -269,6 +295,9 @@ RULES = _rules(
     *(_logic, _same, _different, _choose_side, _choose, _verify_side, _verify, _where),
 )
 """For one image of several things: the first rule that reads the whole question is used."""
+
+PHOTO_RULES = (_count_seen, _exist_seen, _verify_place, *RULES, _whole)
+"""For a photograph: the last rule reads every question."""
 
 SINGLE_RULES = _rules(_single_color, _single_shape, _single_absent, _single_exist)
 """For one image of one thing."""

@@ -117,9 +117,13 @@ class RuleWriter:
             return Draft("", self.name, failure=failure.with_traceback(None))
 
 
-def grammar_writer(single: bool = False) -> RuleWriter:
-    """The grammar; with ``single`` each image shows one thing."""
-    return RuleWriter("grammar", lambda request: _text(grammar.write(request.question, request.inputs, single=single), request))
+def grammar_writer(single: bool = False, photo: bool = False) -> RuleWriter:
+    """The grammar; with ``single`` each image shows one thing, with ``photo`` it is a photograph."""
+
+    def compose(request: Request) -> str:
+        return _text(grammar.write(request.question, request.inputs, single=single, photo=photo), request)
+
+    return RuleWriter("grammar", compose)
 
 
 def gold_writer(programs: Iterable[StoredProgram]) -> RuleWriter:

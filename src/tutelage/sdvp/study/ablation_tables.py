@@ -10,6 +10,7 @@ import numpy as np
 
 from tutelage.sdvp.study.frameworks import framework_rows, framework_verdicts
 from tutelage.sdvp.study.noise import ARMS, noise_verdicts
+from tutelage.sdvp.study.noise import GROUPS as NOISE_GROUPS
 from tutelage.tasks.intervals import Interval, cluster_draws, interval_of
 
 Part = Mapping[str, Any]
@@ -79,12 +80,12 @@ class AblationTables:
         return found
 
     def noise_rows(self) -> list[dict[str, Any]]:
-        """Gains in points by arm, mean over seeds, where noisy programs collect, and where they answer too."""
+        """Gains in points by arm, mean over seeds, in each of the noise study's groups."""
         if not self.noise:
             return []
         rows = []
         for arm in ARMS:
-            gains = {where: float(np.mean([one[where][arm] for one in self.noise])) for where in ("collection", "everywhere")}
+            gains = {where: float(np.mean([one[where][arm] for one in self.noise])) for where in NOISE_GROUPS}
             failed = Counter[str]()
             for one in self.noise:
                 failed.update(one["failures"].get(arm, {}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +14,13 @@ from tutelage import files
 from tutelage.distill.data import TensorData
 from tutelage.distill.lesson import Lesson, Settings
 from tutelage.distill.trainer import train
-from tutelage.errors import MissingExtra
 from tutelage.programs.writers import compose, grammar, phrasings, templates
-from tutelage.programs.writers.phrasings import INPUTS, Pair
+from tutelage.programs.writers.phrasings import Pair
 from tutelage.programs.writers.templates import dissect, words
-from tutelage.programs.writers.writer import Request
 from tutelage.sdvp.writing import learned, network
 from tutelage.sdvp.writing.learned import LEAST, Codes, LearnedWriter, first_places, padded, steps_of
 from tutelage.sdvp.writing.network import PADDING, Transcribe, Writing
 from tutelage.seeds import derive, numpy_rng, torch_rng
-from tutelage.tasks import easy_vqa
 from tutelage.tasks.world import amounts, attributes, comparisons, pairs, places
 from tutelage.tasks.world.kinds import KINDS
 from tutelage.tasks.world.questions import Balance
@@ -163,48 +159,3 @@ def learned_writer(
             return LearnedWriter(writer.codes, writer.network, single, least)
         writer.save(folder)
     return LearnedWriter.load(folder, single, least)
-
-
-def exact_match(writer: LearnedWriter, book: Sequence[Pair]) -> dict[str, float]:
-    """How a writer fares on pairs it has not learned from.
-
-    ``exact``: the share of answerable questions whose first draft is the program, to the letter, whatever its
-    probability; ``written``: the same of drafts that are not declined; ``declined`` and ``refused``: the shares of
-    answerable and unanswerable questions that are; ``unknown``: the share of words never read.
-    """
-    tried = {single: LearnedWriter(writer.codes, writer.network, single, writer.least) for single in (False, True)}
-    hits = exact = declined = refused = 0
-    unknown = total = 0
-    for single, one in tried.items():
-        mine = [pair for pair in book if (pair.about == "single") == single]
-        drafts = one.write([Request(pair.question, "visprog", INPUTS[pair.about]) for pair in mine])
-        for pair, (draft, *_) in zip(mine, drafts, strict=True):
-            total += len(words(pair.question))
-            unknown += len(one.unknown(pair.question))
-            exact += pair.program is not None and draft.text == pair.program
-            hits += pair.program is not None and draft.failure is None and draft.text == pair.program
-            declined += pair.program is not None and draft.failure is not None
-            refused += pair.program is None and draft.failure is not None
-    answerable = sum(pair.program is not None for pair in book)
-    others = len(book) - answerable
-    figures = {"exact": exact, "written": hits, "declined": declined}
-    found = {name: count / answerable for name, count in figures.items()} if answerable else {}
-    return found | ({"refused": refused / others} if others else {}) | {"unknown": unknown / max(1, total)}
-
-
-def figures(writer: LearnedWriter, seed: int, config: Schooling = Schooling()) -> dict[str, dict[str, float]]:  # noqa: B008
-    """:func:`exact_match` on what the writer of ``seed`` has not seen: ``world`` questions of other scenes, their texts
-    new; ``new words`` in known wordings; ``held-out wordings``; ``easy-VQA``'s test questions where that package is
-    installed."""
-    seen = {pair.question for pair in schoolbook(config, seed)}
-    rng, forms = numpy_rng(seed, "writer", "report"), phrasings.read_forms()
-    known = phrasings.pairs(forms, rng, 4)
-    sets = {
-        "world": [pair for pair in world_pairs(seed, "report", 150, 40) if pair.question not in seen],
-        "new words": [pair for pair in known if pair.question not in seen and pair.program is not None],
-        "held-out wordings": list(phrasings.pairs(forms, rng, 8, held_out=True)),
-    }
-    with contextlib.suppress(MissingExtra):
-        asked = sorted({sample.question for sample in easy_vqa.load("test")})
-        sets["easy-VQA"] = [Pair(question, "single", phrasings.program(question, "single")) for question in asked]
-    return {name: {"questions": float(len(book))} | exact_match(writer, book) for name, book in sets.items()}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -187,6 +187,7 @@ class TinyViTNetwork(Backbone):
         InputError: four stages are not what is given, or heads that do not divide a width.
     """
 
+    KEYS: ClassVar[Mapping[str, Sequence[tuple[str, str]]]] = {"timm": ()}
     PUBLISHED: ClassVar[Mapping[str, Published]] = {
         "5m": Published(_5M, 5_392_764, 1.26e9),
         "11m": Published(_11M, 10_996_972, 2.02e9),
@@ -233,6 +234,18 @@ class TinyViTNetwork(Backbone):
     def classify(self, maps: Tensor) -> Tensor:
         """See :class:`Backbone`."""
         return self.head(maps)
+
+    @classmethod
+    def references(cls, variant: str) -> dict[str, Callable[[int], nn.Module]]:
+        """timm's network of the same size."""
+        name, _, side = variant.partition("-")
+
+        def timm(num_classes: int) -> nn.Module:
+            import timm
+
+            return timm.create_model(f"tiny_vit_{name}_{side or 224}", num_classes=num_classes)
+
+        return {"timm": timm}
 
     def check_sides(self, sides: Sequence[int]) -> None:
         """See :class:`Backbone`: any size fits, windows are padded."""

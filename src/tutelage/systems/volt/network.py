@@ -14,6 +14,8 @@ from tutelage.errors import InputError
 from tutelage.systems._backbone import Backbone, Feature, Published
 from tutelage.systems._layers import MLP, DropPath, drop_rates, init_weights
 
+SIDE = 40
+"""Voxels a side of a scene that is timed (ours)."""
 LIMITS = (1024, 1024, 512)
 """Tokens along x, y, z that positions are made for."""
 
@@ -198,8 +200,8 @@ class VoltNetwork(Backbone):
     """
 
     PUBLISHED: ClassVar[Mapping[str, Published]] = {
-        "s": Published(_S, 23_683_584 - 3 * 125 * 384 + 1000 * 129),
-        "b": Published(_B, 94_025_728 - 3 * 125 * 768 + 1000 * 257),
+        "s": Published(_S, 23_683_584 - 3 * 125 * 384 + 1000 * 129, size=SIDE),
+        "b": Published(_B, 94_025_728 - 3 * 125 * 768 + 1000 * 257, size=SIDE),
     }
 
     def __init__(

@@ -114,6 +114,16 @@ def _questions(scene: Scene, balance: Balance, rng: np.random.Generator) -> Iter
                 yield question, is_balanced
 
 
+def gqa_records(seed: int, images: int, domain: str = DOMAIN) -> Iterator[list[tuple[str, dict[str, Any], dict[str, list[str]]]]]:
+    """Scene by scene (id, record, choices) of each question of ``images`` scenes, as :func:`write_gqa` writes them."""
+    stream = derive(seed, "export", "gqa", "records")
+    rng, balance = np.random.default_rng(stream), Balance()
+    for index in range(images):
+        asked = list(_questions(make_scene(stream, index, domain), balance, rng))
+        siblings = [other for other, _ in asked]
+        yield [(question.id, gqa_record(question, level, siblings), _choices(question)) for question, level in asked]
+
+
 def gqa_record(question: Question, is_balanced: bool, siblings: Sequence[Question]) -> dict[str, Any]:
     """A question as GQA writes it; ``siblings`` are all questions about its image, itself among them.
 

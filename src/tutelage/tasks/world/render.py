@@ -1,4 +1,4 @@
-"""Pictures of scenes: numpy only, the same bytes for the same scene."""
+"""Album of scenes: numpy only, the same bytes for the same scene."""
 
 from __future__ import annotations
 

@@ -1,0 +1,31 @@
+"""Side-by-side timings, their variants interleaved in one run."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+
+import typer
+
+from tutelage.cli.folder import Folder
+
+
+class Device(StrEnum):
+    """Where networks compute."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Benchmarks(Folder):
+    """A file a benchmark."""
+
+    folder, package = Path(__file__).parent, __name__
+
+
+app = typer.Typer(cls=Benchmarks, no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """Side-by-side timings, their variants interleaved in one run."""

@@ -1,0 +1,55 @@
+"""Visual programs, batched and one call at a time."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from tutelage.cli._programs import Dsl, DslOption, Seed
+from tutelage.cli.bench import Device
+from tutelage.cli.common import JsonOut, console, emit, environment, progress
+
+app = typer.Typer()
+
+
+@app.command(epilog="Example: tutelage bench programs --rounds 5 --json results/bench_programs.json")
+def programs(
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are given.")] = 5,
+    dsl: DslOption = Dsl.visprog,
+    device: Annotated[Device, typer.Option(help="Where the modules' networks compute.")] = Device.cpu,
+    seed: Seed = 0,
+    smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
+    json: JsonOut = None,
+) -> None:
+    """Run 2,000 programs over 500 images batched, one call at a time, and as their bare module calls (the ceiling)."""
+    from tutelage.bench.programs import bench
+
+    with progress("measuring", 1) as bar:
+        result = bench(dsl.value, device=device.value, seed=seed, rounds=1 if smoke else rounds, smoke=smoke, progress=bar)
+    screen = console(json)
+    screen.print(_table(result))
+    screen.print(
+        f"{result['programs']:,} {dsl} programs over {result['images']} images of 48x48, {result['steps']:,} steps, on {device}; "
+        f"{result['rounds']} rounds, {result['clock']}, one thread, caches off"
+        + (" (smoke test: networks that know nothing)" if smoke else ""),
+        soft_wrap=True,
+    )
+    emit(result | environment([seed]), json)
+
+
+def _table(result: dict[str, Any]) -> Any:
+    from rich.table import Table
+
+    table = Table("way")
+    table.add_column("programs/s", justify="right")
+    table.add_column("", justify="right")
+    table.add_row("batched", f"{result['batched_programs_per_s']:,.0f}", f"{result['share_of_ceiling']:.0%} of the ceiling")
+    table.add_row("one at a time", f"{result['one_at_a_time_programs_per_s']:,.0f}", f"batched is {result['speedup']:.1f}x")
+    table.add_row("ceiling: the calls alone", f"{result['ceiling_programs_per_s']:,.0f}", "")
+    table.add_row("the networks' calls alone", f"{result['networks_alone_programs_per_s']:,.0f}", "")
+    table.add_row("our own time", "", f"{result['own_us_per_step']:.1f} us a step")
+    if "share_of_visprog" in result:
+        table.add_row("of VisProg's rate", "", f"{result['share_of_visprog']:.0%}")
+        table.add_row("symbolic operations", "", f"at worst {result['symbolic']['worst']:.1f}x CPython's time")
+    return table

@@ -1,0 +1,1 @@
+"""SDVP on the official folders of GQA and NLVR2."""
