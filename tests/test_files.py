@@ -137,3 +137,20 @@ def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPat
     assert files.cache_home() == tmp_path
     monkeypatch.delenv("TUTELAGE_HOME")
     assert files.cache_home() == Path.home() / ".cache" / "tutelage"
+
+
+def test_a_folder_appears_whole_its_last_file_last(tmp_path: Path) -> None:
+    target = tmp_path / "kept"
+    for text in ("old", "new"):
+        with files.whole_folder(target, last="head.json") as place:
+            (place / "sub").mkdir()
+            (place / "sub" / "a.bin").write_text(text)
+            (place / "head.json").write_text(text)
+        assert (target / "head.json").read_text() == (target / "sub" / "a.bin").read_text() == text
+    with pytest.raises(ZeroDivisionError), files.whole_folder(target, last="head.json") as place:
+        (place / "head.json").write_text("half")
+        _ = 1 / 0
+    assert (target / "head.json").read_text() == "new" and list(tmp_path.iterdir()) == [target]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StorageError), files.whole_folder(tmp_path / "file" / "kept", last="head.json"):
+        pass

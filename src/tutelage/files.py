@@ -60,6 +60,34 @@ def write_text(path: str | Path, text: str) -> Path:
     return write_bytes(path, text.encode())
 
 
+@contextlib.contextmanager
+def whole_folder(folder: str | Path, last: str) -> Iterator[Path]:
+    """A folder to write files into that appear in ``folder`` only when the block ends well, the file ``last`` after all others:
+    where it stands, the others do.
+
+    Raises:
+        StorageError: the folder cannot be written or the disk is full.
+    """
+    folder = Path(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part") as name:
+            place = Path(name)
+            yield place
+            folder.mkdir(exist_ok=True)
+            (folder / last).unlink(missing_ok=True)
+            for file in sorted((p for p in place.rglob("*") if p.is_file()), key=lambda p: p.name == last):
+                with file.open("rb") as handle:
+                    os.fsync(handle.fileno())
+                target = folder / file.relative_to(place)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                file.replace(target)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write: {error.strerror or error}", where=folder, remedy="choose a folder you can write to, with free space"
+        ) from error
+
+
 def plain(value: Any) -> Any:
     """``value`` as what JSON can hold: dataclasses, tuples, sets, paths and numpy or torch numbers made plain."""
     if is_dataclass(value) and not isinstance(value, type):

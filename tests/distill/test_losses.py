@@ -114,10 +114,10 @@ def test_token_losses_use_each_sequence_own_length() -> None:
     assert torch.allclose(losses.token_kd(student, teacher, mask, 2.0), torch.stack(each).mean())
 
 
-@pytest.mark.parametrize("kind", ["classes", "logit", "heatmap", "size", "features", "tokens"])
+@pytest.mark.parametrize("kind", ["classes", "logit", "heatmap", "size", "features", "tokens", "set"])
 def test_head_distance_has_its_least_value_at_equality_and_teaches_the_student_alone(kind: str) -> None:
     generator = torch.Generator().manual_seed(0)
-    shape = {"classes": (3, 4), "logit": (3,), "tokens": (3, 2, 4)}.get(kind, (3, 2, 4, 4))
+    shape = {"classes": (3, 4), "logit": (3,), "tokens": (3, 2, 4), "set": (3, 6, 5)}.get(kind, (3, 2, 4, 4))
     teacher = torch.randn(shape, generator=generator, requires_grad=True)
     same = teacher.detach().clone().requires_grad_(True)
     least = losses.head_distance(kind, same, teacher, tau=2.0)

@@ -74,6 +74,25 @@ def gradients_of_self(module, exercise: Exercise) -> dict[str, float]:  # noqa: 
     return {h: v.grad.abs().sum().item() for h, v in heads.items()}
 
 
+def test_tokens_are_summed_over_the_answer_and_padding_counts_nothing() -> None:
+    out = torch.tensor([[[0.0, 1.0], [2.0, 0.0], [9.0, -9.0]], [[1.0, 1.0], [0.0, 0.0], [0.0, 0.0]]])
+    target = {"tokens": torch.tensor([[1, 0, -100], [0, -100, -100]])}
+    first = math.log(1 + math.exp(-1)) / 2 + math.log(1 + math.exp(-2)) / 2
+    assert step("tokens", out, target, torch.tensor([1.0, 0.0])) == pytest.approx(first)
+    assert step("tokens", out, target, torch.tensor([1.0, 3.0])) == pytest.approx((first + 3 * math.log(2)) / 4)
+
+
+def test_a_set_of_boxes_by_hand() -> None:
+    """Two places, one box: the nearer place is taken, the other is taught that nothing is there, at a tenth of the weight."""
+    out = torch.tensor([[[0.5, 0.2, 0.2, 0.1, 0.1], [1.5, 0.7, 0.6, 0.2, 0.4]]])
+    target = {"boxes": torch.tensor([[[0.7, 0.6, 0.2, 0.2], [0.0, 0.0, 0.0, 0.0]]]), "real": torch.tensor([[True, False]])}
+    found, none = math.log(1 + math.exp(-1.5)), math.log(1 + math.exp(0.5))
+    classes = (found + 0.1 * none) / 1.1
+    assert step("set", out, target, torch.ones(1)) == pytest.approx(classes + 5 * 0.2 + 2 * (1 - 0.5), abs=1e-5)
+    nothing = {"boxes": target["boxes"], "real": torch.tensor([[False, False]])}
+    assert step("set", out, nothing, torch.ones(1)) == pytest.approx((math.log(1 + math.exp(1.5)) + none) / 2)
+
+
 def test_self_distillation_touches_every_head_and_is_still_at_the_frozen_copy() -> None:
     module = Loc.build(LocConfig(("circle", "star"), 4), 0)
     image = small.picture(0, "red", 48)

@@ -73,6 +73,13 @@ def test_the_fisher_of_a_logit_is_p_times_1_minus_p() -> None:
     assert torch.allclose(fisher(module, inputs([[2.0]]))["out.weight"], (p * (1 - p) * 4).reshape(1, 1))
 
 
+def test_the_fisher_of_a_set_is_that_of_its_logit_and_of_its_boxes() -> None:
+    module = linear("set", [[0.7], [0.1], [0.2], [0.3], [0.4]])
+    p = torch.sigmoid(torch.tensor(1.4))
+    found = fisher(module, inputs([[2.0]]))["out.weight"][:, 0]
+    assert torch.allclose(found, torch.tensor([p * (1 - p) * 4, 4, 4, 4, 4]))
+
+
 def test_the_fisher_of_classes_is_right_on_average() -> None:
     module = linear("classes", [[1.0], [0.0], [-0.5]])
     p = torch.tensor([1.0, 0.0, -0.5]).softmax(0)

@@ -12,6 +12,7 @@ import typer
 from tutelage.cli.common import console, emit, progress
 
 if TYPE_CHECKING:
+    from tutelage.modules.visual_module import VisualModule
     from tutelage.programs.language import Module, Program, ProgramFailure, Signature, Value
     from tutelage.programs.scheduler import Job
     from tutelage.programs.trace import StepRecord, Trace
@@ -43,8 +44,13 @@ class Dsl(StrEnum):
 
 DslOption = Annotated[Dsl, typer.Option(help="The program's language.")]
 Taught = Annotated[
-    list[Path] | None,
-    typer.Option("--module", metavar="DIR", help="A saved module, in the place of the embedded one of its name; may be repeated."),
+    list[str] | None,
+    typer.Option(
+        "--module",
+        metavar="DIR | NAME=hf:MODEL",
+        help="In the place of the embedded module of its name: the folder of a saved one, or a transformers model, "
+        "VQA=hf:Salesforce/blip-vqa-base@REVISION or LOC=hf:/path/of/a/folder; settings follow, ?answers=yes,no. May be repeated.",
+    ),
 ]
 ModelsOption = Annotated[
     Models,
@@ -54,6 +60,29 @@ ModelsOption = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the embedded modules; the first use of a seed trains them.")]
+
+
+def named(text: str) -> VisualModule:
+    """The module that ``--module`` names.
+
+    Raises:
+        MissingExtra, InputError, StaleError: it cannot be had.
+    """
+    from tutelage.modules import hf
+    from tutelage.modules.visual_module import load
+
+    name, _, model = text.partition("=")
+    return hf.opened(name, model) if model.startswith(hf.PREFIX) else load(text)
+
+
+def signature_of(text: str) -> tuple[str, Signature]:
+    """The name and the signature of the module that ``--module`` names; the weights of a transformers model are not read."""
+    from tutelage.modules import hf
+    from tutelage.modules.visual_module import load
+
+    name, _, model = text.partition("=")
+    module = hf.chosen(name, model)[0] if model.startswith(hf.PREFIX) else load(text)
+    return module.name, module.signature
 
 
 def chosen_models(asked: Models, images: Iterable[Image]) -> tuple[Models, str]:
@@ -72,20 +101,21 @@ def chosen_models(asked: Models, images: Iterable[Image]) -> tuple[Models, str]:
     return asked, f"models: {asked}"
 
 
-def modules_of(seed: int, taught: Sequence[Path] = (), models: Models = Models.embedded) -> dict[str, Module]:
-    """Symbolic modules, saved ones from the folders ``taught``, and those of the set ``models`` for the names that are left.
+def modules_of(seed: int, taught: Sequence[str] = (), models: Models = Models.embedded) -> dict[str, Module]:
+    """Symbolic modules, those that ``taught`` names, and those of the set ``models`` for the names that are left.
 
     Raises:
-        InputError, StaleError: a folder does not hold a saved module.
+        MissingExtra, InputError, StaleError: as :func:`named`.
         AssetAbsent, WrongHash: a network of the packaged set is not here, or not the published one.
     """
     import torch
 
+    from tutelage.modules.hf import HfModule
     from tutelage.modules.symbolic import symbolic_modules
-    from tutelage.modules.visual_module import load
 
-    torch.set_num_threads(1)  # for networks of this size a second thread costs more than it brings
-    networks: dict[str, Module] = {module.name: module for module in map(load, taught)}
+    networks: dict[str, Module] = {module.name: module for module in map(named, taught)}
+    if not any(isinstance(module, HfModule) for module in networks.values()):
+        torch.set_num_threads(1)  # for networks of this size a second thread costs more than it brings
     if models is Models.packaged:
         from tutelage.modules.packaged import packaged_modules
 

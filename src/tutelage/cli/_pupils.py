@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,9 +12,10 @@ if TYPE_CHECKING:
     from tutelage.programs.language import Module
 
 
-def modules_in(folder: Path | None, seed: int, quick: bool) -> dict[str, Module]:
-    """Symbolic modules, those saved in ``folder``, and embedded ones in place of what is missing."""
+def modules_in(folder: Path | None, seed: int, quick: bool, taught: Sequence[str] = ()) -> dict[str, Module]:
+    """Symbolic modules, those saved in ``folder``, those that ``taught`` names, and embedded ones in place of what is missing."""
     from tutelage import files
+    from tutelage.cli._programs import named
     from tutelage.errors import InputError
     from tutelage.modules.symbolic import symbolic_modules
     from tutelage.modules.visual_module import load
@@ -24,7 +26,7 @@ def modules_in(folder: Path | None, seed: int, quick: bool) -> dict[str, Module]
     saved = [load(place.parent) for place in sorted(folder.glob("*/config.json"))] if folder is not None else []
     if folder is not None and not saved:
         raise InputError("no saved module here", where=folder, remedy="a module is a folder NAME with config.json and weights")
-    found: dict[str, Module] = {**symbolic_modules(), **{module.name: module for module in saved}}
+    found: dict[str, Module] = {**symbolic_modules(), **{module.name: module for module in (*saved, *map(named, taught))}}
     for name in ("LOC", "VQA", "VERIFY"):
         if name not in found:
             with progress(f"embedded {name}: trained on first use"):
@@ -35,9 +37,10 @@ def modules_in(folder: Path | None, seed: int, quick: bool) -> dict[str, Module]
 def teacher_of(text: str, seed: int, quick: bool) -> tuple[str, Any]:
     """MODULE=TEACHER as a module's name and its teacher."""
     from tutelage import files
+    from tutelage.cli._programs import named
     from tutelage.errors import InputError
     from tutelage.modules.asking import Vqa
-    from tutelage.modules.visual_module import load
+    from tutelage.modules.hf import PREFIX
     from tutelage.sdvp import embedded
     from tutelage.sdvp.adapt import as_judge, same_skill
 
@@ -47,7 +50,7 @@ def teacher_of(text: str, seed: int, quick: bool) -> tuple[str, Any]:
     if who in ("color", "loc", "easy"):
         specialist = embedded.one(seed, who, files.Store(files.cache_home() / "modules"), quick)
     else:
-        specialist = load(who)
+        specialist = named(text if who.startswith(PREFIX) else who)
     if name == "VERIFY" and isinstance(specialist, Vqa):
         return name, as_judge(specialist)
     if specialist.name != name:

@@ -65,13 +65,13 @@ def read_settings(file: Path | None, changes: Sequence[str] = ()) -> WriterSetti
     return read_file(WriterSettings, file, changes)
 
 
-def signatures_of(taught: Sequence[Path] = (), packaged: bool = False) -> dict[str, Signature]:
-    """What programs may call: symbolic modules, those of the embedded or ``packaged`` set, and those saved in the folders;
-    nothing is trained or loaded."""
+def signatures_of(taught: Sequence[str] = (), packaged: bool = False) -> dict[str, Signature]:
+    """What programs may call: symbolic modules, those of the embedded or ``packaged`` set, and those that ``taught``
+    names; nothing is trained."""
+    from tutelage.cli._programs import signature_of
     from tutelage.modules.asking import Verify, Vqa
     from tutelage.modules.locating import Loc
     from tutelage.modules.symbolic import symbolic_modules
-    from tutelage.modules.visual_module import load
 
     symbolic = {name: module.signature for name, module in symbolic_modules().items()}
     networks = {"LOC": Loc.signature, "VQA": Vqa.signature, "VERIFY": Verify.signature}
@@ -81,7 +81,7 @@ def signatures_of(taught: Sequence[Path] = (), packaged: bool = False) -> dict[s
         from tutelage.modules.packaged.ocr import Ocr
 
         networks |= {kind.name: kind.signature for kind in (Classify, Match, Ocr)}
-    return symbolic | networks | {module.name: module.signature for module in map(load, taught)}
+    return symbolic | networks | dict(map(signature_of, taught))
 
 
 def writer_of(name: WriterName, task: Task) -> Writer:

@@ -51,6 +51,10 @@ Limit = Annotated[int | None, typer.Option(min=1, help="At most so many question
 Modules = Annotated[
     Path | None, typer.Option("--modules", help="A folder of saved modules, DIR/NAME; embedded ones stand in for what is missing.")
 ]
+Named = Annotated[
+    list[str] | None,
+    typer.Option("--module", metavar="DIR | NAME=hf:MODEL", help="One module, as in `tutelage run --help`; may be repeated."),
+]
 Seed = Annotated[int, typer.Option(help="Seed of the embedded modules (trained on first use, 1 to 2 minutes) and of the lessons.")]
 DslOption = Annotated[Dsl, typer.Option(help="The language of the programs.")]
 Quick = Annotated[bool, typer.Option("--quick", hidden=True, help="Embedded networks that know nothing, for tests.")]
@@ -70,6 +74,7 @@ def collect(
     images: Images = None,
     limit: Limit = None,
     modules: Modules = None,
+    module: Named = None,
     seed: Seed = 0,
     dsl: DslOption = Dsl.visprog,
     part: Annotated[int, typer.Option(min=1, help="Questions a shard: what a kill can cost.")] = 512,
@@ -84,7 +89,7 @@ def collect(
 
     who = pool(engine, address, workers)
     asked, unread = _questions(source, layout, split, images, limit, dsl)
-    ready = modules_in(modules, seed, quick)
+    ready = modules_in(modules, seed, quick, module or ())
     with progress(f"collecting from {len(asked)} questions") as bar:
         records = collect_into(out, asked, ready, dsl.value, stage=source.stem, part=part, pool=who, progress=bar)
     counts = {name: len(found) for name, found in records.items()}
@@ -97,7 +102,8 @@ def label(
     records: Annotated[Path, typer.Argument(help="The folder that `tutelage sdvp collect` wrote.")],
     out: Annotated[Path, typer.Argument(help="The folder for the labelled records.")],
     teacher: Annotated[
-        list[str], typer.Option(help="MODULE=TEACHER: an embedded specialist (color, loc, easy), or the folder of a saved module.")
+        list[str],
+        typer.Option(help="MODULE=TEACHER: an embedded specialist (color, loc, easy), a saved module's folder, or hf:MODEL."),
     ],
     gate: Annotated[float, typer.Option(min=0, max=1, help="The least confidence a label must have; 0 keeps all.")] = 0.8,
     probe: Annotated[
@@ -108,6 +114,7 @@ def label(
     split: Split = "val",
     limit: Limit = None,
     modules: Modules = None,
+    module: Named = None,
     seed: Seed = 0,
     part: Annotated[int, typer.Option(min=1, help="Calls a shard: what a kill can cost.")] = 2048,
     engine: EngineOption = Engine.local,
@@ -127,7 +134,7 @@ def label(
     from tutelage.sdvp.steps import VERDICTS, label_into
 
     who = pool(engine, address, workers)
-    found, ready = load(records), modules_in(modules, seed, quick)
+    found, ready = load(records), modules_in(modules, seed, quick, module or ())
     asked, _ = _questions(probe, layout, split, None, limit, Dsl.visprog) if probe is not None else ([], 0)
     with progress("labelling") as bar:
         teachers = dict(teacher_of(text, seed, quick) for text in teacher)
@@ -148,11 +155,14 @@ def train(
     labelled: Annotated[Path, typer.Argument(help="The folder that `tutelage sdvp label` wrote.")],
     out: Annotated[Path, typer.Argument(help="The folder for the taught modules; a stopped run goes on there.")],
     replay: Annotated[list[Path] | None, typer.Option(help="Records of an earlier task, to be kept; may be repeated.")] = None,
-    retain: Annotated[str, typer.Option(help="What keeps old knowledge, joined by +: self_distill, none, ewc, l2sp, lora …")] = (
-        "self_distill"
-    ),
+    retain: Annotated[
+        str, typer.Option(help="What keeps old knowledge, joined by +: self_distill, none, ewc, l2sp, lora, peft …")
+    ] = ("self_distill"),
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each lesson.")] = 400,
+    batch: Annotated[int | None, typer.Option(min=1, help="Calls a step; default: what suits the embedded modules.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; large models want 1e-5, with LoRA 1e-4.")] = None,
     modules: Modules = None,
+    module: Named = None,
     seed: Seed = 0,
     quick: Quick = False,
     json: JsonOut = None,
@@ -170,9 +180,10 @@ def train(
 
     options = retaining(retain)
     settings = replace(options.settings, steps=steps, warmup=min(options.settings.warmup, steps // 10), checkpoint_every=100)
+    settings = replace(settings, batch_size=batch or settings.batch_size, lr=lr or settings.lr)
     together = processes(settings.device)
     with together.in_turn():  # the first trains what embedded modules are missing
-        ready = modules_in(modules, seed, quick)
+        ready = modules_in(modules, seed, quick, module or ())
     with progress("teaching") as bar:
         taught = train_into(out, labelled, ready, replay or [], replace(options, settings=settings, seed=seed), bar, together)
     if not together.main:
@@ -190,6 +201,7 @@ def evaluate(
     images: Images = None,
     limit: Limit = None,
     modules: Modules = None,
+    module: Named = None,
     seed: Seed = 0,
     dsl: DslOption = Dsl.visprog,
     quick: Quick = False,
@@ -202,7 +214,7 @@ def evaluate(
     asked, unread = _questions(source, layout, split, images, limit, dsl, keep=True)
     if any(question.answer is None for question in asked):
         raise InputError("questions without answers cannot be scored", where=source, remedy="choose a split with answers")
-    ready = modules_in(modules, seed, quick)
+    ready = modules_in(modules, seed, quick, module or ())
     with progress(f"answering {len(asked)} questions"):
         traces = solve(asked, ready, dsl.value)
     rows = [(q.kind or q.task, correct(q, trace.answer)) for q, trace in zip(asked, traces, strict=True)]
@@ -221,6 +233,39 @@ def evaluate(
     }
     _table(result, json)
     emit(result | environment([seed]), json)
+
+
+@app.command(epilog="Example: tutelage sdvp export runs/demo-0 --module VQA --out my-vqa")
+def export(
+    source: Annotated[
+        str, typer.Argument(help="The folder of a study, a demo, `sdvp train` or sdvp.compile; or NAME=hf:MODEL, as it is.")
+    ],
+    out: Annotated[Path, typer.Option(help="The folder for config.json, model.safetensors and README.md, the model card.")],
+    module: Annotated[str | None, typer.Option(help="Which taught module of the run: VQA, LOC …")] = None,
+    arm: Annotated[str, typer.Option(help="Of a study: the learning arm.")] = "sdvp",
+    seed: Annotated[int | None, typer.Option(help="Of a study: one of its seeds; default: the first.")] = None,
+    json: JsonOut = None,
+) -> None:
+    """Write a taught module as the Hugging Face hub keeps models, with a card: data, teachers, figures, limits, command.
+
+    The folder is one that --module takes, that tutelage.load reads, and, for a transformers model, transformers itself.
+    """
+    from tutelage.cli._programs import named
+    from tutelage.errors import InputError
+    from tutelage.modules.hf import PREFIX
+    from tutelage.modules.visual_module import load
+    from tutelage.sdvp.export import export as export_module
+    from tutelage.sdvp.export import export_run
+
+    if source.partition("=")[2].startswith(PREFIX):
+        export_module(named(source), out)
+    elif module is None:
+        raise InputError("which module of the run?", where="--module", remedy="--module VQA")
+    else:
+        export_run(source, module, out, arm, seed)
+    made = load(out)
+    console(json).print(f"{made.name}, version {made.version}, in {out}: give it to others, or to --module {out}")
+    emit({"out": out, "module": made.name, "version": made.version, **environment()}, json)
 
 
 @app.command(epilog="Example: tutelage sdvp blame runs/study --arm sdvp --json blame.json")

@@ -135,7 +135,8 @@ def head_distance(kind: str, student: Tensor, teacher: Tensor, tau: float = 1.0,
 
     ``classes``: :func:`kd`. ``logit`` and ``heatmap``: binary cross-entropy against the teacher's probabilities (at
     equality it is the teacher's entropy, with gradient 0). ``size`` and ``features``: squared error. ``tokens``:
-    :func:`divergence`, mean over positions.
+    :func:`divergence`, mean over positions. ``set`` [B, Q, 5]: the same of its logits, and 5 times the L1 distance of boxes
+    of one place, weighted by the teacher's probability that they are any (ours).
 
     Raises:
         InputError: an unknown ``kind``, or heads of different shapes.
@@ -154,9 +155,14 @@ def head_distance(kind: str, student: Tensor, teacher: Tensor, tau: float = 1.0,
             return feature_mse(student, teacher, weights)
         case "tokens":
             return average(divergence(student, teacher, tau).flatten(1).mean(1), weights)
+        case "set":
+            sure = teacher.detach()[..., 0].sigmoid()
+            apart = (student[..., 1:] - teacher.detach()[..., 1:]).abs().sum(-1)
+            near = (sure * apart).sum(1) / sure.sum(1).clamp_min(torch.finfo(sure.dtype).tiny)
+            return binary_cross_entropy(student[..., 0], sure, weights) + 5 * average(near, weights)
     raise InputError(
         f"unknown head type {kind!r}",
-        remedy=did_you_mean(kind, ["classes", "logit", "heatmap", "size", "features", "tokens"]),
+        remedy=did_you_mean(kind, ["classes", "logit", "heatmap", "size", "features", "tokens", "set"]),
     )
 
 

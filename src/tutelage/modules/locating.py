@@ -134,7 +134,7 @@ class Loc(VisualModule):
     def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Answers:
         """Boxes at the peaks of the class's heat-map, in pixels of the call's image."""
         values = [
-            self._half(call) or boxes for call, boxes in zip(calls, self.boxes(heads, calls, self.config.threshold), strict=True)
+            half_of(call) or boxes for call, boxes in zip(calls, self.boxes(heads, calls, self.config.threshold), strict=True)
         ]
         dists: list[dict[str, float] | None] = [{"found": box[0].score} if box else None for box in values]
         known = [call.args["object"] in HALVES or self.classes_of(call.args["object"])[1] for call in calls]
@@ -176,13 +176,14 @@ class Loc(VisualModule):
         image = call.args["image"]
         return [Call("LOC", {"image": image, "object": name}) for name in self.config.classes]
 
-    @staticmethod
-    def _half(call: Call) -> list[Box] | None:
-        half = HALVES.get(call.args["object"])
-        if half is None:
-            return None
-        w, h = call.args["image"].width, call.args["image"].height
-        return [Box(half[0] * w, half[1] * h, half[2] * w, half[3] * h)]
+
+def half_of(call: Call) -> list[Box] | None:
+    """The half of the call's image that its phrase names, if it names one."""
+    half = HALVES.get(call.args["object"])
+    if half is None:
+        return None
+    w, h = call.args["image"].width, call.args["image"].height
+    return [Box(half[0] * w, half[1] * h, half[2] * w, half[3] * h)]
 
 
 def to_image(image: Image, cx: float, cy: float, w: float, h: float, score: float) -> Box:

@@ -19,9 +19,13 @@ from tutelage import files
 from tutelage.errors import InputError, StaleError, did_you_mean
 from tutelage.programs.language import Answers, Call, Capabilities, Signature
 
-HEAD_KINDS = ("classes", "logit", "heatmap", "size", "tokens")
-"""What a head holds: class logits [..., C], one logit [...], heat-map logits [B, C, h, w], sizes [B, k, h, w], or token
-logits [B, L, V]."""
+HEAD_KINDS = ("classes", "logit", "heatmap", "size", "tokens", "set")
+"""What a head holds: class logits [..., C], one logit [...], heat-map logits [B, C, h, w], sizes [B, k, h, w], token
+logits [B, L, V], or a set of boxes [B, Q, 5]: each the logit that it is one, then centre and size as shares of the image."""
+HEAD_FILE = "tutelage.json"
+"""What a saved module is, where its folder has a ``config.json`` of another library; elsewhere that file says it."""
+WEIGHTS = ("model.safetensors", "weights.safetensors")
+"""The names of a weights file: as :meth:`VisualModule.save_pretrained` writes it, and as :meth:`VisualModule.save` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +91,7 @@ class VisualModule:
         """A hash of the class, the configuration and every weight."""
         if self._version is None:
             state = self.network.state_dict()
-            tensors = [state[key].detach().cpu().contiguous().numpy().tobytes() for key in sorted(state)]
+            tensors = [tensor_bytes(state[key]) for key in sorted(state)]
             self._version = files.fingerprint(type(self).__name__, asdict(self.config), *tensors)
         return self._version
 
@@ -151,12 +155,48 @@ class VisualModule:
 
     def save(self, folder: str | Path) -> Path:
         """Write ``config.json`` and ``weights.safetensors`` into ``folder``, each whole or not at all."""
-        folder = Path(folder)
-        state = {key: value.detach().cpu().contiguous() for key, value in self.network.state_dict().items()}
-        files.write_bytes(folder / "weights.safetensors", save_tensors(state))
-        head = {"format": "tutelage-module", "class": type(self).__name__, "config": asdict(self.config)}
-        files.write_json(folder / "config.json", head | {"name": self.name, "version": self.version})
+        return self._write(Path(folder), "weights.safetensors")
+
+    def save_pretrained(self, folder: str | Path, card: str = "") -> Path:
+        """Write the module as the Hugging Face hub keeps models: ``config.json``, ``model.safetensors``, and the model card
+        ``card`` as ``README.md`` where one is given (:func:`tutelage.sdvp.export.export` writes it from a run)."""
+        folder = self._write(Path(folder), "model.safetensors")
+        if card:
+            files.write_text(folder / "README.md", card)
         return folder
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """The module that :meth:`save_pretrained` (or :meth:`save`) wrote into ``folder``.
+
+        Raises:
+            InputError, StaleError: as :func:`load`; InputError also where it is a module of another class.
+        """
+        module = load(folder)
+        if not isinstance(module, cls):
+            raise InputError(f"a {type(module).__name__}, not a {cls.__name__}", where=folder, remedy="load it with tutelage.load")
+        return module
+
+    def head(self) -> dict[str, Any]:
+        """What a folder says of the module in it."""
+        head = {"format": "tutelage-module", "class": type(self).__name__, "config": asdict(self.config)}
+        return head | {"name": self.name, "version": self.version}
+
+    def _write(self, folder: Path, weights: str) -> Path:
+        # each its own memory: safetensors refuses weights that two layers share
+        state = {key: value.detach().cpu().contiguous().clone() for key, value in self.network.state_dict().items()}
+        files.write_bytes(folder / weights, save_tensors(state, {"format": "pt"} if weights == WEIGHTS[0] else None))
+        files.write_json(folder / "config.json", self.head())
+        return folder
+
+    @classmethod
+    def restore(cls, config: Any, folder: Path) -> Self:
+        """The module of ``config`` that was saved in ``folder``.
+
+        Raises:
+            InputError, StaleError: as :meth:`load_weights`.
+        """
+        return cls.build(config, seed=0).load_weights(folder)
 
     def load_weights(self, folder: str | Path) -> Self:
         """This module with the weights saved in ``folder``.
@@ -165,7 +205,8 @@ class VisualModule:
             InputError: the file is absent or not safetensors, or its tensors do not fit this network.
             StaleError: the weights are not those that ``config.json`` speaks of.
         """
-        file = Path(folder) / "weights.safetensors"
+        folder = Path(folder)
+        file = next((folder / name for name in WEIGHTS if (folder / name).exists()), folder / WEIGHTS[1])
         try:
             state = load_tensors(file.read_bytes())
         except (OSError, SafetensorError) as error:
@@ -176,15 +217,15 @@ class VisualModule:
         except RuntimeError as error:
             raise InputError(f"weights of another network: {error}", where=file, remedy="is it the right folder?") from error
         module = self.taught(network)
-        head = files.read_json(Path(folder) / "config.json")
+        head = files.read_json(folder / "config.json")
         if head.get("version") != module.version:
             raise StaleError("the weights are not the ones that config.json names", where=file, remedy="save the module again")
         return module
 
     @classmethod
-    def kinds(cls) -> dict[str, type[VisualModule]]:
-        """Every known class of module that can be built from a saved configuration, by class name."""
-        found = {}
+    def kinds(cls) -> dict[str, type[Self]]:
+        """Every known class of module below this one, by class name."""
+        found: dict[str, type[Self]] = {}
         for child in cls.__subclasses__():
             found[child.__name__] = child
             found |= child.kinds()
@@ -209,19 +250,27 @@ def class_targets(labels: Sequence[Label], names: Sequence[str], where: str) -> 
     return hard, soft
 
 
+def tensor_bytes(tensor: Tensor) -> bytes:
+    """The bytes of a tensor of any type."""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
 def load(folder: str | Path) -> VisualModule:
-    """Load a module that :meth:`VisualModule.save` wrote; a user's own class must be imported before.
+    """Load a module that :meth:`VisualModule.save` or ``save_pretrained`` wrote; a user's own class must be imported before.
 
     Raises:
-        InputError: ``folder`` is no module folder, or its class is not known here.
+        InputError: ``folder`` is no module folder, its class is not known here, or its weights are absent or broken.
+        StaleError: the weights are not those it was saved with.
     """
-    from tutelage.modules import asking, locating  # noqa: F401  (they define the embedded classes)
+    from tutelage.modules import asking, hf, locating  # noqa: F401  (they define the ready classes)
     from tutelage.modules.packaged import classifier, detector  # noqa: F401  (and these the packaged ones)
 
-    file = Path(folder) / "config.json"
+    folder = Path(folder)
+    file = folder / (HEAD_FILE if (folder / HEAD_FILE).exists() else "config.json")
     head = files.read_json(file)
     if not isinstance(head, dict) or head.get("format") != "tutelage-module":
         raise InputError("not a module folder of tutelage", where=file, remedy="give the folder that save() wrote")
+    hf.classes()
     kinds = VisualModule.kinds()
     if head.get("class") not in kinds:
         raise InputError(
@@ -236,4 +285,4 @@ def load(folder: str | Path) -> VisualModule:
         raise InputError(
             f"not a configuration of {kind.__name__}: {error}", where=file, remedy=json.dumps(head["config"])
         ) from error
-    return kind.build(config, seed=0).load_weights(folder)
+    return kind.restore(config, folder)

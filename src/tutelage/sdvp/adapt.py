@@ -13,6 +13,7 @@ from typing import Any
 from tutelage.errors import InputError
 from tutelage.files import fingerprint
 from tutelage.modules.asking import Vqa
+from tutelage.modules.hf.base import HfModule
 from tutelage.modules.locating import Loc
 from tutelage.modules.visual_module import Label, VisualModule
 from tutelage.programs.language import Call
@@ -60,7 +61,8 @@ def tempered(label: Label, temperature: float) -> Label:
 
 
 def same_skill(specialist: VisualModule) -> StepTeacher:
-    """A specialist with the module's own call: it covers what its vocabulary, or its classes, can say.
+    """A specialist with the module's own call: it covers what its vocabulary, or its classes, can say; a transformers model
+    covers every call.
 
     Raises:
         InputError: a class of module this adapter does not know.
@@ -72,6 +74,9 @@ def same_skill(specialist: VisualModule) -> StepTeacher:
         return StepTeacher(
             "LOC specialist", specialist.version, partial(_one_class, specialist), partial(_located, specialist), expand=True
         )
+    if isinstance(specialist, HfModule):
+        title = f"{specialist.name} {specialist.config.source}"
+        return StepTeacher(title, specialist.version, specialist.capabilities.covers, partial(_said, specialist))
     raise InputError(f"no ready adapter for {type(specialist).__name__}", remedy="give a StepTeacher with covers and answer")
 
 
@@ -117,7 +122,11 @@ def _asks_after(kinds: Sequence[str], call: Call) -> bool:
 def _said(specialist: VisualModule, calls: Sequence[Call]) -> list[Label]:
     said = specialist.run(calls)
     dists = said.distributions or [None] * len(calls)
-    return [Label(v, d, max(d.values()) if d else 1.0) for v, d in zip(said.values, dists, strict=True)]
+    # boxes come with how sure the best one is, which is no distribution over answers
+    return [
+        Label(value, None if isinstance(value, list) else dist, max(dist.values()) if dist else 1.0)
+        for value, dist in zip(said.values, dists, strict=True)
+    ]
 
 
 def _property_among(kinds: Mapping[str, str], call: Call) -> bool:

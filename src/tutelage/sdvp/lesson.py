@@ -27,8 +27,9 @@ class Stepwise(Method):
     """Distil labelled calls into a module (``step``), and keep what it said to replayed calls (``self``).
 
     ``step`` by head: classes ``a tau^2 KL(p_T || p_S) + (1-a) CE(y)``; a logit BCE; a heat-map weighted BCE over the
-    classes asked for; a size L1 at the peaks; each the weighted mean ``sum w l / sum w``. ``self`` sums over ALL heads
-    the distance to the frozen copy: tau^2 KL, BCE on probabilities, squared error; it leaves no head free to drift.
+    classes asked for; a size L1 at the peaks; tokens CE, summed over the answer; a set of boxes DETR's loss; each the
+    weighted mean ``sum w l / sum w``. ``self`` sums over ALL heads the distance to the frozen copy: tau^2 KL, BCE on
+    probabilities, squared error, L1 of boxes; it leaves no head free to drift.
     Options of ``retain`` add their own terms.
     """
 
@@ -112,6 +113,10 @@ class Stepwise(Method):
                 return heatmap_step(out, target["heat"], target["asked"], c.positive)
             case "size":
                 return c.size * losses.size_l1(out, target["size"], target["peaks"])
+            case "tokens":
+                return losses.token_cross_entropy(out, target["tokens"], weights)
+            case "set":
+                return set_step(out, target["boxes"], target["real"], weights)
         raise NotImplementedError(kind)
 
     def _self(self, kind: str, out: Tensor, frozen: Tensor, weights: Tensor) -> Tensor:
@@ -122,6 +127,8 @@ class Stepwise(Method):
             return losses.binary_cross_entropy(out.flatten(), frozen.flatten().sigmoid(), weights.flatten())
         if kind == "heatmap":
             return heatmap_step(out, frozen.sigmoid(), torch.ones_like(out[:, :, 0, 0]), self.config.positive)
+        if kind in ("tokens", "set"):
+            return losses.head_distance(kind, out, frozen, self.config.tau, weights)
         return self.config.size * out.shape[1] * losses.head_distance(kind, out, frozen, weights=weights)
 
 
@@ -131,6 +138,14 @@ def heatmap_step(logits: Tensor, heat: Tensor, asked: Tensor, positive: float) -
     loss = nn.functional.binary_cross_entropy_with_logits(logits, heat, reduction="none")
     per_map = (loss * (1 + (positive - 1) * heat)).sum((2, 3)) * asked
     return per_map.sum() / asked.sum().clamp_min(1.0)
+
+
+def set_step(found: Tensor, boxes: Tensor, real: Tensor, weights: Tensor) -> Tensor:
+    """DETR's loss of sets [B, Q, 5] against ``boxes`` [B, T, 4], of which those are meant that are ``real`` [B, T]."""
+    verdict = torch.stack([found[..., 0], torch.zeros_like(found[..., 0])], -1)  # its softmax is the logit's sigmoid
+    targets = [mine[there] for mine, there in zip(boxes, real.bool(), strict=True)]
+    labels = [torch.zeros(len(target), dtype=torch.long, device=found.device) for target in targets]
+    return losses.set_loss(verdict, found[..., 1:], labels, targets, weights)
 
 
 class TaskAndReplay:

@@ -27,12 +27,13 @@ class Retain:
     """An option: it may wrap the student, freeze parts of it, add a penalty or labelled rows. The base does nothing.
 
     ``distils``: the module's old outputs on replayed inputs are kept (self-distillation). ``reads_inputs``: replayed
-    inputs are needed.
+    inputs are needed. ``hides_weights``: the student's weights in effect are not under their old names while it learns.
     """
 
     name: ClassVar[str] = "none"
     distils: ClassVar[bool] = False
     reads_inputs: ClassVar[bool] = False
+    hides_weights: ClassVar[bool] = False
 
     @classmethod
     def build(cls, examples: Examples) -> Self:
@@ -172,8 +173,16 @@ class Together(Retain):
         return all(option.trains(name) for option in self.options)
 
     def penalty(self, module: VisualModule, replay: Exercise | None) -> nn.Module | None:
-        """The sum of theirs."""
+        """The sum of theirs.
+
+        Raises:
+            InputError: there are some, and another option hides the weights that they measure.
+        """
         found = [penalty for option in self.options if (penalty := option.penalty(module, replay)) is not None]
+        hiding = [option.name for option in self.options if option.hides_weights]
+        if found and hiding:
+            told = f"{hiding[0]} hides the weights that another option measures"
+            raise InputError(told, where="retain", remedy="use lora in its place, or leave ewc and l2sp out")
         return Sum(found) if found else None
 
     def labelled(self, module: VisualModule) -> Exercise | None:
@@ -225,7 +234,7 @@ def _slot(name: str, kind: str) -> str:
 
 def known() -> dict[str, type[Retain]]:
     """Every option by name: the subclasses of :class:`Retain` that state one, wherever they are defined."""
-    from tutelage.sdvp import retain_ewc, retain_low_rank  # noqa: F401  (they define options)
+    from tutelage.sdvp import retain_ewc, retain_low_rank, retain_peft  # noqa: F401  (they define options)
 
     found: dict[str, type[Retain]] = {}
     left = [Retain]

@@ -46,9 +46,9 @@ class EWC(Retain):
 def fisher(module: VisualModule, exercise: Exercise, rows: int = 256, seed: int = 0) -> dict[str, Tensor]:
     """The diagonal Fisher information of each parameter, per row: mean over rows x of ``E_y (d log p(y|x) / d theta)^2``.
 
-    Classes are categorical, a logit and a heat-map's cells Bernoulli, sizes Gaussian of variance 1. The expectation over
-    y is taken by one random sign an answer: unbiased, and exact where a row has one answer of one number. Answers of
-    weight 0 (padding) do not count. Parameters that no head depends on are left out.
+    Classes are categorical, a logit, a heat-map's cells and a set's logits Bernoulli, sizes and boxes Gaussian of variance 1.
+    The expectation over y is taken by one random sign an answer: unbiased, and exact where a row has one answer of one
+    number. Answers of weight 0 (padding) do not count. Parameters that no head depends on are left out.
     """
     network = module.copy_network().eval().requires_grad_(True)
     parameters = dict(network.named_parameters())
@@ -77,6 +77,9 @@ def _sampled(kind: str, out: Tensor, weights: Tensor, signs: torch.Generator) ->
     elif kind in ("logit", "heatmap"):
         p = fixed.sigmoid()
         pulled = (p * (1 - p)).sqrt() * random
+    elif kind == "set":
+        p = fixed[..., :1].sigmoid()
+        pulled = torch.cat([(p * (1 - p)).sqrt() * random[..., :1], random[..., 1:]], -1)
     else:
         pulled = random
     per_answer = pulled * out

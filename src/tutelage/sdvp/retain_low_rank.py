@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
@@ -61,13 +62,13 @@ class Merged(Retain):
         raise NotImplementedError
 
     def prepare(self, student: nn.Module, module: VisualModule) -> nn.Module:
-        """The student with a part at every linear layer and convolution; everything else is frozen.
+        """The student with a part at every linear layer and convolution whose weight is its own; everything else is frozen.
 
         Raises:
             InputError: it has no such layer.
         """
         student.requires_grad_(False)
-        layers = list(_layers(student))
+        layers = list(untied(student))
         if not layers:
             raise InputError(
                 f"{module.name} has no linear layer and no convolution", where=f"retain.{self.name}", remedy="choose l2sp"
@@ -118,3 +119,10 @@ class Adapter(Merged):
 
 def _layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, layer) for name, layer in network.named_modules() if isinstance(layer, LAYERS))
+
+
+def untied(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Linear layers and convolutions by name, without those whose weight is another layer's too (a language model's output
+    and its embedding): what is merged into one would change the other."""
+    uses = Counter(id(parameter) for _, parameter in network.named_parameters(remove_duplicate=False))
+    return ((name, layer) for name, layer in _layers(network) if uses[id(layer.weight)] == 1)

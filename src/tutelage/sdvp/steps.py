@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tutelage import files
+from tutelage import environment, files
 from tutelage.distill.parallel import Alone
 from tutelage.distill.trainer import train
 from tutelage.errors import InputError, StorageError, did_you_mean
@@ -35,6 +35,8 @@ SHARDS = "parts"
 """The folder of finished shards, inside one whose work is under way."""
 VERDICTS = "verdicts.json"
 """What the probe said of each teacher, in a labelled folder."""
+MADE = "made.json"
+"""What the lessons of a folder of taught modules were: its card is written from it."""
 BESIDE = "beside"
 """The folder, inside a labelled one, of the sibling calls that the teacher does not speak to."""
 Progress = Callable[[int, int], None]
@@ -244,6 +246,9 @@ def train_into(
         StaleError, StorageError: as :func:`collect_into`.
     """
     taught: dict[str, VisualModule] = {}
+    writes = parallel is None or parallel.main
+    verdicts = files.read_json(Path(labelled) / VERDICTS) if (Path(labelled) / VERDICTS).exists() else {}
+    rows = []
     for name, records in load(labelled).items():
         module = trainable(modules, name)
         kept = [record for record in records if record.teacher is not None and record.weight > 0]
@@ -256,10 +261,15 @@ def train_into(
         given = lesson(module, task, exercise, settings, options.loss, options.retain, f"train {name}")
         result = train(given, Path(folder) / "lessons" / name, progress, parallel=parallel)
         taught[name] = module.taught(options.retain.finish(result.student))
-        if parallel is None or parallel.main:
+        if writes:
             taught[name].save(Path(folder) / name)
+        row = {"stage": "train", "module": name, "teacher": (kept[0].teacher or {})["name"], "verdict": verdicts.get(name)}
+        rows.append(row | {"records": len(records), "kept": len(kept), "replayed": len(old), "share": 1.0})
     if not taught:
         raise InputError("no record has a label that passes the filters", where=labelled, remedy="lower --gate, or another teacher")
+    settings_of = {"retain": repr(options.retain), "steps": options.settings.steps, "lessons": rows}
+    if writes:
+        files.write_json(Path(folder) / MADE, environment.environment([options.seed]) | settings_of)
     return taught
 
 

@@ -1,0 +1,85 @@
+"""Transformers models as students and teachers of SDVP, through programs of both languages."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("transformers", reason="needs the extra `hf`")
+
+from tutelage.distill.lesson import Settings
+from tutelage.modules import hf
+from tutelage.modules.symbolic import symbolic_modules
+from tutelage.programs.values import Image
+from tutelage.sdvp.adapt import same_skill
+from tutelage.sdvp.blame import blame, teacher_source
+from tutelage.sdvp.compile import Options, compile
+from tutelage.sdvp.label import Filters
+from tutelage.sdvp.questions import Question, solve
+from tutelage.sdvp.retain import Together, parse
+
+from ..modules.hf import tiny
+from . import small
+
+VISPROG = (
+    "B=LOC(image=IMAGE,object='star')\nI=CROP(image=IMAGE,box=B)\nA=VQA(image=I,question='what color is it ?')\n"
+    "FINAL_RESULT=RESULT(var=A)"
+)
+VIPER = """def execute_command(image):
+    patch = ImagePatch(image)
+    if patch.verify_property('star', 'red'):
+        return patch.best_text_match(['red', 'blue'])
+    return patch.simple_query('what color is it ?')"""
+OPTIONS = Options(
+    filters=Filters(gate=0.0),
+    settings=Settings(steps=3, batch_size=4, lr=1e-3, checkpoint_every=0),
+    retain=Together((parse("self_distill"), parse("peft"))),
+)
+
+
+@pytest.fixture(scope="module")
+def modules(tmp_path_factory: Any) -> dict[str, Any]:
+    place = tmp_path_factory.mktemp("models")
+    vilt, owl, clip = (make(place / make.__name__) for make in (tiny.vilt, tiny.owl, tiny.clip))
+    opened = [hf.opened("VQA", str(vilt), answers=("red", "blue"), square=8), hf.opened("LOC", str(owl))]
+    opened += [hf.opened(name, str(clip)) for name in ("MATCH", "VERIFY")]
+    return {**symbolic_modules(), **{module.name: module for module in opened}}
+
+
+def questions(count: int) -> list[Question]:
+    answers = ["red", "green", "blue"]
+    images = [small.picture(i, answers[i % 3]) for i in range(count)]
+    programs = {"visprog": VISPROG, "viper": VIPER}
+    return [Question(f"q{i}", "own", {"IMAGE": image}, "?", programs, "red") for i, image in enumerate(images)]
+
+
+@pytest.mark.parametrize("dsl", ["visprog", "viper"])
+def test_they_answer_programs_of_both_languages(dsl: str, modules: dict[str, Any]) -> None:
+    traces = solve(questions(4), modules, dsl)
+    assert [trace.status for trace in traces] == ["ok"] * 4, traces[0].error
+    assert all(trace.answer in ("red", "blue") for trace in traces)
+
+
+def test_they_are_taught_and_teach_and_the_run_is_resumed(modules: dict[str, Any], tmp_path: Path) -> None:
+    teachers = {name: same_skill(modules[name]) for name in ("VQA", "LOC")}
+    given = {"replay": questions(4)[2:], "guarded": questions(2), "options": OPTIONS, "folder": tmp_path}
+    first = compile(questions(4), modules, teachers, **given)
+    assert [(row.module, row.kept > 0, row.replayed > 0) for row in first.lessons] == [("LOC", True, True), ("VQA", True, True)]
+    assert first.modules["VQA"].version != modules["VQA"].version
+    again = compile(questions(4), modules, teachers, **given)
+    assert {n: m.version for n, m in again.modules.items()} == {n: m.version for n, m in first.modules.items()}
+    with pytest.raises(Exception, match="other settings"):
+        compile(questions(3), modules, teachers, **given)
+
+
+def test_the_blame_for_wrong_answers_is_found(modules: dict[str, Any]) -> None:
+    found = blame(questions(4), modules, teacher_source({"VQA": same_skill(modules["VQA"])}), "visprog")
+    assert found.to_json()["questions"] == 4
+
+
+def test_a_teacher_is_as_sure_of_boxes_as_of_the_best(modules: dict[str, Any]) -> None:
+    image = Image.from_array(small.picture(1, "red").bytes)
+    (label,) = same_skill(modules["LOC"]).label([small.Call("LOC", {"image": image, "object": "star"})])
+    assert label.dist is None and label.conf == (label.hard[0].score if label.hard else 1.0)
