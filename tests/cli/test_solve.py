@@ -102,7 +102,7 @@ def test_a_drawn_scene_is_answered_by_the_embedded_set_and_its_page_shows_the_st
     code, out, err = solve(home / "0.png", "How many circles are there?", "--page", page, *taught)
     assert code == 0 and "models: embedded (a small, drawn scene)" in out and f"page: {page}" in out, err
     text = page.read_text()
-    assert "How many circles are there?" in text and "LOC" in text and "data:image/jpeg;base64," in text
+    assert "How many circles are there?" in text and "LOC" in text and "data:image/png;base64," in text
 
 
 @needs_networks
