@@ -154,3 +154,10 @@ def test_a_folder_appears_whole_its_last_file_last(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError), files.whole_folder(tmp_path / "file" / "kept", last="head.json"):
         pass
+
+
+def test_a_sweep_removes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:
+    kept = files.write_text(tmp_path / "deep" / "whole.part", "text")
+    (tmp_path / "deep" / ".a.json.x1.part").write_text("ha")
+    files.sweep(tmp_path)
+    assert [file for file in tmp_path.rglob("*") if file.is_file()] == [kept]

@@ -48,6 +48,13 @@ def atomic(path: str | Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
+def sweep(folder: str | Path) -> None:
+    """Remove what killed writers left half-written below ``folder``, where nobody writes now."""
+    for left in Path(folder).rglob(".*.part"):
+        if left.is_file():
+            left.unlink(missing_ok=True)
+
+
 def write_bytes(path: str | Path, data: bytes) -> Path:
     """Write ``data`` to ``path`` atomically."""
     with atomic(path) as file:

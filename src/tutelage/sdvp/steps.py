@@ -126,6 +126,7 @@ def _fill(
 
 
 def _finish(root: Path, records: Records) -> None:
+    files.sweep(root)
     files.write_json(root / "finished.json", _counts(records))
     shutil.rmtree(root / SHARDS, ignore_errors=True)
 
