@@ -31,7 +31,7 @@ GRACE = 1.05
 WALL = 20.0
 """Where the machine is so busy that the child gets no processor: its wall time may be this many times its limit."""
 
-MESSAGES = 32
+MESSAGES = 64
 """Messages that are gathered before they are sent, unless something is waited for."""
 
 PIPE = 1 << 20
@@ -121,6 +121,7 @@ class Child:
         self._either.register(self._out, select.POLLIN)
         self._either.register(self._in, select.POLLOUT)
         self._processors = os.sched_getaffinity(0)
+        self._settled: set[int] = set()
         self.close = weakref.finalize(self, _end, self._process)
         os.register_at_fork(after_in_child=partial(_leave, weakref.ref(self)))
         starting = Recipient()
@@ -265,8 +266,11 @@ class Child:
         once, it works beside its parent."""
         if _current_processor is not None:
             one_by_one = 2 * self._frames > FOLLOW or not self._posted
-            with contextlib.suppress(OSError):
-                os.sched_setaffinity(self.pid, {_current_processor()} if one_by_one else self._processors)
+            wanted = {_current_processor()} if one_by_one else self._processors
+            if wanted != self._settled:
+                self._settled = wanted
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(self.pid, wanted)
         self._frames = 0
 
     def _processor_time(self) -> float:

@@ -195,8 +195,8 @@ class _Images:
             return self.view(value)
         if kind is Object:
             return Found(*map(float, value.box))
-        if kind is list or kind is tuple:
-            return [self.inward(part) for part in value]
+        if kind is list or kind is tuple:  # most answers are lists of boxes
+            return [Found(*map(float, part)) if type(part) is Box else self.inward(part) for part in value]
         if kind is dict:
             return {str(name): self.inward(part) for name, part in value.items()}
         if isinstance(value, str):

@@ -47,7 +47,7 @@ from tutelage.programs.language import LimitExceeded, ProgramFailure, RuntimeFai
 KEPT = 1024
 """Compiled programs that are kept."""
 
-HELD = 0.001
+HELD = 0.002
 """Seconds of processor time that a reply may be held back, to go with others, before the next message is begun."""
 
 RECURSION = 4_000
