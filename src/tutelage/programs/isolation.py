@@ -67,7 +67,9 @@ class Session(Recipient, Generator[Asked, Any, Any]):
         if self._ended:
             raise StopIteration
         self.due = False
-        reply = self._sandbox._fetch(self)
+        reply, self.reply = self.reply, None
+        if reply is None:  # not here yet
+            reply = self._sandbox._fetch(self)
         try:
             if type(reply) is list and reply[0] == "ask":
                 return decode_requests(reply)

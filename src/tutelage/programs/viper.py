@@ -57,9 +57,9 @@ class ViperProgram:
         The answer is a text, number or bool, a Box for a patch (without its margin, in pixels of the whole image,
         origin top-left), an Image, or a list of these.
         """
-        missing = [name for name in self.inputs if name not in state]
-        if missing:
-            raise UndefinedVariable(f"the run was not given {' and '.join(missing)}", remedy=f"give {self.inputs}")
+        for name in self.inputs:
+            if name not in state:
+                raise UndefinedVariable(f"the run was not given {name}", remedy=f"give {self.inputs}")
         images = _Images()
         run = self.begin(self._arguments(images, state))
         return _PostedSteps(run, images) if isinstance(run, Session) else _Steps(run, images)
@@ -72,8 +72,7 @@ class ViperProgram:
             given = images.video(state["VIDEO"])
         else:
             given = images.view(state["IMAGE"])
-        rest = {name: images.inward(state.get(name, _UNSAID[name])) for name in self.args[1:]}
-        return {first: given} | rest
+        return {first: given, **{name: images.inward(state.get(name, _UNSAID[name])) for name in self.args[1:]}}
 
 
 class _Steps(Generator[Call | list[Call], Value, Value]):
