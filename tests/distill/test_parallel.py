@@ -28,10 +28,10 @@ from .toy import lesson as plain
 ROOT = Path(__file__).parents[2]
 
 
-def torchrun(*words: object, count: int = 2) -> str:
-    """The output of ``count`` processes that talk over gloo."""
+def torchrun(*words: object, count: int = 2, fsdp: bool = False) -> str:
+    """The output of ``count`` processes that talk over gloo, with the student split over them or whole in each."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count), "-m"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "ACCELERATE_USE_FSDP": str(fsdp).lower()}
     done = subprocess.run([*command, *map(str, words)], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -42,12 +42,13 @@ def records(folder: Path) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does_and_resume_to_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("fsdp", [False, True], ids=["whole", "split"])
+def test_two_processes_learn_what_one_does_and_resume_to_the_same_bits(tmp_path: Path, fsdp: bool) -> None:
     pytest.importorskip("accelerate")
     alone = train(lesson(), tmp_path / "alone")
     records_of = collect_into(tmp_path / "records", small.questions(30), small.modules())
     label_into(tmp_path / "labelled", records_of, small.modules(), {"COLOR": from_callable(small.brightest)})
-    torchrun("tests.distill.parallel_run", tmp_path)
+    torchrun("tests.distill.parallel_run", tmp_path, fsdp=fsdp)
     assert sorted(file.name for file in tmp_path.glob("rank-*")) == ["rank-0-of-2", "rank-1-of-2"]
     first, second = ((tmp_path / f"rank-{rank}-of-2").read_text() for rank in (0, 1))
     assert first == second, "figures and seconds are the same in every process"
@@ -128,10 +129,11 @@ def test_what_cannot_be_split_is_refused() -> None:
         two.refuse(plain(), Batch({"a": torch.zeros(2, 4), "b": torch.zeros(3, 4)}, ids=torch.arange(2)))
 
 
-def test_engines_that_split_the_weights_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("engine", ["DEEPSPEED", "MEGATRON_LM"])
+def test_other_engines_that_split_the_weights_are_refused(monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     pytest.importorskip("accelerate")
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(InputError, match="FSDP splits the weights"):
+    monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
+    with pytest.raises(InputError, match=f"{engine} splits the weights"):
         Parallel()
 
 

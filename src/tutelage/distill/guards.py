@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 
-import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tutelage.distill.data import Batch
 from tutelage.distill.lesson import Lesson
@@ -33,6 +33,24 @@ def refuse_shared(lesson: Lesson, learned: Mapping[str, nn.Parameter]) -> None:
                 where=lesson.name,
                 remedy="give the teacher a deep copy of the network",
             )
+
+
+def ungraded(lesson: Lesson, learned: Mapping[str, nn.Parameter]) -> tuple[str, ...]:
+    """The parameters that got no gradient although the method does not declare them idle.
+
+    Raises:
+        TrainingError: none got one.
+    """
+    asked = [name for name, parameter in learned.items() if parameter.requires_grad]
+    without = [name for name in asked if learned[name].grad is None]
+    without = [name for name in without if not any(fnmatch(name, pattern) for pattern in lesson.method.idle)]
+    if asked and len(without) == len(asked):
+        raise TrainingError(
+            "no gradient reaches any parameter",
+            where=lesson.name,
+            remedy="the loss terms must depend on the student's outputs: look for detach() and no_grad",
+        )
+    return tuple(without)
 
 
 def refuse_nan(
@@ -72,13 +90,15 @@ def _teacher_to_blame(lesson: Lesson, passes: range, batch: Callable[[int], Batc
     return ""
 
 
-def refuse_bad_weights(where: str, step: int, learned: Mapping[str, nn.Parameter]) -> None:
-    """Raise TrainingError naming a parameter that is not finite."""
+def refuse_bad_weights(
+    where: str, step: int, learned: Mapping[str, nn.Parameter], norms: Callable[[Sequence[Tensor]], Tensor]
+) -> None:
+    """Raise TrainingError naming a parameter that is not finite; ``norms``: gives the norm of each."""
     if not learned:
         return
-    norms = torch.stack([parameter.detach().float().norm() for parameter in learned.values()])
-    if not bool(norms.isfinite().all()):
-        name = list(learned)[int((~norms.isfinite()).nonzero()[0, 0])]
+    finite = norms(list(learned.values())).isfinite()
+    if not bool(finite.all()):
+        name = list(learned)[int((~finite).nonzero()[0, 0])]
         raise TrainingError(
             f"the parameter {name} is not finite after step {step}",
             where=where,

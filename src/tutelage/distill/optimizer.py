@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -40,8 +41,11 @@ def make_optimizer(settings: Settings, student: nn.Module, method: Method, param
         )
     if not parameters:
         raise InputError("nothing to train: no parameter needs a gradient", remedy="is the student frozen?")
+    if len({type(p) for p in parameters}) > 1:  # split and whole ones, or quantised: one kind a group, in the same order
+        given = [{**group, "params": list(kind)} for group in given for _, kind in itertools.groupby(group["params"], type)]
     plain = all(p.dtype in (torch.float32, torch.float64, torch.bfloat16) for p in parameters)
     common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": plain}
     if settings.optimizer == "sgd":
+        common["fused"] = plain and not any(hasattr(p, "to_local") for p in parameters)  # torch has none for split parameters
         return torch.optim.SGD(given, momentum=settings.momentum, nesterov=settings.nesterov, **common)
     return torch.optim.AdamW(given, betas=settings.betas, **common)

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.distill.data import Batch, leaves, rows_of
 from tutelage.distill.lesson import Lesson
+from tutelage.distill.method import Method
 from tutelage.distill.teacher import Cached
 from tutelage.errors import InputError, MissingExtra
 
@@ -46,13 +48,44 @@ class Alone:
     def refuse(self, lesson: Lesson, example: Batch) -> None:
         """Raise InputError where the lesson's batches cannot be split."""
 
+    def split(self, lesson: Lesson) -> Self:
+        """Split the prepared lesson's student over the processes, where that is asked for; the processes that hold it so."""
+        return self
+
     def rows(self, batch: Batch) -> tuple[Batch, float]:
         """This process's part of a batch, and what its loss counts: its share of the weight times the number of processes,
         so that the mean over the processes is the whole batch's mean."""
         return batch, 1.0
 
+    def backward(self, method: Method) -> Callable[[Callable[[], Tensor]], None]:
+        """What adds the gradient of a loss."""
+        return method.backward
+
     def average(self, parameters: Sequence[nn.Parameter]) -> None:
         """Make every gradient the mean over the processes."""
+
+    def norms(self, tensors: Sequence[Tensor]) -> Tensor:
+        """The norm of each."""
+        return torch.stack([tensor.detach().float().norm() for tensor in tensors])
+
+    def clip(self, parameters: Sequence[nn.Parameter], limit: float) -> None:
+        """Shorten the gradient, all parameters' together, to the norm ``limit``."""
+        torch.nn.utils.clip_grad_norm_(parameters, limit)
+
+    def gathered(self, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The tensors whole, in the process that writes."""
+        return tensors
+
+    def whole(self, student: nn.Module) -> nn.Module:
+        """The student with whole weights, in every process."""
+        return student
+
+    def load(self, student: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Take up a state of whole tensors."""
+        student.load_state_dict(state)
+
+    def adopt(self, optimizer: torch.optim.Optimizer) -> None:
+        """Split the whole tensors that the optimiser took up."""
 
     def mean(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         """Scalars as their means over the processes."""
@@ -83,7 +116,7 @@ class Parallel(Alone):
 
     Raises:
         MissingExtra: Accelerate is not installed.
-        InputError: FSDP or another engine that splits the weights is asked for.
+        InputError: DeepSpeed or Megatron is asked for.
     """
 
     def __init__(self, device: str = "cpu"):
@@ -91,12 +124,12 @@ class Parallel(Alone):
             import accelerate
         except ImportError:
             raise MissingExtra("accelerate", "hf") from None
-        for engine in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-            if os.environ.get(f"ACCELERATE_USE_{engine}", "false").lower() == "true":
+        for engine in ("DEEPSPEED", "MEGATRON_LM"):
+            if asked(engine):
                 raise InputError(
                     f"{engine} splits the weights, and methods need them whole",
                     where=f"ACCELERATE_USE_{engine}",
-                    remedy="choose data parallelism: torchrun, or `accelerate launch --multi_gpu`",
+                    remedy="choose FSDP, or data parallelism: torchrun, or `accelerate launch --multi_gpu`",
                 )
         patience = accelerate.InitProcessGroupKwargs(timeout=PATIENCE)
         self._on = accelerate.Accelerator(cpu=device == "cpu", kwargs_handlers=[patience])
@@ -183,11 +216,22 @@ class Parallel(Alone):
         self._on.wait_for_everyone()
 
 
+def asked(engine: str, environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether the launcher asks for an engine (``FSDP``, …), as ``accelerate launch`` does."""
+    return environment.get(f"ACCELERATE_USE_{engine}", "false").lower() in ("true", "1")
+
+
 def launched(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether a launcher (``torchrun``, ``accelerate launch``) has started this process as one of several."""
     return environment.get("WORLD_SIZE", "1") not in ("", "0", "1")
 
 
 def processes(device: str = "cpu") -> Alone:
-    """What this process is: one of those launched together, or alone."""
-    return Parallel(device) if launched() else Alone()
+    """What this process is: one of those launched together, with the student whole or, for FSDP, split; or alone."""
+    if not launched():
+        return Alone()
+    if not asked("FSDP"):
+        return Parallel(device)
+    from tutelage.distill.sharded import Sharded
+
+    return Sharded(device)

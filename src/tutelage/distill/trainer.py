@@ -11,7 +11,6 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +122,11 @@ class Trainer:
                 from tutelage.distill.doctor import first_look
 
                 first_look(lesson, example)
+        guards.refuse_shared(self.lesson, dict(trainable(self.student, self.method)))
+        self.parallel = self.parallel.split(lesson)
+        self._backward = self.parallel.backward(self.method)
         self.parameters = dict(trainable(self.student, self.method))
         self._flat = list(self.parameters.values())
-        guards.refuse_shared(self.lesson, self.parameters)
         self.optimizer = make_optimizer(self.settings, self.student, self.method, self._flat)
         self._bases = [(group["lr"] * group.pop("lr_scale", 1.0)) for group in self.optimizer.param_groups]
         self.stages = schedule.boundaries(self.method.stages(), self.settings.steps)
@@ -182,10 +183,10 @@ class Trainer:
             self._pass(*self.parallel.rows(self.batch(number)))
         self.parallel.average(self._flat)
         if self.step == 0:
-            self._see_gradients()
+            self.ungraded = guards.ungraded(self.lesson, self.parameters)
         self.method.before_update(self.student)
         if s.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self._flat, s.clip)
+            self.parallel.clip(self._flat, s.clip)
         self.optimizer.step()
         self.method.after_step(self.student)
         if self.teacher is not None:
@@ -226,7 +227,7 @@ class Trainer:
             total = total if counts == 1.0 else total * counts
             return total if self.settings.accumulate == 1 else total / self.settings.accumulate
 
-        self.method.backward(loss)
+        self._backward(loss)
         for name, term in terms.items():
             value = term.detach().clone() if counts == 1.0 else term.detach() * counts
             held = self._sums.get(name)
@@ -276,22 +277,13 @@ class Trainer:
 
     # -- checks ------------------------------------------------------------------------------------------------------
 
-    def _see_gradients(self) -> None:
-        without = [name for name, p in self.parameters.items() if p.requires_grad and p.grad is None]
-        without = [name for name in without if not any(fnmatch(name, pattern) for pattern in self.method.idle)]
-        asked = [name for name, p in self.parameters.items() if p.requires_grad]
-        if asked and len(without) == len(asked):
-            raise TrainingError(
-                "no gradient reaches any parameter",
-                where=self.lesson.name,
-                remedy="the loss terms must depend on the student's outputs: look for detach() and no_grad",
-            )
-        self.ungraded = tuple(without)
-
     def _refuse_nan(self, means: Mapping[str, float]) -> None:
         passes = range(self._since * self.settings.accumulate, self.step * self.settings.accumulate)
         latest = Checkpoints(self.folder).latest if self.folder is not None else None
         guards.refuse_nan(self.lesson, means, passes, self.batch, latest)
+
+    def _refuse_bad_weights(self) -> None:
+        guards.refuse_bad_weights(self.lesson.name, self.step, self.parameters, self.parallel.norms)
 
     # -- log, checkpoints, end ---------------------------------------------------------------------------------------
 
@@ -324,7 +316,7 @@ class Trainer:
     def evaluate(self) -> Mapping[str, float]:
         """The lesson's figures for the student as it stands."""
         assert self.lesson.evaluate is not None
-        student = self.method.export(self.student).eval()
+        student = self.method.export(self.parallel.whole(self.student)).eval()
         with torch.no_grad():
             return self.lesson.evaluate(student)
 
@@ -346,7 +338,7 @@ class Trainer:
         assert self.folder is not None
         self._sums = self.parallel.mean(self._sums)
         self._refuse_nan({name: value.item() for name, value in self._sums.items()})
-        guards.refuse_bad_weights(self.lesson.name, self.step, self.parameters)
+        self._refuse_bad_weights()
         tensors = {f"student.{k}": v for k, v in self.student.state_dict().items()}
         tensors |= {f"method.{k}": v for k, v in self.method.state_dict().items()}
         tensors |= {f"teacher.{k}": v for k, v in (self.teacher.state() if self.teacher else {}).items()}
@@ -359,6 +351,7 @@ class Trainer:
                     where=type(self.method).__name__,
                     remedy="keep what must be resumed in a buffer",
                 )
+        tensors = dict(self.parallel.gathered(tensors))
         head = {"since": self._since, "seconds": self.seconds, "ungraded": self.ungraded}
         if self.parallel.main:
             Checkpoints(self.folder).write(self.step, tensors, head)
@@ -373,11 +366,12 @@ class Trainer:
             log.unlink(missing_ok=True)
             return
         tensors, head = read_tensors(latest)
-        self.student.load_state_dict(part(tensors, "student"))
+        self.parallel.load(self.student, part(tensors, "student"))
         self.method.load_state_dict(part(tensors, "method"))
         if self.teacher is not None and (state := part(tensors, "teacher")):
             self.teacher.load(state)
         restore_optimizer(self.optimizer, part(tensors, "optimizer"))
+        self.parallel.adopt(self.optimizer)
         self._sums = {name: value.to(self.device) for name, value in part(tensors, "sums").items()}
         self.step, self._since, self.seconds = head["step"], head["since"], head["seconds"]
         self.ungraded = tuple(head["ungraded"])
@@ -386,12 +380,12 @@ class Trainer:
     def _finish(self) -> Result:
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
-        guards.refuse_bad_weights(self.lesson.name, self.step, self.parameters)
+        self._refuse_bad_weights()
         if not self.history and self.lesson.evaluate is not None:
             self._log(evaluate=True)
         if self._board is not None:
             self._board.close()
-        student = self.method.export(self.student).eval()
+        student = self.method.export(self.parallel.whole(self.student)).eval()
         if self.folder is not None and self.parallel.main:
             save_weights(student, self.folder / "student.safetensors")
         figures: dict[str, float] = next((r["figures"] for r in reversed(self.history) if "figures" in r), {})
