@@ -10,6 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ import pytest
 from tutelage.programs.writers.grammar import write
 from tutelage.programs.writers.writer import Draft, NoDraft, Request
 from tutelage.serving import wire
+from tutelage.serving.engine import BRIEF_S
 from tutelage.serving.scene import scene
 
 from .conftest import VIPER, VISPROG, Echo, held, picture, run, until, waiting
@@ -89,6 +91,7 @@ def test_requests_under_way_meet_in_one_batch_and_get_the_answers_they_get_alone
             assert echo.entered.wait(10)
             rest = [pool.submit(run, client, question, number) for number, question in enumerate(questions)]
             until(lambda: waiting(client) == 12)
+            sleep(2 * BRIEF_S)  # the first batch is no brief one, for which few would be gathered
             echo.gate.set()
             first.result()
             return [future.result().json() for future in rest]

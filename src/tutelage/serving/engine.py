@@ -34,6 +34,9 @@ from tutelage.serving.settings import ServerSettings
 LOG = logging.getLogger("tutelage.serving")
 LAST_S = 5.0
 """Seconds that a closing engine has for programs of which somebody still wants the answer, and for the batch under way."""
+BRIEF_S, FEW = 0.005, 2
+"""Where batches take less than so long, so many programs under way keep the modules busy; more would end together, and their
+clients be served and heard together while the modules wait."""
 RECENT = 16
 """Batches over which the engine remembers how many programs were under way."""
 SHARE = 0.125
@@ -122,17 +125,18 @@ class Engine:
         recent, took, going = deque([0], RECENT), 0.0, True
         while going or scheduler.active:
             if going:
-                going = self._gather(scheduler, max(recent), min(SHARE * took, self.settings.max_wait_ms / 1000))
+                window = 1 if not self.settings.batching else FEW if took < BRIEF_S else self._context.window
+                going = self._gather(scheduler, window, max(recent), min(SHARE * took, self.settings.max_wait_ms / 1000))
             recent.append(scheduler.active)
             began = monotonic()
             scheduler.answer()
-            took += (monotonic() - began - took) / RECENT
+            last = monotonic() - began
+            took = took + (last - took) / RECENT if took else last
             self._hand_out(scheduler)
 
-    def _gather(self, scheduler: Scheduler, lately: int, most: float) -> bool:
-        """Admit those who wait; then, where fewer than ``lately`` are under way, those who come within ``most`` seconds;
+    def _gather(self, scheduler: Scheduler, window: int, lately: int, most: float) -> bool:
+        """Admit those who wait, up to ``window`` under way; then, where fewer than ``lately`` are under way, those who come within ``most`` seconds;
         where none is, wait for one. False: no more will come."""
-        window = self._context.window if self.settings.batching else 1
         until: float | None = None
         while scheduler.active < window and not scheduler.full:
             if not scheduler.active:

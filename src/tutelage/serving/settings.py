@@ -14,7 +14,8 @@ class ServerSettings:
     """The settings of one server. All limits are above 0.
 
     Args:
-        batching: module calls of all requests under way are answered together; False: one request after the other.
+        batching: module calls of all requests under way are answered together (of two at a time where a batch takes under
+            5 ms); False: one request after the other.
         max_wait_ms: a batch that is not full waits at most so long for requests, and at most an eighth of the time that
             batches take, where there lately were more requests than there are.
         max_batch: calls a batch, at most; a module's own limit holds besides.
