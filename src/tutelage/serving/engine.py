@@ -135,8 +135,8 @@ class Engine:
             self._hand_out(scheduler)
 
     def _gather(self, scheduler: Scheduler, window: int, lately: int, most: float) -> bool:
-        """Admit those who wait, up to ``window`` under way; then, where fewer than ``lately`` are under way, those who come within ``most`` seconds;
-        where none is, wait for one. False: no more will come."""
+        """Admit those who wait, up to ``window`` under way; then, where fewer than ``lately`` are, those who come within
+        ``most`` seconds; where none is, wait for one. False: no more will come."""
         until: float | None = None
         while scheduler.active < window and not scheduler.full:
             if not scheduler.active:
