@@ -285,6 +285,12 @@ def test_stages_train_what_they_say_and_resume_into_the_right_one(tmp_path: Path
     assert bits(train(lesson(Staged(), steps=8, checkpoint_every=1), tmp_path).student) == bits(whole.student)
 
 
+def test_parameters_that_join_late_have_their_own_momentum() -> None:
+    made = lesson(Staged(), steps=8, optimizer="sgd", momentum=0.9, lr=0.1)
+    start = made.student.inner.weight.detach().clone()
+    assert not torch.equal(train(made).student.inner.weight, start)
+
+
 def test_schedules_have_the_published_shapes() -> None:
     from tutelage.distill.schedule import learning_rate
 

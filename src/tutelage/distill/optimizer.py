@@ -46,6 +46,8 @@ def make_optimizer(settings: Settings, student: nn.Module, method: Method, param
     plain = all(p.dtype in (torch.float32, torch.float64, torch.bfloat16) for p in parameters)
     common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": plain}
     if settings.optimizer == "sgd":
-        common["fused"] = plain and not any(hasattr(p, "to_local") for p in parameters)  # torch has none for split parameters
+        split = any(hasattr(p, "to_local") for p in parameters)
+        late = settings.momentum and any(stage.trains is not None for stage in method.stages())
+        common["fused"] = plain and not split and not late  # torch's wants whole parameters, all with momentum or none
         return torch.optim.SGD(given, momentum=settings.momentum, nesterov=settings.nesterov, **common)
     return torch.optim.AdamW(given, betas=settings.betas, **common)
