@@ -184,7 +184,8 @@ def _measured(name: str, rounds: int, batch: int, device: str, compiled: bool, p
             env=os.environ | threads, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode:
-            raise InputError(f"the timed process failed: {done.stderr.strip()[-1000:]}", where=name)
+            last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+            raise InputError(f"the timed process failed: {last[0][:300]}", where=name)
         return files.read_json(out)
 
 

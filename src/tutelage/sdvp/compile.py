@@ -169,6 +169,8 @@ def run_stage(
         module, taught = _teach(current, start[name], stage, name, options, place)
         current[name] = module
         lessons.append(taught)
+    if folder is not None:
+        files.sweep(Path(folder) / stage.name)
     return Compiled(current, tuple(lessons))
 
 

@@ -257,12 +257,15 @@ def count_parameters(network: nn.Module) -> int:
 
 def count_macs(network: nn.Module, size: int | Sequence[int] = 224, in_chans: int = 3) -> float:
     """Multiply-accumulates of one image [1, in_chans, *size], counted on the meta device: those of convolutions and
-    matrix products (Linears and attention among them), not of norms, activations and FFTs. ``size``: H and W, or all."""
+    matrix products (Linears and attention among them), not of norms, activations and FFTs. ``size``: H and W, or all.
+    A network of volumes looks at which voxels are empty, so it computes where it is, on a grid that has none."""
     shape = (size, size) if isinstance(size, int) else tuple(size)
     # a network that was built on the meta device stays usable: counting looks at a copy
-    shadow = copy.deepcopy(network).to("meta").eval()
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as counter:
-        shadow(torch.empty(1, in_chans, *shape, device="meta"))
+    shadow, place = copy.deepcopy(network).eval(), torch.device("meta")
+    if getattr(network, "spatial", 2) == 3 and not any(weight.is_meta for weight in network.parameters()):
+        place = next(network.parameters()).device
+    with place, torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shadow.to(place)(torch.ones(1, in_chans, *shape, device=place))
     return counter.get_total_flops() / 2
 
 
