@@ -7,6 +7,7 @@ backward twice, so gradients of student and method are averaged once a step, in 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -134,6 +135,7 @@ class Parallel(Alone):
         patience = accelerate.InitProcessGroupKwargs(timeout=PATIENCE)
         self._on = accelerate.Accelerator(cpu=device == "cpu", kwargs_handlers=[patience])
         self._broadcast = accelerate.utils.broadcast
+        atexit.register(_part)
         self.rank, self.size = self._on.process_index, self._on.num_processes
 
     def device(self, asked: str) -> torch.device:
@@ -219,6 +221,12 @@ class Parallel(Alone):
 def asked(engine: str, environment: Mapping[str, str] = os.environ) -> bool:
     """Whether the launcher asks for an engine (``FSDP``, …), as ``accelerate launch`` does."""
     return environment.get(f"ACCELERATE_USE_{engine}", "false").lower() in ("true", "1")
+
+
+def _part() -> None:
+    """Leave the others while this process is whole: its threads must not outlive it."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> bool:
