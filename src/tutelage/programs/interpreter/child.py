@@ -173,6 +173,7 @@ def serve(source: BinaryIO, sink: BinaryIO, limits: Limits, place: mmap.mmap) ->
         replies: list[str] = []
         size = 0
         for message in unpack(source.read(int.from_bytes(head, "big"))):
+            PLACE.pack_into(place, 0, made, True, begun)
             if begun >= next_second:
                 next_second = begun + 0.5
                 more_time(limits.seconds)
@@ -186,7 +187,7 @@ def serve(source: BinaryIO, sink: BinaryIO, limits: Limits, place: mmap.mmap) ->
                 size += len(text)
                 made += 1
             begun = now
-            PLACE.pack_into(place, 0, made, True, begun)
+            PLACE.pack_into(place, 0, made, False, begun)  # at rest, until the next message
             if replies and (now - sent > HELD or size > GATHERED):
                 send(sink, frame(f"[{','.join(replies)}]"))
                 replies, sent, size = [], now, 0
