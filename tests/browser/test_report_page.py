@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_clicking_through_the_samples(view: Any, tmp_path: Path) -> None:
 def test_boxes_lie_on_the_picture_where_they_should(view: Any) -> None:
     page = view("study", viewport={"width": 1200, "height": 900})
     picture = page.locator(".step").first.locator(".picture")
-    page.wait_for_function("document.querySelector('.step .picture svg').hasAttribute('viewBox')")
+    playwright.expect(picture.locator("svg").first).to_have_attribute("viewBox", re.compile("."))
     frame, box = picture.bounding_box(), picture.locator("rect.after").bounding_box()
     x1, y1, x2, _, _ = made_up_results.study()["samples"][0]["steps"][0]["boxes"][0]
     scale = frame["width"] / 48

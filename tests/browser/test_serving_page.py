@@ -87,8 +87,7 @@ def test_a_program_is_changed_and_run(view: Any) -> None:
     assert page.locator(".says").inner_text() == "1"
     page.locator("#program").fill("A=COUNT(box=B)\nFINAL_RESULT=RESULT(var=A)")
     page.get_by_role("button", name="Run this program").click()
-    page.wait_for_selector("#answer .story")
-    assert "B" in page.locator("#answer .story").inner_text()
+    playwright.expect(page.locator("#answer .story")).to_contain_text("B")
     page.locator("#program").fill("BOX=LOC(image=IMAGE,object='x')\nA=CROP(image=IMAGE,box=BOX)\nFINAL_RESULT=RESULT(var=A)")
     page.get_by_role("button", name="Run this program").click()
     page.wait_for_selector(".says svg")
@@ -100,16 +99,15 @@ def test_own_pictures_and_what_cannot_be_read(view: Any, tmp_path: Path) -> None
         PIL.Image.fromarray(np.full((30, 60, 3), shade, np.uint8)).save(tmp_path / f"{name}.png")
     (tmp_path / "text.png").write_text("<img src=x onerror=alert(1)>")
     page.locator("#file").set_input_files([tmp_path / "left.png", tmp_path / "right.png"])
-    page.wait_for_function("document.querySelectorAll('#inputs img').length === 2")
+    playwright.expect(page.locator("#inputs img")).to_have_count(2)
     page.locator("#question").fill("The left image contains a circle.")
     page.keyboard.press("Enter")
     page.wait_for_selector("#trace .step")
     page.locator("#file").set_input_files(tmp_path / "text.png")
-    page.wait_for_function("document.querySelectorAll('#inputs img').length === 1")
+    playwright.expect(page.locator("#inputs img")).to_have_count(1)
     page.locator("#question").fill("<b>What</b>?")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#answer .story")
-    assert "cannot read this as an image" in page.locator("#answer .story").inner_text()
+    playwright.expect(page.locator("#answer .story")).to_contain_text("cannot read this as an image")
 
 
 def test_dark_light_and_phone(view: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Self
@@ -224,9 +225,14 @@ def asked(engine: str, environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def _part() -> None:
-    """Leave the others while this process is whole: its threads must not outlive it."""
+    """Leave the others while this process is whole.
+
+    The threads of a group may outlive it, for split tensors' caches hold it, and to free what they sent last they take the
+    interpreter's lock: where they come to it after the interpreter is gone, the process aborts. Nothing tells when they rest.
+    """
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        time.sleep(0.3)
 
 
 def launched(environment: Mapping[str, str] = os.environ) -> bool:
