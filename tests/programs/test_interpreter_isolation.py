@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from tutelage.programs import viper
+from tutelage.programs.handles import Handles
 from tutelage.programs.interpreter import wire
 from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.patches import Found, Request, Video, View
 from tutelage.programs.isolation import Sandbox
-from tutelage.programs.language import LimitExceeded, ProgramFailure, RuntimeFailure, Signature, TimeoutFailure
+from tutelage.programs.language import Call, LimitExceeded, ProgramFailure, RuntimeFailure, Signature, TimeoutFailure
 from tutelage.programs.values import Box, Image
 
 SIGNATURES = {
@@ -182,7 +183,9 @@ def test_what_is_no_message_is_refused(data: bytes) -> None:
     "data",
     [
         {"view": [1, 2]},
-        {"view": [0, 0, 0, 1, 1, 1, "x"]},
+        {"view": "1 2"},
+        {"view": "0 0 0 1 1 1 x"},
+        {"view": "0 0 0 1 1 1 1 1"},
         {"box": [1]},
         {"pickle": "x"},
         {"table": [[1]]},
@@ -193,28 +196,34 @@ def test_what_is_no_value_is_refused(data: Any) -> None:
     with pytest.raises(wire.NotAMessage):
         wire.decode(data)
     with pytest.raises(wire.NotAMessage):
-        wire.decode_requests(["ask", data])
+        wire.decode_calls(["ask", data], wire.decode)
     with pytest.raises(wire.NotAMessage):
         wire.decode_failure(data)
 
 
 def test_a_child_that_lies_about_images_is_caught() -> None:
-    images = viper._Images()
+    images = Handles()
     images.view(STATE["IMAGE"])
     for view in (View(7, 0, 0, 9, 9, 48, 48), View(-1, 0, 0, 9, 9, 48, 48), View(0, 90, 90, 99, 99, 48, 48)):
         with pytest.raises(RuntimeFailure):
             images.outward(view)
+        with pytest.raises(RuntimeFailure):
+            images.decoded(wire.encode(view))
     assert images.outward(View(0, -9, -9, 999, 999, 48, 48)).region == (0, 0, 48, 48)
+    whole = wire.encode(View(0, 0, 0, 48, 48, 48, 48))
+    assert images.decoded(whole) is images.decoded(dict(whole)) is STATE["IMAGE"]
 
 
 @pytest.mark.parametrize("count", [1, 2])
 def test_requests_cross_the_wire(count: int) -> None:
     requests = [Request("VQA", {"image": View(0, 0, 0, 48, 48, 48, 48), "question": "a"}, number) for number in range(count)]
     asked = requests if count > 1 else requests[0]
-    assert wire.decode_requests(wire.unpack(wire.frame(wire.dump(wire.encode_requests(asked)))[4:])) == asked
+    calls = [Call(*request) for request in requests]
+    received = wire.unpack(wire.frame(wire.dump(wire.encode_requests(asked)))[4:])
+    assert wire.decode_calls(received, wire.decode) == (calls if count > 1 else calls[0])
 
 
 @pytest.mark.parametrize("data", [[], [[]], [["VQA", {}]], [["VQA", {}, True]], [["VQA", [], 0]], [["VQA", {"a": {"b": []}}, 0]]])
 def test_what_is_no_request_is_refused(data: Any) -> None:
     with pytest.raises(wire.NotAMessage):
-        wire.decode_requests(["ask", *data])
+        wire.decode_calls(["ask", *data], wire.decode)

@@ -214,10 +214,10 @@ class Child:
             del inbox[: 4 + size]
             waiting = self._waiting
             for reply in replies:
-                if not waiting or type(reply) is not list or [*map(type, reply)] != [int, list]:
+                if not waiting or type(reply) is not list or len(reply) != 2:
                     raise NotAMessage("not a reply")
                 used, said = reply
-                if not said or type(said[0]) is not str:
+                if type(used) is not int or type(said) is not list or not said or type(said[0]) is not str:
                     raise NotAMessage("not a reply")
                 self._delivered += 1
                 waiting.popleft().take(said, used * 1e-6)

@@ -15,48 +15,48 @@ from itertools import count
 from typing import Any
 
 from tutelage.programs.channel import Child, Recipient
+from tutelage.programs.handles import Handles
 from tutelage.programs.interpreter.meter import Limits
-from tutelage.programs.interpreter.patches import Asked
 from tutelage.programs.interpreter.reader import shape_within
-from tutelage.programs.interpreter.wire import NotAMessage, decode, decode_failure, decode_requests, encode, encode_signatures
-from tutelage.programs.language import ProgramFailure, RuntimeFailure, Signature
+from tutelage.programs.interpreter.wire import NotAMessage, decode_calls, decode_failure, encode, encode_signatures
+from tutelage.programs.language import Call, ProgramFailure, RuntimeFailure, Signature, Value
 
 SHAPES = 1024
 """Checks that are remembered."""
 
 
-class Session(Recipient, Generator[Asked, Any, Any]):
-    """A run of a program in a sandbox: a generator of requests, which can also be sent a value without waiting.
+class IsolatedRun(Recipient, Generator[Call | list[Call], Value, Value]):
+    """A run of a program in a sandbox: a generator of calls, which can also be sent a value without waiting.
 
     It keeps what it takes to begin it again: its arguments, and the answers it has been given. ``due``: a value was
     posted, and the next :meth:`send` tells what comes of it.
     """
 
-    __slots__ = ("number", "modules", "source", "arguments", "answers", "child", "due", "_sandbox", "_begun", "_ended")
+    __slots__ = ("number", "modules", "source", "arguments", "answers", "child", "due", "_handles", "_sandbox", "_begun", "_ended")
 
-    def __init__(self, sandbox: Sandbox, number: int, modules: int, source: str, arguments: dict[str, Any]):
+    def __init__(self, sandbox: Sandbox, number: int, modules: int, source: str, arguments: dict[str, Any], handles: Handles):
         super().__init__()
         self.number, self.modules, self.source, self.arguments = number, modules, source, arguments
         self.answers: list[Any] = []
         self.child: Child | None = None
-        self._sandbox, self._begun, self._ended = sandbox, False, False
+        self._handles, self._sandbox, self._begun, self._ended = handles, sandbox, False, False
         self.due = False
 
-    def post(self, value: Any) -> None:
-        """Send ``value`` (None to begin) and do not wait: the next :meth:`send` gives what comes of it."""
+    def post(self, value: Value) -> None:
+        """Send ``value`` (None to begin) and do not wait: what the next :meth:`send` is given does not count."""
         if self._ended:
             return
         if self._begun:
             try:
-                self.answers.append(value if type(value) is str else encode(value))
+                self.answers.append(self._handles.encoded(value))
             except BaseException:
                 self.close()
                 raise
         self._begun = self.due = True
         self._sandbox._post(self)
 
-    def send(self, value: Any) -> Asked:
-        """The next request or requests; ``value`` answers the last, where none was posted.
+    def send(self, value: Value) -> Call | list[Call]:
+        """The next call, or calls that are answered together; ``value`` answers the last, where none was posted.
 
         Raises:
             StopIteration: the program ended; its value is the answer.
@@ -72,24 +72,24 @@ class Session(Recipient, Generator[Asked, Any, Any]):
             reply = self._sandbox._fetch(self)
         try:
             if type(reply) is list and reply[0] == "ask":
-                return decode_requests(reply)
+                return decode_calls(reply, self._handles.decoded)
             match reply:
                 case ["done", data]:
-                    result = decode(data)
+                    answer = self._handles.decoded(data)
                 case ["fail", *data]:
                     raise decode_failure(data)
                 case ProgramFailure():
                     raise reply
                 case _:
                     raise NotAMessage("no reply to a run")
-        except ProgramFailure:
-            self._ended = True
-            raise
         except (NotAMessage, RecursionError) as error:
             self.close()
             raise RuntimeFailure(f"the isolated process sent nonsense: {error}") from None
+        except BaseException:
+            self.close()
+            raise
         self._ended = True
-        raise StopIteration(result)
+        raise StopIteration(answer)
 
     def throw(self, *error: Any) -> Any:
         """Give the run up."""
@@ -162,10 +162,10 @@ class Sandbox:
                 raise asker.reply
         raise RuntimeFailure("the isolated process sent no answer to a check")
 
-    def run(self, source: str, modules: int, arguments: Mapping[str, Any]) -> Session:
-        """Run a program: gives requests, is sent values, returns the answer."""
+    def run(self, source: str, modules: int, arguments: Mapping[str, Any], handles: Handles) -> IsolatedRun:
+        """Run a program: gives calls, is sent values, returns the answer. ``arguments`` are as the interpreter holds them."""
         encoded = {name: encode(value) for name, value in arguments.items()}
-        return Session(self, next(self._numbers), modules, source, encoded)
+        return IsolatedRun(self, next(self._numbers), modules, source, encoded, handles)
 
     @property
     def granted(self) -> dict[str, bool]:
@@ -202,37 +202,37 @@ class Sandbox:
             child.told.add(modules)
         return child
 
-    def _post(self, session: Session) -> None:
+    def _post(self, run: IsolatedRun) -> None:
         with self._lock:
-            child = session.child
+            child = run.child
             if child is None:
-                self._begin(session)
+                self._begin(run)
             elif not child.dead:
-                child.post(session, ["answer", session.number, session.answers[-1]])
+                child.post(run, ["answer", run.number, run.answers[-1]])
 
-    def _fetch(self, session: Session) -> list[Any] | ProgramFailure:
+    def _fetch(self, run: IsolatedRun) -> list[Any] | ProgramFailure:
         with self._lock:
-            while session.reply is None:
-                child = session.child
+            while run.reply is None:
+                child = run.child
                 if child is not None and not child.dead:
                     child.receive()
                 else:  # it died under another program
-                    self._begin(session)
-            reply, session.reply = session.reply, None
+                    self._begin(run)
+            reply, run.reply = run.reply, None
             return reply
 
-    def _begin(self, session: Session) -> None:
+    def _begin(self, run: IsolatedRun) -> None:
         """Begin a run, and take it to where it was."""
-        session.child = child = self._ready(session.modules)
-        session.used, session.behind = 0.0, len(session.answers)
-        child.post(session, ["run", session.number, session.modules, session.source, session.arguments])
-        for answer in session.answers:
-            child.post(session, ["answer", session.number, answer])
+        run.child = child = self._ready(run.modules)
+        run.used, run.behind = 0.0, len(run.answers)
+        child.post(run, ["run", run.number, run.modules, run.source, run.arguments])
+        for answer in run.answers:
+            child.post(run, ["answer", run.number, answer])
 
-    def _drop(self, session: Session) -> None:
-        child = session.child
+    def _drop(self, run: IsolatedRun) -> None:
+        child = run.child
         if child is not None and not child.dead:
-            child.tell(["drop", session.number])
+            child.tell(["drop", run.number])
 
 
 @cache

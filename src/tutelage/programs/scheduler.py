@@ -7,6 +7,7 @@ answer at once; calls to the others wait until their module's batch is full, or 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
@@ -52,7 +53,7 @@ class _Keep:
         return "KEEP"
 
 
-AHEAD = 256
+AHEAD = 512
 """Programs may go on by themselves, in their sandbox, while a module answers a batch: so many at least, if they are there."""
 
 KEEP: Final = _Keep()
@@ -162,7 +163,7 @@ class Scheduler:
         self.active = 0
         self.finished: list[tuple[int, Trace]] = []
         self._full = self._posts = False
-        self._ready: list[tuple[_Run, Value]] = []
+        self._ready: deque[tuple[_Run, Value]] = deque()
         self._keys = count()
         self._keyed = context.cache is not None or context.deduplicate
         limit = context.batch_size or 1 << 30
@@ -196,14 +197,15 @@ class Scheduler:
 
     def answer(self) -> None:
         """Run one batch of the module whose batch is fullest, if it is full or nothing else can go on, and take further
-        the programs that waited for it. Those that went on by themselves meanwhile come after it."""
-        ready, self._ready = self._ready, []
+        the programs that waited for it. Those that went on by themselves meanwhile come after it, until a batch is full."""
+        ready = len(self._ready)
         lanes = [lane for lane in self._lanes.values() if lane.waiting]
         if lanes and (self._full or not ready):
             self._answer(max(lanes, key=lambda lane: len(lane.waiting) / lane.size))
             self._full = any(len(lane.waiting) >= lane.size for lane in lanes)
-        for run, reply in ready:
-            self._advance(run, reply)
+        while ready and not self._full:
+            self._advance(*self._ready.popleft())
+            ready -= 1
 
     def _answer(self, lane: Lane) -> None:
         """Run one batch of a module."""

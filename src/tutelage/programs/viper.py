@@ -12,25 +12,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from tutelage import files
+from tutelage.programs.handles import Handles
 from tutelage.programs.interpreter.library import viper_library
 from tutelage.programs.interpreter.meter import Limits
-from tutelage.programs.interpreter.patches import Asked, Found, Request, Video, View
+from tutelage.programs.interpreter.patches import Asked, Request
 from tutelage.programs.interpreter.reader import Reader
-from tutelage.programs.isolation import Sandbox, Session, shared_sandbox
-from tutelage.programs.language import (
-    Call,
-    ProgramFailure,
-    RuntimeFailure,
-    Signature,
-    Steps,
-    TypeFailure,
-    UndefinedVariable,
-    Value,
-)
-from tutelage.programs.values import Box, Image, Object
+from tutelage.programs.isolation import Sandbox, shared_sandbox
+from tutelage.programs.language import ProgramFailure, Signature, Steps, UndefinedVariable, Value
 
 _UNSAID: Mapping[str, Value] = {"possible_answers": [], "query": ""}
-Begin = Callable[[Mapping[str, Any]], Generator[Asked, Any, Any]]
+Begin = Callable[[dict[str, Any], Handles], Steps]
+"""From the arguments, as the interpreter holds them, to a run."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,149 +52,31 @@ class ViperProgram:
         for name in self.inputs:
             if name not in state:
                 raise UndefinedVariable(f"the run was not given {name}", remedy=f"give {self.inputs}")
-        images = _Images()
-        run = self.begin(self._arguments(images, state))
-        return _PostedSteps(run, images) if isinstance(run, Session) else _Steps(run, images)
+        handles = Handles()
+        return self.begin(self._arguments(handles, state), handles)
 
-    def _arguments(self, images: _Images, state: Mapping[str, Value]) -> dict[str, Any]:
+    def _arguments(self, handles: Handles, state: Mapping[str, Value]) -> dict[str, Any]:
         first = self.args[0]
         if first == "image_dict":
-            given: Any = {"left": images.view(state["LEFT"]), "right": images.view(state["RIGHT"])}
+            given: Any = {"left": handles.view(state["LEFT"]), "right": handles.view(state["RIGHT"])}
         elif first == "video":
-            given = images.video(state["VIDEO"])
+            given = handles.video(state["VIDEO"])
         else:
-            given = images.view(state["IMAGE"])
-        return {first: given, **{name: images.inward(state.get(name, _UNSAID[name])) for name in self.args[1:]}}
+            given = handles.view(state["IMAGE"])
+        return {first: given, **{name: handles.inward(state.get(name, _UNSAID[name])) for name in self.args[1:]}}
 
 
-class _Steps(Generator[Call | list[Call], Value, Value]):
-    """A run: the interpreter's requests as calls, with the images that they are about."""
-
-    __slots__ = ("_run", "_images")
-
-    def __init__(self, run: Generator[Asked, Any, Any], images: _Images):
-        self._run, self._images = run, images
-
-    def send(self, value: Value) -> Call | list[Call]:
-        """The next call, or calls that are answered together; ``value`` answers the last."""
-        return self._next(self._inward(value))
-
-    def _inward(self, value: Value) -> Any:
-        """A module's answer as the interpreter holds it; the run ends where there is no such thing."""
-        try:
-            return self._images.inward(value)
-        except BaseException:
-            self._run.close()
-            raise
-
-    def _next(self, value: Any) -> Call | list[Call]:
-        run, images = self._run, self._images
-        try:
-            asked = run.send(value)
-            return images.call(asked) if isinstance(asked, Request) else [images.call(request) for request in asked]
-        except StopIteration as stop:
-            raise StopIteration(images.outward(stop.value)) from None
-        except BaseException:
-            run.close()
-            raise
-
-    def throw(self, *error: Any) -> Any:
-        """End the run."""
-        return self._run.throw(*error)
-
-    def close(self) -> None:
-        """End the run."""
-        self._run.close()
-
-
-class _PostedSteps(_Steps):
-    """A run in a sandbox, which can be sent a value without waiting for what comes of it."""
-
-    __slots__ = ("_session",)
-
-    def __init__(self, session: Session, images: _Images):
-        super().__init__(session, images)
-        self._session = session
-
-    def post(self, value: Value) -> None:
-        """Send ``value``: what the next :meth:`send` is given does not count."""
-        self._session.post(value if type(value) is str else self._inward(value))
-
-    def send(self, value: Value) -> Call | list[Call]:
-        """The next call or calls; ``value`` answers the last, where none was posted."""
-        return self._next(None if self._session.due else self._inward(value))
-
-
-class _Images:
-    """The images of one run, by number: the interpreter holds views of them, modules are given the pixels."""
-
-    def __init__(self) -> None:
-        self._roots: list[tuple[Image, tuple[int, int, int, int]]] = []
-
-    def view(self, image: Value) -> View:
-        """A new image for the interpreter."""
-        if not isinstance(image, Image):
-            raise TypeFailure(f"an image is needed, not {type(image).__name__}")
-        width, height = image.width, image.height
-        self._roots.append((image, (0, 0, width, height)))
-        return View(len(self._roots) - 1, 0, 0, width, height, width, height)
-
-    def video(self, frames: Value) -> Video:
-        """A new video for the interpreter."""
-        if not isinstance(frames, (list, tuple)):
-            raise TypeFailure(f"a video is a list of images, not {type(frames).__name__}")
-        if not frames:
-            raise RuntimeFailure("a video without a frame", where="VIDEO", remedy="is the file whole?")
-        return Video(tuple(self.view(frame) for frame in frames))
-
-    def call(self, request: Request) -> Call:
-        """A request of the interpreter as the modules' call."""
-        module, args, number = request
-        return Call(module, {name: arg if type(arg) is str else self.outward(arg) for name, arg in args.items()}, number)
-
-    def outward(self, value: Any) -> Value:
-        """A value of the interpreter as modules and callers know it."""
-        kind = type(value)
-        if kind is str:
-            return value
-        if kind is View:
-            return self._image(value)
-        if kind is Found:
-            return Box(*value)
-        if kind is list or kind is tuple:
-            return [self.outward(part) for part in value]
-        if kind is dict:
-            return {name: self.outward(part) for name, part in value.items()}
-        return value
-
-    def _image(self, view: View) -> Image:
-        if not 0 <= view.root < len(self._roots):
-            raise RuntimeFailure("a view of an image that was never given")
-        image, whole = self._roots[view.root]
-        if view[1:5] == whole:
-            return image
-        return image.crop(view.x1, view.y1, view.x2, view.y2)
-
-    def inward(self, value: Value) -> Any:
-        """A module's answer, or an argument, as the interpreter holds it."""
-        kind = type(value)
-        if kind in (str, bool, int, float) or value is None:
-            return value
-        if kind is Box:
-            return Found(*map(float, value))
-        if isinstance(value, Image):
-            return self.view(value)
-        if kind is Object:
-            return Found(*map(float, value.box))
-        if kind is list or kind is tuple:  # most answers are lists of boxes
-            return [Found(*map(float, part)) if type(part) is Box else self.inward(part) for part in value]
-        if kind is dict:
-            return {str(name): self.inward(part) for name, part in value.items()}
-        if isinstance(value, str):
-            return str(value)
-        if hasattr(value, "item"):  # a number of numpy
-            return self.inward(value.item())
-        raise TypeFailure(f"a module answered with {kind.__name__}, which no program can hold")
+def _steps(run: Generator[Asked, Any, Any], handles: Handles) -> Steps:
+    """A run in this process."""
+    try:
+        asked = next(run)
+        while True:
+            calls = handles.call(asked) if isinstance(asked, Request) else [handles.call(request) for request in asked]
+            asked = run.send(handles.inward((yield calls)))
+    except StopIteration as stop:
+        return handles.outward(stop.value)
+    finally:
+        run.close()
 
 
 class Parser:
@@ -261,10 +135,12 @@ class Parser:
         sandbox = self._sandbox
         if sandbox is None:
             program = self._reader.read(text)
-            return ViperProgram(text, name, program.inputs, program.args, program.run)
+            return ViperProgram(
+                text, name, program.inputs, program.args, lambda given, handles: _steps(program.run(given), handles)
+            )
         modules = self._modules
         inputs, args = sandbox.check(text, modules)
-        return ViperProgram(text, name, inputs, args, lambda given: sandbox.run(text, modules, given))
+        return ViperProgram(text, name, inputs, args, lambda given, handles: sandbox.run(text, modules, given, handles))
 
 
 def parse(

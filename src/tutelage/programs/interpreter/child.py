@@ -16,6 +16,7 @@ if __name__ == "__main__":  # the package's own folder, and nothing of the user'
 import contextlib
 import ctypes
 import difflib  # noqa: F401  (did_you_mean needs it, and nothing can be imported once the door is shut)
+import gc
 import mmap
 import os
 import resource
@@ -117,6 +118,8 @@ class Server:
         """The reply to one message; None where none is expected."""
         try:
             match message:
+                case ["answer", int(number), data]:
+                    return self.advance(number, decode(data))
                 case ["modules", int(number), data]:
                     self.readers[number] = Reader(viper_library(decode_signatures(data)), self.limits)
                     return None
@@ -127,8 +130,6 @@ class Server:
                     arguments = {name: decode(value) for name, value in arguments.items()}
                     self.runs[number] = self.program(modules, source).run(arguments)
                     return self.advance(number, None)
-                case ["answer", int(number), data]:
-                    return self.advance(number, decode(data))
                 case ["drop", int(number)]:
                     if number in self.runs:
                         self.runs.pop(number).close()
@@ -212,6 +213,8 @@ def main() -> None:
     limits = Limits(**settings)
     sys.setrecursionlimit(RECURSION)
     granted = lock_in(memory)
+    gc.freeze()
+    gc.set_threshold(10_000)
     PLACE.pack_into(place, 0, 1, False, time.process_time())
     send(sink, frame(dump([[0, ["ready", granted]]])))
     serve(source, sink, limits, place)

@@ -7,7 +7,7 @@ Both sides check what they read; nothing is ever unpickled.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 from struct import Struct, iter_unpack, pack
 from struct import error as StructError
@@ -16,6 +16,7 @@ from typing import Any
 from tutelage.programs.interpreter.patches import Asked, Found, Request, Video, View
 from tutelage.programs.interpreter.values import SCALARS
 from tutelage.programs.language import (
+    Call,
     LimitExceeded,
     ParseFailure,
     ProgramFailure,
@@ -26,6 +27,7 @@ from tutelage.programs.language import (
     TypeFailure,
     UndefinedVariable,
     UnknownModule,
+    Value,
 )
 
 MAX_MESSAGE = 8 << 20
@@ -37,8 +39,6 @@ LONGEST = MAX_MESSAGE - 2 * GATHERED
 PLACE = Struct("<Q?7xd")
 """Where the child is, in the page that it shares with its parent: replies made, whether it is at work, and its processor
 time when it began what it is at."""
-_REQUEST = [str, dict, int]
-_VIEW = [int] * 7
 MAX_WORDS = 1_000
 """Characters of one part of a failure's message."""
 
@@ -84,18 +84,28 @@ def encode(value: Any) -> Any:
     if kind in SCALARS:
         return value
     if kind is View:
-        return {"view": list(value)}
+        return {"view": written(value)}
     if kind is Found:
         return {"box": list(value)}
     if kind is Video:
-        return {"video": [list(frame) for frame in value.frames]}
+        return {"video": [*map(written, value.frames)]}
     if kind is list or kind is tuple:
-        if value and {*map(type, value)} == {Found}:  # exact, and several times as fast as decimal digits
-            return {"boxes": pack(f"<{5 * len(value)}d", *chain.from_iterable(value)).hex()}
+        if value and {*map(type, value)} == {Found}:
+            return encode_boxes(value)
         return [encode(part) for part in value]
     if kind is dict:
         return {"table": [[str(name), encode(part)] for name, part in value.items()]}
     raise TypeFailure(f"{kind.__name__} cannot leave the interpreter")
+
+
+def written(view: View) -> str:
+    """A view's numbers."""
+    return "{} {} {} {} {} {} {}".format(*view)
+
+
+def encode_boxes(boxes: Sequence[tuple[float, float, float, float, float]]) -> dict[str, str]:
+    """Boxes with their scores, some, as JSON holds them: exact, and several times as fast as decimal digits."""
+    return {"boxes": pack(f"<{5 * len(boxes)}d", *chain.from_iterable(boxes)).hex()}
 
 
 def decode(data: Any) -> Any:
@@ -111,17 +121,16 @@ def decode(data: Any) -> Any:
         return [decode(part) for part in data]
     if kind is dict and len(data) == 1:
         ((name, part),) = data.items()
-        if name == "boxes" and type(part) is str:
-            return _boxes(part)
-        if name in _VALUES and type(part) is list:
-            return _VALUES[name](part)
+        if name in _VALUES and type(part) is _VALUES[name][0]:
+            return _VALUES[name][1](part)
     raise NotAMessage("not a value")
 
 
 def _view(numbers: Any) -> View:
-    if type(numbers) is not list or [*map(type, numbers)] != _VIEW:
-        raise NotAMessage("not a view")
-    return View(*numbers)
+    try:
+        return View(*map(int, numbers.split()))
+    except (AttributeError, TypeError, ValueError):
+        raise NotAMessage("not a view") from None
 
 
 def _box(numbers: list[Any]) -> Found:
@@ -143,11 +152,12 @@ def _table(pairs: list[Any]) -> dict[str, Any]:
     return {str(name): decode(part) for name, part in pairs}
 
 
-_VALUES: Mapping[str, Callable[[list[Any]], Any]] = {
-    "view": _view,
-    "box": _box,
-    "video": lambda frames: Video(tuple([_view(frame) for frame in frames])),
-    "table": _table,
+_VALUES: Mapping[str, tuple[type, Callable[[Any], Any]]] = {
+    "view": (str, _view),
+    "box": (list, _box),
+    "boxes": (str, _boxes),
+    "video": (list, lambda frames: Video(tuple([_view(frame) for frame in frames]))),
+    "table": (list, _table),
 }
 
 
@@ -157,24 +167,26 @@ def encode_requests(asked: Asked) -> list[Any]:
     return ["ask", *[[module, {name: encode(value) for name, value in args.items()}, number] for module, args, number in requests]]
 
 
-def decode_requests(data: list[Any]) -> Asked:
-    """What :func:`encode_requests` wrote, after the word that says so.
+def decode_calls(data: list[Any], argument: Callable[[Any], Value]) -> Call | list[Call]:
+    """What :func:`encode_requests` wrote, as calls of the modules; ``argument`` decodes what is no text.
 
     Raises:
         NotAMessage: another shape.
     """
-    requests = []
+    calls = []
     for one in data[1:]:
-        if type(one) is not list or [*map(type, one)] != _REQUEST:
+        if type(one) is not list or len(one) != 3:
             raise NotAMessage("not a request")
         module, args, number = one
-        for name, value in args.items():  # what is asked is nearly always a view and a text
+        if type(module) is not str or type(args) is not dict or type(number) is not int:
+            raise NotAMessage("not a request")
+        for name, value in args.items():
             if type(value) is not str:
-                args[name] = _view(value["view"]) if type(value) is dict and [*value] == ["view"] else decode(value)
-        requests.append(Request(module, args, number))
-    if not requests:
+                args[name] = argument(value)
+        calls.append(Call(module, args, number))
+    if not calls:
         raise NotAMessage("a question of nothing")
-    return requests if len(requests) > 1 else requests[0]
+    return calls if len(calls) > 1 else calls[0]
 
 
 def encode_failure(failure: ProgramFailure) -> list[Any]:
