@@ -26,6 +26,7 @@ from tutelage.programs.language import Answers, Call, Module, Signature
 from tutelage.programs.values import Box, Image
 from tutelage.programs.writers.writer import Writer, grammar_writer
 from tutelage.serving.app import application
+from tutelage.serving.samples import Sample, scene
 from tutelage.serving.settings import ServerSettings
 
 VISPROG = "A=VQA(image=IMAGE,question='{}')\nFINAL_RESULT=RESULT(var=A)"
@@ -82,9 +83,11 @@ def served(echo: Echo) -> Callable[..., Any]:
     """``with served(queue=3) as client``: a server with these settings over the echo and the symbolic modules."""
 
     @contextmanager
-    def served(key: str | None = None, writer: Writer | None = None, **settings: Any) -> Iterator[TestClient]:
+    def served(
+        key: str | None = None, writer: Writer | None = None, sample: Sample = scene, **settings: Any
+    ) -> Iterator[TestClient]:
         modules: dict[str, Module] = {**symbolic_modules(), "VQA": echo, "LOC": loc}
-        app = application(modules, writer or grammar_writer(), ServerSettings(**settings), key=key)
+        app = application(modules, writer or grammar_writer(), ServerSettings(**settings), key=key, sample=sample)
         with TestClient(app) as client:
             yield client
 

@@ -18,11 +18,12 @@ import PIL.Image
 import pydantic
 import pytest
 
+from tutelage import assets
 from tutelage.programs.writers.grammar import write
 from tutelage.programs.writers.writer import Draft, NoDraft, Request
 from tutelage.serving import wire
 from tutelage.serving.engine import BRIEF_S
-from tutelage.serving.scene import scene
+from tutelage.serving.samples import photograph, scene
 
 from .conftest import VIPER, VISPROG, Echo, held, picture, run, until, waiting
 
@@ -353,15 +354,29 @@ def test_the_schema_describes_examples_that_work(served: Served) -> None:
             wire.Failed.model_validate(example)
         with pytest.raises(pydantic.ValidationError):
             wire.RunRequest.model_validate({"images": [], "program": "x"})
-        assert {"/v1/solve", "/v1/run", "/v1/batch", "/v1/modules", "/v1/scene", "/healthz", "/metrics"} == set(schema["paths"])
+        assert {"/v1/solve", "/v1/run", "/v1/batch", "/v1/modules", "/v1/sample", "/healthz", "/metrics"} == set(schema["paths"])
 
 
 def test_a_scene_to_try(served: Served) -> None:
     with served() as client:
-        first, again, other = (client.get(f"/v1/scene?number={number}").json() for number in (1, 1, 2))
+        first, again, other = (client.get(f"/v1/sample?number={number}").json() for number in (1, 1, 2))
         assert first == again != other
         assert client.post("/v1/run", json={"images": [first["picture"]], "program": VISPROG.format("x")}).status_code == 200
-        assert problem(client.get("/v1/scene?number=-1")) == (422, "input")
+        assert problem(client.get("/v1/sample?number=-1")) == (422, "input")
     for number in range(200):
         for question in scene(number)["questions"]:
             assert write(question, ("IMAGE",)).visprog, question
+
+
+def test_a_photograph_to_try(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served(sample=photograph) as client:
+        if assets.asset("photos").find() is not None:
+            first = client.get("/v1/sample?number=0").json()
+            assert {"picture", "type", "questions"} == set(first) and first == client.get("/v1/sample?number=9").json()
+            program = {"images": [first["picture"]], "program": VISPROG.format("x")}
+            assert client.post("/v1/run", json=program).json()["images"][0]["width"] == 512
+            for question in first["questions"]:
+                assert write(question, ("IMAGE",), photo=True).visprog, question
+        monkeypatch.setattr(assets.Asset, "find", lambda self: None)
+        refused = client.get("/v1/sample")
+        assert problem(refused) == (422, "input") and refused.json()["error"]["remedy"] == "tutelage assets fetch photos"

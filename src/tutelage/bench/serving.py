@@ -24,7 +24,7 @@ from typing import Any
 from tutelage.errors import TutelageError
 from tutelage.programs.writers.grammar import write
 from tutelage.serving import check_installed
-from tutelage.serving.scene import scene
+from tutelage.serving.samples import scene
 
 CLIENTS = 16
 STUB_MS, STUB_ITEM_MS = 20.0, 1.0

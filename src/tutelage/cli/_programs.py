@@ -30,7 +30,6 @@ PHOTO = 96
 class Models(StrEnum):
     """The sets of modules that programs can call."""
 
-    auto = "auto"
     embedded = "embedded"
     packaged = "packaged"
 
@@ -52,12 +51,10 @@ Taught = Annotated[
         "VQA=hf:Salesforce/blip-vqa-base@REVISION or LOC=hf:/path/of/a/folder; settings follow, ?answers=yes,no. May be repeated.",
     ),
 ]
+SETS = "embedded: trained here, for drawn scenes. packaged: for photographs, see `tutelage assets`."
 ModelsOption = Annotated[
-    Models,
-    typer.Option(
-        help="embedded: trained here, for drawn scenes. packaged: for photographs, see `tutelage assets`. "
-        "auto: packaged where a picture is no drawn scene and the assets are here."
-    ),
+    Models | None,
+    typer.Option(help=f"{SETS} Left out: packaged where a picture is no drawn scene and the assets are here."),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the embedded modules; the first use of a seed trains them.")]
 
@@ -85,9 +82,9 @@ def signature_of(text: str) -> tuple[str, Signature]:
     return module.name, module.signature
 
 
-def chosen_models(asked: Models, images: Iterable[Image]) -> tuple[Models, str]:
+def chosen_models(asked: Models | None, images: Iterable[Image]) -> tuple[Models, str]:
     """The set that is used, embedded or packaged, and a line that says so, and why."""
-    if asked is Models.auto:
+    if asked is None:
         if all(min(image.width, image.height) < PHOTO for image in images):
             return Models.embedded, "models: embedded (a small, drawn scene)"
         from tutelage import assets
@@ -120,20 +117,21 @@ def modules_of(seed: int, taught: Sequence[str] = (), models: Models = Models.em
         from tutelage.modules.packaged import packaged_modules
 
         return {**symbolic_modules(), **packaged_modules(), **networks}
-    return {**symbolic_modules(), **_embedded(seed, networks)}
+    return {**symbolic_modules(), **with_embedded(networks, seed)}
 
 
-def _embedded(seed: int, networks: dict[str, Module]) -> dict[str, Module]:
+def with_embedded(networks: Mapping[str, Module], seed: int, quick: bool = False) -> dict[str, Module]:
+    """``networks``, and the embedded set's for the names that are left."""
     from tutelage import files
     from tutelage.sdvp import embedded
 
-    store = files.Store(files.cache_home() / "modules")
+    store, found = files.Store(files.cache_home() / "modules"), dict(networks)
     missing = [name for name in EMBEDDED if name not in networks]
     with progress("embedded modules (the first use trains them)", len(missing)) as bar:
         for name in missing:
-            networks[name] = embedded.one(seed, name, store)
+            found[name] = embedded.one(seed, name, store, quick)
             bar.advance()
-    return networks
+    return found
 
 
 def parser_of(dsl: Dsl, modules: dict[str, Module]) -> VisProgParser | ViperParser:

@@ -6,32 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.cli.common import progress
-
 if TYPE_CHECKING:
     from tutelage.programs.language import Module
 
 
 def modules_in(folder: Path | None, seed: int, quick: bool, taught: Sequence[str] = ()) -> dict[str, Module]:
     """Symbolic modules, those saved in ``folder``, those that ``taught`` names, and embedded ones in place of what is missing."""
-    from tutelage import files
-    from tutelage.cli._programs import named
+    from tutelage.cli._programs import named, with_embedded
     from tutelage.errors import InputError
     from tutelage.modules.symbolic import symbolic_modules
     from tutelage.modules.visual_module import load
-    from tutelage.sdvp import embedded
 
     if folder is not None and not folder.is_dir():
         raise InputError("no such folder", where=folder, remedy="give the folder that `tutelage sdvp train` wrote")
     saved = [load(place.parent) for place in sorted(folder.glob("*/config.json"))] if folder is not None else []
     if folder is not None and not saved:
         raise InputError("no saved module here", where=folder, remedy="a module is a folder NAME with config.json and weights")
-    found: dict[str, Module] = {**symbolic_modules(), **{module.name: module for module in (*saved, *map(named, taught))}}
-    for name in ("LOC", "VQA", "VERIFY"):
-        if name not in found:
-            with progress(f"embedded {name}: trained on first use"):
-                found[name] = embedded.one(seed, name, files.Store(files.cache_home() / "modules"), quick)
-    return found
+    networks: dict[str, Module] = {module.name: module for module in (*saved, *map(named, taught))}
+    return {**symbolic_modules(), **with_embedded(networks, seed, quick)}
 
 
 def teacher_of(text: str, seed: int, quick: bool) -> tuple[str, Any]:

@@ -26,7 +26,7 @@ app = typer.Typer()
 LINE = '{"id", "dsl": "visprog"|"viper", "program", "images": {"IMAGE": path} or {"LEFT": path, "RIGHT": path}}'
 SINGLE, PAIR = ("IMAGE",), ("LEFT", "RIGHT")
 REREAD = 64
-"""Album that stay decoded for the lines that follow; those of programs under way stay besides."""
+"""Pictures that stay decoded for the lines that follow; those of programs under way stay besides."""
 
 
 @app.command(
@@ -45,7 +45,7 @@ def run(
     ] = None,
     window: Annotated[int, typer.Option(min=1, help="Programs of a batch under way at once; fewer need less memory.")] = 512,
     cache: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep module answers here, for this and later runs.")] = None,
-    models: ModelsOption = Models.embedded,
+    models: ModelsOption = None,
     module: Taught = None,
     seed: Seed = 0,
     json: JsonOut = None,
@@ -60,16 +60,14 @@ def run(
     if batch is not None:
         if image or left or right:
             raise InputError("the lines of a batch name their own pictures", remedy="leave out --image, --left and --right")
-        if models is Models.auto:
-            raise InputError("a batch's pictures are not looked at before it runs", remedy="--models embedded, or packaged")
-        modules = modules_of(seed, module or (), models)
+        modules = modules_of(seed, module or (), models or Models.embedded)
         _run_batch(batch, images or batch.parent, modules, json or "-", cache, window)
         return
     assert program is not None
     text, state = _text(program), _pictures(image, left, right)
-    models, why = chosen_models(models, state.values())
+    chosen, why = chosen_models(models, state.values())
     console(json).print(why, markup=False, soft_wrap=True)
-    modules = modules_of(seed, module or (), models)
+    modules = modules_of(seed, module or (), chosen)
     from tutelage.programs.scheduler import Job
 
     answer(Job("", parser_of(dsl, modules).try_parse(text, tuple(state)), state), modules, json, cache, {"models": why})

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli._programs import Seed, Taught, modules_of
+from tutelage.cli._programs import SETS, Models, Seed, Taught, modules_of
 from tutelage.cli._writers import SetOption, SettingsFile, WriterName, WriterOption
 from tutelage.errors import InputError
 from tutelage.serving import check_installed
@@ -20,7 +20,10 @@ KEY_VARIABLE = "TUTELAGE_SERVE_KEY"
 NEARBY = ("127.0.0.1", "::1", "localhost")
 
 
-@app.command(epilog="Example: tutelage serve --port 8000 --queue 64, then open http://127.0.0.1:8000")
+@app.command(
+    epilog="Example: tutelage serve --port 8000 --queue 64, then open http://127.0.0.1:8000. For photographs: tutelage serve "
+    "--models packaged"
+)
 def serve(
     host: Annotated[str, typer.Option(help="The address to listen at; 0.0.0.0 is every one.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any that is free.")] = 8000,
@@ -49,6 +52,7 @@ def serve(
     writer: WriterOption = WriterName.grammar,
     settings: SettingsFile = None,
     changes: SetOption = None,
+    models: Annotated[Models, typer.Option(help=SETS)] = Models.embedded,
     module: Taught = None,
     seed: Seed = 0,
 ) -> None:
@@ -64,6 +68,7 @@ def serve(
     from tutelage.serving.app import application
     from tutelage.serving.process import log_to_stderr
     from tutelage.serving.process import serve as serve_until_told
+    from tutelage.serving.samples import photograph, scene
     from tutelage.serving.settings import ServerSettings
 
     limits = ServerSettings(
@@ -82,15 +87,15 @@ def serve(
         program_calls=program_calls,
     )
     parts = _writers.read_settings(settings, changes or ())
-    if single:
-        parts = _writers.single(parts)
-    made = _writers.writer_of(writer, _writers.Task(parts, [], _writers.signatures_of(module or ()), seed))
-    modules = modules_of(seed, module or ())
+    packaged = models is Models.packaged
+    parts = _writers.single(parts) if single else _writers.photo(parts) if packaged else parts
+    made = _writers.writer_of(writer, _writers.Task(parts, [], _writers.signatures_of(module or (), packaged), seed))
+    modules = modules_of(seed, module or (), models)
     log_to_stderr()
     if host not in NEARBY and key is None:
         typer.echo(f"warning: anyone who reaches {host} may ask; --key-file or {KEY_VARIABLE} sets an API key", err=True)
     with ResultCache(cache) if cache is not None else contextlib.nullcontext() as results:
-        served = application(modules, made, limits, key=key, cache=results)
+        served = application(modules, made, limits, key=key, cache=results, sample=photograph if packaged else scene)
         serve_until_told(served, limits, host, port, lambda url: typer.echo(f"tutelage serves at {url}"))
     typer.echo("stopped; what was accepted is answered")
 

@@ -35,7 +35,7 @@ def solve(
     repair: Annotated[bool, typer.Option("--repair", help="Show a program that fails to its writer once, with its error.")] = False,
     settings: SettingsFile = None,
     changes: SetOption = None,
-    models: ModelsOption = Models.auto,
+    models: ModelsOption = None,
     module: Taught = None,
     seed: Seed = 0,
     page: Annotated[Path | None, typer.Option(metavar="FILE.html", help="Write the steps, with boxes drawn, as a page.")] = None,
@@ -53,11 +53,11 @@ def solve(
         raise InputError(f"{len(images)} pictures", remedy="give one or two pictures, then the question in quotes")
     inputs = ("IMAGE",) if len(images) == 1 else ("LEFT", "RIGHT")
     state = {name: Image.from_file(path) for name, path in zip(inputs, images, strict=True)}
-    models, why = chosen_models(models, state.values())
+    chosen, why = chosen_models(models, state.values())
     console(json).print(why, markup=False, soft_wrap=True)
     parts, request = _writers.read_settings(settings, changes or ()), Request(question, dsl.value, inputs, "0")
-    parts = _writers.single(parts) if single else _writers.photo(parts) if models is Models.packaged else parts
-    signatures = _writers.signatures_of(module or (), models is Models.packaged)
+    parts = _writers.single(parts) if single else _writers.photo(parts) if chosen is Models.packaged else parts
+    signatures = _writers.signatures_of(module or (), chosen is Models.packaged)
     task = _writers.Task(parts, [request], signatures, seed)
     made = _writers.writer_of(writer, task)
     if repair and not can_repair(made):
@@ -68,18 +68,18 @@ def solve(
     if len(failures) == len(drafts) and not (repair and any(draft.text for draft in drafts)):
         _told(console(json), _writers.taken(made), None, None)
         raise failures[0]
-    modules = modules_of(seed, module or (), models)
-    parser, context, repairs, election, chosen = parser_of(dsl, modules), Context(modules), None, None, 0
+    modules = modules_of(seed, module or (), chosen)
+    parser, context, repairs, election, taken = parser_of(dsl, modules), Context(modules), None, None, 0
     if repair:
         with _writers.asking(made):
             _, drafts, repairs = run_and_repair([Asked(request, draft, state) for draft in drafts], made, parser, context)
     if len(drafts) > 1:
         (election,) = vote([Poll(request, drafts, state)], parser, context)
-        chosen = election.winner or 0
+        taken = election.winner or 0
     took = _writers.taken(made)
     _told(console(json), took, repairs, election)
-    console(json).print(drafts[chosen].text, markup=False, soft_wrap=True)
-    job = Job(question, drafts[chosen].program(parser, inputs), state, question)
+    console(json).print(drafts[taken].text, markup=False, soft_wrap=True)
+    job = Job(question, drafts[taken].program(parser, inputs), state, question)
     answer(job, modules, json, told={"written": took, "models": why}, page=page)
 
 

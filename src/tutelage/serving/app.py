@@ -27,7 +27,7 @@ from tutelage.serving.door import Door, Visit, refusal
 from tutelage.serving.engine import Engine
 from tutelage.serving.metrics import Metrics
 from tutelage.serving.problems import Refusal, code_and_kind
-from tutelage.serving.scene import scene
+from tutelage.serving.samples import Sample, scene
 from tutelage.serving.service import Service, Wish
 from tutelage.serving.settings import DEFAULT, ServerSettings
 
@@ -49,10 +49,12 @@ def application(
     *,
     key: str | None = None,
     cache: ResultCache | None = None,
+    sample: Sample = scene,
 ) -> ASGIApp:
     """The server as an ASGI application: programs over ``modules``, questions through ``writer``.
 
-    With a ``key``, every path but the page and ``/healthz`` wants it. ``cache`` keeps module answers.
+    With a ``key``, every path but the page and ``/healthz`` wants it. ``cache`` keeps module answers. ``sample`` gives the
+    pictures that the page offers.
     """
     metrics = Metrics()
 
@@ -103,10 +105,10 @@ def application(
             for name, module in sorted(modules.items())
         }
 
-    @app.get("/v1/scene")
-    async def procedural(number: Annotated[int, Query(ge=0, lt=1_000_000)] = 0) -> dict[str, Any]:
-        """A drawn picture in base64 and questions about it, to try the server with."""
-        return await asyncio.to_thread(scene, number)
+    @app.get("/v1/sample")
+    async def offered(number: Annotated[int, Query(ge=0, lt=1_000_000)] = 0) -> dict[str, Any]:
+        """A picture, in base64, and questions about it, to try the server with."""
+        return await asyncio.to_thread(sample, number)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> str:

@@ -2,7 +2,7 @@
   const $ = (id) => document.getElementById(id);
   const NAMES = [["IMAGE"], ["LEFT", "RIGHT"]];
   const SMALL = 200; // pixels: below this a picture is shown with its pixels told apart
-  let images = [], drawn = Math.floor(Math.random() * 1e6);
+  let images = [], offered = Math.floor(Math.random() * 1e6);
 
   /** The part of a picture that a step was given, as drawn by SVG, with boxes in pixels of that part. */
   function region(value, pictures, boxes, alt) {
@@ -100,7 +100,7 @@
 
   /** Ask the server; while it works, nothing else can be asked. */
   async function ask(path, more) {
-    if (!images.length) return showError({ message: "There is no picture yet.", remedy: "choose one, or draw a scene" });
+    if (!images.length) return showError({ message: "There is no picture yet.", remedy: "choose one, or have one shown" });
     const buttons = [$("ask"), $("run")], began = performance.now();
     buttons.forEach((button) => { button.disabled = true; });
     try {
@@ -134,16 +134,17 @@
     if (list.length) { place(await Promise.all(list)); $("ideas").replaceChildren(); }
   }
 
-  async function draw() {
+  /** A picture of the server's own; at first its absence is nobody's trouble. */
+  async function offer(first) {
     let found;
     try {
-      found = await send(`/v1/scene?number=${drawn}`);
+      found = await send(`/v1/sample?number=${offered}`);
     } catch (error) {
       return showError(unreachable(error));
     }
-    if (found.error) return showError(found.error);
-    drawn = (drawn + 1) % 1e6;
-    place([{ data: found.picture, url: `data:image/png;base64,${found.picture}` }]);
+    if (found.error) return first && found.error.kind === "input" ? undefined : showError(found.error);
+    offered = (offered + 1) % 1e6;
+    place([{ data: found.picture, url: `data:${found.type};base64,${found.picture}` }]);
     $("question").value = found.questions[0];
     $("ideas").replaceChildren(...found.questions.map((question) => {
       const chip = el("button", { type: "button" }, question);
@@ -159,7 +160,7 @@
     else $("question").focus();
   });
   $("run").addEventListener("click", () => ask("/v1/run", { program: $("program").value, dsl: $("program").dataset.dsl }));
-  $("draw").addEventListener("click", draw);
+  $("offer").addEventListener("click", () => offer(false));
   $("file").addEventListener("change", (event) => read(event.target.files));
   for (const kind of ["dragover", "dragleave", "drop"])
     $("drop").addEventListener(kind, (event) => {
@@ -167,5 +168,5 @@
       $("drop").classList.toggle("over", kind === "dragover");
       if (kind === "drop") read(event.dataTransfer.files);
     });
-  draw();
+  offer(true);
 })();

@@ -1,4 +1,4 @@
-"""Album of scenes: numpy only, the same bytes for the same scene."""
+"""Pictures of scenes: numpy only, the same bytes for the same scene."""
 
 from __future__ import annotations
 
