@@ -132,6 +132,16 @@ def test_a_run_folder_refuses_other_settings_versions_and_foreign_files(tmp_path
         files.RunFolder(tmp_path / "foreign", {})
 
 
+def test_bytes_without_a_name_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    held = files.unnamed(3 << 20)
+    held[-1:] = b"x"
+    assert (len(held), held[0], held[-1]) == (3 << 20, 0, ord("x")) and list(tmp_path.iterdir()) == []
+    with pytest.raises(StorageError, match="no room") as caught:
+        files.unnamed(1 << 60)
+    assert caught.value.where == str(tmp_path) and "TMPDIR" in caught.value.remedy
+
+
 def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TUTELAGE_HOME", str(tmp_path))
     assert files.cache_home() == tmp_path

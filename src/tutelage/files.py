@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import mmap
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -174,13 +175,30 @@ def write_json_lines(path: str | Path, rows: Iterable[Any]) -> Path:
 
 
 def fingerprint(*parts: Any) -> str:
-    """16 hex digits that change when any part changes; parts are bytes, or anything that :func:`plain` takes."""
+    """16 hex digits that change when any part changes; parts are bytes (or a view of them), or anything that :func:`plain`
+    takes."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        data = part if isinstance(part, bytes) else json.dumps(plain(part), sort_keys=True).encode()
+        data = part if isinstance(part, (bytes, memoryview)) else json.dumps(plain(part), sort_keys=True).encode()
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
+
+
+def unnamed(size: int) -> mmap.mmap:
+    """``size`` bytes, all 0, that lie in a file without a name in the folder for temporary files: memory holds what is in use,
+    and nothing is left when nobody holds them.
+
+    Raises:
+        StorageError: there is no room for them.
+    """
+    with tempfile.TemporaryFile() as file:
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            room = f"no room for {size >> 20:,} MiB: {error.strerror}"
+            raise StorageError(room, where=tempfile.gettempdir(), remedy="name another folder by the variable TMPDIR") from error
+        return mmap.mmap(file.fileno(), size)
 
 
 def cache_home() -> Path:

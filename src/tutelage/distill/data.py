@@ -153,7 +153,7 @@ class TensorData:
     def _content(self) -> str:
         parts: list[Any] = []
         for name, leaf in leaves((self.inputs, self.labels)):
-            data = leaf.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            data = leaf.contiguous().reshape(-1).view(torch.uint8).numpy().data
             parts += [name, str(leaf.dtype), list(leaf.shape), data]
         return fingerprint(*parts)
 

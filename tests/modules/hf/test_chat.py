@@ -14,6 +14,7 @@ import transformers
 
 from tutelage.errors import InputError
 from tutelage.modules import hf
+from tutelage.modules.hf import base
 from tutelage.modules.hf.chat import Chat, ChatNetwork
 from tutelage.modules.hf.vqa import VqaConfig
 from tutelage.programs.language import Call
@@ -96,14 +97,16 @@ def test_images_of_several_patches_go_as_rows() -> None:
     assert together.values == [module.run([call]).values[0] for call in CALLS]
 
 
-def test_images_of_several_shapes_run_and_are_brought_to_one_for_a_lesson() -> None:
+def test_images_of_several_shapes_run_and_are_brought_to_one_for_a_lesson(monkeypatch: pytest.MonkeyPatch) -> None:
     module = qwen(VqaConfig(tokens=3))
     large = picture(8, 30, 12)
     mixed = [*CALLS, Call("VQA", {"image": large, "question": "is it red ?"})]
     assert module.run(mixed).values[:4] == module.run(CALLS).values
-    with pytest.raises(InputError, match="images become inputs many/pixel_values of shapes") as error:
-        module.exercise(mixed, None)
-    assert "square=N" in str(error.value)
+    for in_memory in (base.IN_MEMORY, 0):
+        monkeypatch.setattr(base, "IN_MEMORY", in_memory)
+        with pytest.raises(InputError, match="images become inputs many/pixel_values of shapes") as error:
+            module.exercise(mixed, None)
+        assert "square=N" in str(error.value)
     assert len(qwen(VqaConfig(tokens=3, square=16)).exercise(mixed, None)) == 5
 
 

@@ -13,10 +13,12 @@ import torch
 
 pytest.importorskip("transformers", reason="needs the extra `hf`")
 
+from tutelage.distill.data import TensorData
 from tutelage.distill.lesson import Settings
 from tutelage.distill.trainer import Trainer
 from tutelage.errors import InputError, StaleError
 from tutelage.modules import hf
+from tutelage.modules.hf import base
 from tutelage.modules.visual_module import Label, VisualModule, load
 from tutelage.programs.language import RuntimeFailure
 from tutelage.programs.values import Image
@@ -62,6 +64,18 @@ def test_answers_do_not_depend_on_their_batch(name: str, opened: Opened) -> None
         assert one == other if isinstance(one, (str, bool)) else np.allclose(one, other, rtol=1e-3, atol=1e-4)
         if together.distributions and together.distributions[i]:
             assert together.distributions[i] == pytest.approx(alone.distributions[0], abs=1e-5)
+
+
+@every
+def test_many_images_lie_in_a_file_and_are_the_same(name: str, opened: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
+    module, calls = opened(name), CASES[name].calls
+    held = TensorData(module.encode(calls))
+    monkeypatch.setattr(base, "IN_MEMORY", 0)
+    filed = TensorData(module.encode(calls))
+    assert list(filed.inputs) == list(held.inputs) and filed.fingerprint == held.fingerprint
+    rows = torch.tensor([len(calls) - 1, 0])
+    for key, value in held.batch(rows, None).inputs.items():
+        assert torch.equal(filed.batch(rows, None).inputs[key], value)
 
 
 @every

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -22,6 +23,8 @@ from tutelage.programs.values import Image
 MANY = "many/"
 """Before the name of an input of which an image has several, stacked without a dimension of their own (Qwen-VL's patches)."""
 Row = dict[str, Tensor]
+IN_MEMORY = 256 << 20
+"""Bytes of the calls' images that a batch holds in memory; more, a lesson's, lie in a temporary file."""
 
 
 @dataclass(frozen=True)
@@ -177,10 +180,8 @@ class HfModule(VisualModule):
         shapes = {value.shape for value in values}
         if len(shapes) == 1:
             return torch.stack(values)
-        if (values[0].is_floating_point() and name not in self.ragged) or name.startswith(MANY):
-            told = " and ".join(str(list(shape)) for shape in sorted(shapes))
-            remedy = "a lesson needs one shape, running does not: open the model with square=N, say 384"
-            raise InputError(f"{self.name}: images become inputs {name} of shapes {told}", where=self.config.source, remedy=remedy)
+        if self._is_image(name, values[0]):
+            raise self._unlike(name, shapes)
         side, fill = self.padding(name)
         longest = [max(sizes) for sizes in zip(*shapes)]
         padded = []
@@ -192,9 +193,37 @@ class HfModule(VisualModule):
             padded.append(F.pad(value, missing, value=fill))
         return torch.stack(padded)
 
+    def _is_image(self, name: str, value: Tensor) -> bool:
+        """Whether an input is made of the image, and must have one shape."""
+        return (value.is_floating_point() and name not in self.ragged) or name.startswith(MANY)
+
+    def _unlike(self, name: str, shapes: Iterable[torch.Size]) -> InputError:
+        told = " and ".join(str(list(shape)) for shape in sorted(shapes))
+        remedy = "a lesson needs one shape, running does not: open the model with square=N, say 384"
+        return InputError(f"{self.name}: images become inputs {name} of shapes {told}", where=self.config.source, remedy=remedy)
+
     def encode(self, calls: Sequence[Call]) -> dict[str, Tensor]:
-        """Calls as one batch, row i for call i; what the processor gives, by its own names."""
-        return self.collate([self._checked(call) for call in calls])
+        """Calls as one batch, row i for call i; what the processor gives, by its own names.
+
+        Raises:
+            InputError: images of different shapes, or more text than the model reads.
+            StorageError: there is no room for the temporary file of a large lesson's images.
+        """
+        first = self._checked(calls[0])
+        looks = {name: value for name, value in first.items() if self._is_image(name, value)}
+        if len(calls) * sum(value.nbytes for value in looks.values()) <= IN_MEMORY:
+            return self.collate([first, *map(self._checked, calls[1:])])
+        kept = {name: _in_a_file((len(calls), *value.shape), value.dtype) for name, value in looks.items()}
+        rows = []
+        for number, call in enumerate(calls):
+            row = self._checked(call)
+            for name, whole in kept.items():
+                value = row.pop(name)
+                if value.shape != whole.shape[1:]:
+                    raise self._unlike(name, {value.shape, whole.shape[1:]})
+                whole[number] = value
+            rows.append(row)
+        return {name: kept[name] if name in kept else self._stacked(name, [row[name] for row in rows]) for name in first}
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Every head, differentiable; at most ``config.rows`` rows at once."""
@@ -253,6 +282,10 @@ class HfModule(VisualModule):
         module.network.to(self.network.model.device)
         module.config = self.config
         return module
+
+
+def _in_a_file(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    return torch.frombuffer(files.unnamed(math.prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
 
 
 def prepared(processor: Any) -> Any:
