@@ -213,8 +213,8 @@ def main() -> None:
     limits = Limits(**settings)
     sys.setrecursionlimit(RECURSION)
     granted = lock_in(memory)
-    gc.freeze()
-    gc.set_threshold(10_000)
+    gc.freeze()  # what stands now stays
+    gc.set_threshold(10_000)  # and programs leave little behind: 700 took a fifteenth of the time
     PLACE.pack_into(place, 0, 1, False, time.process_time())
     send(sink, frame(dump([[0, ["ready", granted]]])))
     serve(source, sink, limits, place)
