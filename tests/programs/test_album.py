@@ -88,6 +88,31 @@ def test_it_travels_to_another_process_as_a_plain_image(tmp_path: Path) -> None:
     assert type(there) is Image and there.key == lazy.key and np.array_equal(there.bytes, lazy.bytes)
 
 
+def test_questions_travel_without_pixels_and_share_their_album(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn(tmp_path, "a.png", 200, 150)
+    monkeypatch.chdir(tmp_path)
+    album = Album(Resize(100))
+    ours = [Views(album, {"IMAGE": Path("a.png")}) for _ in range(3)]
+    key = ours[0]["IMAGE"].key
+    sent = pickle.dumps(ours)
+    monkeypatch.chdir("/")
+    theirs = pickle.loads(sent)
+    assert len(sent) < 2_000 and theirs[0].album is theirs[2].album is not album
+    assert [views["IMAGE"].key for views in theirs] == [key] * 3 and theirs[0].album.opened == 0
+    assert theirs[0]["IMAGE"].bytes.shape == (3, 75, 100) and theirs[0].album.opened == 1
+    drawn(tmp_path, "a.png", 200, 150, seed=1)
+    with pytest.raises(InputError, match=r"a\.png: the picture has changed"):
+        _ = pickle.loads(sent)[0]["IMAGE"].bytes
+
+
+def test_a_named_picture_is_opened_for_its_pixels_alone(tmp_path: Path) -> None:
+    album = Album()
+    image = FileImage(album, drawn(tmp_path, "a.png"), "name", (2, 1, 12, 11))
+    part = image.crop(3, 3, 99, 99)
+    assert (image.key, part.key) == (("name", (2, 1, 12, 11)), ("name", (5, 4, 12, 11))) and album.opened == 0
+    assert np.array_equal(part.bytes, Image.from_file(image.path).part((5, 4, 12, 11)).bytes) and album.opened == 1
+
+
 def test_views_open_what_is_taken_and_name_a_broken_file(tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(drawn(tmp_path, "a.png").read_bytes()[:60])
     views = Views(Album(), {"LEFT": tmp_path / "a.png", "RIGHT": tmp_path / "bad.jpg", "IMAGE": tmp_path / "none.jpg"})

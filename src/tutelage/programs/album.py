@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from tutelage.errors import InputError
 from tutelage.programs.pictures import ImageLimits
 from tutelage.programs.values import Image
 
+Facts = tuple[str, tuple[int, int]]
+"""The key of a picture, and its width and height."""
 BUDGET = 1 << 30
 """Bytes of decoded pixels that are held at once: about 1,900 pictures of 500 x 375."""
 
@@ -51,23 +54,35 @@ class Album:
     """Decodes picture files, and holds the last ones within ``budget`` bytes. ``opened`` counts how often a file was.
 
     Of every picture seen, its key (a hash of its resized pixels) and size are kept: a crop needs no pixels to be named.
+    Sent to another process it is empty: that one opens the files itself.
     """
 
     def __init__(self, resize: Resize = Resize(), budget: int = BUDGET):  # noqa: B008  (frozen)
         self.resize, self.opened = resize, 0
-        self._room = budget
+        self._budget = self._room = budget
         self._held: OrderedDict[Path, np.ndarray] = OrderedDict()
-        self._facts: dict[Path, tuple[str, tuple[int, int]]] = {}
+        self._facts: dict[Path, Facts] = {}
+
+    def __reduce__(self) -> tuple[type[Album], tuple[Resize, int]]:
+        return Album, (self.resize, self._budget)
 
     def image(self, path: str | Path) -> FileImage:
         """The picture at ``path``; nothing is opened yet."""
         return FileImage(self, Path(path))
 
-    def facts(self, path: Path) -> tuple[str, tuple[int, int]]:
+    def facts(self, path: Path) -> Facts:
         """The key of the picture and its (width, height) as resized. Raises as :meth:`pixels`."""
         if path not in self._facts:
             self.pixels(path)
         return self._facts[path]
+
+    def known(self, paths: Iterable[Path]) -> dict[Path, Facts]:
+        """The facts of those pictures that were opened."""
+        return {path: self._facts[path] for path in paths if path in self._facts}
+
+    def expect(self, facts: Mapping[Path, Facts]) -> None:
+        """Take over what another album knows: a picture that has changed since is told when it is opened."""
+        self._facts |= facts
 
     def pixels(self, path: Path) -> np.ndarray:
         """uint8 [3, H, W].
@@ -92,12 +107,13 @@ class Album:
 
 
 class FileImage(Image):
-    """An image whose pixels lie in a file until they are looked at, and may go again; otherwise as every image."""
+    """An image whose pixels lie in a file until they are looked at, and may go again; otherwise as every image. Where its key
+    and region are told, nothing is opened to name it."""
 
-    __slots__ = ("album", "path", "_place")
+    __slots__ = ("album", "path", "_key", "_place")
 
-    def __init__(self, album: Album, path: Path, place: tuple[int, int, int, int] | None = None):
-        self.album, self.path, self._place, self.notes = album, path, place, ()
+    def __init__(self, album: Album, path: Path, key: str | None = None, place: tuple[int, int, int, int] | None = None):
+        self.album, self.path, self._key, self._place, self.notes = album, path, key, place, ()
 
     @property
     def root(self) -> np.ndarray:  # type: ignore[override]
@@ -107,7 +123,7 @@ class FileImage(Image):
     @property
     def root_key(self) -> str:  # type: ignore[override]
         """Names the pixels."""
-        return self.album.facts(self.path)[0]
+        return self._key or self.album.facts(self.path)[0]
 
     @property
     def region(self) -> tuple[int, int, int, int]:  # type: ignore[override]
@@ -119,9 +135,9 @@ class FileImage(Image):
         """Names pixels and region."""
         return self.root_key, self.region
 
-    def crop(self, x1: float, y1: float, x2: float, y2: float) -> FileImage:
-        """As :meth:`Image.crop`: the crop, too, holds no pixels."""
-        return FileImage(self.album, self.path, super().crop(x1, y1, x2, y2).region)
+    def part(self, region: tuple[int, int, int, int]) -> FileImage:
+        """As :meth:`Image.part`: it, too, holds no pixels."""
+        return FileImage(self.album, self.path, self._key, region)
 
     def __reduce__(self) -> tuple[type[Image], tuple[np.ndarray, str, tuple[int, int, int, int]]]:
         return Image, (self.root, self.root_key, self.region)
@@ -129,10 +145,15 @@ class FileImage(Image):
 
 class Views(Mapping[str, Image]):
     """A question's images by name, each opened as it is taken: a file that is no picture is told then, by its name, and
-    not by the module that would look at it."""
+    not by the module that would look at it. To another process the paths travel, and the ``facts`` of pictures seen."""
 
-    def __init__(self, album: Album, paths: Mapping[str, Path]):
+    def __init__(self, album: Album, paths: Mapping[str, Path], facts: Mapping[Path, Facts] = MappingProxyType({})):
         self.album, self.paths = album, dict(paths)
+        album.expect(facts)
+
+    def __reduce__(self) -> tuple[type[Views], tuple[Album, dict[str, Path], dict[Path, Facts]]]:
+        facts = {path.absolute(): known for path, known in self.album.known(self.paths.values()).items()}
+        return Views, (self.album, {name: path.absolute() for name, path in self.paths.items()}, facts)
 
     def __getitem__(self, name: str) -> Image:
         image = self.album.image(self.paths[name])

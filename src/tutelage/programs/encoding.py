@@ -16,8 +16,8 @@ from tutelage.programs.values import Box, Image, Object
 
 _SCALARS = (str, bool, int, float, type(None))
 
-FindPixels = Callable[[str], np.ndarray]
-"""From the key of a picture to its pixels, uint8 [3, H, W]."""
+FindImage = Callable[[str, tuple[int, int, int, int]], Image]
+"""From the key of a picture, and a region of it, to the image."""
 
 
 class ImageRef(NamedTuple):
@@ -58,8 +58,8 @@ def encode(value: Value) -> Any:
     return {"opaque": type(value).__name__}
 
 
-def decode(data: Any, find_pixels: FindPixels | None = None) -> Value:
-    """The value that :func:`encode` wrote; images become :class:`ImageRef` unless ``find_pixels`` knows them.
+def decode(data: Any, find_image: FindImage | None = None) -> Value:
+    """The value that :func:`encode` wrote; images become :class:`ImageRef` unless ``find_image`` knows them.
 
     Raises:
         InputError: not what :func:`encode` writes, or an opaque value.
@@ -67,16 +67,15 @@ def decode(data: Any, find_pixels: FindPixels | None = None) -> Value:
     if type(data) in _SCALARS:
         return data
     if isinstance(data, list):
-        return Box(*data) if _like_box(data) else [decode(item, find_pixels) for item in data]
+        return Box(*data) if _like_box(data) else [decode(item, find_image) for item in data]
     try:
         match data:
             case {"image": str(key), "region": [int(), int(), int(), int()] as region}:
-                place = tuple(region)
-                return Image(find_pixels(key), key, place) if find_pixels else ImageRef(key, place)
+                return (find_image or ImageRef)(key, tuple(region))
             case {"list": list(items)}:
-                return [decode(item, find_pixels) for item in items]
+                return [decode(item, find_image) for item in items]
             case {"dict": dict(items)}:
-                return {key: decode(item, find_pixels) for key, item in items.items()}
+                return {key: decode(item, find_image) for key, item in items.items()}
             case {"object": dict(fields)}:
                 return _decode_object(fields)
             case {"mask": dict(mask)}:

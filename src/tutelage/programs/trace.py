@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tutelage.errors import InputError
-from tutelage.programs.encoding import FindPixels, ImageRef, decode, encode, input_hash
+from tutelage.programs.encoding import FindImage, ImageRef, decode, encode, input_hash
 from tutelage.programs.language import Call, ProgramFailure, Value
 from tutelage.programs.values import Image
 
@@ -96,8 +96,8 @@ class StepRecord:
         return head | body
 
     @classmethod
-    def from_json(cls, data: Mapping[str, Any], find_pixels: FindPixels | None = None) -> StepRecord:
-        """The record that :meth:`to_json` wrote; images become references unless ``find_pixels`` gives their pixels.
+    def from_json(cls, data: Mapping[str, Any], find_image: FindImage | None = None) -> StepRecord:
+        """The record that :meth:`to_json` wrote; images become references unless ``find_image`` gives them.
 
         Raises:
             InputError: a field is missing or of another type; the message names it.
@@ -106,15 +106,15 @@ class StepRecord:
         try:
             given = {name: data[name] for name in optional if name in data}
             if given.get("teacher"):
-                given["teacher"] = {**given["teacher"], "hard": decode(given["teacher"]["hard"], find_pixels)}
+                given["teacher"] = {**given["teacher"], "hard": decode(given["teacher"]["hard"], find_image)}
             return cls(
                 Origin(**{name: data.get(name, "") for name in Origin._fields}),
                 int(data["step"]),
                 int(data["call_no"]),
                 data["module"],
                 data["module_version"],
-                {name: decode(value, find_pixels) for name, value in data["args"].items()},
-                decode(data["output"], find_pixels),
+                {name: decode(value, find_image) for name, value in data["args"].items()},
+                decode(data["output"], find_image),
                 **given,
             )
         except KeyError as error:

@@ -157,6 +157,10 @@ class Image:
         )
         if region[0] >= region[2] or region[1] >= region[3]:
             raise RuntimeFailure(f"a crop of zero area: ({x1:g}, {y1:g}, {x2:g}, {y2:g}) of {self.width}x{self.height}")
+        return self.part(region)
+
+    def part(self, region: tuple[int, int, int, int]) -> Image:
+        """The same picture with another region (x1, y1, x2, y2), which lies inside the picture."""
         return Image(self.root, self.root_key, region)
 
     def __repr__(self) -> str:

@@ -6,12 +6,11 @@ import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from tutelage import files
 from tutelage.errors import InputError
 from tutelage.modules.visual_module import VisualModule
-from tutelage.programs.encoding import FindPixels
+from tutelage.programs.album import Album, FileImage
+from tutelage.programs.encoding import FindImage
 from tutelage.programs.language import Call, Module, Value
 from tutelage.programs.scheduler import KEEP, Job, Substitute
 from tutelage.programs.trace import StepRecord
@@ -104,14 +103,21 @@ def _picture(folder: Path, key: str) -> Path:
     return folder / "images" / f"{files.fingerprint(key)}.png"
 
 
-def find_pixels(folder: Path, held: Iterable[Image] = ()) -> FindPixels:
-    """Pictures by key: those ``held`` in memory, others from the files that :func:`save_pictures` wrote; each is read once."""
-    roots = {image.root_key: image.root for image in held}
+def find_images(folder: Path, held: Iterable[Image] = ()) -> FindImage:
+    """Images of pictures: those that are ``held`` in memory, others from the files that :func:`save_pictures` wrote; each is
+    opened once, and again when somebody looks.
 
-    def find(key: str) -> np.ndarray:
-        if key not in roots:
-            roots[key] = Image.from_file(_picture(folder, key)).root
-        return roots[key]
+    Raises (what it returns does):
+        InputError: a file is absent or no picture.
+    """
+    pictures, album = {image.root_key: image for image in held if not isinstance(image, FileImage)}, Album()
+
+    def find(key: str, region: tuple[int, int, int, int]) -> Image:
+        if key in pictures:
+            return pictures[key].part(region)
+        path = _picture(folder, key)
+        album.facts(path)
+        return FileImage(album, path, key, region)
 
     return find
 
@@ -126,5 +132,5 @@ def load(folder: str | Path) -> Records:
     found = sorted(folder.glob("*.jsonl"))
     if not found:
         raise InputError("no step records here", where=folder, remedy="run `tutelage sdvp collect` first")
-    pixels = find_pixels(folder)
-    return {file.stem: [StepRecord.from_json(row, pixels) for _, row in files.read_json_lines(file)] for file in found}
+    find = find_images(folder)
+    return {file.stem: [StepRecord.from_json(row, find) for _, row in files.read_json_lines(file)] for file in found}

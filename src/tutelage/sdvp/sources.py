@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
@@ -12,31 +11,26 @@ from types import MappingProxyType
 from tutelage.errors import InputError, did_you_mean
 from tutelage.programs.album import Album, Views
 from tutelage.programs.language import ParseFailure
-from tutelage.programs.values import Image
 from tutelage.programs.writers.gold import read_programs
 from tutelage.programs.writers.grammar import write
 from tutelage.sdvp.questions import Question
 from tutelage.tasks import gqa, nlvr2
 
-PICTURES = 4096
-"""Decoded pictures that are held while programs are read; those in use stay with their questions."""
-
 
 def questions_from(programs: str | Path, images: str | Path = ".", task: str = "own") -> list[Question]:
     """The questions of a JSON-lines file, a line a program: {id, dsl, program, images, question?, answer?}.
 
-    Paths of images are relative to the folder ``images``; each picture is read once.
+    Paths of images are relative to the folder ``images``; every picture is opened once, and again when somebody looks.
 
     Raises:
         InputError: the file or a picture is absent or broken; the line is named.
     """
-    picture = lru_cache(maxsize=PICTURES)(Image.from_file)
-    found = []
+    found, album = [], Album()
     for stored in read_programs(programs):
-        views = {}
-        for name, path in stored.images.items():
+        views = Views(album, {name: Path(images) / path for name, path in stored.images.items()})
+        for path in views.paths.values():
             try:
-                views[name] = picture(Path(images) / path)
+                album.facts(path)
             except InputError as error:
                 line = f"{programs}:{stored.line}"
                 raise InputError(f"{error.where}: {error.message}", where=line, remedy=error.remedy) from error

@@ -21,7 +21,7 @@ from tutelage.programs.language import Call, Module
 from tutelage.programs.trace import StepRecord
 from tutelage.sdvp.accept import Probe, accept
 from tutelage.sdvp.adapt import StepTeacher
-from tutelage.sdvp.collect import Records, call_of, collect, find_pixels, load, save, save_pictures
+from tutelage.sdvp.collect import Records, call_of, collect, find_images, load, save, save_pictures
 from tutelage.sdvp.compile import Options
 from tutelage.sdvp.label import Field, Filters, calibrate, fields, keep, label_of, labelled, to_label
 from tutelage.sdvp.lesson import lesson
@@ -72,12 +72,12 @@ def collect_into(
     shards = [_shard(root, settings, asked[piece]) for piece in parts]
     tasks = [(shard, questions[piece]) for shard, piece in zip(shards, parts)]
     _fill(shards, collect_shard, tasks, (root, modules, dsl, stage), pool, progress)
-    pixels = find_pixels(root, (image for question in questions for image in question.images.values()))
+    find = find_images(root, (image for question in questions for image in question.images.values()))
     records: Records = {name: [] for name, module in modules.items() if isinstance(module, VisualModule)}
     seen: set[str] = set()
     for shard in shards:
         for _, row in files.read_json_lines(shard):
-            record = StepRecord.from_json(row, pixels)
+            record = StepRecord.from_json(row, find)
             if (name := record.input_hash) not in seen:
                 seen.add(name)
                 records[record.module].append(record)
