@@ -149,13 +149,15 @@ def smoke(out: Path, home: Path) -> subprocess.Popen[bytes]:
 
 @pytest.mark.slow
 def test_a_demo_killed_at_random_points_ends_with_the_same_result(tmp_path: Path) -> None:
+    began = time.monotonic()
     whole = smoke(tmp_path / "whole", tmp_path / "home-one")
     assert whole.wait(600) == 0
+    took = time.monotonic() - began
     rng, kills = random.Random(0), 0
     while True:
         run = smoke(tmp_path / "killed", tmp_path / "home-two")
         if kills < 3:
-            time.sleep(rng.uniform(4, 14))
+            time.sleep(took * rng.uniform(0.2, 0.7))
         else:
             run.wait(600)
         if run.poll() is not None:
