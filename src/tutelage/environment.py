@@ -79,13 +79,23 @@ class PeakMemory:
         self._stop.set()
         self._thread.join()
         if not self.mib:
-            self.mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            self.mib = own_memory()
 
     def _watch(self) -> None:
         while True:
             self.mib = max(self.mib, sum(map(_held, _family(os.getpid()))))
             if self._stop.wait(0.5):
                 return
+
+
+def own_memory(field: str = "VmHWM") -> float:
+    """VmRSS (now) or VmHWM (the most) of this process in MiB; without ``/proc`` the most either way, which on Linux would
+    count what the parent held when it started us."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def _family(pid: int) -> list[int]:

@@ -327,10 +327,11 @@ def test_random_predictions_against_a_plain_count(files):
 
 
 PEAK = """
-import json, resource, sys
+import json, sys
+from tutelage.environment import own_memory
 from tutelage.tasks.gqa_metrics import evaluate
 scores = evaluate(sys.argv[1], sys.argv[2], consistency=True)
-print(json.dumps([scores["questions"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+print(json.dumps([scores["questions"], own_memory()]))
 """
 
 

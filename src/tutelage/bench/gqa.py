@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import multiprocessing
-import resource
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import files
+from tutelage.environment import own_memory
 from tutelage.seeds import numpy_rng
 from tutelage.tasks import gqa, gqa_metrics
 from tutelage.tasks.records import size_of
@@ -107,7 +107,7 @@ def _read(questions: str, count: int) -> dict[str, Any]:
     started, marks, done = time.perf_counter(), [], 0
     for done, _ in enumerate(gqa.read_questions(questions), 1):
         if done % max(1, count // 10) == 0:
-            marks.append(_memory("VmRSS"))
+            marks.append(own_memory("VmRSS"))
     return _figures(started, done) | {"rss_mib": marks}
 
 
@@ -119,14 +119,4 @@ def _score(questions: str, predictions: str, choices: str) -> dict[str, Any]:
 
 def _figures(started: float, questions: int) -> dict[str, Any]:
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "questions_per_s": questions / seconds, "peak_rss_mib": _memory("VmHWM")}
-
-
-def _memory(field: str) -> float:
-    """VmRSS (now) or VmHWM (the most) of this process in MiB; without /proc the most either way, which on Linux would
-    count what the parent held when it started us."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{field}:"))
-    except (OSError, StopIteration):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds": seconds, "questions_per_s": questions / seconds, "peak_rss_mib": own_memory("VmHWM")}
