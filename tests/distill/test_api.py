@@ -242,10 +242,10 @@ def test_an_onnx_student_answers_the_same_for_a_batch_of_any_size(tmp_path: Path
     runtime = pytest.importorskip("onnxruntime")
     net = Net(norm=True).eval()
     path = save_onnx(net, torch.zeros(2, 4), tmp_path / "s.onnx")
-    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    written = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     for rows in (1, 5):
         x = torch.randn(rows, 4)
-        (said,) = session.run(None, {"input": x.numpy()})
+        (said,) = written.run(None, {"input": x.numpy()})
         assert np.allclose(said, net(x).detach().numpy(), atol=1e-5)
 
 

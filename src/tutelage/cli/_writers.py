@@ -216,12 +216,9 @@ _MAKERS: Mapping[WriterName, Callable[[Task], Writer]] = {
 }
 
 
-def single(settings: WriterSettings) -> WriterSettings:
-    """The same, for images that show one thing."""
-    grammar, learned = replace(settings.grammar, single=True), replace(settings.learned, single=True)
-    return replace(settings, grammar=grammar, learned=learned)
-
-
-def photo(settings: WriterSettings) -> WriterSettings:
-    """The same, for photographs."""
-    return replace(settings, grammar=replace(settings.grammar, photo=True))
+def fitted(settings: WriterSettings, single: bool, photographs: bool = False) -> WriterSettings:
+    """The same, for images that show one thing, where they are ``single``; else for ``photographs``."""
+    if single:
+        grammar, learned = replace(settings.grammar, single=True), replace(settings.learned, single=True)
+        return replace(settings, grammar=grammar, learned=learned)
+    return replace(settings, grammar=replace(settings.grammar, photo=True)) if photographs else settings

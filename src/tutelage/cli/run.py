@@ -53,14 +53,17 @@ def run(
     """Run a program on an image and show every step; or a file of programs, answered by a file of traces.
 
     A batch writes a JSON line for each line, in the same order: {"id", "status", "answer", "steps", "error", ...}. A
-    program that fails, or whose picture cannot be read, has a status other than "ok"; the exit code is still 0.
+    program that fails, or whose picture cannot be read, has a status other than "ok"; the exit code is still 0. Without
+    --models a batch runs on the embedded set.
     """
     if (program is None) == (batch is None):
         raise InputError("give one program, or --batch and a file of them", remedy="tutelage run --help shows both")
     if batch is not None:
         if image or left or right:
             raise InputError("the lines of a batch name their own pictures", remedy="leave out --image, --left and --right")
-        modules = modules_of(seed, module or (), models or Models.embedded)
+        known = models or Models.embedded
+        typer.echo(f"models: {known}" + ("" if models else " (a batch's pictures are not looked at before it runs)"), err=True)
+        modules = modules_of(seed, module or (), known)
         _run_batch(batch, images or batch.parent, modules, json or "-", cache, window)
         return
     assert program is not None

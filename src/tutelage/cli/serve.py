@@ -86,9 +86,8 @@ def serve(
         program_seconds=program_seconds,
         program_calls=program_calls,
     )
-    parts = _writers.read_settings(settings, changes or ())
     packaged = models is Models.packaged
-    parts = _writers.single(parts) if single else _writers.photo(parts) if packaged else parts
+    parts = _writers.fitted(_writers.read_settings(settings, changes or ()), single, packaged)
     made = _writers.writer_of(writer, _writers.Task(parts, [], _writers.signatures_of(module or (), packaged), seed))
     modules = modules_of(seed, module or (), models)
     log_to_stderr()

@@ -55,9 +55,9 @@ def solve(
     state = {name: Image.from_file(path) for name, path in zip(inputs, images, strict=True)}
     chosen, why = chosen_models(models, state.values())
     console(json).print(why, markup=False, soft_wrap=True)
-    parts, request = _writers.read_settings(settings, changes or ()), Request(question, dsl.value, inputs, "0")
-    parts = _writers.single(parts) if single else _writers.photo(parts) if chosen is Models.packaged else parts
-    signatures = _writers.signatures_of(module or (), chosen is Models.packaged)
+    packaged, request = chosen is Models.packaged, Request(question, dsl.value, inputs, "0")
+    parts = _writers.fitted(_writers.read_settings(settings, changes or ()), single, packaged)
+    signatures = _writers.signatures_of(module or (), packaged)
     task = _writers.Task(parts, [request], signatures, seed)
     made = _writers.writer_of(writer, task)
     if repair and not can_repair(made):

@@ -41,7 +41,7 @@ def write(
     requests = [Request(question, dsl.value, inputs, str(number)) for number, question in enumerate(questions)]
     parts = _writers.read_settings(settings, changes or ())
     signatures = _writers.signatures_of()
-    task = _writers.Task(_writers.single(parts) if single else parts, requests, signatures, seed)
+    task = _writers.Task(_writers.fitted(parts, single), requests, signatures, seed)
     made = _writers.writer_of(writer, task)
     with _writers.asking(made):
         drafts = made.write(requests, samples)

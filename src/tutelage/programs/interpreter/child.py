@@ -214,7 +214,7 @@ def main() -> None:
     sys.setrecursionlimit(RECURSION)
     granted = lock_in(memory)
     gc.freeze()  # what stands now stays
-    gc.set_threshold(10_000)  # and programs leave little behind: 700 took a fifteenth of the time
+    gc.set_threshold(10_000)  # programs leave little behind, and little of that in cycles
     PLACE.pack_into(place, 0, 1, False, time.process_time())
     send(sink, frame(dump([[0, ["ready", granted]]])))
     serve(source, sink, limits, place)
