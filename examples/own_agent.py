@@ -7,7 +7,7 @@ from torch import nn
 
 import tutelage
 from tutelage import sdvp
-from tutelage.modules.classifying import Classifier
+from tutelage.modules.classification import Classifier
 from tutelage.modules.symbolic import symbolic_modules
 
 

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from tutelage import registry
-from tutelage.distill.cache_build import build, verify
-from tutelage.distill.lesson import Lesson, Settings, TensorData
-from tutelage.distill.method import Method, answer
-from tutelage.distill.teacher import Cached
-from tutelage.distill.trainer import Result, Trainer, train
+from tutelage.distillation.cache_build import build, verify
+from tutelage.distillation.job import Lesson, Settings, TensorData
+from tutelage.distillation.method import Method, answer
+from tutelage.distillation.teacher import Cached
+from tutelage.distillation.trainer import Result, Trainer, train
 from tutelage.errors import InputError
 from tutelage.registry import Entry, system
 
@@ -182,7 +182,7 @@ def check_the_export_stands_alone(entry: Entry) -> None:
     assert not student.training
     for name, module in student.named_modules():
         home = type(module).__module__
-        plain = not home.startswith("tutelage.distill") or home == "tutelage.distill.networks"  # nn.Modules, no training
+        plain = not home.startswith("tutelage.distillation") or home == "tutelage.distillation.small_models"  # nn.Modules, no training
         assert plain, f"{name} is training code"
         assert not module._forward_hooks and not module._forward_pre_hooks, f"{name} carries a hook"
     inputs = lesson.data.batch(*lesson.order().step(0)).inputs

@@ -27,7 +27,7 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from tutelage.errors import InputError, did_you_mean
-from tutelage.files import cache_home, write_bytes
+from tutelage.storage import cache_home, write_bytes
 
 
 class AssetAbsent(InputError):

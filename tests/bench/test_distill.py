@@ -8,7 +8,7 @@ import torch
 
 from tutelage.bench import distill, distill_steps
 from tutelage.bench.distill_steps import ALONE, CACHED, HAND, ONLINE, OTHER, QUICK
-from tutelage.distill.trainer import Trainer
+from tutelage.distillation.trainer import Trainer
 from tutelage.errors import InputError
 
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from tutelage.bench.workers import compared, stage
 from tutelage.cli import main
-from tutelage.sdvp.adapt import from_callable
+from tutelage.sdvp.teachers import from_callable
 from tutelage.sdvp.collect import call_of, collect
 from tutelage.workers import Pool
 

@@ -8,13 +8,13 @@ import numpy as np
 from typer.testing import CliRunner
 
 from tutelage.cli import main
-from tutelage.distill.data import TensorData
-from tutelage.distill.export import save_weights
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.networks import SmallCNN
-from tutelage.distill.supervised import Supervised
-from tutelage.distill.trainer import train
-from tutelage.systems._shared import built, toy_images
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.export import save_weights
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.small_models import SmallCNN
+from tutelage.distillation.supervised import Supervised
+from tutelage.distillation.trainer import train
+from tutelage.systems._toy import built, toy_images
 
 RECIPE = """
 out = "{folder}/run"

@@ -10,9 +10,9 @@ import torch
 
 from tutelage.cli._comparison import cache_facts, intervals
 from tutelage.cli._recipe import PACKAGED, load
-from tutelage.distill.export import load_weights
-from tutelage.distill.networks import SmallCNN
-from tutelage.distill.recipe import DataPart, read_recipe
+from tutelage.distillation.export import load_weights
+from tutelage.distillation.small_models import SmallCNN
+from tutelage.distillation.recipe import DataPart, read_recipe
 from tutelage.errors import InputError
 
 from .recipes import CACHE, tutelage, written

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tutelage.cli import main
-from tutelage.programs.writers import grammar
+from tutelage.programs.generators import grammar
 
 from ..modules.tiny_language_model import make_model
 from ..programs.writers.stub_server import PROGRAM, Reply, refused, said, serving

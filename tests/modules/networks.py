@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tutelage.modules.asking import AskConfig, Verify, Vqa
-from tutelage.modules.locating import Loc, LocConfig
-from tutelage.modules.words import Vocabulary
-from tutelage.programs.language import Call
+from tutelage.modules.vqa import AskConfig, Verify, Vqa
+from tutelage.modules.detection import Loc, LocConfig
+from tutelage.modules.vocabulary import Vocabulary
+from tutelage.programs.types import Call
 from tutelage.programs.values import Image
 
 VOCABULARY = Vocabulary(

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from tutelage.errors import InputError, StaleError
-from tutelage.modules.asking import Verify, Vqa
+from tutelage.modules.vqa import Verify, Vqa
 from tutelage.modules.visual_module import VisualModule, load
 
 from .networks import loc, verify, vqa

@@ -9,7 +9,7 @@ import torch
 from tutelage.errors import InputError, StaleError, StorageError
 from tutelage.modules.rows import hash_index, padded, seeded, shared_rows
 from tutelage.modules.visual_module import Exercise, Label, VisualModule, class_targets, load
-from tutelage.programs.language import Module
+from tutelage.programs.types import Module
 
 from .networks import ask, check, crops, find, loc, picture, verify, vqa
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tutelage.programs.language import Answers, Call, Module, Signature, Steps, Value
+from tutelage.programs.types import Answers, Call, Module, Signature, Steps, Value
 from tutelage.programs.values import Box, Image
 
 

@@ -20,7 +20,7 @@ from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.reader import MARK, shape_of
 from tutelage.programs.interpreter.wire import LONGEST
 from tutelage.programs.isolation import Sandbox
-from tutelage.programs.language import Call, LimitExceeded, ProgramFailure, TypeFailure
+from tutelage.programs.types import Call, LimitExceeded, ProgramFailure, TypeFailure
 from tutelage.programs.scheduler import AHEAD, Context, Job, run, stream
 from tutelage.programs.values import Box, Image
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tutelage.errors import InputError
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.language import Answers, Call, RuntimeFailure, Signature, Steps, TypeFailure, Value
+from tutelage.programs.types import Answers, Call, RuntimeFailure, Signature, Steps, TypeFailure, Value
 from tutelage.programs.scheduler import KEEP, Context, Job, direct_vqa, run, stream
 from tutelage.programs.values import Box
 from tutelage.programs.visprog import Parser

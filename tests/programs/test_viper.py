@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.modules.function import module
+from tutelage.modules.function_module import module
 from tutelage.programs import viper, visprog
 from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.patches import MARGIN, View, margin_of, region
-from tutelage.programs.language import (
+from tutelage.programs.types import (
     Answers,
     Call,
     LimitExceeded,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.language import (
+from tutelage.programs.types import (
     LimitExceeded,
     ParseFailure,
     ProgramFailure,

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from tutelage.distill.lesson import Settings
-from tutelage.modules.classifying import Classifier, ClassifierConfig
-from tutelage.modules.function import module
+from tutelage.distillation.job import Settings
+from tutelage.modules.classification import Classifier, ClassifierConfig
+from tutelage.modules.function_module import module
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.language import Call, Module
+from tutelage.programs.types import Call, Module
 from tutelage.programs.values import Box, Image
 from tutelage.sdvp.questions import Question
 

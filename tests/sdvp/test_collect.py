@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from tutelage.errors import InputError, StaleError
-from tutelage.programs.language import Call
+from tutelage.programs.types import Call
 from tutelage.programs.trace import Origin, StepRecord
 from tutelage.programs.values import Box
-from tutelage.sdvp.adapt import StepTeacher, from_callable
+from tutelage.sdvp.teachers import StepTeacher, from_callable
 from tutelage.sdvp.collect import call_of, collect, gold_forcing, load, save
 from tutelage.sdvp.compile import Options
 from tutelage.sdvp.label import label, label_of
 from tutelage.sdvp.questions import solve
-from tutelage.sdvp.rivals import Routed
-from tutelage.sdvp.steps import collect_into, label_into, train_into
+from tutelage.sdvp.baselines import Routed
+from tutelage.sdvp.stages import collect_into, label_into, train_into
 
 from . import small
 
@@ -82,7 +82,7 @@ def test_records_with_labels_survive_their_files(tmp_path: Path) -> None:
 
 
 def test_labels_that_are_boxes_survive_too(tmp_path: Path) -> None:
-    from tutelage.modules.locating import Loc, LocConfig
+    from tutelage.modules.detection import Loc, LocConfig
 
     image = small.picture(0, "red", 48)
     record = StepRecord(Origin("q"), 0, 0, "LOC", "v", {"image": image, "object": "circle"})

@@ -8,15 +8,15 @@ import pytest
 
 from tutelage.errors import InputError
 from tutelage.modules.visual_module import Label
-from tutelage.programs.language import Call
+from tutelage.programs.types import Call
 from tutelage.sdvp import compile as sdvp_compile
-from tutelage.sdvp.adapt import StepTeacher, from_callable
-from tutelage.sdvp.blame import blame, teacher_source
+from tutelage.sdvp.teachers import StepTeacher, from_callable
+from tutelage.sdvp.attribution import blame, teacher_source
 from tutelage.sdvp.collect import call_of, collect
 from tutelage.sdvp.compile import Options, Stage, accuracy, replayed, run_stage
-from tutelage.sdvp.final_label import StepwiseFinal
+from tutelage.sdvp.final_answer import StepwiseFinal
 from tutelage.sdvp.label import Filters
-from tutelage.sdvp.retain_low_rank import LoRA
+from tutelage.sdvp.continual.low_rank import LoRA
 
 from . import small
 

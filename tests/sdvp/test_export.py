@@ -10,13 +10,13 @@ from typer.testing import CliRunner
 import tutelage
 from tutelage.cli.main import app
 from tutelage.errors import InputError
-from tutelage.files import read_json, write_json
-from tutelage.modules import asking
-from tutelage.reports.card import card, cell
-from tutelage.sdvp.adapt import from_callable
+from tutelage.storage import read_json, write_json
+from tutelage.modules import vqa as vqa_module
+from tutelage.reports.model_card import card, cell
+from tutelage.sdvp.teachers import from_callable
 from tutelage.sdvp.compile import Options, Stage, compile, run_stage
 from tutelage.sdvp.export import export, export_run
-from tutelage.sdvp.steps import MADE, collect_into, label_into, train_into
+from tutelage.sdvp.stages import MADE, collect_into, label_into, train_into
 
 from ..modules.networks import vqa
 from . import small
@@ -108,7 +108,7 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
 
 def test_the_front_matter_is_yaml_whatever_the_facts_say(tmp_path: Path) -> None:
     module = vqa()
-    assert isinstance(module, asking.Vqa)
+    assert isinstance(module, vqa_module.Vqa)
     out = export(module, tmp_path / "out", lessons=[{"stage": "a|b\nc", "teacher": '--- : "<script>"', "records": 3}])
     assert front(out) == {
         "library_name": "tutelage",

@@ -9,16 +9,16 @@ import pytest
 
 pytest.importorskip("transformers", reason="needs the extra `hf`")
 
-from tutelage.distill.lesson import Settings
+from tutelage.distillation.job import Settings
 from tutelage.modules import hf
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.values import Image
-from tutelage.sdvp.adapt import same_skill
-from tutelage.sdvp.blame import blame, teacher_source
+from tutelage.sdvp.teachers import same_skill
+from tutelage.sdvp.attribution import blame, teacher_source
 from tutelage.sdvp.compile import Options, compile
 from tutelage.sdvp.label import Filters
 from tutelage.sdvp.questions import Question, solve
-from tutelage.sdvp.retain import Together, parse
+from tutelage.sdvp.continual.base import Together, parse
 
 from ..modules.hf import tiny
 from . import small

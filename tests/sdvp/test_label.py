@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from tutelage.modules.visual_module import Label
-from tutelage.programs.language import Call
+from tutelage.programs.types import Call
 from tutelage.programs.values import Box
-from tutelage.sdvp.accept import accept, agrees, probe
-from tutelage.sdvp.adapt import StepTeacher, from_callable
+from tutelage.sdvp.teacher_check import accept, agrees, probe
+from tutelage.sdvp.teachers import StepTeacher, from_callable
 from tutelage.sdvp.collect import collect
 from tutelage.sdvp.label import Filters, calibrate, keep, label, label_of, vote_agreement
 
@@ -104,7 +104,7 @@ def test_labels_are_kept_in_the_teacher_field_and_uncovered_calls_dropped() -> N
 
 
 def test_a_teacher_that_expands_labels_sibling_calls_once() -> None:
-    from tutelage.modules.locating import Loc, LocConfig
+    from tutelage.modules.detection import Loc, LocConfig
 
     module = Loc.build(LocConfig(("circle", "star"), 4), 0)
     from tutelage.programs.trace import Origin, StepRecord

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from tutelage.errors import InputError
-from tutelage.programs.language import ParseFailure
+from tutelage.programs.types import ParseFailure
 from tutelage.programs.values import Box
 from tutelage.sdvp.questions import Programs, Question, correct, solve
 from tutelage.sdvp.sources import Source, questions_from, written
-from tutelage.tasks.world.export import write_gqa, write_nlvr2
+from tutelage.datasets.synthetic.export import write_gqa, write_nlvr2
 
 from . import small
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.sdvp.adapt import from_callable
+from tutelage.sdvp.teachers import from_callable
 from tutelage.sdvp.compile import Compiled, Options, Stage, run_stage
-from tutelage.sdvp.steps import collect_into
+from tutelage.sdvp.stages import collect_into
 
 from . import small
 from .test_compile import BOTH, Tint

@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 from tutelage import workers
 from tutelage.cli.main import app
 from tutelage.errors import InputError, StorageError
-from tutelage.modules.function import module
-from tutelage.programs.language import Call
+from tutelage.modules.function_module import module
+from tutelage.programs.types import Call
 from tutelage.programs.values import Box, Image
-from tutelage.sdvp import steps
-from tutelage.sdvp.adapt import StepTeacher, from_callable
+from tutelage.sdvp import stages
+from tutelage.sdvp.teachers import StepTeacher, from_callable
 from tutelage.sdvp.collect import Records, load
-from tutelage.sdvp.steps import collect_into, label_into
-from tutelage.tasks.world.export import write_gqa
+from tutelage.sdvp.stages import collect_into, label_into
+from tutelage.datasets.synthetic.export import write_gqa
 from tutelage.workers import Pool, WorkerLost
 
 from . import small
@@ -140,14 +140,14 @@ def test_a_worker_without_memory_names_its_shard_and_loses_no_other(whole: Path,
 
 
 def test_a_shard_that_cannot_be_seen_from_here_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "collect_shard", lambda *given: None)
+    monkeypatch.setattr(stages, "collect_shard", lambda *given: None)
     with pytest.raises(StorageError, match="cannot be seen") as caught:
         collect_into(tmp_path, small.questions(3), small.modules())
     assert "shares" in caught.value.remedy
 
 
 def test_a_shard_cut_short_is_told(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "label_shard", lambda teachers, shard, name, calls: shard.write_text("null\n"))
+    monkeypatch.setattr(stages, "label_shard", lambda teachers, shard, name, calls: shard.write_text("null\n"))
     (tmp_path / "parts").mkdir()
     with pytest.raises(InputError, match="1 labels of 24 calls"):
         label_into(tmp_path, load(whole / "records"), small.modules(), teachers())

@@ -17,13 +17,13 @@ import pytest
 from tutelage.errors import StaleError
 from tutelage.modules.visual_module import Label
 from tutelage.programs.values import Box
-from tutelage.sdvp import benchmark
-from tutelage.sdvp.study.measures import answered, area, average_precision, located
+from tutelage.sdvp.study import questions as study_questions
+from tutelage.sdvp.study.module_metrics import answered, area, average_precision, located
 from tutelage.sdvp.study.run import Plan, run_study
-from tutelage.sdvp.study.setting import STAGES
+from tutelage.sdvp.study.setup import STAGES
 from tutelage.sdvp.study.tables import Tables
 
-TASKS = (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN)
+TASKS = (*study_questions.CURRENT, *study_questions.PREVIOUS, *study_questions.UNSEEN)
 
 
 def part(seed: int, shares: dict[str, float], **by_task: dict[str, float]) -> dict[str, Any]:

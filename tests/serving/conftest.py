@@ -20,13 +20,13 @@ pytest.importorskip("prometheus_client", reason="prometheus-client is not instal
 
 from starlette.testclient import TestClient
 
-from tutelage.modules.function import module
+from tutelage.modules.function_module import module
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.language import Answers, Call, Module, Signature
+from tutelage.programs.types import Answers, Call, Module, Signature
 from tutelage.programs.values import Box, Image
-from tutelage.programs.writers.writer import Writer, grammar_writer
+from tutelage.programs.generators.base import Writer, grammar_writer
 from tutelage.serving.app import application
-from tutelage.serving.samples import Sample, scene
+from tutelage.serving.sample_images import Sample, scene
 from tutelage.serving.settings import ServerSettings
 
 VISPROG = "A=VQA(image=IMAGE,question='{}')\nFINAL_RESULT=RESULT(var=A)"

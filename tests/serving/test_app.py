@@ -19,11 +19,11 @@ import pydantic
 import pytest
 
 from tutelage import assets
-from tutelage.programs.writers.grammar import write
-from tutelage.programs.writers.writer import Draft, NoDraft, Request
-from tutelage.serving import wire
+from tutelage.programs.generators.grammar import write
+from tutelage.programs.generators.base import Draft, NoDraft, Request
+from tutelage.serving import schemas
 from tutelage.serving.engine import BRIEF_S
-from tutelage.serving.samples import photograph, scene
+from tutelage.serving.sample_images import photograph, scene
 
 from .conftest import VIPER, VISPROG, Echo, held, picture, run, until, waiting
 
@@ -40,17 +40,17 @@ def problem(response: Any) -> tuple[int, str]:
 def test_a_program_runs_on_a_picture(served: Served, dsl: str, text: str) -> None:
     with served() as client:
         response = client.post("/v1/run", json={"images": [picture(9)], "program": text.format("what"), "dsl": dsl})
-    answer = wire.Answer(**response.json())
+    answer = schemas.Answer(**response.json())
     assert response.status_code == 200 and answer.answer == "what 9" and answer.status == "ok"
     assert [step["module"] for step in answer.steps or []][:1] == ["VQA"]
-    assert answer.program == wire.Written(dsl=dsl, text=text.format("what"), source="client")
+    assert answer.program == schemas.Written(dsl=dsl, text=text.format("what"), source="client")
     assert (answer.images[0].width, answer.images[0].notes) == (8, [])
 
 
 def test_a_question_becomes_a_program(served: Served) -> None:
     with served() as client:
         asked = {"images": [picture(1)], "question": "What color is the circle?", "trace": False}
-        answer = wire.Answer(**client.post("/v1/solve", json=asked).json())
+        answer = schemas.Answer(**client.post("/v1/solve", json=asked).json())
         unread = client.post("/v1/solve", json=asked | {"question": "Tell me a joke"})
     assert answer.program is not None and "VQA" in answer.program.text and answer.program.source == "grammar"
     assert str(answer.answer).endswith(" 1") and answer.steps is None
@@ -75,7 +75,7 @@ def test_a_batch_answers_each_item_by_itself(served: Served, echo: Echo) -> None
     with served() as client:
         asked = {"pictures": {"a": picture(1), "b": picture(2), "unused": "not base64"}, "items": items}
         response = client.post("/v1/batch", json=asked)
-    answers = wire.Answers(**response.json()).answers
+    answers = schemas.Answers(**response.json()).answers
     assert response.status_code == 200
     assert [answer.status for answer in answers] == ["ok", "ok", "parse", "ok", "parse"]
     assert [answer.answer for answer in answers][:3] == ["x 1", "x 2", None]
@@ -339,7 +339,7 @@ def test_the_pictures_that_steps_looked_at(served: Served) -> None:
 
 
 def test_the_schema_describes_examples_that_work(served: Served) -> None:
-    models = {"/v1/solve": wire.SolveRequest, "/v1/run": wire.RunRequest, "/v1/batch": wire.BatchRequest}
+    models = {"/v1/solve": schemas.SolveRequest, "/v1/run": schemas.RunRequest, "/v1/batch": schemas.BatchRequest}
     with served() as client:
         schema = client.get("/openapi.json").json()
         for path, model in models.items():
@@ -351,11 +351,11 @@ def test_the_schema_describes_examples_that_work(served: Served) -> None:
                 assert model.model_validate(example).model_dump(exclude_unset=True) == example
                 response = client.post(path, json=example)
                 assert response.status_code == 200, response.text
-                (wire.Answers if path == "/v1/batch" else wire.Answer).model_validate(response.json())
+                (schemas.Answers if path == "/v1/batch" else schemas.Answer).model_validate(response.json())
         for example in schema["components"]["schemas"]["Failed"]["examples"]:
-            wire.Failed.model_validate(example)
+            schemas.Failed.model_validate(example)
         with pytest.raises(pydantic.ValidationError):
-            wire.RunRequest.model_validate({"images": [], "program": "x"})
+            schemas.RunRequest.model_validate({"images": [], "program": "x"})
         assert {"/v1/solve", "/v1/run", "/v1/batch", "/v1/modules", "/v1/sample", "/healthz", "/metrics"} == set(schema["paths"])
 
 

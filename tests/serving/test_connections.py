@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.writers.writer import grammar_writer
+from tutelage.programs.generators.base import grammar_writer
 from tutelage.serving.app import application
 from tutelage.serving.settings import ServerSettings
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import viper, visprog
-from tutelage.programs.language import Call, Signature
+from tutelage.programs.types import Call, Signature
 from tutelage.programs.scheduler import Context, Job
 from tutelage.programs.scheduler import run as run_all
 from tutelage.programs.trace import Trace
@@ -20,7 +20,7 @@ from tutelage.programs.values import Box, Image
 from tutelage.serving import engine as engine_module
 from tutelage.serving.engine import Engine, Ticket
 from tutelage.serving.metrics import Metrics
-from tutelage.serving.problems import Stopped
+from tutelage.serving.errors import Stopped
 from tutelage.serving.settings import ServerSettings
 
 from .conftest import VISPROG, Echo

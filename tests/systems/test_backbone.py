@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from tutelage import registry
-from tutelage.distill.export import save_onnx, save_torchscript, save_weights
-from tutelage.distill.models import build_model
-from tutelage.distill.recipe import ModelPart
+from tutelage.distillation.export import save_onnx, save_torchscript, save_weights
+from tutelage.distillation.resolve import build_model
+from tutelage.distillation.recipe import ModelPart
 from tutelage.errors import InputError
 from tutelage.registry import Entry
 from tutelage.systems import _backbone

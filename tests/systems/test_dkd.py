@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.distill import losses
-from tutelage.distill.data import Batch
-from tutelage.distill.method import Progress
+from tutelage.distillation import losses
+from tutelage.distillation.data import Batch
+from tutelage.distillation.method import Progress
 from tutelage.errors import InputError
 from tutelage.systems.dkd import DKD
 

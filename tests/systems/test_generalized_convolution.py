@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.errors import InputError
-from tutelage.systems._shared import built, toy_images
+from tutelage.systems._toy import built, toy_images
 from tutelage.systems.generalized_convolution import DISTANCES, GeneralizedCNN, GeneralizedConv2d, Kind, Monotone, WeightedL1
 
 KINDS = get_args(Kind)

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tutelage.distill.data import Batch, TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.trainer import train
+from tutelage.distillation.data import Batch, TensorData
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
-from tutelage.systems._shared import SmallCNN, built, toy_images
+from tutelage.systems._toy import SmallCNN, built, toy_images
 from tutelage.systems.kd import KD
 
 

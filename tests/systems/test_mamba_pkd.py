@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
 from tutelage.systems._backbone import create
-from tutelage.systems._shared import SmallCNN, built, toy_images
+from tutelage.systems._toy import SmallCNN, built, toy_images
 from tutelage.systems.mamba_pkd import Group, MambaBlock, MambaClassifier, MambaPKD, fastest, selective_scan, time_paths
-from tutelage.systems.mamba_pkd.scan import PATHS, ScanPath
+from tutelage.systems.mamba_pkd.selective_scan import PATHS, ScanPath
 
 
 def inputs(seed: int, batch: int, length: int, width: int, states: int) -> list[Tensor]:
@@ -282,8 +282,8 @@ def test_anytime_asks_one_or_all_or_as_many_as_it_takes() -> None:
 
 
 def test_views_and_plain_samples_are_both_taught() -> None:
-    from tutelage.distill.data import TensorData
-    from tutelage.distill.views import Views
+    from tutelage.distillation.data import TensorData
+    from tutelage.distillation.augmentation import Views
 
     made = lesson()
     made.data = TensorData(made.data.inputs, made.data.labels, views=Views(crop=1))

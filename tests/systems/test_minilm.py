@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tutelage.distill.data import Batch, TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Terms
-from tutelage.distill.teacher import Live
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.data import Batch, TensorData
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.method import Terms
+from tutelage.distillation.teacher import Live
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
-from tutelage.systems._shared import built
+from tutelage.systems._toy import built
 from tutelage.systems.minilm import Encoder, MiniLM, needs_assistant, projections, relation, relation_divergence
 
 

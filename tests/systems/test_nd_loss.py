@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tutelage.distill.data import TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Progress
-from tutelage.distill.teacher import Live
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.method import Progress
+from tutelage.distillation.teacher import Live
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
-from tutelage.systems._shared import SmallCNN, built, toy_images
+from tutelage.systems._toy import SmallCNN, built, toy_images
 from tutelage.systems.kd import KD
 from tutelage.systems.nd_loss import PRESETS, NDLoss, class_means, correlation, direction_loss, nd_loss, norm_loss
 

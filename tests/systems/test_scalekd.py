@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.data import Batch
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.taps import Taps
-from tutelage.distill.teacher import BlackBox
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.data import Batch
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.feature_hooks import Taps
+from tutelage.distillation.teacher import BlackBox
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
-from tutelage.systems._shared import built, toy_images
+from tutelage.systems._toy import built, toy_images
 from tutelage.systems.scalekd import (
     CrossAttentionProjector,
     ScaleKD,

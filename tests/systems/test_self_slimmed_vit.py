@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.teacher import Live
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.teacher import Live
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
 from tutelage.systems._backbone import count_macs, count_parameters, on_meta, published
-from tutelage.systems._shared import SmallCNN, built, toy_images
+from tutelage.systems._toy import SmallCNN, built, toy_images
 from tutelage.systems.self_slimmed_vit import _TINY, ReverseSlimming, SelfSlimmedViT, SlimViT, TokenSlimming
 
 SIZES = published("self-slimmed-vit")

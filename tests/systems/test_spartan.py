@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import InputError
 from tutelage.systems._backbone import count_macs, count_parameters, create, on_meta, published
-from tutelage.systems._shared import built
+from tutelage.systems._toy import built
 from tutelage.systems.spartan import ChannelMixer, Contrast, SpatialMixer, Wave
 
 MINI = {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128)}

@@ -9,15 +9,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from tutelage.distill.cache import densify, sparsify
-from tutelage.distill.cache_build import build
-from tutelage.distill.data import TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.teacher import Cached
-from tutelage.distill.trainer import train
-from tutelage.distill.views import Views
+from tutelage.distillation.cache import densify, sparsify
+from tutelage.distillation.cache_build import build
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.teacher import Cached
+from tutelage.distillation.trainer import train
+from tutelage.distillation.augmentation import Views
 from tutelage.errors import InputError, StaleError
-from tutelage.systems._shared import SmallCNN, built, toy_images
+from tutelage.systems._toy import SmallCNN, built, toy_images
 from tutelage.systems.tinyvit import Records, TinyViT, soft_cross_entropy
 
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tutelage.distill.data import TensorData
-from tutelage.distill.lesson import Settings
-from tutelage.distill.trainer import train
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.job import Settings
+from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 from tutelage.systems._backbone import count_macs, count_parameters, create, on_meta, published
-from tutelage.systems._shared import built, toy_images
+from tutelage.systems._toy import built, toy_images
 from tutelage.systems.tinyvit import Brief, Shrink, TinyViTNetwork, contract, neighbours, throughput
 from tutelage.systems.tinyvit.network import Block, WindowAttention
 

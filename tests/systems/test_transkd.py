@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.data import Batch, TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.data import Batch, TensorData
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
-from tutelage.systems._shared import built
+from tutelage.systems._toy import built
 from tutelage.systems.transkd import (
     Assistant,
     Fusion,

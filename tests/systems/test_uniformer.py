@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import InputError
 from tutelage.systems._backbone import count_macs, count_parameters, create, on_meta, published
-from tutelage.systems._shared import built
+from tutelage.systems._toy import built
 from tutelage.systems.uniformer import UniFormer
 from tutelage.systems.uniformer.blocks import IMAGE, VIDEO, Carried, GlobalBlock, LocalBlock, pooled_scores, pruned
 

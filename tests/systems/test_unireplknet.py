@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.export import save_weights
+from tutelage.distillation.export import save_weights
 from tutelage.errors import InputError
 from tutelage.systems._backbone import count_macs, count_parameters, create, on_meta, published
-from tutelage.systems._shared import built
+from tutelage.systems._toy import built
 from tutelage.systems.unireplknet import BRANCHES, Block, UniRepLKNet, centred_kernel, dense_kernel
 
 MINI = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "kernels": ((3,), (13,), (9, 3), (7,))}

@@ -9,13 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Progress
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.method import Progress
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
 from tutelage.seeds import torch_rng
 from tutelage.systems._backbone import count_macs, count_parameters, create, on_meta, published
-from tutelage.systems._shared import built, toy_images
+from tutelage.systems._toy import built, toy_images
 from tutelage.systems.vit_resnas import (
     SPACES,
     Architecture,
@@ -35,7 +35,7 @@ from tutelage.systems.vit_resnas import (
     reorder,
     sliced,
 )
-from tutelage.systems.vit_resnas.space import PUBLISHED_SUPER
+from tutelage.systems.vit_resnas.search_space import PUBLISHED_SUPER
 
 SMALL = Space(
     widths=((12, 8, 4), (24, 16, 8), (48, 32, 24)),
@@ -256,7 +256,7 @@ def test_ranks_are_taken_at_the_epochs_of_the_warmup_and_applied_at_the_export()
     made.student.eval()
     torch.testing.assert_close(result.student(images), made.student(images), atol=1e-5, rtol=1e-5)
     # what masks by rank keep is what leading slices of the exported network hold
-    from tutelage.systems.vit_resnas.space import masks_of, spread
+    from tutelage.systems.vit_resnas.search_space import masks_of, spread
 
     architecture = drawn(5)
     masks = spread(masks_of(SMALL, [architecture], made.method.ranks(), images), torch.tensor([len(images)]))

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
 from tutelage.systems._backbone import count_parameters, create, on_meta, published
-from tutelage.systems._shared import built
+from tutelage.systems._toy import built
 from tutelage.systems.volt import CLASSES, ConvUNet, Points, Scenes, SceneViews, Volt, VoltNetwork, Voxels, lovasz_softmax, room
 from tutelage.systems.volt.augment import IGNORED, joined, rotation
 from tutelage.systems.volt.network import Rotary, patches

@@ -18,8 +18,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tutelage import files, registry
-from tutelage.bench import _beside
+from tutelage import registry
+from tutelage import storage
+from tutelage.bench import _isolated_packages
 from tutelage.environment import environment
 from tutelage.errors import InputError, did_you_mean
 
@@ -166,7 +167,7 @@ def _timm(left_out: dict[str, str]) -> Path | None:
     if find_spec("huggingface_hub") is None:
         left_out["timm"] = "needs huggingface_hub, which the extra 'hf' brings"
         return None
-    folder, reason = _beside.install(f"timm-{TIMM}", [f"timm=={TIMM}", _beside.torchvision(), "pyyaml>=6.0"])
+    folder, reason = _isolated_packages.install(f"timm-{TIMM}", [f"timm=={TIMM}", _isolated_packages.torchvision(), "pyyaml>=6.0"])
     if folder is None:
         left_out["timm"] = reason
     return folder
@@ -186,7 +187,7 @@ def _measured(name: str, rounds: int, batch: int, device: str, compiled: bool, p
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
             raise InputError(f"the timed process failed: {last[0][:300]}", where=name)
-        return files.read_json(out)
+        return storage.read_json(out)
 
 
 # -- the timed process -----------------------------------------------------------------------------------------------
@@ -195,7 +196,7 @@ def _measured(name: str, rounds: int, batch: int, device: str, compiled: bool, p
 def networks(name: str, device: str, left_out: dict[str, str]) -> Iterator[tuple[str, Any, str]]:
     """Every eager way of ``name``: (way, network in eval mode, the library whose weights all share or "")."""
     from tutelage.systems._backbone import create
-    from tutelage.systems._shared import built
+    from tutelage.systems._toy import built
 
     ours = built(lambda: create(name), 0, "bench", name).to(device).eval()
     system, _, size = name.partition(":")
@@ -218,7 +219,7 @@ def measure_one(name: str, rounds: int, batch: int, device: str, compiled: bool)
     import torch
 
     from tutelage.bench.distill_steps import Way, measure
-    from tutelage.distill.method import answer
+    from tutelage.distillation.method import answer
     from tutelage.seeds import torch_rng
     from tutelage.systems._backbone import count_macs, count_parameters
 
@@ -270,7 +271,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     with importable(asked.packages):
-        files.write_json(asked.out, measure_one(asked.name, asked.rounds, asked.batch, asked.device, asked.compiled))
+        storage.write_json(asked.out, measure_one(asked.name, asked.rounds, asked.batch, asked.device, asked.compiled))
 
 
 if __name__ == "__main__":

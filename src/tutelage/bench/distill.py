@@ -19,12 +19,13 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from tutelage import files
-from tutelage.bench import _beside, distill_accuracy
+from tutelage import storage
+from tutelage.bench import distill_accuracy
+from tutelage.bench import _isolated_packages
 from tutelage.bench.distill_steps import ALONE, CACHED, ONLINE, OTHER, QUICK
 from tutelage.environment import environment
 from tutelage.errors import InputError
-from tutelage.tasks.intervals import shows, t_interval
+from tutelage.datasets.confidence_intervals import shows, t_interval
 
 PAIRS = ("56-20", "110-20")
 """Depths of teacher and student."""
@@ -54,9 +55,9 @@ def command(
     say = tell or (lambda text: print(text, file=sys.stderr if json == "-" else sys.stdout))
     say(table(result))
     if json == "-":
-        print(json_format.dumps(files.plain(result), indent=1))
+        print(json_format.dumps(storage.plain(result), indent=1))
     elif json is not None:
-        files.write_json(json, result)
+        storage.write_json(json, result)
     return result
 
 
@@ -121,13 +122,13 @@ def time_steps(pairs: Sequence[str], rounds: int, steps: int, device: str, packa
         )  # fmt: skip
         if done.returncode:
             raise InputError(f"the timed process failed: {done.stderr.strip()[-2000:]}", where="bench distill")
-        return files.read_json(out)
+        return storage.read_json(out)
 
 
 def fetch_torchdistill() -> tuple[Path | None, str]:
     """The folder that holds torchdistill and a torchvision of this torch; or None and why it cannot be had."""
-    wanted = [f"torchdistill=={TORCHDISTILL}", _beside.torchvision(), "pyyaml>=6.0"]
-    return _beside.install(f"torchdistill-{TORCHDISTILL}", wanted)
+    wanted = [f"torchdistill=={TORCHDISTILL}", _isolated_packages.torchvision(), "pyyaml>=6.0"]
+    return _isolated_packages.install(f"torchdistill-{TORCHDISTILL}", wanted)
 
 
 def step_rows(pair: str, ways: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -15,20 +15,20 @@ from torch import nn
 
 from tutelage import workers
 from tutelage.bench.distill_steps import CACHED, ONLINE, QUICK
-from tutelage.distill.cache import Cache
-from tutelage.distill.cache_build import build
-from tutelage.distill.data import TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.memory import lesson_peak
-from tutelage.distill.method import answer
-from tutelage.distill.networks import SmallCNN
-from tutelage.distill.speed import Reduced, fold_batchnorm
-from tutelage.distill.supervised import Supervised
-from tutelage.distill.teacher import Cached, Live, Teacher
-from tutelage.distill.trainer import train
-from tutelage.systems._shared import built, toy_images
+from tutelage.distillation.cache import Cache
+from tutelage.distillation.cache_build import build
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.memory import lesson_peak
+from tutelage.distillation.method import answer
+from tutelage.distillation.small_models import SmallCNN
+from tutelage.distillation.profiling import Reduced, fold_batchnorm
+from tutelage.distillation.supervised import Supervised
+from tutelage.distillation.teacher import Cached, Live, Teacher
+from tutelage.distillation.trainer import train
+from tutelage.systems._toy import built, toy_images
 from tutelage.systems.kd import KD
-from tutelage.tasks import fashion
+from tutelage.datasets import fashion_mnist
 
 PAIR = "small CNN 94k-7k, Fashion-MNIST"
 
@@ -53,7 +53,7 @@ def load(smoke: bool, images: int) -> tuple[TensorData, TensorData]:
         return toy_images(0, 256, 10), toy_images(1, 64, 10)
     splits = []
     for split, limit in (("train", images), ("test", None)):
-        pixels, labels = fashion.load(split)  # type: ignore[arg-type]
+        pixels, labels = fashion_mnist.load(split)  # type: ignore[arg-type]
         taken = torch.from_numpy(pixels[:limit].copy()).float()[:, None] / 255
         splits.append(TensorData(taken, torch.from_numpy(labels[:limit].copy())))
     return splits[0], splits[1]

@@ -24,19 +24,19 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from tutelage import files
-from tutelage.distill.cache_build import build
-from tutelage.distill.data import TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.memory import step_peak
-from tutelage.distill.method import Method
-from tutelage.distill.networks import ResNet
-from tutelage.distill.speed import quicken
-from tutelage.distill.supervised import Supervised
-from tutelage.distill.teacher import Cached, Live, Teacher
-from tutelage.distill.trainer import Trainer
+from tutelage import storage
+from tutelage.distillation.cache_build import build
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.memory import step_peak
+from tutelage.distillation.method import Method
+from tutelage.distillation.small_models import ResNet
+from tutelage.distillation.profiling import quicken
+from tutelage.distillation.supervised import Supervised
+from tutelage.distillation.teacher import Cached, Live, Teacher
+from tutelage.distillation.trainer import Trainer
 from tutelage.seeds import torch_rng
-from tutelage.systems._shared import built
+from tutelage.systems._toy import built
 from tutelage.systems.kd import KD
 
 BATCH, TAU, ALPHA, LR, MOMENTUM, DECAY = 32, 4.0, 0.9, 0.05, 0.9, 5e-4
@@ -264,7 +264,7 @@ def main() -> None:
             task = make_task(*map(int, pair.split("-")), asked.device)
             ways = make_ways(task, Path(folder) / pair, bool(asked.packages))
             found[pair] = measure(ways, asked.rounds, asked.steps, asked.device)
-    files.write_json(asked.out, found)
+    storage.write_json(asked.out, found)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,15 @@ from typing import Any
 
 from tutelage import assets
 from tutelage.errors import InputError
-from tutelage.files import read_json_lines
-from tutelage.modules.packaged import packaged_modules
+from tutelage.storage import read_json_lines
+from tutelage.modules.pretrained import packaged_modules
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import visprog
-from tutelage.programs.language import Program, ProgramFailure
+from tutelage.programs.types import Program, ProgramFailure
 from tutelage.programs.scheduler import Context, Job, run
 from tutelage.programs.trace import Trace
 from tutelage.programs.values import Image
-from tutelage.programs.writers.writer import Request, grammar_writer
+from tutelage.programs.generators.base import Request, grammar_writer
 
 PHOTOS = ("photos", "photos-more")
 SIDE = 512

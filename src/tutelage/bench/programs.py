@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import InputError
 from tutelage.programs import viper, visprog
-from tutelage.programs.language import Answers, Call, Module, Signature, Value
+from tutelage.programs.types import Answers, Call, Module, Signature, Value
 from tutelage.programs.scheduler import Context, Job, stream
 from tutelage.programs.trace import Trace
 
@@ -53,17 +53,17 @@ def bench(
     """
     import torch
 
-    from tutelage import files
+    from tutelage import storage
     from tutelage.bench.interpreter import symbolic_cost
     from tutelage.modules.symbolic import symbolic_modules
-    from tutelage.sdvp import embedded
+    from tutelage.sdvp import toy_modules
 
     if device != "cpu" and not torch.cuda.is_available():
         raise InputError(f"torch finds no {device} here", where="--device", remedy="measure on the cpu")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        networks = embedded.generalists(seed, files.Store(files.cache_home() / "modules"), smoke)
+        networks = toy_modules.generalists(seed, storage.Store(storage.cache_home() / "modules"), smoke)
         modules: dict[str, Module] = {**symbolic_modules()}
         modules |= {name: module if device == "cpu" else on_device(module, device) for name, module in networks.items()}
         questions = world_questions(seed, 54, 6) if smoke else world_questions(seed, ONE, PAIRS)
@@ -81,7 +81,7 @@ def bench(
 
 def world_questions(seed: int, one: int, pairs: int) -> list[Question]:
     """``one`` questions about one image, five an image, and ``pairs`` statements about two."""
-    from tutelage.sdvp.benchmark import questions_of
+    from tutelage.sdvp.study.questions import questions_of
 
     found = questions_of("b_gqa", seed, "report", one + one // 4, ("visprog", "viper"))
     number = Counter(question.image_id for question in found)

@@ -22,9 +22,9 @@ from time import perf_counter
 from typing import Any
 
 from tutelage.errors import TutelageError
-from tutelage.programs.writers.grammar import write
+from tutelage.programs.generators.grammar import write
 from tutelage.serving import check_installed
-from tutelage.serving.samples import scene
+from tutelage.serving.sample_images import scene
 
 CLIENTS = 16
 STUB_MS, STUB_ITEM_MS = 20.0, 1.0

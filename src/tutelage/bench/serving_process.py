@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from tutelage.bench.serving import STUB_ITEM_MS, STUB_MS
 from tutelage.environment import collect_rarely
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.language import Answers, Call, Module, Signature, Value
+from tutelage.programs.types import Answers, Call, Module, Signature, Value
 from tutelage.programs.values import Box
-from tutelage.programs.writers.writer import grammar_writer
+from tutelage.programs.generators.base import grammar_writer
 from tutelage.serving.app import application
-from tutelage.serving.process import serve
+from tutelage.serving.server import serve
 from tutelage.serving.settings import ServerSettings
 
 
@@ -51,11 +51,11 @@ def embedded(seed: int, quick: bool) -> dict[str, Module]:
     """The embedded modules, on one thread."""
     import torch
 
-    from tutelage import files
-    from tutelage.sdvp.embedded import generalists
+    from tutelage import storage
+    from tutelage.sdvp.toy_modules import generalists
 
     torch.set_num_threads(1)
-    return dict(generalists(seed, files.Store(files.cache_home() / "modules"), quick))
+    return dict(generalists(seed, storage.Store(storage.cache_home() / "modules"), quick))
 
 
 def main() -> None:

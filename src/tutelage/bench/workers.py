@@ -10,9 +10,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tutelage.programs.language import Call
-from tutelage.sdvp.adapt import StepTeacher
-from tutelage.sdvp.steps import CALLS, label_shard
+from tutelage.programs.types import Call
+from tutelage.sdvp.teachers import StepTeacher
+from tutelage.sdvp.stages import CALLS, label_shard
 from tutelage.workers import Pool, map_tasks
 
 TARGET = 1.7
@@ -40,15 +40,15 @@ def bench(
     Returns:
         ``{engines: {name: {seconds: {1, 2}, ratio, target, met, reason}}, …}``: medians, and the median of the rounds' ratios.
     """
-    from tutelage import files
-    from tutelage.sdvp import embedded
-    from tutelage.sdvp.adapt import same_skill
+    from tutelage import storage
+    from tutelage.sdvp import toy_modules
+    from tutelage.sdvp.teachers import same_skill
     from tutelage.seeds import numpy_rng
 
-    specialist = embedded.one(seed, "color", files.Store(files.cache_home() / "modules"), smoke)
+    specialist = toy_modules.one(seed, "color", storage.Store(storage.cache_home() / "modules"), smoke)
     calls, part = (256, 32) if smoke else (calls, part)
-    found = embedded.scenes("B", 64 if smoke else calls // 4, seed, "workers")
-    asked = embedded.color_examples(found, numpy_rng(seed, "workers"))[0][:calls]
+    found = toy_modules.scenes("B", 64 if smoke else calls // 4, seed, "workers")
+    asked = toy_modules.color_examples(found, numpy_rng(seed, "workers"))[0][:calls]
     pieces = [asked[first : first + part] for first in range(0, len(asked), part)]
     taken: dict[str, dict[int, list[Stage]]] = {engine: {1: [], 2: []} for engine in engines}
     total = 2 * len(engines) * rounds

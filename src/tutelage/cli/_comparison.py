@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tutelage.environment import environment
-from tutelage.tasks.intervals import shows, t_interval
+from tutelage.datasets.confidence_intervals import shows, t_interval
 
 if TYPE_CHECKING:
     from tutelage.cli._recipe import Prepared
-    from tutelage.distill.api import Distillation
-    from tutelage.distill.trainer import Result
+    from tutelage.distillation.api import Distillation
+    from tutelage.distillation.trainer import Result
 
 CLAIMS = (("gain", "gains", "Distilled beats the student alone at equal steps"),
           ("equal_time_gain", "equal_time_gains", "Distilled beats the student alone at equal wall-clock"))  # fmt: skip
@@ -22,9 +22,9 @@ CLAIMS = (("gain", "gains", "Distilled beats the student alone at equal steps"),
 
 def comparison(job: Prepared, arms: Mapping[str, Sequence[Result]], done: Distillation) -> dict[str, Any]:
     """The whole ``tutelage-comparison`` of ``arms``, of which ``done`` is the distilled one; ``job`` has test data."""
-    from tutelage.distill.compare import assemble
-    from tutelage.distill.teacher import as_teacher
-    from tutelage.files import fingerprint
+    from tutelage.distillation.compare import assemble
+    from tutelage.distillation.teacher import as_teacher
+    from tutelage.storage import fingerprint
 
     assert job.test is not None
     recipe = job.recipe
@@ -64,9 +64,9 @@ def cache_facts(cache: Mapping[str, Any], accumulate: int, steps: int) -> dict[s
 
 def _memory(job: Prepared, found: dict[str, Any]) -> None:
     """The peak of tensor memory of one step of each trained arm, on copies."""
-    from tutelage.distill.lesson import Lesson
-    from tutelage.distill.memory import lesson_peak
-    from tutelage.distill.supervised import Supervised
+    from tutelage.distillation.job import Lesson
+    from tutelage.distillation.memory import lesson_peak
+    from tutelage.distillation.supervised import Supervised
 
     for arm in found["arms"]:
         lesson = job.lesson(job.seeds[0])
@@ -79,8 +79,8 @@ def _memory(job: Prepared, found: dict[str, Any]) -> None:
 
 def _balance(job: Prepared, found: dict[str, Any], folder: Path | None) -> None:
     """Each loss term's share of the gradient when training begins and, from the last checkpoint, when it ends."""
-    from tutelage.distill.checkpoint import Checkpoints, read_tensors
-    from tutelage.distill.doctor import gradient_shares
+    from tutelage.distillation.checkpoint import Checkpoints, read_tensors
+    from tutelage.distillation.doctor import gradient_shares
 
     lesson = job.lesson(job.seeds[0])
     values, shares = gradient_shares(lesson)

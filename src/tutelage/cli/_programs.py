@@ -13,7 +13,7 @@ from tutelage.cli.common import console, emit, progress
 
 if TYPE_CHECKING:
     from tutelage.modules.visual_module import VisualModule
-    from tutelage.programs.language import Module, Program, ProgramFailure, Signature, Value
+    from tutelage.programs.types import Module, Program, ProgramFailure, Signature, Value
     from tutelage.programs.scheduler import Job
     from tutelage.programs.trace import StepRecord, Trace
     from tutelage.programs.values import Image
@@ -30,7 +30,7 @@ PHOTO = 96
 class Models(StrEnum):
     """The sets of modules that programs can call."""
 
-    embedded = "embedded"
+    toy_modules = "embedded"
     packaged = "packaged"
 
 
@@ -88,7 +88,7 @@ def chosen_models(asked: Models | None, images: Iterable[Image]) -> tuple[Models
         if all(min(image.width, image.height) < PHOTO for image in images):
             return Models.embedded, "models: embedded (a small, drawn scene)"
         from tutelage import assets
-        from tutelage.modules.packaged import REQUIRED
+        from tutelage.modules.pretrained import REQUIRED
 
         absent = [name for name in REQUIRED if assets.asset(name).find() is None]
         if absent:
@@ -114,7 +114,7 @@ def modules_of(seed: int, taught: Sequence[str] = (), models: Models = Models.em
     if not any(isinstance(module, HfModule) for module in networks.values()):
         torch.set_num_threads(1)  # for networks of this size a second thread costs more than it brings
     if models is Models.packaged:
-        from tutelage.modules.packaged import packaged_modules
+        from tutelage.modules.pretrained import packaged_modules
 
         return {**symbolic_modules(), **packaged_modules(), **networks}
     return {**symbolic_modules(), **with_embedded(networks, seed)}
@@ -122,14 +122,14 @@ def modules_of(seed: int, taught: Sequence[str] = (), models: Models = Models.em
 
 def with_embedded(networks: Mapping[str, Module], seed: int, quick: bool = False) -> dict[str, Module]:
     """``networks``, and the embedded set's for the names that are left."""
-    from tutelage import files
-    from tutelage.sdvp import embedded
+    from tutelage import storage
+    from tutelage.sdvp import toy_modules
 
-    store, found = files.Store(files.cache_home() / "modules"), dict(networks)
+    store, found = storage.Store(storage.cache_home() / "modules"), dict(networks)
     missing = [name for name in EMBEDDED if name not in networks]
     with progress("embedded modules (the first use trains them)", len(missing)) as bar:
         for name in missing:
-            found[name] = embedded.one(seed, name, store, quick)
+            found[name] = toy_modules.one(seed, name, store, quick)
             bar.advance()
     return found
 
@@ -164,7 +164,7 @@ def answer(
     Raises:
         StaleError, StorageError: the file of the result cache is not one, or cannot be written.
     """
-    from tutelage.programs.cache import ResultCache
+    from tutelage.programs.result_cache import ResultCache
     from tutelage.programs.confidence import confidence
     from tutelage.programs.scheduler import Context, run
 
@@ -192,7 +192,7 @@ def answer(
 
 def _write_page(page: Path, job: Job, trace: Trace, models: str) -> None:
     from tutelage import __version__
-    from tutelage.files import write_text
+    from tutelage.storage import write_text
     from tutelage.programs.values import Image
     from tutelage.reports.trace import FORMAT, VERSION, trace_report
 

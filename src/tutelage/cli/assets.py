@@ -79,7 +79,7 @@ def _chosen(names: list[str] | None, everything: bool) -> list[Any]:
 
 def _told(entry: Any) -> dict[str, Any]:
     """An entry of the manifest as JSON, and where its files lie."""
-    from tutelage.files import plain
+    from tutelage.storage import plain
 
     files = {name: part._asdict() for name, part in entry.files.items()}
     return plain(entry) | {"files": files, "source": entry.source, "found": plain(entry.find())}

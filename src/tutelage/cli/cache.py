@@ -12,7 +12,7 @@ from tutelage.cli._recipe import Overrides, RecipeFile
 from tutelage.cli.common import JsonOut, console, emit, progress
 
 if TYPE_CHECKING:
-    from tutelage.distill.lesson import Lesson
+    from tutelage.distillation.job import Lesson
 
 app = typer.Typer(no_args_is_help=True)
 Folder = Annotated[Path, typer.Argument(help="A cache folder.", show_default=False)]
@@ -30,8 +30,8 @@ def planned(recipe: Path, overrides: list[str] | None) -> tuple[list[Lesson], li
         InputError: the recipe has no [cache], or a teacher that cannot be cached.
     """
     from tutelage.cli._recipe import prepare
-    from tutelage.distill.api import cache_folder
-    from tutelage.distill.recipe import read_recipe
+    from tutelage.distillation.api import cache_folder
+    from tutelage.distillation.recipe import read_recipe
     from tutelage.errors import InputError
 
     asked = read_recipe(recipe, overrides or ())
@@ -56,7 +56,7 @@ def build(
 
     What it costs and when it pays off is measured on a few batches and printed first.
     """
-    from tutelage.distill import cache_build
+    from tutelage.distillation import cache_build
 
     lessons, folders, store = planned(recipe, overrides)
     screen, built = console(json), []
@@ -90,7 +90,7 @@ def verify(
 
     A missing, cut or altered shard and a stale cache are errors that name the file and the remedy.
     """
-    from tutelage.distill import cache_build
+    from tutelage.distillation import cache_build
 
     found = []
     if target.is_dir():
@@ -111,7 +111,7 @@ def verify(
 @app.command(epilog="Example: tutelage cache info runs/fashion-cache")
 def info(folder: Folder, json: JsonOut = None) -> None:
     """Say what a cache holds: rows, size, heads, and the data and teacher it was built from."""
-    from tutelage.distill.cache import Cache
+    from tutelage.distillation.cache import Cache
 
     cache = Cache(folder)
     found = cache.info()

@@ -51,7 +51,7 @@ def emit(value: Any, path: str | None) -> None:
     Raises:
         StorageError: the path cannot be written.
     """
-    from tutelage.files import plain, write_json
+    from tutelage.storage import plain, write_json
 
     if path == "-":
         typer.echo(json.dumps(plain(value), indent=1, ensure_ascii=False))

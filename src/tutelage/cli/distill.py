@@ -13,8 +13,8 @@ from tutelage.cli.common import Bar, JsonOut, console, emit, progress
 
 if TYPE_CHECKING:
     from tutelage.cli._recipe import Prepared
-    from tutelage.distill.api import Distillation
-    from tutelage.distill.parallel import Alone
+    from tutelage.distillation.api import Distillation
+    from tutelage.distillation.parallel import Alone
 
 app = typer.Typer()
 
@@ -41,13 +41,13 @@ def distill(
     """
     import torch
 
-    from tutelage import files
+    from tutelage import storage
     from tutelage.cli._comparison import comparison
     from tutelage.cli._recipe import prepare
-    from tutelage.distill.compare import DISTILLED
-    from tutelage.distill.export import check_formats, save_formats
-    from tutelage.distill.parallel import processes
-    from tutelage.distill.recipe import read_recipe
+    from tutelage.distillation.compare import DISTILLED
+    from tutelage.distillation.export import check_formats, save_formats
+    from tutelage.distillation.parallel import processes
+    from tutelage.distillation.recipe import read_recipe
     from tutelage.environment import environment
     from tutelage.errors import InputError
     from tutelage.reports import write_report
@@ -78,7 +78,7 @@ def distill(
     screen = console(json)
     if job.test is not None:
         side_by_side = comparison(job, arms, done)
-        files.write_json(folder / "comparison.json", side_by_side)
+        storage.write_json(folder / "comparison.json", side_by_side)
         result |= {"summary": side_by_side["summary"], "arms": side_by_side["arms"]}
         _print(screen, side_by_side)
         screen.print(f"report   {write_report(folder).page}", soft_wrap=True)
@@ -88,7 +88,7 @@ def distill(
 
 def train(job: Prepared, folder: Path, check: bool, bar: Bar, together: Alone) -> Distillation:
     """The recipe's own arm."""
-    from tutelage.distill.api import distill as run
+    from tutelage.distillation.api import distill as run
 
     recipe = job.recipe
     return run(
@@ -118,9 +118,9 @@ def curve(job: Prepared) -> Any:
 
 def alone(job: Prepared, done: Distillation, folder: Path, bar: Bar, together: Alone) -> dict[str, Any]:
     """The student alone from the same starts: for as many steps, and for as many as take as long as distilling did."""
-    from tutelage.distill.api import distill as run
-    from tutelage.distill.compare import ALONE, ALONE_LATE
-    from tutelage.distill.supervised import Supervised
+    from tutelage.distillation.api import distill as run
+    from tutelage.distillation.compare import ALONE, ALONE_LATE
+    from tutelage.distillation.supervised import Supervised
 
     settings = curve(job)
     data = job.labelled if job.labelled is not None else job.data

@@ -26,11 +26,11 @@ def doctor(
     The exit code is 1 where a check fails.
     """
     from tutelage.cli._recipe import prepare
-    from tutelage.distill.api import cache_folder
-    from tutelage.distill.cache import Cache
-    from tutelage.distill.doctor import examine
-    from tutelage.distill.recipe import read_recipe
-    from tutelage.distill.teacher import Cached
+    from tutelage.distillation.api import cache_folder
+    from tutelage.distillation.cache import Cache
+    from tutelage.distillation.doctor import examine
+    from tutelage.distillation.recipe import read_recipe
+    from tutelage.distillation.teacher import Cached
     from tutelage.environment import environment
 
     asked = read_recipe(recipe, overrides or ())

@@ -72,8 +72,8 @@ def gqa(
     json: JsonOut = None,
 ) -> None:
     """Score GQA predictions: every official metric whose inputs are given, in one pass over each file."""
-    from tutelage.tasks.gqa_metrics import evaluate
-    from tutelage.tasks.records import size_of
+    from tutelage.datasets.gqa_metrics import evaluate
+    from tutelage.datasets.json_records import size_of
 
     inputs = [predictions, questions, choices, *((scene_graphs, attention) if attention else ())]
     total = sum(size_of(path) for path in inputs if path is not None)
@@ -104,7 +104,7 @@ def nlvr2(
     json: JsonOut = None,
 ) -> None:
     """Score NLVR2 predictions: accuracy, and consistency over the pairs that share a sentence."""
-    from tutelage.tasks.nlvr2 import read_examples, read_predictions, score
+    from tutelage.datasets.nlvr2 import read_examples, read_predictions, score
 
     answers = read_predictions(predictions)
     scores = score(read_examples(questions), answers, missing=missing.value, unknown=unknown.value)

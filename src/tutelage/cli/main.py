@@ -8,7 +8,7 @@ from typing import Any
 import typer
 
 from tutelage.cli.common import reported
-from tutelage.cli.folder import Folder
+from tutelage.cli.lazy import Folder
 from tutelage.environment import collect_rarely
 
 

@@ -17,7 +17,7 @@ from tutelage.cli.common import JsonOut, console, progress
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
-    from tutelage.programs.language import Module
+    from tutelage.programs.types import Module
     from tutelage.programs.scheduler import Job
     from tutelage.programs.trace import Trace
 
@@ -100,8 +100,8 @@ def _pictures(image: Path | None, left: Path | None, right: Path | None) -> dict
 
 
 def _run_batch(batch: Path, folder: Path, modules: dict[str, Module], out: str, cache: Path | None, window: int) -> None:
-    from tutelage import files
-    from tutelage.programs.cache import ResultCache
+    from tutelage import storage
+    from tutelage.programs.result_cache import ResultCache
     from tutelage.programs.scheduler import Context, stream
 
     started, statuses, unknown = time.perf_counter(), Counter[str](), 0
@@ -110,7 +110,7 @@ def _run_batch(batch: Path, folder: Path, modules: dict[str, Module], out: str, 
     total = _count_lines(batch)
     with ResultCache(cache) as results, progress(f"running {batch.name}", total) as bar:
         traces = stream(_jobs(batch, folder, modules, ids.append, notes), Context(modules, results, window=window))
-        with _Standard() if out == "-" else files.atomic(out) as file:
+        with _Standard() if out == "-" else storage.atomic(out) as file:
             for trace in traces:
                 file.write(_line(trace, ids.popleft()))
                 statuses[trace.status] += 1
@@ -150,7 +150,7 @@ def _jobs(
         InputError: a line that is not JSON, or lacks a field; the message names file and line.
     """
     from tutelage import files
-    from tutelage.programs.language import ProgramFailure, RuntimeFailure
+    from tutelage.programs.types import ProgramFailure, RuntimeFailure
     from tutelage.programs.scheduler import Job
     from tutelage.programs.values import Image
 
@@ -161,7 +161,7 @@ def _jobs(
         return image
 
     parser = lru_cache(maxsize=None)(lambda dsl: parser_of(dsl, modules))
-    for number, row in files.read_json_lines(batch):
+    for number, row in storage.read_json_lines(batch):
         name, dsl, text, paths = _fields(row, f"{batch}:{number}")
         keep(name)
         program, state = parser(dsl).try_parse(text, tuple(paths)), {}
@@ -196,6 +196,6 @@ def _fields(row: Any, where: str) -> tuple[str | int, Dsl, str, dict[str, str]]:
 
 def _line(trace: Trace, name: str | int) -> bytes:
     """The trace as a line of JSON under the id of its line."""
-    from tutelage.programs.encoding import strict_json
+    from tutelage.programs.serialization import strict_json
 
     return strict_json(trace.to_json() | {"id": name}) + b"\n"

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.cli._official import Official
+from tutelage.cli._real_data import Official
 from tutelage.cli._pool import Address, Engine, EngineOption, Workers, pool
 from tutelage.cli._programs import Taught
-from tutelage.cli._pupils import modules_in, teacher_of
-from tutelage.cli._writers import SetOption, SettingsFile, WriterName
+from tutelage.cli._modules import modules_in, teacher_of
+from tutelage.cli._generators import SetOption, SettingsFile, WriterName
 from tutelage.cli.common import JsonOut, console, emit, environment, progress
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def collect(
     json: JsonOut = None,
 ) -> None:
     """Run the questions' programs and keep every distinct call to a module that can be taught. Answers are not used."""
-    from tutelage.sdvp.steps import collect_into
+    from tutelage.sdvp.stages import collect_into
 
     who = pool(engine, address, workers)
     asked, unread = _questions(source, layout, split, images, limit, dsl)
@@ -127,11 +127,11 @@ def label(
 
     Without --probe, teachers are accepted unseen and their confidence is taken as it is.
     """
-    from tutelage.files import read_json
-    from tutelage.sdvp.accept import answer_probe
+    from tutelage.storage import read_json
+    from tutelage.sdvp.teacher_check import answer_probe
     from tutelage.sdvp.collect import load
     from tutelage.sdvp.label import Filters
-    from tutelage.sdvp.steps import VERDICTS, label_into
+    from tutelage.sdvp.stages import VERDICTS, label_into
 
     who = pool(engine, address, workers)
     found, ready = load(records), modules_in(modules, seed, quick, module or ())
@@ -174,9 +174,9 @@ def train(
     """
     from dataclasses import replace
 
-    from tutelage.distill.parallel import processes
-    from tutelage.sdvp.retain_options import retaining
-    from tutelage.sdvp.steps import train_into
+    from tutelage.distillation.parallel import processes
+    from tutelage.sdvp.continual.options import retaining
+    from tutelage.sdvp.stages import train_into
 
     options = retaining(retain)
     settings = replace(options.settings, steps=steps, warmup=min(options.settings.warmup, steps // 10), checkpoint_every=100)
@@ -286,13 +286,13 @@ def blame(
     Each wrong answer is run again with one step answered in its module's place; where none alone repairs it, the steps
     share the blame by their Shapley values. Errors of the programs stand apart.
     """
-    from tutelage.cli import _blame
-    from tutelage.sdvp.blame.study import TASKS, command, seed_of
+    from tutelage.cli import _attribution
+    from tutelage.sdvp.attribution.from_run import TASKS, command, seed_of
 
     seed = seed_of(run, seed)
     with progress(f"blaming the steps of {arm} modules"):
         found = command(run, arm=arm, seed=seed, tasks=task or TASKS, count=count, dsl=dsl.value, source=source.value)
-    _blame.show(console(json), found)
+    _attribution.show(console(json), found)
     emit({**found.to_json(), "arm": arm, **environment([seed])}, json)
 
 
@@ -332,7 +332,8 @@ def study(
 
     With --task and --root: frozen against distilled modules on questions of GQA or NLVR2 that were not learned from.
     """
-    from tutelage.cli import _ablations, _official, _study
+    from tutelage.cli import _ablations, _study
+    from tutelage.cli import _real_data
     from tutelage.errors import InputError
     from tutelage.sdvp.study.run import Plan
 
@@ -344,9 +345,9 @@ def study(
             raise InputError(
                 f"{task} needs its folder", where="--root", remedy="--root DIR; `tutelage world make` draws a small one"
             )
-        asked = _official.Asked(root, wanted, dsl.value, preset, ids, resize, skip_missing, smoke)
-        by = _official.By(writer, _official.read(settings, changes or ()), modules or (), teacher or ())
-        _official.run(task, asked, by, folder, json)
+        asked = _real_data.Asked(root, wanted, dsl.value, preset, ids, resize, skip_missing, smoke)
+        by = _real_data.By(writer, _real_data.read(settings, changes or ()), modules or (), teacher or ())
+        _real_data.run(task, asked, by, folder, json)
     elif root or preset or ids or writer or settings or changes or modules or teacher or skip_missing:
         raise InputError("these options are for an official folder", where="study", remedy="add --task gqa or --task nlvr2")
     elif ablations:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from tutelage.cli._programs import SETS, Models, Seed, Taught, modules_of
-from tutelage.cli._writers import SetOption, SettingsFile, WriterName, WriterOption
+from tutelage.cli._generators import SetOption, SettingsFile, WriterName, WriterOption
 from tutelage.errors import InputError
 from tutelage.serving import check_installed
 
@@ -63,12 +63,12 @@ def serve(
     """
     key = _key(key_file)
     check_installed()
-    from tutelage.cli import _writers
-    from tutelage.programs.cache import ResultCache
+    from tutelage.cli import _generators
+    from tutelage.programs.result_cache import ResultCache
     from tutelage.serving.app import application
-    from tutelage.serving.process import log_to_stderr
-    from tutelage.serving.process import serve as serve_until_told
-    from tutelage.serving.samples import photograph, scene
+    from tutelage.serving.server import log_to_stderr
+    from tutelage.serving.server import serve as serve_until_told
+    from tutelage.serving.sample_images import photograph, scene
     from tutelage.serving.settings import ServerSettings
 
     limits = ServerSettings(
@@ -87,8 +87,8 @@ def serve(
         program_calls=program_calls,
     )
     packaged = models is Models.packaged
-    parts = _writers.fitted(_writers.read_settings(settings, changes or ()), single, packaged)
-    made = _writers.writer_of(writer, _writers.Task(parts, [], _writers.signatures_of(module or (), packaged), seed))
+    parts = _generators.fitted(_generators.read_settings(settings, changes or ()), single, packaged)
+    made = _generators.writer_of(writer, _generators.Task(parts, [], _generators.signatures_of(module or (), packaged), seed))
     modules = modules_of(seed, module or (), models)
     log_to_stderr()
     if host not in NEARBY and key is None:

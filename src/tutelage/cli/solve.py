@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tutelage.cli._programs import Dsl, DslOption, Models, ModelsOption, Seed, Taught, answer, chosen_models, modules_of, parser_of
-from tutelage.cli._writers import SetOption, SettingsFile, WriterName, WriterOption
+from tutelage.cli._generators import SetOption, SettingsFile, WriterName, WriterOption
 from tutelage.cli.common import JsonOut, console
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tutelage.programs.writers.repair import Repairs
-    from tutelage.programs.writers.voting import Election
+    from tutelage.programs.generators.self_repair import Repairs
+    from tutelage.programs.generators.self_consistency import Election
 
 app = typer.Typer()
 
@@ -42,12 +42,12 @@ def solve(
     json: JsonOut = None,
 ) -> None:
     """Have a program written for a question, run it, and show every step."""
-    from tutelage.cli import _writers
+    from tutelage.cli import _generators
     from tutelage.programs.scheduler import Context, Job
     from tutelage.programs.values import Image
-    from tutelage.programs.writers.repair import Asked, can_repair, run_and_repair
-    from tutelage.programs.writers.voting import Poll, vote
-    from tutelage.programs.writers.writer import Request
+    from tutelage.programs.generators.self_repair import Asked, can_repair, run_and_repair
+    from tutelage.programs.generators.self_consistency import Poll, vote
+    from tutelage.programs.generators.base import Request
 
     if len(images) > 2:
         raise InputError(f"{len(images)} pictures", remedy="give one or two pictures, then the question in quotes")
@@ -56,27 +56,27 @@ def solve(
     chosen, why = chosen_models(models, state.values())
     console(json).print(why, markup=False, soft_wrap=True)
     packaged, request = chosen is Models.packaged, Request(question, dsl.value, inputs, "0")
-    parts = _writers.fitted(_writers.read_settings(settings, changes or ()), single, packaged)
-    signatures = _writers.signatures_of(module or (), packaged)
-    task = _writers.Task(parts, [request], signatures, seed)
-    made = _writers.writer_of(writer, task)
+    parts = _generators.fitted(_generators.read_settings(settings, changes or ()), single, packaged)
+    signatures = _generators.signatures_of(module or (), packaged)
+    task = _generators.Task(parts, [request], signatures, seed)
+    made = _generators.writer_of(writer, task)
     if repair and not can_repair(made):
         raise InputError(f"the writer {made.name} cannot repair: it would write the same", where="--repair", remedy="leave it out")
-    with _writers.asking(made):
+    with _generators.asking(made):
         (drafts,) = made.write([request], samples)
     failures = [draft.failure for draft in drafts if draft.failure is not None]
     if len(failures) == len(drafts) and not (repair and any(draft.text for draft in drafts)):
-        _told(console(json), _writers.taken(made), None, None)
+        _told(console(json), _generators.taken(made), None, None)
         raise failures[0]
     modules = modules_of(seed, module or (), chosen)
     parser, context, repairs, election, taken = parser_of(dsl, modules), Context(modules), None, None, 0
     if repair:
-        with _writers.asking(made):
+        with _generators.asking(made):
             _, drafts, repairs = run_and_repair([Asked(request, draft, state) for draft in drafts], made, parser, context)
     if len(drafts) > 1:
         (election,) = vote([Poll(request, drafts, state)], parser, context)
         taken = election.winner or 0
-    took = _writers.taken(made)
+    took = _generators.taken(made)
     _told(console(json), took, repairs, election)
     console(json).print(drafts[taken].text, markup=False, soft_wrap=True)
     job = Job(question, drafts[taken].program(parser, inputs), state, question)
@@ -87,7 +87,7 @@ def _told(screen: Console, took: dict[str, Any], repairs: Repairs | None, electi
     """Print what the programs took, were mended and voted, and put it into ``took``."""
     from dataclasses import asdict
 
-    from tutelage.cli._writers import spent
+    from tutelage.cli._generators import spent
 
     lines = [spent(took)]
     if repairs is not None:

@@ -34,7 +34,7 @@ def make(
     json: JsonOut = None,
 ) -> None:
     """Draw scenes and write images, questions and scene graphs in the exact layout of GQA or NLVR2."""
-    from tutelage.tasks.world import export
+    from tutelage.datasets.synthetic import export
 
     with progress(f"drawing {images} images a split") as bar:
         export.make(out, layout=layout.value, seed=seed, images=images, progress=bar)

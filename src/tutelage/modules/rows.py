@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.files import fingerprint
+from tutelage.storage import fingerprint
 
 
 def seeded(seed: int, build: Callable[[], nn.Module]) -> nn.Module:

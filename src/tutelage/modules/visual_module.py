@@ -15,9 +15,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from tutelage import files
+from tutelage import storage
 from tutelage.errors import InputError, StaleError, did_you_mean
-from tutelage.programs.language import Answers, Call, Capabilities, Signature
+from tutelage.programs.types import Answers, Call, Capabilities, Signature
 
 HEAD_KINDS = ("classes", "logit", "heatmap", "size", "tokens", "set")
 """What a head holds: class logits [..., C], one logit [...], heat-map logits [B, C, h, w], sizes [B, k, h, w], token
@@ -92,7 +92,7 @@ class VisualModule:
         if self._version is None:
             state = self.network.state_dict()
             tensors = [tensor_bytes(state[key]) for key in sorted(state)]
-            self._version = files.fingerprint(type(self).__name__, asdict(self.config), *tensors)
+            self._version = storage.fingerprint(type(self).__name__, asdict(self.config), *tensors)
         return self._version
 
     def encode(self, calls: Sequence[Call]) -> dict[str, Tensor]:
@@ -162,7 +162,7 @@ class VisualModule:
         ``card`` as ``README.md`` where one is given (:func:`tutelage.sdvp.export.export` writes it from a run)."""
         folder = self._write(Path(folder), "model.safetensors")
         if card:
-            files.write_text(folder / "README.md", card)
+            storage.write_text(folder / "README.md", card)
         return folder
 
     @classmethod
@@ -185,8 +185,8 @@ class VisualModule:
     def _write(self, folder: Path, weights: str) -> Path:
         # each its own memory: safetensors refuses weights that two layers share
         state = {key: value.detach().cpu().contiguous().clone() for key, value in self.network.state_dict().items()}
-        files.write_bytes(folder / weights, save_tensors(state, {"format": "pt"} if weights == WEIGHTS[0] else None))
-        files.write_json(folder / "config.json", self.head())
+        storage.write_bytes(folder / weights, save_tensors(state, {"format": "pt"} if weights == WEIGHTS[0] else None))
+        storage.write_json(folder / "config.json", self.head())
         return folder
 
     @classmethod
@@ -217,7 +217,7 @@ class VisualModule:
         except RuntimeError as error:
             raise InputError(f"weights of another network: {error}", where=file, remedy="is it the right folder?") from error
         module = self.taught(network)
-        head = files.read_json(folder / "config.json")
+        head = storage.read_json(folder / "config.json")
         if head.get("version") != module.version:
             raise StaleError("the weights are not the ones that config.json names", where=file, remedy="save the module again")
         return module
@@ -262,12 +262,15 @@ def load(folder: str | Path) -> VisualModule:
         InputError: ``folder`` is no module folder, its class is not known here, or its weights are absent or broken.
         StaleError: the weights are not those it was saved with.
     """
-    from tutelage.modules import asking, hf, locating  # noqa: F401  (they define the ready classes)
-    from tutelage.modules.packaged import classifier, detector  # noqa: F401  (and these the packaged ones)
+    from tutelage.modules import hf
+    from tutelage.modules import detection
+    from tutelage.modules import vqa
+    from tutelage.modules.pretrained import nanodet
+    from tutelage.modules.pretrained import efficientnet
 
     folder = Path(folder)
     file = folder / (HEAD_FILE if (folder / HEAD_FILE).exists() else "config.json")
-    head = files.read_json(file)
+    head = storage.read_json(file)
     if not isinstance(head, dict) or head.get("format") != "tutelage-module":
         raise InputError("not a module folder of tutelage", where=file, remedy="give the folder that save() wrote")
     hf.classes()

@@ -6,10 +6,10 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tutelage.programs.language import Call, Module, ProgramFailure, RuntimeFailure, Value
+from tutelage.programs.types import Call, Module, ProgramFailure, RuntimeFailure, Value
 
 Result = tuple[Value, dict[str, float] | None, bool]
-"""What :class:`~tutelage.programs.cache.Stored` names: a value, its distribution, whether words were unknown."""
+"""What :class:`~tutelage.programs.result_cache.Stored` names: a value, its distribution, whether words were unknown."""
 
 Waiting = tuple[Call, Hashable | None, list[tuple[Any, int]]]
 """One call, its key, and those who wait for its answer: a run, and the place of the call among those it waits for."""

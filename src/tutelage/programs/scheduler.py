@@ -15,10 +15,10 @@ from time import perf_counter
 from typing import Any, Final
 
 from tutelage.errors import InputError, did_you_mean
-from tutelage.programs.cache import ResultCache, Stored
-from tutelage.programs.encoding import input_key
+from tutelage.programs.result_cache import ResultCache, Stored
+from tutelage.programs.serialization import input_key
 from tutelage.programs.lanes import Lane, Result, answers_of, as_failure
-from tutelage.programs.language import (
+from tutelage.programs.types import (
     Call,
     LimitExceeded,
     Module,

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tutelage.errors import InputError
-from tutelage.programs.encoding import FindImage, ImageRef, decode, encode, input_hash
-from tutelage.programs.language import Call, ProgramFailure, Value
+from tutelage.programs.serialization import FindImage, ImageRef, decode, encode, input_hash
+from tutelage.programs.types import Call, ProgramFailure, Value
 from tutelage.programs.values import Image
 
 

@@ -11,14 +11,14 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage import files
+from tutelage import storage
 from tutelage.programs.handles import Handles
 from tutelage.programs.interpreter.library import viper_library
 from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.patches import Asked, Request
 from tutelage.programs.interpreter.reader import Reader
 from tutelage.programs.isolation import Sandbox, shared_sandbox
-from tutelage.programs.language import ProgramFailure, Signature, Steps, UndefinedVariable, Value
+from tutelage.programs.types import ProgramFailure, Signature, Steps, UndefinedVariable, Value
 
 _UNSAID: Mapping[str, Value] = {"possible_answers": [], "query": ""}
 Begin = Callable[[dict[str, Any], Handles], Steps]
@@ -131,7 +131,7 @@ class Parser:
         return found
 
     def _read(self, text: str) -> ViperProgram:
-        name = files.fingerprint("viper", text.encode(errors="surrogatepass"))
+        name = storage.fingerprint("viper", text.encode(errors="surrogatepass"))
         sandbox = self._sandbox
         if sandbox is None:
             program = self._reader.read(text)

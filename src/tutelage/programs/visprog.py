@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tutelage.errors import did_you_mean
-from tutelage.programs.expression import Expression
-from tutelage.programs.language import (
+from tutelage.programs.eval_expression import Expression
+from tutelage.programs.types import (
     Call,
     LimitExceeded,
     ParseFailure,

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import InputError
-from tutelage.reports import numbers
+from tutelage.reports import formatting
 from tutelage.reports.charts import Axis, Band, Lines, Mark, Row, Series
 from tutelage.reports.page import REMEDY, check_format, load, need, render
 
@@ -40,12 +40,12 @@ ROLES = ("teacher", "student", "distilled", "other")
 MARKS = {"teacher": "teacher", "student": "frozen", "distilled": "sdvp", "other": "routed"}
 BUDGETS = {"equal_steps": "At equal steps", "equal_time": "At equal wall-clock"}
 CACHE = {
-    "entries": ("Entries", lambda v: numbers.number(v, 0)),
-    "bytes": ("On disk", numbers.amount),
-    "hits": ("Hits", lambda v: numbers.number(v, 0)),
-    "misses": ("Misses", lambda v: numbers.number(v, 0)),
-    "build_seconds": ("Time to build", numbers.duration),
-    "break_even_steps": ("Pays for itself after", lambda v: f"{numbers.number(v, 0)} steps"),
+    "entries": ("Entries", lambda v: formatting.number(v, 0)),
+    "bytes": ("On disk", formatting.amount),
+    "hits": ("Hits", lambda v: formatting.number(v, 0)),
+    "misses": ("Misses", lambda v: formatting.number(v, 0)),
+    "build_seconds": ("Time to build", formatting.duration),
+    "break_even_steps": ("Pays for itself after", lambda v: f"{formatting.number(v, 0)} steps"),
 }
 
 
@@ -61,7 +61,7 @@ def budget_bands(arms: Sequence[Mapping[str, Any]]) -> tuple[list[Band], Axis]:
             mean, sd, seeds = result["mean"], result.get("sd"), result.get("seeds") or []
             marks = [Mark("seed", "seed", value) for value in seeds if value is not None]
             marks.append(Mark(arm["name"], MARKS[arm["role"]], mean))
-            end = numbers.number(mean) + (f" ± {numbers.number(sd)}" if sd is not None else "")
+            end = formatting.number(mean) + (f" ± {formatting.number(sd)}" if sd is not None else "")
             rows.append(Row(arm["name"], marks, end=end))
             values += [mark.value for mark in marks]
         if rows:
@@ -123,7 +123,7 @@ def cache_facts(cache: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = []
     for key, value in cache.items():
         label, words = CACHE.get(key, (key.replace("_", " ").capitalize(), str))
-        facts.append((label, numbers.MISSING if value is None else words(value)))
+        facts.append((label, formatting.MISSING if value is None else words(value)))
     return facts
 
 

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import jinja2
 
 from tutelage.errors import InputError
-from tutelage.files import read_json
-from tutelage.reports import numbers
+from tutelage.storage import read_json
+from tutelage.reports import formatting
 
 T = TypeVar("T")
 REMEDY = "is this the JSON that a tutelage command wrote, whole and unchanged?"
@@ -88,7 +88,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     env.policies["json.dumps_kwargs"] = {"sort_keys": False, "ensure_ascii": False, "allow_nan": False}
-    env.filters |= {name: getattr(numbers, name) for name in ("number", "signed", "interval", "percent", "duration", "amount")}
+    env.filters |= {name: getattr(formatting, name) for name in ("number", "signed", "interval", "percent", "duration", "amount")}
     return env
 
 

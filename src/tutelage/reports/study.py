@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import InputError
-from tutelage.reports import numbers
+from tutelage.reports import formatting
 from tutelage.reports.charts import Axis, Band, Mark, Row
 from tutelage.reports.page import REMEDY, check_format, load, need, render
 
@@ -117,7 +117,7 @@ def gain_bands(groups: Mapping[str, list[Mapping[str, Any]]], labels: Mapping[st
             if gain.get("mean") is not None:
                 bar = Mark("SDVP", "sdvp", gain["mean"], gain.get("lo"), gain.get("hi"))
             values += [gain.get("mean"), gain.get("lo"), gain.get("hi"), *(m.value for m in marks)]
-            lines.append(Row(labels[row["task"]], marks, bar, numbers.signed(gain.get("mean"))))
+            lines.append(Row(labels[row["task"]], marks, bar, formatting.signed(gain.get("mean"))))
         bands.append(Band(GROUPS[group][0], lines))
     return bands, Axis.around(values, include=(0.0,))
 
@@ -174,7 +174,7 @@ def heat_maps(matrix: Mapping[str, Any], groups: Mapping[str, list[Mapping[str, 
 
 def with_decimals(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of cells, each with the number of decimals that suits it: shares need more than points."""
-    return [dict(row, digits=numbers.decimals(mean(row["cells"], arm) for arm in row["cells"])) for row in rows]
+    return [dict(row, digits=formatting.decimals(mean(row["cells"], arm) for arm in row["cells"])) for row in rows]
 
 
 def sample_counts(samples: Sequence[Mapping[str, Any]]) -> dict[str, int]:

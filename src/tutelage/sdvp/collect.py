@@ -6,18 +6,18 @@ import io
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
-from tutelage import files
+from tutelage import storage
 from tutelage.errors import InputError
 from tutelage.modules.visual_module import VisualModule
-from tutelage.programs.album import Album, FileImage
-from tutelage.programs.encoding import FindImage
-from tutelage.programs.language import Call, Module, Value
+from tutelage.programs.image_cache import Album, FileImage
+from tutelage.programs.serialization import FindImage
+from tutelage.programs.types import Call, Module, Value
 from tutelage.programs.scheduler import KEEP, Job, Substitute
 from tutelage.programs.trace import StepRecord
 from tutelage.programs.values import Image
-from tutelage.sdvp.adapt import StepTeacher
+from tutelage.sdvp.teachers import StepTeacher
 from tutelage.sdvp.questions import Question, solve_stream
-from tutelage.sdvp.rivals import Routed
+from tutelage.sdvp.baselines import Routed
 
 Records = dict[str, list[StepRecord]]
 """Step records by module, never by call position: branches and loops change the order."""
@@ -79,7 +79,7 @@ def save(records: Mapping[str, Iterable[StepRecord]], folder: str | Path) -> Pat
     folder = Path(folder)
     save_pictures((record for found in records.values() for record in found), folder)
     for module, found in records.items():
-        files.write_json_lines(folder / f"{module}.jsonl", [record.to_json(timing=False) for record in found])
+        storage.write_json_lines(folder / f"{module}.jsonl", [record.to_json(timing=False) for record in found])
     return folder
 
 
@@ -89,7 +89,7 @@ def save_pictures(records: Iterable[StepRecord], folder: Path) -> None:
     for key, image in pictures.items():
         file = _picture(folder, key)
         if not file.exists():
-            files.write_bytes(file, as_png(Image(image.root, key)))
+            storage.write_bytes(file, as_png(Image(image.root, key)))
 
 
 def as_png(image: Image) -> bytes:
@@ -100,7 +100,7 @@ def as_png(image: Image) -> bytes:
 
 
 def _picture(folder: Path, key: str) -> Path:
-    return folder / "images" / f"{files.fingerprint(key)}.png"
+    return folder / "images" / f"{storage.fingerprint(key)}.png"
 
 
 def find_images(folder: Path, held: Iterable[Image] = ()) -> FindImage:
@@ -133,4 +133,4 @@ def load(folder: str | Path) -> Records:
     if not found:
         raise InputError("no step records here", where=folder, remedy="run `tutelage sdvp collect` first")
     find = find_images(folder)
-    return {file.stem: [StepRecord.from_json(row, find) for _, row in files.read_json_lines(file)] for file in found}
+    return {file.stem: [StepRecord.from_json(row, find) for _, row in storage.read_json_lines(file)] for file in found}

@@ -13,24 +13,24 @@ from typing import Any
 
 import numpy as np
 
-from tutelage import files
-from tutelage.distill.lesson import Settings
-from tutelage.distill.trainer import train
+from tutelage import storage
+from tutelage.distillation.job import Settings
+from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 from tutelage.modules.visual_module import Exercise, VisualModule
-from tutelage.programs.language import Call, Module
+from tutelage.programs.types import Call, Module
 from tutelage.programs.trace import StepRecord
-from tutelage.sdvp.accept import Probe, Verdict, accept
-from tutelage.sdvp.adapt import StepTeacher, from_callable
-from tutelage.sdvp.blame import blame, teacher_source
+from tutelage.sdvp.teacher_check import Probe, Verdict, accept
+from tutelage.sdvp.teachers import StepTeacher, from_callable
+from tutelage.sdvp.attribution import blame, teacher_source
 from tutelage.sdvp.collect import call_of, collect
-from tutelage.sdvp.final_label.data import FinalData, prepare
-from tutelage.sdvp.final_label.method import StepwiseFinal, stepwise_final
-from tutelage.sdvp.guard import Guarded, guard
+from tutelage.sdvp.final_answer.data import FinalData, prepare
+from tutelage.sdvp.final_answer.method import StepwiseFinal, stepwise_final
+from tutelage.sdvp.weight_interpolation import Guarded, guard
 from tutelage.sdvp.label import Filters, calibrate, keep, label, label_of
-from tutelage.sdvp.lesson import Stepwise, lesson
+from tutelage.sdvp.objective import Stepwise, lesson
 from tutelage.sdvp.questions import Question, correct, solve_stream
-from tutelage.sdvp.retain import NOTHING, Retain
+from tutelage.sdvp.continual.base import NOTHING, Retain
 from tutelage.seeds import derive, numpy_rng
 
 Say = Callable[[str], None]
@@ -151,10 +151,10 @@ def run_stage(
 ) -> Compiled:
     """Teach every module of ``stage`` that has a teacher, in order."""
     if folder is not None:
-        asked = files.fingerprint([[q.id, sorted(q.programs.items())] for q in (*stage.questions, *stage.replay)])
+        asked = storage.fingerprint([[q.id, sorted(q.programs.items())] for q in (*stage.questions, *stage.replay)])
         versions = {name: module.version for name, module in modules.items()}
         taught_by = {name: [teacher.version, teacher.temperature] for name, teacher in stage.teachers.items()}
-        files.RunFolder(
+        storage.RunFolder(
             Path(folder) / stage.name, {"options": repr(options), "modules": versions, "teachers": taught_by, "asked": asked}
         )
     current, lessons = dict(modules), []
@@ -170,7 +170,7 @@ def run_stage(
         current[name] = module
         lessons.append(taught)
     if folder is not None:
-        files.sweep(Path(folder) / stage.name)
+        storage.sweep(Path(folder) / stage.name)
     return Compiled(current, tuple(lessons))
 
 
@@ -179,7 +179,7 @@ def _teach(
 ) -> tuple[VisualModule, Taught]:
     """One module of one stage, start to end."""
     if folder is not None and (folder / "taught.json").exists():
-        found = files.read_json(folder / "taught.json")
+        found = storage.read_json(folder / "taught.json")
         verdict = Verdict(**found.pop("verdict"))
         return old.load_weights(folder), Taught(verdict=verdict, **found)
     probe = stage.probe.get(name, [])
@@ -200,7 +200,7 @@ def _teach(
         old, report = _lesson(modules, old, stage, teacher, kept, options, folder, report)
     if folder is not None:
         old.save(folder)
-        files.write_json(folder / "taught.json", report)
+        storage.write_json(folder / "taught.json", report)
     return old, report
 
 

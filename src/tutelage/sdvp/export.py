@@ -7,12 +7,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tutelage import environment, files
+from tutelage import environment
+from tutelage import storage
 from tutelage.errors import InputError, did_you_mean
 from tutelage.modules.hf.base import HfModule
 from tutelage.modules.visual_module import HEAD_FILE, VisualModule, load
-from tutelage.reports.card import card
-from tutelage.sdvp.steps import MADE
+from tutelage.reports.model_card import card
+from tutelage.sdvp.stages import MADE
 
 LIMITS = (
     "It answers calls of visual programs, one skill each; nothing is known of other uses.",
@@ -80,7 +81,7 @@ def export_run(run: str | Path, name: str, folder: str | Path, arm: str = "sdvp"
         raise InputError("no such folder", where=run, remedy="give the folder of a finished run")
     result: dict[str, Any] = {}
     if (run / "study.json").exists():
-        result = files.read_json(run / "study.json")
+        result = storage.read_json(run / "study.json")
         seeds = result.get("seeds") or [0]
         seed = seeds[0] if seed is None else seed
         place = run / "lessons" / f"seed-{seed}-{arm}"
@@ -96,10 +97,10 @@ def export_run(run: str | Path, name: str, folder: str | Path, arm: str = "sdvp"
         known = sorted({path.parent.name for head in ("config.json", HEAD_FILE) for path in place.rglob(head)})
         raise InputError(f"no taught module {name!r} here", where=place, remedy=did_you_mean(name, known))
     made = found[-1] / MADE if (found[-1] / MADE).exists() else place / MADE
-    lessons = [files.read_json(at / "taught.json") for at in found if (at / "taught.json").exists()]
+    lessons = [storage.read_json(at / "taught.json") for at in found if (at / "taught.json").exists()]
     stamp = result
     if made.exists():
-        stamp = files.read_json(made)
+        stamp = storage.read_json(made)
         lessons += [row for row in stamp.get("lessons", []) if row["module"] == name]
     return export(
         load(found[-1]),
@@ -128,7 +129,7 @@ def _what(module: VisualModule) -> str:
 
 def _module(module: VisualModule) -> dict[str, Any]:
     """What the module is, as plain values; long vocabularies are cut."""
-    settings = {key: _short(value) for key, value in files.plain(module.config).items() if value not in ("", None, [], ())}
+    settings = {key: _short(value) for key, value in storage.plain(module.config).items() if value not in ("", None, [], ())}
     return {
         "name": module.name,
         "class": type(module).__name__,

@@ -9,9 +9,9 @@ from typing import Any
 
 from tutelage.modules.visual_module import Label, VisualModule
 from tutelage.programs.answers import normalise
-from tutelage.programs.language import Call, Module
+from tutelage.programs.types import Call, Module
 from tutelage.programs.trace import StepRecord
-from tutelage.sdvp.adapt import StepTeacher, tempered
+from tutelage.sdvp.teachers import StepTeacher, tempered
 from tutelage.sdvp.collect import call_of, teacher_forcing
 from tutelage.sdvp.questions import Question, correct, solve
 from tutelage.sdvp.votes import vote_agreement

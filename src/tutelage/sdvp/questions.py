@@ -8,7 +8,7 @@ from typing import Any
 
 from tutelage.programs import viper, visprog
 from tutelage.programs.answers import normalise
-from tutelage.programs.language import Module, ParseFailure, Program, ProgramFailure, Value
+from tutelage.programs.types import Module, ParseFailure, Program, ProgramFailure, Value
 from tutelage.programs.scheduler import Context, Job, Substitute, stream
 from tutelage.programs.trace import Trace
 from tutelage.programs.values import Box, Image, iou

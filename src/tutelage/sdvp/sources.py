@@ -9,12 +9,12 @@ from pathlib import Path
 from types import MappingProxyType
 
 from tutelage.errors import InputError, did_you_mean
-from tutelage.programs.album import Album, Views
-from tutelage.programs.language import ParseFailure
-from tutelage.programs.writers.gold import read_programs
-from tutelage.programs.writers.grammar import write
+from tutelage.programs.image_cache import Album, Views
+from tutelage.programs.types import ParseFailure
+from tutelage.programs.generators.from_file import read_programs
+from tutelage.programs.generators.grammar import write
 from tutelage.sdvp.questions import Question
-from tutelage.tasks import gqa, nlvr2
+from tutelage.datasets import gqa, nlvr2
 
 
 def questions_from(programs: str | Path, images: str | Path = ".", task: str = "own") -> list[Question]:

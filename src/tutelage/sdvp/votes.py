@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tutelage.programs.answers import normalise
-from tutelage.programs.language import Module
+from tutelage.programs.types import Module
 from tutelage.programs.trace import Trace
 from tutelage.sdvp.questions import Question, solve
 

@@ -16,29 +16,29 @@ from starlette.types import ASGIApp
 
 from tutelage import __version__
 from tutelage.errors import InputError, TutelageError
-from tutelage.programs.cache import ResultCache
-from tutelage.programs.encoding import strict_json
-from tutelage.programs.language import Module
+from tutelage.programs.result_cache import ResultCache
+from tutelage.programs.serialization import strict_json
+from tutelage.programs.types import Module
 from tutelage.programs.trace import Trace
-from tutelage.programs.writers.writer import Writer
+from tutelage.programs.generators.base import Writer
 from tutelage.reports.page import render
-from tutelage.serving import wire
-from tutelage.serving.door import Door, Visit, refusal
+from tutelage.serving import schemas
+from tutelage.serving.middleware import Door, Visit, refusal
 from tutelage.serving.engine import Engine
 from tutelage.serving.metrics import Metrics
-from tutelage.serving.problems import Refusal, code_and_kind
-from tutelage.serving.samples import Sample, scene
+from tutelage.serving.errors import Refusal, code_and_kind
+from tutelage.serving.sample_images import Sample, scene
 from tutelage.serving.service import Service, Wish
 from tutelage.serving.settings import DEFAULT, ServerSettings
 
 FAILURES: dict[int | str, dict[str, Any]] = {
-    401: {"model": wire.Failed, "description": "No API key, or a wrong one"},
-    413: {"model": wire.Failed, "description": "The body or a picture is too large"},
-    422: {"model": wire.Answer, "description": "The request is not as it must be, or the program failed"},
-    429: {"model": wire.Failed, "description": "The queue is full: ask again after Retry-After seconds"},
-    502: {"model": wire.Answer, "description": "The language model that writes programs gave none"},
-    503: {"model": wire.Failed, "description": "The server is stopping, or its engine has ended"},
-    504: {"model": wire.Failed, "description": "No answer in time"},
+    401: {"model": schemas.Failed, "description": "No API key, or a wrong one"},
+    413: {"model": schemas.Failed, "description": "The body or a picture is too large"},
+    422: {"model": schemas.Answer, "description": "The request is not as it must be, or the program failed"},
+    429: {"model": schemas.Failed, "description": "The queue is full: ask again after Retry-After seconds"},
+    502: {"model": schemas.Answer, "description": "The language model that writes programs gave none"},
+    503: {"model": schemas.Failed, "description": "The server is stopping, or its engine has ended"},
+    504: {"model": schemas.Failed, "description": "No answer in time"},
 }
 
 
@@ -77,18 +77,18 @@ def application(
         found: Service = app.state.service
         return found
 
-    @app.post("/v1/solve", responses={200: {"model": wire.Answer}, **FAILURES})
-    async def solve(asked: wire.SolveRequest, request: Request) -> Response:
+    @app.post("/v1/solve", responses={200: {"model": schemas.Answer}, **FAILURES})
+    async def solve(asked: schemas.SolveRequest, request: Request) -> Response:
         """Have a program written for a question about one or two pictures, and run it."""
         return await _single(service(), asked, request, question=asked.question)
 
-    @app.post("/v1/run", responses={200: {"model": wire.Answer}, **FAILURES})
-    async def run(asked: wire.RunRequest, request: Request) -> Response:
+    @app.post("/v1/run", responses={200: {"model": schemas.Answer}, **FAILURES})
+    async def run(asked: schemas.RunRequest, request: Request) -> Response:
         """Run a program on one or two pictures."""
         return await _single(service(), asked, request, program=asked.program)
 
-    @app.post("/v1/batch", responses={200: {"model": wire.Answers}, **FAILURES})
-    async def batch(asked: wire.BatchRequest, request: Request) -> Response:
+    @app.post("/v1/batch", responses={200: {"model": schemas.Answers}, **FAILURES})
+    async def batch(asked: schemas.BatchRequest, request: Request) -> Response:
         """Run many programs and questions at once. Each has its own status: one that fails fails alone."""
         return await _batch(service(), asked, request)
 
@@ -132,7 +132,7 @@ def application(
     return Door(app, settings, metrics, {route.path for route in app.routes if hasattr(route, "path")}, key)
 
 
-async def _single(service: Service, asked: wire.About, request: Request, **text: str) -> Response:
+async def _single(service: Service, asked: schemas.About, request: Request, **text: str) -> Response:
     visit: Visit = request.scope["visit"]
     images = [await service.image(data, f"images[{place}]", visit) for place, data in enumerate(asked.images)]
     ((ended, row),) = await service.ask([Wish(images, asked.dsl, **text)], request)
@@ -148,7 +148,7 @@ async def _single(service: Service, asked: wire.About, request: Request, **text:
     return Response(strict_json(row), code, media_type="application/json")
 
 
-async def _batch(service: Service, asked: wire.BatchRequest, request: Request) -> Response:
+async def _batch(service: Service, asked: schemas.BatchRequest, request: Request) -> Response:
     visit: Visit = request.scope["visit"]
     most = service.settings.batch_items
     if len(asked.items) > most:

@@ -20,15 +20,15 @@ from time import monotonic, perf_counter
 from typing import Any
 
 from tutelage.programs import viper, visprog
-from tutelage.programs.cache import ResultCache
+from tutelage.programs.result_cache import ResultCache
 from tutelage.programs.isolation import Sandbox
 from tutelage.programs.lanes import as_failure
-from tutelage.programs.language import Answers, Call, Module, Program, ProgramFailure, Steps, TimeoutFailure, Value
+from tutelage.programs.types import Answers, Call, Module, Program, ProgramFailure, Steps, TimeoutFailure, Value
 from tutelage.programs.scheduler import Context, Job, Scheduler
 from tutelage.programs.trace import Trace
 from tutelage.programs.values import Image
 from tutelage.serving.metrics import Metrics
-from tutelage.serving.problems import Stopped
+from tutelage.serving.errors import Stopped
 from tutelage.serving.settings import ServerSettings
 
 LOG = logging.getLogger("tutelage.serving")

@@ -14,15 +14,15 @@ from starlette.requests import Request
 
 from tutelage.errors import InputError
 from tutelage.programs.confidence import confidence
-from tutelage.programs.encoding import encode
-from tutelage.programs.language import ProgramFailure
+from tutelage.programs.serialization import encode
+from tutelage.programs.types import ProgramFailure
 from tutelage.programs.trace import Trace
 from tutelage.programs.values import Image
-from tutelage.programs.writers import writer as writing
-from tutelage.serving.door import Visit
+from tutelage.programs.generators import base as writing
+from tutelage.serving.middleware import Visit
 from tutelage.serving.engine import Engine, Ticket
 from tutelage.serving.metrics import Metrics
-from tutelage.serving.problems import ClientGone, code_and_kind, told
+from tutelage.serving.errors import ClientGone, code_and_kind, told
 from tutelage.serving.settings import ServerSettings
 
 INPUTS = (("IMAGE",), ("LEFT", "RIGHT"))

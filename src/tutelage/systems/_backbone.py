@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tutelage import registry
-from tutelage.distill.export import load_weights
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.supervised import Supervised
+from tutelage.distillation.export import load_weights
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.supervised import Supervised
 from tutelage.errors import InputError, did_you_mean
-from tutelage.systems._shared import built, toy_images
+from tutelage.systems._toy import built, toy_images
 
 
 class Stage(NamedTuple):
@@ -198,8 +198,8 @@ class Backbone(nn.Module):
             InputError: as :meth:`adopt`.
             MissingExtra: the library is not installed.
         """
-        from tutelage.distill.models import build_model
-        from tutelage.distill.recipe import ModelPart
+        from tutelage.distillation.resolve import build_model
+        from tutelage.distillation.recipe import ModelPart
 
         library = name.partition(":")[0]
         options = {"pretrained": True} if library == "timm" else {}

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.lesson import Lesson
+from tutelage.distillation.job import Lesson
 from tutelage.registry import system
 from tutelage.systems._backbone import Published
 from tutelage.systems._layers import DropPath
-from tutelage.systems._pyramid import Pyramid
+from tutelage.systems._convnext_base import Pyramid
 
 
 class Block(nn.Module):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.lesson import Lesson
+from tutelage.distillation.job import Lesson
 from tutelage.errors import InputError
 from tutelage.registry import system
 from tutelage.systems._backbone import Backbone, Published

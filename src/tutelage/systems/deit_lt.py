@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.data import Batch, Data, TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Terms, answer
-from tutelage.distill.teacher import Teacher
-from tutelage.distill.views import mixing
+from tutelage.distillation.data import Batch, Data, TensorData
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.method import Method, Output, Terms, answer
+from tutelage.distillation.teacher import Teacher
+from tutelage.distillation.augmentation import mixing
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._shared import Block, SmallCNN, built, class_ids, toy_images
+from tutelage.systems._toy import Block, SmallCNN, built, class_ids, toy_images
 
 # -- long-tailed data ------------------------------------------------------------------------------------------------
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tutelage.distill import losses
-from tutelage.distill.data import Batch
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Terms
+from tutelage.distillation import losses
+from tutelage.distillation.data import Batch
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.method import Method, Output, Terms
 from tutelage.registry import system
-from tutelage.systems._shared import SmallCNN, built, class_ids, toy_images
+from tutelage.systems._toy import SmallCNN, built, class_ids, toy_images
 
 
 @system("dkd", kind="distillation")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.lesson import Lesson
+from tutelage.distillation.job import Lesson
 from tutelage.errors import InputError, did_you_mean
 from tutelage.registry import system
 from tutelage.seeds import torch_rng

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.data import Batch, Data, TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Terms, answer
-from tutelage.distill.taps import Taps
-from tutelage.distill.teacher import Teacher
+from tutelage.distillation.data import Batch, Data, TensorData
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.method import Method, Output, Terms, answer
+from tutelage.distillation.feature_hooks import Taps
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError, did_you_mean
 from tutelage.registry import system
 from tutelage.seeds import torch_rng
-from tutelage.systems._shared import Block, built
+from tutelage.systems._toy import Block, built
 
 _SPELT_OUT, _SHORT = ("query", "key", "value"), ("q_proj", "k_proj", "v_proj")
 _LAYERS = {

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill import losses
-from tutelage.distill.data import Batch, Data
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Terms, answer
-from tutelage.distill.taps import Taps
-from tutelage.distill.teacher import Teacher
+from tutelage.distillation import losses
+from tutelage.distillation.data import Batch, Data
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.method import Method, Output, Terms, answer
+from tutelage.distillation.feature_hooks import Taps
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._shared import HierarchicalTransformer, built, conv_norm, toy_images
+from tutelage.systems._toy import HierarchicalTransformer, built, conv_norm, toy_images
 
 # -- losses ----------------------------------------------------------------------------------------------------------
 

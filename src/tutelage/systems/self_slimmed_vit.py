@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill import losses
-from tutelage.distill.data import Batch, Data
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Terms, answer
-from tutelage.distill.taps import Taps
-from tutelage.distill.teacher import Teacher
+from tutelage.distillation import losses
+from tutelage.distillation.data import Batch, Data
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.method import Method, Output, Terms, answer
+from tutelage.distillation.feature_hooks import Taps
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
 from tutelage.systems._backbone import Backbone, Published
 from tutelage.systems._layers import MLP, DropPath, drop_rates, init_weights
-from tutelage.systems._shared import built, toy_images
+from tutelage.systems._toy import built, toy_images
 
 # -- the network -----------------------------------------------------------------------------------------------------
 

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.data import Batch, Data, TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.losses import divergence
-from tutelage.distill.method import Method, Output, Terms, answer
-from tutelage.distill.taps import Taps
-from tutelage.distill.teacher import Teacher
+from tutelage.distillation.data import Batch, Data, TensorData
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.losses import divergence
+from tutelage.distillation.method import Method, Output, Terms, answer
+from tutelage.distillation.feature_hooks import Taps
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
 from tutelage.seeds import torch_rng
-from tutelage.systems._shared import HierarchicalTransformer, built
+from tutelage.systems._toy import HierarchicalTransformer, built
 
 PEA_WEIGHTS = (0.1, 0.1, 0.5, 1.0)
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tutelage.modules.visual_module import Label
-from tutelage.programs.language import Call
+from tutelage.programs.types import Call
 from tutelage.programs.values import Box, Image, Object
 
 from . import tiny

@@ -13,16 +13,16 @@ import torch
 
 pytest.importorskip("transformers", reason="needs the extra `hf`")
 
-from tutelage.distill.data import TensorData
-from tutelage.distill.lesson import Settings
-from tutelage.distill.trainer import Trainer
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.job import Settings
+from tutelage.distillation.trainer import Trainer
 from tutelage.errors import InputError, StaleError
 from tutelage.modules import hf
 from tutelage.modules.hf import base
 from tutelage.modules.visual_module import Label, VisualModule, load
-from tutelage.programs.language import RuntimeFailure
+from tutelage.programs.types import RuntimeFailure
 from tutelage.programs.values import Image
-from tutelage.sdvp.lesson import Stepwise, lesson
+from tutelage.sdvp.objective import Stepwise, lesson
 
 from . import tiny
 from .cases import CASES

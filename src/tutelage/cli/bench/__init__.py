@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from tutelage.cli.folder import Folder
+from tutelage.cli.lazy import Folder
 
 
 class Device(StrEnum):

@@ -26,7 +26,7 @@ def capacity(
     """
     from rich.table import Table
 
-    from tutelage.bench.capacity import bench
+    from tutelage.bench.cost_estimate import bench
 
     with progress("measuring", 1) as bar:
         result = bench(seed=seed, images=images, smoke=smoke, progress=bar)

@@ -23,7 +23,7 @@ def folding(
     """Time a re-parameterised network before and after its branches are folded into one kernel."""
     from rich.table import Table
 
-    from tutelage.bench.folding import bench
+    from tutelage.bench.reparameterization import bench
 
     with progress("measuring", 1) as bar:
         result = bench(rounds, batch, device.value, size, progress=bar)

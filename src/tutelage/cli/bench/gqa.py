@@ -25,7 +25,7 @@ def gqa(
     import contextlib
     import tempfile
 
-    from tutelage.bench.gqa import bench
+    from tutelage.bench.gqa_readers import bench
 
     place = contextlib.nullcontext(folder) if folder is not None else tempfile.TemporaryDirectory(prefix="tutelage-gqa-")
     with place as where, progress("writing, then reading and scoring", 1) as bar:

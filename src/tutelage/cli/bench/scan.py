@@ -24,7 +24,7 @@ def scan(
     """Time Mamba's selective scan, forward and backward: step by step, in chunks of time, in groups of steps."""
     from rich.table import Table
 
-    from tutelage.bench.scan import bench
+    from tutelage.bench.selective_scan import bench
 
     with progress("measuring"):
         result = bench(batch or (1, 8), length, rounds=rounds, device=device.value, smoke=smoke)

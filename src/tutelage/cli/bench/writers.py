@@ -21,7 +21,7 @@ def writers(
     """Measure how often the grammar and the learned writer write the gold program, and what they decline."""
     from rich.table import Table
 
-    from tutelage.bench.writers import FIGURES, bench
+    from tutelage.bench.generators import FIGURES, bench
 
     wanted = list(range(first_seed, first_seed + seeds))
     with progress("examining", 1) as bar:

@@ -10,14 +10,16 @@ from typing import Any
 
 from tutelage.errors import InputError, did_you_mean
 from tutelage.modules.hf.base import HfModule
-from tutelage.modules.hf.source import PREFIX, Source, architecture, read_settings
+from tutelage.modules.hf.loading import PREFIX, Source, architecture, read_settings
 
 __all__ = ["PREFIX", "HfModule", "Source", "chosen", "classes", "opened"]
 
 
 def classes() -> list[type[HfModule]]:
     """Every class of module that wraps a transformers model, those for particular families first."""
-    from tutelage.modules.hf import chat, depth, loc, match, seg, vqa  # noqa: F401  (they define the classes)
+    from tutelage.modules.hf import depth, loc, seg, vqa
+    from tutelage.modules.hf import image_text
+    from tutelage.modules.hf import generative_vqa
 
     found = [kind for kind in HfModule.kinds().values() if kind.name]
     return sorted(found, key=lambda kind: not kind.families)

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutelage import files
+from tutelage import storage
 from tutelage.errors import InputError, StaleError
-from tutelage.modules.hf.source import Source, processor_of, quiet, transformers, weights_of
+from tutelage.modules.hf.loading import Source, processor_of, quiet, transformers, weights_of
 from tutelage.modules.visual_module import HEAD_FILE, VisualModule, tensor_bytes
-from tutelage.programs.language import Answers, Call, RuntimeFailure
+from tutelage.programs.types import Answers, Call, RuntimeFailure
 from tutelage.programs.values import Image
 
 MANY = "many/"
@@ -130,7 +130,7 @@ class HfModule(VisualModule):
         processor = processor_of(source)
         model = weights_of(source, cls.model_class(transformers()), config.dtype, config.device)
         commit = getattr(model.config, "_commit_hash", None) if config.revision else None
-        preparation = config.prepared or files.fingerprint(prepared(processor))
+        preparation = config.prepared or storage.fingerprint(prepared(processor))
         config = replace(config, revision=commit or config.revision, prepared=preparation)
         return cls(config, cls.network_of(config, model, processor), processor)
 
@@ -141,8 +141,8 @@ class HfModule(VisualModule):
             state = self.network.state_dict()
             beside = ("source", "revision", "rows", "device")
             kept = {key: value for key, value in asdict(self.config).items() if key not in beside}
-            tensors = [files.fingerprint(key, tensor_bytes(state[key])) for key in sorted(state)]
-            self._version = files.fingerprint(type(self).__name__, kept, *tensors)
+            tensors = [storage.fingerprint(key, tensor_bytes(state[key])) for key in sorted(state)]
+            self._version = storage.fingerprint(type(self).__name__, kept, *tensors)
         return self._version
 
     # -- from calls to batches ---------------------------------------------------------------------------------------
@@ -260,10 +260,10 @@ class HfModule(VisualModule):
 
     def _write(self, folder: Path, weights: str) -> Path:
         """The model as transformers itself writes it, its processor, and ``tutelage.json``, which is last."""
-        with files.whole_folder(folder, last=HEAD_FILE) as place, quiet():
+        with storage.whole_folder(folder, last=HEAD_FILE) as place, quiet():
             self.network.model.save_pretrained(place)
             self.processor.save_pretrained(place)
-            files.write_json(place / HEAD_FILE, self.head())
+            storage.write_json(place / HEAD_FILE, self.head())
         return folder
 
     @classmethod
@@ -272,7 +272,7 @@ class HfModule(VisualModule):
         config = replace(config, device="cpu")
         module = cls.open(replace(config, revision=""), Source(str(folder)))
         module.config = config  # it remembers where it first came from
-        if files.read_json(folder / HEAD_FILE).get("version") != module.version:
+        if storage.read_json(folder / HEAD_FILE).get("version") != module.version:
             raise StaleError(f"the weights are not the ones that {HEAD_FILE} names", where=folder, remedy="save the module again")
         return module
 
@@ -285,7 +285,7 @@ class HfModule(VisualModule):
 
 
 def _in_a_file(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.frombuffer(files.unnamed(math.prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
+    return torch.frombuffer(storage.unnamed(math.prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
 
 
 def prepared(processor: Any) -> Any:

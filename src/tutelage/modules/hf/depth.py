@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tutelage.modules.hf.base import FramedConfig, HfModule, HfNetwork, Row, whole
 from tutelage.modules.visual_module import Exercise, Label
-from tutelage.programs.language import Answers, Call, Signature
+from tutelage.programs.types import Answers, Call, Signature
 from tutelage.programs.values import Image
 
 

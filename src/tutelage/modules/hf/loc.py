@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tutelage.modules.asking import NEVER
+from tutelage.modules.vqa import NEVER
 from tutelage.modules.hf.base import FramedConfig, HfModule, HfNetwork, Row, whole
-from tutelage.modules.locating import half_of, suppress
+from tutelage.modules.detection import half_of, suppress
 from tutelage.modules.visual_module import Exercise, Label
-from tutelage.programs.language import Answers, Call, Signature
+from tutelage.programs.types import Answers, Call, Signature
 from tutelage.programs.values import Box, Image
 
 

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tutelage.errors import InputError
 from tutelage.modules.hf.base import HfConfig, HfModule, HfNetwork, Row, whole
-from tutelage.modules.regions import extent
+from tutelage.modules.connected_components import extent
 from tutelage.modules.visual_module import Exercise, Label
-from tutelage.programs.language import Answers, Call, Signature
+from tutelage.programs.types import Answers, Call, Signature
 from tutelage.programs.values import Box, Image, Object
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tutelage.errors import InputError, did_you_mean
 from tutelage.modules.hf.base import FramedConfig, HfModule, HfNetwork, Row, whole
 from tutelage.modules.visual_module import Exercise, Label
-from tutelage.programs.language import Answers, Call, Capabilities, Signature
+from tutelage.programs.types import Answers, Call, Capabilities, Signature
 
 PAD = -100
 """Where an answer has no token."""

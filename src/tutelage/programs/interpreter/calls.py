@@ -25,7 +25,7 @@ from tutelage.programs.interpreter.values import (
     iterate,
     name_of,
 )
-from tutelage.programs.language import (
+from tutelage.programs.types import (
     ParseFailure,
     Refused,
     TypeFailure,

@@ -41,7 +41,7 @@ from tutelage.programs.interpreter.values import (
     iterate,
     sequence,
 )
-from tutelage.programs.language import (
+from tutelage.programs.types import (
     LimitExceeded,
     ParseFailure,
     ProgramFailure,

@@ -32,7 +32,7 @@ from tutelage.programs.interpreter.values import (
     name_of,
     sequence,
 )
-from tutelage.programs.language import (
+from tutelage.programs.types import (
     LimitExceeded,
     ProgramFailure,
     Refused,

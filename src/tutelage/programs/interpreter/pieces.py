@@ -22,7 +22,7 @@ from tutelage.programs.interpreter.values import (
     Builtin,
     Frame,
 )
-from tutelage.programs.language import (
+from tutelage.programs.types import (
     LimitExceeded,
     ProgramFailure,
     Refused,

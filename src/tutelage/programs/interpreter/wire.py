@@ -15,7 +15,7 @@ from typing import Any
 
 from tutelage.programs.interpreter.patches import Asked, Found, Request, Video, View
 from tutelage.programs.interpreter.values import SCALARS
-from tutelage.programs.language import (
+from tutelage.programs.types import (
     Call,
     LimitExceeded,
     ParseFailure,

@@ -16,24 +16,26 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tutelage import environment, files
-from tutelage.programs.language import Module
-from tutelage.sdvp import benchmark, embedded
+from tutelage import environment
+from tutelage import storage
+from tutelage.programs.types import Module
+from tutelage.sdvp import toy_modules
+from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.compile import Options, Stage, run_stage
-from tutelage.sdvp.final_label import StepwiseFinal
-from tutelage.sdvp.final_label.stage import final_stage
+from tutelage.sdvp.final_answer import StepwiseFinal
+from tutelage.sdvp.final_answer.baseline import final_stage
 from tutelage.sdvp.label import Filters
 from tutelage.sdvp.questions import Question, correct, solve_stream
-from tutelage.sdvp.retain import Examples
-from tutelage.sdvp.retain_options import retaining
-from tutelage.sdvp.sequence import run_stages
+from tutelage.sdvp.continual.base import Examples
+from tutelage.sdvp.continual.options import retaining
+from tutelage.sdvp.task_sequence import run_stages
 from tutelage.sdvp.study.ablation_tables import AblationTables
 from tutelage.sdvp.study.noise import SIZES as NOISE_SIZES
 from tutelage.sdvp.study.noise import noise_cell
 from tutelage.sdvp.study.run import module_store, run_tasks
-from tutelage.sdvp.study.setting import SMOKE, Setting, Sizes, prepare
+from tutelage.sdvp.study.setup import SMOKE, Setting, Sizes, prepare
 from tutelage.seeds import numpy_rng
-from tutelage.tasks.world.scene import DOMAINS
+from tutelage.datasets.synthetic.scene import DOMAINS
 
 DSLS = ("visprog", "viper")
 SIZES = Sizes(report=800, stage_report=0, collect=1500, replay=400, probe=600, guarded=200)
@@ -141,7 +143,7 @@ class AblationPlan:
     @property
     def settings_hash(self) -> str:
         """Names everything that was settled before the reported seeds were run."""
-        return files.fingerprint(dict(DOMAINS), self.sizes, self.noise, self.quick, embedded.STUDIES, [str(c) for c in cells()])
+        return storage.fingerprint(dict(DOMAINS), self.sizes, self.noise, self.quick, toy_modules.STUDIES, [str(c) for c in cells()])
 
 
 @dataclass
@@ -157,15 +159,15 @@ class Shared:
 def shared(plan: AblationPlan, seed: int) -> Shared:
     """Made once a process and seed."""
     setting = prepare(seed, plan.sizes, module_store(), plan.quick, DSLS, answers=True)
-    tasks = (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN)
-    questions = {task: benchmark.questions_of(task, seed, "report", plan.sizes.report, DSLS, gold=False) for task in tasks}
+    tasks = (*study_questions.CURRENT, *study_questions.PREVIOUS, *study_questions.UNSEEN)
+    questions = {task: study_questions.questions_of(task, seed, "report", plan.sizes.report, DSLS, gold=False) for task in tasks}
     return Shared(setting, questions, labelled_calls(seed, plan.sizes.replay))
 
 
 def labelled_calls(seed: int, count: int) -> Examples:
     """Gold labels of every module's old skill, from ``count`` scenes of domain A of their own stream."""
-    seen = embedded.scenes("A", count, seed, "labelled replay")
-    makers = {"LOC": embedded.loc_examples, "VQA": embedded.vqa_examples, "VERIFY": embedded.verify_examples}
+    seen = toy_modules.scenes("A", count, seed, "labelled replay")
+    makers = {"LOC": toy_modules.loc_examples, "VQA": toy_modules.vqa_examples, "VERIFY": toy_modules.verify_examples}
     made = {name: make(seen, numpy_rng(seed, "labelled replay", name)) for name, make in makers.items()}
     return {name: list(zip(calls, labels, strict=True)) for name, (calls, labels) in made.items()}
 
@@ -232,7 +234,7 @@ def run_cell(root: str, plan: AblationPlan, seed: int, cell: Cell) -> None:
         if cell == FROZEN:
             part["images"] = {task: [q.image_id for q in found] for task, found in given.questions.items()}
     part["cpu_seconds"] = time.process_time() - started
-    files.write_json(file, part)
+    storage.write_json(file, part)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -254,7 +256,7 @@ def run_ablations(
         StaleError: the folder holds a run of other settings or of another version.
     """
     # the axes are left out: they may be run one after the other in the same folder
-    folder = files.RunFolder(root, {"plan": replace(plan, axes=()), "settings_hash": plan.settings_hash})
+    folder = storage.RunFolder(root, {"plan": replace(plan, axes=()), "settings_hash": plan.settings_hash})
     # of one seed together, for a process keeps what the cells of a seed share
     rows = [(str(folder.root), plan, seed, cell) for seed in plan.seeds for cell in plan.cells]
     run_tasks(folder.root, plan.seeds, plan.quick, run_cell, rows, "running the cells", processes, say, done)
@@ -263,9 +265,9 @@ def run_ablations(
 
 def assemble(plan: AblationPlan, root: Path) -> dict[str, Any]:
     """The parts of all cells and seeds as one result, written to ``ablations.json``."""
-    spent = files.read_json(root / "spent.json")
-    parts = [[files.read_json(part_file(root, seed, cell)) for seed in plan.seeds] for cell in plan.cells]
-    tables = AblationTables(parts, benchmark.group_of)
+    spent = storage.read_json(root / "spent.json")
+    parts = [[storage.read_json(part_file(root, seed, cell)) for seed in plan.seeds] for cell in plan.cells]
+    tables = AblationTables(parts, study_questions.group_of)
     summary = {"seeds": len(plan.seeds), **spent, "verdicts": [] if plan.quick else tables.verdicts()}
     result = {
         "format": "tutelage-ablations",
@@ -278,5 +280,5 @@ def assemble(plan: AblationPlan, root: Path) -> dict[str, Any]:
         "summary": summary,
         "tables": tables.all(),
     }
-    files.write_json(root / "ablations.json", result)
+    storage.write_json(root / "ablations.json", result)
     return result

@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 
 from tutelage.modules.visual_module import VisualModule
-from tutelage.programs.language import Module
+from tutelage.programs.types import Module
 from tutelage.programs.trace import Trace
-from tutelage.sdvp import benchmark
+from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.collect import gold_forcing
 from tutelage.sdvp.compile import Options, run_stage
 from tutelage.sdvp.questions import Question, correct, solve_stream
-from tutelage.sdvp.rivals import Routed
-from tutelage.sdvp.study.measures import measure
-from tutelage.sdvp.study.setting import STAGES, Setting, Sizes
-from tutelage.tasks import easy_vqa
+from tutelage.sdvp.baselines import Routed
+from tutelage.sdvp.study.module_metrics import measure
+from tutelage.sdvp.study.setup import STAGES, Setting, Sizes
+from tutelage.datasets import easy_vqa
 
 REFUSED = frozenset({"parse", "refused", "unknown_module", "undefined_var", "type"})
 TAUGHT_ARMS: Mapping[str, Options] = {"naive": Options(replay=False, allowed=None), "sdvp": Options()}
@@ -42,12 +42,12 @@ class Scores:
 
     def __init__(self, seed: int, sizes: Sizes, dsl: str = "visprog"):
         self.seed, self.report, self.dsl = seed, sizes.report, dsl
-        self.tasks = (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN)
+        self.tasks = (*study_questions.CURRENT, *study_questions.PREVIOUS, *study_questions.UNSEEN)
         self.units: dict[str, dict[str, list[str]]] = {}
 
     def questions(self, task: str, most: int | None = None, gold: bool = False) -> list[Question]:
         """The task's first ``most`` questions; with ``gold`` the true values of their steps are known."""
-        return benchmark.questions_of(task, self.seed, "report", self.report if most is None else most, (self.dsl,), gold)
+        return study_questions.questions_of(task, self.seed, "report", self.report if most is None else most, (self.dsl,), gold)
 
     def right(self, task: str, modules: Mapping[str, Module], most: int | None = None) -> list[int]:
         """1 or 0 for each of the task's first ``most`` questions."""
@@ -70,7 +70,7 @@ class Scores:
                 traces = solve_stream(asked, modules_of(task), self.dsl)
                 right[arm][task] = [int(correct(q, state.see(t).answer)) for q, t in zip(asked, traces)]
                 states[arm].append(state)
-            if oracle and task != benchmark.EASY:
+            if oracle and task != study_questions.EASY:
                 traces = solve_stream(asked, oracle, self.dsl, substitute=gold_forcing(asked, self.dsl))
                 right["gold"][task] = [int(correct(q, t.answer)) for q, t in zip(asked, traces)]
         found: dict[str, dict[str, Any]] = {arm: {"right": right[arm]} for arm in right}
@@ -134,14 +134,14 @@ def untaught(setting: Setting, scores: Scores) -> dict[str, Any]:
 def simple_rivals(setting: Setting, scores: Scores, taught: Mapping[str, Module] | None = None) -> dict[str, Any]:
     """easy-VQA without a program to speak of: the whole question put to VQA in one call, and the commonest answer to each
     question of the train part, the image unseen. With ``taught`` modules, their single call alone."""
-    asked = scores.questions(benchmark.EASY)
+    asked = scores.questions(study_questions.EASY)
     single = [replace(q, programs={"visprog": SINGLE_CALL.format(question=q.text)}) for q in asked]
     called = [int(correct(q, t.answer)) for q, t in zip(asked, solve_stream(single, taught or setting.modules))]
     if taught is not None:
-        return {"single call, taught": {"right": {benchmark.EASY: called}}}
+        return {"single call, taught": {"right": {study_questions.EASY: called}}}
     prior = easy_vqa.QuestionPrior.fit(easy_vqa.load("train"))
     guessed = [int(correct(q, prior.answer(q.text))) for q in asked]
-    return {"prior": {"right": {benchmark.EASY: guessed}}, "single call": {"right": {benchmark.EASY: called}}}
+    return {"prior": {"right": {study_questions.EASY: guessed}}, "single call": {"right": {study_questions.EASY: called}}}
 
 
 def taught(

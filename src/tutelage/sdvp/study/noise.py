@@ -1,6 +1,6 @@
 """What wrong programs cost distillation, and what the vote of several programs gives back.
 
-A share of the programs of one stage is made wrong as a writer that misreads questions would (``tasks/world/noise.py``).
+A share of the programs of one stage is made wrong as a writer that misreads questions would (``datasets/synthetic/program_noise.py``).
 Gains are in accuracy points over the frozen modules on the same reported questions. All of it is ours.
 """
 
@@ -14,17 +14,17 @@ from typing import Any
 
 import numpy as np
 
-from tutelage import files
+from tutelage import storage
 from tutelage.errors import InputError
-from tutelage.programs.language import Module
-from tutelage.programs.writers.voting import elect
-from tutelage.sdvp import benchmark
+from tutelage.programs.types import Module
+from tutelage.programs.generators.self_consistency import elect
+from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.compile import Options, accuracy, run_stage
 from tutelage.sdvp.questions import Question, correct
-from tutelage.sdvp.study.setting import Sizes, prepare
+from tutelage.sdvp.study.setup import Sizes, prepare
 from tutelage.sdvp.votes import ballots, kinds
 from tutelage.seeds import numpy_rng
-from tutelage.tasks.world.noise import wrong_programs
+from tutelage.datasets.synthetic.program_noise import wrong_programs
 
 STAGE = "b_gqa"
 DSL = "visprog"
@@ -82,7 +82,7 @@ def wrong_share(questions: Sequence[Question], right: Sequence[Question]) -> flo
 
 def noise_cell(
     seed: int,
-    store: files.Store,
+    store: storage.Store,
     sizes: Sizes = SIZES,
     noise: Noise = Noise(),  # noqa: B008  (frozen)
     options: Options = Options(),  # noqa: B008  (frozen)
@@ -102,7 +102,7 @@ def noise_cell(
     setting = prepare(seed, sizes, store, quick)
     stage = next(stage for stage in setting.stages if stage.name == STAGE)
     asked = noisy(stage.questions, noise, seed)
-    reported = benchmark.questions_of(STAGE, seed, "report", sizes.report, (DSL,))
+    reported = study_questions.questions_of(STAGE, seed, "report", sizes.report, (DSL,))
     misread = noisy(reported, noise, seed)
     frozen = 100 * accuracy(reported, setting.modules, DSL)
     options = replace(options, seed=seed, dsl=DSL)

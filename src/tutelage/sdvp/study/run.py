@@ -8,13 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tutelage import environment, files, workers
-from tutelage.sdvp import embedded
+from tutelage import environment, workers
+from tutelage import storage
+from tutelage.sdvp import toy_modules
 from tutelage.sdvp.study.arms import TAUGHT_ARMS, Scores, simple_rivals, taught, untaught
 from tutelage.sdvp.study.samples import samples
-from tutelage.sdvp.study.setting import SMOKE, Sizes, prepare
+from tutelage.sdvp.study.setup import SMOKE, Sizes, prepare
 from tutelage.sdvp.study.tables import Tables
-from tutelage.tasks.world.scene import DOMAINS
+from tutelage.datasets.synthetic.scene import DOMAINS
 
 NETWORKS = ("LOC", "VQA", "VERIFY", "color", "loc", "easy")
 RIVALS = "rivals"
@@ -41,14 +42,14 @@ class Plan:
     @property
     def settings_hash(self) -> str:
         """Names everything that was settled before the reported seeds were run: world, sizes, lessons, networks."""
-        return files.fingerprint(
-            dict(DOMAINS), self.sizes, self.quick, self.dsl, embedded.STUDIES, {a: str(o) for a, o in TAUGHT_ARMS.items()}
+        return storage.fingerprint(
+            dict(DOMAINS), self.sizes, self.quick, self.dsl, toy_modules.STUDIES, {a: str(o) for a, o in TAUGHT_ARMS.items()}
         )
 
 
-def module_store() -> files.Store:
+def module_store() -> storage.Store:
     """Where trained embedded modules are kept."""
-    return files.Store(files.cache_home() / "modules")
+    return storage.Store(storage.cache_home() / "modules")
 
 
 def train_network(root: str, seed: int, name: str, quick: bool) -> None:
@@ -56,8 +57,8 @@ def train_network(root: str, seed: int, name: str, quick: bool) -> None:
     file = Path(root) / "parts" / f"seed-{seed}-network-{name}.json"
     if not file.exists():
         started = time.process_time()
-        embedded.one(seed, name, module_store(), quick)
-        files.write_json(file, {"cpu_seconds": time.process_time() - started})
+        toy_modules.one(seed, name, module_store(), quick)
+        storage.write_json(file, {"cpu_seconds": time.process_time() - started})
 
 
 def run_part(root: str, plan: Plan, seed: int, name: str) -> None:
@@ -83,7 +84,7 @@ def run_part(root: str, plan: Plan, seed: int, name: str) -> None:
         if arm == "sdvp" and seed == plan.seeds[0]:
             part["samples"] = samples(setting, scores, modules)
     part["cpu_seconds"] = time.process_time() - started
-    files.write_json(file, part)
+    storage.write_json(file, part)
 
 
 def run_study(
@@ -94,7 +95,7 @@ def run_study(
     Raises:
         StaleError: the folder holds a run of other settings or of another version.
     """
-    folder = files.RunFolder(root, {"plan": plan, "settings_hash": plan.settings_hash})
+    folder = storage.RunFolder(root, {"plan": plan, "settings_hash": plan.settings_hash})
     arms = [(str(folder.root), plan, seed, name) for seed in plan.seeds for name in PARTS]
     run_tasks(folder.root, plan.seeds, plan.quick, run_part, arms, "running the arms", processes, say, done)
     return assemble(plan, folder.root)
@@ -115,7 +116,7 @@ def run_tasks(
     in ``root``. ``spent.json`` there holds the seconds and the peak memory (MiB) of this and earlier calls."""
     start = time.monotonic()
     clock = root / "spent.json"
-    spent = files.read_json(clock) if clock.exists() else {"seconds": 0.0, "peak_rss_mib": 0.0}
+    spent = storage.read_json(clock) if clock.exists() else {"seconds": 0.0, "peak_rss_mib": 0.0}
     networks = [(str(root), seed, name, quick) for seed in seeds for name in NETWORKS]
     total, finished = len(networks) + len(tasks), 0
     with environment.PeakMemory() as memory:
@@ -130,19 +131,19 @@ def run_tasks(
                     "seconds": spent["seconds"] + time.monotonic() - start,
                     "peak_rss_mib": max(spent["peak_rss_mib"], memory.mib),
                 }
-                files.write_json(clock, now)
+                storage.write_json(clock, now)
 
 
 def assemble(plan: Plan, root: Path) -> dict[str, Any]:
     """The parts of all seeds as one result, written to ``study.json``."""
-    spent = files.read_json(root / "spent.json")
+    spent = storage.read_json(root / "spent.json")
     parts, shown, cpu = [], [], 0.0
     for seed in plan.seeds:
-        found = [files.read_json(root / "parts" / f"seed-{seed}-{name}.json") for name in (RIVALS, "sdvp")]
+        found = [storage.read_json(root / "parts" / f"seed-{seed}-{name}.json") for name in (RIVALS, "sdvp")]
         arms = {name: result for part in found for name, result in part["arms"].items()}
         parts.append({"seed": seed, "questions": found[0]["questions"], "arms": arms})
         shown += [sample for part in found for sample in part.get("samples", [])]
-        networks = [files.read_json(root / "parts" / f"seed-{seed}-network-{name}.json") for name in NETWORKS]
+        networks = [storage.read_json(root / "parts" / f"seed-{seed}-network-{name}.json") for name in NETWORKS]
         cpu += sum(part["cpu_seconds"] for part in (*found, *networks))
     tables = Tables(parts)
     summary = tables.summary() | {"seeds": len(plan.seeds), **spent}
@@ -160,7 +161,7 @@ def assemble(plan: Plan, root: Path) -> dict[str, Any]:
         "tables": tables.all(),
         "samples": shown,
     }
-    files.write_json(root / "study.json", result)
+    storage.write_json(root / "study.json", result)
     return result
 
 

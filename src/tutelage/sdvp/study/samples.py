@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tutelage.programs.language import Call, Module
+from tutelage.programs.types import Call, Module
 from tutelage.programs.trace import StepRecord, Trace
 from tutelage.programs.values import Box, Image
-from tutelage.sdvp import benchmark
-from tutelage.sdvp.accept import agrees
+from tutelage.sdvp.study import questions as study_questions
+from tutelage.sdvp.teacher_check import agrees
 from tutelage.sdvp.questions import Question, correct, solve
 from tutelage.sdvp.study.arms import Scores
-from tutelage.sdvp.study.setting import STAGES, Setting
+from tutelage.sdvp.study.setup import STAGES, Setting
 
-SHOWN_TASKS = (*benchmark.CURRENT, "b_spatial", "b_digit", "c_mixed", "a_color")
+SHOWN_TASKS = (*study_questions.CURRENT, "b_spatial", "b_digit", "c_mixed", "a_color")
 
 
 def samples(setting: Setting, scores: Scores, after: Mapping[str, Module], each: int = 2, most: int = 400) -> list[dict[str, Any]]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.sdvp import benchmark
-from tutelage.sdvp.study.setting import STAGES
-from tutelage.tasks.intervals import cluster_draws, interval_of, mean_sd
+from tutelage.sdvp.study import questions as study_questions
+from tutelage.sdvp.study.setup import STAGES
+from tutelage.datasets.confidence_intervals import cluster_draws, interval_of, mean_sd
 
 Part = Mapping[str, Any]
 """One seed: ``{"seed", "questions": {task: {"images", "types"}}, "arms": {arm: …}}``."""
@@ -28,7 +28,7 @@ class Tables:
 
     def __init__(self, parts: Sequence[Part]):
         self.parts = parts
-        self.tasks = [t for t in (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN) if t in parts[0]["questions"]]
+        self.tasks = [t for t in (*study_questions.CURRENT, *study_questions.PREVIOUS, *study_questions.UNSEEN) if t in parts[0]["questions"]]
 
     def points(self, arm: str, task: str) -> np.ndarray | None:
         """Accuracy of each seed, in points; None where the arm has no figure for the task."""
@@ -53,7 +53,7 @@ class Tables:
 
     def group(self, name: str) -> list[str]:
         """The tasks of one group."""
-        return [task for task in self.tasks if benchmark.group_of(task) == name]
+        return [task for task in self.tasks if study_questions.group_of(task) == name]
 
     def change(self, group: str, arm: str) -> float:
         """Mean over the group's tasks of the change against the frozen modules, in points."""
@@ -69,7 +69,7 @@ class Tables:
             cells["teacher"] = cells["replaced"] if task in STAGES else None
             count = sum(len(part["questions"][task]["images"]) for part in self.parts)
             gain = {"mean": mean, "lo": interval.low, "hi": interval.high}
-            rows.append({"task": task, "group": benchmark.group_of(task), "n": count, "cells": cells, "gain": gain})
+            rows.append({"task": task, "group": study_questions.group_of(task), "n": count, "cells": cells, "gain": gain})
         return rows
 
     def types(self) -> list[dict[str, Any]]:
@@ -78,7 +78,7 @@ class Tables:
         for task in self.group("current"):
             kinds = sorted({kind for part in self.parts for kind in part["questions"][task]["types"]})
             arms = [arm for arm in (*ARMS, *BESIDE) if self.points(arm, task) is not None]
-            for kind in (*kinds, "all") if task == benchmark.EASY else kinds:
+            for kind in (*kinds, "all") if task == study_questions.EASY else kinds:
                 cells, count = {}, 0
                 for arm in arms:
                     found = []

@@ -10,15 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.distill import losses
-from tutelage.distill.data import Batch, Data
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Stage, Terms, answer
-from tutelage.distill.optimizer import trainable
-from tutelage.distill.teacher import Teacher
+from tutelage.distillation import losses
+from tutelage.distillation.data import Batch, Data
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.method import Method, Output, Stage, Terms, answer
+from tutelage.distillation.optim import trainable
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._shared import built, class_ids, toy_images
+from tutelage.systems._toy import built, class_ids, toy_images
 from tutelage.systems.mamba_pkd.network import Group, MambaClassifier
 
 ROWS = 1000  # samples a pass over the training set

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.lesson import Lesson
+from tutelage.distillation.job import Lesson
 from tutelage.errors import InputError
 from tutelage.systems._backbone import Backbone
-from tutelage.systems.mamba_pkd.scan import ScanPath, fastest, selective_scan, time_paths
+from tutelage.systems.mamba_pkd.selective_scan import ScanPath, fastest, selective_scan, time_paths
 
 
 class MambaBlock(nn.Module):

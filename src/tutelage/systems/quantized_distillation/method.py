@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from tutelage.distill import losses
-from tutelage.distill.data import Batch, Data, Tree
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Stage, Terms, answer
-from tutelage.distill.teacher import Teacher
+from tutelage.distillation import losses
+from tutelage.distillation.data import Batch, Data, Tree
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.method import Method, Output, Stage, Terms, answer
+from tutelage.distillation.teacher import Teacher
 from tutelage.registry import system
-from tutelage.systems._shared import SmallCNN, built, class_ids, toy_images
+from tutelage.systems._toy import SmallCNN, built, class_ids, toy_images
 from tutelage.systems.quantized_distillation.packing import Packed
 from tutelage.systems.quantized_distillation.quantizers import (
     Scaling,

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from tutelage.distill.data import TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, answer
-from tutelage.distill.supervised import Supervised
-from tutelage.distill.trainer import train
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.method import Method, answer
+from tutelage.distillation.supervised import Supervised
+from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 from tutelage.seeds import torch_rng
 from tutelage.systems._backbone import count_parameters
-from tutelage.systems._shared import built
+from tutelage.systems._toy import built
 from tutelage.systems.tinyvit.network import TinyViTNetwork
 
 Sizes = dict[str, Any]

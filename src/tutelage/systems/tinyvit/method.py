@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill import losses
-from tutelage.distill.cache import densify, sparsify
-from tutelage.distill.data import Batch, TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Terms, answer
-from tutelage.distill.teacher import Teacher
-from tutelage.distill.views import Views
+from tutelage.distillation import losses
+from tutelage.distillation.cache import densify, sparsify
+from tutelage.distillation.data import Batch, TensorData
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.method import Method, Output, Terms, answer
+from tutelage.distillation.teacher import Teacher
+from tutelage.distillation.augmentation import Views
 from tutelage.errors import InputError
-from tutelage.files import write_bytes, write_text
+from tutelage.storage import write_bytes, write_text
 from tutelage.registry import system
-from tutelage.systems._shared import SmallCNN, built, toy_images
+from tutelage.systems._toy import SmallCNN, built, toy_images
 from tutelage.systems.tinyvit.network import TinyViTNetwork
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tutelage.systems.vit_resnas.method import ViTResNAS, hold_out, masked_forward, mixed
 from tutelage.systems.vit_resnas.network import MaskedNorm, Reduction, ViTRes
 from tutelage.systems.vit_resnas.search import Evaluated, Evolution, evolve, random_search
-from tutelage.systems.vit_resnas.space import SPACES, Architecture, Space, macs, masks_of, ranks_of, reorder, sliced
+from tutelage.systems.vit_resnas.search_space import SPACES, Architecture, Space, macs, masks_of, ranks_of, reorder, sliced
 
 __all__ = [
     "SPACES",

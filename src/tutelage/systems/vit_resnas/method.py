@@ -9,16 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.data import Batch, Data
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.losses import cross_entropy
-from tutelage.distill.method import Method, Output, Terms
-from tutelage.distill.teacher import Teacher
+from tutelage.distillation.data import Batch, Data
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.losses import cross_entropy
+from tutelage.distillation.method import Method, Output, Terms
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._shared import built, toy_images
+from tutelage.systems._toy import built, toy_images
 from tutelage.systems.vit_resnas.network import ViTRes
-from tutelage.systems.vit_resnas.space import Architecture, Ranks, Space, masks_of, ranks_of, reorder, space_of, spread
+from tutelage.systems.vit_resnas.search_space import Architecture, Ranks, Space, masks_of, ranks_of, reorder, space_of, spread
 
 
 @system("vit-resnas", kind="backbone")

@@ -10,7 +10,7 @@ import numpy as np
 
 from tutelage.errors import InputError
 from tutelage.seeds import numpy_rng
-from tutelage.systems.vit_resnas.space import Architecture, Space
+from tutelage.systems.vit_resnas.search_space import Architecture, Space
 
 Gene = tuple[int, int]
 

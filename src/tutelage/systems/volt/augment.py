@@ -12,9 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.distill.data import Batch
+from tutelage.distillation.data import Batch
 from tutelage.errors import InputError
-from tutelage.files import fingerprint
+from tutelage.storage import fingerprint
 from tutelage.seeds import numpy_rng
 
 Floats = NDArray[np.float32]
@@ -210,7 +210,7 @@ class Scenes:
         return fingerprint(*(array.tobytes() for scene in self.scenes for array in vars(scene).values()))
 
     def batch(self, indices: Tensor, seeds: Tensor | None) -> Batch:
-        """See :class:`tutelage.distill.data.Data`."""
+        """See :class:`tutelage.distillation.data.Data`."""
         views = self.views if seeds is not None else None
         chosen = [self.scenes[i] for i in indices.tolist()]
         if views is not None and seeds is not None:

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.data import Batch, Data
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Terms, answer
-from tutelage.distill.taps import Taps
-from tutelage.distill.teacher import Teacher
+from tutelage.distillation.data import Batch, Data
+from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.method import Method, Output, Terms, answer
+from tutelage.distillation.feature_hooks import Taps
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
 from tutelage.systems._layers import init_weights
-from tutelage.systems._shared import built
+from tutelage.systems._toy import built
 from tutelage.systems.volt.augment import IGNORED, Scenes, SceneViews
 from tutelage.systems.volt.network import ConvUNet, VoltNetwork
-from tutelage.systems.volt.scenes import CLASSES, room
+from tutelage.systems.volt.synthetic_rooms import CLASSES, room
 
 
 def lovasz_softmax(probabilities: Tensor, labels: Tensor) -> Tensor:

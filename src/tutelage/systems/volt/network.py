@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.lesson import Lesson
+from tutelage.distillation.job import Lesson
 from tutelage.errors import InputError
 from tutelage.systems._backbone import Backbone, Feature, Published
 from tutelage.systems._layers import MLP, DropPath, drop_rates, init_weights
