@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PAGES, RESULTS = ROOT / "docs" / "systems", ROOT / "results" / "systems"
 
 
-def page(entry: registry.Entry) -> str:
+def page(entry: registry.SystemEntry) -> str:
     """The page of one system, as Markdown."""
     module = inspect.getmodule(entry.target)
     about = inspect.getdoc(module)

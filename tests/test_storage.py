@@ -33,7 +33,7 @@ def test_json_round_trip(tmp_path_factory: pytest.TempPathFactory, value: Any) -
 
 def test_atomic_leaves_nothing_when_the_block_fails(tmp_path: Path) -> None:
     target = tmp_path / "deep" / "file.bin"
-    with pytest.raises(ZeroDivisionError), storage.atomic(target) as file:
+    with pytest.raises(ZeroDivisionError), storage.atomic_write(target) as file:
         file.write(b"half")
         _ = 1 / 0
     assert list(target.parent.iterdir()) == []
@@ -41,7 +41,7 @@ def test_atomic_leaves_nothing_when_the_block_fails(tmp_path: Path) -> None:
 
 def test_atomic_keeps_the_old_file_until_the_new_one_is_whole(tmp_path: Path) -> None:
     target = storage.write_text(tmp_path / "file", "old")
-    with storage.atomic(target) as file:
+    with storage.atomic_write(target) as file:
         file.write(b"new")
         assert target.read_text() == "old"
     assert target.read_text() == "new"
@@ -72,7 +72,7 @@ def test_plain_makes_json_of_what_we_hold() -> None:
 
     given = {"p": Point(1, Path("a")), "s": {3, 1, 2}, "n": np.float32(0.5), "a": np.arange(3), 4: (1, 2)}
     plain = {"p": {"x": 1, "path": "a"}, "s": [1, 2, 3], "n": 0.5, "a": [0, 1, 2], "4": [1, 2]}
-    assert storage.plain(given) == plain == json.loads(json.dumps(plain))
+    assert storage.to_plain(given) == plain == json.loads(json.dumps(plain))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_fingerprint_does_not_see_the_order_of_a_dict() -> None:
 
 
 def test_the_store_gives_back_what_was_put(tmp_path: Path) -> None:
-    store = storage.Store(tmp_path)
+    store = storage.ContentStore(tmp_path)
     assert store.get("abcdef") is None
     store.put("abcdef", b"data", ".bin")
     assert store.get("abcdef", ".bin") == b"data" and store.get("abcdef") is None
@@ -152,22 +152,22 @@ def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPat
 def test_a_folder_appears_whole_its_last_file_last(tmp_path: Path) -> None:
     target = tmp_path / "kept"
     for text in ("old", "new"):
-        with storage.whole_folder(target, last="head.json") as place:
+        with storage.atomic_folder(target, last="head.json") as place:
             (place / "sub").mkdir()
             (place / "sub" / "a.bin").write_text(text)
             (place / "head.json").write_text(text)
         assert (target / "head.json").read_text() == (target / "sub" / "a.bin").read_text() == text
-    with pytest.raises(ZeroDivisionError), storage.whole_folder(target, last="head.json") as place:
+    with pytest.raises(ZeroDivisionError), storage.atomic_folder(target, last="head.json") as place:
         (place / "head.json").write_text("half")
         _ = 1 / 0
     assert (target / "head.json").read_text() == "new" and list(tmp_path.iterdir()) == [target]
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError), storage.whole_folder(tmp_path / "file" / "kept", last="head.json"):
+    with pytest.raises(StorageError), storage.atomic_folder(tmp_path / "file" / "kept", last="head.json"):
         pass
 
 
 def test_a_sweep_removes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:
     kept = storage.write_text(tmp_path / "deep" / "whole.part", "text")
     (tmp_path / "deep" / ".a.json.x1.part").write_text("ha")
-    storage.sweep(tmp_path)
+    storage.remove_temporary_files(tmp_path)
     assert [file for file in tmp_path.rglob("*") if file.is_file()] == [kept]

@@ -20,7 +20,7 @@ from tutelage.errors import InputError, StaleError, StorageError
 
 
 @contextlib.contextmanager
-def atomic(path: str | Path) -> Iterator[BinaryIO]:
+def atomic_write(path: str | Path) -> Iterator[BinaryIO]:
     """Open a binary file that appears at ``path`` only when the block ends well.
 
     Raises:
@@ -49,7 +49,7 @@ def atomic(path: str | Path) -> Iterator[BinaryIO]:
             temporary.unlink(missing_ok=True)
 
 
-def sweep(folder: str | Path) -> None:
+def remove_temporary_files(folder: str | Path) -> None:
     """Remove what killed writers left half-written below ``folder``, where nobody writes now."""
     for left in Path(folder).rglob(".*.part"):
         if left.is_file():
@@ -58,7 +58,7 @@ def sweep(folder: str | Path) -> None:
 
 def write_bytes(path: str | Path, data: bytes) -> Path:
     """Write ``data`` to ``path`` atomically."""
-    with atomic(path) as file:
+    with atomic_write(path) as file:
         file.write(data)
     return Path(path)
 
@@ -69,7 +69,7 @@ def write_text(path: str | Path, text: str) -> Path:
 
 
 @contextlib.contextmanager
-def whole_folder(folder: str | Path, last: str) -> Iterator[Path]:
+def atomic_folder(folder: str | Path, last: str) -> Iterator[Path]:
     """A folder to write files into that appear in ``folder`` only when the block ends well, the file ``last`` after all others:
     where it stands, the others do.
 
@@ -96,16 +96,16 @@ def whole_folder(folder: str | Path, last: str) -> Iterator[Path]:
         ) from error
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """``value`` as what JSON can hold: dataclasses, tuples, sets, paths and numpy or torch numbers made plain."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {item.name: plain(getattr(value, item.name)) for item in fields(value)}
+        return {item.name: to_plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): to_plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
+        return [to_plain(item) for item in value]
     if isinstance(value, (set, frozenset)):
-        return sorted(plain(item) for item in value)
+        return sorted(to_plain(item) for item in value)
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):
@@ -115,7 +115,7 @@ def plain(value: Any) -> Any:
 
 def write_json(path: str | Path, value: Any) -> Path:
     """Write ``value`` as indented JSON, atomically; the same value gives the same bytes."""
-    return write_text(path, json.dumps(plain(value), indent=1, ensure_ascii=False) + "\n")
+    return write_text(path, json.dumps(to_plain(value), indent=1, ensure_ascii=False) + "\n")
 
 
 def read_json(path: str | Path) -> Any:
@@ -168,9 +168,9 @@ def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
 
 def write_json_lines(path: str | Path, rows: Iterable[Any]) -> Path:
     """Write one JSON value a line, atomically."""
-    with atomic(path) as file:
+    with atomic_write(path) as file:
         for row in rows:
-            file.write((json.dumps(plain(row), ensure_ascii=False) + "\n").encode())
+            file.write((json.dumps(to_plain(row), ensure_ascii=False) + "\n").encode())
     return Path(path)
 
 
@@ -179,7 +179,7 @@ def fingerprint(*parts: Any) -> str:
     takes."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
-        data = part if isinstance(part, (bytes, memoryview)) else json.dumps(plain(part), sort_keys=True).encode()
+        data = part if isinstance(part, (bytes, memoryview)) else json.dumps(to_plain(part), sort_keys=True).encode()
         digest.update(len(data).to_bytes(8, "little"))
         digest.update(data)
     return digest.hexdigest()
@@ -206,7 +206,7 @@ def cache_home() -> Path:
     return Path(os.environ.get("TUTELAGE_HOME") or Path.home() / ".cache" / "tutelage")
 
 
-class Store:
+class ContentStore:
     """A folder of immutable blobs, found by key: the one store behind results, labels and trained modules.
 
     A key is a short name or fingerprint; a blob appears whole or not at all, so several processes may share a store.
@@ -244,7 +244,7 @@ class RunFolder:
 
     def __init__(self, root: str | Path, settings: Any):
         self.root = Path(root)
-        head = {"format": "tutelage-run", "version": self.VERSION, "settings": plain(settings)}
+        head = {"format": "tutelage-run", "version": self.VERSION, "settings": to_plain(settings)}
         file = self.root / "run.json"
         if file.exists():
             found = read_json(file)

@@ -15,10 +15,10 @@ def test_a_row_says_what_folding_saves() -> None:
 
 
 def test_every_size_can_be_built() -> None:
-    from tutelage.systems._backbone import on_meta
+    from tutelage.systems._backbone import create_on_meta
 
     for name, config, side, _ in SIZES.values():
-        on_meta(name, **config).check_sides((side, side))
+        create_on_meta(name, **config).check_sides((side, side))
 
 
 def test_an_unknown_size_is_refused() -> None:

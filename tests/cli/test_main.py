@@ -59,7 +59,7 @@ def _commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]
 
 
 @pytest.mark.parametrize("found", FOUND.values(), ids=lambda found: found.name)
-def test_every_command_has_help_with_an_example(found: lazy.Found) -> None:
+def test_every_command_has_help_with_an_example(found: lazy.CommandSpec) -> None:
     command = typer.main.get_command(importlib.import_module(found.module).app)
     for words in _commands(command, (found.name,)):
         result = runner.invoke(main.app, [*words, "--help"])
@@ -89,7 +89,7 @@ def test_the_debug_variable_lets_the_traceback_through() -> None:
     assert done.returncode != 0 and "Traceback" in done.stderr
 
 
-def _write(place: Path, text: str) -> lazy.Found | None:
+def _write(place: Path, text: str) -> lazy.CommandSpec | None:
     file = place / "my_file.py"
     file.write_text(text)
     return lazy.read_command(file, "some.where")
@@ -167,7 +167,7 @@ def test_a_bar_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_result_is_stamped() -> None:
-    stamp = common.environment([1, 2])
+    stamp = common.run_metadata([1, 2])
     assert set(stamp) == {"command", "seeds", "versions", "machine", "cores"}
     assert stamp["seeds"] == [1, 2] and stamp["cores"] >= 1 and set(stamp["versions"]) == {"tutelage", "python", "torch", "numpy"}
 

@@ -19,7 +19,7 @@ from tutelage.datasets.confidence_intervals import (
     mean_sd,
     paired_bootstrap,
     paired_t,
-    shows,
+    supports_claim,
     t_cdf,
     t_interval,
     t_quantile,
@@ -138,7 +138,7 @@ def test_interval_of_combined_draws():
     ],
 )
 def test_claims(low, high, claim, margin, holds):
-    assert shows(Interval((low + high) / 2, low, high, 5), claim, margin) is holds
+    assert supports_claim(Interval((low + high) / 2, low, high, 5), claim, margin) is holds
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ def test_claims(low, high, claim, margin, holds):
         lambda: bootstrap([1, 2], ["a", "b"], seed=0, draws=0),
         lambda: bootstrap([1, 2], ["a", "b"], seed=0, level=1.0),
         lambda: t_quantile(0.5, 0),
-        lambda: shows(t_interval([1, 2]), "splendid"),
-        lambda: shows(t_interval([1, 2]), "equal", -1),
+        lambda: supports_claim(t_interval([1, 2]), "splendid"),
+        lambda: supports_claim(t_interval([1, 2]), "equal", -1),
     ],
 )
 def test_bad_arguments_are_refused(call):

@@ -11,7 +11,7 @@ import pytest
 
 from tutelage.errors import InputError, MissingExtra
 from tutelage.datasets import easy_vqa
-from tutelage.datasets.easy_vqa import QuestionPrior, accuracy, load, question_type, split_by_image, spread, subsample
+from tutelage.datasets.easy_vqa import QuestionPrior, accuracy, load, question_type, split_by_image, spread_over_images, subsample
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +82,13 @@ def test_subsample_keeps_shares_and_is_seeded(splits):
 
 
 def test_a_spread_takes_every_image_before_any_twice(splits):
-    seen = [len(set(s.image_id for s in spread(splits["test"], count, 3))) for count in (10, 1000, 1500)]
+    seen = [len(set(s.image_id for s in spread_over_images(splits["test"], count, 3))) for count in (10, 1000, 1500)]
     assert seen == [10, 1000, 1000]
-    chosen = spread(splits["test"], 1500, 3)
-    assert chosen == spread(splits["test"], 1500, 3) != spread(splits["test"], 1500, 4)
+    chosen = spread_over_images(splits["test"], 1500, 3)
+    assert chosen == spread_over_images(splits["test"], 1500, 3) != spread_over_images(splits["test"], 1500, 4)
     assert max(Counter(s.image_id for s in chosen).values()) == 2 and len({s.id for s in chosen}) == 1500
     with pytest.raises(InputError, match="cannot take"):
-        spread(splits["test"], 10_000, 3)
+        spread_over_images(splits["test"], 10_000, 3)
 
 
 def test_split_by_image_is_disjoint_and_complete(splits):

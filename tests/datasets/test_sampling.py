@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from tutelage.errors import InputError
-from tutelage.datasets.sampling import Part, Sample, draw, select
+from tutelage.datasets.sampling import Subset, SampledIds, sample_records, select
 
 
 class Row(NamedTuple):
@@ -25,7 +25,7 @@ def typed(count: int) -> list[Row]:
 
 
 def drawn(rows: list[Row], seed: int, **limits: int) -> list[str]:
-    chosen = draw(rows, seed=seed, task="gqa", id_of=lambda row: row.id, kind_of=lambda row: row.kind, **limits)
+    chosen = sample_records(rows, seed=seed, task="gqa", id_of=lambda row: row.id, kind_of=lambda row: row.kind, **limits)
     return [row.id for row in chosen]
 
 
@@ -66,15 +66,15 @@ def test_records_are_taken_by_id() -> None:
         select(typed(30), ["12", "99", "x"], id_of=lambda row: row.id, where="here")
 
 
-def sample() -> Sample:
-    return Sample({"seed": 3}, {"learn": Part("train", "balanced", ("1", "2")), "report": Part("testdev", "balanced", ("9",))})
+def sample() -> SampledIds:
+    return SampledIds({"seed": 3}, {"learn": Subset("train", "balanced", ("1", "2")), "report": Subset("testdev", "balanced", ("9",))})
 
 
 def test_a_sample_is_kept_with_its_hash_and_given_again(tmp_path: Path) -> None:
     file = sample().save(tmp_path / "ids.json")
-    assert Sample.load(file) == sample() and json.loads(file.read_text())["hash"] == sample().hash
-    other = Sample({"seed": 4}, {**sample().parts, "report": Part("testdev", "balanced", ("8",))})
-    assert other.hash != sample().hash == Sample({"seed": 4}, sample().parts).hash
+    assert SampledIds.load(file) == sample() and json.loads(file.read_text())["hash"] == sample().hash
+    other = SampledIds({"seed": 4}, {**sample().parts, "report": Subset("testdev", "balanced", ("8",))})
+    assert other.hash != sample().hash == SampledIds({"seed": 4}, sample().parts).hash
 
 
 @pytest.mark.parametrize(
@@ -91,4 +91,4 @@ def test_a_file_that_is_no_sample(tmp_path: Path, change: dict[str, Any], messag
     file = sample().save(tmp_path / "ids.json")
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(InputError, match=message):
-        Sample.load(file)
+        SampledIds.load(file)

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.distillation.data import Batch
-from tutelage.distillation.method import Method, Output, Stage, Terms, answer
-from tutelage.distillation.parallel import processes
-from tutelage.distillation.fsdp import Sharded
-from tutelage.distillation.feature_hooks import Taps
+from tutelage.distillation.method import Method, Output, Phase, Terms, forward_heads
+from tutelage.distillation.parallel import current_processes
+from tutelage.distillation.fsdp import FSDPProcesses
+from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 
@@ -40,27 +40,27 @@ class Thorough(Distil):
 
     def prepare(self, student: nn.Module, teacher: Any, example: Batch, data: Any) -> None:
         self.start = nn.ParameterDict({n.replace(".", "_"): p.clone() for n, p in student.named_parameters()}).requires_grad_(False)
-        self.taps = Taps(student, ["inner"])
+        self.taps = FeatureHooks(student, ["inner"])
         self.projection = nn.Linear(8, 3)
 
     def forward(self, batch: Batch, student: nn.Module, teacher: Any) -> tuple[Output, Output]:
         taught = teacher(batch)
         with self.taps as taken:
-            once = answer(student, batch.inputs)
-        twice = answer(student, -batch.inputs)
+            once = forward_heads(student, batch.inputs)
+        twice = forward_heads(student, -batch.inputs)
         drift = torch.stack([(p - self.start[n.replace(".", "_")]).square().sum() for n, p in student.named_parameters()]).sum()
         return once | {"inner": taken["inner"], "twice": twice["logits"], "drift": drift}, taught
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         inner = (self.projection(student["inner"]) - teacher["logits"]).square().mean()
         drift, twice = student["drift"], student["twice"].square().mean()
-        return {**super().terms(batch, student, teacher), "inner": inner, "twice": twice, "drift": drift}
+        return {**super().loss_terms(batch, student, teacher), "inner": inner, "twice": twice, "drift": drift}
 
-    def weights(self) -> Mapping[str, float]:
-        return {**super().weights(), "drift": 0.01}
+    def loss_weights(self) -> Mapping[str, float]:
+        return {**super().loss_weights(), "drift": 0.01}
 
-    def stages(self) -> Sequence[Stage]:
-        return (Stage("head", 0.3, trains=lambda name: "head" in name or "projection" in name), Stage("all", 0.7))
+    def phases(self) -> Sequence[Phase]:
+        return (Phase("head", 0.3, trains=lambda name: "head" in name or "projection" in name), Phase("all", 0.7))
 
 
 class Beside(Distil):
@@ -73,10 +73,10 @@ class Beside(Distil):
 class Weighed(Distil):
     """A loss of nothing but weights."""
 
-    def weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:
         return {}
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         return {"soft": student["logits"]}
 
     def forward(self, batch: Batch, student: nn.Module, teacher: Any) -> tuple[Output, Output]:
@@ -86,7 +86,7 @@ class Weighed(Distil):
 class Inner(Thorough):
     """Learns from what is tapped alone."""
 
-    def weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:
         return {"soft": 0, "hard": 0, "twice": 0, "drift": 0}
 
 
@@ -101,15 +101,15 @@ class Asks(Distil):
     """Wants the gradient of its inputs."""
 
     def forward(self, batch: Batch, student: nn.Module, teacher: Any) -> tuple[Output, Output]:
-        return answer(student, batch.inputs.requires_grad_()), teacher(batch)
+        return forward_heads(student, batch.inputs.requires_grad_()), teacher(batch)
 
 
-def learns_the_same(method: type[Method], parallel: Sharded, **settings: object) -> None:
+def learns_the_same(method: type[Method], parallel: FSDPProcesses, **settings: object) -> None:
     settings = {"clip": 0.5, "accumulate": 2, "batch_size": 15, "log_every": 5, **settings}
     given = lesson(method(), Scaled(), **settings)
     alone = train(copy.deepcopy(given))
     split = train(given, parallel=parallel)
-    assert type(split.student) is Scaled and split.ungraded == alone.ungraded == ()
+    assert type(split.student) is Scaled and split.parameters_without_gradient == alone.parameters_without_gradient == ()
     for name, value in alone.student.state_dict().items():
         torch.testing.assert_close(split.student.state_dict()[name], value, rtol=0, atol=1e-5, msg=name)
     for ours, theirs in zip(split.history, alone.history, strict=True):
@@ -120,8 +120,8 @@ def learns_the_same(method: type[Method], parallel: Sharded, **settings: object)
 
 def main() -> None:
     torch.set_num_threads(1)
-    parallel = processes()
-    assert isinstance(parallel, Sharded) and parallel.size == 2
+    parallel = current_processes()
+    assert isinstance(parallel, FSDPProcesses) and parallel.size == 2
     learns_the_same(Distil, parallel)
     learns_the_same(Thorough, parallel)
     learns_the_same(Distil, parallel, optimizer="sgd", momentum=0.9, clip=None, accumulate=1)

@@ -16,12 +16,12 @@ import tutelage
 from tutelage.distillation.api import distill
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.export import check_formats, load_weights, save_formats, save_onnx, save_torchscript, save_weights
-from tutelage.distillation.job import Settings
+from tutelage.distillation.job import TrainingSettings
 from tutelage.distillation.resolve import build_model, load_data
-from tutelage.distillation.recipe import DataPart, ModelPart, Recipe, read_recipe
+from tutelage.distillation.recipe import DataSpec, ModelSpec, Recipe, read_recipe
 from tutelage.distillation.supervised import Supervised
-from tutelage.distillation.teacher import BlackBox
-from tutelage.distillation.augmentation import Views
+from tutelage.distillation.teacher import BlackBoxTeacher
+from tutelage.distillation.augmentation import Augmentation
 from tutelage.errors import InputError, MissingExtra
 
 from .toy import Distil, Net, bits, samples
@@ -64,7 +64,7 @@ def test_a_registered_method_is_found_by_name_and_a_typo_gets_a_hint() -> None:
 def test_seeds_give_paired_runs_and_a_summary_on_disk(tmp_path: Path) -> None:
     done = distill(Net, Net(16, seed=1), samples(), Distil, seeds=3, out=tmp_path, evaluate=score, **QUICK)
     assert done.seeds == [0, 1, 2] and len({str(bits(r.student)) for r in done.results}) == 3
-    figures = done.figures["accuracy"]
+    figures = done.metrics["accuracy"]
     assert figures["mean"] == pytest.approx(np.mean(figures["seeds"])) and figures["sd"] == pytest.approx(
         np.std(figures["seeds"], ddof=1)
     )
@@ -85,7 +85,7 @@ def test_a_cache_changes_nothing_but_who_answers(tmp_path: Path) -> None:
 
 
 def test_views_that_never_repeat_get_a_cache_a_seed(tmp_path: Path) -> None:
-    data = TensorData(torch.rand(20, 1, 4, 4), torch.arange(20) % 3, views=Views(flip=0.5))
+    data = TensorData(torch.rand(20, 1, 4, 4), torch.arange(20) % 3, views=Augmentation(flip=0.5))
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3))
     told: list[str] = []
     distill(network, network, data, Distil, seeds=2, cache=tmp_path, progress=lambda what, *_: told.append(what), **QUICK)
@@ -100,21 +100,21 @@ def test_views_that_never_repeat_get_a_cache_a_seed(tmp_path: Path) -> None:
 
 
 def test_queries_to_a_black_box_are_counted_over_all_seeds_and_a_cache_asks_once(tmp_path: Path) -> None:
-    box = BlackBox(lambda x: x[:, :3], version="model of May")
+    box = BlackBoxTeacher(lambda x: x[:, :3], version="model of May")
     done = distill(Net(), box, samples(), Distil, seeds=2, out=tmp_path / "a", **QUICK)
     assert done.queries == {"model of May": 2 * QUICK["steps"] * QUICK["batch_size"]}
     assert json.loads((tmp_path / "a" / "result.json").read_text())["queries"] == done.queries
-    again = BlackBox(box.ask, version="model of May")
+    again = BlackBoxTeacher(box.function, version="model of May")
     distill(Net(), again, samples(), Distil, seeds=2, out=tmp_path / "a", **QUICK)
     assert again.queries == box.queries, "a finished run that is read back asks nothing"
-    cached = distill(Net(), BlackBox(box.ask, version="b"), samples(), Distil, seeds=2, cache=tmp_path / "c", **QUICK)
-    more = distill(Net(), BlackBox(box.ask, version="b"), samples(), Distil, seeds=2, cache=tmp_path / "c", **QUICK)
+    cached = distill(Net(), BlackBoxTeacher(box.function, version="b"), samples(), Distil, seeds=2, cache=tmp_path / "c", **QUICK)
+    more = distill(Net(), BlackBoxTeacher(box.function, version="b"), samples(), Distil, seeds=2, cache=tmp_path / "c", **QUICK)
     assert 60 <= cached.queries["b"] < 2 * 60 + 200 and more.queries["b"] < cached.queries["b"]
 
 
 def test_training_on_labels_alone_needs_no_teacher() -> None:
     done = distill(Net(), None, samples(), Supervised, steps=150, lr=0.03, evaluate=score)
-    assert done.figures["accuracy"]["mean"] > 0.8
+    assert done.metrics["accuracy"]["mean"] > 0.8
 
 
 RECIPE = """
@@ -149,8 +149,8 @@ def recipe(folder: Path, text: str = RECIPE, *overrides: str) -> Recipe:
 
 def test_a_recipe_becomes_typed_values(tmp_path: Path) -> None:
     found = recipe(tmp_path)
-    assert found.student == ModelPart("m", {"width": 8}) and found.data == DataPart(file="d.npz")
-    assert found.settings == Settings(steps=10, betas=(0.9, 0.99)) and found.views == Views(crop=2, resize=(0.5, 1.0))
+    assert found.student == ModelSpec("m", {"width": 8}) and found.data == DataSpec(file="d.npz")
+    assert found.settings == TrainingSettings(steps=10, betas=(0.9, 0.99)) and found.views == Augmentation(crop=2, resize=(0.5, 1.0))
     assert found.cache.store == {"logits": "top5"} and found.options == {"tau": 2}
 
 
@@ -194,27 +194,27 @@ def test_wrong_overrides_and_absent_files_are_typed(tmp_path: Path) -> None:
 
 def test_models_are_named_never_called(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown system"):
-        build_model(ModelPart("torch.nn.Linear"))
+        build_model(ModelSpec("torch.nn.Linear"))
     with pytest.raises(InputError, match="unknown source"):
-        build_model(ModelPart("os:system"))
+        build_model(ModelSpec("os:system"))
     with pytest.raises(InputError, match="no network"):
-        build_model(ModelPart("kd"))
+        build_model(ModelSpec("kd"))
 
 
 def test_arrays_are_read_without_pickle(tmp_path: Path) -> None:
     images, labels = np.arange(24, dtype=np.uint8).reshape(2, 3, 2, 2), np.array([1, 0], dtype=np.int32)
     np.savez(tmp_path / "d.npz", inputs=images, labels=labels)
-    data = load_data(DataPart(file=str(tmp_path / "d.npz")))
+    data = load_data(DataSpec(file=str(tmp_path / "d.npz")))
     assert data.inputs.max() == pytest.approx(23 / 255) and data.labels.dtype == torch.int64
     save_file({"inputs": torch.zeros(3, 2)}, tmp_path / "d.safetensors")
-    assert load_data(DataPart(file=str(tmp_path / "d.safetensors"), limit=2)).inputs.shape == (2, 2)
+    assert load_data(DataSpec(file=str(tmp_path / "d.safetensors"), limit=2)).inputs.shape == (2, 2)
     np.savez(tmp_path / "p.npz", inputs=np.array([{"a": 1}], dtype=object))
     (tmp_path / "cut.npz").write_bytes((tmp_path / "d.npz").read_bytes()[:80])
     (tmp_path / "x.csv").write_text("1")
     np.savez(tmp_path / "n.npz", images=images)
     for name in ("p.npz", "cut.npz", "x.csv", "n.npz", "absent.npz"):
         with pytest.raises(InputError) as caught:
-            load_data(DataPart(file=str(tmp_path / name)))
+            load_data(DataSpec(file=str(tmp_path / name)))
         assert name in str(caught.value)
 
 

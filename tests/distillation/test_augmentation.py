@@ -9,35 +9,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.distillation.data import Batch, TensorData
-from tutelage.distillation.augmentation import OPERATIONS, Views, draws, equalize, erase, mixing, resized_part, shift
+from tutelage.distillation.augmentation import OPERATIONS, Augmentation, random_draws, equalize, erase, draw_mixup, resized_part, shift
 from tutelage.errors import InputError
 
-EVERYTHING = Views(2, (0.3, 1.0), 0.5, (2, 9.0), 0.4, 0.5)
+EVERYTHING = Augmentation(2, (0.3, 1.0), 0.5, (2, 9.0), 0.4, 0.5)
 
 
 def images(rows: int = 8, size: int = 10, channels: int = 3) -> torch.Tensor:
     return torch.rand(rows, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def view(views: Views, rows: int = 8, first: int = 0) -> Batch:
+def view(views: Augmentation, rows: int = 8, first: int = 0) -> Batch:
     data = TensorData(images(), torch.arange(8) % 3, views=views)
     indices = torch.arange(first, first + rows)
     return data.batch(indices, 1000 + 7 * indices)
 
 
 def test_draws_are_uniform_and_differ_by_row_stream_and_number() -> None:
-    u = draws(torch.arange(2000), 1, 5)
+    u = random_draws(torch.arange(2000), 1, 5)
     assert u.min() >= 0 and u.max() < 1 and abs(u.mean() - 0.5) < 0.01 and abs(u.var() - 1 / 12) < 0.005
     assert len(u.flatten().unique()) > 9_900
-    assert not torch.equal(u, draws(torch.arange(2000), 2, 5))
+    assert not torch.equal(u, random_draws(torch.arange(2000), 2, 5))
     assert abs(np.corrcoef(u.T.numpy()) - np.eye(5)).max() < 0.08
 
 
 @pytest.mark.parametrize(
-    "views", [Views(crop=2), Views(resize=(0.2, 1)), Views(flip=0.5), Views(randaugment=(2, 9)), Views(colour=0.4),
-              Views(erase=1.0), EVERYTHING],
+    "views", [Augmentation(crop=2), Augmentation(resize=(0.2, 1)), Augmentation(flip=0.5), Augmentation(randaugment=(2, 9)), Augmentation(colour=0.4),
+              Augmentation(erase=1.0), EVERYTHING],
 )  # fmt: skip
-def test_a_view_is_replayed_bit_for_bit_whatever_rows_are_beside_it(views: Views) -> None:
+def test_a_view_is_replayed_bit_for_bit_whatever_rows_are_beside_it(views: Augmentation) -> None:
     whole, again, part = view(views), view(views), view(views, 3, 2)
     assert torch.equal(whole.inputs, again.inputs)
     assert torch.equal(whole.inputs[2:5], part.inputs)
@@ -54,17 +54,17 @@ def test_without_seeds_the_sample_itself() -> None:
 @settings(max_examples=30)
 @given(st.integers(0, 2**31 - 1))
 def test_mixing_parameters_are_in_range_and_replayable(seed: int) -> None:
-    plan = mixing(seed, 8, 12, 0.8, 1.0, 0.9, 0.5)
-    assert plan == mixing(seed, 8, 12, 0.8, 1.0, 0.9, 0.5) and 0 <= plan.kept <= 1
+    plan = draw_mixup(seed, 8, 12, 0.8, 1.0, 0.9, 0.5)
+    assert plan == draw_mixup(seed, 8, 12, 0.8, 1.0, 0.9, 0.5) and 0 <= plan.lam <= 1
     if plan.box is not None:
         top, bottom, left, right = plan.box
         assert 0 <= top <= bottom <= 8 and 0 <= left <= right <= 12
-        assert plan.kept == pytest.approx(1 - (bottom - top) * (right - left) / 96)
+        assert plan.lam == pytest.approx(1 - (bottom - top) * (right - left) / 96)
 
 
 def test_mixup_blends_pairs_and_labels_alike() -> None:
-    batch = view(Views(mixup=1.0, classes=3))
-    kept = mixing(1000 ^ 1007, 10, 10, 1.0, 0).kept
+    batch = view(Augmentation(mixup=1.0, classes=3))
+    kept = draw_mixup(1000 ^ 1007, 10, 10, 1.0, 0).lam
     assert torch.allclose(batch.inputs[0], kept * images()[0] + (1 - kept) * images()[1])
     assert torch.allclose(batch.inputs[1], kept * images()[1] + (1 - kept) * images()[0])
     assert batch.labels[0].tolist() == pytest.approx([kept, 1 - kept, 0])
@@ -72,7 +72,7 @@ def test_mixup_blends_pairs_and_labels_alike() -> None:
 
 
 def test_cutmix_swaps_one_box_and_weighs_labels_by_area() -> None:
-    batch = view(Views(cutmix=1.0, classes=3))
+    batch = view(Augmentation(cutmix=1.0, classes=3))
     own = (batch.inputs == images()).all(1)
     assert 0 < own.float().mean() < 1
     for row in range(8):
@@ -82,17 +82,17 @@ def test_cutmix_swaps_one_box_and_weighs_labels_by_area() -> None:
 
 def test_wrong_use_is_a_typed_error() -> None:
     with pytest.raises(InputError, match="pairs"):
-        view(Views(mixup=1.0, classes=3), 3)
+        view(Augmentation(mixup=1.0, classes=3), 3)
     with pytest.raises(InputError, match="number of classes"):
-        view(Views(mixup=1.0))
+        view(Augmentation(mixup=1.0))
     with pytest.raises(InputError, match="needs images"):
-        Views(flip=1.0)(Batch(torch.zeros(2, 3), seeds=torch.zeros(2)))
+        Augmentation(flip=1.0)(Batch(torch.zeros(2, 3), seeds=torch.zeros(2)))
     with pytest.raises(InputError, match="no view seeds"):
-        Views(flip=1.0)(Batch(images()))
+        Augmentation(flip=1.0)(Batch(images()))
 
 
 def test_flip_and_shift_by_hand() -> None:
-    flipped = view(Views(flip=1.0)).inputs
+    flipped = view(Augmentation(flip=1.0)).inputs
     assert torch.equal(flipped, images().flip(-1))
     ramp = torch.arange(9.0).reshape(1, 1, 3, 3) / 9
     moved = shift(ramp, torch.tensor([[0.0, 0.999]]), 1)
@@ -105,7 +105,7 @@ def test_a_resized_part_of_everything_is_the_image() -> None:
 
 
 def test_erasing_leaves_the_rest_alone() -> None:
-    u = draws(torch.arange(400), 5, 5)
+    u = random_draws(torch.arange(400), 5, 5)
     many = images().repeat(50, 1, 1, 1)
     hit = (erase(many, u, 0.5) != many).any(1).float().mean((1, 2))
     assert 0.4 < (hit > 0).float().mean() < 0.6 and hit.max() <= 0.5
@@ -133,6 +133,6 @@ def test_equalize_makes_a_histogram_flat_and_keeps_constants() -> None:
 
 def test_images_may_be_one_field_of_many() -> None:
     batch = Batch({"pixels": images(), "words": torch.arange(8)}, ids=torch.arange(8), seeds=torch.arange(8))
-    out = Views(flip=1.0, field="pixels")(batch)
+    out = Augmentation(flip=1.0, field="pixels")(batch)
     assert torch.equal(out.inputs["pixels"], images().flip(-1)) and torch.equal(out.inputs["words"], torch.arange(8))
-    assert Views(flip=1.0).fingerprint != Views(flip=0.5).fingerprint
+    assert Augmentation(flip=1.0).fingerprint != Augmentation(flip=0.5).fingerprint

@@ -13,18 +13,18 @@ from torch import nn
 
 from tutelage.distillation import cache_build
 from tutelage.distillation.cache import Cache, densify, sparsify
-from tutelage.distillation.cache_build import break_even, build, verify
+from tutelage.distillation.cache_build import estimate_break_even, build, verify
 from tutelage.distillation.data import TensorData
-from tutelage.distillation.ensemble import Ensemble
-from tutelage.distillation.job import Lesson, Settings
-from tutelage.distillation.teacher import Cached, Live, MovingAverage
+from tutelage.distillation.ensemble import EnsembleTeacher
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.teacher import CachedTeacher, NetworkTeacher, EMATeacher
 from tutelage.distillation.trainer import train
-from tutelage.distillation.augmentation import Views
+from tutelage.distillation.augmentation import Augmentation
 from tutelage.errors import InputError, StaleError
 
 from .toy import Distil, bits, samples
 
-MIXED = Views(crop=1, flip=0.5, colour=0.2, mixup=0.8, cutmix=1.0, classes=3)
+MIXED = Augmentation(crop=1, flip=0.5, colour=0.2, mixup=0.8, cutmix=1.0, classes=3)
 
 
 class Conv(nn.Module):
@@ -39,22 +39,22 @@ class Conv(nn.Module):
         return self.head(self.body(x).relu().mean((2, 3)))
 
 
-def lesson(augment: Views | None = None, teacher: object = None, **settings: object) -> Lesson:
+def lesson(augment: Augmentation | None = None, teacher: object = None, **settings: object) -> TrainingJob:
     generator = torch.Generator().manual_seed(0)
     data = TensorData(torch.rand(24, 1, 6, 6, generator=generator), torch.arange(24) % 3, views=augment)
     chosen: dict = {"steps": 9, "batch_size": 8, "lr": 0.01} | settings
-    return Lesson(Conv(0), teacher or Conv(1, 6), Distil(), data, Settings(**chosen), name="cached")
+    return TrainingJob(Conv(0), teacher or Conv(1, 6), Distil(), data, TrainingSettings(**chosen), name="cached")
 
 
-def cached(made: Lesson, root: Path, store: object = "fp32", **options: object) -> Lesson:
-    made.teacher = Cached(build(made, root, store, **options), made.teacher)
+def cached(made: TrainingJob, root: Path, store: object = "fp32", **options: object) -> TrainingJob:
+    made.teacher = CachedTeacher(build(made, root, store, **options), made.teacher)
     return made
 
 
 @pytest.mark.parametrize(
     ("views", "settings"),
-    [(None, {}), (Views(crop=1, flip=0.5), {}), (Views(crop=1), {"views": 2}), (MIXED, {}), (MIXED, {"views": 1}),
-     (Views(flip=0.5), {"accumulate": 2}), (Views(crop=1), {"batch_size": 10, "views": 2})],
+    [(None, {}), (Augmentation(crop=1, flip=0.5), {}), (Augmentation(crop=1), {"views": 2}), (MIXED, {}), (MIXED, {"views": 1}),
+     (Augmentation(flip=0.5), {"accumulate": 2}), (Augmentation(crop=1), {"batch_size": 10, "views": 2})],
 )  # fmt: skip
 def test_training_on_a_cache_equals_training_with_the_live_teacher_bit_for_bit(tmp_path, views, settings) -> None:
     live = train(lesson(views, **settings))
@@ -65,21 +65,21 @@ def test_training_on_a_cache_equals_training_with_the_live_teacher_bit_for_bit(t
 
 def test_fp16_is_within_a_thousandth_and_plain_data_is_stored_once(tmp_path: Path) -> None:
     made = cached(lesson(), tmp_path, "fp16")
-    batch = made.data.batch(*made.order().step(5))
-    live, stored = made.teacher.live(batch)["logits"], made.teacher(batch)["logits"]
+    batch = made.data.batch(*made.sample_order().step(5))
+    live, stored = made.teacher.uncached(batch)["logits"], made.teacher(batch)["logits"]
     assert torch.allclose(live, stored, atol=1e-3) and stored.dtype == torch.float32
     assert len(made.teacher.cache) == 24
 
 
 def test_tapped_features_are_stored_too(tmp_path: Path) -> None:
-    made = lesson(teacher=Live(Conv(1), taps=("body",)))
+    made = lesson(teacher=NetworkTeacher(Conv(1), taps=("body",)))
     store = build(made, tmp_path, {"logits": "fp32", "body": "fp16"})
-    batch = made.data.batch(*made.order().step(0))
+    batch = made.data.batch(*made.sample_order().step(0))
     assert torch.allclose(store.read(batch)["body"], made.teacher(batch)["body"], atol=1e-3)
-    teacher = Cached(store)
-    teacher.want("body")
+    teacher = CachedTeacher(store)
+    teacher.request_features("body")
     with pytest.raises(StaleError, match="no output of head"):
-        teacher.want("head")
+        teacher.request_features("head")
 
 
 @given(st.integers(2, 60), st.integers(1, 60), st.integers(0, 1000), st.sampled_from([1.0, 20.0]))
@@ -111,8 +111,8 @@ def test_class_ids_widen_where_int16_does_not_hold_them() -> None:
 
 def test_a_sparse_cache_reads_as_log_probabilities(tmp_path: Path) -> None:
     made = cached(lesson(), tmp_path, "top2")
-    batch = made.data.batch(*made.order().step(0))
-    stored, live = made.teacher(batch)["logits"].softmax(-1), made.teacher.live(batch)["logits"].softmax(-1)
+    batch = made.data.batch(*made.sample_order().step(0))
+    stored, live = made.teacher(batch)["logits"].softmax(-1), made.teacher.uncached(batch)["logits"].softmax(-1)
     assert torch.allclose(stored, live, atol=1e-3)  # with K = C - 1 the leftover is the missing class
     assert verify(tmp_path, lesson())["largest_error"]["logits"] < 1e-3
 
@@ -146,7 +146,7 @@ def test_a_parallel_build_gives_the_same_bytes(tmp_path: Path) -> None:
     [
         (lambda made: setattr(made.teacher.network.head.bias, "data", torch.ones(3)), "another teacher"),
         (lambda made: setattr(made, "data", samples(24)), "another data or augmentation"),
-        (lambda made: setattr(made.data, "views", Views(flip=1.0)), "another data or augmentation"),
+        (lambda made: setattr(made.data, "views", Augmentation(flip=1.0)), "another data or augmentation"),
     ],
 )
 def test_stale_and_foreign_caches_are_refused_with_the_reason(tmp_path: Path, change, message: str) -> None:
@@ -162,23 +162,23 @@ def test_stale_and_foreign_caches_are_refused_with_the_reason(tmp_path: Path, ch
 def test_a_cache_of_another_teacher_or_data_cannot_be_opened_for_this_one(tmp_path: Path) -> None:
     store = build(lesson(), tmp_path)
     with pytest.raises(StaleError, match="built from teacher"):
-        Cached(store, Live(Conv(7)))
+        CachedTeacher(store, NetworkTeacher(Conv(7)))
     with pytest.raises(StaleError, match="built from data"):
         Cache(tmp_path, samples())
 
 
 def test_a_view_that_is_not_stored_is_named_and_never_recomputed(tmp_path: Path) -> None:
-    store = build(lesson(Views(flip=0.5)), tmp_path)
-    other = lesson(Views(flip=0.5), seed=5)
+    store = build(lesson(Augmentation(flip=0.5)), tmp_path)
+    other = lesson(Augmentation(flip=0.5), seed=5)
     with pytest.raises(StaleError, match=r"does not hold sample \d+ in the view of seed \d+"):
-        store.read(other.data.batch(*other.order().step(0)))
+        store.read(other.data.batch(*other.sample_order().step(0)))
 
 
 def test_one_cache_serves_other_seeds_when_the_views_are_shared(tmp_path: Path) -> None:
     shared = {"views": 2, "view_seed": 3}
-    store = build(lesson(Views(flip=0.5), **shared), tmp_path)
-    other = lesson(Views(flip=0.5), seed=5, **shared)
-    other.teacher = Cached(store, other.teacher)
+    store = build(lesson(Augmentation(flip=0.5), **shared), tmp_path)
+    other = lesson(Augmentation(flip=0.5), seed=5, **shared)
+    other.teacher = CachedTeacher(store, other.teacher)
     assert train(other).history
 
 
@@ -207,7 +207,7 @@ def test_truncated_altered_and_foreign_shards_are_named(tmp_path: Path) -> None:
 def test_verify_notices_a_teacher_that_says_something_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     build(lesson(), tmp_path)
     made = lesson()
-    monkeypatch.setattr(Live, "fingerprint", json.loads((tmp_path / "cache.json").read_text())["teacher"])
+    monkeypatch.setattr(NetworkTeacher, "fingerprint", json.loads((tmp_path / "cache.json").read_text())["teacher"])
     made.teacher.network.head.bias.data += 0.5
     with pytest.raises(StaleError, match="differs from the cache"):
         verify(tmp_path, made)
@@ -218,12 +218,12 @@ def test_what_cannot_be_cached_is_refused(tmp_path: Path) -> None:
         build(lesson(), tmp_path / "a", "fp8")
     with pytest.raises(InputError, match="no head logit"):
         build(lesson(), tmp_path / "b", {"logit": "fp16"})
-    changing = lesson(teacher=MovingAverage(Conv(1)))
+    changing = lesson(teacher=EMATeacher(Conv(1)))
     with pytest.raises(InputError, match="changes while it teaches"):
         build(changing, tmp_path / "c")
     broken = lesson()
     broken.teacher.network.head.bias.data[0] = float("inf")
-    both = lesson(teacher=Ensemble([MovingAverage(Conv(1)), Conv(2)]))
+    both = lesson(teacher=EnsembleTeacher([EMATeacher(Conv(1)), Conv(2)]))
     with pytest.raises(InputError, match="changes while it teaches"):
         build(both, tmp_path / "e")
     with pytest.raises(InputError, match="'logits' is not finite"):
@@ -231,17 +231,17 @@ def test_what_cannot_be_cached_is_refused(tmp_path: Path) -> None:
 
 
 def test_ensembles_are_cached_like_one_teacher(tmp_path: Path) -> None:
-    made = cached(lesson(teacher=Ensemble([Conv(1), Conv(2)])), tmp_path)
-    batch = made.data.batch(*made.order().step(1))
-    assert torch.equal(made.teacher(batch)["logits"], made.teacher.live(batch)["logits"])
+    made = cached(lesson(teacher=EnsembleTeacher([Conv(1), Conv(2)])), tmp_path)
+    batch = made.data.batch(*made.sample_order().step(1))
+    assert torch.equal(made.teacher(batch)["logits"], made.teacher.uncached(batch)["logits"])
 
 
 def test_info_and_break_even_count_what_is_there(tmp_path: Path) -> None:
-    store = build(lesson(Views(flip=0.5), views=2), tmp_path, "fp16")
+    store = build(lesson(Augmentation(flip=0.5), views=2), tmp_path, "fp16")
     facts = store.info()
     assert facts["rows"] == 48 and facts["dense_fp32_bytes"] == 48 * 3 * 4
     assert facts["bytes"] == sum(p.stat().st_size for p in tmp_path.iterdir())
-    told = break_even(lesson(Views(flip=0.5), views=2), "fp16")
+    told = estimate_break_even(lesson(Augmentation(flip=0.5), views=2), "fp16")
     assert told["build_passes"] == 6 and told["training_passes"] == 9
     assert told["bytes"] == 48 * (8 + 3 * 2) and told["break_even_passes"] > 0
 
@@ -249,8 +249,8 @@ def test_info_and_break_even_count_what_is_there(tmp_path: Path) -> None:
 def test_the_plan_stops_where_nothing_new_comes() -> None:
     made = lesson(steps=100)
     passes = [
-        cache_build.plan(one.data, one.order(), 100).passes
-        for one in (made, lesson(Views(flip=1.0), views=2), lesson(Views(flip=1.0)), lesson(MIXED, views=2))
+        cache_build.plan(one.data, one.sample_order(), 100).passes
+        for one in (made, lesson(Augmentation(flip=1.0), views=2), lesson(Augmentation(flip=1.0)), lesson(MIXED, views=2))
     ]
     assert passes == [3, 6, 100, 100]
 
@@ -258,5 +258,5 @@ def test_the_plan_stops_where_nothing_new_comes() -> None:
 def test_the_student_of_another_width_trains_from_the_same_cache(tmp_path: Path) -> None:
     build(lesson(), tmp_path)
     made = lesson()
-    made.student, made.teacher = Conv(3, 2), Cached(Cache(tmp_path, made.data), made.teacher)
+    made.student, made.teacher = Conv(3, 2), CachedTeacher(Cache(tmp_path, made.data), made.teacher)
     assert train(made).history

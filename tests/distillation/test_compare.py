@@ -8,9 +8,9 @@ from torch import nn
 
 from tutelage.distillation.compare import calibration, compare
 from tutelage.distillation.data import Batch, TensorData
-from tutelage.distillation.job import Settings
-from tutelage.distillation.profiling import fold_batchnorm, quicken
-from tutelage.distillation.teacher import Live
+from tutelage.distillation.job import TrainingSettings
+from tutelage.distillation.profiling import fold_batchnorm, speed_up_teacher
+from tutelage.distillation.teacher import NetworkTeacher
 from tutelage.errors import InputError
 from tutelage.reports.comparison import comparison_report
 
@@ -30,8 +30,8 @@ def test_a_comparison_has_all_arms_and_a_report_can_be_made_of_it() -> None:
     few = TensorData(data.inputs[:12], data.labels[:12])
     pool = TensorData(data.inputs[:60], data.labels[:60])
     found = compare(
-        lambda seed: Net(seed=seed), Live(Net(16, seed=9)), pool, test, Distil(),
-        Settings(steps=20, batch_size=16, lr=0.01, log_every=5), (0, 1), few,
+        lambda seed: Net(seed=seed), NetworkTeacher(Net(16, seed=9)), pool, test, Distil(),
+        TrainingSettings(steps=20, batch_size=16, lr=0.01, log_every=5), (0, 1), few,
     )  # fmt: skip
     assert [arm["role"] for arm in found["arms"]] == ["teacher", "student", "distilled"]
     alone, taught = found["arms"][1]["equal_steps"], found["arms"][2]["equal_steps"]
@@ -46,9 +46,9 @@ def test_a_comparison_has_all_arms_and_a_report_can_be_made_of_it() -> None:
 def test_a_comparison_needs_labels_and_seeds() -> None:
     data, unlabelled = samples(), TensorData(torch.zeros(4, 4))
     with pytest.raises(InputError, match="no class labels"):
-        compare(lambda seed: Net(), Live(Net()), data, unlabelled, Distil(), Settings(steps=1))
+        compare(lambda seed: Net(), NetworkTeacher(Net()), data, unlabelled, Distil(), TrainingSettings(steps=1))
     with pytest.raises(InputError, match="no seed"):
-        compare(lambda seed: Net(), Live(Net()), data, data, Distil(), Settings(steps=1), ())
+        compare(lambda seed: Net(), NetworkTeacher(Net()), data, data, Distil(), TrainingSettings(steps=1), ())
 
 
 class Residual(nn.Module):
@@ -88,10 +88,10 @@ def test_folded_batch_norm_says_the_same_and_leaves_the_network_alone() -> None:
 def test_quicken_chooses_among_variants_that_agree() -> None:
     network = Residual().eval()
     batch = Batch(torch.randn(4, 3, 8, 8))
-    found = quicken(network, batch, rounds=2)
+    found = speed_up_teacher(network, batch, rounds=2)
     assert found.error <= 0.02 and set(found.tricks) <= {"fold", "channels_last", "bf16"}
     assert {"plain", "fold"} <= set(found.milliseconds)
     said, plain = found.teacher(batch)["logits"], network(batch.inputs).detach()
     assert said.dtype == torch.float32 and torch.allclose(said, plain, atol=0.03 * float(plain.abs().max()))
-    strict = quicken(network, batch, rounds=1, tolerance=1e-4)
+    strict = speed_up_teacher(network, batch, rounds=1, tolerance=1e-4)
     assert not any("bf16" in name for name in strict.milliseconds)

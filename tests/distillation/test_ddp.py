@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.multiprocessing import spawn
 
-from tutelage.distillation.feature_hooks import Taps
+from tutelage.distillation.feature_hooks import FeatureHooks
 
 from .toy import Net
 
@@ -22,7 +22,7 @@ def _rank(rank: int, port: int, folder: str) -> None:
     inputs = torch.arange(32.0).view(8, 4)[rank * 4 : rank * 4 + 4] / 32
     for _ in range(2):  # the reducer must be ready for the next step
         network.zero_grad()
-        with Taps(network, ["inner"]) as taken:
+        with FeatureHooks(network, ["inner"]) as taken:
             said = network(inputs)
         (said.mean() + taken["inner"].square().mean()).backward()
     torch.save([taken["inner"].detach(), *(p.grad for p in network.parameters())], f"{folder}/{rank}.pt")
@@ -37,7 +37,7 @@ def test_taps_see_each_process_and_their_gradients_are_averaged(tmp_path: Path) 
     spawn(_rank, (port, str(tmp_path)), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     network, inputs = Net(), torch.arange(32.0).view(8, 4) / 32
-    with Taps(network, ["inner"]) as taken:
+    with FeatureHooks(network, ["inner"]) as taken:
         said = network(inputs)
     (said.mean() + taken["inner"].square().mean()).backward()
     assert torch.allclose(torch.cat([first[0], second[0]]), taken["inner"])

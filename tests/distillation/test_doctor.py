@@ -12,10 +12,10 @@ from tutelage.distillation import losses
 from tutelage.distillation.cache import Cache
 from tutelage.distillation.cache_build import build
 from tutelage.distillation.data import TensorData
-from tutelage.distillation.doctor import Finding, examine
-from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.doctor import Finding, diagnose
+from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.supervised import Supervised
-from tutelage.distillation.teacher import BlackBox, Cached, Live
+from tutelage.distillation.teacher import BlackBoxTeacher, CachedTeacher, NetworkTeacher
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 
@@ -56,8 +56,8 @@ class Student(nn.Module):
         return self.body(x.flatten(1) / x.abs().amax())
 
 
-def pictures(teacher: nn.Module, data: TensorData | None = None, method: Distil | None = None) -> Lesson:
-    return Lesson(Student(), teacher, method or Distil(), data or quarters(), Settings(steps=20, batch_size=20, lr=0.01))
+def pictures(teacher: nn.Module, data: TensorData | None = None, method: Distil | None = None) -> TrainingJob:
+    return TrainingJob(Student(), teacher, method or Distil(), data or quarters(), TrainingSettings(steps=20, batch_size=20, lr=0.01))
 
 
 def found(findings: list[Finding], check: str) -> Finding:
@@ -67,7 +67,7 @@ def found(findings: list[Finding], check: str) -> Finding:
 def test_a_healthy_lesson_passes_every_check_and_is_left_as_it_was() -> None:
     made = pictures(Means())
     before, generator = (bits(made.student), bits(made.teacher.network)), torch.get_rng_state()
-    findings = examine(made)
+    findings = diagnose(made)
     assert [f.check for f in findings] == [
         "first batch", "teacher frozen", "teacher score", "gradients", "loss balance", "overfit one batch",
     ]  # fmt: skip
@@ -84,11 +84,11 @@ def fails(finding: Finding, *words: str) -> None:
 
 
 def test_another_class_order_is_recognised() -> None:
-    fails(found(examine(pictures(Means(roll=1))), "class order"), "100 %", "1 is 0")
+    fails(found(diagnose(pictures(Means(roll=1))), "class order"), "100 %", "1 is 0")
 
 
 def test_another_normalisation_is_recognised() -> None:
-    fails(found(examine(pictures(Means(), quarters(255.0))), "normalisation"), "divided by 255")
+    fails(found(diagnose(pictures(Means(), quarters(255.0))), "normalisation"), "divided by 255")
 
 
 def test_a_teacher_that_knows_nothing_is_recognised() -> None:
@@ -96,61 +96,61 @@ def test_a_teacher_that_knows_nothing_is_recognised() -> None:
         def forward(self, x):
             return torch.zeros(len(x), 4)
 
-    fails(found(examine(pictures(Blank())), "teacher score"), "25 %", "weights")
+    fails(found(diagnose(pictures(Blank())), "teacher score"), "25 %", "weights")
 
 
 def test_a_teacher_in_training_mode_or_that_changes_is_recognised() -> None:
-    class Loose(Live):
-        def answer(self, batch):
+    class Loose(NetworkTeacher):
+        def predict(self, batch):
             self.network.train()
             return {"logits": self.network(batch.inputs.flatten(1)[:, :4])}
 
     made = pictures(Means())
     made.teacher = Loose(Net(norm=True, classes=4))
     made.teacher.network.requires_grad_(True)
-    fails(found(examine(made), "teacher frozen"), "want gradients", "eval()")
+    fails(found(diagnose(made), "teacher frozen"), "want gradients", "eval()")
     made.teacher.network.requires_grad_(False)
-    fails(found(examine(made), "teacher frozen"), "changes norm")
+    fails(found(diagnose(made), "teacher frozen"), "changes norm")
 
 
 def test_parameters_without_gradient_are_named() -> None:
     made = lesson()
     made.student.spare = nn.Linear(2, 2)
-    fails(found(examine(made), "gradients"), "student.spare.weight", "idle")
+    fails(found(diagnose(made), "gradients"), "student.spare.weight", "idle")
 
 
 def test_a_term_that_moves_nothing_is_named() -> None:
     class Faint(Distil):
-        def weights(self):
+        def loss_weights(self):
             return {"soft": 1e-5, "hard": 1.0}
 
-    fails(found(examine(lesson(Faint())), "loss balance"), "soft moves nothing")
+    fails(found(diagnose(lesson(Faint())), "loss balance"), "soft moves nothing")
 
 
 def test_a_target_out_of_reach_is_recognised() -> None:
     class Fight(Distil):
-        def terms(self, batch, student, teacher):
+        def loss_terms(self, batch, student, teacher):
             ours = student["logits"]
             up = losses.cross_entropy(ours, batch.labels)
             return {"up": up, "down": losses.cross_entropy(-ours, batch.labels)}
 
-        def weights(self):
+        def loss_weights(self):
             return {}
 
     with torch.no_grad():
         made = lesson(Fight())
         for p in made.student.parameters():
             p.mul_(0.01)
-    fails(found(examine(made), "overfit one batch"), "terms that fight")
+    fails(found(diagnose(made), "overfit one batch"), "terms that fight")
 
 
 def test_a_cache_that_differs_from_its_teacher_is_recognised(tmp_path: Path) -> None:
     made = pictures(Means())
     build(made, tmp_path)
-    made.teacher = Cached(Cache(tmp_path), made.teacher)
-    assert found(examine(made), "cache").ok
+    made.teacher = CachedTeacher(Cache(tmp_path), made.teacher)
+    assert found(diagnose(made), "cache").ok
     made.teacher.source.network.scale.data.mul_(1.02)
-    fails(found(examine(made), "cache"), "build the cache again")
+    fails(found(diagnose(made), "cache"), "build the cache again")
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_cache_that_differs_from_its_teacher_is_recognised(tmp_path: Path) -> 
         (lambda m: m.data.labels.__setitem__(slice(None), -1), ("a label is -1",)),
         (lambda m: m.data.inputs.__setitem__(slice(None), float("nan")), ("not finite", "inputs")),
         (lambda m: m.teacher.network.scale.data.fill_(float("nan")), ("not finite", "teacher's output 'logits'")),
-        (lambda m: setattr(m, "teacher", Live(nn.Sequential(nn.Flatten(), nn.Linear(64, 7)))), ("disagree", "(20, 7)")),
+        (lambda m: setattr(m, "teacher", NetworkTeacher(nn.Sequential(nn.Flatten(), nn.Linear(64, 7)))), ("disagree", "(20, 7)")),
         (lambda m: setattr(m.data, "labels", None) or setattr(m, "method", Supervised()), ("needs labels",)),
     ],
 )
@@ -171,13 +171,13 @@ def test_what_is_sure_to_be_wrong_stops_training_and_the_doctor(change, words: t
         train(made)
     for word in words:
         assert word in str(caught.value)
-    findings = examine(made)
+    findings = diagnose(made)
     assert len(findings) == 1 and not findings[0].ok and words[0] in findings[0].message
 
 
 def test_a_black_box_is_not_asked_by_the_quick_form() -> None:
     made = lesson(steps=1)
-    made.teacher = BlackBox(lambda x: x[:, :3], version="1")
+    made.teacher = BlackBoxTeacher(lambda x: x[:, :3], version="1")
     train(made)
     assert made.teacher.queries == 16
 
@@ -203,17 +203,17 @@ class Words(nn.Module):
         return self.head(((self.words(ids) + places) * mask[..., None]).mean(1))
 
 
-def texts(student: int, teacher: int) -> Lesson:
+def texts(student: int, teacher: int) -> TrainingJob:
     inputs = {"ids": torch.arange(60).view(12, 5) % 9, "mask": torch.ones(12, 5, dtype=torch.int64)}
-    return Lesson(
-        Words(student), Words(teacher), Distil(), TensorData(inputs, torch.arange(12) % 3), Settings(steps=2, batch_size=6)
+    return TrainingJob(
+        Words(student), Words(teacher), Distil(), TensorData(inputs, torch.arange(12) % 3), TrainingSettings(steps=2, batch_size=6)
     )
 
 
 def test_vocabularies_are_compared() -> None:
-    assert found(examine(texts(9, 9)), "vocabulary").message == "student and teacher know 9 and 9 words for ids"
-    fails(found(examine(texts(9, 12)), "vocabulary"), "same vocabulary")
-    assert not any(finding.check == "vocabulary" for finding in examine(lesson()))
+    assert found(diagnose(texts(9, 9)), "vocabulary").message == "student and teacher know 9 and 9 words for ids"
+    fails(found(diagnose(texts(9, 12)), "vocabulary"), "same vocabulary")
+    assert not any(finding.check == "vocabulary" for finding in diagnose(lesson()))
     assert train(texts(9, 12)).history, "a teacher may know more words than it is shown"
 
 
@@ -223,5 +223,5 @@ def test_a_token_outside_a_vocabulary_stops_training_before_the_look_up(sizes: t
     with pytest.raises(InputError, match=f"an id is 8, the {whose} knows 8") as caught:
         train(made)
     assert caught.value.where == "ids" and not any(m._forward_pre_hooks for m in made.student.modules())
-    (only,) = examine(made)
+    (only,) = diagnose(made)
     assert not only.ok and "tokenizer" in only.remedy

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.distillation.parallel import asked
-from tutelage.distillation.fsdp import refuse
-from tutelage.distillation.teacher import MovingAverage
+from tutelage.distillation.parallel import engine_requested
+from tutelage.distillation.fsdp import check_supported
+from tutelage.distillation.teacher import EMATeacher
 from tutelage.errors import InputError
 
 from .test_parallel import torchrun
@@ -32,22 +32,22 @@ class Twice(Distil):
 
 
 def test_what_needs_whole_weights_is_refused() -> None:
-    refuse(lesson())
+    check_supported(lesson())
     with pytest.raises(InputError, match=r"Averaging.after_step works on the student's weights") as caught:
-        refuse(lesson(Averaging()))
+        check_supported(lesson(Averaging()))
     assert "data parallelism" in caught.value.remedy
     with pytest.raises(InputError, match=r"Twice.backward works on the student's weights"):
-        refuse(lesson(Twice()))
+        check_supported(lesson(Twice()))
     with pytest.raises(InputError, match="the student is compiled or wrapped"):
-        refuse(lesson(student=torch.compile(Net())))  # type: ignore[arg-type]
+        check_supported(lesson(student=torch.compile(Net())))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="channels_last"):
-        refuse(lesson(channels_last=True))
+        check_supported(lesson(channels_last=True))
     follows = lesson()
-    follows.teacher = MovingAverage(follows.student)
+    follows.teacher = EMATeacher(follows.student)
     with pytest.raises(InputError, match="the teacher MovingAverage follows"):
-        refuse(follows)
+        check_supported(follows)
 
 
 def test_the_launcher_says_whether_to_split() -> None:
-    assert asked("FSDP", {"ACCELERATE_USE_FSDP": "true"}) and asked("FSDP", {"ACCELERATE_USE_FSDP": "True"})
-    assert not asked("FSDP", {}) and not asked("FSDP", {"ACCELERATE_USE_FSDP": "false"})
+    assert engine_requested("FSDP", {"ACCELERATE_USE_FSDP": "true"}) and engine_requested("FSDP", {"ACCELERATE_USE_FSDP": "True"})
+    assert not engine_requested("FSDP", {}) and not engine_requested("FSDP", {"ACCELERATE_USE_FSDP": "false"})

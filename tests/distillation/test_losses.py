@@ -59,7 +59,7 @@ def test_dkd_splits_kd(seed: int, tau: float) -> None:
     labels = torch.arange(5) % 4
     target, other = losses.decoupled(student, teacher, labels, tau)
     sure = F.softmax(teacher / tau, 1).gather(1, labels[:, None])[:, 0]
-    assert torch.allclose(target + (1 - sure) * other, losses.divergence(student, teacher, tau), atol=1e-10)
+    assert torch.allclose(target + (1 - sure) * other, losses.kl_divergence(student, teacher, tau), atol=1e-10)
     expected = (target + 8 * other).mean()
     assert torch.allclose(losses.dkd(student, teacher, labels, 1.0, 8.0, tau), expected)
 
@@ -139,7 +139,7 @@ def test_head_distance_refuses_unknown_types_and_shapes() -> None:
 @given(st.integers(1, 5), st.integers(1, 5), seeds)
 def test_assignment_equals_brute_force(rows: int, columns: int, seed: int) -> None:
     cost = np.random.default_rng(seed).normal(size=(rows, columns)).round(1)
-    pairs = losses.assign(cost)
+    pairs = losses.hungarian_assignment(cost)
     assert len(pairs) == min(rows, columns) == len({r for r, _ in pairs}) == len({c for _, c in pairs})
     if rows <= columns:
         best = min(sum(cost[r, c] for r, c in enumerate(p)) for p in itertools.permutations(range(columns), rows))

@@ -13,11 +13,11 @@ import torch
 
 from tutelage.distillation.data import Batch
 from tutelage.distillation.export import load_weights
-from tutelage.distillation.parallel import Alone, Parallel, launched, processes
+from tutelage.distillation.parallel import SingleProcess, DataParallelProcesses, is_distributed, current_processes
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError, MissingExtra
 from tutelage.sdvp.teachers import from_callable
-from tutelage.sdvp.stages import collect_into, label_into
+from tutelage.sdvp.stages import collect_to_folder, label_to_folder
 
 from ..cli.recipes import tutelage, written
 from ..sdvp import small
@@ -46,8 +46,8 @@ def records(folder: Path) -> list[dict]:
 def test_two_processes_learn_what_one_does_and_resume_to_the_same_bits(tmp_path: Path, fsdp: bool) -> None:
     pytest.importorskip("accelerate")
     alone = train(lesson(), tmp_path / "alone")
-    records_of = collect_into(tmp_path / "records", small.questions(30), small.modules())
-    label_into(tmp_path / "labelled", records_of, small.modules(), {"COLOR": from_callable(small.brightest)})
+    records_of = collect_to_folder(tmp_path / "records", small.questions(30), small.modules())
+    label_to_folder(tmp_path / "labelled", records_of, small.modules(), {"COLOR": from_callable(small.brightest)})
     torchrun("tests.distill.parallel_run", tmp_path, fsdp=fsdp)
     assert sorted(file.name for file in tmp_path.glob("rank-*")) == ["rank-0-of-2", "rank-1-of-2"]
     first, second = ((tmp_path / f"rank-{rank}-of-2").read_text() for rank in (0, 1))
@@ -62,7 +62,7 @@ def test_two_processes_learn_what_one_does_and_resume_to_the_same_bits(tmp_path:
     assert [record["step"] for record in logged] == [7, 14, 21, 28, 30], "written once"
     for record, ours in zip(logged, alone.history, strict=True):
         assert record["terms"] == pytest.approx(ours["terms"], abs=1e-5)
-    one = taught(tmp_path / "taught-alone", tmp_path / "labelled", Alone()).network.state_dict()
+    one = taught(tmp_path / "taught-alone", tmp_path / "labelled", SingleProcess()).network.state_dict()
     for name, value in small.color().load_weights(tmp_path / "taught" / "COLOR").network.state_dict().items():
         torch.testing.assert_close(value, one[name], rtol=0, atol=1e-5, msg=name)
     cut = records(tmp_path / "stopped")
@@ -89,17 +89,17 @@ def test_the_command_launched_twice_writes_once(tmp_path: Path) -> None:
 
 def test_a_run_on_one_process_resumes_as_ever(tmp_path: Path) -> None:
     whole = train(lesson(), tmp_path / "whole")
-    stopped_and_resumed(tmp_path / "stopped", Alone())
+    stopped_and_resumed(tmp_path / "stopped", SingleProcess())
     assert bits(load_weights(Student(), tmp_path / "stopped" / "student.safetensors")) == bits(whole.student)
 
 
 def test_launched_is_what_the_launchers_environment_says() -> None:
-    assert not launched({}) and not launched({"WORLD_SIZE": "1"}) and launched({"WORLD_SIZE": "2"})
-    assert type(processes()) is Alone
+    assert not is_distributed({}) and not is_distributed({"WORLD_SIZE": "1"}) and is_distributed({"WORLD_SIZE": "2"})
+    assert type(current_processes()) is SingleProcess
 
 
-def pretended(rank: int, size: int) -> Parallel:
-    found = object.__new__(Parallel)
+def pretended(rank: int, size: int) -> DataParallelProcesses:
+    found = object.__new__(DataParallelProcesses)
     found.rank, found.size = rank, size
     return found
 
@@ -113,7 +113,7 @@ def test_the_parts_are_the_batch_and_their_means_its_mean(size: int, weighted: b
     whole = (loss * batch.weights).sum() / batch.weights.sum() if weighted else loss.mean()
     seen, mean = [], 0.0
     for rank in range(size):
-        own, counts = pretended(rank, size).rows(batch)
+        own, counts = pretended(rank, size).local_rows(batch)
         seen += own.ids.tolist()
         weights = own.weights if weighted else torch.ones(len(own))
         mean += counts * float((loss[own.ids] * weights).sum() / weights.sum()) / size
@@ -122,11 +122,11 @@ def test_the_parts_are_the_batch_and_their_means_its_mean(size: int, weighted: b
 
 def test_what_cannot_be_split_is_refused() -> None:
     two = pretended(0, 2)
-    two.refuse(plain(), samples().batch(torch.arange(2), None))
+    two.check_supported(plain(), samples().batch(torch.arange(2), None))
     with pytest.raises(InputError, match="1 samples a batch for 2 processes"):
-        two.refuse(plain(), samples().batch(torch.arange(1), None))
+        two.check_supported(plain(), samples().batch(torch.arange(1), None))
     with pytest.raises(InputError, match=r"inputs.b \[3, 4\] is not one row for each of 2 samples"):
-        two.refuse(plain(), Batch({"a": torch.zeros(2, 4), "b": torch.zeros(3, 4)}, ids=torch.arange(2)))
+        two.check_supported(plain(), Batch({"a": torch.zeros(2, 4), "b": torch.zeros(3, 4)}, ids=torch.arange(2)))
 
 
 @pytest.mark.parametrize("engine", ["DEEPSPEED", "MEGATRON_LM"])
@@ -134,12 +134,12 @@ def test_other_engines_that_split_the_weights_are_refused(monkeypatch: pytest.Mo
     pytest.importorskip("accelerate")
     monkeypatch.setenv(f"ACCELERATE_USE_{engine}", "true")
     with pytest.raises(InputError, match=f"{engine} splits the weights"):
-        Parallel()
+        DataParallelProcesses()
 
 
 def test_accelerate_missing_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "accelerate", None)
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(MissingExtra) as caught:
-        processes()
+        current_processes()
     assert "tutelage[hf]" in caught.value.remedy

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.distillation.memory import lesson_peak, step_peak
+from tutelage.distillation.memory import job_peak, step_peak
 from tutelage.distillation.small_models import ResNet, SmallCNN
 from tutelage.errors import InputError
 
@@ -36,7 +36,7 @@ def test_gradients_that_are_held_count_and_standard_error_is_given_back(capfd: p
 def test_a_lesson_is_measured_on_the_copy_it_is_given() -> None:
     small, large = lesson(batch_size=16), lesson(batch_size=32)
     before = bits(small.teacher.network)
-    assert 0 < lesson_peak(small) < lesson_peak(large)
+    assert 0 < job_peak(small) < job_peak(large)
     assert bits(small.teacher.network) == before
 
 

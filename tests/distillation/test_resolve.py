@@ -10,9 +10,9 @@ import torch
 
 from tutelage.distillation.api import distill
 from tutelage.distillation.data import TensorData
-from tutelage.distillation.method import answer
+from tutelage.distillation.method import forward_heads
 from tutelage.distillation.resolve import build_model
-from tutelage.distillation.recipe import ModelPart
+from tutelage.distillation.recipe import ModelSpec
 from tutelage.errors import InputError, MissingExtra
 
 
@@ -20,7 +20,7 @@ from tutelage.errors import InputError, MissingExtra
 def test_an_absent_library_names_its_extra(name: str, package: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingExtra, match=f"{package} is not installed") as caught:
-        build_model(ModelPart(name))
+        build_model(ModelSpec(name))
     assert f"tutelage[{extra}]" in str(caught.value)
 
 
@@ -37,9 +37,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_a_transformers_folder_teaches(folder: Path) -> None:
-    teacher = build_model(ModelPart(f"hf:{folder}"))
+    teacher = build_model(ModelSpec(f"hf:{folder}"))
     images = torch.rand(12, 1, 8, 8)
-    assert answer(teacher.eval(), images)["logits"].shape == (12, 3)
+    assert forward_heads(teacher.eval(), images)["logits"].shape == (12, 3)
     student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
     done = distill(student, teacher, TensorData(images), "kd", options={"alpha": 1.0}, steps=3, batch_size=4)
     assert done.results[0].history[-1]["terms"]["kd"] > 0
@@ -48,7 +48,7 @@ def test_a_transformers_folder_teaches(folder: Path) -> None:
 def test_a_transformers_model_that_is_not_there_is_typed(tmp_path: Path) -> None:
     pytest.importorskip("transformers")
     with pytest.raises(InputError, match="cannot load"):
-        build_model(ModelPart(f"hf:{tmp_path / 'none'}"))
+        build_model(ModelSpec(f"hf:{tmp_path / 'none'}"))
 
 
 def test_a_timm_network_is_built_by_name() -> None:
@@ -56,7 +56,7 @@ def test_a_timm_network_is_built_by_name() -> None:
         import timm
     except (ImportError, RuntimeError) as error:  # a torchvision that does not fit breaks its import
         pytest.skip(f"timm cannot be imported: {error}")
-    network = build_model(ModelPart("timm:resnet10t", {"num_classes": 3}))
+    network = build_model(ModelSpec("timm:resnet10t", {"num_classes": 3}))
     assert isinstance(network, type(timm.create_model("resnet10t"))) and network(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
     with pytest.raises(InputError):
-        build_model(ModelPart("timm:no_such_network"))
+        build_model(ModelSpec("timm:no_such_network"))

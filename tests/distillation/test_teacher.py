@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.distillation.data import Batch, Order, TensorData, from_dataset, rows_of
-from tutelage.distillation.ensemble import ByClass, BySample, Ensemble
-from tutelage.distillation.method import answer
+from tutelage.distillation.data import Batch, SampleOrder, TensorData, from_dataset, take_rows
+from tutelage.distillation.ensemble import RouteByClass, RouteBySample, EnsembleTeacher
+from tutelage.distillation.method import forward_heads
 from tutelage.distillation.projections import Projection, resample
-from tutelage.distillation.feature_hooks import Taps
-from tutelage.distillation.teacher import BlackBox, Live, MovingAverage, SelfTeacher, as_teacher
+from tutelage.distillation.feature_hooks import FeatureHooks
+from tutelage.distillation.teacher import BlackBoxTeacher, NetworkTeacher, EMATeacher, SelfTeacher, as_teacher
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 
@@ -27,7 +27,7 @@ def batch(rows: int = 6) -> Batch:
 
 def test_a_live_teacher_is_frozen_in_eval_and_gives_no_gradient() -> None:
     network = Net(norm=True, dropout=0.9).train()
-    teacher = Live(network)
+    teacher = NetworkTeacher(network)
     network.train()
     first, second = teacher(batch()), teacher(batch())
     assert torch.equal(first["logits"], second["logits"]) and not first["logits"].requires_grad
@@ -36,22 +36,22 @@ def test_a_live_teacher_is_frozen_in_eval_and_gives_no_gradient() -> None:
 
 
 def test_taps_become_heads_and_renamed_heads_keep_their_values() -> None:
-    teacher = Live(Net(), taps=("inner",), heads={"logits": "classes"})
+    teacher = NetworkTeacher(Net(), taps=("inner",), heads={"logits": "classes"})
     said = teacher(batch())
     assert set(said) == {"classes", "inner"} and said["inner"].shape == (6, 8)
-    teacher.want("head", "inner")
+    teacher.request_features("head", "inner")
     assert set(teacher(batch())) == {"classes", "inner", "head"}
     with pytest.raises(InputError, match="did you mean inner"):
-        Live(Net(), taps=("iner",))
+        NetworkTeacher(Net(), taps=("iner",))
 
 
 def test_ensembles_sum_average_and_route() -> None:
     one, two = Net(seed=1), Net(seed=2)
     a, b = one(batch().inputs), two(batch().inputs)
-    assert torch.allclose(Ensemble([one, two])(batch())["logits"], (a + b) / 2, atol=1e-6)
-    assert torch.allclose(Ensemble([one, two], weights=[3, 1])(batch())["logits"], 0.75 * a + 0.25 * b, atol=1e-6)
-    assert torch.allclose(Ensemble([one, two], "sum", [2, 1])(batch())["logits"], 2 * a + b, atol=1e-6)
-    routed = Ensemble([one, two], "routed", route=lambda x: x.ids % 2)
+    assert torch.allclose(EnsembleTeacher([one, two])(batch())["logits"], (a + b) / 2, atol=1e-6)
+    assert torch.allclose(EnsembleTeacher([one, two], weights=[3, 1])(batch())["logits"], 0.75 * a + 0.25 * b, atol=1e-6)
+    assert torch.allclose(EnsembleTeacher([one, two], "sum", [2, 1])(batch())["logits"], 2 * a + b, atol=1e-6)
+    routed = EnsembleTeacher([one, two], "routed", route=lambda x: x.ids % 2)
     assert torch.allclose(routed(batch())["logits"], torch.where((torch.arange(6) % 2 == 0)[:, None], a, b), atol=1e-6)
 
 
@@ -61,34 +61,34 @@ def test_rows_are_routed_by_class_and_by_sample() -> None:
     a, b = one(asked.inputs), two(asked.inputs)
 
     def chosen(route, of: Batch = asked) -> torch.Tensor:
-        return Ensemble([one, two], "routed", route=route)(of)["logits"]
+        return EnsembleTeacher([one, two], "routed", route=route)(of)["logits"]
 
     def expected(second: torch.Tensor) -> torch.Tensor:
         return torch.where(second[:, None], b, a)
 
-    assert torch.allclose(chosen(ByClass([0, 1, 0])), expected(asked.labels == 1), atol=1e-6)
+    assert torch.allclose(chosen(RouteByClass([0, 1, 0])), expected(asked.labels == 1), atol=1e-6)
     mixed = replace(asked, labels=0.6 * torch.eye(3)[asked.labels] + 0.4 / 3)
-    assert torch.allclose(chosen(ByClass([0, 1, 0]), mixed), expected(asked.labels == 1), atol=1e-6)
-    assert torch.allclose(chosen(BySample([1, 0, 0, 1, 0, 0])), expected(torch.arange(6) % 3 == 0), atol=1e-6)
+    assert torch.allclose(chosen(RouteByClass([0, 1, 0]), mixed), expected(asked.labels == 1), atol=1e-6)
+    assert torch.allclose(chosen(RouteBySample([1, 0, 0, 1, 0, 0])), expected(torch.arange(6) % 3 == 0), atol=1e-6)
     with pytest.raises(InputError, match="needs labels"):
-        chosen(ByClass([0, 1, 0]), replace(asked, labels=None))
+        chosen(RouteByClass([0, 1, 0]), replace(asked, labels=None))
     with pytest.raises(InputError, match="without sample ids"):
-        chosen(BySample([0, 1]), replace(asked, ids=None))
-    for short in (ByClass([0]), BySample([0, 1])):
+        chosen(RouteBySample([0, 1]), replace(asked, ids=None))
+    for short in (RouteByClass([0]), RouteBySample([0, 1])):
         with pytest.raises(InputError, match="has no teacher"):
             chosen(short)
 
 
 def test_a_route_is_part_of_the_fingerprint() -> None:
     def routed(route) -> str:
-        return Ensemble([Net(seed=1), Net(seed=2)], "routed", route=route).fingerprint
+        return EnsembleTeacher([Net(seed=1), Net(seed=2)], "routed", route=route).fingerprint
 
     def modulo(n: int):
         return lambda x: x.ids % n
 
-    names = [ByClass([0, 1]), ByClass([1, 0]), BySample([0, 1]), modulo(1), modulo(2), lambda x: 1 - x.ids % 2]
+    names = [RouteByClass([0, 1]), RouteByClass([1, 0]), RouteBySample([0, 1]), modulo(1), modulo(2), lambda x: 1 - x.ids % 2]
     assert len({routed(route) for route in names}) == len(names)
-    assert routed(ByClass([0, 1])) == routed(ByClass((0, 1))) and routed(modulo(2)) == routed(modulo(2))
+    assert routed(RouteByClass([0, 1])) == routed(RouteByClass((0, 1))) and routed(modulo(2)) == routed(modulo(2))
 
     class Odd:
         def __call__(self, of: Batch) -> torch.Tensor:
@@ -101,11 +101,11 @@ def test_a_route_is_part_of_the_fingerprint() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: Ensemble([]),
-        lambda: Ensemble([Net()], "routed"),
-        lambda: Ensemble([Net()], "vote"),
-        lambda: Ensemble([Net()], weights=[1, 2]),
-        lambda: Ensemble([Net()], "routed", route=lambda x: x.ids + 5)(batch()),
+        lambda: EnsembleTeacher([]),
+        lambda: EnsembleTeacher([Net()], "routed"),
+        lambda: EnsembleTeacher([Net()], "vote"),
+        lambda: EnsembleTeacher([Net()], weights=[1, 2]),
+        lambda: EnsembleTeacher([Net()], "routed", route=lambda x: x.ids + 5)(batch()),
         lambda: as_teacher(lambda x: x),
     ],
 )
@@ -116,7 +116,7 @@ def test_wrong_teachers_are_refused(wrong) -> None:
 
 def test_a_moving_average_follows_the_formula() -> None:
     student = Net(norm=True)
-    teacher = MovingAverage(student, 0.75)
+    teacher = EMATeacher(student, 0.75)
     before = teacher.network.head.weight.clone()
     with torch.no_grad():
         student.head.weight += 1.0
@@ -138,19 +138,19 @@ def test_a_self_teacher_does_not_follow() -> None:
 
 
 def test_black_boxes_count_and_limit_queries() -> None:
-    box = BlackBox(lambda x: x[:, :3].numpy(), version="v1", limit=40)
+    box = BlackBoxTeacher(lambda x: x[:, :3].numpy(), version="v1", limit=40)
     made = lesson(steps=2)
     made.teacher = box
     train(made)
     assert box.queries == 32
     with pytest.raises(InputError, match="limit of 40"):
         box(batch(10))
-    assert Ensemble([Net(), box]).counted == [box] and not Live(Net()).counted
-    assert box.fingerprint != BlackBox(box.ask, version="v2").fingerprint
+    assert EnsembleTeacher([Net(), box]).black_boxes == [box] and not NetworkTeacher(Net()).black_boxes
+    assert box.fingerprint != BlackBoxTeacher(box.function, version="v2").fingerprint
 
 
 def test_fingerprints_follow_the_weights() -> None:
-    one, two = Live(Net()), Live(Net())
+    one, two = NetworkTeacher(Net()), NetworkTeacher(Net())
     assert one.fingerprint == two.fingerprint
     two.network.head.bias.data += 1
     assert one.fingerprint != two.fingerprint
@@ -158,11 +158,11 @@ def test_fingerprints_follow_the_weights() -> None:
 
 def test_taps_close_and_the_gradient_flows() -> None:
     net = Net()
-    with Taps(net, ["inner", "in:head"]) as taken:
+    with FeatureHooks(net, ["inner", "in:head"]) as taken:
         net(batch().inputs)
     assert taken["inner"].requires_grad and torch.equal(taken["in:head"], taken["inner"].tanh())
     assert not any(module._forward_hooks for module in net.modules())
-    with pytest.raises(RuntimeError), Taps(net, ["inner"]):
+    with pytest.raises(RuntimeError), FeatureHooks(net, ["inner"]):
         raise RuntimeError
     assert not any(module._forward_hooks for module in net.modules())
 
@@ -187,13 +187,13 @@ def test_compiled_code_never_hides_what_is_tapped(compiled) -> None:
     net = compiled(Net())
     for names in (["inner"], ["inner"], ["inner", "in:head"] if compiled is not in_part else ["inner"]):
         net(batch().inputs)  # compiled code that knows no hook
-        with Taps(net, names) as taken:
+        with FeatureHooks(net, names) as taken:
             said = net(batch().inputs)
         assert set(taken) == set(names) and torch.equal(net(batch().inputs), said)
         assert torch.allclose(taken["inner"], Net().inner(batch().inputs)) and taken["inner"].requires_grad
-    teacher = Live(net)
+    teacher = NetworkTeacher(net)
     teacher(batch())
-    teacher.want("inner")
+    teacher.request_features("inner")
     assert all(teacher(batch())["inner"].shape == (6, 8) for _ in range(2))
 
 
@@ -202,7 +202,7 @@ def test_taps_opened_before_compiling_are_compiled_in() -> None:
 
     torch.compiler.reset()
     net, counted = Net(), CompileCounter()
-    taps = Taps(net, ["inner"])
+    taps = FeatureHooks(net, ["inner"])
     taken = taps.open()
     compiled = torch.compile(net, backend=counted)
     for rows in (6, 6, 6):
@@ -226,16 +226,16 @@ class Whole(nn.Module):
 def test_inputs_reach_a_network_the_way_its_forward_takes_them() -> None:
     a, b = torch.ones(2), torch.ones(2)
     for network in (Keywords(), Whole()):
-        said = answer(network, {"a": a, "b": b})
+        said = forward_heads(network, {"a": a, "b": b})
         assert set(said) == {"sum"} and said["sum"].tolist() == [2, 2]
-    assert answer(Keywords(), (a, b))["sum"].tolist() == [2, 2]
+    assert forward_heads(Keywords(), (a, b))["sum"].tolist() == [2, 2]
 
     class Odd(nn.Module):
         def forward(self, x):
             return [x]
 
     with pytest.raises(InputError, match="returned list"):
-        answer(Odd(), a)
+        forward_heads(Odd(), a)
 
 
 @pytest.mark.parametrize(
@@ -279,26 +279,26 @@ def test_resampling_shrinks_by_averaging() -> None:
 
 
 def test_order_is_a_permutation_an_epoch_and_counts_on_across_them() -> None:
-    order = Order(10, 4, seed=3)
+    order = SampleOrder(10, 4, seed=3)
     seen = torch.cat([order.step(i)[0] for i in range(5)])
     assert sorted(seen[:10].tolist()) == sorted(seen[10:].tolist()) == list(range(10))
-    fresh = Order(10, 4, seed=3)
+    fresh = SampleOrder(10, 4, seed=3)
     for i in (4, 0, 2):
         assert all(torch.equal(a, b) for a, b in zip(fresh.step(i), order.step(i), strict=True))
-    assert not torch.equal(Order(10, 4, seed=4).step(0)[0], order.step(0)[0])
-    large = Order(3, 10, seed=0).step(1)[0]
+    assert not torch.equal(SampleOrder(10, 4, seed=4).step(0)[0], order.step(0)[0])
+    large = SampleOrder(3, 10, seed=0).step(1)[0]
     assert len(large) == 10 and set(large.bincount().tolist()) <= {2, 3, 4}
 
 
 def test_view_seeds_repeat_after_the_views_and_differ_by_sample() -> None:
-    order = Order(50, 50, seed=0, views=2)
+    order = SampleOrder(50, 50, seed=0, views=2)
 
     def by_sample(step: int) -> dict[int, int]:
         return dict(zip(*(t.tolist() for t in order.step(step)), strict=True))
 
     assert by_sample(0) == by_sample(2) != by_sample(1) == by_sample(3)
     assert len(set(by_sample(0).values())) == 50 and max(by_sample(0).values()) < 2**31
-    shared = Order(50, 50, seed=9, views=2, view_seed=0)
+    shared = SampleOrder(50, 50, seed=9, views=2, view_seed=0)
     assert dict(zip(*(t.tolist() for t in shared.step(0)), strict=True)) == by_sample(0)
 
 
@@ -342,5 +342,5 @@ def test_fingerprint_of_data_follows_content_and_views() -> None:
 
 def test_rows_of_keeps_what_is_no_row() -> None:
     whole = Batch({"x": torch.arange(4.0)}, torch.arange(4), torch.arange(4), extra={"scale": torch.tensor(2.0)})
-    part = rows_of(whole, torch.tensor([2, 0]))
+    part = take_rows(whole, torch.tensor([2, 0]))
     assert part.inputs["x"].tolist() == [2, 0] and part.labels.tolist() == [2, 0] and part.extra["scale"] == 2

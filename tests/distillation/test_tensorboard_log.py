@@ -33,7 +33,7 @@ def test_events_are_the_records_of_the_log(tmp_path: Path) -> None:
     assert set(shown) == {"loss", "lr", "terms/soft", "terms/hard", "figures/bias"}
     for record, (step, value) in zip(result.history, shown["terms/soft"], strict=True):
         assert step == record["step"] and value == pytest.approx(record["terms"]["soft"])
-    assert [value for _, value in shown["figures/bias"]] == pytest.approx([result.figures["bias"]])
+    assert [value for _, value in shown["figures/bias"]] == pytest.approx([result.metrics["bias"]])
 
 
 def test_a_resumed_run_shows_every_step_once(tmp_path: Path) -> None:

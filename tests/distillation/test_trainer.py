@@ -15,9 +15,9 @@ from torch import nn
 
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.export import load_weights
-from tutelage.distillation.job import Lesson, Settings
-from tutelage.distillation.method import Stage
-from tutelage.distillation.teacher import MovingAverage
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Phase
+from tutelage.distillation.teacher import EMATeacher
 from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError, StaleError, TrainingError
 
@@ -51,10 +51,10 @@ class Queue(Distil):
         self.queue.copy_(torch.cat([self.queue[1:], student.head.bias.detach()[:1]]))
 
 
-def rich(**settings) -> Lesson:
+def rich(**settings) -> TrainingJob:
     student = Net(dropout=0.3, norm=True)
     made = lesson(Queue(), student, clip=1.0, accumulate=2, **settings)
-    made.teacher = MovingAverage(student, 0.9)
+    made.teacher = EMATeacher(student, 0.9)
     made.evaluate = lambda net: {"bias": float(net.head.bias.sum())}
     return made
 
@@ -149,7 +149,7 @@ def test_one_sgd_step_equals_the_hand_written_one() -> None:
     indices, seeds = trainer.order.step(0)
     batch = made.data.batch(indices, seeds)
     ours = {"logits": twin(batch.inputs)}
-    terms = made.method.terms(batch, ours, made.teacher(batch))
+    terms = made.method.loss_terms(batch, ours, made.teacher(batch))
     (0.5 * terms["soft"] + 0.5 * terms["hard"]).backward()
     trainer.run()
     for p, q in zip(made.student.parameters(), twin.parameters(), strict=True):
@@ -173,8 +173,8 @@ def test_bf16_trains_and_keeps_fp32_weights() -> None:
 class Poisoned(Distil):
     at = 11
 
-    def terms(self, batch, student, teacher):
-        found = super().terms(batch, student, teacher)
+    def loss_terms(self, batch, student, teacher):
+        found = super().loss_terms(batch, student, teacher)
         if self.progress.step == self.at:
             found["soft"] = found["soft"] * float("nan")
         return found
@@ -195,7 +195,7 @@ def test_nan_between_log_points_never_reaches_a_checkpoint(tmp_path: Path) -> No
 
 def test_a_term_of_weight_0_may_be_nan() -> None:
     class Off(Poisoned):
-        def weights(self):
+        def loss_weights(self):
             return {"soft": 0.0}
 
     assert train(lesson(Off())).history
@@ -224,10 +224,10 @@ def test_a_method_that_owns_the_student_and_a_shared_teacher_are_refused() -> No
 
 def test_a_loss_without_gradient_is_refused() -> None:
     class Dead(Distil):
-        def terms(self, batch, student, teacher):
+        def loss_terms(self, batch, student, teacher):
             return {"soft": sum(p.sum() for p in self.free) + 0 * student["logits"].detach().sum()}
 
-        def weights(self):
+        def loss_weights(self):
             return {}
 
         def prepare(self, student, teacher, example, data):
@@ -246,8 +246,8 @@ def test_parameters_without_gradient_are_reported_unless_idle() -> None:
     class Tolerant(Distil):
         idle = ("student.unused.*",)
 
-    assert train(lesson(student=Spare())).ungraded == ("student.unused.weight", "student.unused.bias")
-    assert train(lesson(Tolerant(), student=Spare())).ungraded == ()
+    assert train(lesson(student=Spare())).parameters_without_gradient == ("student.unused.weight", "student.unused.bias")
+    assert train(lesson(Tolerant(), student=Spare())).parameters_without_gradient == ()
 
 
 def test_the_teacher_and_its_buffers_stay_as_they_were() -> None:
@@ -261,10 +261,10 @@ def test_the_teacher_and_its_buffers_stay_as_they_were() -> None:
 
 
 class Staged(Distil):
-    def stages(self):
+    def phases(self):
         return (
-            Stage("head", share=1, trains=lambda name: name.startswith("student.head")),
-            Stage("all", share=3, lr=0.5, restart=True),
+            Phase("head", share=1, trains=lambda name: name.startswith("student.head")),
+            Phase("all", share=3, lr=0.5, restart=True),
         )
 
 
@@ -275,7 +275,7 @@ def test_stages_train_what_they_say_and_resume_into_the_right_one(tmp_path: Path
     seen = []
     for step in range(8):
         trainer.advance()
-        seen.append(made.method.progress.stage.name)
+        seen.append(made.method.progress.phase.name)
         moved = not torch.equal(made.student.inner.weight, start)
         assert moved == (step >= 2)
     assert seen == ["head"] * 2 + ["all"] * 6
@@ -294,7 +294,7 @@ def test_parameters_that_join_late_have_their_own_momentum() -> None:
 def test_schedules_have_the_published_shapes() -> None:
     from tutelage.distillation.schedule import learning_rate
 
-    base = Settings(warmup=4)
+    base = TrainingSettings(warmup=4)
     assert [learning_rate(base, s, 104) for s in (0, 3, 4, 54, 104)] == pytest.approx([0.2, 0.8, 1.0, 0.5, 0.0])
     stairs = dataclasses.replace(base, schedule="steps", warmup=0, milestones=(0.5, 0.75))
     assert [learning_rate(stairs, s, 100) for s in (0, 49, 50, 74, 75, 99)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
@@ -304,7 +304,7 @@ def test_schedules_have_the_published_shapes() -> None:
 
 def test_progress_counts_epochs_and_weights_can_follow_it() -> None:
     class Ramp(Distil):
-        def weights(self):
+        def loss_weights(self):
             return {"soft": self.progress.fraction}
 
     result = train(lesson(Ramp(), steps=30, log_every=10, data=TensorData(*(samples(40).inputs, samples(40).labels))))
@@ -313,7 +313,7 @@ def test_progress_counts_epochs_and_weights_can_follow_it() -> None:
 
 def test_a_misspelt_weight_and_uncovered_groups_are_refused() -> None:
     class Typo(Distil):
-        def weights(self):
+        def loss_weights(self):
             return {"sotf": 1.0}
 
     class Groups(Distil):
@@ -365,7 +365,7 @@ def test_a_backward_of_two_passes() -> None:
 )
 def test_wrong_settings_name_the_field(wrong: dict, field: str) -> None:
     with pytest.raises(InputError) as caught:
-        Settings(**wrong)
+        TrainingSettings(**wrong)
     assert field in str(caught.value.where)
 
 
@@ -382,12 +382,12 @@ def test_no_steps_give_the_student_back() -> None:
     made.evaluate = lambda net: {"score": 1.0}
     before = bits(made.student)
     result = train(made)
-    assert bits(result.student) == before and result.figures == {"score": 1.0}
+    assert bits(result.student) == before and result.metrics == {"score": 1.0}
 
 
 def test_a_method_without_its_teacher_is_refused() -> None:
     with pytest.raises(InputError, match="needs a teacher"):
-        Lesson(Net(), None, Distil(), samples())
+        TrainingJob(Net(), None, Distil(), samples())
 
 
 KILLER = """

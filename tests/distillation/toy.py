@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tutelage.distillation import losses
 from tutelage.distillation.data import Batch, TensorData
-from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, Output, Terms
 
 
@@ -36,10 +36,10 @@ class Distil(Method):
         tau: float = 2.0
         alpha: float = 0.5
 
-    def weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:
         return {"soft": self.config.alpha, "hard": 1 - self.config.alpha}
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         return {
             "soft": losses.kd(student["logits"], teacher["logits"], self.config.tau),
             "hard": losses.cross_entropy(student["logits"], batch.labels),
@@ -52,14 +52,14 @@ def samples(count: int = 60, seed: int = 0, classes: int = 3) -> TensorData:
     return TensorData(inputs, (inputs @ torch.randn(4, classes, generator=generator)).argmax(1))
 
 
-def lesson(method: Method | None = None, student: nn.Module | None = None, data: object = None, **settings: object) -> Lesson:
+def lesson(method: Method | None = None, student: nn.Module | None = None, data: object = None, **settings: object) -> TrainingJob:
     chosen: dict[str, object] = {"steps": 30, "batch_size": 16, "lr": 0.01, "log_every": 7, "checkpoint_every": 4}
-    return Lesson(
+    return TrainingJob(
         student if student is not None else Net(),
         Net(16, seed=1),
         method or Distil(),
         data if data is not None else samples(),  # type: ignore[arg-type]
-        Settings(**(chosen | settings)),  # type: ignore[arg-type]
+        TrainingSettings(**(chosen | settings)),  # type: ignore[arg-type]
         name="toy",
     )
 

@@ -24,14 +24,14 @@ def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
     return arms | ({"further": 1.0} if everything else {})
 
 
-def made(**changes: object) -> experiments.Demonstration:
+def made(**changes: object) -> experiments.Experiment:
     fields = {
         "metric": "accuracy, %",
         "run": run,
         "limits": "made up",
         "claims": [experiments.better("taught", "alone"), experiments.equal("same", "alone", 1.0)],
     }
-    return experiments.Demonstration(**(fields | changes))
+    return experiments.Experiment(**(fields | changes))
 
 
 @pytest.fixture
@@ -140,8 +140,8 @@ def test_the_command_keeps_the_result_and_a_smoke_run_keeps_none(stub: None, tmp
 
 def test_every_demonstration_is_one() -> None:
     for name in experiments.names():
-        demonstration = experiments.find(name)
-        assert isinstance(demonstration, experiments.Demonstration)
+        demonstration = experiments.load_experiment(name)
+        assert isinstance(demonstration, experiments.Experiment)
         assert demonstration.claims and demonstration.limits and demonstration.metric
         home = importlib.import_module(demonstration.run.__module__)
         assert getattr(home, demonstration.run.__name__) is demonstration.run, "workers must be able to find run"
@@ -150,5 +150,5 @@ def test_every_demonstration_is_one() -> None:
 @pytest.mark.parametrize("name", experiments.names())
 def test_every_demonstration_smokes(name: str) -> None:
     row = _runner.run_seed(name, 0, True, True)
-    for claim in experiments.find(name).claims:
+    for claim in experiments.load_experiment(name).claims:
         assert {claim.arm, claim.than} <= set(row["arms"])

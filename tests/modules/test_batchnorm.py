@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tutelage.modules.batchnorm import Normalised, folded, normalised
+from tutelage.modules.batchnorm import BatchNormed, fold_batchnorm, add_batchnorm
 
 from .networks import ask, crops, find, loc, picture, verify, vqa
 
@@ -29,9 +29,9 @@ def batches() -> list[tuple[nn.Module, dict[str, torch.Tensor]]]:
 
 def test_a_folded_network_is_the_same_function() -> None:
     for network, batch in batches():
-        young = lively(normalised(network))
+        young = lively(add_batchnorm(network))
         with torch.no_grad():
-            expected, found = young(batch), folded(young)(batch)
+            expected, found = young(batch), fold_batchnorm(young)(batch)
         for name, head in expected.items():
             assert torch.allclose(head, found[name], atol=1e-4), name
             assert not torch.allclose(head, network(batch)[name], atol=1e-4), "the normalisation did nothing"
@@ -39,20 +39,20 @@ def test_a_folded_network_is_the_same_function() -> None:
 
 def test_folding_gives_back_the_parameters_of_the_plain_network() -> None:
     for network, _ in batches():
-        young = normalised(network)
-        assert any(isinstance(part, Normalised) for part in young.modules())
-        assert not any(isinstance(part, (Normalised, nn.BatchNorm2d)) for part in folded(young).modules())
+        young = add_batchnorm(network)
+        assert any(isinstance(part, BatchNormed) for part in young.modules())
+        assert not any(isinstance(part, (BatchNormed, nn.BatchNorm2d)) for part in fold_batchnorm(young).modules())
         shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
-        assert {name: tensor.shape for name, tensor in folded(young).state_dict().items()} == shapes
+        assert {name: tensor.shape for name, tensor in fold_batchnorm(young).state_dict().items()} == shapes
 
 
 def test_neither_touches_the_network_it_is_given() -> None:
     for network, batch in batches():
         before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        folded(lively(normalised(network)))(batch)
+        fold_batchnorm(lively(add_batchnorm(network)))(batch)
         assert list(before) == list(network.state_dict())
         assert all(torch.equal(tensor, network.state_dict()[name]) for name, tensor in before.items())
 
 
 def test_the_last_convolution_of_a_detector_is_left_alone() -> None:
-    assert isinstance(normalised(loc().network).out, nn.Conv2d)
+    assert isinstance(add_batchnorm(loc().network).out, nn.Conv2d)

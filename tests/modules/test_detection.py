@@ -5,8 +5,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.modules.detection import suppress
-from tutelage.modules.visual_module import Exercise, Label
+from tutelage.modules.detection import nms
+from tutelage.modules.visual_module import TrainingExamples, CallLabel
 from tutelage.programs.values import Box, Image, iou
 
 from .networks import CLASSES, close, crops, find, loc, picture, with_surroundings
@@ -14,7 +14,7 @@ from .networks import CLASSES, close, crops, find, loc, picture, with_surroundin
 LOC = loc()
 
 
-def heads_of(exercise: Exercise) -> dict[str, torch.Tensor]:
+def heads_of(exercise: TrainingExamples) -> dict[str, torch.Tensor]:
     """The heads that say exactly what the targets say."""
     heat = exercise.targets["heat"]["heat"].clamp(1e-4, 1 - 1e-4).logit()
     return {"heat": heat, "size": exercise.targets["size"]["size"]}
@@ -91,7 +91,7 @@ def test_boxes_come_back_out_of_their_targets(things: list[tuple[str, int, int, 
         w, h = min(w, cell), min(h, cell)
         boxes[name].append(Box(x - w / 2, y - h / 2, x + w / 2, y + h / 2))
     calls = [find(image, name) for name in CLASSES]
-    exercise = LOC.exercise(calls, [Label(boxes[name]) for name in CLASSES])
+    exercise = LOC.training_examples(calls, [CallLabel(boxes[name]) for name in CLASSES])
     assert len(exercise) == 1
     found = LOC.boxes({name: head.expand(2, -1, -1, -1) for name, head in heads_of(exercise).items()}, calls, 0.9)
     for name, mine in zip(CLASSES, found, strict=True):
@@ -102,27 +102,27 @@ def test_boxes_come_back_out_of_their_targets(things: list[tuple[str, int, int, 
 def test_only_what_was_asked_is_taught() -> None:
     image = picture()
     calls = [find(image, "star"), find(image, "object")]
-    exercise = LOC.exercise(calls, [Label([Box(4, 4, 12, 12)], weight=0.5), Label([Box(20, 20, 30, 30)])])
+    exercise = LOC.training_examples(calls, [CallLabel([Box(4, 4, 12, 12)], weight=0.5), CallLabel([Box(20, 20, 30, 30)])])
     asked = exercise.targets["heat"]["asked"]
     assert asked.tolist() == [[0, 0.5]], "'object' does not say which class"
     assert exercise.targets["size"]["peaks"].sum() == 1 and exercise.targets["heat"]["heat"][0, 0].sum() == 0
 
 
 def test_replay_has_inputs_alone_one_row_an_image() -> None:
-    exercise = LOC.exercise([find(picture(i % 2), name) for i in range(4) for name in CLASSES], None)
+    exercise = LOC.training_examples([find(picture(i % 2), name) for i in range(4) for name in CLASSES], None)
     assert len(exercise) == 2 and not exercise.targets and exercise.inputs["pixels"].dtype == torch.uint8
 
 
 def test_candidates_are_the_peaks_below_the_threshold_too() -> None:
     calls = [find(picture(i), "circle") for i in range(3)]
-    for answered, all_peaks in zip(LOC.run(calls).values, LOC.candidates(calls, 0.01), strict=True):
+    for answered, all_peaks in zip(LOC.run(calls).values, LOC.scored_boxes(calls, 0.01), strict=True):
         assert len(all_peaks) >= len(answered)
 
 
 def test_suppression_keeps_the_best_of_those_that_overlap() -> None:
     best, worse, apart = Box(0, 0, 10, 10, 0.9), Box(1, 0, 11, 10, 0.8), Box(30, 30, 40, 40, 0.5)
-    assert suppress([worse, apart, best], 0.5) == [best, apart]
+    assert nms([worse, apart, best], 0.5) == [best, apart]
 
 
 def test_siblings_look_for_every_class() -> None:
-    assert [call.args["object"] for call in LOC.siblings(find(picture(), "star"))] == list(CLASSES)
+    assert [call.args["object"] for call in LOC.related_calls(find(picture(), "star"))] == list(CLASSES)

@@ -9,7 +9,7 @@ from tutelage.errors import InputError
 from tutelage.modules.function_module import module
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.types import Call, Module, RuntimeFailure
-from tutelage.programs.scheduler import Context, Job, run
+from tutelage.programs.scheduler import RunContext, Job, run
 from tutelage.programs.values import Box, Image, Object
 from tutelage.programs.visprog import Parser
 
@@ -24,7 +24,7 @@ def brightness(image: Image, channel: str = "red") -> float:
 
 def test_ten_lines_make_a_module_that_programs_call() -> None:
     modules = symbolic_modules() | {brightness.name: brightness}
-    where = Context(modules)
+    where = RunContext(modules)
     text = "X=BRIGHTNESS(image=IMAGE)\nY=EVAL(expr='{X} < 2')\nFINAL_RESULT=RESULT(var=Y)"
     program = Parser(where.signatures).parse(text)
     (trace,) = run([Job("a", program, {"IMAGE": picture(0)})], where)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.modules.image_batching import GREY, as_bytes, extent, square_batch
+from tutelage.modules.image_batching import GREY, as_bytes, image_size_features, square_batch
 from tutelage.programs.values import Image
 
 from .networks import crops, picture, with_surroundings
@@ -68,4 +68,4 @@ def test_bytes_are_the_same_pixels_rounded() -> None:
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 8), st.integers(1, 8))
 def test_extent_is_the_regions_share_of_its_picture(x: int, y: int, width: int, height: int) -> None:
     image = picture(0, 48, 96).crop(x, y, x + width, y + height)
-    assert torch.allclose(extent([image]), torch.tensor([[width / 48, height / 96]]))
+    assert torch.allclose(image_size_features([image]), torch.tensor([[width / 48, height / 96]]))

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from tutelage.errors import InputError
-from tutelage.modules.local_llm import LocalModel, LocalSettings
+from tutelage.modules.local_llm import LocalLLM, LocalLLMSettings
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.types import LimitExceeded, Signature
-from tutelage.programs.generators.llm import PromptedWriter
-from tutelage.programs.generators.few_shot import Prompt, Prompts
-from tutelage.programs.generators.completions import Ask, Responses
-from tutelage.programs.generators.base import Request
+from tutelage.programs.generators.llm import LLMGenerator
+from tutelage.programs.generators.few_shot import Prompt, PromptBuilder
+from tutelage.programs.generators.completions import CompletionRequest, CompletionCache
+from tutelage.programs.generators.base import GenerationRequest
 
 from .tiny_language_model import make_model
 
@@ -31,20 +31,20 @@ def folder(tmp_path_factory: Any) -> Path:
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path) -> LocalModel:
-    return LocalModel(LocalSettings(str(folder), max_tokens=12, batch_size=3))
+def model(folder: Path) -> LocalLLM:
+    return LocalLLM(LocalLLMSettings(str(folder), max_tokens=12, batch_size=3))
 
 
-def ask(text: str, temperature: float = 0.0, seed: int | None = None) -> Ask:
-    return Ask(Prompt("", (f"Question: {text}",)), temperature, seed)
+def ask(text: str, temperature: float = 0.0, seed: int | None = None) -> CompletionRequest:
+    return CompletionRequest(Prompt("", (f"Question: {text}",)), temperature, seed)
 
 
-def answers(model: LocalModel, *asks: Ask) -> list[Any]:
+def answers(model: LocalLLM, *asks: CompletionRequest) -> list[Any]:
     found = dict(model.complete(asks))
     return [found[number] for number in range(len(asks))]
 
 
-def test_answers_do_not_depend_on_their_batch(model: LocalModel) -> None:
+def test_answers_do_not_depend_on_their_batch(model: LocalLLM) -> None:
     texts = ["a", "What color is the dog?", "b c", "d", "e " * 30]
     together = answers(model, *map(ask, texts))
     for text, answer in zip(texts, together, strict=True):
@@ -54,7 +54,7 @@ def test_answers_do_not_depend_on_their_batch(model: LocalModel) -> None:
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.5])
-def test_the_probability_is_that_of_the_untempered_model(model: LocalModel, temperature: float) -> None:
+def test_the_probability_is_that_of_the_untempered_model(model: LocalLLM, temperature: float) -> None:
     asked = ask("Why?", temperature, None if temperature == 0 else 5)
     (answer,) = answers(model, asked)
     assert answer.finish == "length" and answer.tokens_out == 12
@@ -71,7 +71,7 @@ def test_the_probability_is_that_of_the_untempered_model(model: LocalModel, temp
     assert answer.probability == pytest.approx(expected, rel=1e-4) and 0 < expected < 1
 
 
-def test_samples_come_from_their_seed_alone(model: LocalModel) -> None:
+def test_samples_come_from_their_seed_alone(model: LocalLLM) -> None:
     torch.manual_seed(1)
     before = torch.random.get_rng_state()
     first, second, again = answers(model, *(ask("x", 1.0, seed) for seed in (1, 2, 1)))
@@ -80,44 +80,44 @@ def test_samples_come_from_their_seed_alone(model: LocalModel) -> None:
 
 
 def test_the_end_ends(tmp_path: Path) -> None:
-    model = LocalModel(LocalSettings(str(make_model(tmp_path, silent=True))))
+    model = LocalLLM(LocalLLMSettings(str(make_model(tmp_path, silent=True))))
     (answer,) = answers(model, ask("x"))
     assert (answer.text, answer.finish, answer.tokens_out) == ("", "stop", 1)
     assert answer.probability == pytest.approx(1 / 257, rel=1e-4)
 
 
-def test_what_follows_the_next_question_is_cut(model: LocalModel) -> None:
+def test_what_follows_the_next_question_is_cut(model: LocalLLM) -> None:
     ids = model._tokenizer("A=1\nQuestion: more")["input_ids"]
     found = model._completion(ids, [0.5] * len(ids), 3)
     assert (found.text, found.finish) == ("A=1", "stop")
 
 
 def test_a_chat_template_is_used_where_there_is_one(tmp_path: Path, folder: Path) -> None:
-    talks = LocalModel(LocalSettings(str(make_model(tmp_path, template=TEMPLATE)), max_tokens=3))
+    talks = LocalLLM(LocalLLMSettings(str(make_model(tmp_path, template=TEMPLATE)), max_tokens=3))
     prompt = Prompt("be brief", ("Question: a",))
     assert talks._text(prompt) == "<system>be brief<end><user>Question: a<end><assistant>"
-    assert len(answers(talks, Ask(prompt))) == 1
-    quiet = LocalModel(LocalSettings(str(tmp_path), chat=False))
+    assert len(answers(talks, CompletionRequest(prompt))) == 1
+    quiet = LocalLLM(LocalLLMSettings(str(tmp_path), chat=False))
     assert quiet._text(prompt) == prompt.text and quiet.settings != talks.settings
     with pytest.raises(InputError, match="no chat template"):
-        LocalModel(LocalSettings(str(folder), chat=True))
-    broken = LocalModel(LocalSettings(str(make_model(tmp_path / "b", template="{{ raise_exception('no system role') }}"))))
+        LocalLLM(LocalLLMSettings(str(folder), chat=True))
+    broken = LocalLLM(LocalLLMSettings(str(make_model(tmp_path / "b", template="{{ raise_exception('no system role') }}"))))
     with pytest.raises(InputError, match="the chat template fails: no system role"):
-        answers(broken, Ask(prompt))
+        answers(broken, CompletionRequest(prompt))
 
 
-def test_a_prompt_that_does_not_fit_fails_alone(model: LocalModel) -> None:
+def test_a_prompt_that_does_not_fit_fails_alone(model: LocalLLM) -> None:
     good, bad = answers(model, ask("x"), ask("y" * 5000))
     assert good.text and isinstance(bad, LimitExceeded) and "the model holds 4,096" in bad.message
 
 
-def test_a_writer_writes_with_it_and_keeps_the_answers(folder: Path, model: LocalModel, tmp_path: Path) -> None:
+def test_a_writer_writes_with_it_and_keeps_the_answers(folder: Path, model: LocalLLM, tmp_path: Path) -> None:
     signatures = {name: module.signature for name, module in symbolic_modules().items()} | {
         "VQA": Signature({"image": "image", "question": "text"}, "text")
     }
     for expected in (0, 4):
-        writer = PromptedWriter(model, Prompts(signatures, shots=1), responses=Responses(tmp_path), temperature=1.0)
-        drafts = writer.write([Request("What is it?"), Request("What?", "viper")], 2)
+        writer = LLMGenerator(model, PromptBuilder(signatures, shots=1), cache=CompletionCache(tmp_path), temperature=1.0)
+        drafts = writer.generate([GenerationRequest("What is it?"), GenerationRequest("What?", "viper")], 2)
         assert [len(of_one) for of_one in drafts] == [2, 2] and writer.usage.cached == expected
         assert {draft.source for of_one in drafts for draft in of_one} == {f"local:{folder}"}
     assert all(draft.failure is not None and draft.failure.kind == "limit" for of_one in drafts for draft in of_one)
@@ -128,7 +128,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path, files: dict[str, str]) -> N
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match="cannot load") as error:
-        LocalModel(LocalSettings(str(tmp_path)))
+        LocalLLM(LocalLLMSettings(str(tmp_path)))
     assert error.value.where == str(tmp_path)
 
 
@@ -139,5 +139,5 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
     (folder / "config.json").write_text(mapped + config.replace('"model_type": "llama"', '"was": 1').lstrip("{\n "))
     (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     with pytest.raises(InputError, match="cannot load"):
-        LocalModel(LocalSettings(str(folder)))
+        LocalLLM(LocalLLMSettings(str(folder)))
     assert not (tmp_path / "ran").exists()

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.errors import InputError
-from tutelage.modules.vqa import NEVER
-from tutelage.modules.visual_module import Label
+from tutelage.modules.vqa import MASKED_LOGIT
+from tutelage.modules.visual_module import CallLabel
 
 from .networks import VOCABULARY, ask, check, close, crops, picture, verify, vqa, with_surroundings
 
@@ -59,7 +59,7 @@ def test_the_picture_around_a_crop_changes_nothing(module) -> None:
 def test_heads_travel_with_the_values_and_forbidden_answers_stay_finite() -> None:
     answers = VQA.run([ask(picture(), QUESTIONS[0])])
     assert set(answers.heads) == set(VQA.heads)
-    assert answers.heads["answer"][0, VOCABULARY.flat.index("yes")] == NEVER
+    assert answers.heads["answer"][0, VOCABULARY.flat.index("yes")] == MASKED_LOGIT
 
 
 # Exercises
@@ -68,8 +68,8 @@ def test_heads_travel_with_the_values_and_forbidden_answers_stay_finite() -> Non
 def test_questions_about_one_crop_share_a_row() -> None:
     one, two = crops(2)
     calls = [ask(one, QUESTIONS[0]), ask(two, QUESTIONS[1]), ask(one, QUESTIONS[2])]
-    labels = [Label("red"), Label("no", weight=0.5), Label("large", {"large": 0.8, "small": 0.2})]
-    exercise = VQA.exercise(calls, labels)
+    labels = [CallLabel("red"), CallLabel("no", weight=0.5), CallLabel("large", {"large": 0.8, "small": 0.2})]
+    exercise = VQA.training_examples(calls, labels)
     assert len(exercise) == 2 and exercise.inputs["words"].shape[:2] == (2, 2)
     assert exercise.weights.tolist() == [[1, 1], [0.5, 0]], "the second crop has one question"
     soft, names = exercise.targets["answer"]["soft"], VOCABULARY.flat
@@ -95,41 +95,41 @@ def test_an_exercise_asks_the_network_what_the_calls_ask(module) -> None:
 
 
 def test_a_row_holds_a_few_questions_at_most() -> None:
-    calls = [ask(picture(), QUESTIONS[i % 4]) for i in range(VQA.most + 1)]
-    exercise = VQA.exercise(calls, None)
-    assert len(exercise) == 2 and exercise.weights.sum() == VQA.most + 1 and not exercise.targets
+    calls = [ask(picture(), QUESTIONS[i % 4]) for i in range(VQA.max_questions_per_image + 1)]
+    exercise = VQA.training_examples(calls, None)
+    assert len(exercise) == 2 and exercise.weights.sum() == VQA.max_questions_per_image + 1 and not exercise.targets
 
 
 @given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(["yes", "no"]), st.floats(0, 1)), min_size=1, max_size=9))
 def test_labels_come_back_out_of_the_targets(asked: list[tuple[int, str, float]]) -> None:
     images = crops(3)
     calls = [check(images[i], "star", "red") for i, _, _ in asked]
-    labels = [Label(word == "yes", {"yes": p, "no": 1 - p}) for _, word, p in asked]
-    exercise = VERIFY.exercise(calls, labels)
+    labels = [CallLabel(word == "yes", {"yes": p, "no": 1 - p}) for _, word, p in asked]
+    exercise = VERIFY.training_examples(calls, labels)
     target, real = exercise.targets["verdict"]["probability"], exercise.weights > 0
     assert int(real.sum()) == len(asked)
     for index, image in enumerate(dict.fromkeys(i for i, _, _ in asked)):
         mine = [p for i, _, p in asked if i == image]
-        if len(mine) <= VERIFY.most and len(asked) <= VERIFY.most:
+        if len(mine) <= VERIFY.max_questions_per_image and len(asked) <= VERIFY.max_questions_per_image:
             assert target[index][real[index]].tolist() == pytest.approx(mine)
 
 
 def test_a_label_outside_the_vocabulary_is_refused() -> None:
     with pytest.raises(InputError, match="purple"):
-        VQA.exercise([ask(picture(), QUESTIONS[0])], [Label("purple")])
+        VQA.training_examples([ask(picture(), QUESTIONS[0])], [CallLabel("purple")])
 
 
 def test_siblings_are_calls_about_the_same_crop_that_the_module_knows() -> None:
     for module, call in ((VQA, ask(crops(1)[0], QUESTIONS[0])), (VERIFY, check(crops(1)[0], "star", "red"))):
-        siblings = module.siblings(call)
+        siblings = module.related_calls(call)
         assert siblings and all(sibling.args["image"] is call.args["image"] for sibling in siblings)
         assert not any(module.run(siblings).out_of_vocabulary)
-        assert siblings == module.siblings(call)
+        assert siblings == module.related_calls(call)
 
 
 def test_a_step_on_the_exercise_teaches_what_the_label_says() -> None:
-    calls, labels = [ask(image, QUESTIONS[0]) for image in crops(4)], [Label("green")] * 4
-    exercise, network = VQA.exercise(calls, labels), VQA.copy_network()
+    calls, labels = [ask(image, QUESTIONS[0]) for image in crops(4)], [CallLabel("green")] * 4
+    exercise, network = VQA.training_examples(calls, labels), VQA.copy_network()
     optimiser = torch.optim.Adam(network.parameters(), 0.02)
     for _ in range(30):
         logits = network(exercise.inputs)["answer"]
@@ -137,4 +137,4 @@ def test_a_step_on_the_exercise_teaches_what_the_label_says() -> None:
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert VQA.taught(network).run(calls).values == ["green"] * 4
+    assert VQA.with_network(network).run(calls).values == ["green"] * 4

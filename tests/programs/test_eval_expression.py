@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.programs.eval_expression import MAX_DEPTH, Expression, coerce
-from tutelage.programs.types import LimitExceeded, ParseFailure, Refused, RuntimeFailure, TypeFailure
+from tutelage.programs.eval_expression import MAX_DEPTH, Expression, parse_literal
+from tutelage.programs.types import LimitExceeded, ParseFailure, ForbiddenSyntax, RuntimeFailure, TypeFailure
 
 
 def value(text: str, **values: object) -> object:
@@ -71,7 +71,7 @@ def test_not_an_expression(text: str) -> None:
     + ["~1", "1 is 1", "1 is not 2", "(x := 1)", "b'1'", "1j", "...", "{A: 1}", "[x for x in {A}]"],
 )
 def test_refused(text: str) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(ForbiddenSyntax):
         Expression(text)
 
 
@@ -112,8 +112,8 @@ def test_depth_that_is_allowed() -> None:
     + [("3 cats", "3 cats"), (True, True), (2.5, 2.5), (None, None), ("", "")],
 )
 def test_coerce(given_value: object, read: object) -> None:
-    assert coerce(given_value) == read
-    assert type(coerce(given_value)) is type(read)
+    assert parse_literal(given_value) == read
+    assert type(parse_literal(given_value)) is type(read)
 
 
 def test_an_expression_is_its_text() -> None:
@@ -156,5 +156,5 @@ def test_any_text_is_read_or_fails_as_it_should(text: str) -> None:
     try:
         expression = Expression(text)
         expression.evaluate(dict.fromkeys(expression.names, "yes"))
-    except (ParseFailure, Refused, LimitExceeded, RuntimeFailure, TypeFailure):
+    except (ParseFailure, ForbiddenSyntax, LimitExceeded, RuntimeFailure, TypeFailure):
         pass

@@ -12,10 +12,10 @@ import pytest
 
 from tutelage.errors import StaleError, StorageError
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.result_cache import ResultCache, Stored
+from tutelage.programs.result_cache import ResultCache, CachedResult
 from tutelage.programs.serialization import input_key
 from tutelage.programs.types import Call, RuntimeFailure
-from tutelage.programs.scheduler import Context, Job, run
+from tutelage.programs.scheduler import RunContext, Job, run
 from tutelage.programs.values import Box
 from tutelage.programs.visprog import Parser
 
@@ -28,7 +28,7 @@ FINAL_RESULT=RESULT(var=X)"""
 
 
 def traces(cache: ResultCache, *modules: Stub) -> list[str]:
-    where = Context(symbolic_modules() | by_name(*modules), cache=cache)
+    where = RunContext(symbolic_modules() | by_name(*modules), cache=cache)
     program = Parser(where.signatures).parse(TEXT)
     work = [Job(str(number), program, {"IMAGE": picture(number)}) for number in range(9)]
     return [str(trace.to_json(timing=False)) for trace in run(work, where)]
@@ -68,7 +68,7 @@ def test_failures_and_values_json_cannot_hold_are_not_kept_on_disk(tmp_path: Pat
         asked = len(failing.calls)
         traces(cache, loc(), failing)
         assert len(failing.calls) == 2 * asked
-        cache.put(edit, "key", Stored(picture(0)))
+        cache.put(edit, "key", CachedResult(picture(0)))
         assert cache.get(edit, "key") is not None
     with ResultCache(tmp_path / "results.sqlite") as cache:
         assert cache.get(edit, "key") is None
@@ -79,11 +79,11 @@ def test_values_come_back_as_they_went(tmp_path: Path) -> None:
     values = [[Box(1.5, 2.0, 3.0, 4.0, 0.25)], [], "yes", True, 1, 1.0, None, [1, 2.5, 3, 4, 5], [["a"], "b"]]
     with ResultCache(tmp_path / "a") as cache:
         for number, value in enumerate(values):
-            cache.put(module, ("key", number), Stored(value, {"a": 0.1}, True))
+            cache.put(module, ("key", number), CachedResult(value, {"a": 0.1}, True))
     with ResultCache(tmp_path / "a") as cache:
         for number, value in enumerate(values):
             found = cache.get(module, ("key", number))
-            assert found == Stored(value, {"a": 0.1}, True)
+            assert found == CachedResult(value, {"a": 0.1}, True)
             assert type(found.value) is type(value)
             assert repr(found.value) == repr(value)
 
@@ -91,13 +91,13 @@ def test_values_come_back_as_they_went(tmp_path: Path) -> None:
 def test_memory_is_bounded() -> None:
     cache, module = ResultCache(capacity=3), loc()
     for number in range(5):
-        cache.put(module, number, Stored(number))
+        cache.put(module, number, CachedResult(number))
     assert [cache.get(module, number) is not None for number in range(5)] == [False, False, True, True, True]
 
 
 def test_calls_with_arguments_that_have_no_key_are_always_asked() -> None:
     finder = loc()
-    where = Context(symbolic_modules() | by_name(finder), cache=ResultCache())
+    where = RunContext(symbolic_modules() | by_name(finder), cache=ResultCache())
     program = Parser(where.signatures).parse("X=LOC(image=IMAGE,object='a')\nFINAL_RESULT=RESULT(var=X)")
 
     class Odd:
@@ -111,12 +111,12 @@ def test_calls_with_arguments_that_have_no_key_are_always_asked() -> None:
 def test_two_processes_share_a_file(tmp_path: Path) -> None:
     module = loc()
     with ResultCache(tmp_path / "a") as one, ResultCache(tmp_path / "a") as two:
-        one.put(module, 1, Stored("one"))
+        one.put(module, 1, CachedResult("one"))
         one.commit()
-        two.put(module, 1, Stored("two"))
-        two.put(module, 2, Stored("two"))
+        two.put(module, 1, CachedResult("two"))
+        two.put(module, 2, CachedResult("two"))
         two.commit()
-        assert one.get(module, 2) == Stored("two")
+        assert one.get(module, 2) == CachedResult("two")
 
 
 @pytest.mark.parametrize("content", [b"not a database, but long enough to have a header to look at" * 20, b"\x00" * 4096])
@@ -146,7 +146,7 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
     cache._file.execute("PRAGMA max_page_count = 4")
     with pytest.raises(StorageError, match="full"):
         for number in range(1_000):
-            cache.put(loc(), number, Stored("x" * 500))
+            cache.put(loc(), number, CachedResult("x" * 500))
             cache.commit()
     assert cache.get(loc(), 0) is not None
 
@@ -176,8 +176,8 @@ def test_kill_minus_nine_leaves_every_committed_answer_and_a_whole_file(tmp_path
     module = Stub("LOC", loc().signature, lambda call: Call)
     with ResultCache(path) as cache:
         for number in range(last + 1):
-            assert cache.get(module, number) == Stored([number, "x" * (number % 700)])
+            assert cache.get(module, number) == CachedResult([number, "x" * (number % 700)])
         assert cache._file.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        cache.put(module, "after", Stored("alive"))
+        cache.put(module, "after", CachedResult("alive"))
         cache.commit()
-        assert cache.get(module, "after") == Stored("alive")
+        assert cache.get(module, "after") == CachedResult("alive")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tutelage.errors import InputError
 from tutelage.programs.serialization import ImageRef, decode, encode, input_hash, input_key
-from tutelage.programs.trace import Origin, StepRecord
+from tutelage.programs.trace import RecordOrigin, StepRecord
 from tutelage.programs.values import Box, Image, Object
 
 from .stubs import picture
@@ -100,7 +100,7 @@ def test_equal_inputs_have_equal_keys() -> None:
 def record() -> StepRecord:
     image = picture(1).crop(0, 0, 8, 8)
     return StepRecord(
-        Origin("q1", "b_gqa", "one", "visprog", "abc"),
+        RecordOrigin("q1", "b_gqa", "one", "visprog", "abc"),
         2,
         3,
         "VQA",

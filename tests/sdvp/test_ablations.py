@@ -18,10 +18,10 @@ import pytest
 from tutelage import storage
 from tutelage.errors import StaleError
 from tutelage.sdvp.study import questions as study_questions
-from tutelage.sdvp.compile import Stage
+from tutelage.sdvp.compile import SdvpTask
 from tutelage.sdvp.study import ablations
 from tutelage.sdvp.study.ablation_tables import AblationTables, verdict
-from tutelage.sdvp.study.ablations import FROZEN, FULL, AblationPlan, Cell, cells, part_file, run_ablations, stage_of
+from tutelage.sdvp.study.ablations import FROZEN, FULL, AblationPlan, Ablation, cells, part_file, run_ablations, stage_of
 from tutelage.datasets.confidence_intervals import Interval
 
 from . import small
@@ -97,11 +97,11 @@ def test_every_cell_has_its_own_name_and_file() -> None:
 
 
 def test_a_cell_sees_as_much_as_it_says() -> None:
-    stage = Stage("s", small.questions(40), {}, {"COLOR": []})
+    stage = SdvpTask("s", small.questions(40), {}, {"COLOR": []})
     assert {q.answer for q in stage_of(stage, FULL).questions} == {None}
-    assert len(stage_of(stage, Cell("data", "a quarter", share=0.25)).questions) == 10
-    assert all(q.answer for q in stage_of(stage, Cell("x", "y", answers=True)).questions)
-    assert stage_of(stage, Cell("x", "y", probe=False)).probe == {}
+    assert len(stage_of(stage, Ablation("data", "a quarter", share=0.25)).questions) == 10
+    assert all(q.answer for q in stage_of(stage, Ablation("x", "y", answers=True)).questions)
+    assert stage_of(stage, Ablation("x", "y", probe=False)).probe == {}
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:

@@ -12,22 +12,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tutelage.distillation.job import Settings
+from tutelage.distillation.job import TrainingSettings
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
-from tutelage.modules.vqa import AskConfig, Verify, Vqa
+from tutelage.modules.vqa import FiLMConfig, Verify, Vqa
 from tutelage.modules.detection import Loc, LocConfig
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.modules.visual_module import Label
+from tutelage.modules.visual_module import CallLabel
 from tutelage.modules.vocabulary import Vocabulary
 from tutelage.programs.eval_expression import Expression
 from tutelage.programs.types import Call, LimitExceeded, ProgramFailure
 from tutelage.programs.values import Box, Image
 from tutelage.programs.visprog import parse
-from tutelage.sdvp.final_answer import StepwiseFinal, build, prepare, stepwise_final, teach
+from tutelage.sdvp.final_answer import StepwiseWithFinalAnswer, build_graph, prepare, make_final_answer_job, train_jointly
 from tutelage.sdvp.final_answer.factors import Factor, box_distribution, box_outcomes, elimination_order, marginal, poisson_binomial
-from tutelage.sdvp.final_answer.program_graph import Asked
-from tutelage.sdvp.questions import Question, correct
+from tutelage.sdvp.final_answer.program_graph import GraphCall
+from tutelage.sdvp.questions import Question, score_answer
 
 SYMBOLIC = symbolic_modules()
 SIGNATURES = {name: module.signature for name, module in SYMBOLIC.items()} | {
@@ -93,18 +93,18 @@ def answers(call: Call) -> tuple[list, list[float]]:
 def by_graph(text: str, count: int) -> dict[str, float]:
     dists: list[Tensor] = []
 
-    def ask(call: Call, use) -> Asked:  # noqa: ANN001
+    def ask(call: Call, use) -> GraphCall:  # noqa: ANN001
         if call.module == "LOC":
             boxes, p = candidates(call, count)
             dists.append(box_distribution(use, torch.tensor(p, dtype=torch.float64)))
-            return Asked(call, use, [[boxes[i] for i in chosen] for chosen in box_outcomes(use, count)])
+            return GraphCall(call, use, [[boxes[i] for i in chosen] for chosen in box_outcomes(use, count)])
         options, p = answers(call)
         dists.append(torch.tensor(p, dtype=torch.float64))
-        return Asked(call, use, options)
+        return GraphCall(call, use, options)
 
     question = Question("q", "t", {"IMAGE": IMAGE}, "?", {"visprog": text}, "yes")
     modules = {**SYMBOLIC, **{name: type("Net", (), {"symbolic": False})() for name in ("LOC", "VQA", "VERIFY")}}
-    graph = build(question, parse(text, SIGNATURES), modules, ask)
+    graph = build_graph(question, parse(text, SIGNATURES), modules, ask)
     found: dict[str, float] = {}
     for value, p in zip(graph.answers, graph.distribution(dists).tolist(), strict=True):
         name = "failure" if isinstance(value, ProgramFailure) else repr(value)
@@ -112,7 +112,7 @@ def by_graph(text: str, count: int) -> dict[str, float]:
     right = sum(
         p
         for value, p in zip(graph.answers, graph.distribution(dists).tolist())
-        if not isinstance(value, ProgramFailure) and correct(question, value)
+        if not isinstance(value, ProgramFailure) and score_answer(question, value)
     )
     assert float(graph.likelihood(dists)) == pytest.approx(right)
     return found
@@ -249,8 +249,8 @@ def networks() -> dict:
     return {
         **SYMBOLIC,
         "LOC": Loc.build(LocConfig(("star", "circle"), width=4, pixels=32), 0),
-        "VQA": Vqa.build(AskConfig(WORDS, width=4, pixels=16), 1),
-        "VERIFY": Verify.build(AskConfig(WORDS, width=4, pixels=16), 2),
+        "VQA": Vqa.build(FiLMConfig(WORDS, width=4, pixels=16), 1),
+        "VERIFY": Verify.build(FiLMConfig(WORDS, width=4, pixels=16), 2),
     }
 
 
@@ -265,7 +265,7 @@ def question(number: int, text: str, answer: str | None) -> Question:
 WHOLE = "X=VQA(image=IMAGE,question='What color is the star?')\nFINAL_RESULT=RESULT(var=X)"
 CROPPED = "\n".join([*PARTS["crop"][:2], "X=VQA(image=C,question='What color is the star?')", "FINAL_RESULT=RESULT(var=X)"])
 LOGIC = "X=VERIFY(image=IMAGE,object='star',property='red')\nY=EVAL(expr=\"not {X}\")\nFINAL_RESULT=RESULT(var=Y)"
-STEPS = Settings(steps=30, batch_size=8, lr=1e-2, checkpoint_every=0)
+STEPS = TrainingSettings(steps=30, batch_size=8, lr=1e-2, checkpoint_every=0)
 
 
 def test_one_step_has_the_likelihood_that_the_module_states():
@@ -286,7 +286,7 @@ def test_boxes_are_read_where_the_heat_map_has_its_peaks():
         modules["LOC"].network.out.bias[:2] = -0.4
     asked = question(5, "A=LOC(image=IMAGE,object='star')\nX=COUNT(box=A)\nFINAL_RESULT=RESULT(var=X)", "1")
     data = prepare([asked], modules, ["LOC"])
-    (one,) = data.graphs[0].asked
+    (one,) = data.graphs[0].calls
     call = Call("LOC", {"image": asked.images["IMAGE"], "object": "star"})
     boxes = modules["LOC"].candidates([call], 0.05)[0][:8]
     assert one.outcomes[-1] == boxes and len(boxes) > 1
@@ -295,7 +295,7 @@ def test_boxes_are_read_where_the_heat_map_has_its_peaks():
     scores = heads["heat"][0, classes].amax(0)[rows, columns].sigmoid()
     assert scores.tolist() == pytest.approx([box.score for box in boxes], abs=1e-6)
     exists = torch.tensor([box.score for box in boxes], dtype=torch.float64).logit() - np.log(0.4 / 0.6)
-    (read,) = data.readers["LOC"].read(heads, [one])
+    (read,) = data.readers["LOC"].distributions(heads, [one])
     torch.testing.assert_close(read, poisson_binomial(exists.sigmoid()), atol=1e-5, rtol=0)
     read[1].log().backward()
     assert modules["LOC"].network.out.weight.grad.abs().sum() > 0
@@ -306,7 +306,7 @@ def test_final_labels_alone_teach_several_modules_through_the_program():
     asked = [question(n, WHOLE, ("red", "blue")[n % 2]) for n in range(8)]
     asked += [question(8 + n, LOGIC, ("no", "yes")[n % 2]) for n in range(8)]
     before = prepare(asked, modules, [])
-    taught = teach(asked, modules, ["VQA", "VERIFY"], STEPS)
+    taught = train_jointly(asked, modules, ["VQA", "VERIFY"], STEPS)
     after = prepare(asked, {**modules, **taught}, [])
     assert set(taught) == {"VQA", "VERIFY"} and taught["VQA"].version != modules["VQA"].version
     assert after.likelihoods(after.graphs, {}).mean() > before.likelihoods(before.graphs, {}).mean() + 0.1
@@ -318,12 +318,12 @@ def test_final_labels_beside_stepwise_distillation():
     asked = [question(n, CROPPED, ("red", "blue")[n % 2]) for n in range(8)]
     data = prepare(asked, modules, ["VQA"])
     calls = [Call("VQA", {"image": q.images["IMAGE"], "question": "What color is the star?"}) for q in asked]
-    task = vqa.exercise(calls, [Label(q.answer) for q in asked])
+    task = vqa.exercise(calls, [CallLabel(q.answer) for q in asked])
     replay = vqa.exercise(calls, None)
-    given = stepwise_final(vqa, task, replay, data, STEPS, StepwiseFinal.Config(mu=2.0))
+    given = make_final_answer_job(vqa, task, replay, data, STEPS, StepwiseWithFinalAnswer.Config(mu=2.0))
     history = train(given, None).history
     assert set(history[-1]["terms"]) == {"step", "self", "final"}
-    weights = given.method.weights()
+    weights = given.method.loss_weights()
     assert weights == {"final": 2.0, "step": 1.0, "self": given.method.config.keep}
     start = prepare(asked, modules, [])
     assert history[-1]["terms"]["final"] < -start.likelihoods(start.graphs, {}).log().mean().item()
@@ -362,7 +362,7 @@ def test_a_function_has_one_answer():
         "X=SHADE(image=IMAGE)\nY=VQA(image=IMAGE,question='What color?')\nZ=EVAL(expr=\"{X} == {Y}\")\nFINAL_RESULT=RESULT(var=Z)"
     )
     (graph,) = prepare([question(0, text, "yes")], said, ["VQA"]).graphs
-    assert [one.call.module for one in graph.asked if len(one.outcomes) > 1] == ["VQA"]
+    assert [one.call.module for one in graph.calls if len(one.outcomes) > 1] == ["VQA"]
     assert graph.likelihood([torch.tensor([1.0]).double(), *_at(graph, "red")]) == pytest.approx(1.0)
     broken = text.replace("SHADE", "BREAK")
     with pytest.raises(InputError, match="unreachable"):

@@ -7,21 +7,21 @@ import torch
 from torch import Tensor
 
 from tutelage.distillation.data import Batch
-from tutelage.modules.vqa import AskConfig, Vqa
+from tutelage.modules.vqa import FiLMConfig, Vqa
 from tutelage.modules.detection import Loc, LocConfig
-from tutelage.modules.visual_module import Exercise, Label
+from tutelage.modules.visual_module import TrainingExamples, CallLabel
 from tutelage.modules.vocabulary import Vocabulary
 from tutelage.programs.types import Call
 from tutelage.programs.values import Box
-from tutelage.sdvp.objective import Stepwise, TaskAndReplay, frozen_heads, heatmap_step, lesson
+from tutelage.sdvp.objective import StepwiseDistillation, TaskReplayData, reference_outputs, heatmap_step, make_job
 
 from . import small
 
 
 def step(kind: str, out: Tensor, target: dict[str, Tensor], weights: Tensor, **options: float) -> float:
-    method = Stepwise({"h": kind}, Stepwise.Config(**options))
+    method = StepwiseDistillation({"h": kind}, StepwiseDistillation.Config(**options))
     batch = Batch({"task": {}}, {"task": {"targets": {"h": target}, "weights": weights}})
-    return method.terms(batch, {"task/h": out}, {})["step"].item()
+    return method.loss_terms(batch, {"task/h": out}, {})["step"].item()
 
 
 def test_classes_soft_and_hard_by_hand() -> None:
@@ -64,12 +64,12 @@ def test_a_size_is_the_absolute_error_at_the_peaks() -> None:
     assert step("size", out, {"size": size, "peaks": peaks}, torch.ones(1), size=2.0) == pytest.approx(2 * 1.25)
 
 
-def gradients_of_self(module, exercise: Exercise) -> dict[str, float]:  # noqa: ANN001
+def gradients_of_self(module, exercise: TrainingExamples) -> dict[str, float]:  # noqa: ANN001
     """How strongly L_self pulls on each head of a student that has left the frozen module a little."""
-    method = Stepwise(module.heads, Stepwise.Config())
-    frozen = frozen_heads(module, exercise)
+    method = StepwiseDistillation(module.heads, StepwiseDistillation.Config())
+    frozen = reference_outputs(module, exercise)
     heads = {h: (v.float() + 0.5).requires_grad_() for h, v in frozen.items()}
-    total = sum(method._self(kind, heads[h], frozen[h], exercise.weights) for h, kind in module.heads.items())
+    total = sum(method._self_loss(kind, heads[h], frozen[h], exercise.weights) for h, kind in module.heads.items())
     total.backward()
     return {h: v.grad.abs().sum().item() for h, v in heads.items()}
 
@@ -96,27 +96,27 @@ def test_a_set_of_boxes_by_hand() -> None:
 def test_self_distillation_touches_every_head_and_is_still_at_the_frozen_copy() -> None:
     module = Loc.build(LocConfig(("circle", "star"), 4), 0)
     image = small.picture(0, "red", 48)
-    exercise = module.exercise([Call("LOC", {"image": image, "object": "circle"})], None)
+    exercise = module.training_examples([Call("LOC", {"image": image, "object": "circle"})], None)
     pulled = gradients_of_self(module, exercise)
     assert set(pulled) == {"heat", "size"} and all(value > 0 for value in pulled.values())
-    method = Stepwise(module.heads)
-    frozen = {h: v.float() for h, v in frozen_heads(module, exercise).items()}
+    method = StepwiseDistillation(module.heads)
+    frozen = {h: v.float() for h, v in reference_outputs(module, exercise).items()}
     still = {h: v.clone().requires_grad_() for h, v in frozen.items()}
-    sum(method._self(kind, still[h], frozen[h], exercise.weights) for h, kind in module.heads.items()).backward()
+    sum(method._self_loss(kind, still[h], frozen[h], exercise.weights) for h, kind in module.heads.items()).backward()
     assert all(v.grad.abs().max() < 1e-6 for v in still.values())
 
 
 def test_the_whole_self_term_reaches_every_parameter() -> None:
     module = Loc.build(LocConfig(("circle", "star"), 4), 0)
     calls = [Call("LOC", {"image": small.picture(i, "red", 48), "object": "circle"}) for i in range(2)]
-    task, replay = module.exercise(calls, [Label([Box(4, 4, 20, 20)])] * 2), module.exercise(calls, None)
-    given = lesson(module, task, replay, small.SETTINGS, Stepwise.Config())
+    task, replay = module.training_examples(calls, [CallLabel([Box(4, 4, 20, 20)])] * 2), module.training_examples(calls, None)
+    given = make_job(module, task, replay, small.SETTINGS, StepwiseDistillation.Config())
     for parameter in given.student.parameters():
         parameter.data += 0.01 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     batch = given.data.batch(torch.arange(2), torch.arange(2))
     ours, _ = given.method(batch, given.student, None)
-    terms = given.method.terms(batch, ours, {})
-    assert set(terms) == {"step", "self"} and given.method.weights() == {"self": given.method.config.keep}
+    terms = given.method.loss_terms(batch, ours, {})
+    assert set(terms) == {"step", "self"} and given.method.loss_weights() == {"self": given.method.config.keep}
     terms["self"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in given.student.parameters())
 
@@ -124,28 +124,28 @@ def test_the_whole_self_term_reaches_every_parameter() -> None:
 def test_padded_answers_weigh_nothing() -> None:
     """Two questions about one crop and one about another: the third slot is padding and cannot move the loss."""
     vocabulary = Vocabulary((("color", ("red", "blue")), ("size", ("small", "large"))), ("object",))
-    module = Vqa.build(AskConfig(vocabulary, 4), 0)
+    module = Vqa.build(FiLMConfig(vocabulary, 4), 0)
     a, b = small.picture(0, "red", 32), small.picture(1, "blue", 32)
     calls = [
         Call("VQA", {"image": image, "question": question})
         for image, question in ((a, "What color is the object?"), (a, "What size is the object?"), (b, "What color is the object?"))
     ]
-    task = module.exercise(calls, [Label("red"), Label("small"), Label("blue")])
+    task = module.training_examples(calls, [CallLabel("red"), CallLabel("small"), CallLabel("blue")])
     assert task.weights.tolist() == [[1, 1], [1, 0]]
-    method = Stepwise(module.heads)
-    data = TaskAndReplay(task)
+    method = StepwiseDistillation(module.heads)
+    data = TaskReplayData(task)
     batch = data.batch(torch.arange(2), torch.zeros(2, dtype=torch.long))
     heads, _ = method(batch, module.network, None)
-    before = method.terms(batch, heads, {})["step"]
+    before = method.loss_terms(batch, heads, {})["step"]
     heads["task/answer"][1, 1] += torch.tensor([5.0, -3.0, 1.0, 0.0])
-    assert torch.equal(method.terms(batch, heads, {})["step"], before)
+    assert torch.equal(method.loss_terms(batch, heads, {})["step"], before)
 
 
 def test_replayed_rows_are_drawn_by_view_seed_and_task_rows_in_order() -> None:
-    task = Exercise({"x": torch.arange(4.0)}, {}, torch.ones(4))
-    replay = Exercise({"x": torch.arange(10.0, 13.0)}, {}, torch.ones(3))
-    data = TaskAndReplay(task, replay, {"h": torch.arange(3.0)})
+    task = TrainingExamples({"x": torch.arange(4.0)}, {}, torch.ones(4))
+    replay = TrainingExamples({"x": torch.arange(10.0, 13.0)}, {}, torch.ones(3))
+    data = TaskReplayData(task, replay, {"h": torch.arange(3.0)})
     batch = data.batch(torch.tensor([2, 0]), torch.tensor([4, 9]))
     assert batch.inputs["task"]["x"].tolist() == [2, 0]
     assert batch.inputs["replay"]["x"].tolist() == [11, 10] and batch.labels["replay"]["heads"]["h"].tolist() == [1, 0]
-    assert data.fingerprint != TaskAndReplay(task).fingerprint
+    assert data.fingerprint != TaskReplayData(task).fingerprint

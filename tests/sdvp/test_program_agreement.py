@@ -7,10 +7,10 @@ import pytest
 
 from tutelage import storage
 from tutelage.sdvp.study import questions as study_questions
-from tutelage.sdvp.compile import Options
-from tutelage.sdvp.study.noise import ARMS, DSL, GROUPS, Noise, _misread, answered, noise_cell, noise_verdicts, noisy, wrong_share
+from tutelage.sdvp.compile import SdvpOptions
+from tutelage.sdvp.study.noise import ARMS, DSL, GROUPS, ProgramNoise, _wrong_program, answer_accuracy, noise_cell, noise_verdicts, add_noise, wrong_share
 from tutelage.sdvp.study.setup import SMOKE
-from tutelage.sdvp.votes import ballots, kinds, vote_agreement
+from tutelage.sdvp.votes import run_all_programs, program_names, program_agreement
 from tutelage.seeds import numpy_rng
 
 from . import small
@@ -39,38 +39,38 @@ def asked(*answers: str) -> list:
     ],
 )
 def test_agreement_is_with_the_program_that_was_collected(answers: tuple[str, ...], share: float) -> None:
-    assert vote_agreement(asked(*answers), small.modules(), "visprog") == {"q0": pytest.approx(share)}
+    assert program_agreement(asked(*answers), small.modules(), "visprog") == {"q0": pytest.approx(share)}
 
 
 def test_programs_of_a_question_are_told_apart_by_name_and_the_language_s_own_comes_first() -> None:
     many = asked(*"abcdefghijkl")
-    names = kinds(many, "visprog")
+    names = program_names(many, "visprog")
     assert names[0] == "visprog" and names[-1] == "visprog:11" and len(names) == 12
-    assert [trace.answer for trace in ballots(many, small.modules(), "visprog")["q0"].values()] == list("abcdefghijkl")
+    assert [trace.answer for trace in run_all_programs(many, small.modules(), "visprog")["q0"].values()] == list("abcdefghijkl")
 
 
 def test_noise_draws_each_program_of_a_question_by_itself() -> None:
     right = study_questions.questions_of("b_gqa", 100, "select", 150)
-    wrong = noisy(right, Noise(0.2, 3), seed=5)
-    assert wrong == noisy(right, Noise(0.2, 3), seed=5)
+    wrong = add_noise(right, ProgramNoise(0.2, 3), seed=5)
+    assert wrong == add_noise(right, ProgramNoise(0.2, 3), seed=5)
     assert [sorted(q.programs) for q in wrong] == [[DSL, f"{DSL}:1", f"{DSL}:2"]] * 150
     assert 0.12 < wrong_share(wrong, right) < 0.28
-    assert wrong_share(noisy(right, Noise(0.0), 5), right) == 0
-    assert wrong_share(noisy(right, Noise(1.0), 5), right) > 0.9
+    assert wrong_share(add_noise(right, ProgramNoise(0.0), 5), right) == 0
+    assert wrong_share(add_noise(right, ProgramNoise(1.0), 5), right) > 0.9
     assert len({q.programs[f"{DSL}:1"] == q.programs[DSL] for q in wrong}) == 2
     assert all(not q.gold for q in wrong), "the true steps of another program are not these"
 
 
 def test_a_program_with_nothing_to_change_stays() -> None:
     question = small.questions(1)[0]
-    assert _misread(question, numpy_rng(0)) == small.PROGRAM
+    assert _wrong_program(question, numpy_rng(0)) == small.PROGRAM
 
 
 def test_the_majority_answers_and_failures_are_counted() -> None:
     broken = {"visprog": "no sense", "visprog:1": "worse", "visprog:2": CONSTANT.format("blue")}
     questions = [*asked("blue", "red", "red"), *small.questions(1, first=3, programs=broken)]
-    assert answered(questions, small.modules(), voted=False) == (0.0, {"parse": 1})
-    assert answered(questions, small.modules(), voted=True) == (50.0, {"parse": 1, "refused": 1})
+    assert answer_accuracy(questions, small.modules(), voted=False) == (0.0, {"parse": 1})
+    assert answer_accuracy(questions, small.modules(), voted=True) == (50.0, {"parse": 1, "refused": 1})
 
 
 def cell(**gains: tuple[float, float, float]) -> dict:
@@ -91,8 +91,8 @@ def test_the_verdict_is_the_share_of_the_loss_that_came_back() -> None:
 
 @pytest.mark.slow
 def test_a_cell_holds_the_gains_of_every_arm(tmp_path: Path) -> None:
-    options = replace(Options(), settings=replace(Options().settings, steps=3, warmup=1))
-    found = noise_cell(100, storage.Store(tmp_path / "store"), SMOKE, options=options, quick=True, folder=tmp_path / "lessons")
+    options = replace(SdvpOptions(), settings=replace(SdvpOptions().settings, steps=3, warmup=1))
+    found = noise_cell(100, storage.ContentStore(tmp_path / "store"), SMOKE, options=options, quick=True, folder=tmp_path / "lessons")
     for where in GROUPS:
         assert set(found[where]) == set(ARMS)
     for arm in ARMS:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.sdvp.weight_interpolation import STEPS, between, guard, sweep
+from tutelage.sdvp.weight_interpolation import STEPS, interpolate, interpolate_until_safe, interpolation_sweep
 
 from . import small
 
@@ -19,11 +19,11 @@ def flat(network: nn.Module) -> torch.Tensor:
 
 def test_between_is_a_straight_line_and_changes_neither_end() -> None:
     old, new = pair()
-    quarter = between(old, new, 0.25)
+    quarter = interpolate(old, new, 0.25)
     assert torch.allclose(flat(quarter.network), 0.75 * flat(old.network) + 0.25 * flat(new.network))
-    assert between(old, new, 1.0) is new
+    assert interpolate(old, new, 1.0) is new
     assert small.equal(old.network, small.color(0).network) and small.equal(new.network, small.color(1).network)
-    assert small.equal(between(old, new, 0.0).network, old.network)
+    assert small.equal(interpolate(old, new, 0.0).network, old.network)
     assert len({old.version, new.version, quarter.version}) == 3
 
 
@@ -51,7 +51,7 @@ def by_share(old: small.Color, new: small.Color, scores: dict[float, float]):  #
 )
 def test_the_largest_step_that_keeps_the_score(scores: dict[float, float], share: float) -> None:
     old, new = pair()
-    found = guard(old, new, by_share(old, new, scores), allowed=0.0101)
+    found = interpolate_until_safe(old, new, by_share(old, new, scores), max_drop=0.0101)
     assert found.share == share and found.before == 0.8 and found.after == scores[share]
     assert found.after >= found.before - 0.0101
     if share == 0:
@@ -61,10 +61,10 @@ def test_the_largest_step_that_keeps_the_score(scores: dict[float, float], share
 def test_a_sweep_is_a_table_of_every_score_at_every_share() -> None:
     old, new = pair()
     scores = {"old task": by_share(old, new, {0.0: 0.9, 1.0: 0.4}), "new task": by_share(old, new, {0.0: 0.2, 1.0: 0.7})}
-    table = sweep(old, new, scores, shares=(1.0, 0.25))
+    table = interpolation_sweep(old, new, scores, shares=(1.0, 0.25))
     assert table == [
         {"share": 0.0, "old task": 0.9, "new task": 0.2},
         {"share": 0.25, "old task": 0.9, "new task": 0.2},
         {"share": 1.0, "old task": 0.4, "new task": 0.7},
     ]
-    assert [row["share"] for row in sweep(old, new, {})] == sorted({0.0, *STEPS})
+    assert [row["share"] for row in interpolation_sweep(old, new, {})] == sorted({0.0, *STEPS})

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from tutelage.bench import serving as bench
 from tutelage.cli import main
-from tutelage.environment import collect_rarely
+from tutelage.environment import tune_garbage_collector
 from tutelage.sdvp import toy_modules
 
 from .conftest import picture, until
@@ -109,7 +109,7 @@ def test_the_command_serves_the_embedded_modules(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_the_load_test_runs_and_says_what_it_saw(tmp_path: Path) -> None:
-    collect_rarely()
+    tune_garbage_collector()
     done = runner.invoke(main.app, ["bench", "serving", "--smoke", "--json", str(tmp_path / "serving.json")])
     assert done.exit_code == 0, done.output
     result = json.loads((tmp_path / "serving.json").read_text())
@@ -119,12 +119,12 @@ def test_the_load_test_runs_and_says_what_it_saw(tmp_path: Path) -> None:
 
 
 def test_what_clients_saw_is_counted() -> None:
-    seen = bench.Load([0.001 * number for number in range(1, 101)])
+    seen = bench.LoadResult([0.001 * number for number in range(1, 101)])
     seen.codes.update([200] * 100 + [429, 500])
     seen.faults.update(["OSError"])
     assert (seen.quantile(0.5), seen.quantile(0.99), seen.quantile(1.0)) == pytest.approx((51, 100, 100))
     assert seen.errors == 2
-    seen += bench.Load([1.0])
+    seen += bench.LoadResult([1.0])
     assert len(seen.seconds) == 101
 
 

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import PIL.Image
 
-from tutelage.bench.worker_simulation import Fleet, check, predicted
+from tutelage.bench.worker_simulation import WorkerFleet, check, predicted_seconds
 from tutelage.programs.values import Image
-from tutelage.sdvp.collect import as_png
-from tutelage.sdvp.stages import PART
-from tutelage.workers import one_thread
+from tutelage.sdvp.collect import to_png
+from tutelage.sdvp.stages import QUESTIONS_PER_SHARD
+from tutelage.workers import single_threaded
 
 if TYPE_CHECKING:
     from tutelage.modules.visual_module import VisualModule
@@ -26,7 +26,7 @@ HOUR = 3600.0
 
 
 @dataclass(frozen=True)
-class Assumptions:
+class CostAssumptions:
     """What the extrapolation takes for granted. All but the sizes of GQA are ours.
 
     ``seconds_a_call``: of every module, in place of what was measured; None: as measured with the embedded modules.
@@ -46,8 +46,8 @@ class Assumptions:
     pixels: tuple[int, int] = (640, 480)
 
 
-GQA = Assumptions("all of GQA's training questions", 14_000_000, 72_000)
-BILLION = Assumptions("a billion images, a question each", 10**9, 10**9, workers=1024, jobs=256)
+GQA = CostAssumptions("all of GQA's training questions", 14_000_000, 72_000)
+BILLION = CostAssumptions("a billion images, a question each", 10**9, 10**9, workers=1024, jobs=256)
 SCENARIOS = (GQA, replace(GQA, name="the same, 20 ms a call", seconds_a_call=0.020), BILLION)
 
 
@@ -68,17 +68,17 @@ def bench(
     from tutelage.sdvp import toy_modules
     from tutelage.sdvp.study.questions import questions_of
 
-    store = storage.Store(storage.cache_home() / "modules")
-    with one_thread():
+    store = storage.ContentStore(storage.cache_home() / "modules")
+    with single_threaded():
         networks = toy_modules.generalists(seed, store, smoke)
-        teachers = {"VQA": toy_modules.one(seed, "color", store, smoke), "LOC": toy_modules.one(seed, "loc", store, smoke)}
+        teachers = {"VQA": toy_modules.load_or_train(seed, "color", store, smoke), "LOC": toy_modules.load_or_train(seed, "loc", store, smoke)}
         progress(1, 4)
         measured = measure(networks, teachers, 12 if smoke else images, seed)
         progress(2, 4)
-        asked = questions_of("b_gqa", seed, "report", 4 * PART if smoke else 8 * PART, ("visprog",))
+        asked = questions_of("b_gqa", seed, "report", 4 * QUESTIONS_PER_SHARD if smoke else 8 * QUESTIONS_PER_SHARD, ("visprog",))
         simulation = check(asked, {**symbolic_modules(), **networks}, seed=seed)
         progress(3, 4)
-    scenarios = [extrapolated(measured, assumed) for assumed in SCENARIOS]
+    scenarios = [extrapolate(measured, assumed) for assumed in SCENARIOS]
     progress(4, 4)
     return {"measured": measured, "scenarios": scenarios, "simulation": simulation, "smoke": smoke}
 
@@ -90,23 +90,23 @@ def measure(networks: Mapping[str, VisualModule], teachers: Mapping[str, VisualM
     A worker's part ends when the last shard stands; the driver's is reading the questions, and merging and saving the records.
     """
     from tutelage.modules.symbolic import symbolic_modules
-    from tutelage.sdvp.teachers import same_skill
+    from tutelage.sdvp.teachers import teacher_from_module
     from tutelage.sdvp.label import Filters
-    from tutelage.sdvp.sources import Source
-    from tutelage.sdvp.stages import collect_into, label_into
+    from tutelage.sdvp.sources import QuestionSource
+    from tutelage.sdvp.stages import collect_to_folder, label_to_folder
     from tutelage.datasets.synthetic.export import write_gqa
 
     modules = {**symbolic_modules(), **networks}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_gqa(root / "gqa", seed, images)
-        clock = Parts()
-        questions = Source("gqa", root / "gqa", "train").questions()
+        clock = CostParts()
+        questions = QuestionSource("gqa", root / "gqa", "train").questions()
         clock("read")
-        records = collect_into(root / "records", questions, modules, progress=lambda done, total: clock("collect"))
+        records = collect_to_folder(root / "records", questions, modules, progress=lambda done, total: clock("collect"))
         clock("merge records")
-        said = {name: same_skill(specialist) for name, specialist in teachers.items()}
-        called = label_into(root / "labelled", records, modules, said, Filters(), progress=lambda done, total: clock("label"))
+        said = {name: teacher_from_module(specialist) for name, specialist in teachers.items()}
+        called = label_to_folder(root / "labelled", records, modules, said, Filters(), progress=lambda done, total: clock("label"))
         clock("merge labels")
         kept = sum(file.stat().st_size for file in root.glob("*/**/*.jsonl"))
     count = len(questions)
@@ -126,7 +126,7 @@ def measure(networks: Mapping[str, VisualModule], teachers: Mapping[str, VisualM
     }
 
 
-class Parts:
+class CostParts:
     """A stopwatch over CPU seconds: each mark gives the time since the last to the part it names."""
 
     def __init__(self) -> None:
@@ -166,17 +166,17 @@ def photograph(pixels: tuple[int, int], rounds: int = 5) -> dict[str, float]:
         file = Path(folder) / "photograph.jpg"
         PIL.Image.fromarray(picture).save(file, quality=90)
         for _ in range(rounds):
-            clock = Parts()
+            clock = CostParts()
             image = Image.from_file(file)
             clock("read")
-            kept = as_png(image)
+            kept = to_png(image)
             clock("keep")
             read.append(clock.spent["read"])
             keep.append(clock.spent["keep"])
     return {"read_seconds": median(read), "keep_seconds": median(keep), "png_bytes": len(kept)}
 
 
-def extrapolated(measured: Mapping[str, Any], assumed: Assumptions) -> dict[str, Any]:
+def extrapolate(measured: Mapping[str, Any], assumptions: CostAssumptions) -> dict[str, Any]:
     """Hours and bytes of a scenario from what a question, a call and a photograph were measured to cost.
 
     Workers: collecting and labelling, and keeping each picture once. Driver: reading each picture once, merging. A job first
@@ -184,25 +184,25 @@ def extrapolated(measured: Mapping[str, Any], assumed: Assumptions) -> dict[str,
     """
     each, photo = measured["seconds_a_question"], measured["photograph"]
     worker = each["collect"] + each["label"]
-    if assumed.seconds_a_call is not None:
+    if assumptions.seconds_a_call is not None:
         calls, labels = measured["calls_a_question"], measured["labels_a_question"]
         own = each["collect"] - sum(count * measured["seconds_a_call"][name] for name, count in calls.items())
-        worker = max(0.0, own) + (sum(calls.values()) + sum(labels.values())) * assumed.seconds_a_call
-    seen = assumed.images / assumed.questions
+        worker = max(0.0, own) + (sum(calls.values()) + sum(labels.values())) * assumptions.seconds_a_call
+    seen = assumptions.images / assumptions.questions
     worker += seen * photo["keep_seconds"]
     driver = each["read"] + each["merge records"] + each["merge labels"] + seen * photo["read_seconds"]
-    questions = assumed.questions / assumed.jobs
-    fleet = Fleet(max(1, assumed.workers // assumed.jobs), HOUR / assumed.failures_a_worker_hour, assumed.restart_seconds)
-    shards = max(1, round(questions / PART))
-    filling = predicted(shards, worker * PART, fleet)
+    questions = assumptions.questions / assumptions.jobs
+    fleet = WorkerFleet(max(1, assumptions.workers // assumptions.jobs), HOUR / assumptions.failures_a_worker_hour, assumptions.restart_seconds)
+    shards = max(1, round(questions / QUESTIONS_PER_SHARD))
+    filling = predicted_seconds(shards, worker * QUESTIONS_PER_SHARD, fleet)
     return {
-        "name": assumed.name,
-        "assumptions": asdict(assumed),
-        "worker_core_hours": assumed.questions * worker / HOUR,
-        "driver_core_hours": assumed.questions * driver / HOUR,
+        "name": assumptions.name,
+        "assumptions": asdict(assumptions),
+        "worker_core_hours": assumptions.questions * worker / HOUR,
+        "driver_core_hours": assumptions.questions * driver / HOUR,
         "hours": (questions * driver + filling) / HOUR,
         "share_of_workers": filling / (questions * driver + filling),
-        "shards": shards * assumed.jobs,
-        "records_gib": assumed.questions * measured["bytes_a_question"] / 2**30,
-        "pictures_gib": assumed.images * photo["png_bytes"] / 2**30,
+        "shards": shards * assumptions.jobs,
+        "records_gib": assumptions.questions * measured["bytes_a_question"] / 2**30,
+        "pictures_gib": assumptions.images * photo["png_bytes"] / 2**30,
     }

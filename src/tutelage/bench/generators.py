@@ -7,10 +7,10 @@ from statistics import mean, stdev
 from typing import Any
 
 from tutelage import storage
-from tutelage.programs.generators.base import Writer, grammar_writer
-from tutelage.sdvp.learned_generator.evaluation import exact_match, unknown, unseen
-from tutelage.sdvp.learned_generator.generator import LearnedWriter
-from tutelage.sdvp.learned_generator.training import QUICK, Schooling, learned_writer
+from tutelage.programs.generators.base import ProgramGenerator, grammar_generator
+from tutelage.sdvp.learned_generator.evaluation import exact_match, unknown_words, evaluation_sets
+from tutelage.sdvp.learned_generator.generator import LearnedGenerator
+from tutelage.sdvp.learned_generator.training import QUICK, GeneratorTraining, learned_generator
 
 FIGURES = ("exact", "written", "declined", "refused", "unknown")
 
@@ -21,15 +21,15 @@ def bench(
     """``{rows, by_seed, smoke}``: a row for each set of questions and writer, its figures (shares, see
     :func:`~tutelage.sdvp.learned_generator.evaluation.exact_match`) as {mean, sd} over ``seeds``, null where a set has none. ``smoke``: a
     writer that has learned nothing."""
-    config = QUICK if smoke else Schooling()
+    config = QUICK if smoke else GeneratorTraining()
     by_seed: list[dict[str, Any]] = []
     for number, seed in enumerate(seeds):
         progress(number, len(seeds))
-        taught = learned_writer(seed, storage.Store(storage.cache_home() / "writers"), config=config)
-        writers: dict[str, Callable[[bool], Writer]] = {"grammar": grammar_writer, "learned": _for_images(taught)}
-        for name, book in unseen(seed, config).items():
+        taught = learned_generator(seed, storage.ContentStore(storage.cache_home() / "writers"), config=config)
+        writers: dict[str, Callable[[bool], ProgramGenerator]] = {"grammar": grammar_generator, "learned": _generator_for(taught)}
+        for name, book in evaluation_sets(seed, config).items():
             for writer, of in writers.items():
-                found = exact_match(of, book) | ({"unknown": unknown(taught, book)} if writer == "learned" else {})
+                found = exact_match(of, book) | ({"unknown": unknown_words(taught, book)} if writer == "learned" else {})
                 by_seed.append({"seed": seed, "set": name, "writer": writer, "questions": len(book), **found})
     progress(len(seeds), len(seeds))
     rows = []
@@ -43,5 +43,5 @@ def bench(
     return {"rows": rows, "by_seed": by_seed, "smoke": smoke}
 
 
-def _for_images(writer: LearnedWriter) -> Callable[[bool], Writer]:
-    return lambda single: LearnedWriter(writer.codes, writer.network, single, writer.least)
+def _generator_for(writer: LearnedGenerator) -> Callable[[bool], ProgramGenerator]:
+    return lambda single: LearnedGenerator(writer.codes, writer.network, single, writer.min_probability)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import storage
-from tutelage.environment import own_memory
+from tutelage.environment import process_memory
 from tutelage.seeds import numpy_rng
 from tutelage.datasets import gqa, gqa_metrics
 from tutelage.datasets.json_records import size_of
@@ -84,7 +84,7 @@ def records(count: int, seed: int) -> Iterator[tuple[str, dict[str, Any], dict[s
 def _write(names: list[Path], count: int, seed: int, progress: Progress | None) -> None:
     rng = numpy_rng(seed, "bench", "gqa")
     pool = [answer for _, record, _ in itertools.islice(records(count, seed), 500) if (answer := record["answer"])]
-    with export.Members(names[0]) as questions, export.Members(names[2]) as choices, storage.atomic(names[1]) as predictions:
+    with export.JsonMemberWriter(names[0]) as questions, export.JsonMemberWriter(names[2]) as choices, storage.atomic_write(names[1]) as predictions:
         for number, (question_id, record, choice) in enumerate(records(count, seed)):
             right, other = rng.random() < RIGHT, pool[int(rng.integers(len(pool)))]
             said = {"questionId": question_id, "prediction": record["answer"] if right else other}
@@ -107,7 +107,7 @@ def _read(questions: str, count: int) -> dict[str, Any]:
     started, marks, done = time.perf_counter(), [], 0
     for done, _ in enumerate(gqa.read_questions(questions), 1):
         if done % max(1, count // 10) == 0:
-            marks.append(own_memory("VmRSS"))
+            marks.append(process_memory("VmRSS"))
     return _figures(started, done) | {"rss_mib": marks}
 
 
@@ -119,4 +119,4 @@ def _score(questions: str, predictions: str, choices: str) -> dict[str, Any]:
 
 def _figures(started: float, questions: int) -> dict[str, Any]:
     seconds = time.perf_counter() - started
-    return {"seconds": seconds, "questions_per_s": questions / seconds, "peak_rss_mib": own_memory("VmHWM")}
+    return {"seconds": seconds, "questions_per_s": questions / seconds, "peak_rss_mib": process_memory("VmHWM")}

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from tutelage.bench.distill_steps import Way, measure
+from tutelage.bench.distill_steps import StepVariant, measure
 from tutelage.errors import InputError, did_you_mean
 from tutelage.seeds import torch_rng
 from tutelage.systems._backbone import count_macs, count_parameters, create
-from tutelage.systems._toy import built
+from tutelage.systems._toy import build_with_seed
 
 MINI = {"depths": (1, 1, 2, 1), "dims": (24, 48, 96, 192), "kernels": ((3,), (13,), (9, 3), (7,))}
 """A network for images of 32 pixels (ours)."""
@@ -64,7 +64,7 @@ def bench(
 def row(size: str, rounds: int, batch: int, device: str) -> dict[str, Any]:
     """One row of :func:`bench`."""
     name, config, side, target = SIZES[size]
-    network = built(lambda: create(name, **config, scale=1.0), 0, "bench", size).to(device)  # blocks that count
+    network = build_with_seed(lambda: create(name, **config, scale=1.0), 0, "bench", size).to(device)  # blocks that count
     images = torch.randn(max(batch, 4), 3, side, side, generator=torch_rng(0, "bench", "images")).to(device)
     with torch.no_grad():
         for _ in range(10):  # statistics as of a trained network
@@ -72,7 +72,7 @@ def row(size: str, rounds: int, batch: int, device: str) -> dict[str, Any]:
         images, folded = images[:batch].clone(), network.eval().folded()
         said, again = network(images), folded(images)
     with torch.inference_mode():
-        ways = {"unfolded": Way(lambda: network(images), ()), "folded": Way(lambda: folded(images), ())}
+        ways = {"unfolded": StepVariant(lambda: network(images), ()), "folded": StepVariant(lambda: folded(images), ())}
         found = measure(ways, rounds, 1, device)
     faster = median(a / b for a, b in zip(found["unfolded"]["ms"], found["folded"]["ms"]))
     return {

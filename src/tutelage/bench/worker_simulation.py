@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from tutelage.programs.types import Answers, Call, Module, Signature
-from tutelage.programs.scheduler import Context, Job, stream
-from tutelage.sdvp.questions import Programs, Question
-from tutelage.sdvp.stages import PART
+from tutelage.programs.types import ModuleOutputs, Call, Module, Signature
+from tutelage.programs.scheduler import RunContext, Job, stream
+from tutelage.sdvp.questions import ProgramParser, Question
+from tutelage.sdvp.stages import QUESTIONS_PER_SHARD
 from tutelage.seeds import numpy_rng
 
 MARGIN = 0.05
@@ -23,7 +23,7 @@ MARGIN = 0.05
 
 
 @dataclass(frozen=True)
-class Fleet:
+class WorkerFleet:
     """``workers`` alike; each is lost after an exponential time with the mean ``seconds_to_failure``, and is back
     ``restart_seconds`` later. Its shard is then done again from the start."""
 
@@ -32,7 +32,7 @@ class Fleet:
     restart_seconds: float = 0.0
 
 
-def expected(shard: float, fleet: Fleet) -> float:
+def expected_seconds(shard: float, fleet: WorkerFleet) -> float:
     """Worker seconds until a shard of ``shard`` seconds is done, failures and restarts counted.
 
     Attempts with memoryless failures at the rate r take ``(exp(r s) - 1) (1/r + R)`` on average, R the restart.
@@ -41,16 +41,16 @@ def expected(shard: float, fleet: Fleet) -> float:
     return shard if rate == 0 else math.expm1(rate * shard) * (1 / rate + fleet.restart_seconds)
 
 
-def predicted(shards: int, shard: float, fleet: Fleet) -> float:
+def predicted_seconds(shards: int, shard: float, fleet: WorkerFleet) -> float:
     """Seconds until ``shards`` shards of ``shard`` seconds on average are done: an even split, and half a shard's time more,
     for the last ones end apart; without failures equal shards end in step."""
-    each = expected(shard, fleet)
+    each = expected_seconds(shard, fleet)
     if math.isinf(fleet.seconds_to_failure):
         return math.ceil(shards / fleet.workers) * each
     return shards * each / fleet.workers + each / 2
 
 
-def simulated(shards: Sequence[float], fleet: Fleet, seed: int) -> tuple[float, int]:
+def simulate(shards: Sequence[float], fleet: WorkerFleet, seed: int) -> tuple[float, int]:
     """(seconds until all ``shards`` are done, how many were lost on the way), each given to the worker that is free first."""
     rng = numpy_rng(seed, "fleet")
     free = [0.0] * fleet.workers
@@ -85,40 +85,40 @@ class TimedStub:
         """The other's."""
         return self._module.signature
 
-    def run(self, calls: Sequence[Call]) -> Answers:
+    def run(self, calls: Sequence[Call]) -> ModuleOutputs:
         """The other's answers, on the clock."""
         self._clock[0] += self._batch + self._call * len(calls)
         return self._module.run(calls)
 
 
 def stub_shards(
-    questions: Sequence[Question], modules: Mapping[str, Module], part: int, batch: float, call: float
+    questions: Sequence[Question], modules: Mapping[str, Module], shard_size: int, batch: float, call: float
 ) -> tuple[list[float], dict[str, float]]:
     """The virtual seconds of each shard of ``part`` questions, its programs run over timed stubs, and the calls a question
     by module, each counted once where the scheduler asks it once."""
     clock = [0.0]
     stubs = {name: module if module.symbolic else TimedStub(module, clock, batch, call) for name, module in modules.items()}
-    parser = Programs("visprog", modules)
+    parser = ProgramParser("visprog", modules)
     shards, calls = [], dict.fromkeys((name for name, module in modules.items() if not module.symbolic), 0)
-    for first in range(0, len(questions) - part + 1, part):
+    for first in range(0, len(questions) - shard_size + 1, shard_size):
         before = clock[0]
-        jobs = [Job(q.id, parser.of(q), dict(q.images), q.text, q.task) for q in questions[first : first + part]]
+        jobs = [Job(q.id, parser.parse(q), dict(q.images), q.text, q.task) for q in questions[first : first + shard_size]]
         asked: dict[str, set[str]] = {name: set() for name in calls}
-        for trace in stream(jobs, Context(stubs)):
+        for trace in stream(jobs, RunContext(stubs)):
             for record in trace.steps:
                 if record.module in asked:
                     asked[record.module].add(record.input_hash)
         for name, found in asked.items():
             calls[name] += len(found)
         shards.append(clock[0] - before)
-    total = max(1, len(shards) * part)
+    total = max(1, len(shards) * shard_size)
     return shards, {name: count / total for name, count in calls.items()}
 
 
-def stub_seconds(part: int, calls: Mapping[str, float], modules: Mapping[str, Any], batch: float, call: float) -> float:
+def stub_seconds(shard_size: int, calls: Mapping[str, float], modules: Mapping[str, Any], batch: float, call: float) -> float:
     """What a shard of ``part`` questions should take over timed stubs, from the calls a question alone: each module's calls in
     batches that are full but for the last."""
-    asked = {name: part * each for name, each in calls.items()}
+    asked = {name: shard_size * each for name, each in calls.items()}
     return sum(count * call + math.ceil(count / modules[name].batch_size) * batch for name, count in asked.items())
 
 
@@ -126,7 +126,7 @@ def check(
     questions: Sequence[Question],
     modules: Mapping[str, Module],
     *,
-    part: int = PART,
+    shard_size: int = QUESTIONS_PER_SHARD,
     rounds: int = 60,
     workers: int = 32,
     batch: float = 0.020,
@@ -138,19 +138,19 @@ def check(
     The prediction knows the first half of the questions, the simulation draws its shards from the second.
     """
     half = len(questions) // 2
-    _, known = stub_shards(questions[:half], modules, part, batch, call)
-    shards, _ = stub_shards(questions[half:], modules, part, batch, call)
-    shard = stub_seconds(part, known, modules, batch, call)
-    fleet = Fleet(workers, 5 * shard, shard / 2)
+    _, known = stub_shards(questions[:half], modules, shard_size, batch, call)
+    shards, _ = stub_shards(questions[half:], modules, shard_size, batch, call)
+    shard = stub_seconds(shard_size, known, modules, batch, call)
+    fleet = WorkerFleet(workers, 5 * shard, shard / 2)
     drawn = numpy_rng(seed, "shards").choice(shards, workers * rounds).tolist()
-    seconds, lost = simulated(drawn, fleet, seed)
-    formula = predicted(len(drawn), shard, fleet)
+    seconds, lost = simulate(drawn, fleet, seed)
+    formula = predicted_seconds(len(drawn), shard, fleet)
     apart = formula / seconds - 1
     return {
         "clock": "virtual",
         "workers": workers,
         "shards": len(drawn),
-        "questions_a_shard": part,
+        "questions_a_shard": shard_size,
         "stub_seconds_a_batch": batch,
         "stub_seconds_a_call": call,
         "seconds_to_failure": fleet.seconds_to_failure,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tutelage.errors import InputError
-from tutelage.modules.local_llm import LocalSettings
+from tutelage.modules.local_llm import LocalLLMSettings
 from tutelage.programs.generators.openai_endpoint import EndpointSettings
 from tutelage.programs.generators.few_shot import Choice
 
 
 @dataclass(frozen=True)
-class Reading:
+class GrammarSettings:
     """For writers that read the question themselves: ``single``, each image shows one thing; ``photo`` (the grammar alone),
     it is a photograph."""
 
@@ -20,21 +20,21 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Stored:
+class FileSettings:
     """For the writer gold: a JSON-lines file of programs."""
 
     programs: str
 
 
 @dataclass(frozen=True)
-class Functional:
+class GqaFunctionalSettings:
     """For the writer semantic: a file of GQA's questions, or the folder of its chunks."""
 
     questions: str
 
 
 @dataclass(frozen=True)
-class Prompting:
+class PromptSettings:
     """For language models: ``shots`` examples by ``choice``, of the shipped ones or of a file ``examples``; the
     ``temperature`` of several samples; whether answers are kept, and in which folder ``cache``."""
 
@@ -52,13 +52,13 @@ class Prompting:
 
 
 @dataclass(frozen=True)
-class WriterSettings:
+class GeneratorSettings:
     """All tables; those of other writers than the one that writes may stand beside its own."""
 
-    grammar: Reading = Reading()
-    learned: Reading = Reading()
-    gold: Stored | None = None
-    semantic: Functional | None = None
+    grammar: GrammarSettings = GrammarSettings()
+    learned: GrammarSettings = GrammarSettings()
+    gold: FileSettings | None = None
+    semantic: GqaFunctionalSettings | None = None
     endpoint: EndpointSettings | None = None
-    local: LocalSettings | None = None
-    prompt: Prompting = Prompting()
+    local: LocalLLMSettings | None = None
+    prompt: PromptSettings = PromptSettings()

@@ -15,15 +15,15 @@ from tutelage.cli.common import progress
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
-    from tutelage.cli._generator_settings import WriterSettings
+    from tutelage.cli._generator_settings import GeneratorSettings
     from tutelage.programs.types import Signature
     from tutelage.programs.generators.completions import LanguageModel
-    from tutelage.programs.generators.base import Request, Writer
+    from tutelage.programs.generators.base import GenerationRequest, ProgramGenerator
 
 T = TypeVar("T")
 
 
-class WriterName(StrEnum):
+class GeneratorName(StrEnum):
     """Every writer of programs."""
 
     grammar = "grammar"
@@ -34,7 +34,7 @@ class WriterName(StrEnum):
     learned = "learned"
 
 
-WriterOption = Annotated[WriterName, typer.Option(help="Who writes the program.")]
+GeneratorOption = Annotated[GeneratorName, typer.Option(help="Who writes the program.")]
 SettingsFile = Annotated[
     Path | None, typer.Option("--settings", metavar="FILE.toml", help="Settings of writers, a table each; see docs/writers.md.")
 ]
@@ -44,28 +44,28 @@ SetOption = Annotated[
 
 
 @dataclass(frozen=True)
-class Task:
+class GeneratorContext:
     """What a writer is made for: its settings, the requests, the modules that programs may call, a seed."""
 
-    settings: WriterSettings
-    requests: Sequence[Request]
+    settings: GeneratorSettings
+    requests: Sequence[GenerationRequest]
     signatures: Mapping[str, Signature]
     seed: int
 
 
-def read_settings(file: Path | None, changes: Sequence[str] = ()) -> WriterSettings:
+def read_settings(file: Path | None, changes: Sequence[str] = ()) -> GeneratorSettings:
     """The settings in a TOML file, with ``a.b=value`` changes (a value is TOML; bare words are text).
 
     Raises:
         InputError: no such file, not TOML, or an unknown, missing or mistyped key.
     """
-    from tutelage.cli._generator_settings import WriterSettings
+    from tutelage.cli._generator_settings import GeneratorSettings
     from tutelage.distillation.recipe import read_file
 
-    return read_file(WriterSettings, file, changes)
+    return read_file(GeneratorSettings, file, changes)
 
 
-def signatures_of(taught: Sequence[str] = (), packaged: bool = False) -> dict[str, Signature]:
+def signatures_of(module_names: Sequence[str] = (), pretrained: bool = False) -> dict[str, Signature]:
     """What programs may call: symbolic modules, those of the embedded or ``packaged`` set, and those that ``taught``
     names; nothing is trained."""
     from tutelage.cli._programs import signature_of
@@ -75,53 +75,53 @@ def signatures_of(taught: Sequence[str] = (), packaged: bool = False) -> dict[st
 
     symbolic = {name: module.signature for name, module in symbolic_modules().items()}
     networks = {"LOC": Loc.signature, "VQA": Vqa.signature, "VERIFY": Verify.signature}
-    if packaged:
-        from tutelage.modules.pretrained.vqa import Match
-        from tutelage.modules.pretrained.efficientnet import Classify
+    if pretrained:
+        from tutelage.modules.pretrained.vqa import PhotoMatch
+        from tutelage.modules.pretrained.efficientnet import ImageNetClassifier
         from tutelage.modules.pretrained.ocr import Ocr
 
-        networks |= {kind.name: kind.signature for kind in (Classify, Match, Ocr)}
-    return symbolic | networks | dict(map(signature_of, taught))
+        networks |= {kind.name: kind.signature for kind in (ImageNetClassifier, PhotoMatch, Ocr)}
+    return symbolic | networks | dict(map(signature_of, module_names))
 
 
-def writer_of(name: WriterName, task: Task) -> Writer:
+def make_generator(name: GeneratorName, context: GeneratorContext) -> ProgramGenerator:
     """The writer, made for its task.
 
     Raises:
         InputError, MissingExtra: settings or files that do not hold.
     """
-    return _MAKERS[name](task)
+    return _MAKERS[name](context)
 
 
 @contextlib.contextmanager
-def asking(writer: Writer) -> Iterator[None]:
+def generation_progress(generator: ProgramGenerator) -> Iterator[None]:
     """A progress bar while a language model is asked."""
-    from tutelage.programs.generators.llm import PromptedWriter
+    from tutelage.programs.generators.llm import LLMGenerator
 
-    if not isinstance(writer, PromptedWriter):
+    if not isinstance(generator, LLMGenerator):
         yield
         return
-    with progress(f"asking {writer.name}") as bar:
-        writer.on_done = bar
+    with progress(f"asking {generator.name}") as bar:
+        generator.on_progress = bar
         yield
-        writer.on_done = None
+        generator.on_progress = None
 
 
-def taken(writer: Writer) -> dict[str, Any]:
+def usage_of(generator: ProgramGenerator) -> dict[str, Any]:
     """What its drafts took so far: {writer, and for language models usage with cost, and faults by kind}."""
-    from tutelage.programs.generators.llm import PromptedWriter
+    from tutelage.programs.generators.llm import LLMGenerator
 
-    if not isinstance(writer, PromptedWriter):
-        return {"writer": writer.name}
-    options = getattr(writer.model, "options", None)
+    if not isinstance(generator, LLMGenerator):
+        return {"writer": generator.name}
+    options = getattr(generator.model, "options", None)
     prices = getattr(options, "price_in", None), getattr(options, "price_out", None)
-    faults = dict(getattr(writer.model, "faults", {}))
-    return {"writer": writer.name, "usage": writer.usage.to_json(*prices), "faults": faults}
+    faults = dict(getattr(generator.model, "faults", {}))
+    return {"writer": generator.name, "usage": generator.usage.to_json(*prices), "faults": faults}
 
 
-def spent(took: Mapping[str, Any]) -> str | None:
+def format_usage(record: Mapping[str, Any]) -> str | None:
     """The cost of language models in one line; None for writers by rules."""
-    usage = took.get("usage")
+    usage = record.get("usage")
     if usage is None:
         return None
     parts = [f"{usage['answers']} answers", f"{usage['cached']} from the cache"]
@@ -132,93 +132,93 @@ def spent(took: Mapping[str, Any]) -> str | None:
         parts.append(f"{usage['unreported']} answers without token counts")
     if usage["failures"]:
         parts.append(f"{usage['failures']} requests failed")
-    if took["faults"]:
-        parts.append("faults: " + ", ".join(f"{count} x {kind}" for kind, count in sorted(took["faults"].items())))
+    if record["faults"]:
+        parts.append("faults: " + ", ".join(f"{count} x {kind}" for kind, count in sorted(record["faults"].items())))
     return "; ".join(parts)
 
 
-def _needed(part: T | None, name: str, example: str) -> T:
-    if part is None:
+def _require_table(table: T | None, name: str, example: str) -> T:
+    if table is None:
         remedy = f"--set {name}.{example}, or a table [{name}] in a file for --settings"
         raise InputError(f"the writer {name} has no settings", where=name, remedy=remedy)
-    return part
+    return table
 
 
-def _grammar(task: Task) -> Writer:
-    from tutelage.programs.generators.base import grammar_writer
+def _grammar(context: GeneratorContext) -> ProgramGenerator:
+    from tutelage.programs.generators.base import grammar_generator
 
-    return grammar_writer(task.settings.grammar.single, task.settings.grammar.photo)
+    return grammar_generator(context.settings.grammar.single, context.settings.grammar.photo)
 
 
-def _gold(task: Task) -> Writer:
+def _gold(context: GeneratorContext) -> ProgramGenerator:
     from tutelage.programs.generators.from_file import read_programs
-    from tutelage.programs.generators.base import gold_writer
+    from tutelage.programs.generators.base import gold_generator
 
-    return gold_writer(read_programs(_needed(task.settings.gold, "gold", "programs=FILE.jsonl").programs))
+    return gold_generator(read_programs(_require_table(context.settings.gold, "gold", "programs=FILE.jsonl").programs))
 
 
-def _semantic(task: Task) -> Writer:
+def _gqa_functional(context: GeneratorContext) -> ProgramGenerator:
     """Of the file, only the questions that are asked are held; a request names its question by text or by id."""
-    from tutelage.programs.generators.base import semantic_writer
+    from tutelage.programs.generators.base import gqa_functional_generator
     from tutelage.datasets.gqa import read_questions
 
-    file = _needed(task.settings.semantic, "semantic", "questions=val_balanced_questions.json").questions
+    file = _require_table(context.settings.semantic, "semantic", "questions=val_balanced_questions.json").questions
     ids: dict[str, list[str]] = {}
-    for request in task.requests:
+    for request in context.requests:
         ids.setdefault(request.question, []).append(request.id)
     found = {}
     for asked in read_questions(file):
         for name in (*ids.get(asked.question, ()), *ids.get(asked.id, ())):
             found[name] = asked.semantic
-    return semantic_writer(found)
+    return gqa_functional_generator(found)
 
 
-def _endpoint(task: Task) -> Writer:
+def _endpoint(context: GeneratorContext) -> ProgramGenerator:
     from tutelage.programs.generators.openai_endpoint import Endpoint
 
-    return _prompted(task, Endpoint(_needed(task.settings.endpoint, "endpoint", "url=https://host/v1"), seed=task.seed))
+    return _llm(context, Endpoint(_require_table(context.settings.endpoint, "endpoint", "url=https://host/v1"), seed=context.seed))
 
 
-def _local(task: Task) -> Writer:
-    from tutelage.modules.local_llm import LocalModel
+def _local(context: GeneratorContext) -> ProgramGenerator:
+    from tutelage.modules.local_llm import LocalLLM
 
-    return _prompted(task, LocalModel(_needed(task.settings.local, "local", "model=FOLDER")))
+    return _llm(context, LocalLLM(_require_table(context.settings.local, "local", "model=FOLDER")))
 
 
-def _prompted(task: Task, model: LanguageModel) -> Writer:
+def _llm(context: GeneratorContext, model: LanguageModel) -> ProgramGenerator:
     from tutelage import storage
-    from tutelage.programs.generators.llm import PromptedWriter
-    from tutelage.programs.generators.few_shot import Prompts
-    from tutelage.programs.generators.completions import Responses
+    from tutelage.programs.generators.llm import LLMGenerator
+    from tutelage.programs.generators.few_shot import PromptBuilder
+    from tutelage.programs.generators.completions import CompletionCache
 
-    how = task.settings.prompt
-    own = {(request.dsl, request.inputs): how.examples for request in task.requests} if how.examples is not None else {}
-    prompts = Prompts(task.signatures, how.choice, how.shots, task.seed, own=own)
-    responses = Responses(how.cache or storage.cache_home() / "responses") if how.keep else None
-    return PromptedWriter(model, prompts, responses=responses, temperature=how.temperature, seed=task.seed)
+    how = context.settings.prompt
+    own = {(request.dsl, request.inputs): how.examples for request in context.requests} if how.examples is not None else {}
+    prompts = PromptBuilder(context.signatures, how.choice, how.shots, context.seed, own=own)
+    responses = CompletionCache(how.cache or storage.cache_home() / "responses") if how.keep else None
+    return LLMGenerator(model, prompts, cache=responses, temperature=how.temperature, seed=context.seed)
 
 
-def _learned(task: Task) -> Writer:
+def _learned(context: GeneratorContext) -> ProgramGenerator:
     from tutelage import files
-    from tutelage.sdvp.learned_generator.training import learned_writer
+    from tutelage.sdvp.learned_generator.training import learned_generator
 
     with progress("the learned writer (the first use trains it)"):
-        return learned_writer(task.seed, storage.Store(storage.cache_home() / "writers"), single=task.settings.learned.single)
+        return learned_generator(context.seed, storage.Store(storage.cache_home() / "writers"), single=context.settings.learned.single)
 
 
-_MAKERS: Mapping[WriterName, Callable[[Task], Writer]] = {
-    WriterName.grammar: _grammar,
-    WriterName.gold: _gold,
-    WriterName.semantic: _semantic,
-    WriterName.endpoint: _endpoint,
-    WriterName.local: _local,
-    WriterName.learned: _learned,
+_MAKERS: Mapping[GeneratorName, Callable[[GeneratorContext], ProgramGenerator]] = {
+    GeneratorName.grammar: _grammar,
+    GeneratorName.gold: _gold,
+    GeneratorName.semantic: _gqa_functional,
+    GeneratorName.endpoint: _endpoint,
+    GeneratorName.local: _local,
+    GeneratorName.learned: _learned,
 }
 
 
-def fitted(settings: WriterSettings, single: bool, photographs: bool = False) -> WriterSettings:
+def with_image_mode(settings: GeneratorSettings, single: bool, photos: bool = False) -> GeneratorSettings:
     """The same, for images that show one thing, where they are ``single``; else for ``photographs``."""
     if single:
         grammar, learned = replace(settings.grammar, single=True), replace(settings.learned, single=True)
         return replace(settings, grammar=grammar, learned=learned)
-    return replace(settings, grammar=replace(settings.grammar, photo=True)) if photographs else settings
+    return replace(settings, grammar=replace(settings.grammar, photo=True)) if photos else settings

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from tutelage.programs.types import Module
 
 
-def modules_in(folder: Path | None, seed: int, quick: bool, taught: Sequence[str] = ()) -> dict[str, Module]:
+def load_modules(folder: Path | None, seed: int, quick: bool, module_names: Sequence[str] = ()) -> dict[str, Module]:
     """Symbolic modules, those saved in ``folder``, those that ``taught`` names, and embedded ones in place of what is missing."""
-    from tutelage.cli._programs import named, with_embedded
+    from tutelage.cli._programs import load_module, with_toy_modules
     from tutelage.errors import InputError
     from tutelage.modules.symbolic import symbolic_modules
     from tutelage.modules.visual_module import load
@@ -22,29 +22,29 @@ def modules_in(folder: Path | None, seed: int, quick: bool, taught: Sequence[str
     saved = [load(place.parent) for place in sorted(folder.glob("*/config.json"))] if folder is not None else []
     if folder is not None and not saved:
         raise InputError("no saved module here", where=folder, remedy="a module is a folder NAME with config.json and weights")
-    networks: dict[str, Module] = {module.name: module for module in (*saved, *map(named, taught))}
-    return {**symbolic_modules(), **with_embedded(networks, seed, quick)}
+    networks: dict[str, Module] = {module.name: module for module in (*saved, *map(load_module, module_names))}
+    return {**symbolic_modules(), **with_toy_modules(networks, seed, quick)}
 
 
-def teacher_of(text: str, seed: int, quick: bool) -> tuple[str, Any]:
+def parse_teacher(text: str, seed: int, quick: bool) -> tuple[str, Any]:
     """MODULE=TEACHER as a module's name and its teacher."""
     from tutelage import storage
-    from tutelage.cli._programs import named
+    from tutelage.cli._programs import load_module
     from tutelage.errors import InputError
     from tutelage.modules.vqa import Vqa
     from tutelage.modules.hf import PREFIX
     from tutelage.sdvp import toy_modules
-    from tutelage.sdvp.teachers import as_judge, same_skill
+    from tutelage.sdvp.teachers import verify_teacher_from_vqa, teacher_from_module
 
     name, _, who = text.partition("=")
     if not name or not who:
         raise InputError(f"not MODULE=TEACHER: {text!r}", where="--teacher", remedy="VQA=color, or VQA=folder/of/a/module")
     if who in ("color", "loc", "easy"):
-        specialist = toy_modules.one(seed, who, storage.Store(storage.cache_home() / "modules"), quick)
+        specialist = toy_modules.load_or_train(seed, who, storage.ContentStore(storage.cache_home() / "modules"), quick)
     else:
-        specialist = named(text if who.startswith(PREFIX) else who)
+        specialist = load_module(text if who.startswith(PREFIX) else who)
     if name == "VERIFY" and isinstance(specialist, Vqa):
-        return name, as_judge(specialist)
+        return name, verify_teacher_from_vqa(specialist)
     if specialist.name != name:
         raise InputError(f"{who} is a {specialist.name}, not a {name}", where="--teacher", remedy=f"{specialist.name}={who}")
-    return name, same_skill(specialist)
+    return name, teacher_from_module(specialist)

@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tutelage.cli import _generators
-from tutelage.cli._modules import modules_in, teacher_of
-from tutelage.cli._generators import WriterName
-from tutelage.cli.common import console, emit, environment, progress
+from tutelage.cli._modules import load_modules, parse_teacher
+from tutelage.cli._generators import GeneratorName
+from tutelage.cli.common import console, emit, run_metadata, progress
 
 if TYPE_CHECKING:
-    from tutelage.cli._real_data_settings import OfficialSettings
+    from tutelage.cli._real_data_settings import RealDataSettings
     from tutelage.programs.types import Module
-    from tutelage.programs.generators.base import Writer
-    from tutelage.sdvp.teachers import StepTeacher
+    from tutelage.programs.generators.base import ProgramGenerator
+    from tutelage.sdvp.teachers import ModuleTeacher
     from tutelage.sdvp.real_data.datasets import Dataset, Item
     from tutelage.sdvp.real_data.study import Items
 
 GOLD = "gold"
 
 
-class Official(StrEnum):
+class RealDataset(StrEnum):
     """The data sets that are read from their official folders."""
 
     gqa = "gqa"
@@ -32,7 +32,7 @@ class Official(StrEnum):
 
 
 @dataclass(frozen=True)
-class Asked:
+class StudyRequest:
     """What is asked: on which folder, with which seeds, in which language, of which questions and pictures."""
 
     root: Path
@@ -46,108 +46,108 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class By:
+class StudyComponents:
     """Who answers: the writer (None: the data set's own), all settings, modules and teachers as they were named."""
 
-    writer: WriterName | None
-    settings: OfficialSettings
+    generator: GeneratorName | None
+    settings: RealDataSettings
     modules: Sequence[Any]
     teachers: Sequence[str]
 
 
-def read(file: Path | None, changes: Sequence[str]) -> OfficialSettings:
+def read_settings(file: Path | None, changes: Sequence[str]) -> RealDataSettings:
     """The settings in a TOML file, with ``a.b=value`` changes. Raises InputError as recipes do."""
-    from tutelage.cli._real_data_settings import OfficialSettings
+    from tutelage.cli._real_data_settings import RealDataSettings
     from tutelage.distillation.recipe import read_file
 
-    return read_file(OfficialSettings, file, changes)
+    return read_file(RealDataSettings, file, changes)
 
 
-def run(task: Official, asked: Asked, by: By, out: Path, json: str | None) -> None:
+def run(task: RealDataset, request: StudyRequest, components: StudyComponents, out: Path, json: str | None) -> None:
     """Run the study in ``out``, print its table, write its JSON."""
-    from tutelage.programs.image_cache import Resize
+    from tutelage.programs.image_cache import ResizePolicy
     from tutelage.sdvp.real_data.datasets import Gqa, Nlvr2
-    from tutelage.sdvp.real_data.protocols import preset_of
-    from tutelage.sdvp.real_data.study import Makers, Plan, run_study
+    from tutelage.sdvp.real_data.protocols import get_protocol
+    from tutelage.sdvp.real_data.study import StudyFactories, RealDataPlan, run_study
 
-    preset, settings = preset_of(task.value, asked.preset), by.settings.study
-    if asked.smoke:
+    preset, settings = get_protocol(task.value, request.preset), components.settings.study
+    if request.smoke:
         sizes = {"per_kind": 4 if settings.per_kind is None else settings.per_kind}
         sizes |= {"probe": 2 if settings.probe is None else settings.probe}
         settings = replace(settings, **sizes, steps=3, gate=0.0)
-    dataset: Dataset = Gqa(asked.root) if task is Official.gqa else Nlvr2(asked.root)
-    plan = Plan(preset, settings, asked.seeds, asked.dsl, Resize.read(asked.resize), asked.skip_missing)
-    name = by.writer or (WriterName.semantic if task is Official.gqa else WriterName.grammar)
-    samples = name in (WriterName.endpoint, WriterName.local, WriterName.learned)
-    writers: list[Writer] = []
+    dataset: Dataset = Gqa(request.root) if task is RealDataset.gqa else Nlvr2(request.root)
+    plan = RealDataPlan(preset, settings, request.seeds, request.dsl, ResizePolicy.parse(request.resize), request.skip_missing)
+    name = components.generator or (GeneratorName.semantic if task is RealDataset.gqa else GeneratorName.grammar)
+    samples = name in (GeneratorName.endpoint, GeneratorName.local, GeneratorName.learned)
+    writers: list[ProgramGenerator] = []
 
-    def writer(items: Sequence[Item]) -> Writer:
-        writers.append(_writer(name, dataset, items, by, asked))
+    def writer(items: Sequence[Item]) -> ProgramGenerator:
+        writers.append(_make_generator(name, dataset, items, components, request))
         return writers[0]
 
-    wording = replace(by.settings, study=type(settings)(), prompt=replace(by.settings.prompt, cache=None))
-    makers = Makers(
+    wording = replace(components.settings, study=type(settings)(), prompt=replace(components.settings.prompt, cache=None))
+    makers = StudyFactories(
         writer,
         wording,
         preset.runs if samples else 1,
-        lambda seed: _modules(by, seed, asked.smoke),
-        _Teachers(dataset, by, asked.smoke),
+        lambda seed: _modules(components, seed, request.smoke),
+        _Teachers(dataset, components, request.smoke),
     )
     with progress(f"study of {task}", total=1) as bar:
-        result = run_study(plan, dataset, makers, out, ids=asked.ids, say=bar.describe, done=bar)
-    result |= {"smoke": asked.smoke, "writing": _generators.taken(writers[0]), **environment(asked.seeds)}
+        result = run_study(plan, dataset, makers, out, ids=request.ids, report=bar.describe, on_progress=bar)
+    result |= {"smoke": request.smoke, "writing": _generators.usage_of(writers[0]), **run_metadata(request.seeds)}
     _show(console(json), result, out)
     emit(result, json)
 
 
-def _writer(name: WriterName, dataset: Dataset, items: Sequence[Item], by: By, asked: Asked) -> Writer:
+def _make_generator(name: GeneratorName, dataset: Dataset, items: Sequence[Item], components: StudyComponents, request: StudyRequest) -> ProgramGenerator:
     from tutelage.errors import InputError
-    from tutelage.programs.generators.base import Request, semantic_writer
+    from tutelage.programs.generators.base import GenerationRequest, gqa_functional_generator
 
-    if name is WriterName.semantic:
-        if dataset.name != Official.gqa:
+    if name is GeneratorName.semantic:
+        if dataset.name != RealDataset.gqa:
             raise InputError(
                 "only GQA has functional programs", where="--writer", remedy="grammar, learned, endpoint, local or gold"
             )
-        return semantic_writer({item.id: item.record.semantic for item in items})
-    requests = [Request(item.text, asked.dsl, dataset.inputs, item.id) for item in items]
-    signatures = {key: module.signature for key, module in _modules(by, asked.seeds[0], asked.smoke).items()}
-    return _generators.writer_of(name, _generators.Task(by.settings, requests, signatures, asked.seeds[0]))
+        return gqa_functional_generator({item.id: item.record.semantic for item in items})
+    requests = [GenerationRequest(item.text, request.dsl, dataset.inputs, item.id) for item in items]
+    signatures = {key: module.signature for key, module in _modules(components, request.seeds[0], request.smoke).items()}
+    return _generators.make_generator(name, _generators.GeneratorContext(components.settings, requests, signatures, request.seeds[0]))
 
 
-def _modules(by: By, seed: int, smoke: bool) -> dict[str, Module]:
+def _modules(components: StudyComponents, seed: int, smoke: bool) -> dict[str, Module]:
     """The modules that were named, and embedded ones (in a smoke test: untrained ones) in place of what is missing."""
     from tutelage.cli._programs import modules_of
 
-    return modules_in(None, seed, True) if smoke and not by.modules else modules_of(seed, by.modules)
+    return load_modules(None, seed, True) if smoke and not components.modules else modules_of(seed, components.modules)
 
 
 class _Teachers:
     """The teachers of a seed, by module: scene graphs, embedded specialists, or saved modules."""
 
-    def __init__(self, dataset: Dataset, by: By, smoke: bool):
-        self.dataset, self.by, self.smoke = dataset, by, smoke
+    def __init__(self, dataset: Dataset, components: StudyComponents, smoke: bool):
+        self.dataset, self.components, self.smoke = dataset, components, smoke
         self._graphs: Any = None
 
-    def __call__(self, seed: int, modules: Mapping[str, Module], items: Items) -> dict[str, StepTeacher]:
+    def __call__(self, seed: int, modules: Mapping[str, Module], items: Items) -> dict[str, ModuleTeacher]:
         from tutelage.modules.visual_module import VisualModule
         from tutelage.sdvp.real_data.scene_graph_teacher import graph_teacher
         from tutelage.sdvp.stages import trainable
 
         networks = [name for name in ("LOC", "VQA", "VERIFY") if isinstance(modules.get(name), VisualModule)]
         found = {}
-        for text in self.by.teachers or [f"{name}={GOLD}" for name in networks]:
+        for text in self.components.teachers or [f"{name}={GOLD}" for name in networks]:
             name, _, who = text.partition("=")
             if who == GOLD:
                 found[name] = graph_teacher(trainable(modules, name), self._read(items))
             else:
-                name, found[name] = teacher_of(text, seed, self.smoke)
+                name, found[name] = parse_teacher(text, seed, self.smoke)
         return found
 
     def _read(self, items: Items) -> Any:
         from tutelage.errors import InputError
         from tutelage.sdvp.real_data.datasets import Gqa
-        from tutelage.sdvp.real_data.scene_graph_teacher import Graphs, kinds_of
+        from tutelage.sdvp.real_data.scene_graph_teacher import SceneGraphs, property_types
 
         if not isinstance(self.dataset, Gqa):
             raise InputError(
@@ -158,7 +158,7 @@ class _Teachers:
             for split in ("train", "val"):  # GQA publishes none for the others
                 wanted = [item.image_id for part in items.values() for item in part]
                 graphs |= self.dataset.scene_graphs(split, wanted)
-            self._graphs = Graphs(graphs, kinds_of(item.record.semantic for item in items["learn"]))
+            self._graphs = SceneGraphs(graphs, property_types(item.record.semantic for item in items["learn"]))
         return self._graphs
 
 
@@ -195,7 +195,7 @@ def _show(screen: Any, result: Mapping[str, Any], out: Path) -> None:
         notes.append(
             f"{len(missing.images)} images missing, {sum(missing.records.values())} records left out: {out / 'missing.json'}"
         )
-    if (cost := _generators.spent(result["writing"])) is not None:
+    if (cost := _generators.format_usage(result["writing"])) is not None:
         notes.append(f"writing programs took {cost}")
     lost = {name: counts for name, counts in result["unwritten"].items() if counts}
     if lost:

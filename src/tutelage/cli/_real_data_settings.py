@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tutelage.cli._generator_settings import WriterSettings
+from tutelage.cli._generator_settings import GeneratorSettings
 from tutelage.sdvp.real_data.study import StudySettings
 
 
 @dataclass(frozen=True)
-class OfficialSettings(WriterSettings):
+class RealDataSettings(GeneratorSettings):
     """All tables of one TOML file."""
 
     study: StudySettings = StudySettings()

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tutelage.distillation.data import TensorData
-    from tutelage.distillation.job import Lesson
+    from tutelage.distillation.job import TrainingJob
     from tutelage.distillation.method import Method
-    from tutelage.distillation.recipe import DataPart, Recipe
-    from tutelage.distillation.augmentation import Views
+    from tutelage.distillation.recipe import DataSpec, Recipe
+    from tutelage.distillation.augmentation import Augmentation
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What is taught, by whom, how.", show_default=False)]
 Overrides = Annotated[
@@ -59,7 +59,7 @@ PACKAGED: Mapping[str, Callable[[], Any]] = {"fashion-mnist": _fashion, "digits"
 
 
 @dataclass(frozen=True)
-class Prepared:
+class LoadedRecipe:
     """What a recipe names, loaded. ``test`` has class labels, or is None."""
 
     recipe: Recipe
@@ -96,20 +96,20 @@ class Prepared:
         assert self.test is not None
         return accuracy(network, self.test)
 
-    def lesson(self, seed: int) -> Lesson:
+    def training_job(self, seed: int) -> TrainingJob:
         """The lesson of ``seed``, with its live teacher."""
         from tutelage.distillation.api import make_method, make_student
-        from tutelage.distillation.job import Lesson
+        from tutelage.distillation.job import TrainingJob
         from tutelage.distillation.teacher import as_teacher
 
         settings = replace(self.recipe.settings, seed=seed)
         if self.recipe.cache is not None and settings.view_seed is None:
             settings = replace(settings, view_seed=self.seeds[0])
         method = make_method(self.method, self.recipe.options)
-        return Lesson(make_student(self.student, seed), as_teacher(self.teacher), method, self.data, settings, self.recipe.method)
+        return TrainingJob(make_student(self.student, seed), as_teacher(self.teacher), method, self.data, settings, self.recipe.method)
 
 
-def prepare(recipe: Recipe) -> Prepared:
+def prepare(recipe: Recipe) -> LoadedRecipe:
     """Load everything ``recipe`` names.
 
     Raises:
@@ -124,10 +124,10 @@ def prepare(recipe: Recipe) -> Prepared:
         raise InputError("the test data has no labels", where="test", remedy="give a file with an array labels")
     labelled = load(recipe.labelled, "labelled", recipe.views)[0] if recipe.labelled is not None else None
     teacher = build_model(recipe.teacher) if recipe.teacher is not None else None
-    return Prepared(recipe, data, test, labelled, teacher)
+    return LoadedRecipe(recipe, data, test, labelled, teacher)
 
 
-def load(part: DataPart, where: str, views: Views | None) -> tuple[TensorData, TensorData | None]:
+def load(spec: DataSpec, where: str, views: Augmentation | None) -> tuple[TensorData, TensorData | None]:
     """The data to train on, in ``views``, and the test data that a packaged data set brings, pixels in 0..1.
 
     Raises:
@@ -138,15 +138,15 @@ def load(part: DataPart, where: str, views: Views | None) -> tuple[TensorData, T
     from tutelage.distillation.data import TensorData
     from tutelage.distillation.resolve import load_data
 
-    if part.name is None:
-        return load_data(part, views), None
-    if part.name not in PACKAGED:
-        raise InputError(f"no data set {part.name!r}", where=f"{where}.name", remedy=did_you_mean(part.name, list(PACKAGED)))
-    images, labels, tests, answers = PACKAGED[part.name]()
+    if spec.name is None:
+        return load_data(spec, views), None
+    if spec.name not in PACKAGED:
+        raise InputError(f"no data set {spec.name!r}", where=f"{where}.name", remedy=did_you_mean(spec.name, list(PACKAGED)))
+    images, labels, tests, answers = PACKAGED[spec.name]()
 
     def pixels(array: Any) -> torch.Tensor:
         return torch.from_numpy(array.copy()).float()[:, None] / 255
 
-    kept = slice(part.limit)
-    own = torch.from_numpy(labels[kept].copy()) if part.labels else None
+    kept = slice(spec.limit)
+    own = torch.from_numpy(labels[kept].copy()) if spec.labels else None
     return TensorData(pixels(images[kept]), own, views=views), TensorData(pixels(tests), torch.from_numpy(answers.copy()))

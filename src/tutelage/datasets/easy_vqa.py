@@ -155,7 +155,7 @@ def subsample(samples: Sequence[EasyVqaSample], count: int, seed: int) -> list[E
     return [samples[index] for index in chosen]
 
 
-def spread(samples: Sequence[EasyVqaSample], count: int, seed: int) -> list[EasyVqaSample]:
+def spread_over_images(samples: Sequence[EasyVqaSample], count: int, seed: int) -> list[EasyVqaSample]:
     """``count`` samples from as many images as there are: one of each image, drawn by ``seed``, then a second, and on.
 
     What is learnt from needs many images more than many questions. The original order is kept.
@@ -218,14 +218,14 @@ class QuestionPrior:
         if not seen:
             raise InputError("a prior needs at least one sample", where="samples")
         total = sum(seen.values(), Counter())
-        return cls({question: _commonest(counts) for question, counts in seen.items()}, _commonest(total))
+        return cls({question: _most_common(counts) for question, counts in seen.items()}, _most_common(total))
 
     def answer(self, question: str) -> str:
         """The commonest answer to ``question``, or over all questions where this one was never seen."""
         return self.answers.get(question, self.default)
 
 
-def _commonest(counts: Counter[str]) -> str:
+def _most_common(counts: Counter[str]) -> str:
     return min(counts, key=lambda answer: (-counts[answer], answer))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from tutelage.errors import InputError
-from tutelage.datasets.json_records import REMEDY, Progress, Record, is_id, members
+from tutelage.datasets.json_records import REMEDY, Progress, JsonRecord, is_id, members
 
 STRUCTURAL_TYPES = ("verify", "query", "choose", "logical", "compare")
 SEMANTIC_TYPES = ("obj", "attr", "cat", "rel", "global")
@@ -87,10 +87,10 @@ def read_questions(path: str | Path, *, annotated: bool = True, progress: Progre
         InputError: a broken file, or a field that is missing or wrong; file, question id and field are named.
     """
     for chunk, key, value in members(path, progress):
-        yield _question(key, Record(value, f"{chunk}: question {key}"), annotated)
+        yield _question(key, JsonRecord(value, f"{chunk}: question {key}"), annotated)
 
 
-def _question(key: str, record: Record, annotated: bool) -> GqaQuestion:
+def _question(key: str, record: JsonRecord, annotated: bool) -> GqaQuestion:
     image_id, question, balanced = record.name("imageId"), record.text("question"), record.flag("isBalanced")
     if not annotated:
         return GqaQuestion(key, image_id, question, balanced)
@@ -117,15 +117,15 @@ def _question(key: str, record: Record, annotated: bool) -> GqaQuestion:
     )
 
 
-def _pointers(annotations: Record, field: str) -> dict[str, str]:
+def _pointers(annotations: JsonRecord, field: str) -> dict[str, str]:
     pointers = annotations.record(field)
     return {words: pointers.name(words) for words in pointers.value}
 
 
-def _step(record: Record, count: int) -> GqaStep:
+def _step(record: JsonRecord, count: int) -> GqaStep:
     dependencies = record.value.get("dependencies")
     if not isinstance(dependencies, list) or not all(type(d) is int and 0 <= d < count for d in dependencies):
-        raise record.wrong("dependencies", f"a list of step numbers below {count}")
+        raise record.error("dependencies", f"a list of step numbers below {count}")
     return GqaStep(record.text("operation"), record.text("argument"), tuple(dependencies))
 
 
@@ -136,7 +136,7 @@ def read_scene_graphs(path: str | Path, *, progress: Progress | None = None) -> 
         InputError: a broken file, or a field that is missing or wrong; file, image id and field are named.
     """
     for chunk, key, value in members(path, progress):
-        record = Record(value, f"{chunk}: image {key}")
+        record = JsonRecord(value, f"{chunk}: image {key}")
         objects = record.record("objects")
         yield SceneGraph(
             image_id=key,
@@ -148,7 +148,7 @@ def read_scene_graphs(path: str | Path, *, progress: Progress | None = None) -> 
         )
 
 
-def _object(key: str, record: Record) -> SceneObject:
+def _object(key: str, record: JsonRecord) -> SceneObject:
     x, y, w, h = (record.number(field) for field in ("x", "y", "w", "h"))
     relations = tuple((relation.text("name"), relation.name("object")) for relation in record.records("relations"))
     return SceneObject(key, record.text("name"), x, y, w, h, record.texts("attributes"), relations)
@@ -161,7 +161,7 @@ def read_choices(path: str | Path, *, progress: Progress | None = None) -> Itera
         InputError: a broken file, or a field that is missing or wrong; file, question id and field are named.
     """
     for chunk, key, value in members(path, progress):
-        record = Record(value, f"{chunk}: question {key}")
+        record = JsonRecord(value, f"{chunk}: question {key}")
         yield key, record.texts("valid"), record.texts("plausible")
 
 

@@ -31,7 +31,7 @@ import numpy as np
 
 from tutelage.errors import InputError
 from tutelage.datasets.gqa import GqaQuestion, GqaStep, SceneGraph, read_choices, read_questions, read_scene_graphs
-from tutelage.datasets.json_records import Progress, Record, items
+from tutelage.datasets.json_records import Progress, JsonRecord, items
 
 METRICS = (
     "binary",
@@ -56,7 +56,7 @@ _COMMON_SCOPE = ("color", "material", "shape")  # all that can be common to two 
 
 
 @dataclass(slots=True)
-class Tally:
+class RunningAccuracy:
     """A running mean."""
 
     total: float = 0.0
@@ -106,7 +106,7 @@ def read_predictions(
     """
     predictions = Predictions()
     for number, value in items(path, progress):
-        record = Record(value, f"{path}: prediction {number}")
+        record = JsonRecord(value, f"{path}: prediction {number}")
         question_id = record.name("questionId")
         predictions.add(question_id, record.text("prediction"))
         if predictions.duplicates and duplicates == "error":
@@ -164,8 +164,8 @@ class GqaScorer:
     ):
         self.predictions, self.missing_policy = predictions, missing
         self.state = bytearray(len(predictions.answers))
-        self.tallies: defaultdict[str, Tally] = defaultdict(Tally)
-        self.detailed: dict[str, defaultdict[Any, Tally]] = {name: defaultdict(Tally) for name in DETAILED_METRICS}
+        self.running: defaultdict[str, RunningAccuracy] = defaultdict(RunningAccuracy)
+        self.detailed: dict[str, defaultdict[Any, RunningAccuracy]] = {name: defaultdict(RunningAccuracy) for name in DETAILED_METRICS}
         self.gold: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.predicted: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.questions = self.missing = 0
@@ -200,8 +200,8 @@ class GqaScorer:
             self._add_balanced(question, number, prediction, right)
 
     def _add_balanced(self, question: GqaQuestion, number: int, prediction: str, right: bool) -> None:
-        self.tallies["accuracy"].add(right)
-        self.tallies["open" if question.structural == "query" else "binary"].add(right)
+        self.running["accuracy"].add(right)
+        self.running["open" if question.structural == "query" else "binary"].add(right)
         self.detailed["accuracyPerStructuralType"][question.structural].add(right)
         self.detailed["accuracyPerSemanticType"][question.semantic_type].add(right)
         self.detailed["accuracyPerSteps"][steps_of(question.semantic)].add(right)
@@ -239,8 +239,8 @@ class GqaScorer:
         prediction = self.predictions.answers[number]
         if self.state[number] & _COMMON:
             valid = plausible = _COMMON_SCOPE
-        self.tallies["validity"].add(prediction in valid)
-        self.tallies["plausibility"].add(prediction in plausible)
+        self.running["validity"].add(prediction in valid)
+        self.running["plausibility"].add(prediction in plausible)
 
     def add_scene_graph(self, graph: SceneGraph) -> None:
         """Turn what the questions of this image point at into regions.
@@ -261,7 +261,7 @@ class GqaScorer:
             scale = np.array([graph.width, graph.height] * 2)
             self._regions[number] = np.array(boxes, np.float64).reshape(-1, 4) / scale
 
-    def add_attention(self, record: Record, *, objects: bool = False) -> None:
+    def add_attention(self, record: JsonRecord, *, objects: bool = False) -> None:
         """Score the grounding of one ``{"questionId", "attention"}``; questions that are not balanced are passed over.
 
         The attention is a square grid, ``attention[i][j]`` being the i-th column from the left and the j-th row from
@@ -281,9 +281,9 @@ class GqaScorer:
         square = grid.ndim == 2 and grid.shape[1] == (5 if objects else grid.shape[0]) and np.isfinite(grid).all()
         if not square or (objects and (grid[:, 2:4] <= grid[:, :2]).any()):
             expected = "a list of [x1, y1, x2, y2, attention]" if objects else "a square grid of numbers"
-            raise record.wrong("attention", expected)
+            raise record.error("attention", expected)
         cells, attention = (grid[:, :4], grid[:, 4]) if objects else (_grid_cells(len(grid)), grid.ravel())
-        self.tallies["grounding"].add(grounding(attention, cells, regions))
+        self.running["grounding"].add(grounding(attention, cells, regions))
 
     def result(self, *, unknown: Literal["error", "count"] = "error") -> dict[str, Any]:
         """The metrics by their official names, and how many questions and predictions they come from.
@@ -298,7 +298,7 @@ class GqaScorer:
         strangers = np.flatnonzero(state & _SEEN == 0)
         self._check_complete(state, strangers if unknown == "error" else strangers[:0])
         distribution = chi_square(self.gold, self.predicted)
-        scores: dict[str, Any] = {name: self.tallies[name].percent for name in METRICS}
+        scores: dict[str, Any] = {name: self.running[name].percent for name in METRICS}
         scores["consistency"] = self._consistency(state)
         scores["distribution"] = None if distribution is None else distribution / 100
         for name, tallies in self.detailed.items():
@@ -307,7 +307,7 @@ class GqaScorer:
             }
         return scores | {
             "questions": self.questions,
-            "balancedQuestions": self.tallies["accuracy"].count,
+            "balancedQuestions": self.running["accuracy"].count,
             "missingPredictions": self.missing,
             "unknownPredictions": len(strangers),
             "duplicatePredictions": self.predictions.duplicates,
@@ -352,10 +352,10 @@ def _lack(count: int, what: str, example: str, remedy: str) -> InputError:
     return InputError(f"{count} {what}, such as {example}", where="GQA", remedy=remedy)
 
 
-def _grid_cells(side: int) -> np.ndarray:
-    edges = np.arange(side) / side
+def _grid_cells(grid_size: int) -> np.ndarray:
+    edges = np.arange(grid_size) / grid_size
     corners = np.stack(np.meshgrid(edges, edges, indexing="ij"), -1).reshape(-1, 2)
-    return np.concatenate([corners, corners + 1 / side], 1)
+    return np.concatenate([corners, corners + 1 / grid_size], 1)
 
 
 def evaluate(
@@ -391,5 +391,5 @@ def evaluate(
         for graph in read_scene_graphs(scene_graphs, progress=progress):
             scorer.add_scene_graph(graph)
         for number, value in items(attention, progress):
-            scorer.add_attention(Record(value, f"{attention}: item {number}"), objects=object_attention)
+            scorer.add_attention(JsonRecord(value, f"{attention}: item {number}"), objects=object_attention)
     return scorer.result(unknown=unknown)

@@ -24,7 +24,7 @@ def is_id(text: object) -> bool:
     return isinstance(text, str) and _ID.fullmatch(text) is not None
 
 
-class Record:
+class JsonRecord:
     """One JSON object of a file: its fields are taken with their types checked; errors name file, record and field."""
 
     __slots__ = ("value", "where")
@@ -35,7 +35,7 @@ class Record:
             raise InputError("not a JSON object", where=where, remedy=REMEDY)
         self.value = value
 
-    def wrong(self, field: str, expected: str) -> InputError:
+    def error(self, field: str, expected: str) -> InputError:
         """The error for a field that is absent or not ``expected``."""
         state = f"is {self.value[field]!r}"[:80] if field in self.value else "is missing"
         return InputError(f"field {field!r} {state}; expected {expected}", where=self.where, remedy=REMEDY)
@@ -44,66 +44,66 @@ class Record:
         """A string."""
         value = self.value.get(field)
         if not isinstance(value, str):
-            raise self.wrong(field, "a string")
+            raise self.error(field, "a string")
         return value
 
     def optional_text(self, field: str) -> str | None:
         """A string, null or nothing."""
         value = self.value.get(field)
         if value is not None and not isinstance(value, str):
-            raise self.wrong(field, "a string or null")
+            raise self.error(field, "a string or null")
         return value
 
     def name(self, field: str) -> str:
         """An id: letters, digits, _ and -."""
         value = self.value.get(field)
         if not is_id(value):
-            raise self.wrong(field, "an id of letters, digits, _ and -")
+            raise self.error(field, "an id of letters, digits, _ and -")
         return str(value)
 
-    def one_of(self, field: str, known: tuple[str, ...]) -> str:
+    def one_of(self, field: str, allowed: tuple[str, ...]) -> str:
         """A string among ``known``."""
         value = self.value.get(field)
-        if value not in known:
-            raise self.wrong(field, f"one of {', '.join(known)}")
+        if value not in allowed:
+            raise self.error(field, f"one of {', '.join(allowed)}")
         return str(value)
 
     def flag(self, field: str) -> bool:
         """True or false."""
         value = self.value.get(field)
         if not isinstance(value, bool):
-            raise self.wrong(field, "true or false")
+            raise self.error(field, "true or false")
         return value
 
     def number(self, field: str, above: float = float("-inf")) -> float:
         """A number greater than ``above``."""
         value = self.value.get(field)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > above:
-            raise self.wrong(field, "a number" if above == float("-inf") else f"a number above {above:g}")
+            raise self.error(field, "a number" if above == float("-inf") else f"a number above {above:g}")
         return value
 
     def texts(self, field: str) -> tuple[str, ...]:
         """A list of strings."""
         value = self.value.get(field)
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-            raise self.wrong(field, "a list of strings")
+            raise self.error(field, "a list of strings")
         return tuple(value)
 
-    def record(self, field: str) -> Record:
+    def record(self, field: str) -> JsonRecord:
         """A JSON object."""
         if not isinstance(self.value.get(field), dict):
-            raise self.wrong(field, "a JSON object")
-        return Record(self.value[field], f"{self.where}, {field}")
+            raise self.error(field, "a JSON object")
+        return JsonRecord(self.value[field], f"{self.where}, {field}")
 
-    def records(self, field: str) -> list[Record]:
+    def records(self, field: str) -> list[JsonRecord]:
         """A list of JSON objects."""
         value = self.value.get(field)
         if not isinstance(value, list):
-            raise self.wrong(field, "a list of JSON objects")
-        return [Record(item, f"{self.where}, {field} {index}") for index, item in enumerate(value)]
+            raise self.error(field, "a list of JSON objects")
+        return [JsonRecord(item, f"{self.where}, {field} {index}") for index, item in enumerate(value)]
 
 
-class _Counted:
+class _CountingReader:
     """A binary file that tells ``progress`` how many bytes were read."""
 
     def __init__(self, file: BinaryIO, progress: Progress | None):
@@ -166,7 +166,7 @@ def _stream(path: Path, opening: str, progress: Progress | None) -> Iterator[Any
                 kind = "object" if opening == "{" else "list"
                 raise InputError(f"not a JSON {kind}", where=path, remedy="is this the right file?")
             file.seek(0)
-            counted = _Counted(file, progress)
+            counted = _CountingReader(file, progress)
             try:
                 if opening == "{":
                     yield from ijson.kvitems(counted, "", use_float=True)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from tutelage.errors import InputError
 from tutelage.storage import read_json_lines
-from tutelage.datasets.json_records import Record, is_id
+from tutelage.datasets.json_records import JsonRecord, is_id
 
 _IDENTIFIER = re.compile(r"(train|dev|test1|test2)-(\d+)-(\d+)-(\d+)")
 _LABELS = MappingProxyType({"true": True, "false": False})
@@ -75,18 +75,18 @@ def read_examples(path: str | Path, *, labelled: bool = True) -> Iterator[Nlvr2E
     number = 0
     try:
         for number, value in read_json_lines(path):
-            yield _example(Record(value, f"{path}:{number}"), labelled)
+            yield _example(JsonRecord(value, f"{path}:{number}"), labelled)
     except UnicodeDecodeError as error:
         raise InputError("not UTF-8 text", where=f"{path}, after line {number}", remedy="is it the right file?") from error
 
 
-def _example(record: Record, labelled: bool) -> Nlvr2Example:
+def _example(record: JsonRecord, labelled: bool) -> Nlvr2Example:
     identifier = record.text("identifier")
     if not _IDENTIFIER.fullmatch(identifier):
-        raise record.wrong("identifier", "split-set-pair-sentence, such as dev-12-0-1")
+        raise record.error("identifier", "split-set-pair-sentence, such as dev-12-0-1")
     directory = record.value.get("directory")
     if directory is not None and not is_id(str(directory)):
-        raise record.wrong("directory", "a number or a folder name")
+        raise record.error("directory", "a number or a folder name")
     return Nlvr2Example(
         identifier=identifier,
         sentence=record.text("sentence"),

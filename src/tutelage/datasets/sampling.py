@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 from tutelage.errors import InputError
 from tutelage.storage import fingerprint, read_json, write_json
 from tutelage.seeds import derive
-from tutelage.datasets.json_records import Record
+from tutelage.datasets.json_records import JsonRecord
 
 T = TypeVar("T")
 FORMAT = "tutelage-sample"
 
 
-def draw(
+def sample_records(
     records: Iterable[T],
     *,
     seed: int,
@@ -79,7 +79,7 @@ def select(records: Iterable[T], ids: Collection[str], *, id_of: Callable[[T], s
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class Subset:
     """Some records of a split's subset, by id."""
 
     split: str
@@ -88,11 +88,11 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Sample:
+class SampledIds:
     """The records of a study: its parts by what they are for, and how they were drawn (task, seed, limits)."""
 
     drawn: Mapping[str, Any]
-    parts: Mapping[str, Part]
+    parts: Mapping[str, Subset]
 
     @property
     def hash(self) -> str:
@@ -104,21 +104,21 @@ class Sample:
         return write_json(path, {"format": FORMAT, "hash": self.hash, "drawn": self.drawn, "parts": self.parts})
 
     @classmethod
-    def load(cls, path: str | Path) -> Sample:
+    def load(cls, path: str | Path) -> SampledIds:
         """What :meth:`save` kept.
 
         Raises:
             InputError: the file is absent, no sample, or its ids are not those that its hash names.
         """
-        record = Record(read_json(path), str(path))
+        record = JsonRecord(read_json(path), str(path))
         record.one_of("format", (FORMAT,))
         parts = {}
         for name in record.record("parts").value:
             part = record.record("parts").record(name)
-            parts[name] = Part(part.text("split"), part.text("subset"), part.texts("ids"))
+            parts[name] = Subset(part.text("split"), part.text("subset"), part.texts("ids"))
             if len(set(parts[name].ids)) < len(parts[name].ids):
-                raise part.wrong("ids", "each id once")
+                raise part.error("ids", "each id once")
         sample = cls(record.record("drawn").value, parts)
         if sample.hash != record.text("hash"):
-            raise record.wrong("hash", f"{sample.hash}, the hash of the ids: the file was changed by hand")
+            raise record.error("hash", f"{sample.hash}, the hash of the ids: the file was changed by hand")
         return sample

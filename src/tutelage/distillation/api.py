@@ -16,13 +16,13 @@ from torch import nn
 from tutelage import registry
 from tutelage import storage
 from tutelage.distillation.cache import Cache
-from tutelage.distillation.cache_build import break_even, build
-from tutelage.distillation.data import Data, from_dataset
-from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.cache_build import estimate_break_even, build
+from tutelage.distillation.data import ReplayableData, from_dataset
+from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method
-from tutelage.distillation.parallel import Alone
-from tutelage.distillation.teacher import Cached, Teacher, as_teacher
-from tutelage.distillation.trainer import Result, train
+from tutelage.distillation.parallel import SingleProcess
+from tutelage.distillation.teacher import CachedTeacher, Teacher, as_teacher
+from tutelage.distillation.trainer import TrainingResult, train
 from tutelage.errors import InputError, did_you_mean
 from tutelage.seeds import derive
 
@@ -30,11 +30,11 @@ Score = Callable[[nn.Module], Mapping[str, float]]
 
 
 @dataclass
-class Distillation:
+class DistillationResult:
     """What :func:`distill` gives: one result a seed, and the student of the first. ``queries``: how many samples each
     black box among the teachers was asked for, over all seeds, by its version."""
 
-    results: list[Result]
+    results: list[TrainingResult]
     seeds: list[int]
     folder: Path | None = None
     cache: dict[str, Any] | None = None
@@ -46,9 +46,9 @@ class Distillation:
         return self.results[0].student
 
     @property
-    def figures(self) -> dict[str, dict[str, Any]]:
+    def metrics(self) -> dict[str, dict[str, Any]]:
         """Each figure of ``evaluate``: ``{mean, sd, seeds: [value of each seed]}``; sd is None for one seed."""
-        named = {name: [result.figures[name] for result in self.results] for name in self.results[0].figures}
+        named = {name: [result.metrics[name] for result in self.results] for name in self.results[0].metrics}
         return {
             name: {
                 "mean": statistics.fmean(values),
@@ -61,10 +61,10 @@ class Distillation:
     def summary(self) -> dict[str, Any]:
         """All of it but the networks, as plain values."""
         runs = [
-            {"seed": seed, "seconds": result.seconds, "figures": result.figures, "history": result.history}
+            {"seed": seed, "seconds": result.seconds, "figures": result.metrics, "history": result.history}
             for seed, result in zip(self.seeds, self.results, strict=True)
         ]
-        head = {"format": "tutelage-distillation", "version": 1, "seeds": self.seeds, "figures": self.figures}
+        head = {"format": "tutelage-distillation", "version": 1, "seeds": self.seeds, "figures": self.metrics}
         return head | {"cache": self.cache, "queries": self.queries, "runs": runs}
 
 
@@ -84,17 +84,17 @@ def make_method(method: str | Method | type[Method], options: Mapping[str, Any] 
     return found(**dict(options or {}))
 
 
-def make_settings(settings: Settings | None, overrides: Mapping[str, Any]) -> Settings:
+def make_settings(settings: TrainingSettings | None, overrides: Mapping[str, Any]) -> TrainingSettings:
     """``settings`` with single fields replaced.
 
     Raises:
         InputError: a field that does not exist; the message offers the nearest names.
     """
-    known = [item.name for item in fields(Settings)]
+    known = [item.name for item in fields(TrainingSettings)]
     for name in overrides:
         if name not in known:
             raise InputError(f"no setting {name!r}", where=name, remedy=did_you_mean(name, known))
-    return replace(settings or Settings(), **overrides)
+    return replace(settings or TrainingSettings(), **overrides)
 
 
 def distill(
@@ -104,18 +104,18 @@ def distill(
     method: str | Method | type[Method] = "kd",
     *,
     options: Mapping[str, Any] | None = None,
-    settings: Settings | None = None,
+    settings: TrainingSettings | None = None,
     seeds: int | Sequence[int] = 1,
     cache: str | Path | None = None,
-    store: Mapping[str, str] | str = "fp32",
+    storage_format: Mapping[str, str] | str = "fp32",
     out: str | Path | None = None,
     evaluate: Score | None = None,
     check: bool = True,
     tensorboard: bool = False,
     progress: Callable[[str, int, int], None] | None = None,
-    parallel: Alone | None = None,
+    parallel: SingleProcess | None = None,
     **overrides: Any,
-) -> Distillation:
+) -> DistillationResult:
     """Teach ``student`` what ``teacher`` knows.
 
     Args:
@@ -145,13 +145,13 @@ def distill(
     if isinstance(student, nn.Module):
         student = copy.deepcopy(student)  # before the teacher, which may be the same network, is frozen
     source = as_teacher(teacher)
-    supply: Data = data if callable(getattr(data, "batch", None)) else from_dataset(data)
+    supply: ReplayableData = data if callable(getattr(data, "batch", None)) else from_dataset(data)
     if cache is not None:
         settings = replace(settings, view_seed=chosen[0] if settings.view_seed is None else settings.view_seed)
-    together = parallel or Alone()
+    together = parallel or SingleProcess()
     results, facts = [], None
     for seed in chosen:
-        lesson = Lesson(
+        lesson = TrainingJob(
             make_student(student, seed),
             source,
             make_method(method, options),
@@ -161,13 +161,13 @@ def distill(
             evaluate=evaluate,
         )
         if cache is not None:
-            with together.in_turn():
-                lesson.teacher, facts = through_cache(lesson, Path(cache), store, progress)
+            with together.main_first():
+                lesson.teacher, facts = through_cache(lesson, Path(cache), storage_format, progress)
         folder = Path(out) / f"seed-{seed}" if out is not None else None
         tell = None if progress is None else _named(progress, f"seed {seed}")
         results.append(train(lesson, folder, tell, check, tensorboard, together))
-    queries = {box.version: box.queries for box in source.counted} if source is not None else {}
-    done = Distillation(results, chosen, Path(out) if out is not None else None, facts, queries)
+    queries = {box.version: box.queries for box in source.black_boxes} if source is not None else {}
+    done = DistillationResult(results, chosen, Path(out) if out is not None else None, facts, queries)
     if out is not None and together.main:
         storage.write_json(Path(out) / "result.json", done.summary())
     return done
@@ -186,41 +186,41 @@ def make_student(student: nn.Module | Callable[[], nn.Module], seed: int) -> nn.
         return student()
 
 
-def cache_folder(lesson: Lesson, root: Path) -> Path:
+def cache_folder(job: TrainingJob, root: Path) -> Path:
     """Where in ``root`` the lesson's cache lies: each seed has its own where it shows views of its own.
 
     Raises:
         InputError: the lesson has no teacher, or one whose answers cannot be known beforehand.
     """
-    if lesson.teacher is None:
+    if job.teacher is None:
         raise InputError("nothing to cache: there is no teacher", where="cache", remedy="leave cache out")
-    if not lesson.method.deterministic_teacher:
+    if not job.method.deterministic_teacher:
         raise InputError(
-            f"{type(lesson.method).__name__} asks its teacher about inputs of its own making",
+            f"{type(job.method).__name__} asks its teacher about inputs of its own making",
             where="cache",
             remedy="leave cache out: such answers cannot be stored beforehand",
         )
-    order = lesson.data.batch(*lesson.order().step(0))
-    own = order.partners is not None or (order.seeds is not None and bool(order.seeds.any()) and not lesson.settings.views)
-    return root / f"seed-{lesson.settings.seed}" if own else root
+    order = job.data.batch(*job.sample_order().step(0))
+    own = order.partners is not None or (order.seeds is not None and bool(order.seeds.any()) and not job.settings.views)
+    return root / f"seed-{job.settings.seed}" if own else root
 
 
 def through_cache(
-    lesson: Lesson,
+    job: TrainingJob,
     root: Path,
-    store: Mapping[str, str] | str,
+    storage_format: Mapping[str, str] | str,
     progress: Callable[[str, int, int], None] | None,
     processes: int = 1,
 ) -> tuple[Teacher, dict[str, Any]]:
     """The lesson's teacher, read from a cache that is built first where it is missing; and the cache's figures."""
-    root = cache_folder(lesson, root)
-    estimate = {} if (root / "cache.json").exists() else break_even(lesson, store)
+    root = cache_folder(job, root)
+    estimate = {} if (root / "cache.json").exists() else estimate_break_even(job, storage_format)
     if progress is not None and estimate:
         passes = estimate["break_even_passes"]
         progress(f"cache: pays off after {passes:.0f} passes" if math.isfinite(passes) else "cache: never pays off", 0, 1)
-    built = build(lesson, root, store, processes=processes, progress=None if progress is None else _named(progress, "cache"))
+    built = build(job, root, storage_format, processes=processes, progress=None if progress is None else _named(progress, "cache"))
     known = {name: value if math.isfinite(value) else None for name, value in estimate.items()}  # JSON has no infinity
-    return Cached(built, lesson.teacher), known | built.info()
+    return CachedTeacher(built, job.teacher), known | built.info()
 
 
-__all__ = ["Cache", "Distillation", "cache_folder", "distill", "make_method", "make_settings", "make_student", "through_cache"]
+__all__ = ["Cache", "DistillationResult", "cache_folder", "distill", "make_method", "make_settings", "make_student", "through_cache"]

@@ -16,20 +16,20 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tutelage import storage
-from tutelage.distillation.data import Batch, mix64
+from tutelage.distillation.data import Batch, hash64
 from tutelage.errors import InputError
 
 
-def draws(seeds: Tensor, stream: int, count: int) -> Tensor:
+def random_draws(seeds: Tensor, stream: int, count: int) -> Tensor:
     """``count`` numbers in [0, 1) a row, [B, count] float32: number j of row i is a hash of (seed_i, stream, j)."""
-    start = mix64(mix64(seeds.cpu().numpy().astype(np.uint64)) ^ np.uint64(stream))
+    start = hash64(hash64(seeds.cpu().numpy().astype(np.uint64)) ^ np.uint64(stream))
     with np.errstate(over="ignore"):
-        hashed = mix64(start[:, None] + np.arange(count, dtype=np.uint64) * np.uint64(0xD1342543DE82EF95))
+        hashed = hash64(start[:, None] + np.arange(count, dtype=np.uint64) * np.uint64(0xD1342543DE82EF95))
     return torch.from_numpy(((hashed >> np.uint64(40)).astype(np.float32)) * np.float32(2.0**-24))
 
 
 @dataclass(frozen=True)
-class Views:
+class Augmentation:
     """An augmentation: what is done to a batch, given its view seeds, in this order.
 
     Attributes:
@@ -77,28 +77,28 @@ class Views:
             )
         if batch.seeds is None:
             raise InputError("the batch has no view seeds", where="seeds", remedy="Data.batch must set them")
-        images = self.alter(images, batch.seeds)
+        images = self.apply(images, batch.seeds)
         labels, partners = batch.labels, batch.partners
         if self.mixup or self.cutmix:
             images, labels, partners = self._mixed(images, labels, batch.seeds)
         inputs = images if self.field is None else {**batch.inputs, self.field: images}
         return replace(batch, inputs=inputs, labels=labels, partners=partners)
 
-    def alter(self, images: Tensor, seeds: Tensor) -> Tensor:
+    def apply(self, images: Tensor, seeds: Tensor) -> Tensor:
         """All but the mixing: images [B, C, H, W], seeds [B] -> images."""
         if self.crop:
-            images = shift(images, draws(seeds, 1, 2), self.crop)
+            images = shift(images, random_draws(seeds, 1, 2), self.crop)
         if self.resize:
-            images = resized_part(images, draws(seeds, 2, 4), self.resize)
+            images = resized_part(images, random_draws(seeds, 2, 4), self.resize)
         if self.flip:
-            images = torch.where((draws(seeds, 3, 1)[:, 0] < self.flip)[:, None, None, None], images.flip(-1), images)
+            images = torch.where((random_draws(seeds, 3, 1)[:, 0] < self.flip)[:, None, None, None], images.flip(-1), images)
         if self.randaugment:
             images = randaugment(images, seeds, *self.randaugment)
         if self.colour:
-            factors = 1 + self.colour * (2 * draws(seeds, 4, 3) - 1)
+            factors = 1 + self.colour * (2 * random_draws(seeds, 4, 3) - 1)
             images = saturation(contrast(brightness(images, factors[:, 0]), factors[:, 1]), factors[:, 2])
         if self.erase:
-            images = erase(images, draws(seeds, 5, 5), self.erase)
+            images = erase(images, random_draws(seeds, 5, 5), self.erase)
         return images
 
     def _mixed(self, images: Tensor, labels: Any, seeds: Tensor) -> tuple[Tensor, Any, Tensor]:
@@ -106,9 +106,9 @@ class Views:
         if count % 2:
             raise InputError(f"{count} rows cannot be mixed in pairs", where="batch_size", remedy="take an even batch size")
         keys = (seeds[0::2] ^ seeds[1::2]).tolist()
-        plans = [mixing(key, height, width, self.mixup, self.cutmix, self.mix, self.switch) for key in keys]
-        kept = torch.tensor([plan.kept for plan in plans]).repeat_interleave(2)
-        blend = torch.tensor([plan.kept if plan.box is None else 1.0 for plan in plans]).repeat_interleave(2)
+        plans = [draw_mixup(key, height, width, self.mixup, self.cutmix, self.mix, self.switch) for key in keys]
+        kept = torch.tensor([plan.lam for plan in plans]).repeat_interleave(2)
+        blend = torch.tensor([plan.lam if plan.box is None else 1.0 for plan in plans]).repeat_interleave(2)
         partners = torch.arange(count) ^ 1
         other = images[partners]
         mixed = images * blend[:, None, None, None] + other * (1 - blend)[:, None, None, None]
@@ -127,30 +127,30 @@ class Views:
 
 
 @dataclass(frozen=True)
-class Mixing:
+class MixupParams:
     """How a pair is mixed: the share ``kept`` of each row's own image, and the swapped ``box`` (top, bottom, left,
     right) of CutMix, None for Mixup."""
 
-    kept: float
+    lam: float
     box: tuple[int, int, int, int] | None = None
 
 
-def mixing(seed: int, height: int, width: int, mixup: float, cutmix: float, mix: float = 1.0, switch: float = 0.5) -> Mixing:
+def draw_mixup(seed: int, height: int, width: int, mixup: float, cutmix: float, mix: float = 1.0, switch: float = 0.5) -> MixupParams:
     """The mixing that ``seed`` (one member's seed XOR the other's) names; the draws are TinyViT's (Wu et al., 2022), in
     its order, from PCG64; ``kept`` is corrected to the box as it was clipped (theirs reaches no label)."""
     rng = np.random.Generator(np.random.PCG64(seed))
     if rng.random() >= mix:
-        return Mixing(1.0)
+        return MixupParams(1.0)
     cut = rng.random() < switch if mixup and cutmix else bool(cutmix)
     kept = float(rng.beta(cutmix, cutmix) if cut else rng.beta(mixup, mixup))
     if not cut:
-        return Mixing(kept)
+        return MixupParams(kept)
     side = np.sqrt(1 - kept)
     high, wide = int(height * side), int(width * side)
     row, column = int(rng.random() * height), int(rng.random() * width)
     top, bottom = max(0, row - high // 2), min(height, row + high // 2)
     left, right = max(0, column - wide // 2), min(width, column + wide // 2)
-    return Mixing(1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right))
+    return MixupParams(1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right))
 
 
 def _per_row(values: Tensor) -> Tensor:
@@ -312,7 +312,7 @@ def randaugment(images: Tensor, seeds: Tensor, operations: int, magnitude: float
     """``operations`` random ones of the fourteen, one after the other, each at ``magnitude`` / 10 with a random sign
     (Cubuk et al., 2020, section 3; each row draws its own). Ranges: rotation 30 degrees, shear 0.3, shift 0.45 of the
     side, enhancement 1 +- 0.9, posterize to 4 bits."""
-    u = draws(seeds, 6, 2 * operations)
+    u = random_draws(seeds, 6, 2 * operations)
     for number in range(operations):
         chosen = (u[:, 2 * number] * len(OPERATIONS)).long()
         amount = torch.where(u[:, 2 * number + 1] < 0.5, -1.0, 1.0) * (magnitude / 10)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tutelage import storage
 from tutelage.distillation.checkpoint import read_tensors
-from tutelage.distillation.data import Batch, Data, leaves, mix64
+from tutelage.distillation.data import Batch, ReplayableData, flatten_tree, hash64
 from tutelage.distillation.method import Output
 from tutelage.errors import InputError, StaleError
 
@@ -34,16 +34,16 @@ def view_keys(batch: Batch) -> np.ndarray:
     """One uint64 a row that names its view: a hash of id and seed, and of the partner's id and seed."""
     if batch.ids is None or batch.seeds is None:
         raise InputError("the batch has no sample ids or view seeds", where="data", remedy="Data.batch must set them")
-    own = keys_of(batch.ids.cpu().numpy(), batch.seeds.cpu().numpy())
+    own = view_key(batch.ids.cpu().numpy(), batch.seeds.cpu().numpy())
     if batch.partners is None:
         return own
     with np.errstate(over="ignore"):
-        return mix64(own * np.uint64(3) + own[batch.partners.cpu().numpy()])
+        return hash64(own * np.uint64(3) + own[batch.partners.cpu().numpy()])
 
 
-def keys_of(ids: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+def view_key(ids: np.ndarray, seeds: np.ndarray) -> np.ndarray:
     """The uint64 key of an unmixed view."""
-    return mix64(mix64(ids.astype(np.uint64)) ^ seeds.astype(np.uint64))
+    return hash64(hash64(ids.astype(np.uint64)) ^ seeds.astype(np.uint64))
 
 
 # -- heads on disk ---
@@ -69,20 +69,20 @@ def densify(ids: Tensor, values: Tensor, classes: int) -> Tensor:
     return rest.repeat(1, classes).scatter(-1, ids.long(), kept)
 
 
-def pack(name: str, value: Tensor, how: str) -> dict[str, Tensor]:
+def pack(name: str, value: Tensor, storage_format: str) -> dict[str, Tensor]:
     """One head as the columns it is stored in."""
-    if how == "fp32":
+    if storage_format == "fp32":
         return {name: value.float()}
-    if how == "fp16":
+    if storage_format == "fp16":
         return {name: value.half()}
-    ids, kept = sparsify(value, min(int(how.removeprefix("top")), value.shape[-1]))
+    ids, kept = sparsify(value, min(int(storage_format.removeprefix("top")), value.shape[-1]))
     return {f"{name}.ids": ids, f"{name}.values": kept}
 
 
-def difference(store: str, stored: Tensor, live: Tensor) -> float:
+def difference(storage_format: str, stored: Tensor, live: Tensor) -> float:
     """The largest difference, relative to the largest value; a sparse head's: of its kept classes' probabilities."""
-    if store.startswith("top"):
-        k = min(int(store.removeprefix("top")), live.shape[-1])
+    if storage_format.startswith("top"):
+        k = min(int(storage_format.removeprefix("top")), live.shape[-1])
         values, ids = live.float().softmax(-1).topk(k, dim=-1)
         return float((stored.exp().gather(-1, ids) - values).abs().max())
     return float((stored - live).abs().max() / live.abs().max().clamp_min(1e-12))
@@ -96,7 +96,7 @@ def shard_path(root: Path, number: int) -> Path:
     return root / f"shard-{number:06d}.safetensors"
 
 
-def digest_of(tensors: Mapping[str, Tensor]) -> str:
+def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
     """A hash of every name and byte."""
     digest = hashlib.blake2b(digest_size=16)
     for name in sorted(tensors):
@@ -105,7 +105,7 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def read_head(root: Path) -> dict[str, Any]:
+def read_metadata(root: Path) -> dict[str, Any]:
     """The facts a cache states about itself; a StaleError if it is none, or of another format."""
     head = storage.read_json(root / "cache.json")
     if not isinstance(head, dict) or head.get("format") != FORMAT:
@@ -131,17 +131,17 @@ class Cache:
         StaleError: the cache is of another format or other data.
     """
 
-    def __init__(self, root: str | Path, data: Data | None = None):
+    def __init__(self, root: str | Path, data: ReplayableData | None = None):
         self.root = Path(root)
-        self.head = read_head(self.root)
-        if data is not None and data.fingerprint != self.head["data"]:
+        self.metadata = read_metadata(self.root)
+        if data is not None and data.fingerprint != self.metadata["data"]:
             raise StaleError(
-                f"built from data {self.head['data']}, these are {data.fingerprint}",
+                f"built from data {self.metadata['data']}, these are {data.fingerprint}",
                 where=self.root,
                 remedy="the samples or their augmentation changed: build the cache again in a new folder",
             )
         self.shards: list[dict[str, Tensor]] = []
-        count = -(-self.head["passes"] // self.head["shard"])
+        count = -(-self.metadata["passes"] // self.metadata["shard"])
         for number in range(count):
             path = shard_path(self.root, number)
             if not path.exists():
@@ -187,16 +187,16 @@ class Cache:
             raise StaleError(
                 f"the cache does not hold sample {int(batch.ids[row])} in the view of seed {int(batch.seeds[row])}",
                 where=self.root,
-                remedy=f"it holds {self.head['passes']} passes of order {self.head['order']}: build one for this run",
+                remedy=f"it holds {self.metadata['passes']} passes of order {self.metadata['order']}: build one for this run",
             )
         return self._rows[at]
 
     def read(self, batch: Batch) -> Output:
         """The stored heads for ``batch``, float32; a sparse head comes as log-probabilities [B, C]."""
         rows = self.rows(batch)
-        device = next(leaves(batch.inputs))[1].device
+        device = next(flatten_tree(batch.inputs))[1].device
         heads = {}
-        for name, entry in self.head["heads"].items():
+        for name, entry in self.metadata["heads"].items():
             if entry["store"].startswith("top"):
                 ids, values = self._gather(f"{name}.ids", rows), self._gather(f"{name}.values", rows)
                 dense = densify(ids, values, entry["shape"][-1])
@@ -219,8 +219,8 @@ class Cache:
 
     def info(self) -> dict[str, Any]:
         """The head, and ``rows``, ``bytes``, ``bytes_per_row``, ``dense_fp32_bytes``."""
-        dense = sum(4 * int(np.prod(entry["shape"])) for entry in self.head["heads"].values())
-        return self.head | {
+        dense = sum(4 * int(np.prod(entry["shape"])) for entry in self.metadata["heads"].values())
+        return self.metadata | {
             "rows": len(self),
             "bytes": self.size,
             "bytes_per_row": self.size / max(1, len(self)),

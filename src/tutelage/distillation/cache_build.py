@@ -24,34 +24,34 @@ from tutelage.distillation.cache import (
     VERSION,
     Cache,
     difference,
-    digest_of,
+    tensor_hash,
     pack,
-    read_head,
+    read_metadata,
     shard_path,
     view_keys,
 )
 from tutelage.distillation.checkpoint import write_tensors
-from tutelage.distillation.data import Batch, Data, Order
-from tutelage.distillation.job import Lesson
-from tutelage.distillation.teacher import Cached, Teacher
+from tutelage.distillation.data import Batch, ReplayableData, SampleOrder
+from tutelage.distillation.job import TrainingJob
+from tutelage.distillation.teacher import CachedTeacher, Teacher
 from tutelage.errors import InputError, StaleError
 
 
 @dataclass(frozen=True)
-class Plan:
+class CachePlan:
     """The first ``passes`` passes in ``order`` show every view; ``covers`` says which views these are: the one of each
     sample, a cycle of views of each sample (whatever the order they are shown in), or those of one run alone."""
 
-    order: Order
+    order: SampleOrder
     passes: int
     covers: dict[str, Any]
 
-    def batch(self, data: Data, number: int) -> Batch:
+    def batch(self, data: ReplayableData, number: int) -> Batch:
         """The batch of pass ``number``, as training will see it."""
         return data.batch(*self.order.step(number))
 
 
-def plan(data: Data, order: Order, passes: int) -> Plan:
+def plan(data: ReplayableData, order: SampleOrder, passes: int) -> CachePlan:
     """What must be asked so that ``passes`` forward passes of training in ``order`` find every view.
 
     Views that come again are all asked for, even if training is shorter than a cycle of them: other runs find them too.
@@ -61,20 +61,20 @@ def plan(data: Data, order: Order, passes: int) -> Plan:
     if plain or (first.partners is None and order.views):
         cycle = 1 if plain else order.views
         covers = {"views": cycle} | ({} if plain else {"view_seed": order.view_seed})
-        return Plan(order, -(-cycle * order.length // order.batch_size), covers)
-    return Plan(order, passes, {"passes": passes, **_facts(order)})
+        return CachePlan(order, -(-cycle * order.length // order.batch_size), covers)
+    return CachePlan(order, passes, {"passes": passes, **_facts(order)})
 
 
-def _facts(order: Order) -> dict[str, Any]:
+def _facts(order: SampleOrder) -> dict[str, Any]:
     return {name: getattr(order, name) for name in ("length", "batch_size", "seed", "views", "view_seed")}
 
 
 def build(
-    lesson: Lesson,
+    job: TrainingJob,
     root: str | Path,
-    store: Mapping[str, str] | str = "fp32",
+    storage_format: Mapping[str, str] | str = "fp32",
     shard: int = 256,
-    processes: workers.Pool | int = 1,
+    processes: workers.WorkerPool | int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Cache:
     """Ask the lesson's teacher about every view that its training will show, and keep the answers in ``root``.
@@ -91,27 +91,27 @@ def build(
         StaleError: ``root`` holds a cache of other data, another teacher or other settings.
         InputError: a wrong ``store``, or a teacher's output that is not finite.
     """
-    if lesson.teacher is None:
-        raise InputError("nothing to cache: the lesson has no teacher", where=lesson.name)
-    if isinstance(lesson.teacher, Cached):
-        raise InputError("the lesson's teacher is a cache already", where=lesson.name)
-    if not lesson.teacher.frozen:
-        raise InputError("this teacher changes while it teaches", where=lesson.name, remedy="only a frozen teacher can be cached")
+    if job.teacher is None:
+        raise InputError("nothing to cache: the lesson has no teacher", where=job.name)
+    if isinstance(job.teacher, CachedTeacher):
+        raise InputError("the lesson's teacher is a cache already", where=job.name)
+    if not job.teacher.frozen:
+        raise InputError("this teacher changes while it teaches", where=job.name, remedy="only a frozen teacher can be cached")
     root = Path(root)
-    facts = {"data": lesson.data.fingerprint, "teacher": lesson.teacher.fingerprint}
-    _refuse_foreign(root, facts)
-    todo = plan(lesson.data, lesson.order(), lesson.settings.steps * lesson.settings.accumulate)
-    head = facts | _head(lesson, todo, store)
-    _refuse_foreign(root, head)
+    facts = {"data": job.data.fingerprint, "teacher": job.teacher.fingerprint}
+    _check_same_source(root, facts)
+    todo = plan(job.data, job.sample_order(), job.settings.steps * job.settings.accumulate)
+    head = facts | _metadata(job, todo, storage_format)
+    _check_same_source(root, head)
     if (root / "cache.json").exists():
-        head = read_head(root)  # the order it was begun in; another may serve as well
+        head = read_metadata(root)  # the order it was begun in; another may serve as well
     else:
         head |= {"order": _facts(todo.order), "passes": todo.passes, "shard": shard}
         storage.write_json(root / "cache.json", head)
-    todo, shard = Plan(Order(**head["order"]), head["passes"], head["covers"]), head["shard"]
+    todo, shard = CachePlan(SampleOrder(**head["order"]), head["passes"], head["covers"]), head["shard"]
     count = -(-todo.passes // shard)
     missing = [number for number in range(count) if not shard_path(root, number).exists()]
-    common = (root.resolve(), head, lesson.teacher, lesson.data, todo)
+    common = (root.resolve(), head, job.teacher, job.data, todo)
     names = [str(shard_path(root, number)) for number in missing]
     done = count - len(missing)
     for _ in workers.map_tasks(build_shard, [(number,) for number in missing], processes, common=common, names=names):
@@ -121,11 +121,11 @@ def build(
     return Cache(root)
 
 
-def _head(lesson: Lesson, todo: Plan, store: Mapping[str, str] | str) -> dict[str, Any]:
-    assert lesson.teacher is not None
-    said = lesson.teacher(todo.batch(lesson.data, 0))
-    named = dict.fromkeys(said, store) if isinstance(store, str) else dict(store)
-    _check_store(named)
+def _metadata(job: TrainingJob, todo: CachePlan, storage_format: Mapping[str, str] | str) -> dict[str, Any]:
+    assert job.teacher is not None
+    said = job.teacher(todo.batch(job.data, 0))
+    named = dict.fromkeys(said, storage_format) if isinstance(storage_format, str) else dict(storage_format)
+    _check_storage_format(named)
     if absent := set(named) - set(said):
         raise InputError(f"the teacher has no head {', '.join(sorted(absent))}", where="store", remedy=f"it has {', '.join(said)}")
     return {
@@ -136,13 +136,13 @@ def _head(lesson: Lesson, todo: Plan, store: Mapping[str, str] | str) -> dict[st
     }
 
 
-def _refuse_foreign(root: Path, facts: Mapping[str, Any]) -> None:
+def _check_same_source(root: Path, facts: Mapping[str, Any]) -> None:
     """Raise StaleError at the first of ``facts`` that the cache in ``root``, if any, states otherwise."""
     if not (root / "cache.json").exists():
         return
-    found = read_head(root)
+    found = read_metadata(root)
     names = {"data": "data or augmentation", "teacher": "teacher"}
-    for key, value in storage.plain(facts).items():
+    for key, value in storage.to_plain(facts).items():
         if found.get(key) != value:
             raise StaleError(
                 f"built from another {names.get(key, key)}: {_short(found.get(key))}, not {_short(value)}",
@@ -156,18 +156,18 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def build_shard(root: Path, head: Mapping[str, Any], teacher: Teacher, data: Data, todo: Plan, number: int) -> Path:
+def build_shard(root: Path, metadata: Mapping[str, Any], teacher: Teacher, data: ReplayableData, todo: CachePlan, number: int) -> Path:
     """Compute and write one shard; what a worker process runs."""
     columns: dict[str, list[Tensor]] = {}
     seen: set[int] = set()
-    first = number * head["shard"]
-    for step in range(first, min(first + head["shard"], head["passes"])):
+    first = number * metadata["shard"]
+    for step in range(first, min(first + metadata["shard"], metadata["passes"])):
         batch = todo.batch(data, step)
         keys = view_keys(batch)
         fresh = [row for row, key in enumerate(keys.tolist()) if not (key in seen or seen.add(key))]  # type: ignore[func-returns-value]
         said = teacher(batch)
         columns.setdefault("keys", []).append(torch.from_numpy(keys.view(np.int64))[fresh])
-        for name, entry in head["heads"].items():
+        for name, entry in metadata["heads"].items():
             value = said[name]
             if not bool(value.isfinite().all()):
                 raise InputError(
@@ -178,16 +178,16 @@ def build_shard(root: Path, head: Mapping[str, Any], teacher: Teacher, data: Dat
             for part, column in pack(name, value, entry["store"]).items():
                 columns.setdefault(part, []).append(column[fresh].cpu())
     tensors = {name: torch.cat(parts) for name, parts in columns.items()}
-    return write_tensors(shard_path(root, number), tensors, {"digest": digest_of(tensors)}, SHARD)
+    return write_tensors(shard_path(root, number), tensors, {"digest": tensor_hash(tensors)}, SHARD)
 
 
-def _check_store(store: Mapping[str, str]) -> None:
-    for name, how in store.items():
+def _check_storage_format(storage_format: Mapping[str, str]) -> None:
+    for name, how in storage_format.items():
         if not re.fullmatch(r"fp32|fp16|top[1-9]\d*", how):
             raise InputError(f"cannot store {name} as {how!r}", where="store", remedy="fp32, fp16, or topK such as top10")
 
 
-def verify(root: str | Path, lesson: Lesson | None = None, passes: int = 8, tolerance: float | None = None) -> dict[str, Any]:
+def verify(root: str | Path, job: TrainingJob | None = None, passes: int = 8, tolerance: float | None = None) -> dict[str, Any]:
     """Read every byte of the cache, and with a ``lesson`` ask its teacher again about ``passes`` of the passes.
 
     Returns:
@@ -198,22 +198,22 @@ def verify(root: str | Path, lesson: Lesson | None = None, passes: int = 8, tole
         StaleError: other data, another teacher, or the teacher says something else now (beyond ``tolerance``, default
             1e-5 for fp32 and 1e-3 for fp16 and sparse heads, relative to the head's largest value).
     """
-    cache = Cache(root, lesson.data if lesson is not None else None)
+    cache = Cache(root, job.data if job is not None else None)
     for number in range(len(cache.shards)):
         path = shard_path(cache.root, number)
         tensors, facts = cache.open_shard(path)
-        if facts["digest"] != digest_of(tensors):
+        if facts["digest"] != tensor_hash(tensors):
             raise InputError("the shard's bytes changed", where=path, remedy="delete it and build again: the others are kept")
     report: dict[str, Any] = {"shards": len(cache.shards), "rows": len(cache), "asked": 0, "largest_error": {}}
-    if lesson is None or lesson.teacher is None:
+    if job is None or job.teacher is None:
         return report
-    stored, live = Cached(cache, lesson.teacher.live), lesson.teacher.live
-    order = Order(**cache.head["order"])
-    for number in np.linspace(0, cache.head["passes"] - 1, min(passes, cache.head["passes"])).astype(int).tolist():
-        batch = lesson.data.batch(*order.step(number))
+    stored, live = CachedTeacher(cache, job.teacher.uncached), job.teacher.uncached
+    order = SampleOrder(**cache.metadata["order"])
+    for number in np.linspace(0, cache.metadata["passes"] - 1, min(passes, cache.metadata["passes"])).astype(int).tolist():
+        batch = job.data.batch(*order.step(number))
         ours, theirs = stored(batch), live(batch)
         report["asked"] += len(batch)
-        for name, entry in cache.head["heads"].items():
+        for name, entry in cache.metadata["heads"].items():
             error = difference(entry["store"], ours[name], theirs[name])
             report["largest_error"][name] = max(error, report["largest_error"].get(name, 0.0))
             if error > (tolerance if tolerance is not None else 1e-5 if entry["store"] == "fp32" else 1e-3):
@@ -225,7 +225,7 @@ def verify(root: str | Path, lesson: Lesson | None = None, passes: int = 8, tole
     return report
 
 
-def break_even(lesson: Lesson, store: Mapping[str, str] | str = "fp32", rounds: int = 3) -> dict[str, float]:
+def estimate_break_even(job: TrainingJob, storage_format: Mapping[str, str] | str = "fp32", rounds: int = 3) -> dict[str, float]:
     """What a cache of ``lesson`` costs and saves, measured on a few passes in a temporary folder.
 
     Returns:
@@ -233,19 +233,19 @@ def break_even(lesson: Lesson, store: Mapping[str, str] | str = "fp32", rounds: 
         ``training_passes`` of one run, and ``break_even_passes``: after how many passes of training the cache has paid
         for itself (infinite where reading is slower than asking).
     """
-    if lesson.teacher is None:
-        raise InputError("the lesson has no teacher", where=lesson.name)
-    total = lesson.settings.steps * lesson.settings.accumulate
-    todo = plan(lesson.data, lesson.order(), total)
+    if job.teacher is None:
+        raise InputError("the lesson has no teacher", where=job.name)
+    total = job.settings.steps * job.settings.accumulate
+    todo = plan(job.data, job.sample_order(), total)
     rounds = max(1, min(rounds, todo.passes))
-    batches = [todo.batch(lesson.data, number) for number in range(rounds)]
+    batches = [todo.batch(job.data, number) for number in range(rounds)]
     facts = {"data": "", "teacher": "", "order": _facts(todo.order), "passes": rounds, "shard": rounds}
-    head = _head(lesson, todo, store) | facts
-    teacher = _median([_timed(lesson.teacher, batch) for batch in batches])
+    head = _metadata(job, todo, storage_format) | facts
+    teacher = _median([_timed(job.teacher, batch) for batch in batches])
     with tempfile.TemporaryDirectory() as folder:
         storage.write_json(Path(folder) / "cache.json", head)
         began = time.perf_counter()
-        build_shard(Path(folder), head, lesson.teacher, lesson.data, todo, 0)
+        build_shard(Path(folder), head, job.teacher, job.data, todo, 0)
         built = (time.perf_counter() - began) / rounds
         cache = Cache(folder)
         read = _median([_timed(cache.read, batch) for batch in batches])

@@ -18,10 +18,10 @@ from tutelage.errors import InputError, StaleError
 FORMAT = "tutelage-checkpoint-1"
 
 
-def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], head: Mapping[str, Any], format: str = FORMAT) -> Path:
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], format: str = FORMAT) -> Path:
     """Write ``tensors`` and the JSON ``head`` as one file, atomically; the same content gives the same bytes."""
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    return storage.write_bytes(path, save(plain, {"tutelage": json.dumps({"format": format, **storage.plain(head)})}))
+    return storage.write_bytes(path, save(plain, {"tutelage": json.dumps({"format": format, **storage.to_plain(metadata)})}))
 
 
 def read_tensors(path: str | Path, format: str = FORMAT) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -51,7 +51,7 @@ def read_tensors(path: str | Path, format: str = FORMAT) -> tuple[dict[str, Tens
         ) from error
 
 
-class Checkpoints:
+class CheckpointManager:
     """The checkpoints of one run folder; the last two are kept."""
 
     def __init__(self, folder: str | Path):
@@ -60,9 +60,9 @@ class Checkpoints:
     def _all(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint-*.safetensors"))
 
-    def write(self, step: int, tensors: Mapping[str, Tensor], head: Mapping[str, Any]) -> Path:
+    def write(self, step: int, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any]) -> Path:
         """Keep the state after ``step`` steps, and drop all but the last two."""
-        path = write_tensors(self.folder / f"checkpoint-{step:09d}.safetensors", tensors, {"step": step, **head})
+        path = write_tensors(self.folder / f"checkpoint-{step:09d}.safetensors", tensors, {"step": step, **metadata})
         for old in self._all()[:-2]:
             old.unlink(missing_ok=True)
         return path
@@ -74,7 +74,7 @@ class Checkpoints:
         return found[-1] if found else None
 
 
-def part(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+def select_prefix(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """The tensors under ``name.``, without that prefix."""
     head = f"{name}."
     return {key.removeprefix(head): value for key, value in tensors.items() if key.startswith(head)}
@@ -95,7 +95,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Te
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def kept_records(log: Path, step: int) -> list[dict[str, Any]]:
+def truncate_log(log: Path, step: int) -> list[dict[str, Any]]:
     """The log's records up to ``step``; what a killed run wrote after its last checkpoint is cut off."""
     records = []
     if log.exists():

@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.distillation.data import Batch, Data
-from tutelage.distillation.job import Lesson, Settings
-from tutelage.distillation.method import Method, answer
+from tutelage.distillation.data import Batch, ReplayableData
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, forward_heads
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.teacher import Teacher
-from tutelage.distillation.trainer import Result, train
+from tutelage.distillation.trainer import TrainingResult, train
 from tutelage.errors import InputError
 
 ALONE, DISTILLED, ALONE_LATE = "student alone", "distilled", "student alone, equal time"
 """The arms of a comparison; the last is the student alone again, given the wall-clock of the distilled one."""
 
 
-def class_labels(test: Data) -> Tensor:
+def class_labels(test: ReplayableData) -> Tensor:
     """The class labels [N] of all of ``test``.
 
     Raises:
@@ -35,20 +35,20 @@ def class_labels(test: Data) -> Tensor:
     return labels
 
 
-def _chunks(test: Data, ask: Callable[[Batch], Tensor]) -> Tensor:
+def _chunks(test: ReplayableData, predict: Callable[[Batch], Tensor]) -> Tensor:
     """The softmax of what ``ask`` says of every plain sample, [N, C]; asked in parts that fit into memory."""
     with torch.no_grad():
-        parts = [ask(test.batch(rows, None)) for rows in torch.arange(len(test)).split(1000)]
+        parts = [predict(test.batch(rows, None)) for rows in torch.arange(len(test)).split(1000)]
     return torch.cat(parts).softmax(-1)
 
 
-def probabilities(network: nn.Module, test: Data) -> Tensor:
+def probabilities(network: nn.Module, test: ReplayableData) -> Tensor:
     """What ``network``, in eval mode, says of every sample: [N, C]."""
     network.eval()
-    return _chunks(test, lambda batch: answer(network, batch.inputs)["logits"])
+    return _chunks(test, lambda batch: forward_heads(network, batch.inputs)["logits"])
 
 
-def accuracy(network: nn.Module, test: Data) -> dict[str, float]:
+def accuracy(network: nn.Module, test: ReplayableData) -> dict[str, float]:
     """``{"accuracy": share of right answers, %}``."""
     said = probabilities(network, test).argmax(-1)
     return {"accuracy": 100 * float((said == class_labels(test)).double().mean())}
@@ -75,12 +75,12 @@ def calibration(probabilities: Tensor, labels: Tensor, bins: int = 10) -> dict[s
 def compare(
     student: Callable[[int], nn.Module],
     teacher: Teacher,
-    data: Data,
-    test: Data,
+    data: ReplayableData,
+    test: ReplayableData,
     method: Method,
-    settings: Settings,
+    settings: TrainingSettings,
     seeds: Sequence[int] = (0, 1, 2),
-    labelled: Data | None = None,
+    labelled: ReplayableData | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Train the student alone and distilled, from equal starts, at equal steps and at equal wall-clock.
@@ -107,15 +107,15 @@ def compare(
     def score(network: nn.Module) -> Mapping[str, float]:
         return accuracy(network, test)
 
-    arms: dict[str, list[Result]] = {ALONE: [], DISTILLED: [], ALONE_LATE: []}
+    arms: dict[str, list[TrainingResult]] = {ALONE: [], DISTILLED: [], ALONE_LATE: []}
     for number, seed in enumerate(seeds):
         chosen = replace(settings, seed=seed, eval_every=settings.eval_every or max(1, settings.steps // 10))
         start = student(seed)
 
-        def run(name: str, how: Method, on: Data, told: Settings, start: nn.Module = start, number: int = number) -> Result:
+        def run(name: str, how: Method, on: ReplayableData, told: TrainingSettings, start: nn.Module = start, number: int = number) -> TrainingResult:
             if progress is not None:
                 progress(name, number, len(seeds))
-            lesson = Lesson(copy.deepcopy(start), teacher, copy.deepcopy(how), on, told, name, score)
+            lesson = TrainingJob(copy.deepcopy(start), teacher, copy.deepcopy(how), on, told, name, score)
             result = train(lesson)
             arms[name].append(result)
             return result
@@ -131,10 +131,10 @@ def compare(
 
 
 def assemble(
-    arms: Mapping[str, Sequence[Result]],
+    arms: Mapping[str, Sequence[TrainingResult]],
     teacher: Teacher | None,
-    test: Data,
-    settings: Settings,
+    test: ReplayableData,
+    settings: TrainingSettings,
     seeds: list[int],
     method: str,
 ) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def assemble(
     labels, ceiling = class_labels(test), None
     rows: list[dict[str, Any]] = []
     if teacher is not None:
-        live = teacher.live
+        live = teacher.uncached
         said = _chunks(test, lambda batch: live(batch)["logits"])
         ceiling = 100 * float((said.argmax(-1) == labels).double().mean())
         budget = {"seeds": [ceiling], "mean": ceiling, "sd": None, "steps": None, "seconds": None}
@@ -190,8 +190,8 @@ def assemble(
     }
 
 
-def _summary(arms: Mapping[str, Sequence[Result]], ceiling: float | None) -> dict[str, Any]:
-    scores = {name: [result.figures["accuracy"] for result in results] for name, results in arms.items()}
+def _summary(arms: Mapping[str, Sequence[TrainingResult]], ceiling: float | None) -> dict[str, Any]:
+    scores = {name: [result.metrics["accuracy"] for result in results] for name, results in arms.items()}
     gains = [b - a for a, b in zip(scores[ALONE], scores[DISTILLED], strict=True)]
     late = [b - a for a, b in zip(scores[ALONE_LATE], scores[DISTILLED], strict=True)]
     gap = 0.0 if ceiling is None else ceiling - statistics.fmean(scores[ALONE])
@@ -209,8 +209,8 @@ def _count(network: nn.Module | None) -> int | None:
     return None if network is None else sum(p.numel() for p in network.parameters())
 
 
-def _budget(results: Sequence[Result]) -> dict[str, Any]:
-    values = [result.figures["accuracy"] for result in results]
+def _budget(results: Sequence[TrainingResult]) -> dict[str, Any]:
+    values = [result.metrics["accuracy"] for result in results]
     return {
         "mean": statistics.fmean(values),
         "sd": statistics.stdev(values) if len(values) > 1 else None,
@@ -220,13 +220,13 @@ def _budget(results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def _speed(results: Sequence[Result], settings: Settings) -> dict[str, Any]:
+def _speed(results: Sequence[TrainingResult], settings: TrainingSettings) -> dict[str, Any]:
     step = statistics.median(result.seconds / max(1, result.history[-1]["step"]) for result in results)
     samples = settings.batch_size * settings.accumulate
     return {"ms_per_step": 1000 * step, "samples_per_s": samples / step if step else None, "peak_tensor_mib": None}
 
 
-def _curve(name: str, results: Sequence[Result]) -> dict[str, Any]:
+def _curve(name: str, results: Sequence[TrainingResult]) -> dict[str, Any]:
     points = []
     for records in zip(*([r for r in result.history if "figures" in r] for result in results), strict=True):
         values = [record["figures"]["accuracy"] for record in records]
@@ -241,7 +241,7 @@ def _curve(name: str, results: Sequence[Result]) -> dict[str, Any]:
     return {"arm": name, "points": points}
 
 
-def _losses(result: Result) -> dict[str, Any]:
+def _losses(result: TrainingResult) -> dict[str, Any]:
     named: dict[str, dict[str, Any]] = {}
     for record in result.history:
         for name, value in record["terms"].items():

@@ -30,16 +30,16 @@ def map_tree(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
     return tree
 
 
-def leaves(tree: Tree, path: str = "") -> Iterator[tuple[str, Tensor]]:
+def flatten_tree(tree: Tree, path: str = "") -> Iterator[tuple[str, Tensor]]:
     """Each tensor of ``tree`` with its dotted path."""
     if isinstance(tree, Tensor):
         yield path, tree
     elif isinstance(tree, Mapping):
         for key, item in tree.items():
-            yield from leaves(item, f"{path}.{key}" if path else str(key))
+            yield from flatten_tree(item, f"{path}.{key}" if path else str(key))
     elif isinstance(tree, (list, tuple)):
         for number, item in enumerate(tree):
-            yield from leaves(item, f"{path}.{number}" if path else str(number))
+            yield from flatten_tree(item, f"{path}.{number}" if path else str(number))
 
 
 @dataclass(slots=True)
@@ -64,7 +64,7 @@ class Batch:
     def __len__(self) -> int:
         if self.ids is not None:
             return len(self.ids)
-        return next((len(leaf) for _, leaf in leaves(self.inputs)), 0)
+        return next((len(leaf) for _, leaf in flatten_tree(self.inputs)), 0)
 
     def to(self, device: torch.device | str, channels_last: bool = False) -> Batch:
         """This batch on ``device``; with ``channels_last``, 4-D inputs in that layout."""
@@ -81,7 +81,7 @@ class Batch:
 _MOVED = ("labels", "weights", "extra", "partners")
 
 
-def rows_of(batch: Batch, rows: Tensor) -> Batch:
+def take_rows(batch: Batch, rows: Tensor) -> Batch:
     """The part ``rows`` [n] int64 of a batch whose every tensor has one row a sample."""
     size = len(batch)
 
@@ -91,7 +91,7 @@ def rows_of(batch: Batch, rows: Tensor) -> Batch:
     return Batch(*(map_tree(take, getattr(batch, item.name)) for item in fields(Batch)))
 
 
-class Data(Protocol):
+class ReplayableData(Protocol):
     """Samples by number. ``batch`` must depend on its arguments alone: that is what makes a run resumable and a cached
     teacher exact. ``fingerprint`` changes whenever any sample or its augmentation may."""
 
@@ -129,7 +129,7 @@ class TensorData:
         views: Callable[[Batch], Batch] | None = None,
     ):
         self.inputs, self.labels, self.weights, self.views = inputs, labels, weights, views
-        named = [*leaves(inputs, "inputs"), *leaves(labels, "labels"), *leaves(weights, "weights")]
+        named = [*flatten_tree(inputs, "inputs"), *flatten_tree(labels, "labels"), *flatten_tree(weights, "weights")]
         self._length = len(named[0][1]) if named else 0
         if self._length == 0:
             raise InputError("the data holds no sample", where="data", remedy="check the path and the split")
@@ -152,7 +152,7 @@ class TensorData:
     @cached_property
     def _content(self) -> str:
         parts: list[Any] = []
-        for name, leaf in leaves((self.inputs, self.labels)):
+        for name, leaf in flatten_tree((self.inputs, self.labels)):
             data = leaf.contiguous().reshape(-1).view(torch.uint8).numpy().data
             parts += [name, str(leaf.dtype), list(leaf.shape), data]
         return fingerprint(*parts)
@@ -209,7 +209,7 @@ def _stack(items: Sequence[Any], name: str) -> Tree:
     return torch.stack(tensors)
 
 
-def mix64(values: np.ndarray) -> np.ndarray:
+def hash64(values: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser (Steele, Lea, Flood, 2014): a bijection of uint64 that scatters neighbouring counters."""
     with np.errstate(over="ignore"):
         z = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
@@ -218,7 +218,7 @@ def mix64(values: np.ndarray) -> np.ndarray:
         return z ^ (z >> np.uint64(31))
 
 
-class Order:
+class SampleOrder:
     """Which samples and views each step takes: a function of (seed, step) alone, so nothing has to be saved.
 
     Samples run through one seeded permutation an epoch, end to end: every step is a full batch, an epoch may end inside
@@ -238,7 +238,7 @@ class Order:
             samples = torch.randperm(self.length, generator=torch_rng(self.seed, "order", number))
             view = number % self.views if self.views else number
             start = np.uint64(derive(self.view_seed, "view", view))
-            hashed = mix64(mix64(samples.numpy().astype(np.uint64)) ^ start)
+            hashed = hash64(hash64(samples.numpy().astype(np.uint64)) ^ start)
             found = samples, torch.from_numpy((hashed >> np.uint64(33)).astype(np.int64))
             self._epochs = {key: value for key, value in self._epochs.items() if key == number - 1}
             self._epochs[number] = found

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.distillation.cache import difference
-from tutelage.distillation.checkpoint import part
-from tutelage.distillation.data import Batch, Data, leaves, map_tree
-from tutelage.distillation.job import Lesson
-from tutelage.distillation.losses import assign
-from tutelage.distillation.method import Method, Output, Progress, answer
-from tutelage.distillation.optim import trainable
-from tutelage.distillation.teacher import Cached, Teacher
+from tutelage.distillation.checkpoint import select_prefix
+from tutelage.distillation.data import Batch, ReplayableData, flatten_tree, map_tree
+from tutelage.distillation.job import TrainingJob
+from tutelage.distillation.losses import hungarian_assignment
+from tutelage.distillation.method import Method, Output, TrainingProgress, forward_heads
+from tutelage.distillation.optim import trainable_parameters
+from tutelage.distillation.teacher import CachedTeacher, Teacher
 from tutelage.distillation.vocabulary import vocabularies
 from tutelage.errors import InputError, TutelageError
 
@@ -34,7 +34,7 @@ class Finding:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def first_look(lesson: Lesson, batch: Batch) -> None:
+def check_first_batch(job: TrainingJob, batch: Batch) -> None:
     """The quick form, at the start of every training: one forward pass of each, nothing changed, nothing drawn.
 
     Only what is sure to be wrong is refused: inputs, labels or teacher outputs that are not finite, labels outside the
@@ -45,35 +45,35 @@ def first_look(lesson: Lesson, batch: Batch) -> None:
     """
     _finite("inputs", batch.inputs)
     _finite("labels", batch.labels)
-    if batch.labels is None and lesson.method.needs_labels:
+    if batch.labels is None and job.method.needs_labels:
         raise InputError(
-            f"{type(lesson.method).__name__} needs labels",
-            where=lesson.name,
+            f"{type(job.method).__name__} needs labels",
+            where=job.name,
             remedy="give data with labels, or another method",
         )
-    if type(lesson.method).forward is not Method.forward:
+    if type(job.method).forward is not Method.forward:
         return  # the method feeds its networks in its own way
-    network = lesson.teacher.network if lesson.teacher is not None else None
-    with torch.no_grad(), vocabularies(lesson.student, batch.inputs, "student"):
-        ours = answer(lesson.student.eval(), batch.inputs)
+    network = job.teacher.network if job.teacher is not None else None
+    with torch.no_grad(), vocabularies(job.student, batch.inputs, "student"):
+        ours = forward_heads(job.student.eval(), batch.inputs)
         theirs: Output = {}
-        if lesson.teacher is not None and not lesson.teacher.counted:
+        if job.teacher is not None and not job.teacher.black_boxes:
             with vocabularies(network, batch.inputs, "teacher") if network is not None else contextlib.nullcontext():
-                theirs = lesson.teacher(batch)
+                theirs = job.teacher(batch)
     for name, value in theirs.items():
         _finite(f"the teacher's output {name!r}", value, "check the teacher's weights and how its inputs are normalised")
     _labels(batch.labels, ours)
-    for name in lesson.method.aligned:
+    for name in job.method.matched_heads:
         if name in ours and name in theirs and ours[name].shape != theirs[name].shape:
             raise InputError(
                 f"student and teacher disagree in {name!r}: {tuple(ours[name].shape)} and {tuple(theirs[name].shape)}",
-                where=lesson.name,
+                where=job.name,
                 remedy="give both the same classes in the same order, or map the teacher's to the student's",
             )
 
 
 def _finite(name: str, tree: object, remedy: str = "clean the data: nan and inf cannot be learned from") -> None:
-    for path, leaf in leaves(tree):
+    for path, leaf in flatten_tree(tree):
         if leaf.is_floating_point() and not bool(leaf.isfinite().all()):
             raise InputError("not finite", where=f"{name} {path}".strip(), remedy=remedy)
 
@@ -97,7 +97,7 @@ def _labels(labels: object, student: Output) -> None:
 # -- the full examination --------------------------------------------------------------------------------------------
 
 
-def examine(lesson: Lesson, labelled: Data | None = None, samples: int = 256, steps: int = 60) -> list[Finding]:
+def diagnose(job: TrainingJob, labelled: ReplayableData | None = None, samples: int = 256, steps: int = 60) -> list[Finding]:
     """Every check, on copies: the lesson is as before afterwards.
 
     Args:
@@ -110,20 +110,20 @@ def examine(lesson: Lesson, labelled: Data | None = None, samples: int = 256, st
         The findings, in order; a check that cannot be made here is left out.
     """
     findings: list[Finding] = []
-    batch = lesson.data.batch(*lesson.order().step(0))
+    batch = job.data.batch(*job.sample_order().step(0))
     try:
         with torch.random.fork_rng():
-            first_look(lesson, batch)
+            check_first_batch(job, batch)
     except TutelageError as error:
         return [Finding("first batch", False, str(error.message), f"{error.where}: {error.remedy}")]
     findings.append(Finding("first batch", True, "inputs, labels, classes and teacher outputs fit together"))
-    teacher = lesson.teacher
+    teacher = job.teacher
     if teacher is not None:
         findings += _frozen(teacher, batch)
-        findings += _vocabulary(lesson.student, teacher.network, batch)
-        findings += _score(teacher, labelled if labelled is not None else lesson.data, samples)
+        findings += _vocabulary(job.student, teacher.network, batch)
+        findings += _score(teacher, labelled if labelled is not None else job.data, samples)
         findings += _cached(teacher, batch)
-    findings += _learning(lesson, batch, steps)
+    findings += _learning(job, batch, steps)
     return findings
 
 
@@ -154,14 +154,14 @@ def _frozen(teacher: Teacher, batch: Batch) -> Iterator[Finding]:
 
 
 def _vocabulary(student: nn.Module, teacher: nn.Module | None, batch: Batch) -> Iterator[Finding]:
-    if teacher is None or all(leaf.is_floating_point() for _, leaf in leaves(batch.inputs)):
+    if teacher is None or all(leaf.is_floating_point() for _, leaf in flatten_tree(batch.inputs)):
         return
     with (
         torch.no_grad(),
         vocabularies(student, batch.inputs, "student") as ours,
         vocabularies(teacher, batch.inputs, "teacher") as theirs,
     ):
-        answer(student.eval(), batch.inputs), answer(teacher, batch.inputs)
+        forward_heads(student.eval(), batch.inputs), forward_heads(teacher, batch.inputs)
     for name in ours.keys() & theirs.keys():
         same, sizes = ours[name] == theirs[name], f"{ours[name]:,} and {theirs[name]:,} words for {name}"
         yield Finding(
@@ -170,17 +170,17 @@ def _vocabulary(student: nn.Module, teacher: nn.Module | None, batch: Batch) -> 
         )  # fmt: skip
 
 
-def _score(teacher: Teacher, data: Data, samples: int) -> Iterator[Finding]:
+def _score(teacher: Teacher, data: ReplayableData, samples: int) -> Iterator[Finding]:
     """The teacher's accuracy on plain samples; whether another class order or normalisation would do far better."""
     try:
-        live = teacher.live
+        live = teacher.uncached
     except InputError:
         return
     count = min(samples, len(data))
     indices = torch.linspace(0, len(data) - 1, count).long()
     batch = data.batch(indices, None)
     labels = batch.labels
-    if live.counted or not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
+    if live.black_boxes or not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
         return
 
     def predictions(inputs: object) -> Tensor | None:
@@ -196,7 +196,7 @@ def _score(teacher: Teacher, data: Data, samples: int) -> Iterator[Finding]:
     classes = int(max(found.max(), labels.max())) + 1
     table = torch.zeros(classes, classes)
     table.index_put_((found, labels), torch.ones(count), accumulate=True)
-    pairs = assign(-table.numpy())
+    pairs = hungarian_assignment(-table.numpy())
     permuted = float(sum(table[a, b] for a, b in pairs) / count)
     figures["accuracy_best_order"] = permuted
     if permuted > right + 0.2 and permuted > 1.5 * right:
@@ -249,10 +249,10 @@ def _renormalised(inputs: object, predictions: Callable[[object], Tensor | None]
 
 
 def _cached(teacher: Teacher, batch: Batch) -> Iterator[Finding]:
-    if not isinstance(teacher, Cached) or teacher.source is None:
+    if not isinstance(teacher, CachedTeacher) or teacher.source is None:
         return
     stored, live = teacher(batch), teacher.source(batch)
-    heads = teacher.cache.head["heads"]
+    heads = teacher.cache.metadata["heads"]
     worst = max(difference(entry["store"], stored[name], live[name]) for name, entry in heads.items())
     if worst > 1e-3:
         yield Finding(
@@ -263,54 +263,54 @@ def _cached(teacher: Teacher, batch: Batch) -> Iterator[Finding]:
         yield Finding("cache", True, "cached equals live on the first batch", figures={"largest_error": worst})
 
 
-def _learning(lesson: Lesson, batch: Batch, steps: int) -> Iterator[Finding]:
+def _learning(job: TrainingJob, batch: Batch, steps: int) -> Iterator[Finding]:
     """On copies: who gets a gradient, how the terms share it, whether one batch can be learned."""
-    student, method = copy.deepcopy(lesson.student), copy.deepcopy(lesson.method)
+    student, method = copy.deepcopy(job.student), copy.deepcopy(job.method)
     with torch.random.fork_rng():
-        torch.manual_seed(lesson.settings.seed)
+        torch.manual_seed(job.settings.seed)
         with torch.no_grad():
-            method.prepare(student.eval(), lesson.teacher, batch, lesson.data)
+            method.prepare(student.eval(), job.teacher, batch, job.data)
         student.train(), method.train()
-        parameters = dict(trainable(student, method))
-        terms, weights, shares = _shares(lesson, method, student, batch, parameters)
+        parameters = dict(trainable_parameters(student, method))
+        terms, weights, shares = _shares(job, method, student, batch, parameters)
         yield from _gradients(method, parameters)
         yield _balance(terms, weights, shares)
-        yield _overfits(lesson, method, student, batch, list(parameters.values()), steps)
+        yield _overfits(job, method, student, batch, list(parameters.values()), steps)
 
 
-def _loss(lesson: Lesson, method: Method, student: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
-    ours, theirs = method(batch, student, lesson.teacher)
-    terms = method.terms(batch, ours, theirs)
-    given = method.weights()
+def _loss(job: TrainingJob, method: Method, student: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
+    ours, theirs = method(batch, student, job.teacher)
+    terms = method.loss_terms(batch, ours, theirs)
+    given = method.loss_weights()
     return terms, {name: given.get(name, 1.0) for name in terms}
 
 
-def gradient_shares(lesson: Lesson, trained: Mapping[str, Tensor] | None = None) -> tuple[dict[str, float], dict[str, float]]:
+def gradient_shares(job: TrainingJob, trained: Mapping[str, Tensor] | None = None) -> tuple[dict[str, float], dict[str, float]]:
     """Each term's weighted value on the first batch, and its share (0..1) of the sum of the terms' gradient norms.
 
     On copies, as training would begin; or, with the tensors of a checkpoint as ``trained``, as it was there.
     """
-    student, method = copy.deepcopy(lesson.student), copy.deepcopy(lesson.method)
-    batch = lesson.data.batch(*lesson.order().step(0))
+    student, method = copy.deepcopy(job.student), copy.deepcopy(job.method)
+    batch = job.data.batch(*job.sample_order().step(0))
     with torch.random.fork_rng():
-        torch.manual_seed(lesson.settings.seed)
+        torch.manual_seed(job.settings.seed)
         with torch.no_grad():
-            method.prepare(student.eval(), lesson.teacher, batch, lesson.data)
+            method.prepare(student.eval(), job.teacher, batch, job.data)
         if trained is not None:
-            student.load_state_dict(part(trained, "student"))
-            method.load_state_dict(part(trained, "method"))
-            method.progress = Progress(lesson.settings.steps, lesson.settings.steps)
+            student.load_state_dict(select_prefix(trained, "student"))
+            method.load_state_dict(select_prefix(trained, "method"))
+            method.progress = TrainingProgress(job.settings.steps, job.settings.steps)
         student.train(), method.train()
-        values, weights, norms = _shares(lesson, method, student, batch, dict(trainable(student, method)))
+        values, weights, norms = _shares(job, method, student, batch, dict(trainable_parameters(student, method)))
     total = sum(norms.values()) or 1.0
     return {name: weights[name] * value for name, value in values.items()}, {name: n / total for name, n in norms.items()}
 
 
 def _shares(
-    lesson: Lesson, method: Method, student: nn.Module, batch: Batch, parameters: dict[str, nn.Parameter]
+    job: TrainingJob, method: Method, student: nn.Module, batch: Batch, parameters: dict[str, nn.Parameter]
 ) -> tuple[dict[str, float], dict[str, float], dict[str, float]]:
     """Each term's value and the norm of its weighted gradient; leaves the whole loss's gradient on the parameters."""
-    terms, weights = _loss(lesson, method, student, batch)
+    terms, weights = _loss(job, method, student, batch)
     flat = list(parameters.values())
     norms: dict[str, float] = {}
     whole: list[Tensor | None] = [None] * len(flat)
@@ -328,7 +328,7 @@ def _shares(
 
 def _gradients(method: Method, parameters: dict[str, nn.Parameter]) -> Iterator[Finding]:
     without = [name for name, p in parameters.items() if p.grad is None or not bool(p.grad.any())]
-    dead = [name for name in without if not any(fnmatch(name, pattern) for pattern in method.idle)]
+    dead = [name for name in without if not any(fnmatch(name, pattern) for pattern in method.unused_parameters)]
     if dead:
         some = ", ".join(dead[:4]) + (" …" if len(dead) > 4 else "")
         yield Finding(
@@ -353,16 +353,16 @@ def _balance(terms: dict[str, float], weights: dict[str, float], norms: dict[str
 
 
 def _overfits(
-    lesson: Lesson, method: Method, student: nn.Module, batch: Batch, parameters: list[nn.Parameter], steps: int
+    job: TrainingJob, method: Method, student: nn.Module, batch: Batch, parameters: list[nn.Parameter], steps: int
 ) -> Finding:
     """Train on the one batch, at the lesson's rate, a tenth, a hundredth; one must lower the loss by a fifth."""
     keep = map_tree(lambda t: t.detach().clone(), (student.state_dict(), method.state_dict()))
-    rate, first, least = max(lesson.settings.lr, 1e-3), 0.0, float("inf")
+    rate, first, least = max(job.settings.lr, 1e-3), 0.0, float("inf")
     for _ in range(3):
         student.load_state_dict(keep[0]), method.load_state_dict(keep[1])
         optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.0)
         for step in range(steps):
-            terms, weights = _loss(lesson, method, student, batch)
+            terms, weights = _loss(job, method, student, batch)
             loss = torch.stack([weights[name] * term for name, term in terms.items() if weights[name]]).sum()
             optimizer.zero_grad()
             loss.backward()

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.distillation.data import Batch, rows_of
-from tutelage.distillation.teacher import BlackBox, Teacher, as_teacher
+from tutelage.distillation.data import Batch, take_rows
+from tutelage.distillation.teacher import BlackBoxTeacher, Teacher, as_teacher
 from tutelage.errors import InputError
 from tutelage.storage import fingerprint
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ByClass:
+class RouteByClass:
     """Routes by label: ``teachers[c]`` is the number of the teacher that knows class c. Of mixed labels [B, C] the class
     with the largest share counts (ours).
 
@@ -39,7 +39,7 @@ class ByClass:
 
 
 @dataclass(frozen=True)
-class BySample:
+class RouteBySample:
     """Routes by sample id: ``teachers[i]`` is the number of the teacher that answers sample i of the data.
 
     Raises:
@@ -67,7 +67,7 @@ def _looked_up(teachers: Sequence[int], rows: Tensor, what: str) -> Tensor:
 
 def _route_parts(route: Callable[[Batch], Tensor]) -> list[Any]:
     """What tells one route from another: its lists, its own fingerprint, or a function's code and what it closes over."""
-    if isinstance(route, (ByClass, BySample)):
+    if isinstance(route, (RouteByClass, RouteBySample)):
         return [type(route).__name__, list(route.teachers)]
     code = getattr(route, "__code__", None)
     if code is not None:
@@ -82,7 +82,7 @@ def _route_parts(route: Callable[[Batch], Tensor]) -> list[Any]:
     return [str(own)]
 
 
-class Ensemble(Teacher):
+class EnsembleTeacher(Teacher):
     """Several teachers as one.
 
     Args:
@@ -116,7 +116,7 @@ class Ensemble(Teacher):
         self.combine, self.route = combine, route
         self.frozen = all(teacher.frozen for teacher in self.teachers)
 
-    def answer(self, batch: Batch) -> Output:
+    def predict(self, batch: Batch) -> Output:
         """See :class:`Teacher`."""
         if self.route is not None:
             return self._routed(batch, self.route(batch))
@@ -132,7 +132,7 @@ class Ensemble(Teacher):
             rows = (route == number).nonzero()[:, 0]
             if not len(rows):
                 continue
-            for name, value in teacher(rows_of(batch, rows)).items():
+            for name, value in teacher(take_rows(batch, rows)).items():
                 if name not in merged:
                     merged[name] = value.new_zeros(len(batch), *value.shape[1:])
                 merged[name][rows] = value
@@ -145,16 +145,16 @@ class Ensemble(Teacher):
         return fingerprint(self.combine, self.weights, [teacher.fingerprint for teacher in self.teachers], *route)
 
     @property
-    def counted(self) -> Sequence[BlackBox]:
+    def black_boxes(self) -> Sequence[BlackBoxTeacher]:
         """See :class:`Teacher`."""
-        return [box for teacher in self.teachers for box in teacher.counted]
+        return [box for teacher in self.teachers for box in teacher.black_boxes]
 
-    def want(self, *taps: str) -> None:
+    def request_features(self, *taps: str) -> None:
         """See :class:`Teacher`."""
         for teacher in self.teachers:
-            teacher.want(*taps)
+            teacher.request_features(*taps)
 
-    def to(self, device: torch.device | str) -> Ensemble:
+    def to(self, device: torch.device | str) -> EnsembleTeacher:
         """See :class:`Teacher`."""
         for teacher in self.teachers:
             teacher.to(device)
@@ -165,15 +165,15 @@ class Ensemble(Teacher):
         for teacher in self.teachers:
             teacher.after_step(student)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """See :class:`Teacher`."""
-        return {f"{i}.{name}": value for i, one in enumerate(self.teachers) for name, value in one.state().items()}
+        return {f"{i}.{name}": value for i, one in enumerate(self.teachers) for name, value in one.state_dict().items()}
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See :class:`Teacher`."""
         for i, teacher in enumerate(self.teachers):
             head = f"{i}."
-            teacher.load({name.removeprefix(head): value for name, value in state.items() if name.startswith(head)})
+            teacher.load_state_dict({name.removeprefix(head): value for name, value in state.items() if name.startswith(head)})
 
 
 def _weighted(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

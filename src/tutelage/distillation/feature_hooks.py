@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from tutelage.errors import InputError, did_you_mean
 
 
-class Taps:
+class FeatureHooks:
     """Takes what the sub-modules ``names`` of ``network`` put out, while open.
 
     ``with Taps(network, ["layer3"]) as taken: output = network(x)`` fills ``taken["layer3"]``; the gradient flows. On
@@ -30,10 +30,10 @@ class Taps:
     """
 
     def __init__(self, network: nn.Module, names: Sequence[str]):
-        from tutelage.distillation.method import unwrapped
+        from tutelage.distillation.method import unwrap_model
 
         self.names = tuple(names)
-        known = dict(unwrapped(network).named_modules())
+        known = dict(unwrap_model(network).named_modules())
         for name in self.names:
             if name.removeprefix("in:") not in known:
                 raise InputError(
@@ -45,15 +45,15 @@ class Taps:
         self._compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in network.modules())
         self._handles: list[RemovableHandle] = []
         self._plain = contextlib.ExitStack()
-        self.taken: dict[str, Tensor] = {}
+        self.features: dict[str, Tensor] = {}
 
     def open(self) -> dict[str, Tensor]:
         """Set the hooks; they stay until :meth:`close`. Returns the dict they fill."""
         if not self._handles:
-            self.taken = {}
+            self.features = {}
             for name, module in self._modules.items():
-                self._handles.append(module.register_forward_hook(_keep(self.taken, name)))
-        return self.taken
+                self._handles.append(module.register_forward_hook(_keep(self.features, name)))
+        return self.features
 
     def close(self) -> None:
         """Take the hooks away."""

@@ -23,17 +23,17 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from tutelage.distillation.data import leaves
-from tutelage.distillation.job import Lesson
-from tutelage.distillation.method import Method, unwrapped
-from tutelage.distillation.parallel import Parallel
+from tutelage.distillation.data import flatten_tree
+from tutelage.distillation.job import TrainingJob
+from tutelage.distillation.method import Method, unwrap_model
+from tutelage.distillation.parallel import DataParallelProcesses
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 
 REMEDY = "choose data parallelism, which keeps the weights whole: torchrun, or `accelerate launch --multi_gpu`"
 
 
-class Sharded(Parallel):
+class FSDPProcesses(DataParallelProcesses):
     """The processes that were launched together, each with its part of the student.
 
     A parameter must get a gradient in all processes or in none. Raises as :class:`Parallel`.
@@ -42,14 +42,14 @@ class Sharded(Parallel):
     _student: nn.Module
     _empty: nn.Module
 
-    def split(self, lesson: Lesson) -> Self:
+    def split(self, job: TrainingJob) -> Self:
         """See :class:`Alone`.
 
         Raises:
             InputError: method, teacher or student need the weights whole, or something still holds a whole weight.
         """
-        refuse(lesson)
-        student, found = lesson.student, copy.copy(self)
+        check_supported(job)
+        student, found = job.student, copy.copy(self)
         before = {name: weakref.ref(parameter) for name, parameter in student.named_parameters() if parameter.ndim}
         empty = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), p.requires_grad) for p in student.parameters() if p.ndim}
         found._empty = copy.deepcopy(student, empty)
@@ -61,7 +61,7 @@ class Sharded(Parallel):
         gc.collect()
         for name, held in before.items():
             if held() is not None:
-                raise InputError(f"student.{name} is still held whole", where=type(lesson.method).__name__, remedy=REMEDY)
+                raise InputError(f"student.{name} is still held whole", where=type(job.method).__name__, remedy=REMEDY)
         student.register_forward_pre_hook(_plain_inputs, with_kwargs=True)
         return found
 
@@ -78,9 +78,9 @@ class Sharded(Parallel):
             except RuntimeError as error:
                 if "DTensor" not in str(error):
                     raise
-                raise _outside(method) from error
+                raise _outside_forward(method) from error
             if isinstance(total, DTensor):
-                raise _outside(method)
+                raise _outside_forward(method)
             total.backward()
             if any(not isinstance(p, DTensor) and p.ndim and p.grad is not None for p in self._student.parameters()):
                 raise InputError(
@@ -92,9 +92,9 @@ class Sharded(Parallel):
 
         return run
 
-    def average(self, parameters: Sequence[nn.Parameter]) -> None:
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """See :class:`Alone`: the backward pass has done it for what is split."""
-        super().average([parameter for parameter in parameters if not isinstance(parameter, DTensor)])
+        super().average_gradients([parameter for parameter in parameters if not isinstance(parameter, DTensor)])
         split = [parameter.grad is not None for parameter in parameters if isinstance(parameter, DTensor)]
         if any(0 < share < 1 for share in self._on.reduce(torch.tensor(split, device=self._on.device).float(), "mean").tolist()):
             raise InputError("a split parameter has a gradient in some processes only", where="student", remedy=REMEDY)
@@ -117,7 +117,7 @@ class Sharded(Parallel):
             _local(gradient).mul_(factor)
 
     @torch.no_grad()
-    def gathered(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
+    def gather_full(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
         """See :class:`Alone`."""
         found = {}
         for name, value in tensors.items():
@@ -126,7 +126,7 @@ class Sharded(Parallel):
         return found
 
     @torch.no_grad()
-    def whole(self, student: nn.Module) -> nn.Module:
+    def full_model(self, student: nn.Module) -> nn.Module:
         """See :class:`Alone`: what is no tensor is as it was at the start."""
         memo: dict[int, Any] = {}
         for empty, parameter in zip(self._empty.parameters(), student.parameters(), strict=True):
@@ -142,17 +142,17 @@ class Sharded(Parallel):
     def load(self, student: nn.Module, state: Mapping[str, Tensor]) -> None:
         """See :class:`Alone`."""
         like = student.state_dict()
-        student.load_state_dict({name: _part(value, like.get(name)) for name, value in state.items()})
+        student.load_state_dict({name: _shard_like(value, like.get(name)) for name, value in state.items()})
 
-    def adopt(self, optimizer: torch.optim.Optimizer) -> None:
+    def shard_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """See :class:`Alone`."""
         for parameter, state in optimizer.state.items():
-            state.update({key: _part(value, parameter) for key, value in state.items()})
+            state.update({key: _shard_like(value, parameter) for key, value in state.items()})
 
 
-def refuse(lesson: Lesson) -> None:
+def check_supported(job: TrainingJob) -> None:
     """Raise InputError where method, teacher or student are known to need the weights whole."""
-    method, teacher = type(lesson.method), lesson.teacher
+    method, teacher = type(job.method), job.teacher
     needs = [
         f"{method.__name__}.{name} works on the student's weights"
         for name in ("backward", "before_update", "after_step")
@@ -160,15 +160,15 @@ def refuse(lesson: Lesson) -> None:
     ]
     if teacher is not None and type(teacher).after_step is not Teacher.after_step:
         needs.append(f"the teacher {type(teacher).__name__} follows the student's weights, or may")
-    if unwrapped(lesson.student) is not lesson.student or any(m._compiled_call_impl is not None for m in lesson.student.modules()):
+    if unwrap_model(job.student) is not job.student or any(m._compiled_call_impl is not None for m in job.student.modules()):
         needs.append("the student is compiled or wrapped")
-    if lesson.settings.channels_last:
+    if job.settings.channels_last:
         needs.append("settings.channels_last lays the weights out in another order")
     if needs:
-        raise InputError(f"FSDP splits the weights, and {needs[0]}", where=lesson.name, remedy=REMEDY)
+        raise InputError(f"FSDP splits the weights, and {needs[0]}", where=job.name, remedy=REMEDY)
 
 
-def _outside(method: Method) -> InputError:
+def _outside_forward(method: Method) -> InputError:
     return InputError(
         "the method reads parts of the student outside a forward pass of the whole", where=type(method).__name__, remedy=REMEDY
     )
@@ -176,7 +176,7 @@ def _outside(method: Method) -> InputError:
 
 def _plain_inputs(student: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """FSDP takes the backward pass for done when the gradient of the inputs is there, which may be too soon."""
-    for name, leaf in leaves({"inputs": args, "options": kwargs}):
+    for name, leaf in flatten_tree({"inputs": args, "options": kwargs}):
         if isinstance(leaf, Tensor) and leaf.requires_grad:
             raise InputError(f"a gradient is asked for the student's {name}", where=type(student).__name__, remedy=REMEDY)
 
@@ -185,7 +185,7 @@ def _local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _part(value: Tensor, like: Tensor | None) -> Tensor:
+def _shard_like(value: Tensor, like: Tensor | None) -> Tensor:
     """This process's part of the whole ``value``, if ``like``, of the same shape, is split."""
     if not isinstance(like, DTensor) or isinstance(value, DTensor) or value.shape != like.shape:
         return value

@@ -8,16 +8,16 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from torch import nn
 
-from tutelage.distillation.data import Batch, Data, Order, TensorData, from_dataset
+from tutelage.distillation.data import Batch, ReplayableData, SampleOrder, TensorData, from_dataset
 from tutelage.distillation.method import Method
 from tutelage.distillation.teacher import Teacher, as_teacher
 from tutelage.errors import InputError, did_you_mean
 
-__all__ = ["Batch", "Data", "Lesson", "Order", "Settings", "TensorData", "from_dataset"]
+__all__ = ["Batch", "ReplayableData", "TrainingJob", "SampleOrder", "TrainingSettings", "TensorData", "from_dataset"]
 
 
 @dataclass(frozen=True)
-class Settings:
+class TrainingSettings:
     """How a lesson is run.
 
     Attributes:
@@ -79,7 +79,7 @@ class Settings:
 
 
 @dataclass
-class Lesson:
+class TrainingJob:
     """What one training run is made of. ``train`` changes ``student`` in place.
 
     Attributes:
@@ -95,8 +95,8 @@ class Lesson:
     student: nn.Module
     teacher: Teacher | None
     method: Method
-    data: Data
-    settings: Settings = field(default_factory=Settings)
+    data: ReplayableData
+    settings: TrainingSettings = field(default_factory=TrainingSettings)
     name: str = "lesson"
     evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None
 
@@ -113,10 +113,10 @@ class Lesson:
                 remedy="give teacher=…, a network or a Teacher",
             )
 
-    def order(self) -> Order:
+    def sample_order(self) -> SampleOrder:
         """Which samples, in which views, each forward pass takes."""
         s = self.settings
-        return Order(len(self.data), s.batch_size, s.seed, s.views, s.view_seed)
+        return SampleOrder(len(self.data), s.batch_size, s.seed, s.views, s.view_seed)
 
     def fingerprint_parts(self) -> list[Any]:
         """What two runs must share to be the same run."""

@@ -23,7 +23,7 @@ def average(per_sample: Tensor, weights: Tensor | None = None) -> Tensor:
     return (per_sample * weights).sum() / weights.sum().clamp_min(torch.finfo(per_sample.dtype).tiny)
 
 
-def divergence(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
+def kl_divergence(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
     """``tau^2 KL(softmax(t/tau) || softmax(s/tau))`` over the last dimension, without a mean: [..., C] -> [...].
 
     The factor tau^2 keeps the gradient's size independent of tau (Hinton, Vinyals, Dean, 2015, section 2.1).
@@ -35,7 +35,7 @@ def divergence(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
 
 def kd(student: Tensor, teacher: Tensor, tau: float = 4.0, weights: Tensor | None = None) -> Tensor:
     """Classic distillation: mean over samples of :func:`divergence` (Hinton, Vinyals, Dean, 2015)."""
-    return average(divergence(student, teacher, tau), weights)
+    return average(kl_divergence(student, teacher, tau), weights)
 
 
 def dkd(
@@ -126,7 +126,7 @@ def token_cross_entropy(logits: Tensor, tokens: Tensor, weights: Tensor | None =
 
 def token_kd(student: Tensor, teacher: Tensor, mask: Tensor, tau: float = 1.0, weights: Tensor | None = None) -> Tensor:
     """:func:`divergence` a token, mean over each sequence's real tokens; logits [B, L, V], mask [B, L] (1: real)."""
-    loss = divergence(student, teacher, tau).masked_fill(~mask.bool(), 0.0)
+    loss = kl_divergence(student, teacher, tau).masked_fill(~mask.bool(), 0.0)
     return average(loss.sum(1) / mask.sum(1).clamp_min(1), weights)
 
 
@@ -154,7 +154,7 @@ def head_distance(kind: str, student: Tensor, teacher: Tensor, tau: float = 1.0,
         case "size" | "features":
             return feature_mse(student, teacher, weights)
         case "tokens":
-            return average(divergence(student, teacher, tau).flatten(1).mean(1), weights)
+            return average(kl_divergence(student, teacher, tau).flatten(1).mean(1), weights)
         case "set":
             sure = teacher.detach()[..., 0].sigmoid()
             apart = (student[..., 1:] - teacher.detach()[..., 1:]).abs().sum(-1)
@@ -166,14 +166,14 @@ def head_distance(kind: str, student: Tensor, teacher: Tensor, tau: float = 1.0,
     )
 
 
-def assign(cost: np.ndarray) -> list[tuple[int, int]]:
+def hungarian_assignment(cost: np.ndarray) -> list[tuple[int, int]]:
     """The cheapest one-to-one assignment of a cost matrix [n, m]: min(n, m) pairs (row, column), by row.
 
     Shortest augmenting paths with potentials (Jonker, Volgenant, 1987), O(n^2 m).
     """
     cost = np.asarray(cost, dtype=np.float64)
     if cost.shape[0] > cost.shape[1]:
-        return sorted((row, column) for column, row in assign(cost.T))
+        return sorted((row, column) for column, row in hungarian_assignment(cost.T))
     rows, columns = cost.shape
     u, v = np.zeros(rows + 1), np.zeros(columns + 1)
     owner = np.zeros(columns + 1, dtype=np.int64)  # row (from 1) that holds each column; column 0 is the start
@@ -200,7 +200,7 @@ def assign(cost: np.ndarray) -> list[tuple[int, int]]:
     return sorted((int(owner[column]) - 1, column - 1) for column in range(1, columns + 1) if owner[column])
 
 
-def corners(boxes: Tensor) -> Tensor:
+def box_cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
     """(centre x, centre y, width, height) -> (x1, y1, x2, y2), last dimension 4."""
     centre, half = boxes[..., :2], boxes[..., 2:] / 2
     return torch.cat([centre - half, centre + half], -1)
@@ -235,9 +235,9 @@ def set_loss(
     losses = []
     for i, (ids, wanted) in enumerate(zip(labels, targets, strict=True)):
         with torch.no_grad():
-            giou = generalized_iou(corners(boxes[i])[:, None], corners(wanted)[None])
+            giou = generalized_iou(box_cxcywh_to_xyxy(boxes[i])[:, None], box_cxcywh_to_xyxy(wanted)[None])
             cost = 5 * torch.cdist(boxes[i].float(), wanted.float(), p=1) - 2 * giou - logits[i].softmax(-1)[:, ids]
-        pairs = assign(cost.float().cpu().numpy()) if len(ids) else []
+        pairs = hungarian_assignment(cost.float().cpu().numpy()) if len(ids) else []
         query = torch.tensor([q for q, _ in pairs], dtype=torch.long, device=logits.device)
         match = torch.tensor([t for _, t in pairs], dtype=torch.long, device=logits.device)
         classes = torch.full((logits.shape[1],), background, dtype=torch.long, device=logits.device)
@@ -245,7 +245,7 @@ def set_loss(
         loss = F.cross_entropy(logits[i], classes, weight=per_class)
         if pairs:
             distance = (boxes[i][query] - wanted[match]).abs().sum(-1)
-            overlap = generalized_iou(corners(boxes[i][query]), corners(wanted[match]))
+            overlap = generalized_iou(box_cxcywh_to_xyxy(boxes[i][query]), box_cxcywh_to_xyxy(wanted[match]))
             loss = loss + (5 * distance + 2 * (1 - overlap)).sum() / len(ids)
         losses.append(loss)
     return average(torch.stack(losses), weights)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from tutelage.distillation.job import Lesson
+from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.trainer import Trainer
 
 
@@ -55,9 +55,9 @@ def _quiet() -> Iterator[None]:
         os.close(nowhere)
 
 
-def lesson_peak(lesson: Lesson) -> int:
+def job_peak(job: TrainingJob) -> int:
     """:func:`step_peak` of the second step of ``lesson``, which is trained by two steps: give a copy."""
-    trainer = Trainer(lesson, check=False)
-    lesson.student.train(), lesson.method.train()
+    trainer = Trainer(job, check=False)
+    job.student.train(), job.method.train()
     trainer.advance()
-    return step_peak(trainer.advance, (lesson.student, lesson.method), lesson.settings.device)
+    return step_peak(trainer.advance, (job.student, job.method), job.settings.device)

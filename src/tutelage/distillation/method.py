@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from tutelage.distillation.data import Batch, Data, Tree
+from tutelage.distillation.data import Batch, ReplayableData, Tree
 from tutelage.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ Terms = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Stage:
+class Phase:
     """One stretch of training.
 
     ``share``: its part of the steps, relative to the other stages' shares. ``lr``: factor on the learning rate.
@@ -62,7 +62,7 @@ class Stage:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class TrainingProgress:
     """Where training stands: ``step`` of ``steps`` (from 0), ``epoch`` (a real number: samples seen / samples), the
     stage with its own ``stage_step`` of ``stage_steps``, and the batch of accumulation within the step (``micro``)."""
 
@@ -70,9 +70,9 @@ class Progress:
     steps: int = 1
     epoch: float = 0.0
     epochs: float = 1.0
-    stage: Stage = Stage()
-    stage_step: int = 0
-    stage_steps: int = 1
+    phase: Phase = Phase()
+    phase_step: int = 0
+    phase_steps: int = 1
     micro: int = 0
 
     @property
@@ -99,11 +99,11 @@ class Method(nn.Module):
     run.
     """
 
-    idle: tuple[str, ...] = ()
+    unused_parameters: tuple[str, ...] = ()
     needs_labels: bool = False
     needs_teacher: bool = True
     deterministic_teacher: bool = True
-    aligned: tuple[str, ...] = ("logits",)
+    matched_heads: tuple[str, ...] = ("logits",)
 
     @dataclass(frozen=True)
     class Config:
@@ -127,9 +127,9 @@ class Method(nn.Module):
         if config is not None and options:
             raise InputError("give a config or its options, not both", remedy="use dataclasses.replace(config, …)")
         self.config: Any = config if config is not None else self.Config(**options)
-        self.progress = Progress()
+        self.progress = TrainingProgress()
 
-    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: Data) -> None:
+    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
         """Build what depends on observed shapes or on all data: projections, taps, queues, class means.
 
         Called once, before the optimiser is made, without gradients, with a seeded global generator, student and
@@ -141,19 +141,19 @@ class Method(nn.Module):
         """The outputs of student and teacher on ``batch``; the default is one pass of each, teacher first, so that the
         teacher's activations are gone before the student's are kept. Override for several views, rollouts, queues."""
         taught = teacher(batch) if teacher is not None else {}
-        return answer(student, batch.inputs), taught
+        return forward_heads(student, batch.inputs), taught
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """The named losses, unweighted; every call of a run gives the same names."""
         raise NotImplementedError
 
-    def weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:
         """The weight of each term at ``self.progress``; a term not named weighs 1, a weight of 0 leaves it out."""
         return {}
 
-    def stages(self) -> Sequence[Stage]:
+    def phases(self) -> Sequence[Phase]:
         """The stretches of training, in order."""
-        return (Stage(),)
+        return (Phase(),)
 
     def groups(self, student: nn.Module) -> Sequence[Mapping[str, Any]] | None:
         """Parameter groups for the optimiser: ``{"params": […], "lr_scale": 1.0, "weight_decay": …}``, covering student
@@ -173,7 +173,7 @@ class Method(nn.Module):
     def export(self, student: nn.Module) -> nn.Module:
         """The plain student: runs without any training code, in eval mode, on its own copy of the weights; the network
         itself where it was trained compiled or inside ``DistributedDataParallel``."""
-        return copy.deepcopy(unwrapped(student)).eval().requires_grad_(True)
+        return copy.deepcopy(unwrap_model(student)).eval().requires_grad_(True)
 
 
 @functools.lru_cache(maxsize=256)
@@ -184,7 +184,7 @@ def _takes_one(forward: Callable[..., Any]) -> bool:
     return len(positional) == 1 and not any(p.kind == p.VAR_POSITIONAL for p in given)
 
 
-def unwrapped(network: nn.Module) -> nn.Module:
+def unwrap_model(network: nn.Module) -> nn.Module:
     """The network itself, inside ``torch.compile`` and ``DistributedDataParallel``."""
     while True:
         inner = getattr(network, "_orig_mod", None)
@@ -195,7 +195,7 @@ def unwrapped(network: nn.Module) -> nn.Module:
         network = inner
 
 
-def answer(network: nn.Module, inputs: Tree) -> Output:
+def forward_heads(network: nn.Module, inputs: Tree) -> Output:
     """One forward pass as named heads.
 
     A tensor is passed as it is, a tuple as positional arguments; a dict as the one argument where the network's
@@ -208,7 +208,7 @@ def answer(network: nn.Module, inputs: Tree) -> Output:
     if isinstance(inputs, Tensor):
         output = network(inputs)
     elif isinstance(inputs, Mapping):
-        output = network(inputs) if _takes_one(type(unwrapped(network)).forward) else network(**inputs)
+        output = network(inputs) if _takes_one(type(unwrap_model(network)).forward) else network(**inputs)
     else:
         output = network(*inputs)
     if isinstance(output, Tensor):
@@ -216,6 +216,6 @@ def answer(network: nn.Module, inputs: Tree) -> Output:
     if isinstance(output, Mapping):
         return {name: item for name, item in output.items() if isinstance(item, Tensor)}
     raise InputError(
-        f"{type(unwrapped(network)).__name__} returned {type(output).__name__}",
+        f"{type(unwrap_model(network)).__name__} returned {type(output).__name__}",
         remedy="return a tensor, or a dict of named tensors",
     )

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from tutelage.distillation.job import Settings
+from tutelage.distillation.job import TrainingSettings
 from tutelage.distillation.method import Method
 from tutelage.errors import InputError
 
 
-def trainable(student: nn.Module, method: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+def trainable_parameters(student: nn.Module, method: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """Each parameter that needs a gradient, named ``student.…`` or ``method.…``."""
     for owner, module in (("student", student), ("method", method)):
         for name, parameter in module.named_parameters():
@@ -22,7 +22,7 @@ def trainable(student: nn.Module, method: nn.Module) -> Iterator[tuple[str, nn.P
                 yield f"{owner}.{name}", parameter
 
 
-def make_optimizer(settings: Settings, student: nn.Module, method: Method, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(settings: TrainingSettings, student: nn.Module, method: Method, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     """The optimiser the settings ask for, fused where torch can, over the method's groups.
 
     Raises:
@@ -47,7 +47,7 @@ def make_optimizer(settings: Settings, student: nn.Module, method: Method, param
     common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": plain}
     if settings.optimizer == "sgd":
         split = any(hasattr(p, "to_local") for p in parameters)
-        late = settings.momentum and any(stage.trains is not None for stage in method.stages())
+        late = settings.momentum and any(stage.trains is not None for stage in method.phases())
         common["fused"] = plain and not split and not late  # torch's wants whole parameters, all with momentum or none
         return torch.optim.SGD(given, momentum=settings.momentum, nesterov=settings.nesterov, **common)
     return torch.optim.AdamW(given, betas=settings.betas, **common)

@@ -18,17 +18,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from tutelage.distillation.data import Batch, leaves, rows_of
-from tutelage.distillation.job import Lesson
+from tutelage.distillation.data import Batch, flatten_tree, take_rows
+from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.method import Method
-from tutelage.distillation.teacher import Cached
+from tutelage.distillation.teacher import CachedTeacher
 from tutelage.errors import InputError, MissingExtra
 
 PATIENCE = timedelta(days=7)
 """How long processes wait for one another: the first may be building a cache for all."""
 
 
-class Alone:
+class SingleProcess:
     """One process: what the trainer is by itself."""
 
     rank, size = 0, 1
@@ -39,22 +39,22 @@ class Alone:
         return self.rank == 0
 
     @property
-    def mark(self) -> tuple[int, ...]:
+    def rng_offset(self) -> tuple[int, ...]:
         """What parts this process's random numbers from the first's: nothing for the first."""
         return (self.rank,) if self.rank else ()
 
-    def device(self, asked: str) -> torch.device:
+    def device(self, requested: str) -> torch.device:
         """Where this process computes."""
-        return torch.device(asked)
+        return torch.device(requested)
 
-    def refuse(self, lesson: Lesson, example: Batch) -> None:
+    def check_supported(self, job: TrainingJob, example: Batch) -> None:
         """Raise InputError where the lesson's batches cannot be split."""
 
-    def split(self, lesson: Lesson) -> Self:
+    def split(self, job: TrainingJob) -> Self:
         """Split the prepared lesson's student over the processes, where that is asked for; the processes that hold it so."""
         return self
 
-    def rows(self, batch: Batch) -> tuple[Batch, float]:
+    def local_rows(self, batch: Batch) -> tuple[Batch, float]:
         """This process's part of a batch, and what its loss counts: its share of the weight times the number of processes,
         so that the mean over the processes is the whole batch's mean."""
         return batch, 1.0
@@ -63,7 +63,7 @@ class Alone:
         """What adds the gradient of a loss."""
         return method.backward
 
-    def average(self, parameters: Sequence[nn.Parameter]) -> None:
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Make every gradient the mean over the processes."""
 
     def norms(self, tensors: Sequence[Tensor]) -> Tensor:
@@ -74,11 +74,11 @@ class Alone:
         """Shorten the gradient, all parameters' together, to the norm ``limit``."""
         torch.nn.utils.clip_grad_norm_(parameters, limit)
 
-    def gathered(self, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
+    def gather_full(self, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
         """The tensors whole, in the process that writes."""
         return tensors
 
-    def whole(self, student: nn.Module) -> nn.Module:
+    def full_model(self, student: nn.Module) -> nn.Module:
         """The student with whole weights, in every process."""
         return student
 
@@ -86,27 +86,27 @@ class Alone:
         """Take up a state of whole tensors."""
         student.load_state_dict(state)
 
-    def adopt(self, optimizer: torch.optim.Optimizer) -> None:
+    def shard_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
         """Split the whole tensors that the optimiser took up."""
 
-    def mean(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    def all_reduce_mean(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         """Scalars as their means over the processes."""
         return sums
 
-    def same(self, number: float) -> float:
+    def broadcast_scalar(self, number: float) -> float:
         """The first process's number."""
         return number
 
-    def agree(self, *modules: nn.Module, buffers_alone: bool = False) -> None:
+    def broadcast_parameters(self, *modules: nn.Module, buffers_alone: bool = False) -> None:
         """Give every process the first's parameters and buffers."""
 
     @contextlib.contextmanager
-    def in_turn(self) -> Iterator[None]:
+    def main_first(self) -> Iterator[None]:
         """The first process runs the block, then the others; all leave together."""
         yield
 
 
-class Parallel(Alone):
+class DataParallelProcesses(SingleProcess):
     """The processes that were launched together.
 
     The mean over processes is exact, up to rounding, for losses that are means over samples, weighted or not, and also where the
@@ -127,7 +127,7 @@ class Parallel(Alone):
         except ImportError:
             raise MissingExtra("accelerate", "hf") from None
         for engine in ("DEEPSPEED", "MEGATRON_LM"):
-            if asked(engine):
+            if engine_requested(engine):
                 raise InputError(
                     f"{engine} splits the weights, and methods need them whole",
                     where=f"ACCELERATE_USE_{engine}",
@@ -136,14 +136,14 @@ class Parallel(Alone):
         patience = accelerate.InitProcessGroupKwargs(timeout=PATIENCE)
         self._on = accelerate.Accelerator(cpu=device == "cpu", kwargs_handlers=[patience])
         self._broadcast = accelerate.utils.broadcast
-        atexit.register(_part)
+        atexit.register(_destroy_process_group)
         self.rank, self.size = self._on.process_index, self._on.num_processes
 
-    def device(self, asked: str) -> torch.device:
+    def device(self, requested: str) -> torch.device:
         """``cpu``, or this process's own accelerator."""
-        return torch.device("cpu") if asked == "cpu" else self._on.device
+        return torch.device("cpu") if requested == "cpu" else self._on.device
 
-    def refuse(self, lesson: Lesson, example: Batch) -> None:
+    def check_supported(self, job: TrainingJob, example: Batch) -> None:
         """See :class:`Alone`.
 
         Raises:
@@ -154,31 +154,31 @@ class Parallel(Alone):
             raise InputError(
                 f"{rows} samples a batch for {self.size} processes", where="settings.batch_size", remedy="at least one each"
             )
-        for name, leaf in leaves({"inputs": example.inputs, "labels": example.labels}):
+        for name, leaf in flatten_tree({"inputs": example.inputs, "labels": example.labels}):
             if leaf.ndim == 0 or len(leaf) != rows:
                 raise InputError(
                     f"{name} {list(leaf.shape)} is not one row for each of {rows} samples",
-                    where=lesson.name,
+                    where=job.name,
                     remedy="such batches cannot be split: train in one process",
                 )
-        if example.partners is not None and isinstance(lesson.teacher, Cached):
+        if example.partners is not None and isinstance(job.teacher, CachedTeacher):
             raise InputError(
                 "a cached teacher knows a mixed view by its partner, which may be another process's row",
-                where=lesson.name,
+                where=job.name,
                 remedy="leave the cache or the mixing out, or train in one process",
             )
 
-    def rows(self, batch: Batch) -> tuple[Batch, float]:
+    def local_rows(self, batch: Batch) -> tuple[Batch, float]:
         """See :class:`Alone`."""
         first, last = (len(batch) * rank // self.size for rank in (self.rank, self.rank + 1))
-        own = rows_of(batch, torch.arange(first, last))
+        own = take_rows(batch, torch.arange(first, last))
         if batch.weights is None:
             return own, self.size * (last - first) / len(batch)
         total = float(batch.weights.sum())
         return own, self.size * float(batch.weights[first:last].sum()) / total if total else 0.0
 
     @torch.no_grad()
-    def average(self, parameters: Sequence[nn.Parameter]) -> None:
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """See :class:`Alone`; where only some processes have a gradient, it is zero in the others."""
         asked = [parameter for parameter in parameters if parameter.requires_grad]
         there = torch.tensor([float(parameter.grad is not None) for parameter in asked], device=self._on.device)
@@ -189,7 +189,7 @@ class Parallel(Alone):
             if some:
                 parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
 
-    def mean(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
+    def all_reduce_mean(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
         """See :class:`Alone`."""
         if not sums:
             return sums
@@ -197,19 +197,19 @@ class Parallel(Alone):
             zip(sums, self._on.reduce(torch.stack([value.float() for value in sums.values()]), "mean").unbind(), strict=True)
         )
 
-    def same(self, number: float) -> float:
+    def broadcast_scalar(self, number: float) -> float:
         """See :class:`Alone`."""
         return float(self._broadcast(torch.tensor(number, device=self._on.device)))
 
     @torch.no_grad()
-    def agree(self, *modules: nn.Module, buffers_alone: bool = False) -> None:
+    def broadcast_parameters(self, *modules: nn.Module, buffers_alone: bool = False) -> None:
         """See :class:`Alone`."""
         for module in modules:
             for tensor in (*(() if buffers_alone else module.parameters()), *module.buffers()):
                 tensor.copy_(self._broadcast(tensor.detach().clone()))
 
     @contextlib.contextmanager
-    def in_turn(self) -> Iterator[None]:
+    def main_first(self) -> Iterator[None]:
         """See :class:`Alone`."""
         if not self.main:
             self._on.wait_for_everyone()
@@ -219,12 +219,12 @@ class Parallel(Alone):
         self._on.wait_for_everyone()
 
 
-def asked(engine: str, environment: Mapping[str, str] = os.environ) -> bool:
+def engine_requested(engine: str, environment: Mapping[str, str] = os.environ) -> bool:
     """Whether the launcher asks for an engine (``FSDP``, …), as ``accelerate launch`` does."""
     return environment.get(f"ACCELERATE_USE_{engine}", "false").lower() in ("true", "1")
 
 
-def _part() -> None:
+def _destroy_process_group() -> None:
     """Leave the others while this process is whole.
 
     The threads of a group may outlive it, for split tensors' caches hold it, and to free what they sent last they take the
@@ -235,17 +235,17 @@ def _part() -> None:
         time.sleep(0.3)
 
 
-def launched(environment: Mapping[str, str] = os.environ) -> bool:
+def is_distributed(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether a launcher (``torchrun``, ``accelerate launch``) has started this process as one of several."""
     return environment.get("WORLD_SIZE", "1") not in ("", "0", "1")
 
 
-def processes(device: str = "cpu") -> Alone:
+def current_processes(device: str = "cpu") -> SingleProcess:
     """What this process is: one of those launched together, with the student whole or, for FSDP, split; or alone."""
-    if not launched():
-        return Alone()
-    if not asked("FSDP"):
-        return Parallel(device)
-    from tutelage.distillation.fsdp import Sharded
+    if not is_distributed():
+        return SingleProcess()
+    if not engine_requested("FSDP"):
+        return DataParallelProcesses(device)
+    from tutelage.distillation.fsdp import FSDPProcesses
 
-    return Sharded(device)
+    return FSDPProcesses(device)

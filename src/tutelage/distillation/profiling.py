@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tutelage.distillation.data import Batch
 from tutelage.distillation.method import Output
-from tutelage.distillation.teacher import Live
+from tutelage.distillation.teacher import NetworkTeacher
 
 
 def fold_batchnorm(network: nn.Module) -> tuple[nn.Module, int]:
@@ -55,29 +55,29 @@ def _replace(network: nn.Module, name: str, module: nn.Module) -> None:
     setattr(network.get_submodule(owner), last, module)
 
 
-class Reduced(Live):
+class LowPrecisionTeacher(NetworkTeacher):
     """A live teacher that computes in bf16 and answers in fp32."""
 
-    def answer(self, batch: Batch) -> Output:
+    def predict(self, batch: Batch) -> Output:
         """See :class:`Teacher`."""
         device = next(self.network.parameters()).device
         with torch.autocast(device.type, torch.bfloat16):
-            said = super().answer(batch)
+            said = super().predict(batch)
         return {name: value.float() if value.is_floating_point() else value for name, value in said.items()}
 
 
 @dataclass(frozen=True)
-class Quickened:
+class SpeedupResult:
     """The teacher chosen, which tricks it uses, the median milliseconds of each variant that was tried, and how far its
     answers are from the plain teacher's (largest difference relative to the largest value)."""
 
-    teacher: Live
+    teacher: NetworkTeacher
     tricks: tuple[str, ...]
     milliseconds: Mapping[str, float]
     error: float
 
 
-def quicken(network: nn.Module, batch: Batch, rounds: int = 5, bf16: bool = True, tolerance: float = 0.02) -> Quickened:
+def speed_up_teacher(network: nn.Module, batch: Batch, rounds: int = 5, bf16: bool = True, tolerance: float = 0.02) -> SpeedupResult:
     """The fastest way to ask a frozen ``network`` about batches like ``batch``, by interleaved timed passes.
 
     Tried: plain, folded batch-norm (``fold``), with channels-last, and these in bf16; a variant whose answers differ by
@@ -85,11 +85,11 @@ def quicken(network: nn.Module, batch: Batch, rounds: int = 5, bf16: bool = True
     """
     folded, count = fold_batchnorm(network)
     base = "fold" if count else "plain"
-    variants: dict[str, Live] = {"plain": Live(copy.deepcopy(network)), base: Live(copy.deepcopy(folded))}
-    variants[f"{base}+channels_last"] = Live(copy.deepcopy(folded), channels_last=True)
+    variants: dict[str, NetworkTeacher] = {"plain": NetworkTeacher(copy.deepcopy(network)), base: NetworkTeacher(copy.deepcopy(folded))}
+    variants[f"{base}+channels_last"] = NetworkTeacher(copy.deepcopy(folded), channels_last=True)
     if bf16:
-        variants[f"{base}+bf16"] = Reduced(copy.deepcopy(folded))
-        variants[f"{base}+channels_last+bf16"] = Reduced(copy.deepcopy(folded), channels_last=True)
+        variants[f"{base}+bf16"] = LowPrecisionTeacher(copy.deepcopy(folded))
+        variants[f"{base}+channels_last+bf16"] = LowPrecisionTeacher(copy.deepcopy(folded), channels_last=True)
     plain = variants["plain"](batch)
     errors = {name: _difference(plain, teacher(batch)) for name, teacher in variants.items()}
     allowed = [name for name in variants if errors[name] <= tolerance]
@@ -100,7 +100,7 @@ def quicken(network: nn.Module, batch: Batch, rounds: int = 5, bf16: bool = True
     medians = {name: 1000 * sorted(values)[len(values) // 2] for name, values in times.items()}
     best = min(medians, key=lambda name: medians[name])
     tricks = tuple(trick for trick in best.split("+") if trick != "plain")
-    return Quickened(variants[best], tricks, medians, errors[best])
+    return SpeedupResult(variants[best], tricks, medians, errors[best])
 
 
 def _difference(plain: Output, other: Output) -> float:

@@ -61,16 +61,16 @@ def _grid(count: int) -> tuple[int, ...]:
     return (side, side) if side * side == count else (count,)
 
 
-def resample(tokens: Tensor, grid: tuple[int, ...], wanted: tuple[int, ...]) -> Tensor:
+def resample(tokens: Tensor, grid: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
     """Tokens [B, N, C] laid out as ``grid`` -> [B, M, C] laid out as ``wanted``; grids are (h, w) or (n,)."""
-    if grid == wanted:
+    if grid == size:
         return tokens
-    if len(grid) != len(wanted):  # a square grid against a plain row: both as rows
-        grid, wanted = (math.prod(grid),), (math.prod(wanted),)
+    if len(grid) != len(size):  # a square grid against a plain row: both as rows
+        grid, size = (math.prod(grid),), (math.prod(size),)
     cells = tokens.transpose(1, 2).unflatten(2, grid)
-    if all(new <= old for new, old in zip(wanted, grid, strict=True)):
+    if all(new <= old for new, old in zip(size, grid, strict=True)):
         if len(grid) == 2:
-            return F.adaptive_avg_pool2d(cells, (wanted[0], wanted[1])).flatten(2).transpose(1, 2)
-        return F.adaptive_avg_pool1d(cells, wanted[0]).transpose(1, 2)
+            return F.adaptive_avg_pool2d(cells, (size[0], size[1])).flatten(2).transpose(1, 2)
+        return F.adaptive_avg_pool1d(cells, size[0]).transpose(1, 2)
     mode = "bilinear" if len(grid) == 2 else "linear"
-    return F.interpolate(cells, wanted, mode=mode, align_corners=False).flatten(2).transpose(1, 2)
+    return F.interpolate(cells, size, mode=mode, align_corners=False).flatten(2).transpose(1, 2)

@@ -40,8 +40,8 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from tutelage.distillation.job import Settings
-from tutelage.distillation.augmentation import Views
+from tutelage.distillation.job import TrainingSettings
+from tutelage.distillation.augmentation import Augmentation
 from tutelage.errors import InputError, did_you_mean
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ Plain = bool | int | float | str
 
 
 @dataclass(frozen=True)
-class ModelPart:
+class ModelSpec:
     """A network by name, with its options and, if trained already, a safetensors file of weights."""
 
     model: str
@@ -58,7 +58,7 @@ class ModelPart:
 
 
 @dataclass(frozen=True)
-class DataPart:
+class DataSpec:
     """A packaged data set by ``name``, or a ``file`` (.npz or .safetensors with ``inputs`` and, if any, ``labels``).
     ``labels``: use them; ``limit``: only so many samples, the first."""
 
@@ -73,7 +73,7 @@ class DataPart:
 
 
 @dataclass(frozen=True)
-class CachePart:
+class CacheSpec:
     """Where the teacher's answers are kept, and how: one word for all heads, or one a head."""
 
     folder: str
@@ -86,16 +86,16 @@ class Recipe:
     own). ``labelled``: what the student alone learns from in a comparison, by default ``data``. ``tensorboard``: write the
     logs as its events too."""
 
-    student: ModelPart
-    data: DataPart
-    test: DataPart | None = None
-    labelled: DataPart | None = None
-    teacher: ModelPart | None = None
+    student: ModelSpec
+    data: DataSpec
+    test: DataSpec | None = None
+    labelled: DataSpec | None = None
+    teacher: ModelSpec | None = None
     method: str = "kd"
     options: dict[str, Plain] = field(default_factory=dict)
-    settings: Settings = Settings()
-    views: Views | None = None
-    cache: CachePart | None = None
+    settings: TrainingSettings = TrainingSettings()
+    views: Augmentation | None = None
+    cache: CacheSpec | None = None
     seeds: int = 1
     out: str | None = None
     tensorboard: bool = False

@@ -16,14 +16,14 @@ from tutelage import registry
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.export import load_weights
 from tutelage.distillation.method import Method
-from tutelage.distillation.small_models import plain_networks
-from tutelage.distillation.recipe import DataPart, ModelPart
-from tutelage.distillation.augmentation import Views
+from tutelage.distillation.small_models import small_models
+from tutelage.distillation.recipe import DataSpec, ModelSpec
+from tutelage.distillation.augmentation import Augmentation
 from tutelage.errors import InputError, MissingExtra, did_you_mean
 from tutelage.seeds import derive
 
 
-def build_model(part: ModelPart, seed: int = 0) -> nn.Module:
+def build_model(spec: ModelSpec, seed: int = 0) -> nn.Module:
     """The network a recipe names, with its weights, or freshly initialised from ``seed``.
 
     Raises:
@@ -31,40 +31,40 @@ def build_model(part: ModelPart, seed: int = 0) -> nn.Module:
         MissingExtra: ``timm:`` or ``hf:`` without that package.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, "model", part.model))
-        network = _named(part)
-    return network if part.weights is None else load_weights(network, part.weights)
+        torch.manual_seed(derive(seed, "model", spec.model))
+        network = _named(spec)
+    return network if spec.weights is None else load_weights(network, spec.weights)
 
 
-def _named(part: ModelPart) -> nn.Module:
-    source, separator, name = part.model.partition(":")
+def _named(spec: ModelSpec) -> nn.Module:
+    source, separator, name = spec.model.partition(":")
     if not separator:
-        plain = plain_networks()
-        made = _made(plain[part.model] if part.model in plain else _registered(part.model), part)
+        plain = small_models()
+        made = _made(plain[spec.model] if spec.model in plain else _registered(spec.model), spec)
         if not isinstance(made, nn.Module) or isinstance(made, Method):
-            raise InputError(f"{part.model} is no network", where="model", remedy="name a backbone: tutelage systems")
+            raise InputError(f"{spec.model} is no network", where="model", remedy="name a backbone: tutelage systems")
         return made
     if source == "timm":
         try:
             import timm
         except ImportError:
             raise MissingExtra("timm", "timm") from None
-        return _made(timm.create_model, ModelPart(part.model, {"model_name": name, **part.options}))
+        return _made(timm.create_model, ModelSpec(spec.model, {"model_name": name, **spec.options}))
     if source == "hf":
         try:
             from transformers import AutoModelForImageClassification
         except ImportError:
             raise MissingExtra("transformers", "hf") from None
         try:
-            return AutoModelForImageClassification.from_pretrained(name, **part.options)
+            return AutoModelForImageClassification.from_pretrained(name, **spec.options)
         except (OSError, ValueError) as error:
             raise InputError(
-                f"cannot load: {error}", where=part.model, remedy="give a folder that holds the model, or its name"
+                f"cannot load: {error}", where=spec.model, remedy="give a folder that holds the model, or its name"
             ) from error
     sized = _registered(source, "source")
     if not hasattr(sized, "options"):
         raise InputError(f"{source} has no sizes", where="model", remedy="a backbone's size, timm:NAME or hf:NAME")
-    return _made(sized, ModelPart(part.model, sized.options(name) | part.options))
+    return _made(sized, ModelSpec(spec.model, sized.options(name) | spec.options))
 
 
 def _registered(name: str, what: str = "system or network") -> Any:
@@ -73,34 +73,34 @@ def _registered(name: str, what: str = "system or network") -> Any:
         target = registry.find(name).target
         return getattr(target, "Network", target)
     except InputError as error:
-        known = [*plain_networks(), *(e.name for e in registry.systems().values() if e.kind == "backbone"), "timm:…", "hf:…"]
+        known = [*small_models(), *(e.name for e in registry.systems().values() if e.kind == "backbone"), "timm:…", "hf:…"]
         raise InputError(f"unknown {what} {name!r}", where="model", remedy=did_you_mean(name, known)) from error
 
 
-def _made(build: Any, part: ModelPart) -> Any:
+def _made(build: Any, spec: ModelSpec) -> Any:
     try:
-        return build(**part.options)
+        return build(**spec.options)
     except TypeError as error:
-        raise InputError(f"{part.model}: {error}", where="options", remedy="check the names of its options") from error
+        raise InputError(f"{spec.model}: {error}", where="options", remedy="check the names of its options") from error
 
 
-def load_data(part: DataPart, views: Views | None = None) -> TensorData:
+def load_data(spec: DataSpec, views: Augmentation | None = None) -> TensorData:
     """The arrays of ``part.file`` as data; ``.npz`` is read without pickle.
 
     Raises:
         InputError: no such file, another format, or no array ``inputs``.
     """
-    path = Path(part.file or "")
+    path = Path(spec.file or "")
     arrays = _arrays(path)
     if "inputs" not in arrays:
         raise InputError("no array 'inputs'", where=path, remedy=f"it holds {', '.join(sorted(arrays)) or 'nothing'}")
-    inputs, labels = arrays["inputs"], arrays.get("labels") if part.labels else None
+    inputs, labels = arrays["inputs"], arrays.get("labels") if spec.labels else None
     if inputs.dtype == torch.uint8:
         inputs = inputs.float() / 255
     if labels is not None and not labels.is_floating_point():
         labels = labels.long()
-    if part.limit is not None:
-        inputs, labels = inputs[: part.limit], None if labels is None else labels[: part.limit]
+    if spec.limit is not None:
+        inputs, labels = inputs[: spec.limit], None if labels is None else labels[: spec.limit]
     return TensorData(inputs, labels, views=views)
 
 

@@ -81,6 +81,6 @@ class ResNet(nn.Module):
         return self.head(maps.mean((2, 3)))
 
 
-def plain_networks() -> dict[str, type[nn.Module]]:
+def small_models() -> dict[str, type[nn.Module]]:
     """The networks of this file by the names that recipes use."""
     return {"small-cnn": SmallCNN, "resnet": ResNet}

@@ -9,7 +9,7 @@ from torch import nn
 from tutelage.distillation import losses
 from tutelage.distillation.data import Batch
 from tutelage.distillation.method import Method, Output, Terms
-from tutelage.distillation.method import answer as answer_of
+from tutelage.distillation.method import forward_heads as answer_of
 from tutelage.distillation.teacher import Teacher
 
 
@@ -29,6 +29,6 @@ class Supervised(Method):
         """One pass of the student."""
         return answer_of(student, batch.inputs), {}
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``label``."""
         return {"label": losses.cross_entropy(student["logits"], batch.labels, batch.weights, self.config.smoothing)}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.distillation.data import Batch, map_tree
-from tutelage.distillation.feature_hooks import Taps
+from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.errors import InputError, StaleError
 from tutelage.storage import fingerprint
 
@@ -45,9 +45,9 @@ class Teacher:
     def __call__(self, batch: Batch) -> Output:
         """The heads for ``batch``, without gradients."""
         with torch.no_grad():
-            return self.answer(batch)
+            return self.predict(batch)
 
-    def answer(self, batch: Batch) -> Output:
+    def predict(self, batch: Batch) -> Output:
         """The heads for ``batch``; runs under ``no_grad``."""
         raise NotImplementedError
 
@@ -56,7 +56,7 @@ class Teacher:
         """Changes whenever an answer may change."""
         raise NotImplementedError
 
-    def want(self, *taps: str) -> None:
+    def request_features(self, *taps: str) -> None:
         """Ask that every answer also hold the outputs of these named sub-modules, under their names.
 
         Raises:
@@ -66,12 +66,12 @@ class Teacher:
             raise InputError(f"{type(self).__name__} shows no inner outputs", where=taps[0], remedy="give the live network")
 
     @property
-    def live(self) -> Teacher:
+    def uncached(self) -> Teacher:
         """The teacher that can be asked about other inputs than the training views: itself, but for a cached one."""
         return self
 
     @property
-    def counted(self) -> Sequence[BlackBox]:
+    def black_boxes(self) -> Sequence[BlackBoxTeacher]:
         """The black boxes that an answer asks: their queries are counted, and may cost."""
         return ()
 
@@ -82,15 +82,15 @@ class Teacher:
     def after_step(self, student: nn.Module) -> None:
         """Called after each step of the student: moving averages."""
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """What must be saved to resume: nothing, unless the teacher changes or counts while it teaches."""
         return {}
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take up what :meth:`state` gave."""
 
 
-class Live(Teacher):
+class NetworkTeacher(Teacher):
     """A frozen network, always in eval mode, whatever the trainer does to the student.
 
     Args:
@@ -111,15 +111,15 @@ class Live(Teacher):
         if channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.heads, self.channels_last = dict(heads or {}), channels_last
-        self._taps = Taps(network, taps)
+        self._taps = FeatureHooks(network, taps)
 
-    def want(self, *taps: str) -> None:
+    def request_features(self, *taps: str) -> None:
         """See :class:`Teacher`."""
-        self._taps = Taps(self.network, (*self._taps.names, *(name for name in taps if name not in self._taps.names)))
+        self._taps = FeatureHooks(self.network, (*self._taps.names, *(name for name in taps if name not in self._taps.names)))
 
-    def answer(self, batch: Batch) -> Output:
+    def predict(self, batch: Batch) -> Output:
         """See :class:`Teacher`."""
-        from tutelage.distillation.method import answer
+        from tutelage.distillation.method import forward_heads
 
         if self.network.training:
             self.network.eval()
@@ -127,10 +127,10 @@ class Live(Teacher):
         if self.channels_last:
             inputs = map_tree(lambda t: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t, inputs)
         if not self._taps.names:
-            said = answer(self.network, inputs)
+            said = forward_heads(self.network, inputs)
         else:
             with self._taps as taken:
-                said = answer(self.network, inputs)
+                said = forward_heads(self.network, inputs)
                 said |= taken
         return {self.heads.get(name, name): value for name, value in said.items()} if self.heads else said
 
@@ -139,13 +139,13 @@ class Live(Teacher):
         """See :class:`Teacher`."""
         return network_fingerprint(self.network)
 
-    def to(self, device: torch.device | str) -> Live:
+    def to(self, device: torch.device | str) -> NetworkTeacher:
         """See :class:`Teacher`."""
         self.network.to(device)
         return self
 
 
-class MovingAverage(Live):
+class EMATeacher(NetworkTeacher):
     """The student's exponential moving average, ``theta <- d theta + (1 - d) student`` after each step; buffers are
     copied (Tarvainen, Valpola, 2017). ``decay`` may be a function of the number of updates so far."""
 
@@ -171,24 +171,24 @@ class MovingAverage(Live):
         """Names the kind alone: the weights follow the student, and nothing this teacher says can be cached."""
         return fingerprint("moving average", self.decay if isinstance(self.decay, float) else self.decay.__qualname__)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """See :class:`Teacher`."""
         return {f"network.{k}": v for k, v in self.network.state_dict().items()} | {"updates": torch.tensor(self.updates)}
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See :class:`Teacher`."""
         self.updates = int(state["updates"])
         self.network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k != "updates"})
 
 
-class SelfTeacher(Live):
+class SelfTeacher(NetworkTeacher):
     """The student as it was when the lesson began: a frozen copy."""
 
     def __init__(self, student: nn.Module, taps: Sequence[str] = ()):
         super().__init__(copy.deepcopy(student), taps)
 
 
-class BlackBox(Teacher):
+class BlackBoxTeacher(Teacher):
     """Any callable: it is given ``batch.inputs`` and returns a tensor (``logits``), an array, or a dict of these.
 
     ``queries`` counts the samples it was asked for; ``limit`` stops before more are. ``version`` must name what answers
@@ -198,10 +198,10 @@ class BlackBox(Teacher):
         InputError: the limit would be passed.
     """
 
-    def __init__(self, ask: Callable[[Any], Any], version: str, limit: int | None = None):
-        self.ask, self.version, self.limit, self.queries = ask, version, limit, 0
+    def __init__(self, function: Callable[[Any], Any], version: str, limit: int | None = None):
+        self.function, self.version, self.limit, self.queries = function, version, limit, 0
 
-    def answer(self, batch: Batch) -> Output:
+    def predict(self, batch: Batch) -> Output:
         """See :class:`Teacher`."""
         if self.limit is not None and self.queries + len(batch) > self.limit:
             raise InputError(
@@ -209,13 +209,13 @@ class BlackBox(Teacher):
                 where=f"teacher {self.version}",
                 remedy="raise the limit, take fewer steps, or cache the teacher: it is then asked once a view",
             )
-        said = self.ask(batch.inputs)
+        said = self.function(batch.inputs)
         self.queries += len(batch)
         named = said if isinstance(said, Mapping) else {"logits": said}
         return {name: torch.as_tensor(value).detach() for name, value in named.items()}
 
     @property
-    def counted(self) -> Sequence[BlackBox]:
+    def black_boxes(self) -> Sequence[BlackBoxTeacher]:
         """See :class:`Teacher`."""
         return (self,)
 
@@ -224,16 +224,16 @@ class BlackBox(Teacher):
         """See :class:`Teacher`."""
         return fingerprint("black box", self.version)
 
-    def state(self) -> dict[str, Tensor]:
+    def state_dict(self) -> dict[str, Tensor]:
         """The count goes on over a resumed run."""
         return {"queries": torch.tensor(self.queries)}
 
-    def load(self, state: Mapping[str, Tensor]) -> None:
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See :class:`Teacher`."""
         self.queries = int(state["queries"])
 
 
-class Cached(Teacher):
+class CachedTeacher(Teacher):
     """What another teacher said, read from a cache by view; a view that is not in it is an error, never recomputed.
 
     Args:
@@ -245,9 +245,9 @@ class Cached(Teacher):
     """
 
     def __init__(self, cache: Cache, teacher: Teacher | None = None):
-        if teacher is not None and teacher.fingerprint != cache.head["teacher"]:
+        if teacher is not None and teacher.fingerprint != cache.metadata["teacher"]:
             raise StaleError(
-                f"built from teacher {cache.head['teacher']}, this teacher is {teacher.fingerprint}",
+                f"built from teacher {cache.metadata['teacher']}, this teacher is {teacher.fingerprint}",
                 where=cache.root,
                 remedy="build the cache again in a new folder",
             )
@@ -255,7 +255,7 @@ class Cached(Teacher):
         self.network = teacher.network if teacher is not None else None
 
     @property
-    def live(self) -> Teacher:
+    def uncached(self) -> Teacher:
         """See :class:`Teacher`.
 
         Raises:
@@ -269,9 +269,9 @@ class Cached(Teacher):
             )
         return self.source
 
-    def want(self, *taps: str) -> None:
+    def request_features(self, *taps: str) -> None:
         """See :class:`Teacher`."""
-        missing = [name for name in taps if name not in self.cache.head["heads"]]
+        missing = [name for name in taps if name not in self.cache.metadata["heads"]]
         if missing:
             raise StaleError(
                 f"the cache holds no output of {', '.join(missing)}",
@@ -279,14 +279,14 @@ class Cached(Teacher):
                 remedy="build it again with these taps",
             )
 
-    def answer(self, batch: Batch) -> Output:
+    def predict(self, batch: Batch) -> Output:
         """See :class:`Teacher`."""
         return self.cache.read(batch)
 
     @property
     def fingerprint(self) -> str:
         """See :class:`Teacher`."""
-        return str(self.cache.head["teacher"])
+        return str(self.cache.metadata["teacher"])
 
 
 def as_teacher(teacher: Any) -> Teacher | None:
@@ -298,7 +298,7 @@ def as_teacher(teacher: Any) -> Teacher | None:
     if teacher is None or isinstance(teacher, Teacher):
         return teacher
     if isinstance(teacher, nn.Module):
-        return Live(teacher)
+        return NetworkTeacher(teacher)
     raise InputError(
         f"{type(teacher).__name__} is no teacher",
         where="teacher",

@@ -9,7 +9,7 @@ from typing import Any
 from tutelage.errors import MissingExtra
 
 
-class Board:
+class TensorBoardLog:
     """Writes the trainer's records into ``folder/tensorboard``, one event file a call of the run.
 
     ``resumed``: the step the run goes on from; what an earlier call wrote after it is hidden.

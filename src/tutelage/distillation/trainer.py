@@ -20,21 +20,21 @@ from torch import Tensor, nn
 from tutelage import storage
 from tutelage.distillation import schedule
 from tutelage.distillation import checks
-from tutelage.distillation.tensorboard_log import Board
+from tutelage.distillation.tensorboard_log import TensorBoardLog
 from tutelage.distillation.checkpoint import (
-    Checkpoints,
-    kept_records,
+    CheckpointManager,
+    truncate_log,
     optimizer_tensors,
-    part,
+    select_prefix,
     read_tensors,
     restore_optimizer,
 )
 from tutelage.distillation.data import Batch
 from tutelage.distillation.export import save_weights
-from tutelage.distillation.job import Lesson
-from tutelage.distillation.method import Progress, Stage
-from tutelage.distillation.optim import make_optimizer, trainable
-from tutelage.distillation.parallel import Alone
+from tutelage.distillation.job import TrainingJob
+from tutelage.distillation.method import TrainingProgress, Phase
+from tutelage.distillation.optim import make_optimizer, trainable_parameters
+from tutelage.distillation.parallel import SingleProcess
 from tutelage.distillation.teacher import network_fingerprint
 from tutelage.errors import InputError, TrainingError
 from tutelage.seeds import derive
@@ -43,7 +43,7 @@ Record = dict[str, Any]
 
 
 @dataclass
-class Result:
+class TrainingResult:
     """What training gives: the exported student, the log's records in order, and the seconds spent on training alone
     (of all calls of a resumed run; evaluation not counted). ``figures``: the last evaluation's. ``ungraded``: trainable
     parameters that got no gradient in the first step although the method does not declare them idle."""
@@ -51,18 +51,18 @@ class Result:
     student: nn.Module
     history: list[Record] = field(default_factory=list)
     seconds: float = 0.0
-    figures: dict[str, float] = field(default_factory=dict)
-    ungraded: tuple[str, ...] = ()
+    metrics: dict[str, float] = field(default_factory=dict)
+    parameters_without_gradient: tuple[str, ...] = ()
 
 
 def train(
-    lesson: Lesson,
+    job: TrainingJob,
     folder: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     check: bool = True,
     tensorboard: bool = False,
-    parallel: Alone | None = None,
-) -> Result:
+    parallel: SingleProcess | None = None,
+) -> TrainingResult:
     """Run ``lesson``; its student is changed in place and exported.
 
     Args:
@@ -81,7 +81,7 @@ def train(
         InputError: student, teacher, method and data do not fit together.
         StaleError: ``folder`` holds a run of another lesson.
     """
-    return Trainer(lesson, folder, check, tensorboard, parallel).run(progress)
+    return Trainer(job, folder, check, tensorboard, parallel).run(progress)
 
 
 class Trainer:
@@ -89,61 +89,61 @@ class Trainer:
 
     def __init__(
         self,
-        lesson: Lesson,
+        job: TrainingJob,
         folder: str | Path | None = None,
         check: bool = True,
         tensorboard: bool = False,
-        parallel: Alone | None = None,
+        parallel: SingleProcess | None = None,
     ) -> None:
         if tensorboard and folder is None:
             raise InputError("TensorBoard events need a folder", where="tensorboard", remedy="give the run a folder")
-        self.lesson, self.settings = lesson, lesson.settings
-        self.student, self.teacher, self.method = lesson.student, lesson.teacher, lesson.method
-        self.parallel = parallel or Alone()
+        self.job, self.settings = job, job.settings
+        self.student, self.teacher, self.method = job.student, job.teacher, job.method
+        self.parallel = parallel or SingleProcess()
         self.device = self.parallel.device(self.settings.device)
-        self.order = lesson.order()
+        self.order = job.sample_order()
         self.step = 0
         self.seconds = 0.0
         self.history: list[Record] = []
-        self.ungraded: tuple[str, ...] = ()
+        self.parameters_without_gradient: tuple[str, ...] = ()
         self._sums: dict[str, Tensor] = {}
         self._since = 0  # the step at which the sums began
-        self._place()
-        self.parallel.agree(self.student)
-        with self.parallel.in_turn():
-            self.folder = self._claim(folder)
+        self._move_to_device()
+        self.parallel.broadcast_parameters(self.student)
+        with self.parallel.main_first():
+            self.folder = self._open_run_folder(folder)
         with self._rng(), torch.no_grad():
             self._reseed("prepare")
             example = self.batch(0)
-            self.parallel.refuse(lesson, example)
+            self.parallel.check_supported(job, example)
             self.student.eval()
-            self.method.prepare(self.student, self.teacher, example, lesson.data)
+            self.method.prepare(self.student, self.teacher, example, job.data)
             self.method.to(self.device)
             if check:
-                from tutelage.distillation.doctor import first_look
+                from tutelage.distillation.doctor import check_first_batch
 
-                first_look(lesson, example)
-        checks.refuse_shared(self.lesson, dict(trainable(self.student, self.method)))
-        self.parallel = self.parallel.split(lesson)
+                check_first_batch(job, example)
+        checks.check_no_shared_parameters(self.job, dict(trainable_parameters(self.student, self.method)))
+        self.parallel = self.parallel.split(job)
         self._backward = self.parallel.backward(self.method)
-        self.parameters = dict(trainable(self.student, self.method))
+        self.parameters = dict(trainable_parameters(self.student, self.method))
         self._flat = list(self.parameters.values())
         self.optimizer = make_optimizer(self.settings, self.student, self.method, self._flat)
         self._bases = [(group["lr"] * group.pop("lr_scale", 1.0)) for group in self.optimizer.param_groups]
-        self.stages = schedule.boundaries(self.method.stages(), self.settings.steps)
-        self._stage: Stage | None = None
+        self.phases = schedule.boundaries(self.method.phases(), self.settings.steps)
+        self._phase: Phase | None = None
         self._autocast: contextlib.AbstractContextManager[Any] = (
             torch.autocast(self.device.type, torch.bfloat16) if self.settings.precision == "bf16" else contextlib.nullcontext()
         )
         if self.folder is not None:
-            with self.parallel.in_turn():
+            with self.parallel.main_first():
                 self._resume()
-        self.parallel.agree(self.method)
-        self._board = Board(self.folder, self.step) if tensorboard and self.folder is not None and self.parallel.main else None
+        self.parallel.broadcast_parameters(self.method)
+        self._tensorboard_log = TensorBoardLog(self.folder, self.step) if tensorboard and self.folder is not None and self.parallel.main else None
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
-    def run(self, progress: Callable[[int, int], None] | None = None) -> Result:
+    def run(self, progress: Callable[[int, int], None] | None = None) -> TrainingResult:
         """Train to the last step and export."""
         s = self.settings
         with self._rng():
@@ -165,8 +165,8 @@ class Trainer:
 
     def advance(self) -> None:
         """One step of the optimiser."""
-        stage, first, length = self._stage_at(self.step)
-        if stage is not self._stage:
+        stage, first, length = self._phase_at(self.step)
+        if stage is not self._phase:
             self._enter(stage)
         s = self.settings
         clock = (self.step - first, length) if stage.restart else (self.step, s.steps)
@@ -177,14 +177,14 @@ class Trainer:
             parameter.grad = None
         for micro in range(s.accumulate):
             number = self.step * s.accumulate + micro
-            self._reseed(number, *self.parallel.mark)
-            seen = number * s.batch_size / len(self.lesson.data)
-            all_seen = s.steps * s.accumulate * s.batch_size / len(self.lesson.data)
-            self.method.progress = Progress(self.step, s.steps, seen, all_seen, stage, self.step - first, length, micro)
-            self._pass(*self.parallel.rows(self.batch(number)))
-        self.parallel.average(self._flat)
+            self._reseed(number, *self.parallel.rng_offset)
+            seen = number * s.batch_size / len(self.job.data)
+            all_seen = s.steps * s.accumulate * s.batch_size / len(self.job.data)
+            self.method.progress = TrainingProgress(self.step, s.steps, seen, all_seen, stage, self.step - first, length, micro)
+            self._pass(*self.parallel.local_rows(self.batch(number)))
+        self.parallel.average_gradients(self._flat)
         if self.step == 0:
-            self.ungraded = checks.ungraded(self.lesson, self.parameters)
+            self.parameters_without_gradient = checks.parameters_without_gradient(self.job, self.parameters)
         self.method.before_update(self.student)
         if s.clip is not None:
             self.parallel.clip(self._flat, s.clip)
@@ -192,12 +192,12 @@ class Trainer:
         self.method.after_step(self.student)
         if self.teacher is not None:
             self.teacher.after_step(self.student)
-        self.parallel.agree(self.student, self.method, buffers_alone=True)
+        self.parallel.broadcast_parameters(self.student, self.method, buffers_alone=True)
         self.step += 1
 
     def batch(self, number: int) -> Batch:
         """The batch of forward pass ``number`` (step * accumulate + micro), on the device."""
-        batch = self.lesson.data.batch(*self.order.step(number))
+        batch = self.job.data.batch(*self.order.step(number))
         if self.device.type == "cpu" and not self.settings.channels_last:
             return batch
         return batch.to(self.device, self.settings.channels_last)
@@ -210,9 +210,9 @@ class Trainer:
             nonlocal terms
             with self._autocast:
                 ours, theirs = self.method(batch, self.student, self.teacher)
-                terms = self.method.terms(batch, ours, theirs)
-                weights = self.method.weights()
-                self._known(terms, weights)
+                terms = self.method.loss_terms(batch, ours, theirs)
+                weights = self.method.loss_weights()
+                self._check_known_terms(terms, weights)
                 total = None
                 for name, term in terms.items():
                     weight = weights.get(name, 1.0)
@@ -222,7 +222,7 @@ class Trainer:
             if total is None:
                 raise TrainingError(
                     "the method gives no term of weight > 0",
-                    where=self.lesson.name,
+                    where=self.job.name,
                     remedy="check terms() and weights()",
                 )
             total = total if counts == 1.0 else total * counts
@@ -237,7 +237,7 @@ class Trainer:
             else:
                 held += value
 
-    def _known(self, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
+    def _check_known_terms(self, terms: Mapping[str, Tensor], weights: Mapping[str, float]) -> None:
         if self.step == 0 and (unknown := set(weights) - set(terms)):
             raise InputError(
                 f"weights for terms that do not exist: {', '.join(sorted(unknown))}",
@@ -247,17 +247,17 @@ class Trainer:
 
     # -- stages, modes, randomness -----------------------------------------------------------------------------------
 
-    def _stage_at(self, step: int) -> tuple[Stage, int, int]:
-        for stage, first, length in self.stages:
+    def _phase_at(self, step: int) -> tuple[Phase, int, int]:
+        for stage, first, length in self.phases:
             if step < first + length:
                 return stage, first, length
-        return self.stages[-1]
+        return self.phases[-1]
 
-    def _enter(self, stage: Stage) -> None:
-        self._stage = stage
-        if any(one.trains is not None for one, _, _ in self.stages):
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        if any(one.trains is not None for one, _, _ in self.phases):
             for name, parameter in self.parameters.items():
-                parameter.requires_grad_(stage.trains is None or stage.trains(name))
+                parameter.requires_grad_(phase.trains is None or phase.trains(name))
 
     def _train_mode(self) -> None:
         self.student.train()
@@ -278,22 +278,22 @@ class Trainer:
 
     # -- checks ------------------------------------------------------------------------------------------------------
 
-    def _refuse_nan(self, means: Mapping[str, float]) -> None:
+    def _check_finite(self, means: Mapping[str, float]) -> None:
         passes = range(self._since * self.settings.accumulate, self.step * self.settings.accumulate)
-        latest = Checkpoints(self.folder).latest if self.folder is not None else None
-        checks.refuse_nan(self.lesson, means, passes, self.batch, latest)
+        latest = CheckpointManager(self.folder).latest if self.folder is not None else None
+        checks.check_finite(self.job, means, passes, self.batch, latest)
 
-    def _refuse_bad_weights(self) -> None:
-        checks.refuse_bad_weights(self.lesson.name, self.step, self.parameters, self.parallel.norms)
+    def _check_finite_weights(self) -> None:
+        checks.check_finite_weights(self.job.name, self.step, self.parameters, self.parallel.norms)
 
     # -- log, checkpoints, end ---------------------------------------------------------------------------------------
 
     def _log(self, evaluate: bool) -> None:
-        self._sums = self.parallel.mean(self._sums)
+        self._sums = self.parallel.all_reduce_mean(self._sums)
         count = max(1, self.step - self._since) * self.settings.accumulate
         means = {name: value.item() / count for name, value in self._sums.items()}
-        self._refuse_nan(means)
-        weights = self.method.weights()
+        self._check_finite(means)
+        weights = self.method.loss_weights()
         record: Record = {
             "step": self.step,
             "lr": self.optimizer.param_groups[0]["lr"],
@@ -302,32 +302,32 @@ class Trainer:
             "weights": {name: weights.get(name, 1.0) for name in means},
             "seconds": round(self.seconds, 4),
         }
-        if self._stage is not None and len(self.stages) > 1:
-            record["stage"] = self._stage.name
-        if evaluate and self.lesson.evaluate is not None:
+        if self._phase is not None and len(self.phases) > 1:
+            record["stage"] = self._phase.name
+        if evaluate and self.job.evaluate is not None:
             record["figures"] = dict(self.evaluate())
         self.history.append(record)
         self._sums, self._since = {}, self.step
         if self.folder is not None and self.parallel.main:
             with (self.folder / "log.jsonl").open("a", encoding="utf-8") as file:
-                file.write(json.dumps(storage.plain(record)) + "\n")
-        if self._board is not None:
-            self._board.write(record)
+                file.write(json.dumps(storage.to_plain(record)) + "\n")
+        if self._tensorboard_log is not None:
+            self._tensorboard_log.write(record)
 
     def evaluate(self) -> Mapping[str, float]:
         """The lesson's figures for the student as it stands."""
-        assert self.lesson.evaluate is not None
-        student = self.method.export(self.parallel.whole(self.student)).eval()
+        assert self.job.evaluate is not None
+        student = self.method.export(self.parallel.full_model(self.student)).eval()
         with torch.no_grad():
-            return self.lesson.evaluate(student)
+            return self.job.evaluate(student)
 
-    def _claim(self, folder: str | Path | None) -> Path | None:
+    def _open_run_folder(self, folder: str | Path | None) -> Path | None:
         if folder is None:
             return None
-        settings = [*self.lesson.fingerprint_parts(), network_fingerprint(self.student)]
-        return storage.RunFolder(folder, {"kind": "lesson", "lesson": self.lesson.name, "is": storage.fingerprint(settings)}).root
+        settings = [*self.job.fingerprint_parts(), network_fingerprint(self.student)]
+        return storage.RunFolder(folder, {"kind": "lesson", "lesson": self.job.name, "is": storage.fingerprint(settings)}).root
 
-    def _place(self) -> None:
+    def _move_to_device(self) -> None:
         self.student.to(self.device)
         if self.settings.channels_last:
             self.student.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -337,12 +337,12 @@ class Trainer:
     def checkpoint(self) -> None:
         """Write the whole state; refuses to keep weights that are not finite."""
         assert self.folder is not None
-        self._sums = self.parallel.mean(self._sums)
-        self._refuse_nan({name: value.item() for name, value in self._sums.items()})
-        self._refuse_bad_weights()
+        self._sums = self.parallel.all_reduce_mean(self._sums)
+        self._check_finite({name: value.item() for name, value in self._sums.items()})
+        self._check_finite_weights()
         tensors = {f"student.{k}": v for k, v in self.student.state_dict().items()}
         tensors |= {f"method.{k}": v for k, v in self.method.state_dict().items()}
-        tensors |= {f"teacher.{k}": v for k, v in (self.teacher.state() if self.teacher else {}).items()}
+        tensors |= {f"teacher.{k}": v for k, v in (self.teacher.state_dict() if self.teacher else {}).items()}
         tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
         tensors |= {f"sums.{k}": v for k, v in self._sums.items()}
         for name, value in tensors.items():
@@ -352,42 +352,42 @@ class Trainer:
                     where=type(self.method).__name__,
                     remedy="keep what must be resumed in a buffer",
                 )
-        tensors = dict(self.parallel.gathered(tensors))
-        head = {"since": self._since, "seconds": self.seconds, "ungraded": self.ungraded}
+        tensors = dict(self.parallel.gather_full(tensors))
+        head = {"since": self._since, "seconds": self.seconds, "ungraded": self.parameters_without_gradient}
         if self.parallel.main:
-            Checkpoints(self.folder).write(self.step, tensors, head)
+            CheckpointManager(self.folder).write(self.step, tensors, head)
 
     def _resume(self) -> None:
         assert self.folder is not None
         log = self.folder / "log.jsonl"
         for left in self.folder.glob(".*.part"):  # of a killed run: this folder has one owner
             left.unlink(missing_ok=True)
-        latest = Checkpoints(self.folder).latest
+        latest = CheckpointManager(self.folder).latest
         if latest is None:
             log.unlink(missing_ok=True)
             return
         tensors, head = read_tensors(latest)
-        self.parallel.load(self.student, part(tensors, "student"))
-        self.method.load_state_dict(part(tensors, "method"))
-        if self.teacher is not None and (state := part(tensors, "teacher")):
-            self.teacher.load(state)
-        restore_optimizer(self.optimizer, part(tensors, "optimizer"))
-        self.parallel.adopt(self.optimizer)
-        self._sums = {name: value.to(self.device) for name, value in part(tensors, "sums").items()}
+        self.parallel.load(self.student, select_prefix(tensors, "student"))
+        self.method.load_state_dict(select_prefix(tensors, "method"))
+        if self.teacher is not None and (state := select_prefix(tensors, "teacher")):
+            self.teacher.load_state_dict(state)
+        restore_optimizer(self.optimizer, select_prefix(tensors, "optimizer"))
+        self.parallel.shard_optimizer(self.optimizer)
+        self._sums = {name: value.to(self.device) for name, value in select_prefix(tensors, "sums").items()}
         self.step, self._since, self.seconds = head["step"], head["since"], head["seconds"]
-        self.ungraded = tuple(head["ungraded"])
-        self.history = kept_records(log, self.step)
+        self.parameters_without_gradient = tuple(head["ungraded"])
+        self.history = truncate_log(log, self.step)
 
-    def _finish(self) -> Result:
+    def _finish(self) -> TrainingResult:
         for parameter in self.parameters.values():
             parameter.requires_grad_(True)
-        self._refuse_bad_weights()
-        if not self.history and self.lesson.evaluate is not None:
+        self._check_finite_weights()
+        if not self.history and self.job.evaluate is not None:
             self._log(evaluate=True)
-        if self._board is not None:
-            self._board.close()
-        student = self.method.export(self.parallel.whole(self.student)).eval()
+        if self._tensorboard_log is not None:
+            self._tensorboard_log.close()
+        student = self.method.export(self.parallel.full_model(self.student)).eval()
         if self.folder is not None and self.parallel.main:
             save_weights(student, self.folder / "student.safetensors")
         figures: dict[str, float] = next((r["figures"] for r in reversed(self.history) if "figures" in r), {})
-        return Result(student, self.history, self.parallel.same(self.seconds), figures, self.ungraded)
+        return TrainingResult(student, self.history, self.parallel.broadcast_scalar(self.seconds), figures, self.parameters_without_gradient)

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.distillation.data import Tree, leaves
+from tutelage.distillation.data import Tree, flatten_tree
 from tutelage.errors import InputError
 
 
 @contextlib.contextmanager
-def vocabularies(network: nn.Module, inputs: Tree, whose: str) -> Iterator[dict[str, int]]:
+def vocabularies(network: nn.Module, inputs: Tree, owner: str) -> Iterator[dict[str, int]]:
     """While open, note how many words ``network`` knows for each input of token ids that it embeds, by the input's name.
 
     Inputs that no ``nn.Embedding`` of the network is given as they are (pixels, masks) are not noted.
@@ -22,7 +22,7 @@ def vocabularies(network: nn.Module, inputs: Tree, whose: str) -> Iterator[dict[
     Raises:
         InputError: an id outside the network's vocabulary, before the look-up fails.
     """
-    tokens = {path or "inputs": leaf for path, leaf in leaves(inputs) if not leaf.is_floating_point()}
+    tokens = {path or "inputs": leaf for path, leaf in flatten_tree(inputs) if not leaf.is_floating_point()}
     found: dict[str, int] = {}
 
     def look(module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -33,7 +33,7 @@ def vocabularies(network: nn.Module, inputs: Tree, whose: str) -> Iterator[dict[
                 low, high = int(ids.min()), int(ids.max())
                 if low < 0 or high >= module.num_embeddings:
                     raise InputError(
-                        f"an id is {low if low < 0 else high}, the {whose} knows {module.num_embeddings} "
+                        f"an id is {low if low < 0 else high}, the {owner} knows {module.num_embeddings} "
                         f"(0 to {module.num_embeddings - 1})",
                         where=name,
                         remedy="give both networks the tokenizer and the vocabulary that the ids were made with",

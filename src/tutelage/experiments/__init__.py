@@ -6,6 +6,6 @@ gives the verdict.
 
 from __future__ import annotations
 
-from tutelage.experiments._runner import Claim, Demonstration, better, equal, find, names, not_worse, show
+from tutelage.experiments._runner import Claim, Experiment, better, equal, load_experiment, names, not_worse, show
 
-__all__ = ["Claim", "Demonstration", "better", "equal", "find", "names", "not_worse", "show"]
+__all__ = ["Claim", "Experiment", "better", "equal", "load_experiment", "names", "not_worse", "show"]

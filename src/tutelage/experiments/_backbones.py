@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.experiments._classification import accuracy, fashion, part, taught
+from tutelage.experiments._classification import accuracy, fashion, subset, train_student
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.small_models import BasicBlock, conv_norm
 from tutelage.seeds import torch_rng
-from tutelage.systems._toy import built
+from tutelage.systems._toy import build_with_seed
 
 
 def small_fashion(seed: int, smoke: bool, count: int | None = None) -> tuple[TensorData, TensorData]:
@@ -21,9 +21,9 @@ def small_fashion(seed: int, smoke: bool, count: int | None = None) -> tuple[Ten
     them drawn by the seed or all; images to score on). With ``smoke`` 200 of each."""
     train, test = fashion(seed)
     if count is not None or smoke:
-        train = part(train, torch.randperm(len(train), generator=torch_rng(seed, "few"))[: 200 if smoke else count])
+        train = subset(train, torch.randperm(len(train), generator=torch_rng(seed, "few"))[: 200 if smoke else count])
     if smoke:
-        test = part(test, torch.arange(200))
+        test = subset(test, torch.arange(200))
 
     def reduced(data: TensorData) -> TensorData:
         return TensorData(F.pad(F.avg_pool2d(data.inputs, 2), [1] * 4) * 3 - 1, data.labels)
@@ -41,7 +41,7 @@ def scores(
     """The accuracy of every network, %, after equal steps on equal batches from its own start."""
     train, test = data
     fixed = {"batch_size": 64, "seed": seed, "warmup": 1 if smoke else 30} | settings | ({"steps": 2} if smoke else {})
-    return {arm: accuracy(taught(built(build, seed, "network"), train, **fixed), test) for arm, build in networks.items()}
+    return {arm: accuracy(train_student(build_with_seed(build, seed, "network"), train, **fixed), test) for arm, build in networks.items()}
 
 
 class StagedResNet(nn.Module):

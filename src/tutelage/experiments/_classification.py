@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.distillation.data import TensorData
-from tutelage.distillation.job import Lesson, Settings
-from tutelage.distillation.method import Method, answer
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, forward_heads
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.trainer import train
-from tutelage.distillation.augmentation import Views
+from tutelage.distillation.augmentation import Augmentation
 from tutelage.seeds import torch_rng
 from tutelage.datasets import digits as digit_files
 from tutelage.datasets import fashion_mnist as fashion_files
@@ -21,7 +21,7 @@ SELECTION = range(100, 110)
 """The seeds on which settings are chosen: they are scored on the selection split, all others on the report split."""
 
 
-def digits(seed: int, count: int, views: Views | None = None) -> tuple[TensorData, TensorData]:
+def digits(seed: int, count: int, views: Augmentation | None = None) -> tuple[TensorData, TensorData]:
     """(``count`` images to train on, in ``views``; images to score on) of the 8x8 digits, values 0..1.
 
     The last 700 images are the report split and the 300 before them the selection split, in a fixed random order; the
@@ -46,12 +46,12 @@ def fashion(seed: int) -> tuple[TensorData, TensorData]:
     return TensorData(pixels, labels), TensorData(tests[:, None].float() / 255, answers)
 
 
-def part(data: TensorData, rows: Tensor) -> TensorData:
+def subset(data: TensorData, rows: Tensor) -> TensorData:
     """The samples ``rows`` of ``data``, in the same augmentation."""
     return TensorData(data.inputs[rows], data.labels[rows], views=data.views)
 
 
-def taught(
+def train_student(
     student: nn.Module,
     data: TensorData,
     method: Method | None = None,
@@ -59,14 +59,14 @@ def taught(
     **settings: Any,
 ) -> nn.Module:
     """The exported student after a lesson; without ``method``, on labels alone."""
-    return train(Lesson(student, teacher, method or Supervised(), data, Settings(**settings))).student
+    return train(TrainingJob(student, teacher, method or Supervised(), data, TrainingSettings(**settings))).student
 
 
 @torch.no_grad()
 def logits(network: nn.Module, data: TensorData, head: str = "logits") -> Tensor:
     """A head of ``network``, in eval mode, for all images of ``data``: [N, ...]."""
     network.eval()
-    return torch.cat([answer(network, images)[head] for images in data.inputs.split(1000)])
+    return torch.cat([forward_heads(network, images)[head] for images in data.inputs.split(1000)])
 
 
 def accuracy(network: nn.Module, data: TensorData, head: str = "logits") -> float:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tutelage import workers
-from tutelage.environment import environment
+from tutelage.environment import run_metadata
 from tutelage.errors import InputError, did_you_mean
 from tutelage.storage import cache_home, fingerprint, read_json, write_json
-from tutelage.datasets.confidence_intervals import mean_sd, paired_t, shows
+from tutelage.datasets.confidence_intervals import mean_sd, paired_t, supports_claim
 
 SHOWN, NOT_SHOWN = "shown", "not shown here"
 MINIMUM_SEEDS = 3
@@ -58,7 +58,7 @@ def equal(arm: str, than: str, margin: float) -> Claim:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Demonstration:
+class Experiment:
     """An experiment: one seed of it gives the metric of every arm, and the claims say how the arms compare.
 
     ``run(seed, smoke, everything)`` returns ``{arm: metric}``, the same arms for every seed, each a finite number. With
@@ -82,7 +82,7 @@ def names() -> list[str]:
     return sorted(name.replace("_", "-") for name in found if not name.startswith("_"))
 
 
-def find(name: str) -> Demonstration:
+def load_experiment(name: str) -> Experiment:
     """The demonstration of the system ``name``.
 
     Raises:
@@ -93,21 +93,21 @@ def find(name: str) -> Demonstration:
     return importlib.import_module(f"tutelage.experiments.{name.replace('-', '_')}").demonstration
 
 
-def run_seed(name: str, seed: int, smoke: bool, everything: bool) -> dict[str, Any]:
+def run_seed(name: str, seed: int, smoke: bool, all_arms: bool) -> dict[str, Any]:
     """One seed of one demonstration: ``{"seed", "arms", "seconds", "cpu_seconds"}``.
 
     Raises:
         InputError: the demonstration gave a figure that is not finite; the message names arm and seed.
     """
     begin, cpu = time.perf_counter(), time.process_time()
-    arms = {arm: float(value) for arm, value in find(name).run(seed, smoke, everything).items()}
+    arms = {arm: float(value) for arm, value in load_experiment(name).run(seed, smoke, all_arms).items()}
     for arm, value in arms.items():
         if not math.isfinite(value):
             raise InputError(f"arm {arm!r} of seed {seed} gave {value}", where=name, remedy="a fault of the demonstration")
     return {"seed": seed, "arms": arms, "seconds": time.perf_counter() - begin, "cpu_seconds": time.process_time() - cpu}
 
 
-def judge(demonstration: Demonstration, claim: Claim, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+def judge(experiment: Experiment, claim: Claim, rows: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """The claim with the paired difference over seeds, good side up, its 95 % interval, and whether it is shown.
 
     Raises:
@@ -116,9 +116,9 @@ def judge(demonstration: Demonstration, claim: Claim, rows: Sequence[Mapping[str
     for arm in (claim.arm, claim.than):
         if arm not in rows[0]:
             raise InputError(f"a claim names the arm {arm!r}", remedy=did_you_mean(arm, list(rows[0])))
-    sign = 1.0 if demonstration.higher_is_better else -1.0
+    sign = 1.0 if experiment.higher_is_better else -1.0
     interval = paired_t([sign * row[claim.arm] for row in rows], [sign * row[claim.than] for row in rows])
-    holds = len(rows) >= MINIMUM_SEEDS and shows(interval, claim.kind, claim.margin)
+    holds = len(rows) >= MINIMUM_SEEDS and supports_claim(interval, claim.kind, claim.margin)
     difference = {"mean": interval.mean, "lo": _finite(interval.low), "hi": _finite(interval.high)}
     return {"claim": str(claim), **asdict(claim), "difference": difference, "verdict": SHOWN if holds else NOT_SHOWN}
 
@@ -129,7 +129,7 @@ def show(
     seeds: int = MINIMUM_SEEDS,
     first_seed: int = 0,
     smoke: bool = False,
-    everything: bool = False,
+    all_arms: bool = False,
     processes: int | None = None,
     progress: Callable[[float, float], object] = lambda done, total: None,
 ) -> dict[str, Any]:
@@ -146,16 +146,16 @@ def show(
     Raises:
         InputError: no such demonstration, or fewer than one seed.
     """
-    demonstration, begin = find(name), time.perf_counter()
+    demonstration, begin = load_experiment(name), time.perf_counter()
     if seeds < 1:
         raise InputError(f"{seeds} seeds", where="--seeds", remedy=f"a verdict needs {MINIMUM_SEEDS} or more")
     wanted = list(range(first_seed, first_seed + seeds))
-    folder = cache_home() / "demonstrations" / fingerprint(name, smoke, everything, _source())
+    folder = cache_home() / "demonstrations" / fingerprint(name, smoke, all_arms, _source())
     kept = {seed: folder / f"seed-{seed}.json" for seed in wanted}
     missing = [seed for seed in wanted if not kept[seed].exists()]
     earlier = sum(read_json(kept[seed])["seconds"] for seed in wanted if seed not in missing)
     progress(seeds - len(missing), seeds)
-    tasks = [(name, seed, smoke, everything) for seed in missing]
+    tasks = [(name, seed, smoke, all_arms) for seed in missing]
     for done, row in enumerate(workers.map_tasks(run_seed, tasks, processes), seeds - len(missing) + 1):
         write_json(kept[row["seed"]], row)
         progress(done, seeds)
@@ -176,7 +176,7 @@ def show(
         "cpu_seconds": sum(row["cpu_seconds"] for row in rows),
         "limits": demonstration.limits,
         "smoke": smoke,
-        **environment(wanted),
+        **run_metadata(wanted),
     }
     for file in kept.values():
         file.unlink(missing_ok=True)

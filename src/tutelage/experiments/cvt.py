@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.experiments import Demonstration, better, equal
+from tutelage.experiments import Experiment, better, equal
 from tutelage.experiments._backbones import scores, small_fashion
-from tutelage.systems._toy import Block
+from tutelage.systems._toy import TransformerBlock
 from tutelage.systems.cvt import CvT, tokens_of
 
 SMALL: dict[str, Any] = {
@@ -23,13 +23,13 @@ SIDE = 16
 class ViT(nn.Module):
     """A plain transformer on patches of 4x4 with a class token and, unless told otherwise, learned positions."""
 
-    def __init__(self, width: int = 93, depth: int = 3, heads: int = 3, positions: bool = True):
+    def __init__(self, dim: int = 93, depth: int = 3, heads: int = 3, positions: bool = True):
         super().__init__()
-        self.patches = nn.Conv2d(1, width, 4, 4)
-        self.token = nn.Parameter(0.02 * torch.randn(1, 1, width))
-        self.positions = nn.Parameter(0.02 * torch.randn(1, (SIDE // 4) ** 2 + 1, width)) if positions else None
-        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 10)
+        self.patches = nn.Conv2d(1, dim, 4, 4)
+        self.token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
+        self.positions = nn.Parameter(0.02 * torch.randn(1, (SIDE // 4) ** 2 + 1, dim)) if positions else None
+        self.blocks = nn.Sequential(*(TransformerBlock(dim, heads) for _ in range(depth)))
+        self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, 10)
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits."""
@@ -39,12 +39,12 @@ class ViT(nn.Module):
         return self.head(self.norm(self.blocks(x))[:, 0])
 
 
-class Placed(nn.Module):
+class WithPositions(nn.Module):
     """A patch embedding with a learned vector for each position added to its tokens."""
 
-    def __init__(self, embedding: nn.Module, width: int, side: int):
+    def __init__(self, embedding: nn.Module, dim: int, grid_size: int):
         super().__init__()
-        self.embedding, self.positions = embedding, nn.Parameter(0.02 * torch.randn(1, side * side, width))
+        self.embedding, self.positions = embedding, nn.Parameter(0.02 * torch.randn(1, grid_size * grid_size, dim))
 
     def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens and the map's size."""
@@ -52,35 +52,35 @@ class Placed(nn.Module):
         return tokens + self.positions, size
 
 
-def ours(**changes: Any) -> CvT:
+def small_cvt(**changes: Any) -> CvT:
     """The small CvT."""
     return CvT(10, 1, **SMALL | changes)
 
 
-def placed() -> CvT:
+def cvt_with_positions() -> CvT:
     """The small CvT with a table of positions in every stage."""
-    network = ours()
+    network = small_cvt()
     for name, stride, width in network.feature_info:
         stage = network.get_submodule(name)
-        stage.patch_embed = Placed(stage.patch_embed, width, SIDE // stride)
+        stage.patch_embed = WithPositions(stage.patch_embed, width, SIDE // stride)
     return network
 
 
-def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
+def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
     """Equal steps on all of Fashion-MNIST at 16x16."""
     networks = {
-        "CvT": ours,
-        "CvT and positions": placed,
-        "CvT, linear projections": lambda: ours(convolutional=False),
+        "CvT": small_cvt,
+        "CvT and positions": cvt_with_positions,
+        "CvT, linear projections": lambda: small_cvt(convolutional=False),
         "ViT": ViT,
         "ViT, no positions": lambda: ViT(positions=False),
     }
-    if everything:
-        networks["CvT, keys at the full side"] = lambda: ours(kv_stride=1)
+    if all_arms:
+        networks["CvT, keys at the full side"] = lambda: small_cvt(kv_stride=1)
     return scores(networks, small_fashion(seed, smoke), seed, smoke, steps=200, lr=2e-3)
 
 
-demonstration = Demonstration(
+experiment = Experiment(
     metric="test accuracy, %",
     claims=[
         better("CvT", "ViT"),

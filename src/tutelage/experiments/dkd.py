@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tutelage.experiments import Demonstration, better, not_worse
-from tutelage.experiments._classification import accuracy, digits, taught
-from tutelage.distillation.augmentation import Views
-from tutelage.systems._toy import SmallCNN, built
+from tutelage.experiments import Experiment, better, not_worse
+from tutelage.experiments._classification import accuracy, digits, train_student
+from tutelage.distillation.augmentation import Augmentation
+from tutelage.systems._toy import SmallCNN, build_with_seed
 from tutelage.systems.dkd import DKD
 from tutelage.systems.kd import KD
 
 
-def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
+def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
     """100 training images, shifted at random, for all arms; the teacher has seen 797."""
-    train, test = digits(seed, 100, Views(crop=1))
+    train, test = digits(seed, 100, Augmentation(crop=1))
     settings = {"steps": 4 if smoke else 600, "batch_size": 64, "lr": 3e-3, "seed": seed}
-    teacher = taught(built(lambda: SmallCNN(10, 24, 32), seed, "teacher"), digits(seed, 797, train.views)[0], **settings)
+    teacher = train_student(build_with_seed(lambda: SmallCNN(10, 24, 32), seed, "teacher"), digits(seed, 797, train.views)[0], **settings)
     arms = {"teacher": accuracy(teacher, test)}
     methods = {"CE": None, "KD": KD(), "DKD": DKD(beta=2.0)}
-    if everything:
+    if all_arms:
         methods |= {f"DKD, beta {beta:g}": DKD(beta=beta) for beta in (1.0, 4.0, 8.0)}
     for name, method in methods.items():
-        student = built(lambda: SmallCNN(10, 6, 16), seed, "student")
-        arms[name] = accuracy(taught(student, train, method, teacher if method else None, **settings), test)
+        student = build_with_seed(lambda: SmallCNN(10, 6, 16), seed, "student")
+        arms[name] = accuracy(train_student(student, train, method, teacher if method else None, **settings), test)
     return arms
 
 
-demonstration = Demonstration(
+experiment = Experiment(
     metric="test accuracy, %",
     claims=[better("DKD", "CE"), not_worse("DKD", "KD", 1.0)],
     run=run,

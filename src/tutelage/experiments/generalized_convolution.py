@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tutelage.experiments import Demonstration, better, not_worse
-from tutelage.experiments._classification import accuracy, digits, taught
-from tutelage.systems._toy import built
+from tutelage.experiments import Experiment, better, not_worse
+from tutelage.experiments._classification import accuracy, digits, train_student
+from tutelage.systems._toy import build_with_seed
 from tutelage.systems.generalized_convolution import DISTANCES, GeneralizedCNN
 from tutelage.systems.kd import KD
 
 
-def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
+def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
     """Two layers of 16 and 32 filters, all 797 training images, 12 epochs."""
     train, test = digits(seed, 100 if smoke else 797)
     settings = {"steps": 2 if smoke else 300, "batch_size": 32, "lr": 2e-2, "warmup": 1 if smoke else 20, "seed": seed}
 
     def start(kind: str, drawn: bool = True, **options: Any) -> GeneralizedCNN:
-        network = built(lambda: GeneralizedCNN(10, 1, kind=kind, options=options), seed, "network")
+        network = build_with_seed(lambda: GeneralizedCNN(10, 1, kind=kind, options=options), seed, "network")
         return network.draw_templates(train.inputs, seed) if drawn and kind in (*DISTANCES, "mixed") else network
 
     networks = {
@@ -27,20 +27,20 @@ def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
         "weighted L1": start("l1"),
         "weighted L2, random start": start("l2", drawn=False, sharpness=1.0),
     }
-    if everything:
+    if all_arms:
         networks |= {kind: start(kind) for kind in ("gaussian", "laplacian", "polynomial", "mixed", "sine")}
-    students = {arm: taught(network, train, **settings) for arm, network in networks.items()}
+    students = {arm: train_student(network, train, **settings) for arm, network in networks.items()}
     arms = {arm: accuracy(student, test) for arm, student in students.items()}
-    if everything:
+    if all_arms:
         few, _ = digits(seed, 100)
         for arm, kind, teacher in (("L2", "l2", "inner product"), ("inner product", "dot", "weighted L2")):
-            alone = taught(start(kind), few, **settings)
-            distilled = taught(start(kind), train, KD(alpha=1.0), students[teacher], **settings)
+            alone = train_student(start(kind), few, **settings)
+            distilled = train_student(start(kind), train, KD(alpha=1.0), students[teacher], **settings)
             arms |= {f"{arm}, 100 labels": accuracy(alone, test), f"{arm}, taught by {teacher}": accuracy(distilled, test)}
     return arms
 
 
-demonstration = Demonstration(
+experiment = Experiment(
     metric="test accuracy, %",
     claims=[
         not_worse("weighted L2", "inner product", 1.5),

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 
 import torch
 
-from tutelage.experiments import Demonstration, better, not_worse
-from tutelage.experiments._classification import accuracy, digits, taught
+from tutelage.experiments import Experiment, better, not_worse
+from tutelage.experiments._classification import accuracy, digits, train_student
 from tutelage.distillation.data import TensorData
-from tutelage.systems._toy import built
+from tutelage.systems._toy import build_with_seed
 from tutelage.systems.kd import KD
-from tutelage.systems.mamba_pkd import Group, MambaClassifier, MambaPKD
+from tutelage.systems.mamba_pkd import ClassifierGroup, MambaClassifier, MambaPKD
 
 MEMBERS = ((4, 1, 2), (8, 1, 4), (8, 1, 4), (10, 1, 4), (12, 1, 8), (16, 1, 8), (20, 1, 8))
 """(width, depth, states) of each member, in the order of training."""
@@ -29,36 +29,36 @@ def share(member: MambaClassifier, teacher: MambaClassifier) -> float:
     return 100 * member.flops(8, 8) / teacher.flops(8, 8)
 
 
-def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
+def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
     """797 training images; the seven members share as many steps as the one network gets."""
     data, test = digits(seed, 797)
     steps = 4 if smoke else 200
     settings = {"batch_size": 50, "lr": 1e-2, "seed": seed}
-    teacher = taught(
-        built(lambda: network(32, 2, 16), seed, "teacher"), data, steps=1 if smoke else 400, **(settings | {"lr": 5e-3})
+    teacher = train_student(
+        build_with_seed(lambda: network(32, 2, 16), seed, "teacher"), data, steps=1 if smoke else 400, **(settings | {"lr": 5e-3})
     )
     arms = {"teacher": accuracy(teacher, test)}
 
-    def group(combine: str) -> Group:
-        made = built(lambda: Group([network(*sizes) for sizes in MEMBERS], combine), seed, "student")  # type: ignore[arg-type]
-        return taught(made, data, MambaPKD(), teacher, steps=7 * steps, **settings)  # type: ignore[return-value]
+    def group(combine: str) -> ClassifierGroup:
+        made = build_with_seed(lambda: ClassifierGroup([network(*sizes) for sizes in MEMBERS], combine), seed, "student")  # type: ignore[arg-type]
+        return train_student(made, data, MambaPKD(), teacher, steps=7 * steps, **settings)  # type: ignore[return-value]
 
-    single = built(lambda: network(*SINGLE), seed, "student")
+    single = build_with_seed(lambda: network(*SINGLE), seed, "student")
     method = KD(tau=2.0, alpha=0.5)
     for name, combine in (("seven together", "residual"), ("seven averaged", "average")):
-        if combine == "residual" or everything:
+        if combine == "residual" or all_arms:
             made = group(combine)
             arms |= {name: accuracy(made, test)}
         if combine == "residual":
             arms["one member"] = accuracy(made.students[0], test)
             arms |= report(made, teacher, test)
-    arms["one network of the same operations"] = accuracy(taught(single, data, method, teacher, steps=7 * steps, **settings), test)
+    arms["one network of the same operations"] = accuracy(train_student(single, data, method, teacher, steps=7 * steps, **settings), test)
     arms["operations of it, % of the teacher's"] = share(single, teacher)
     return arms
 
 
 @torch.no_grad()
-def report(group: Group, teacher: torch.nn.Module, test: TensorData) -> dict[str, float]:
+def report(group: ClassifierGroup, teacher: torch.nn.Module, test: TensorData) -> dict[str, float]:
     """After 2, 4, 6 members, their share of the teacher's operations, and what anytime answers cost."""
     parts = group.partial(test.inputs)
     right = [100 * (said.argmax(1) == test.labels).double().mean().item() for said in parts]
@@ -74,7 +74,7 @@ def report(group: Group, teacher: torch.nn.Module, test: TensorData) -> dict[str
     }
 
 
-demonstration = Demonstration(
+experiment = Experiment(
     metric="test accuracy, %",
     claims=[
         better("seven together", "one member"),

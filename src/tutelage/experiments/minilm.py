@@ -9,17 +9,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tutelage.experiments import Demonstration, better
+from tutelage.experiments import Experiment, better
 from tutelage.distillation import losses
 from tutelage.distillation.data import Batch, TensorData
-from tutelage.distillation.job import Lesson, Settings
-from tutelage.distillation.method import Method, Output, Terms, answer
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, Output, Terms, forward_heads
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.teacher import Teacher
 from tutelage.distillation.trainer import train
 from tutelage.seeds import numpy_rng
-from tutelage.systems._toy import built
-from tutelage.systems.minilm import Encoder, MiniLM, projections
+from tutelage.systems._toy import build_with_seed
+from tutelage.systems.minilm import TinyEncoder, MiniLM, projections
 
 # words: 0 padding, 1 mask, 2 to 5 brackets, then nouns and verbs (the second half of each plural), and four topics
 PAD, MASK, BRACKETS = 0, 1, ((2, 3), (4, 5))
@@ -69,11 +69,11 @@ def corpus(rng: np.random.Generator, count: int, task: str | None = None) -> Ten
     return TensorData(inputs, torch.from_numpy(labels) if task else None)
 
 
-class Masked(Method):
+class MaskedLM(Method):
     """Masked language modelling, 20 % of the words hidden: from the words themselves, or from a teacher's guesses."""
 
     needs_teacher = False
-    idle = ("student.*key.bias",)
+    unused_parameters = ("student.*key.bias",)
 
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """Logits over the words at every place; the same hidden words for both."""
@@ -81,12 +81,12 @@ class Masked(Method):
         hidden = (torch.rand(ids.shape) < 0.2) & mask.bool()
         inputs = {"input_ids": ids.masked_fill(hidden, MASK), "attention_mask": mask}
         taught = {"logits": teacher(Batch(inputs))["logits"]} if teacher is not None else {}
-        return {"logits": answer(student, inputs)["logits"][hidden]}, {
+        return {"logits": forward_heads(student, inputs)["logits"][hidden]}, {
             "words": ids[hidden],
             **{name: value[hidden] for name, value in taught.items()},
         }
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``words``."""
         if "logits" in teacher:
             return {"words": losses.kd(student["logits"], teacher["logits"], 1.0)}
@@ -96,7 +96,7 @@ class Masked(Method):
 class Classifier(nn.Module):
     """An encoder with a linear layer on the mean of its words."""
 
-    def __init__(self, encoder: Encoder, classes: int):
+    def __init__(self, encoder: TinyEncoder, classes: int):
         super().__init__()
         self.encoder, self.head = encoder, nn.Linear(encoder.words.embedding_dim, classes)
 
@@ -107,22 +107,22 @@ class Classifier(nn.Module):
         return self.head((hidden * weights).sum(1))
 
 
-def tuned(encoder: Encoder, seed: int, steps: int) -> float:
+def finetuned_accuracy(encoder: TinyEncoder, seed: int, steps: int) -> float:
     """Mean test accuracy over the three tasks, each fine-tuned from ``encoder`` on 1,000 sentences, %."""
     found = []
     for task, classes in (("verb", 2), ("bracket", 2), ("topic", 4)):
         lesson_data = corpus(numpy_rng(seed, "tuning", task), 1000, task)
         test = corpus(numpy_rng(seed, "test", task), 1500, task)
-        network = built(lambda: Classifier(copy.deepcopy(encoder), classes), seed, "head", task)  # noqa: B023
-        settings = Settings(steps=steps, batch_size=32, lr=1e-3, warmup=20, seed=seed)
-        network = train(Lesson(network, None, Supervised(), lesson_data, settings)).student
+        network = build_with_seed(lambda: Classifier(copy.deepcopy(encoder), classes), seed, "head", task)  # noqa: B023
+        settings = TrainingSettings(steps=steps, batch_size=32, lr=1e-3, warmup=20, seed=seed)
+        network = train(TrainingJob(network, None, Supervised(), lesson_data, settings)).student
         with torch.no_grad():
             right = network(**test.inputs).argmax(1) == test.labels
         found.append(100 * right.double().mean().item())
     return float(np.mean(found))
 
 
-def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
+def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
     """Teacher: 4 layers of 64; students: 2 layers of 32, equal steps and batches; all fine-tuned alike.
 
     Weights start at normal(0.1): 0.02 suits BERT's width.
@@ -130,31 +130,31 @@ def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
     steps = 2 if smoke else 500
     text = corpus(numpy_rng(seed, "text"), 64 if smoke else 8000)
 
-    def taught(student: Encoder, method: Method, teacher: Encoder | None, count: int) -> Encoder:
-        settings = Settings(steps=count, batch_size=32, lr=2e-3, warmup=min(50, count - 1), schedule="linear", seed=seed)
-        return train(Lesson(student, teacher, method, text, settings)).student
+    def taught(student: TinyEncoder, method: Method, teacher: TinyEncoder | None, count: int) -> TinyEncoder:
+        settings = TrainingSettings(steps=count, batch_size=32, lr=2e-3, warmup=min(50, count - 1), schedule="linear", seed=seed)
+        return train(TrainingJob(student, teacher, method, text, settings)).student
 
-    def student() -> Encoder:
-        return built(lambda: Encoder(WORDS, 32, 2, 4, LENGTH, std=0.1), seed, "student")
+    def student() -> TinyEncoder:
+        return build_with_seed(lambda: TinyEncoder(WORDS, 32, 2, 4, LENGTH, std=0.1), seed, "student")
 
-    teacher = taught(built(lambda: Encoder(WORDS, 64, 4, 4, LENGTH, std=0.1), seed, "teacher"), Masked(), None, 3 * steps)
+    teacher = taught(build_with_seed(lambda: TinyEncoder(WORDS, 64, 4, 4, LENGTH, std=0.1), seed, "teacher"), MaskedLM(), None, 3 * steps)
     last = {"teacher": projections("encoder", 3), "student": projections("encoder", 1)}
     arms = {
-        "masked words": taught(student(), Masked(), None, steps),
+        "masked words": taught(student(), MaskedLM(), None, steps),
         "attention": taught(student(), MiniLM(relations=(("q", "k", 1.0),), **last), teacher, steps),
         "attention + value": taught(student(), MiniLM(**last), teacher, steps),
     }
-    if everything:
-        arms["soft masked words"] = taught(student(), Masked(), teacher, steps)
-        assistant = built(lambda: Encoder(WORDS, 32, 4, 4, LENGTH, std=0.1), seed, "assistant")
+    if all_arms:
+        arms["soft masked words"] = taught(student(), MaskedLM(), teacher, steps)
+        assistant = build_with_seed(lambda: TinyEncoder(WORDS, 32, 4, 4, LENGTH, std=0.1), seed, "assistant")
         assistant = taught(assistant, MiniLM(teacher=last["teacher"], student=last["teacher"]), teacher, steps)
         arms["through an assistant"] = taught(student(), MiniLM(**last), assistant, steps)
     arms = {"teacher": teacher, "no pretraining": student(), **arms}
-    scores = {name: tuned(encoder, seed, 2 if smoke else 200) for name, encoder in arms.items()}
+    scores = {name: finetuned_accuracy(encoder, seed, 2 if smoke else 200) for name, encoder in arms.items()}
     return scores | {"95 % of the teacher": 0.95 * scores["teacher"]}
 
 
-demonstration = Demonstration(
+experiment = Experiment(
     metric="accuracy, mean of three fine-tuned tasks, %",
     claims=[better("attention + value", "masked words"), better("attention + value", "95 % of the teacher")],
     run=run,

@@ -7,29 +7,29 @@ from collections.abc import Mapping
 from torch import nn
 from torch.nn import functional as F
 
-from tutelage.experiments import Demonstration, better, not_worse
-from tutelage.experiments._classification import accuracy, digits, logits, taught
+from tutelage.experiments import Experiment, better, not_worse
+from tutelage.experiments._classification import accuracy, digits, logits, train_student
 from tutelage.distillation.data import TensorData
-from tutelage.distillation.feature_hooks import Taps
-from tutelage.distillation.teacher import Live
-from tutelage.systems._toy import SmallCNN, built
+from tutelage.distillation.feature_hooks import FeatureHooks
+from tutelage.distillation.teacher import NetworkTeacher
+from tutelage.systems._toy import SmallCNN, build_with_seed
 from tutelage.systems.nd_loss import NDLoss, class_means
 
 
-def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
+def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
     """400 training images; teacher and student have embeddings of 32; equal steps, batches and starts."""
     train, test = digits(seed, 400)
     settings = {"steps": 4 if smoke else 800, "batch_size": 64, "lr": 3e-3, "seed": seed}
-    teacher = taught(built(lambda: SmallCNN(10, 24, 32), seed, "teacher"), train, **settings)
+    teacher = train_student(build_with_seed(lambda: SmallCNN(10, 24, 32), seed, "teacher"), train, **settings)
     methods = {"CE": None, "KD": NDLoss(nd=0.0), "KD++": NDLoss()}
-    if everything:
+    if all_arms:
         methods |= {"KD + direction": NDLoss(feature="direction"), "DKD++": NDLoss(base="dkd")}
-    live = Live(teacher, taps=["in:head"])
+    live = NetworkTeacher(teacher, taps=["in:head"])
     means = class_means(live, train, "in:head", 10)
     arms = {"teacher": accuracy(teacher, test)}
     for name, method in methods.items():
-        student = built(lambda: SmallCNN(10, 6, 32), seed, "student")
-        student = taught(student, train, method, Live(teacher) if method else None, **settings)
+        student = build_with_seed(lambda: SmallCNN(10, 6, 32), seed, "student")
+        student = train_student(student, train, method, NetworkTeacher(teacher) if method else None, **settings)
         arms[name] = accuracy(student, test)
         ours, theirs = embeddings(student, test), embeddings(teacher, test)
         arms[f"{name}, norm"] = 100 * (ours.norm(dim=1) / theirs.norm(dim=1)).mean().item()
@@ -40,12 +40,12 @@ def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
 def embeddings(network: nn.Module, data: TensorData):
     """What goes into the last layer: [N, 32]."""
     small = TensorData(data.inputs[:1000], data.labels[:1000])
-    with Taps(network, ["in:head"]) as taken:
+    with FeatureHooks(network, ["in:head"]) as taken:
         logits(network, small)
     return taken["in:head"]
 
 
-demonstration = Demonstration(
+experiment = Experiment(
     metric="test accuracy, %; 'norm': of the embedding, % of the teacher's; 'cosine' to the own class mean, %",
     claims=[better("KD++, norm", "KD, norm"), better("KD++, cosine", "KD, cosine"), not_worse("KD++", "KD", 1.0)],
     run=run,

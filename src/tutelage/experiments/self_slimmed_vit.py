@@ -10,24 +10,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.experiments import Demonstration, better, not_worse
-from tutelage.experiments._classification import accuracy, digits, taught
-from tutelage.distillation.augmentation import Views
+from tutelage.experiments import Experiment, better, not_worse
+from tutelage.experiments._classification import accuracy, digits, train_student
+from tutelage.distillation.augmentation import Augmentation
 from tutelage.seeds import torch_rng
 from tutelage.systems._backbone import count_macs
-from tutelage.systems._toy import built
-from tutelage.systems.self_slimmed_vit import Layer, SelfSlimmedViT, SlimViT
+from tutelage.systems._toy import build_with_seed
+from tutelage.systems.self_slimmed_vit import SlimBlock, SelfSlimmedViT, SlimViT
 
 SIZES = {"width": 32, "heads": 2, "stages": (1, 1, 1), "size": 8, "stem": ((2, 1), (1, 2)), "auxiliary": False}
 
 
-class Fewer(nn.Module):
+class TokenDropping(nn.Module):
     """A layer after which tokens are given up: those of least attention from the class token (``attention``), any
     (``random``), or neighbours' means take their place (``pooling``)."""
 
     slim = None
 
-    def __init__(self, layer: Layer, count: int, by: str):
+    def __init__(self, layer: SlimBlock, count: int, by: str):
         super().__init__()
         self.layer, self.count, self.by = layer, count, by
 
@@ -52,25 +52,25 @@ class Fewer(nn.Module):
         return (q[:, :, :1] @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(-1)[:, :, 0, 1:].mean(1)
 
 
-def fewer(teacher: SlimViT, counts: list[int], by: str) -> SlimViT:
+def drop_tokens(teacher: SlimViT, counts: list[int], by: str) -> SlimViT:
     """The teacher's copy, of which every layer but the last gives up tokens."""
     student = copy.deepcopy(teacher).requires_grad_(True)
     for i, count in enumerate(counts[1:]):
-        student.layers[i] = Fewer(student.layers[i], count, by)  # type: ignore[arg-type]
+        student.layers[i] = TokenDropping(student.layers[i], count, by)  # type: ignore[arg-type]
     return student
 
 
-def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
+def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
     """797 shifted training images; the unslimmed teacher has seen the same; every student has its steps and token counts."""
-    data, test = digits(seed, 797, Views(crop=1))
+    data, test = digits(seed, 797, Augmentation(crop=1))
     fields = {"batch_size": 50, "lr": 2e-3, "weight_decay": 0.05, "seed": seed}
-    teacher = built(lambda: SlimViT(10, 1, ratio=1.0, **SIZES), seed, "teacher")  # type: ignore[arg-type]
-    teacher = taught(teacher, data, steps=2 if smoke else 700, warmup=20, **fields)  # type: ignore[assignment]
+    teacher = build_with_seed(lambda: SlimViT(10, 1, ratio=1.0, **SIZES), seed, "teacher")  # type: ignore[arg-type]
+    teacher = train_student(teacher, data, steps=2 if smoke else 700, warmup=20, **fields)  # type: ignore[assignment]
     fields |= {"steps": 2 if smoke else 240, "lr": 2e-3}
 
     def slimmed(**options: float) -> SlimViT:
-        student = built(lambda: SlimViT(10, 1, **SIZES), seed, "student")  # type: ignore[arg-type]
-        return taught(student, data, SelfSlimmedViT(**options), teacher, **fields)  # type: ignore[return-value]
+        student = build_with_seed(lambda: SlimViT(10, 1, **SIZES), seed, "student")  # type: ignore[arg-type]
+        return train_student(student, data, SelfSlimmedViT(**options), teacher, **fields)  # type: ignore[return-value]
 
     whole = slimmed()
     arms = {
@@ -79,13 +79,13 @@ def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
         "merged, soft labels": accuracy(slimmed(tokens=0.0), test),
         "merged, labels": accuracy(slimmed(tokens=0.0, soft=0.0), test),
     }
-    for by in ("attention", "pooling", "random") if everything else ("attention",):
-        student = fewer(teacher, whole.counts, by)
+    for by in ("attention", "pooling", "random") if all_arms else ("attention",):
+        student = drop_tokens(teacher, whole.counts, by)
         method = SelfSlimmedViT(tokens=0.0, inherit=False)
         name = {"attention": "least attended dropped", "pooling": "neighbours averaged", "random": "random ones dropped"}[by]
-        arms[f"{name}, soft labels"] = accuracy(taught(student, data, method, teacher, **fields), test)
+        arms[f"{name}, soft labels"] = accuracy(train_student(student, data, method, teacher, **fields), test)
     arms["multiply-adds of the merged, % of the teacher's"] = 100 * count_macs(whole, 8, 1) / count_macs(teacher, 8, 1)
-    if everything:
+    if all_arms:
         arms["speed of the merged, times the teacher's"] = speed(teacher, test.inputs[:200]) / speed(whole, test.inputs[:200])
     return arms
 
@@ -101,7 +101,7 @@ def speed(network: nn.Module, images: Tensor) -> float:
     return sorted(seconds)[4]
 
 
-demonstration = Demonstration(
+experiment = Experiment(
     metric="test accuracy, %",
     claims=[
         better("merged, tokens recalibrated", "merged, soft labels"),

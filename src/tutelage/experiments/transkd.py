@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tutelage.experiments import Demonstration, better
+from tutelage.experiments import Experiment, better
 from tutelage.distillation.data import Batch, TensorData
-from tutelage.distillation.job import Lesson, Settings
-from tutelage.distillation.losses import divergence
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.losses import kl_divergence
 from tutelage.distillation.method import Method, Output, Terms
-from tutelage.distillation.teacher import Live
+from tutelage.distillation.teacher import NetworkTeacher
 from tutelage.distillation.trainer import train
 from tutelage.seeds import torch_rng
-from tutelage.systems._toy import built
+from tutelage.systems._toy import build_with_seed
 from tutelage.systems.transkd import SmallSegmenter, TransKD, mean_iou, segmentation_loss
 
 CLASSES, SIDE = 5, 64
@@ -54,17 +54,17 @@ def scenes(rng: torch.Generator, count: int) -> TensorData:
     return TensorData(images + 0.1 * torch.randn(images.shape, generator=rng), labels)
 
 
-class Pixels(Method):
+class PixelDistillation(Method):
     """Cross-entropy, and with a teacher the softened logits of every place, T = 2: the baselines."""
 
     needs_teacher = False
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``label``, and ``kd`` where there is a teacher."""
         terms = {"label": segmentation_loss(student["logits"], batch.labels)}
         if "logits" in teacher:
             ours, theirs = (said["logits"].movedim(1, -1) for said in (student, teacher))
-            terms["kd"] = divergence(ours, theirs, 2.0).mean()
+            terms["kd"] = kl_divergence(ours, theirs, 2.0).mean()
         return terms
 
 
@@ -84,33 +84,33 @@ def alignment(student: SmallSegmenter, teacher: SmallSegmenter, images: Tensor) 
     found = []
     for network in (student, teacher):
         taps = [f"encoder.stages.{i}.embed" for i in range(4)]
-        said = Live(network, taps=taps)(Batch(images))
+        said = NetworkTeacher(network, taps=taps)(Batch(images))
         features = said[taps[-1]].flatten(0, 1)
         found.append(features - features.mean(0))
     a, b = found
     return 100 * ((a.T @ b).square().sum() / ((a.T @ a).norm() * (b.T @ b).norm())).item()
 
 
-def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
+def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
     """200 scenes for all; the teacher is twice as wide and deep and has seen 1,000; equal steps and batches."""
     train_data = scenes(torch_rng(seed, "train"), 16 if smoke else 200)
     more = train_data if smoke else scenes(torch_rng(seed, "more"), 1000)
     test = scenes(torch_rng(seed, "selection" if seed in range(100, 110) else "report"), 8 if smoke else 200)
 
     def taught(student: SmallSegmenter, data: TensorData, method: Method, its_teacher: object, steps: int):
-        settings = Settings(steps=2 if smoke else steps, batch_size=8, lr=2e-3, schedule="linear", seed=seed)
-        return train(Lesson(student, its_teacher, method, data, settings))
+        settings = TrainingSettings(steps=2 if smoke else steps, batch_size=8, lr=2e-3, schedule="linear", seed=seed)
+        return train(TrainingJob(student, its_teacher, method, data, settings))
 
-    start = built(lambda: SmallSegmenter((32, 48, 64, 96), CLASSES, depth=2), seed, "teacher")
-    teacher = taught(start, more, Pixels(), None, 500).student
-    methods: dict[str, Method] = {"CE": Pixels(), "logit KD": Pixels(), "TransKD": TransKD()}
-    if everything:
+    start = build_with_seed(lambda: SmallSegmenter((32, 48, 64, 96), CLASSES, depth=2), seed, "teacher")
+    teacher = taught(start, more, PixelDistillation(), None, 500).student
+    methods: dict[str, Method] = {"CE": PixelDistillation(), "logit KD": PixelDistillation(), "TransKD": TransKD()}
+    if all_arms:
         methods["CWD"] = TransKD(feature="cwd", embeddings=0.0)
         methods["fusion alone"] = TransKD(embeddings=0.0)
         methods["TransKD-GL"], methods["TransKD-EA"] = TransKD(variant="gl"), TransKD(variant="ea")
     arms = {"teacher": score(teacher, test)}
     for name, method in methods.items():
-        student = built(lambda: SmallSegmenter((16, 24, 32, 48), CLASSES), seed, "student")
+        student = build_with_seed(lambda: SmallSegmenter((16, 24, 32, 48), CLASSES), seed, "student")
         result = taught(student, train_data, method, None if name == "CE" else teacher, 400)
         arms[name] = score(result.student, test)
         arms[f"{name}, CKA"] = alignment(result.student, teacher, test.inputs[:50])
@@ -122,7 +122,7 @@ def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
     return arms | {"student, % of the teacher's weights": 100 * sizes[0] / sizes[1]}
 
 
-demonstration = Demonstration(
+experiment = Experiment(
     metric="mean intersection over union, %; 'CKA': with the teacher's last patch embeddings, %",
     claims=[better("TransKD", "CE"), better("TransKD, CKA", "CE, CKA")],
     run=run,

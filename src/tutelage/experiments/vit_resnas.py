@@ -8,16 +8,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tutelage.experiments import Demonstration, better, not_worse
-from tutelage.experiments._classification import accuracy, fashion, part, taught
+from tutelage.experiments import Experiment, better, not_worse
+from tutelage.experiments._classification import accuracy, fashion, subset, train_student
 from tutelage.distillation.data import TensorData
 from tutelage.seeds import torch_rng
-from tutelage.systems._toy import built
+from tutelage.systems._toy import build_with_seed
 from tutelage.systems.vit_resnas import (
     SPACES,
     Architecture,
-    Evaluated,
-    Evolution,
+    EvaluatedArchitecture,
+    EvolutionSettings,
     ViTRes,
     ViTResNAS,
     evolve,
@@ -35,11 +35,11 @@ IMAGES = {"patch": 4, "size": 16}
 
 def small(data: TensorData, rows: Tensor) -> TensorData:
     """The images ``rows`` of ``data`` at 16x16: framed to 32x32, then averaged over 2x2."""
-    few = part(data, rows)
+    few = subset(data, rows)
     return TensorData(F.avg_pool2d(F.pad(few.inputs, (2,) * 4), 2), few.labels)
 
 
-def best(history: Sequence[Evaluated]) -> Evaluated:
+def best(history: Sequence[EvaluatedArchitecture]) -> EvaluatedArchitecture:
     """The candidate of the highest score, the first of equals."""
     return max(history, key=lambda one: one.score)
 
@@ -51,7 +51,7 @@ def kendall(one: Sequence[float], other: Sequence[float]) -> float:
     return float(signs.sum() / (len(one) * (len(one) - 1)))
 
 
-def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
+def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
     """4,000 training images, of which 50 a class score the candidates; the winner is trained anew on all of them."""
     train, test = fashion(seed)
     everyone = small(train, torch.randperm(len(train), generator=torch_rng(seed, "few"))[: 600 if smoke else 4000])
@@ -62,14 +62,14 @@ def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
 
     def trained(architecture: Architecture, **options: object) -> float:
         config = {**architecture.options(), "head": SPACE.head, "patch_head": True, **IMAGES, **options}
-        network = built(lambda: ViTRes(10, 1, **config), seed, "alone")
+        network = build_with_seed(lambda: ViTRes(10, 1, **config), seed, "alone")
         plain = ViTResNAS(space=None, mixing=False)
-        return accuracy(taught(network, everyone, plain, steps=alone, **settings), test)
+        return accuracy(train_student(network, everyone, plain, steps=alone, **settings), test)
 
-    start = built(lambda: ViTRes(10, 1, **SPACE.options(), **IMAGES), seed, "super-network")
+    start = build_with_seed(lambda: ViTRes(10, 1, **SPACE.options(), **IMAGES), seed, "super-network")
     method = ViTResNAS(space=SPACE, sub_batch=8, warmup=3, mixing=False)
-    network = taught(start, part(everyone, rows), method, steps=whole, **settings)
-    scored = part(everyone, held)
+    network = train_student(start, subset(everyone, rows), method, steps=whole, **settings)
+    scored = subset(everyone, held)
 
     def score(architecture: Architecture) -> float:
         return accuracy(sliced(network, architecture), scored)
@@ -77,9 +77,9 @@ def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
     def cost(architecture: Architecture) -> float:
         return macs(architecture, network)
 
-    how = Evolution(population=24, rounds=4, parents=8, mutants=8, crossovers=8, window=0.95)
+    how = EvolutionSettings(population=24, rounds=4, parents=8, mutants=8, crossovers=8, window=0.95)
     if smoke:
-        how = Evolution(population=3, rounds=1, parents=2, mutants=1, crossovers=1, window=0.9)
+        how = EvolutionSettings(population=3, rounds=1, parents=2, mutants=1, crossovers=1, window=0.9)
     budget = cost(UNIFORM)
     found = evolve(SPACE, cost, score, budget, how, seed)
     drawn = random_search(SPACE, cost, score, budget, len(found), how, seed)
@@ -93,14 +93,14 @@ def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
         "super-network, held-out score": score(SPACE.largest),
         "winner, MACs, % of uniform": 100 * winner.macs / budget,
     }
-    if everything:
+    if all_arms:
         eight = [drawn[i] for i in torch.randperm(len(drawn), generator=torch_rng(seed, "eight"))[: 3 if smoke else 8]]
         again = [trained(one.architecture) for one in eight]
         arms["rank correlation of score and training anew, %"] = 100 * kendall([one.score for one in eight], again)
     return arms
 
 
-demonstration = Demonstration(
+experiment = Experiment(
     metric="test accuracy, %; 'held-out score' of weights sliced from the super-network, %",
     claims=[
         better("skip", "no skip"),

@@ -12,23 +12,23 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 
-class Normalised(nn.Sequential):
+class BatchNormed(nn.Sequential):
     """A convolution with its batch normalisation."""
 
     def __init__(self, conv: nn.Conv2d):
         super().__init__(conv, nn.BatchNorm2d(conv.out_channels))
 
 
-def normalised(network: nn.Module) -> nn.Module:
+def add_batchnorm(network: nn.Module) -> nn.Module:
     """A copy of ``network`` with batch normalisation after every convolution but those called ``out``."""
-    return _replace(copy.deepcopy(network), nn.Conv2d, lambda name, conv: conv if name == "out" else Normalised(conv))
+    return _replace(copy.deepcopy(network), nn.Conv2d, lambda name, conv: conv if name == "out" else BatchNormed(conv))
 
 
-def folded(network: nn.Module) -> nn.Module:
+def fold_batchnorm(network: nn.Module) -> nn.Module:
     """A copy of a :func:`normalised` network with each normalisation folded into its convolution: the same function in
     eval mode, the same parameters as before :func:`normalised`."""
     network = copy.deepcopy(network).eval()
-    return _replace(network, Normalised, lambda name, pair: fuse_conv_bn_eval(pair[0], pair[1]))
+    return _replace(network, BatchNormed, lambda name, pair: fuse_conv_bn_eval(pair[0], pair[1]))
 
 
 def _replace(network: nn.Module, kind: type[nn.Module], change) -> nn.Module:  # noqa: ANN001

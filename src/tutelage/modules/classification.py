@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.modules.image_batching import square_batch
-from tutelage.modules.rows import seeded
+from tutelage.modules.rows import build_with_seed
 from tutelage.modules.visual_module import VisualModule
-from tutelage.programs.types import Answers, Call, Capabilities, Signature
+from tutelage.programs.types import ModuleOutputs, Call, Capabilities, Signature
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class ClassifierConfig:
         return cls(tuple(plain["answers"]), plain["pixels"])
 
 
-class Logits(nn.Module):
+class LogitsHead(nn.Module):
     """A plain network, pixels [B, 3, s, s] -> logits [B, A], as one with a named input and head."""
 
     def __init__(self, network: nn.Module):
@@ -55,17 +55,17 @@ class Classifier(VisualModule):
         self.capabilities = Capabilities(vocabulary=config.answers)
 
     @classmethod
-    def network_of(cls, config: ClassifierConfig) -> nn.Module:
+    def build_network(cls, config: ClassifierConfig) -> nn.Module:
         """A fresh network from pixels [B, 3, s, s] in 0..1 to logits [B, A], A = len(config.answers)."""
         raise NotImplementedError
 
     @classmethod
     def build(cls, config: ClassifierConfig, seed: int) -> Self:
         """A module with a freshly initialised network."""
-        return cls(config, seeded(seed, lambda: Logits(cls.network_of(config))))
+        return cls(config, build_with_seed(seed, lambda: LogitsHead(cls.build_network(config))))
 
     @classmethod
-    def of(cls, *answers: str, pixels: int = 32, seed: int = 0) -> Self:
+    def with_classes(cls, *answers: str, pixels: int = 32, seed: int = 0) -> Self:
         """A module that tells ``answers`` apart, with a freshly initialised network."""
         return cls.build(ClassifierConfig(answers, pixels), seed)
 
@@ -73,8 +73,8 @@ class Classifier(VisualModule):
         """pixels [B, 3, s, s]: each image letterboxed."""
         return {"pixels": square_batch([call.args["image"] for call in calls], self.config.pixels)}
 
-    def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Answers:
+    def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> ModuleOutputs:
         """The most probable class, and the probability of each."""
         names = self.config.answers
         dists: list[dict[str, float] | None] = [dict(zip(names, row)) for row in torch.softmax(heads["answer"], 1).tolist()]
-        return Answers([max(dist, key=dist.__getitem__) for dist in dists if dist], dists, None, heads)
+        return ModuleOutputs([max(dist, key=dist.__getitem__) for dist in dists if dist], dists, None, heads)

@@ -27,7 +27,7 @@ def segment(image: Image) -> list[Object]:
         if region.sum() >= least:
             found.append(region)
     found.sort(key=lambda region: -int(region.sum()))
-    return [Object(extent(region), region, "object", number) for number, region in enumerate(found)]
+    return [Object(mask_to_box(region), region, "object", number) for number, region in enumerate(found)]
 
 
 def border_color(image: Image) -> np.ndarray:
@@ -53,7 +53,7 @@ def otsu(values: np.ndarray) -> int:
     return int(np.nanargmax(np.where(np.isfinite(between), between, 0.0)))
 
 
-def extent(mask: np.ndarray) -> Box:
+def mask_to_box(mask: np.ndarray) -> Box:
     """The box round the True pixels of ``mask`` [H, W], which has at least one."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     return Box(float(columns[0]), float(rows[0]), float(columns[-1] + 1), float(rows[-1] + 1))

@@ -12,17 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.modules.image_batching import as_bytes, square_batch
-from tutelage.modules.rows import as_float, seeded, shared_rows
-from tutelage.modules.visual_module import Exercise, Label, VisualModule
+from tutelage.modules.rows import as_float, build_with_seed, group_by_image
+from tutelage.modules.visual_module import TrainingExamples, CallLabel, VisualModule
 from tutelage.modules.vocabulary import tokens
-from tutelage.programs.types import Answers, Call, Signature
+from tutelage.programs.types import ModuleOutputs, Call, Signature
 from tutelage.programs.values import Box, Image, iou
 
 HALVES = {"TOP": (0, 0, 1, 0.5), "BOTTOM": (0, 0.5, 1, 1), "LEFT": (0, 0, 0.5, 1), "RIGHT": (0.5, 0, 1, 1)}
 ANY_OBJECT = frozenset({"object", "objects", "thing", "things", "shape", "shapes"})
 
 
-class LocateNetwork(nn.Module):
+class CenterHeatmapDetector(nn.Module):
     """Image -> class heat-map logits, box sizes and centre offsets on a grid of stride 4."""
 
     def __init__(self, width: int, classes: int):
@@ -79,13 +79,13 @@ class Loc(VisualModule):
     @classmethod
     def build(cls, config: LocConfig, seed: int) -> Self:
         """A freshly initialised module."""
-        return cls(config, seeded(seed, lambda: LocateNetwork(config.width, len(config.classes))))
+        return cls(config, build_with_seed(seed, lambda: CenterHeatmapDetector(config.width, len(config.classes))))
 
     def encode(self, calls: Sequence[Call]) -> dict[str, Tensor]:
         """pixels [B, 3, s, s]: the phrase is read in :meth:`decode`, so one forward serves every phrase."""
         return {"pixels": square_batch([call.args["image"] for call in calls], self.config.pixels)}
 
-    def run(self, calls: Sequence[Call]) -> Answers:
+    def run(self, calls: Sequence[Call]) -> ModuleOutputs:
         """As every module's; each distinct image is computed once, whatever is looked for in it."""
         distinct = {call.args["image"].key: call for call in calls}
         if len(distinct) == len(calls):
@@ -96,15 +96,15 @@ class Loc(VisualModule):
             heads = self.forward(self.encode(list(distinct.values())))
             return self.decode({name: head[index] for name, head in heads.items()}, calls)
 
-    def exercise(self, calls: Sequence[Call], labels: Sequence[Label] | None) -> Exercise:
+    def training_examples(self, calls: Sequence[Call], labels: Sequence[CallLabel] | None) -> TrainingExamples:
         """One row an image, whatever was looked for in it: targets ``heat`` [N, C, h, w] with ``asked`` [N, C], and
         ``size`` [N, 4, h, w] with ``peaks`` [N, h, w]; a label is the boxes of the call's phrase."""
         keys = [call.args["image"].key for call in calls]
-        rows = shared_rows(keys, len(calls))
+        rows = group_by_image(keys, len(calls))
         images = [calls[row[0]].args["image"] for row in rows]
         inputs = {"pixels": as_bytes(images, self.config.pixels)}
         if labels is None:
-            return Exercise(inputs, {}, torch.ones(len(rows)))
+            return TrainingExamples(inputs, {}, torch.ones(len(rows)))
         cells, classes = self.config.pixels // 4, len(self.config.classes)
         heat = np.zeros((len(rows), classes, cells, cells), np.float32)
         size = np.zeros((len(rows), 4, cells, cells), np.float32)
@@ -115,13 +115,13 @@ class Loc(VisualModule):
                 found, _ = self.classes_of(calls[i].args["object"])
                 if len(found) == 1:  # "object" says where, not which class: no heat-map can be taught by it
                     asked[n, found[0]] = labels[i].weight
-                    for box in labels[i].hard:
+                    for box in labels[i].value:
                         _mark(heat[n, found[0]], size[n], peaks[n], box, images[n])
         targets = {
             "heat": {"heat": torch.from_numpy(heat), "asked": torch.from_numpy(asked)},
             "size": {"size": torch.from_numpy(size), "peaks": torch.from_numpy(peaks)},
         }
-        return Exercise(inputs, targets, torch.ones(len(rows)))
+        return TrainingExamples(inputs, targets, torch.ones(len(rows)))
 
     def classes_of(self, phrase: str) -> tuple[list[int], bool]:
         """Head positions of the classes that ``phrase`` names, and whether all its words are known."""
@@ -131,16 +131,16 @@ class Loc(VisualModule):
         found = [i for i, name in enumerate(self.config.classes) if name in words or name + "s" in words]
         return found, len(found) == len(words) and bool(found)
 
-    def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Answers:
+    def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> ModuleOutputs:
         """Boxes at the peaks of the class's heat-map, in pixels of the call's image."""
         values = [
-            half_of(call) or boxes for call, boxes in zip(calls, self.boxes(heads, calls, self.config.threshold), strict=True)
+            half_crop(call) or boxes for call, boxes in zip(calls, self.boxes(heads, calls, self.config.threshold), strict=True)
         ]
         dists: list[dict[str, float] | None] = [{"found": box[0].score} if box else None for box in values]
         known = [call.args["object"] in HALVES or self.classes_of(call.args["object"])[1] for call in calls]
-        return Answers(values, dists, [not k for k in known], heads)
+        return ModuleOutputs(values, dists, [not k for k in known], heads)
 
-    def candidates(self, calls: Sequence[Call], threshold: float = 0.05) -> list[list[Box]]:
+    def scored_boxes(self, calls: Sequence[Call], threshold: float = 0.05) -> list[list[Box]]:
         """Every peak above a low ``threshold``: what an observer needs to judge how sure the answers are."""
         with torch.inference_mode():
             return self.boxes(self.forward(self.encode(calls)), calls, threshold)
@@ -169,15 +169,15 @@ class Loc(VisualModule):
         ).tolist()
         for row, (cx, cy, w, h, score) in zip(rows.tolist(), table, strict=True):
             found[row].append(to_image(calls[row].args["image"], cx, cy, w, h, score))
-        return [suppress(boxes, self.config.nms) for boxes in found]
+        return [nms(boxes, self.config.nms) for boxes in found]
 
-    def siblings(self, call: Call) -> list[Call]:
+    def related_calls(self, call: Call) -> list[Call]:
         """Every class, looked for in the same image."""
         image = call.args["image"]
         return [Call("LOC", {"image": image, "object": name}) for name in self.config.classes]
 
 
-def half_of(call: Call) -> list[Box] | None:
+def half_crop(call: Call) -> list[Box] | None:
     """The half of the call's image that its phrase names, if it names one."""
     half = HALVES.get(call.args["object"])
     if half is None:
@@ -214,7 +214,7 @@ def _mark(heat: np.ndarray, size: np.ndarray, peaks: np.ndarray, box: Box, image
     peaks[row, column] = 1
 
 
-def suppress(boxes: list[Box], threshold: float) -> list[Box]:
+def nms(boxes: list[Box], threshold: float) -> list[Box]:
     """Boxes by falling score, without those that overlap a better one by more than ``threshold`` (IoU)."""
     kept: list[Box] = []
     for box in sorted(boxes, key=lambda box: -box.score):

@@ -14,7 +14,7 @@ from typing import Any, overload
 
 from tutelage.errors import InputError
 from tutelage.storage import fingerprint
-from tutelage.programs.types import Answers, Call, Capabilities, ProgramFailure, RuntimeFailure, Signature
+from tutelage.programs.types import ModuleOutputs, Call, Capabilities, ProgramFailure, RuntimeFailure, Signature
 from tutelage.programs.values import Box, Image, Object
 
 _KINDS: dict[Any, str] = {
@@ -63,14 +63,14 @@ class FunctionModule:
         options = (self.name, self.version, self.symbolic, self.batch_size, self.batched)
         return _received, (self.function.__module__, path, *options)
 
-    def run(self, calls: Sequence[Call]) -> Answers:
+    def run(self, calls: Sequence[Call]) -> ModuleOutputs:
         """Answer ``calls``. A call that raises fails alone; where the function takes lists, the whole batch raises."""
         if self.batched:
             names = list(self.signature.args)
-            return Answers(list(self.function(**{name: [call.args.get(name) for call in calls] for name in names})))
+            return ModuleOutputs(list(self.function(**{name: [call.args.get(name) for call in calls] for name in names})))
         if len(calls) == 1:  # what the scheduler asks of symbolic modules: it knows what to do with an error
-            return Answers([self.function(**calls[0].args)])
-        return Answers([self._answer(call) for call in calls])
+            return ModuleOutputs([self.function(**calls[0].args)])
+        return ModuleOutputs([self._answer(call) for call in calls])
 
     def _answer(self, call: Call) -> Any:
         try:

@@ -25,7 +25,7 @@ def square_batch(images: Sequence[Image], size: int, grey: float = GREY) -> Tens
         return pixels.contiguous(memory_format=torch.channels_last)
     alike: dict[tuple[int, ...] | None, list[int]] = {}
     for row, image in enumerate(images):  # an image's pixels must not depend on its neighbours'
-        alike.setdefault(image.root.shape if _mild(image, size) else None, []).append(row)
+        alike.setdefault(image.root.shape if _slight_resize(image, size) else None, []).append(row)
     if [*alike] == [first.root.shape]:
         return _sampled(images, size, grey)
     out = torch.empty((len(images), 3, size, size), memory_format=torch.channels_last)
@@ -43,7 +43,7 @@ def as_bytes(images: Sequence[Image], size: int) -> Tensor:
     return out
 
 
-def _mild(image: Image, size: int) -> bool:
+def _slight_resize(image: Image, size: int) -> bool:
     """Bilinear sampling is good enough while nothing shrinks by more than two."""
     return max(image.width, image.height) <= 2 * size
 
@@ -96,7 +96,7 @@ def _resized(image: Image, size: int, grey: float) -> Tensor:
     return out
 
 
-def extent(images: Sequence[Image]) -> Tensor:
+def image_size_features(images: Sequence[Image]) -> Tensor:
     """Each region's width and height as shares of its picture: float32 [B, 2]; what is lost when crops are resized."""
     return torch.tensor(
         [(image.width / image.root.shape[2], image.height / image.root.shape[1]) for image in images],

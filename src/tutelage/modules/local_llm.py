@@ -18,11 +18,11 @@ from tutelage.errors import InputError, MissingExtra
 from tutelage.storage import fingerprint
 from tutelage.programs.types import LimitExceeded, ProgramFailure
 from tutelage.programs.generators.few_shot import STOP, Prompt
-from tutelage.programs.generators.completions import Ask, Completion
+from tutelage.programs.generators.completions import CompletionRequest, Completion
 
 
 @dataclass(frozen=True)
-class LocalSettings:
+class LocalLLMSettings:
     """Which model, and how it is asked.
 
     Args:
@@ -45,7 +45,7 @@ class LocalSettings:
                 raise InputError(f"{getattr(self, name)} is below 1", where=name, remedy="give a positive number")
 
 
-class LocalModel:
+class LocalLLM:
     """A language model on this machine; greedy answers, or samples from the whole distribution at a temperature.
 
     Raises:
@@ -53,7 +53,7 @@ class LocalModel:
         InputError: the model cannot be loaded, or is to chat and has no template for it.
     """
 
-    def __init__(self, settings: LocalSettings):
+    def __init__(self, settings: LocalLLMSettings):
         try:
             import transformers
         except ImportError:
@@ -99,7 +99,7 @@ class LocalModel:
         kept = {"model": self.options.model, "version": version, "max_tokens": self.options.max_tokens, "chat": self._chat}
         return {"kind": "local"} | kept
 
-    def complete(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Completion | ProgramFailure]]:
+    def complete(self, asks: Sequence[CompletionRequest]) -> Iterator[tuple[int, Completion | ProgramFailure]]:
         """Answer all, the greedy ones first; a prompt that does not fit the model fails alone."""
         texts = [self._text(ask.prompt) for ask in asks]
         tokens = [self._tokenizer(text, add_special_tokens=not self._chat)["input_ids"] for text in texts]
@@ -129,7 +129,7 @@ class LocalModel:
 
     def _generate(self, prompts: list[list[int]], temperature: float, seed: int | None) -> list[Completion]:
         padded = self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self.options.device)
-        confidence = _Confidence()
+        confidence = _TokenProbabilities()
         config = self._transformers.GenerationConfig(
             max_new_tokens=self.options.max_tokens,
             do_sample=temperature > 0,
@@ -176,7 +176,7 @@ class LocalModel:
         )
 
 
-class _Confidence:
+class _TokenProbabilities:
     """A logits processor that changes nothing and keeps the probability of each token that was then chosen."""
 
     def __init__(self) -> None:

@@ -17,7 +17,7 @@ def tokens(text: str) -> list[str]:
 
 
 @dataclass(frozen=True)
-class Reading:
+class TokenizedQuestion:
     """A question as a network sees it: word ids, which answers may be given, and whether every word is known."""
 
     ids: tuple[int, ...]
@@ -52,7 +52,7 @@ class Vocabulary:
             start += len(group)
         return ()
 
-    def read(self, question: str) -> Reading:
+    def read(self, question: str) -> TokenizedQuestion:
         """Read ``question``; it is always answerable: an unknown word is skipped and marked."""
         return _read(self, question)
 
@@ -69,7 +69,7 @@ def _index(vocabulary: Vocabulary) -> dict[str, int]:
 
 
 @lru_cache(maxsize=100_000)
-def _read(vocabulary: Vocabulary, question: str) -> Reading:
+def _read(vocabulary: Vocabulary, question: str) -> TokenizedQuestion:
     ids, known = vocabulary.ids(question)
     words = tokens(question)
     flat = vocabulary.flat
@@ -81,4 +81,4 @@ def _read(vocabulary: Vocabulary, question: str) -> Reading:
         allowed = vocabulary.group(asked[0])
     else:
         allowed = vocabulary.group("yes/no")
-    return Reading(ids, tuple(dict.fromkeys(allowed)) or tuple(range(len(flat))), known)
+    return TokenizedQuestion(ids, tuple(dict.fromkeys(allowed)) or tuple(range(len(flat))), known)

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tutelage.programs.types import LimitExceeded, ParseFailure, Refused, RuntimeFailure, TypeFailure, Value
+from tutelage.programs.types import LimitExceeded, ParseFailure, ForbiddenSyntax, RuntimeFailure, TypeFailure, Value
 
 MAX_SOURCE = 2_000
 MAX_DEPTH = 64
@@ -94,7 +94,7 @@ class Expression(str):
             raise TypeFailure(f"{error} in {self!s}") from None
 
 
-def coerce(value: Value) -> Value:
+def parse_literal(value: Value) -> Value:
     """``value`` as EVAL reads it: "yes"/"no" (and "true"/"false", ours) a bool, digits a number, all else unchanged.
 
     Raises:
@@ -120,7 +120,7 @@ def as_text(value: Value) -> str:
 def _tree(text: str) -> ast.expr:
     def plain(token: re.Match[str]) -> str:
         if token["word"] == "is":
-            raise Refused("'is' is not allowed in an expression", remedy="compare with == or !=")
+            raise ForbiddenSyntax("'is' is not allowed in an expression", remedy="compare with == or !=")
         # Python has no xor; "is not" has no other use here, and _compile reads it below the comparisons.
         return token["text"] or (" is not " if token["word"] else f" {token[2]} ")
 
@@ -159,7 +159,7 @@ def _compile(node: ast.expr, names: dict[str, None], depth: int) -> Evaluate:
             return lambda values: constant
         case ast.Name(id=name):
             names[name] = None
-            return lambda values: coerce(values[name])
+            return lambda values: parse_literal(values[name])
         case ast.BoolOp(op=op, values=operands):
             return _short_circuit(isinstance(op, ast.And), [part(child) for child in operands])
         case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
@@ -172,7 +172,7 @@ def _compile(node: ast.expr, names: dict[str, None], depth: int) -> Evaluate:
         case ast.IfExp(test=test, body=body, orelse=orelse):
             condition, then, other = part(test), part(body), part(orelse)
             return lambda values: then(values) if condition(values) else other(values)
-    raise Refused(
+    raise ForbiddenSyntax(
         f"{type(node).__name__} is not allowed in an expression",
         remedy="use and or not xor, + - * /, comparisons, 'a if c else b', numbers, texts and {VARIABLES}",
     )
@@ -230,7 +230,7 @@ def _chain(parts: list[Evaluate], comparisons: list[Callable[[Any, Any], bool]])
         left = parts[0](values)
         for comparison, part in zip(comparisons, parts[1:], strict=True):
             right = part(values)
-            if not comparison(*_alike(left, right)):
+            if not comparison(*_loosely_equal(left, right)):
                 return False
             left = right
         return True
@@ -238,10 +238,10 @@ def _chain(parts: list[Evaluate], comparisons: list[Callable[[Any, Any], bool]])
     return evaluate
 
 
-def _alike(a: Any, b: Any) -> tuple[Any, Any]:
+def _loosely_equal(a: Any, b: Any) -> tuple[Any, Any]:
     """Both sides in one type: ``{ANSWER0} == 'yes'`` and ``{ANSWER0} == '2'`` mean what they say (ours)."""
     if isinstance(a, str) and isinstance(b, (bool, int, float)):
-        return coerce(a), b
+        return parse_literal(a), b
     if isinstance(b, str) and isinstance(a, (bool, int, float)):
-        return a, coerce(b)
+        return a, parse_literal(b)
     return a, b

@@ -14,21 +14,21 @@ from tutelage.errors import InputError
 from tutelage.programs.image_io import ImageLimits
 from tutelage.programs.values import Image
 
-Facts = tuple[str, tuple[int, int]]
+KeyAndSize = tuple[str, tuple[int, int]]
 """The key of a picture, and its width and height."""
-BUDGET = 1 << 30
+DEFAULT_BUDGET = 1 << 30
 """Bytes of decoded pixels that are held at once: about 1,900 pictures of 500 x 375."""
 
 
 @dataclass(frozen=True)
-class Resize:
+class ResizePolicy:
     """What is done to a picture before anything sees it: the longer side brought down to ``longest`` pixels, or nothing.
     Smaller pictures stay as they are."""
 
     longest: int | None = None
 
     @classmethod
-    def read(cls, text: str) -> Resize:
+    def parse(cls, text: str) -> ResizePolicy:
         """``none``, or ``longest=640``.
 
         Raises:
@@ -50,39 +50,39 @@ class Resize:
         return ImageLimits(longest_side=self.longest)
 
 
-class Album:
+class ImageCache:
     """Decodes picture files, and holds the last ones within ``budget`` bytes. ``opened`` counts how often a file was.
 
     Of every picture seen, its key (a hash of its resized pixels) and size are kept: a crop needs no pixels to be named.
     Sent to another process it is empty: that one opens the files itself.
     """
 
-    def __init__(self, resize: Resize = Resize(), budget: int = BUDGET):  # noqa: B008  (frozen)
+    def __init__(self, resize: ResizePolicy = ResizePolicy(), budget: int = DEFAULT_BUDGET):  # noqa: B008  (frozen)
         self.resize, self.opened = resize, 0
         self._budget = self._room = budget
-        self._held: OrderedDict[Path, np.ndarray] = OrderedDict()
-        self._facts: dict[Path, Facts] = {}
+        self._decoded: OrderedDict[Path, np.ndarray] = OrderedDict()
+        self._keys_and_sizes: dict[Path, KeyAndSize] = {}
 
-    def __reduce__(self) -> tuple[type[Album], tuple[Resize, int]]:
-        return Album, (self.resize, self._budget)
+    def __reduce__(self) -> tuple[type[ImageCache], tuple[ResizePolicy, int]]:
+        return ImageCache, (self.resize, self._budget)
 
     def image(self, path: str | Path) -> FileImage:
         """The picture at ``path``; nothing is opened yet."""
         return FileImage(self, Path(path))
 
-    def facts(self, path: Path) -> Facts:
+    def key_and_size(self, path: Path) -> KeyAndSize:
         """The key of the picture and its (width, height) as resized. Raises as :meth:`pixels`."""
-        if path not in self._facts:
+        if path not in self._keys_and_sizes:
             self.pixels(path)
-        return self._facts[path]
+        return self._keys_and_sizes[path]
 
-    def known(self, paths: Iterable[Path]) -> dict[Path, Facts]:
+    def known_images(self, paths: Iterable[Path]) -> dict[Path, KeyAndSize]:
         """The facts of those pictures that were opened."""
-        return {path: self._facts[path] for path in paths if path in self._facts}
+        return {path: self._keys_and_sizes[path] for path in paths if path in self._keys_and_sizes}
 
-    def expect(self, facts: Mapping[Path, Facts]) -> None:
+    def add_known(self, known: Mapping[Path, KeyAndSize]) -> None:
         """Take over what another album knows: a picture that has changed since is told when it is opened."""
-        self._facts |= facts
+        self._keys_and_sizes |= known
 
     def pixels(self, path: Path) -> np.ndarray:
         """uint8 [3, H, W].
@@ -90,19 +90,19 @@ class Album:
         Raises:
             InputError: the file is absent or cannot be read, or is another picture than it was before.
         """
-        found = self._held.get(path)
+        found = self._decoded.get(path)
         if found is not None:
-            self._held.move_to_end(path)
+            self._decoded.move_to_end(path)
             return found
         image = Image.from_file(path, self.resize.limits)
         self.opened += 1
         facts = (image.root_key, (image.width, image.height))
-        if self._facts.setdefault(path, facts) != facts:
+        if self._keys_and_sizes.setdefault(path, facts) != facts:
             raise InputError("the picture has changed since it was first opened", where=path, remedy="start again")
-        self._held[path] = image.root
+        self._decoded[path] = image.root
         self._room -= image.root.nbytes
-        while self._room < 0 and len(self._held) > 1:
-            self._room += self._held.popitem(last=False)[1].nbytes
+        while self._room < 0 and len(self._decoded) > 1:
+            self._room += self._decoded.popitem(last=False)[1].nbytes
         return image.root
 
 
@@ -112,7 +112,7 @@ class FileImage(Image):
 
     __slots__ = ("album", "path", "_key", "_place")
 
-    def __init__(self, album: Album, path: Path, key: str | None = None, place: tuple[int, int, int, int] | None = None):
+    def __init__(self, album: ImageCache, path: Path, key: str | None = None, place: tuple[int, int, int, int] | None = None):
         self.album, self.path, self._key, self._place, self.notes = album, path, key, place, ()
 
     @property
@@ -123,12 +123,12 @@ class FileImage(Image):
     @property
     def root_key(self) -> str:  # type: ignore[override]
         """Names the pixels."""
-        return self._key or self.album.facts(self.path)[0]
+        return self._key or self.album.key_and_size(self.path)[0]
 
     @property
     def region(self) -> tuple[int, int, int, int]:  # type: ignore[override]
         """(x1, y1, x2, y2), whole pixels of the root."""
-        return self._place or (0, 0, *self.album.facts(self.path)[1])
+        return self._place or (0, 0, *self.album.key_and_size(self.path)[1])
 
     @property
     def key(self) -> tuple[str, tuple[int, int, int, int]]:  # type: ignore[override]
@@ -143,21 +143,21 @@ class FileImage(Image):
         return Image, (self.root, self.root_key, self.region)
 
 
-class Views(Mapping[str, Image]):
+class LazyImages(Mapping[str, Image]):
     """A question's images by name, each opened as it is taken: a file that is no picture is told then, by its name, and
     not by the module that would look at it. To another process the paths travel, and the ``facts`` of pictures seen."""
 
-    def __init__(self, album: Album, paths: Mapping[str, Path], facts: Mapping[Path, Facts] = MappingProxyType({})):
+    def __init__(self, album: ImageCache, paths: Mapping[str, Path], facts: Mapping[Path, KeyAndSize] = MappingProxyType({})):
         self.album, self.paths = album, dict(paths)
-        album.expect(facts)
+        album.add_known(facts)
 
-    def __reduce__(self) -> tuple[type[Views], tuple[Album, dict[str, Path], dict[Path, Facts]]]:
-        facts = {path.absolute(): known for path, known in self.album.known(self.paths.values()).items()}
-        return Views, (self.album, {name: path.absolute() for name, path in self.paths.items()}, facts)
+    def __reduce__(self) -> tuple[type[LazyImages], tuple[ImageCache, dict[str, Path], dict[Path, KeyAndSize]]]:
+        facts = {path.absolute(): known for path, known in self.album.known_images(self.paths.values()).items()}
+        return LazyImages, (self.album, {name: path.absolute() for name, path in self.paths.items()}, facts)
 
     def __getitem__(self, name: str) -> Image:
         image = self.album.image(self.paths[name])
-        self.album.facts(image.path)
+        self.album.key_and_size(image.path)
         return image
 
     def __iter__(self) -> Iterator[str]:

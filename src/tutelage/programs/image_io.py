@@ -81,11 +81,11 @@ def read(data: bytes, limits: ImageLimits = DEFAULT, where: object = "image") ->
         raise ImageTooLarge(f"more than {limits.bytes:,} bytes", where=where, remedy="save it smaller, or as JPEG")
     try:
         with PIL.Image.open(io.BytesIO(data), formats=FORMATS) as picture:
-            return _decoded(picture, limits, where)
+            return _decode(picture, limits, where)
     except InputError:
         raise
     except (PIL.Image.DecompressionBombError, PIL.Image.DecompressionBombWarning) as error:
-        raise _too_many(str(error), limits, where) from error
+        raise _too_many_pixels(str(error), limits, where) from error
     except PIL.UnidentifiedImageError:
         remedy = f"formats that are read: {', '.join(FORMATS)}"
         raise InputError("cannot read this as an image: no known format", where=where, remedy=remedy) from None
@@ -94,30 +94,30 @@ def read(data: bytes, limits: ImageLimits = DEFAULT, where: object = "image") ->
         raise InputError(f"cannot read this as an image: {said}", where=where, remedy="is the file whole?") from error
 
 
-def _decoded(picture: PIL.Image.Image, limits: ImageLimits, where: object) -> tuple[PIL.Image.Image, tuple[str, ...]]:
+def _decode(picture: PIL.Image.Image, limits: ImageLimits, where: object) -> tuple[PIL.Image.Image, tuple[str, ...]]:
     width, height = picture.size
     if width * height > limits.pixels:
-        raise _too_many(f"{width} x {height} is {width * height:,} pixels", limits, where)
+        raise _too_many_pixels(f"{width} x {height} is {width * height:,} pixels", limits, where)
     notes = []
     if getattr(picture, "is_animated", False):
         notes.append("the first of several frames")
     side = limits.longest_side
     if side is not None and max(width, height) > side:
-        picture.draft(picture.mode, _within(width, height, side))  # a JPEG is decoded at a fraction of its size
+        picture.draft(picture.mode, _fit_within(width, height, side))  # a JPEG is decoded at a fraction of its size
     picture.load()
     turn = UPRIGHT.get(_orientation(picture) or 1)
-    flat, done = flattened(picture, where)
+    flat, done = to_rgb(picture, where)
     notes += done
     if turn is not None:
         flat = flat.transpose(turn)
         notes.append("turned upright")
     if side is not None and max(width, height) > side:
-        flat = flat.resize(_within(*flat.size, side), PIL.Image.Resampling.LANCZOS, reducing_gap=2.0)
+        flat = flat.resize(_fit_within(*flat.size, side), PIL.Image.Resampling.LANCZOS, reducing_gap=2.0)
         notes.append(f"reduced from {width} x {height}")
     return flat, tuple(notes)
 
 
-def flattened(picture: PIL.Image.Image, where: object = "image") -> tuple[PIL.Image.Image, list[str]]:
+def to_rgb(picture: PIL.Image.Image, where: object = "image") -> tuple[PIL.Image.Image, list[str]]:
     """``picture`` in RGB, whatever its mode, and notes on the way.
 
     Raises:
@@ -129,11 +129,11 @@ def flattened(picture: PIL.Image.Image, where: object = "image") -> tuple[PIL.Im
     if mode == "I" or mode.startswith("I;16"):
         values = np.asarray(picture)
         if values.size and (values.min() < 0 or values.max() > 0xFFFF):
-            raise _no_range("32-bit", where)
+            raise _unknown_range("32-bit", where)
         eight = (values.astype(np.uint32) * 255 + 32767) // 65535
         return PIL.Image.fromarray(eight.astype(np.uint8)).convert("RGB"), ["sixteen bits scaled to eight"]
     if mode == "F":
-        raise _no_range("floating-point", where)
+        raise _unknown_range("floating-point", where)
     if picture.has_transparency_data:
         layers = picture.convert("RGBA")
         if layers.getchannel("A").getextrema() == (255, 255):
@@ -162,16 +162,16 @@ def _orientation(picture: PIL.Image.Image) -> int | None:
     return found if isinstance(found, int) else None
 
 
-def _within(width: int, height: int, side: int) -> tuple[int, int]:
+def _fit_within(width: int, height: int, side: int) -> tuple[int, int]:
     """The size of the same shape whose longest side is ``side``."""
     longest = max(width, height)
     return max(1, round(width * side / longest)), max(1, round(height * side / longest))
 
 
-def _too_many(said: str, limits: ImageLimits, where: object) -> ImageTooLarge:
+def _too_many_pixels(measured: str, limits: ImageLimits, where: object) -> ImageTooLarge:
     remedy = "reduce the picture first, or allow more: ImageLimits(pixels=…)"
-    return ImageTooLarge(f"{said}; at most {limits.pixels:,} pixels are read", where=where, remedy=remedy)
+    return ImageTooLarge(f"{measured}; at most {limits.pixels:,} pixels are read", where=where, remedy=remedy)
 
 
-def _no_range(kind: str, where: object) -> InputError:
+def _unknown_range(kind: str, where: object) -> InputError:
     return InputError(f"{kind} pixels have no known range", where=where, remedy="save it with 8 or 16 bits a channel")

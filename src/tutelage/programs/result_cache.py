@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tutelage.errors import StaleError, StorageError
-from tutelage.programs.serialization import decode, digest, encode, is_exact
+from tutelage.programs.serialization import decode, digest, encode, is_json_exact
 from tutelage.programs.types import Module, Value
 
 FORMAT = 1
 
 
-class Stored(NamedTuple):
+class CachedResult(NamedTuple):
     """One answer: its value, its distribution, and whether the module knew the words of the call."""
 
     value: Value
@@ -44,11 +44,11 @@ class ResultCache:
         self.path = Path(path) if path is not None else None
         self.hits = self.misses = 0
         self._capacity = capacity
-        self._memory: dict[Hashable, Stored] = {}
+        self._memory: dict[Hashable, CachedResult] = {}
         self._new: list[tuple[bytes, str]] = []
         self._file = self._open(self.path) if self.path is not None else None
 
-    def get(self, module: Module, key: Hashable) -> Stored | None:
+    def get(self, module: Module, key: Hashable) -> CachedResult | None:
         """The answer of this version of ``module`` to the input ``key``, or None."""
         full = (module.name, module.version, key)
         found = self._memory.get(full)
@@ -62,18 +62,18 @@ class ResultCache:
             self.hits += 1
         return found
 
-    def put(self, module: Module, key: Hashable, stored: Stored) -> None:
+    def put(self, module: Module, key: Hashable, result: CachedResult) -> None:
         """Keep an answer; it is on disk after the next :meth:`commit`."""
         full = (module.name, module.version, key)
-        self._remember(full, stored)
-        if self._file is not None and is_exact(stored.value):
-            line = json.dumps([encode(stored.value), stored.distribution, stored.out_of_vocabulary])
+        self._remember(full, result)
+        if self._file is not None and is_json_exact(result.value):
+            line = json.dumps([encode(result.value), result.distribution, result.out_of_vocabulary])
             self._new.append((digest(*full), line))
 
     def commit(self) -> None:
         """Write the new answers to disk, all or none."""
         if self._file is not None and self._new:
-            with self._guard(), self._file:
+            with self._translate_errors(), self._file:
                 self._file.executemany("INSERT OR IGNORE INTO results VALUES (?, ?)", self._new)
             self._new.clear()
 
@@ -90,22 +90,22 @@ class ResultCache:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _remember(self, full: Hashable, stored: Stored) -> None:
+    def _remember(self, full: Hashable, result: CachedResult) -> None:
         while len(self._memory) >= self._capacity:
             del self._memory[next(iter(self._memory))]
-        self._memory[full] = stored
+        self._memory[full] = result
 
-    def _read(self, name: bytes) -> Stored | None:
+    def _read(self, name: bytes) -> CachedResult | None:
         assert self._file is not None
-        with self._guard():
+        with self._translate_errors():
             row = self._file.execute("SELECT answer FROM results WHERE key = ?", (name,)).fetchone()
         if row is None:
             return None
         value, distribution, unknown = json.loads(row[0])
-        return Stored(decode(value), distribution, unknown)
+        return CachedResult(decode(value), distribution, unknown)
 
     def _open(self, path: Path) -> sqlite3.Connection:
-        with self._guard():
+        with self._translate_errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             file = sqlite3.connect(path, timeout=60, check_same_thread=False)
             file.execute("PRAGMA journal_mode = WAL")
@@ -119,7 +119,7 @@ class ResultCache:
         return file
 
     @contextlib.contextmanager
-    def _guard(self) -> Iterator[None]:
+    def _translate_errors(self) -> Iterator[None]:
         try:
             yield
         except (OSError, sqlite3.OperationalError) as error:

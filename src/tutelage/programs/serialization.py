@@ -46,7 +46,7 @@ def encode(value: Value) -> Any:
         return [float(number) for number in value]
     if isinstance(value, (list, tuple)):
         items = [encode(item) for item in value]
-        return {"list": items} if _like_box(items) else items
+        return {"list": items} if _looks_like_box(items) else items
     if isinstance(value, dict):
         return {"dict": {str(key): encode(item) for key, item in value.items()}}
     if isinstance(value, Object):
@@ -67,7 +67,7 @@ def decode(data: Any, find_image: FindImage | None = None) -> Value:
     if type(data) in _SCALARS:
         return data
     if isinstance(data, list):
-        return Box(*data) if _like_box(data) else [decode(item, find_image) for item in data]
+        return Box(*data) if _looks_like_box(data) else [decode(item, find_image) for item in data]
     try:
         match data:
             case {"image": str(key), "region": [int(), int(), int(), int()] as region}:
@@ -85,12 +85,12 @@ def decode(data: Any, find_image: FindImage | None = None) -> Value:
     raise InputError("not a stored value", where=str(data)[:80], remedy="only what a trace wrote can be read")
 
 
-def is_exact(value: Value) -> bool:
+def is_json_exact(value: Value) -> bool:
     """Whether :func:`decode` gives ``value`` back whole without its pixels: no image and nothing opaque inside."""
     if type(value) in _SCALARS or isinstance(value, Box):
         return True
     if type(value) is list:
-        return all(map(is_exact, value))
+        return all(map(is_json_exact, value))
     return isinstance(value, Object) and not value.extra
 
 
@@ -145,7 +145,7 @@ def _key(value: Value) -> Hashable:
     raise TypeError(f"no key for {kind.__name__}")
 
 
-def _like_box(items: list[Any]) -> bool:
+def _looks_like_box(items: list[Any]) -> bool:
     return len(items) == 5 and all(type(item) in (int, float) for item in items)
 
 

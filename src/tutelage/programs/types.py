@@ -24,7 +24,7 @@ class ParseFailure(ProgramFailure):
     kind = "parse"
 
 
-class Refused(ProgramFailure):
+class ForbiddenSyntax(ProgramFailure):
     """The program uses a construct that the restricted language does not allow."""
 
     kind = "refused"
@@ -91,7 +91,7 @@ class Signature:
     optional: frozenset[str] = frozenset()
 
 
-def _every(call: Call) -> bool:
+def _supports_all(call: Call) -> bool:
     return True
 
 
@@ -99,13 +99,13 @@ def _every(call: Call) -> bool:
 class Capabilities:
     """The calls a module or teacher can answer: ``covers(call)``, and in which ``vocabulary`` (None: open)."""
 
-    covers: Callable[[Call], bool] = field(default=_every)
+    supports: Callable[[Call], bool] = field(default=_supports_all)
     vocabulary: Sequence[str] | None = None
     describe: str = "every call"
 
 
 @dataclass(slots=True)
-class Answers:
+class ModuleOutputs:
     """What a module says to a batch of calls.
 
     ``values[i]`` answers call i: a value, or a :class:`ProgramFailure` for that call alone. ``distributions[i]`` maps
@@ -149,12 +149,12 @@ class Module(Protocol):
         """The most calls it takes at once."""
         ...
 
-    def run(self, calls: Sequence[Call]) -> Answers:
+    def run(self, calls: Sequence[Call]) -> ModuleOutputs:
         """Answer ``calls``, each as if it stood alone."""
         ...
 
 
-Steps = Generator[Call | list[Call], Value, Value]
+ProgramRun = Generator[Call | list[Call], Value, Value]
 """A running program: it yields its next call, or several that do not need one another, is sent the value (or a list of
 values), and returns its answer."""
 
@@ -185,6 +185,6 @@ class Program(Protocol):
         """The names of the initial variables."""
         ...
 
-    def start(self, state: Mapping[str, Value]) -> Steps:
+    def start(self, state: Mapping[str, Value]) -> ProgramRun:
         """Run on ``state``; several runs of one program may be under way at once."""
         ...

@@ -90,7 +90,7 @@ class Image:
         Raises:
             InputError: its pixels are floats, or whole numbers of more than 16 bits.
         """
-        return cls._of(*image_io.flattened(picture), key)
+        return cls._of(*image_io.to_rgb(picture), key)
 
     @classmethod
     def from_file(cls, path: str | Path, limits: ImageLimits = image_io.DEFAULT) -> Image:

@@ -20,7 +20,7 @@ PIPELINES = {
     "DEPTH": "depth-estimation",
 }
 """The hub's names of what modules do."""
-NEEDED = ("title", "what", "library", "module", "lessons", "figures", "limits", "run")
+REQUIRED_FACTS = ("title", "what", "library", "module", "lessons", "figures", "limits", "run")
 
 
 def card(facts: Mapping[str, Any]) -> str:
@@ -32,7 +32,7 @@ def card(facts: Mapping[str, Any]) -> str:
     Raises:
         InputError: a fact is missing.
     """
-    for name in NEEDED:
+    for name in REQUIRED_FACTS:
         if name not in facts:
             raise InputError(f"the fact {name!r} is missing", where="card", remedy="tutelage.sdvp.export gathers them")
     given = {"license": None, "base_model": None, "labelled_teachers": False, "figures_of": "", **facts}

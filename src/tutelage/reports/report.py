@@ -12,7 +12,7 @@ from tutelage.reports import comparison, study
 from tutelage.reports.page import load
 
 
-class Kind(NamedTuple):
+class ReportType(NamedTuple):
     """A kind of results: the file a run folder keeps them in, the ``format`` field, and the report that reads them."""
 
     file: str
@@ -20,9 +20,9 @@ class Kind(NamedTuple):
     report: Callable[[Path], str]
 
 
-KINDS = (
-    Kind(study.FILE, study.FORMAT, study.study_report),
-    Kind(comparison.FILE, comparison.FORMAT, comparison.comparison_report),
+REPORT_TYPES = (
+    ReportType(study.FILE, study.FORMAT, study.study_report),
+    ReportType(comparison.FILE, comparison.FORMAT, comparison.comparison_report),
 )
 
 
@@ -35,14 +35,14 @@ def find_results(run: str | Path) -> Path:
     path = Path(run)
     if not path.is_dir():
         return path
-    for kind in KINDS:
+    for kind in REPORT_TYPES:
         if (path / kind.file).exists():
             return path / kind.file
-    names = " or ".join(kind.file for kind in KINDS)
+    names = " or ".join(kind.file for kind in REPORT_TYPES)
     raise InputError(f"no {names} in this folder", where=path, remedy="has the run finished?")
 
 
-class Written(NamedTuple):
+class WrittenReport(NamedTuple):
     """A page that was written: where, from which results of which format, and its size."""
 
     page: Path
@@ -59,14 +59,14 @@ def render_report(run: str | Path) -> tuple[str, Path, str]:
     """
     path = find_results(run)
     data, _ = load(path, path.name)
-    for kind in KINDS:
+    for kind in REPORT_TYPES:
         if data.get("format") == kind.format:
             return kind.report(path), path, kind.format
-    formats = " or ".join(kind.format for kind in KINDS)
+    formats = " or ".join(kind.format for kind in REPORT_TYPES)
     raise InputError(f"field format is {data.get('format')!r}, reports read {formats}", where=path, remedy="name the run's results")
 
 
-def write_report(run: str | Path, out: str | Path | None = None) -> Written:
+def write_report(run: str | Path, out: str | Path | None = None) -> WrittenReport:
     """Write the page of ``run`` to ``out`` (default: ``report.html`` beside its JSON), whole or not at all.
 
     Raises:
@@ -75,4 +75,4 @@ def write_report(run: str | Path, out: str | Path | None = None) -> Written:
     """
     text, path, format = render_report(run)
     page = write_text(out or path.with_name("report.html"), text)
-    return Written(page, path, format, len(text.encode()))
+    return WrittenReport(page, path, format, len(text.encode()))

@@ -16,14 +16,14 @@ from torch import Tensor, nn
 
 from tutelage.distillation import losses
 from tutelage.distillation.data import Batch, TensorData, Tree
-from tutelage.distillation.job import Lesson, Settings
-from tutelage.distillation.method import Method, Output, Stage, Terms
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, Output, Phase, Terms
 from tutelage.distillation.teacher import Teacher
-from tutelage.modules.visual_module import Exercise, VisualModule
-from tutelage.sdvp.continual.base import NOTHING, Retain
+from tutelage.modules.visual_module import TrainingExamples, VisualModule
+from tutelage.sdvp.continual.base import NO_STRATEGY, ContinualStrategy
 
 
-class Stepwise(Method):
+class StepwiseDistillation(Method):
     """Distil labelled calls into a module (``step``), and keep what it said to replayed calls (``self``).
 
     ``step`` by head: classes ``a tau^2 KL(p_T || p_S) + (1-a) CE(y)``; a logit BCE; a heat-map weighted BCE over the
@@ -42,15 +42,15 @@ class Stepwise(Method):
 
         tau: float = 2.0
         alpha: float = 0.5
-        keep: float = 6.0
+        self_weight: float = 6.0
         size: float = 1.0
         positive: float = 3.0
-        retain: str = ""
+        strategy: str = ""
 
-    def __init__(self, heads: Mapping[str, str], config: Any = None, retain: Retain = NOTHING, penalty: nn.Module | None = None):
+    def __init__(self, heads: Mapping[str, str], config: Any = None, strategy: ContinualStrategy = NO_STRATEGY, penalty: nn.Module | None = None):
         super().__init__(config)
-        self.config = replace(self.config, retain=repr(retain))
-        self.heads, self.retain, self.penalty = dict(heads), retain, penalty
+        self.config = replace(self.config, retain=repr(strategy))
+        self.heads, self.strategy, self.penalty = dict(heads), strategy, penalty
         self._penalty: Tensor | None = None
         self._replayed = False
 
@@ -63,32 +63,32 @@ class Stepwise(Method):
         self._replayed = "replay" in batch.inputs
         return out, {}
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``step``, ``self`` where there is replay, ``labelled`` where old labels are, ``penalty`` where the retain option
         has one."""
-        terms = {"step": self._taught("task", batch, student)}
+        terms = {"step": self._step_loss("task", batch, student)}
         if "replay" in batch.inputs:
             replay = batch.labels["replay"]
             kept = [
-                self._self(kind, student[f"replay/{head}"], replay["heads"][head], replay["weights"])
+                self._self_loss(kind, student[f"replay/{head}"], replay["heads"][head], replay["weights"])
                 for head, kind in self.heads.items()
             ]
             terms["self"] = torch.stack(kept).sum()
         if "labelled" in batch.inputs:
-            terms["labelled"] = self._taught("labelled", batch, student)
+            terms["labelled"] = self._step_loss("labelled", batch, student)
         if self._penalty is not None:
             terms["penalty"] = self._penalty
         return terms
 
-    def weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:
         """``self`` weighs lambda."""
         return {"self": self.config.keep} if self._replayed else {}
 
-    def stages(self) -> tuple[Stage, ...]:
+    def phases(self) -> tuple[Phase, ...]:
         """One stage; the retain option may freeze parts of the student."""
-        return (Stage(trains=self.retain.trains),)
+        return (Phase(trains=self.strategy.is_trainable),)
 
-    def _taught(self, group: str, batch: Batch, student: Output) -> Tensor:
+    def _step_loss(self, group: str, batch: Batch, student: Output) -> Tensor:
         """The step loss of a group of labelled rows, summed over heads."""
         labels = batch.labels[group]
         found = [
@@ -119,7 +119,7 @@ class Stepwise(Method):
                 return set_step(out, target["boxes"], target["real"], weights)
         raise NotImplementedError(kind)
 
-    def _self(self, kind: str, out: Tensor, frozen: Tensor, weights: Tensor) -> Tensor:
+    def _self_loss(self, kind: str, out: Tensor, frozen: Tensor, weights: Tensor) -> Tensor:
         frozen = frozen.to(out.dtype)
         if kind == "classes":
             return losses.kd(out.flatten(0, -2), frozen.flatten(0, -2), self.config.tau, weights.flatten())
@@ -132,44 +132,44 @@ class Stepwise(Method):
         return self.config.size * out.shape[1] * losses.head_distance(kind, out, frozen, weights=weights)
 
 
-def heatmap_step(logits: Tensor, heat: Tensor, asked: Tensor, positive: float) -> Tensor:
+def heatmap_step(logits: Tensor, heat: Tensor, queried: Tensor, positive: float) -> Tensor:
     """BCE of heat-maps [B, C, h, w], cells weighted ``1 + (positive - 1) heat``, over the classes with ``asked`` > 0;
     summed over a map's cells, so that a peak counts alike on every grid."""
     loss = nn.functional.binary_cross_entropy_with_logits(logits, heat, reduction="none")
-    per_map = (loss * (1 + (positive - 1) * heat)).sum((2, 3)) * asked
-    return per_map.sum() / asked.sum().clamp_min(1.0)
+    per_map = (loss * (1 + (positive - 1) * heat)).sum((2, 3)) * queried
+    return per_map.sum() / queried.sum().clamp_min(1.0)
 
 
-def set_step(found: Tensor, boxes: Tensor, real: Tensor, weights: Tensor) -> Tensor:
+def set_step(predictions: Tensor, boxes: Tensor, real: Tensor, weights: Tensor) -> Tensor:
     """DETR's loss of sets [B, Q, 5] against ``boxes`` [B, T, 4], of which those are meant that are ``real`` [B, T]."""
-    verdict = torch.stack([found[..., 0], torch.zeros_like(found[..., 0])], -1)  # its softmax is the logit's sigmoid
+    verdict = torch.stack([predictions[..., 0], torch.zeros_like(predictions[..., 0])], -1)  # its softmax is the logit's sigmoid
     targets = [mine[there] for mine, there in zip(boxes, real.bool(), strict=True)]
-    labels = [torch.zeros(len(target), dtype=torch.long, device=found.device) for target in targets]
-    return losses.set_loss(verdict, found[..., 1:], labels, targets, weights)
+    labels = [torch.zeros(len(target), dtype=torch.long, device=predictions.device) for target in targets]
+    return losses.set_loss(verdict, predictions[..., 1:], labels, targets, weights)
 
 
-class TaskAndReplay:
+class TaskReplayData:
     """The rows of a lesson: each batch takes its task rows in order, and as many replayed rows drawn by view seed, and as
     many ``labelled`` rows of old tasks where such are given."""
 
     def __init__(
         self,
-        task: Exercise,
-        replay: Exercise | None = None,
+        task: TrainingExamples,
+        replay: TrainingExamples | None = None,
         frozen: Mapping[str, Tensor] | None = None,
-        labelled: Exercise | None = None,
+        labelled: TrainingExamples | None = None,
     ):
         self.task = _with_targets(task)
-        self.others: dict[str, TensorData] = {}
+        self.replay_groups: dict[str, TensorData] = {}
         if replay is not None:
-            self.others["replay"] = TensorData(replay.inputs, {"heads": dict(frozen or {}), "weights": replay.weights})
+            self.replay_groups["replay"] = TensorData(replay.inputs, {"heads": dict(frozen or {}), "weights": replay.weights})
         if labelled is not None:
-            self.others["labelled"] = _with_targets(labelled)
+            self.replay_groups["labelled"] = _with_targets(labelled)
 
     @property
     def fingerprint(self) -> str:
         """Names every row of every group."""
-        return "".join(group.fingerprint for group in (self.task, *self.others.values()))
+        return "".join(group.fingerprint for group in (self.task, *self.replay_groups.values()))
 
     def __len__(self) -> int:
         return len(self.task)
@@ -180,17 +180,17 @@ class TaskAndReplay:
         inputs: Tree = {"task": task.inputs}
         labels: Tree = {"task": task.labels}
         draw = indices if seeds is None else seeds
-        for name, group in self.others.items():
+        for name, group in self.replay_groups.items():
             rows = group.batch(draw % len(group), seeds)
             inputs[name], labels[name] = rows.inputs, rows.labels
         return Batch(inputs, labels, ids=indices, seeds=seeds)
 
 
-def _with_targets(exercise: Exercise) -> TensorData:
+def _with_targets(exercise: TrainingExamples) -> TensorData:
     return TensorData(exercise.inputs, {"targets": exercise.targets, "weights": exercise.weights})
 
 
-def frozen_heads(module: VisualModule, exercise: Exercise, rows: int = 512) -> dict[str, Tensor]:
+def reference_outputs(module: VisualModule, exercise: TrainingExamples, rows: int = 512) -> dict[str, Tensor]:
     """Every head of the module as it stands, on all rows of an exercise, in fp16: what self-distillation keeps to."""
     parts: dict[str, list[Tensor]] = {head: [] for head in module.heads}
     with torch.no_grad():
@@ -201,22 +201,22 @@ def frozen_heads(module: VisualModule, exercise: Exercise, rows: int = 512) -> d
     return {head: torch.cat(found) for head, found in parts.items()}
 
 
-def lesson(
+def make_job(
     module: VisualModule,
-    task: Exercise,
-    replay: Exercise | None,
-    settings: Settings,
-    config: Stepwise.Config,
-    retain: Retain = NOTHING,
+    task: TrainingExamples,
+    replay: TrainingExamples | None,
+    settings: TrainingSettings,
+    config: StepwiseDistillation.Config,
+    strategy: ContinualStrategy = NO_STRATEGY,
     name: str = "lesson",
-) -> Lesson:
+) -> TrainingJob:
     """The lesson that teaches a copy of ``module``'s network; the module itself stays as it is.
 
     ``replay``: inputs of old tasks, which ``retain`` may need; their old answers are kept where ``config.keep`` > 0.
     """
-    student = retain.prepare(module.copy_network(), module)
-    method = Stepwise(module.heads, config, retain, retain.penalty(module, replay))
-    kept = replay if config.keep > 0 else None
-    frozen = frozen_heads(module, kept) if kept is not None else None
-    data = TaskAndReplay(task, kept, frozen, retain.labelled(module))
-    return Lesson(student, None, method, data, settings, name)
+    student = strategy.prepare(module.copy_network(), module)
+    method = StepwiseDistillation(module.heads, config, strategy, strategy.penalty(module, replay))
+    kept = replay if config.self_weight > 0 else None
+    frozen = reference_outputs(module, kept) if kept is not None else None
+    data = TaskReplayData(task, kept, frozen, strategy.labelled_examples(module))
+    return TrainingJob(student, None, method, data, settings, name)

@@ -7,35 +7,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tutelage.programs.types import Module
-from tutelage.sdvp.compile import Compiled, Options, Stage, Taught, run_stage
+from tutelage.sdvp.compile import CompileResult, SdvpOptions, SdvpTask, ModuleReport, distill_task
 
-Learn = Callable[[Mapping[str, Module], Stage, Options, Path | None], Compiled]
+Learn = Callable[[Mapping[str, Module], SdvpTask, SdvpOptions, Path | None], CompileResult]
 """How one stage is learned: :func:`run_stage`, or a rival with the same arguments."""
 
 
 @dataclass(frozen=True)
-class Learned:
+class SequenceResult:
     """``general``: the modules for a task without its own; ``own``: those of the tasks that are routed; ``lessons``: of
     all stages."""
 
     general: Mapping[str, Module]
     own: Mapping[str, Mapping[str, Module]]
-    lessons: tuple[Taught, ...]
+    reports: tuple[ModuleReport, ...]
 
-    def of(self, task: str) -> Mapping[str, Module]:
+    def modules_for(self, task: str) -> Mapping[str, Module]:
         """The modules that answer ``task``."""
         return self.own.get(task, self.general)
 
 
-def run_stages(
+def distill_tasks(
     modules: Mapping[str, Module],
-    stages: Sequence[Stage],
-    options: Options = Options(),  # noqa: B008  (frozen)
+    stages: Sequence[SdvpTask],
+    options: SdvpOptions = SdvpOptions(),  # noqa: B008  (frozen)
     folder: str | Path | None = None,
     *,
-    learn: Learn = run_stage,
+    learn: Learn = distill_task,
     by_task: bool = False,
-) -> Learned:
+) -> SequenceResult:
     """Teach ``stages`` in order.
 
     By default each stage goes on from the modules of the one before. With ``by_task`` each starts from ``modules``, its
@@ -43,12 +43,12 @@ def run_stages(
     """
     general: Mapping[str, Module] = modules
     own: dict[str, Mapping[str, Module]] = {}
-    lessons: list[Taught] = []
+    lessons: list[ModuleReport] = []
     for stage in stages:
         found = learn(general, stage, options, Path(folder) if folder is not None else None)
-        lessons += found.lessons
+        lessons += found.reports
         if by_task:
             own[stage.name] = found.modules
         else:
             general = found.modules
-    return Learned(general, own, tuple(lessons))
+    return SequenceResult(general, own, tuple(lessons))

@@ -7,31 +7,31 @@ from typing import Any
 from tutelage.errors import InputError, TutelageError
 from tutelage.programs.types import ProgramFailure
 from tutelage.programs.image_io import ImageTooLarge
-from tutelage.programs.generators.base import NoDraft
+from tutelage.programs.generators.base import GenerationFailed
 
 
-class Refusal(TutelageError):
+class ServingError(TutelageError):
     """A request that is not served; the class tells its status code and kind."""
 
     code = 400
     kind = "request"
 
 
-class BadKey(Refusal):
+class Unauthorized(ServingError):
     """No API key, or a wrong one."""
 
     code = 401
     kind = "key"
 
 
-class TooLarge(Refusal):
+class PayloadTooLarge(ServingError):
     """A body over the limit."""
 
     code = 413
     kind = "too_large"
 
 
-class Busy(Refusal):
+class TooManyRequests(ServingError):
     """No place is free in the queue."""
 
     code = 429
@@ -39,33 +39,33 @@ class Busy(Refusal):
     retry_after_s = 1
 
 
-class ClientGone(Refusal):
+class ClientDisconnected(ServingError):
     """The client hung up: nobody reads this."""
 
     code = 499
     kind = "gone"
 
 
-class Stopped(Refusal):
+class ServiceUnavailable(ServingError):
     """The engine takes no more programs: the server is stopping, or a fault ended it."""
 
     code = 503
     kind = "stopped"
 
 
-class TooLate(Refusal):
+class RequestTimeout(ServingError):
     """The time limit of a request has passed."""
 
     code = 504
     kind = "timeout"
 
 
-def code_and_kind(error: Exception) -> tuple[int, str]:
+def status_and_kind(error: Exception) -> tuple[int, str]:
     """The status code of ``error``, and its kind in one word; anything unforeseen is a fault of ours."""
     match error:
-        case Refusal():
+        case ServingError():
             return error.code, error.kind
-        case NoDraft():
+        case GenerationFailed():
             return 502, error.kind
         case ProgramFailure():
             return 422, error.kind
@@ -76,9 +76,9 @@ def code_and_kind(error: Exception) -> tuple[int, str]:
     return 500, "fault"
 
 
-def told(error: Exception, kind: str = "") -> dict[str, Any]:
+def error_payload(error: Exception, kind: str = "") -> dict[str, Any]:
     """{kind, message, where, remedy}; of an unforeseen error no more than its type."""
-    kind = kind or code_and_kind(error)[1]
+    kind = kind or status_and_kind(error)[1]
     if not isinstance(error, TutelageError):
         remedy = "this is a fault of the server; its log says more"
         return {"kind": kind, "message": type(error).__name__, "where": None, "remedy": remedy}

@@ -10,11 +10,11 @@ from tutelage.programs.values import Image
 from tutelage.datasets.synthetic.render import render
 from tutelage.datasets.synthetic.scene import make_scene
 
-STREAM = 2026
+SCENE_SEED = 2026
 """The seed of the drawn scenes (ours)."""
 PHOTOS = "photos"
 """The asset whose photographs are shown."""
-LONGEST = 1024
+MAX_SIDE = 1024
 """Pixels of the longer side of a photograph."""
 
 Sample = Callable[[int], dict[str, Any]]
@@ -24,7 +24,7 @@ same number."""
 
 def scene(number: int) -> dict[str, Any]:
     """A drawn picture of the embedded world: see :data:`Sample`."""
-    made = make_scene(STREAM, number, "A")
+    made = make_scene(SCENE_SEED, number, "A")
     shapes = list(dict.fromkeys(thing.shape for thing in made.things))
     alone = [shape for shape in shapes if len(made.of(shape)) == 1]
     questions = [f"What color is the {shape}?" for shape in alone[:2]]
@@ -46,5 +46,5 @@ def photograph(number: int) -> dict[str, Any]:
 
 
 def _sample(image: Image, questions: list[str]) -> dict[str, Any]:
-    kind, _, data = image.data_uri(LONGEST).removeprefix("data:").partition(";base64,")
+    kind, _, data = image.data_uri(MAX_SIDE).removeprefix("data:").partition(";base64,")
     return {"picture": data, "type": kind, "questions": questions}

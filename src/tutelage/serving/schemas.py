@@ -6,22 +6,22 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-PICTURE = (
+EXAMPLE_IMAGE = (
     "iVBORw0KGgoAAAANSUhEUgAAABAAAAAQAQMAAAAlPW0iAAAABlBMVEXSzb7IKCjh7dCAAAAAJUlEQVR42mNggAHmAwz8H5gYGJgE"
     "OJgYGKDoww8mBgamLxfgqgB0cwWXvsWKnAAAAABJRU5ErkJggg=="
 )
-PROGRAM = "BOX0=LOC(image=IMAGE,object='circle')\nANSWER0=COUNT(box=BOX0)\nFINAL_RESULT=RESULT(var=ANSWER0)"
-QUESTION = "How many circles are there?"
+EXAMPLE_PROGRAM = "BOX0=LOC(image=IMAGE,object='circle')\nANSWER0=COUNT(box=BOX0)\nFINAL_RESULT=RESULT(var=ANSWER0)"
+EXAMPLE_QUESTION = "How many circles are there?"
 
 Picture = Annotated[str, Field(description="A picture file (PNG, JPEG, WebP, GIF, BMP, TIFF or PPM) in base64.")]
 Dsl = Annotated[Literal["visprog", "viper"], Field(description="The program's language.")]
 
 
-def _with(example: dict[str, Any]) -> ConfigDict:
+def _example(example: dict[str, Any]) -> ConfigDict:
     return ConfigDict(extra="forbid", json_schema_extra={"examples": [example]})
 
 
-class About(BaseModel):
+class RequestBase(BaseModel):
     """One picture, or a left and a right one, and what is wanted back."""
 
     images: Annotated[list[Picture], Field(min_length=1, max_length=2, description="One is IMAGE; two are LEFT and RIGHT.")]
@@ -30,21 +30,21 @@ class About(BaseModel):
     pictures: Annotated[bool, Field(description="Send the pictures that the steps looked at, as they were seen.")] = False
 
 
-class SolveRequest(About):
+class SolveRequest(RequestBase):
     """A question about one picture, or a statement about two: a program is written for it and run."""
 
-    model_config = _with({"images": [PICTURE], "question": QUESTION})
+    model_config = _example({"images": [EXAMPLE_IMAGE], "question": EXAMPLE_QUESTION})
     question: Annotated[str, Field(min_length=1, max_length=2000)]
 
 
-class RunRequest(About):
+class RunRequest(RequestBase):
     """A program to run. ViperGPT programs run isolated, in a process that has nothing to misuse."""
 
-    model_config = _with({"images": [PICTURE], "program": PROGRAM})
+    model_config = _example({"images": [EXAMPLE_IMAGE], "program": EXAMPLE_PROGRAM})
     program: Annotated[str, Field(min_length=1, max_length=20_000)]
 
 
-class Item(BaseModel):
+class BatchItem(BaseModel):
     """One of many: a program or a question, and the names of its pictures."""
 
     model_config = ConfigDict(extra="forbid")
@@ -54,7 +54,7 @@ class Item(BaseModel):
     dsl: Dsl = "visprog"
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> Item:
+    def _check_program_or_question(self) -> BatchItem:
         if (self.program is None) == (self.question is None):
             raise ValueError("give a program or a question, one of both")
         return self
@@ -63,15 +63,15 @@ class Item(BaseModel):
 class BatchRequest(BaseModel):
     """Many programs and questions over some pictures, each of which is sent once."""
 
-    model_config = _with(
-        {"pictures": {"a": PICTURE}, "items": [{"images": ["a"], "program": PROGRAM}, {"images": ["a"], "question": QUESTION}]}
+    model_config = _example(
+        {"pictures": {"a": EXAMPLE_IMAGE}, "items": [{"images": ["a"], "program": EXAMPLE_PROGRAM}, {"images": ["a"], "question": EXAMPLE_QUESTION}]}
     )
     pictures: dict[str, Picture]
-    items: Annotated[list[Item], Field(min_length=1)]
+    items: Annotated[list[BatchItem], Field(min_length=1)]
     trace: Annotated[bool, Field(description="Send every step along.")] = False
 
 
-class Problem(BaseModel):
+class ErrorDetail(BaseModel):
     """What went wrong. ``kind`` is a word for programs to read, ``remedy`` a sentence for people."""
 
     kind: str
@@ -80,16 +80,16 @@ class Problem(BaseModel):
     remedy: str | None = None
 
 
-class Failed(BaseModel):
+class ErrorResponse(BaseModel):
     """The body of every answer that is no success."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"error": {"kind": "busy", "message": "256 programs are held", "remedy": "ask again"}}]}
     )
-    error: Problem
+    error: ErrorDetail
 
 
-class Written(BaseModel):
+class ProgramInfo(BaseModel):
     """The program that ran; ``source`` names its writer, or client."""
 
     dsl: str
@@ -97,7 +97,7 @@ class Written(BaseModel):
     source: str
 
 
-class Seen(BaseModel):
+class ImageInfo(BaseModel):
     """A picture as it was read: its size in pixels, the key that steps call it by, and what had to be done to it."""
 
     width: int
@@ -106,7 +106,7 @@ class Seen(BaseModel):
     notes: list[str]
 
 
-class Shown(BaseModel):
+class RenderedImage(BaseModel):
     """A picture for people: a data URI, and the size in pixels that boxes are given in; the file may be smaller."""
 
     src: str
@@ -114,14 +114,14 @@ class Shown(BaseModel):
     height: int
 
 
-class Took(BaseModel):
+class Timing(BaseModel):
     """Milliseconds in the queue, and from there to the answer."""
 
     queued: float
     ran: float
 
 
-class Answer(BaseModel):
+class RunResponse(BaseModel):
     """How a program ended. ``status`` is ``ok``, or what kind of failure ``error`` tells of.
 
     A box is ``[x1, y1, x2, y2, score]`` in pixels, origin top-left; an image is ``{"image": key, "region": [x1, y1, x2, y2]}``.
@@ -131,15 +131,15 @@ class Answer(BaseModel):
     status: str
     answer: Any = None
     confidence: float | None = None
-    program: Written | None = None
-    images: list[Seen] = []
+    program: ProgramInfo | None = None
+    images: list[ImageInfo] = []
     steps: list[dict[str, Any]] | None = None
-    pictures: dict[str, Shown] | None = None
-    ms: Took | None = None
-    error: Problem | None = None
+    pictures: dict[str, RenderedImage] | None = None
+    ms: Timing | None = None
+    error: ErrorDetail | None = None
 
 
-class Answers(BaseModel):
+class BatchResponse(BaseModel):
     """An answer an item, in their order."""
 
-    answers: list[Answer]
+    answers: list[RunResponse]

@@ -34,16 +34,16 @@ def serve(app: ASGIApp, settings: ServerSettings, host: str, port: int, ready: C
         timeout_graceful_shutdown=max(1, round(settings.grace_s)),
         timeout_keep_alive=30,
     )
-    with _listening(host, port) as listener, _signals_end_here():
+    with _listening(host, port) as listener, _swallow_stop_signals():
         address, taken = listener.getsockname()[:2]
         url = f"http://[{address}]:{taken}" if ":" in address else f"http://{address}:{taken}"
-        server = _Telling(config, lambda: ready(url))
+        server = _NotifyingServer(config, lambda: ready(url))
         server.run(sockets=[listener])
     if not server.started:
         raise TutelageError("the server did not start", where=url, remedy="the lines above say why")
 
 
-class _Telling(uvicorn.Server):
+class _NotifyingServer(uvicorn.Server):
     """A server that tells when it can be asked."""
 
     def __init__(self, config: uvicorn.Config, ready: Callable[[], None]):
@@ -70,7 +70,7 @@ def _listening(host: str, port: int) -> Iterator[socket.socket]:
 
 
 @contextlib.contextmanager
-def _signals_end_here() -> Iterator[None]:
+def _swallow_stop_signals() -> Iterator[None]:
     """uvicorn raises the signal that stopped it once more when it has stopped: here that is a good end."""
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

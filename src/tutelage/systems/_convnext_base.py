@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from tutelage.errors import InputError
 from tutelage.systems._backbone import Backbone
-from tutelage.systems._layers import ChannelNorm, drop_rates, init_weights
+from tutelage.systems._layers import LayerNorm2d, drop_path_rates, init_weights
 
 
-class Pyramid(Backbone):
+class ConvNeXtBase(Backbone):
     """Stem, stages of blocks with downsampling between them, mean over positions, layer norm, linear classifier.
 
     Stem: convolution ``stem`` x ``stem`` of that stride, then a norm over channels (unless ``stem_norm`` is off); before
@@ -52,13 +52,13 @@ class Pyramid(Backbone):
         if not depths or len(depths) != len(dims):
             raise InputError(f"{len(depths)} depths and {len(dims)} dims", where="depths, dims", remedy="one of each a stage")
         super().__init__(num_classes, in_chans, [(f"stages.{i}", stem * 2**i, width) for i, width in enumerate(dims)])
-        first = [nn.Conv2d(in_chans, dims[0], stem, stem)] + ([ChannelNorm(dims[0])] if stem_norm else [])
+        first = [nn.Conv2d(in_chans, dims[0], stem, stem)] + ([LayerNorm2d(dims[0])] if stem_norm else [])
         self.downsample_layers = nn.ModuleList([nn.Sequential(*first)])
         for inner, outer in zip(dims, dims[1:]):
-            self.downsample_layers.append(nn.Sequential(ChannelNorm(inner), nn.Conv2d(inner, outer, 2, 2)))
+            self.downsample_layers.append(nn.Sequential(LayerNorm2d(inner), nn.Conv2d(inner, outer, 2, 2)))
         self.stages = nn.ModuleList(
             nn.Sequential(*(block(stage, dims[stage], rate) for rate in rates))
-            for stage, rates in enumerate(drop_rates(drop_path, depths))
+            for stage, rates in enumerate(drop_path_rates(drop_path, depths))
         )
         self.norm = nn.LayerNorm(dims[-1], eps=1e-6)
         self.head = nn.Linear(dims[-1], num_classes)
@@ -66,7 +66,7 @@ class Pyramid(Backbone):
         with torch.no_grad():
             self.head.weight.mul_(head_init_scale)
 
-    def maps(self, images: Tensor) -> list[Tensor]:
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
         """The stages' maps."""
         maps = []
         for downsample, stage in zip(self.downsample_layers, self.stages):
@@ -74,6 +74,6 @@ class Pyramid(Backbone):
             maps.append(images)
         return maps
 
-    def classify(self, maps: Tensor) -> Tensor:
+    def forward_head(self, maps: Tensor) -> Tensor:
         """Logits of the mean over positions."""
         return self.head(self.norm(maps.mean((-2, -1))))

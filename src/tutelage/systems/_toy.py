@@ -14,13 +14,13 @@ from tutelage.errors import InputError
 from tutelage.seeds import derive, torch_rng
 
 __all__ = [
-    "Attention",
-    "Block",
+    "SelfAttention",
+    "TransformerBlock",
     "HierarchicalTransformer",
-    "PatchEmbedding",
+    "OverlapPatchEmbed",
     "SmallCNN",
-    "Stage",
-    "built",
+    "TransformerStage",
+    "build_with_seed",
     "class_ids",
     "conv_norm",
     "feed_forward",
@@ -30,7 +30,7 @@ __all__ = [
 T = TypeVar("T")
 
 
-def built(make: Callable[[], T], seed: int, *names: object) -> T:
+def build_with_seed(make: Callable[[], T], seed: int, *names: object) -> T:
     """``make()`` under a global generator seeded by the stream ``names`` of ``seed``; the generator is put back."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, *names))
@@ -48,24 +48,24 @@ def class_ids(labels: Tensor | None) -> Tensor:
     return labels
 
 
-def toy_images(seed: int, count: int = 64, classes: int = 4, channels: int = 1, side: int = 8) -> TensorData:
+def toy_images(seed: int, count: int = 64, classes: int = 4, channels: int = 1, image_size: int = 8) -> TensorData:
     """Noisy class prototypes: images [count, channels, side, side], labels [count], every class present."""
     rng = torch_rng(seed, "toy images")
     labels = torch.arange(count) % classes
-    prototypes = torch.randn(classes, channels, side, side, generator=rng)
-    return TensorData(prototypes[labels] + 0.5 * torch.randn(count, channels, side, side, generator=rng), labels)
+    prototypes = torch.randn(classes, channels, image_size, image_size, generator=rng)
+    return TensorData(prototypes[labels] + 0.5 * torch.randn(count, channels, image_size, image_size, generator=rng), labels)
 
 
-class Attention(nn.Module):
+class SelfAttention(nn.Module):
     """Multi-head self-attention [B, N, D] -> [B, N, D]; ``weights`` is a tap on the probabilities [B, heads, N, N].
 
     ``mask`` [B, N]: 1 marks the tokens that may be attended to.
     """
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
+        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
         self.weights = nn.Identity()
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -78,18 +78,18 @@ class Attention(nn.Module):
         return self.out((self.weights(scores.softmax(-1)) @ v).transpose(1, 2).flatten(2))
 
 
-def feed_forward(width: int, ratio: int = 4) -> nn.Sequential:
+def feed_forward(dim: int, ratio: int = 4) -> nn.Sequential:
     """Linear, GELU, Linear."""
-    return nn.Sequential(nn.Linear(width, ratio * width), nn.GELU(), nn.Linear(ratio * width, width))
+    return nn.Sequential(nn.Linear(dim, ratio * dim), nn.GELU(), nn.Linear(ratio * dim, dim))
 
 
-class Block(nn.Module):
+class TransformerBlock(nn.Module):
     """A transformer block, each part after its norm: ``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``."""
 
-    def __init__(self, width: int, heads: int, ratio: int = 4):
+    def __init__(self, dim: int, heads: int, ratio: int = 4):
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention, self.mlp = Attention(width, heads), feed_forward(width, ratio)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attention, self.mlp = SelfAttention(dim, heads), feed_forward(dim, ratio)
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """[B, N, D] -> [B, N, D]; ``mask`` [B, N]: 1 marks the tokens that may be attended to."""
@@ -97,26 +97,26 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class PatchEmbedding(nn.Module):
+class OverlapPatchEmbed(nn.Module):
     """Overlapped patches: a convolution, then a layer norm over channels; [B, C, H, W] -> tokens [B, N, width]."""
 
-    def __init__(self, inputs: int, width: int, stride: int):
+    def __init__(self, in_chans: int, dim: int, stride: int):
         super().__init__()
         kernel = 2 * stride - 1
-        self.conv, self.norm = nn.Conv2d(inputs, width, kernel, stride, kernel // 2), nn.LayerNorm(width)
+        self.conv, self.norm = nn.Conv2d(in_chans, dim, kernel, stride, kernel // 2), nn.LayerNorm(dim)
 
     def forward(self, images: Tensor) -> Tensor:
         """Tokens in row-major order; the map is [ceil(H / stride), ceil(W / stride)]."""
         return self.norm(self.conv(images).flatten(2).transpose(1, 2))
 
 
-class Stage(nn.Module):
+class TransformerStage(nn.Module):
     """Patch embedding (a tap: ``embed``), transformer blocks, a norm; a map [B, C, H, W] to the next, smaller one."""
 
-    def __init__(self, inputs: int, width: int, depth: int, heads: int, stride: int = 2):
+    def __init__(self, in_chans: int, dim: int, depth: int, heads: int, stride: int = 2):
         super().__init__()
-        self.embed, self.norm, self.stride = PatchEmbedding(inputs, width, stride), nn.LayerNorm(width), stride
-        self.blocks = nn.Sequential(*(Block(width, heads, 2) for _ in range(depth)))
+        self.embed, self.norm, self.stride = OverlapPatchEmbed(in_chans, dim, stride), nn.LayerNorm(dim), stride
+        self.blocks = nn.Sequential(*(TransformerBlock(dim, heads, 2) for _ in range(depth)))
 
     def forward(self, x: Tensor) -> Tensor:
         """The stage's map."""
@@ -133,7 +133,7 @@ class HierarchicalTransformer(nn.Module):
         super().__init__()
         before = [inputs, *widths]
         self.stages = nn.ModuleList(
-            Stage(before[i], width, depth, max(1, width // head), 2 if i else first)
+            TransformerStage(before[i], width, depth, max(1, width // head), 2 if i else first)
             for i, (width, depth) in enumerate(zip(widths, depths))
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.types import Answers, Call, Module, Signature, Value
+from tutelage.programs.types import ModuleOutputs, Call, Module, Signature, Value
 from tutelage.programs.values import Box, Image
 from tutelage.datasets.synthetic import oracle
 from tutelage.datasets.synthetic.oracle import Region
@@ -24,12 +24,12 @@ class Oracle:
     symbolic: bool = False
     batch_size: int = 64
 
-    def run(self, calls: Sequence[Call]) -> Answers:
+    def run(self, calls: Sequence[Call]) -> ModuleOutputs:
         values = []
         for call in calls:
             image = call.args["image"]
             values.append(self.answer(self.scenes[image.root_key], Region("", *image.region), call))
-        return Answers(values)
+        return ModuleOutputs(values)
 
 
 def modules(scenes: Mapping[str, Scene]) -> dict[str, Module]:
@@ -46,7 +46,7 @@ def modules(scenes: Mapping[str, Scene]) -> dict[str, Module]:
             "VQA",
             Signature({**image, "question": "text"}, "text"),
             scenes,
-            lambda scene, region, call: oracle.ask(scene, region, call.args["question"]),
+            lambda scene, region, call: oracle.answer_question(scene, region, call.args["question"]),
         ),
         Oracle(
             "VERIFY",

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from tutelage.programs import viper, visprog
-from tutelage.programs.answers import normalise
+from tutelage.programs.answers import normalize_answer
 from tutelage.programs.types import Program, Signature
-from tutelage.programs.scheduler import Context, Job, run
+from tutelage.programs.scheduler import RunContext, Job, run
 from tutelage.programs.values import Box, Image
 from tutelage.datasets.synthetic.program_noise import wrong_programs
 from tutelage.datasets.synthetic.oracle import Region
@@ -26,7 +26,7 @@ def parsed(dsl: str, text: str, signatures: Mapping[str, Signature], inputs: tup
 
 def traces(samples: list[Sample], programs: list[str], dsl: str) -> list[Any]:
     scenes = {scene.id: scene for sample in samples for scene in sample.scenes.values()}
-    context = Context(modules(scenes))
+    context = RunContext(modules(scenes))
     jobs = []
     for sample, text in zip(samples, programs, strict=True):
         program = parsed(dsl, text, context.signatures, tuple(sample.images))
@@ -55,7 +55,7 @@ def test_gold_programs_give_the_gold_answer_step_by_step(task: str, dsl: str) ->
             box = trace.answer[0] if dsl == "visprog" else trace.answer
             assert isinstance(box, Box) and box[:4] == sample.answer
         else:
-            assert normalise(trace.answer) == sample.answer, sample.question
+            assert normalize_answer(trace.answer) == sample.answer, sample.question
         gold = sample.gold_steps[dsl]
         assert len(gold) == len(trace.steps)
         for step, value in zip(trace.steps, gold, strict=True):
@@ -74,7 +74,7 @@ def test_wrong_programs_run_and_are_mostly_wrong() -> None:
     for dsl in ("visprog", "viper"):
         found = traces(samples, [programs[dsl] for programs in wrong], dsl)
         assert {trace.status for trace in found} == {"ok"}
-        answers[dsl] = [normalise(trace.answer) for trace in found]
+        answers[dsl] = [normalize_answer(trace.answer) for trace in found]
         assert all(programs[dsl] != sample.programs[dsl] for programs, sample in zip(wrong, samples, strict=True))
     assert np.mean([a == b for a, b in zip(*answers.values(), strict=True)]) > 0.95
     assert np.mean([a == sample.answer for a, sample in zip(answers["visprog"], samples, strict=True)]) < 0.65

@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 
 from tutelage.errors import InputError
 from tutelage.datasets.synthetic.export import scene_graph
-from tutelage.datasets.synthetic.question_types import KINDS
-from tutelage.datasets.synthetic.questions.base import Balance, Op, Question, object_id, pointers, unique
-from tutelage.datasets.synthetic.scene import Scene, Thing, make_scene
+from tutelage.datasets.synthetic.question_types import QUESTION_TYPES
+from tutelage.datasets.synthetic.questions.base import AnswerBalancer, FunctionalStep, SceneQuestion, object_id, pointers, unique
+from tutelage.datasets.synthetic.scene import Scene, SceneObject, make_scene
 from tutelage.datasets.synthetic.functional_executor import answer, execute
 
 
-def asked(scene: Scene) -> Iterator[Question]:
+def asked(scene: Scene) -> Iterator[SceneQuestion]:
     """Every question of every kind."""
     rng = np.random.default_rng(0)
-    for kind in KINDS:
-        for number, draft in enumerate(KINDS[kind](scene, rng)):
-            question = draft.write(rng, f"{kind.replace(' ', '_')}-{number}")
+    for kind in QUESTION_TYPES:
+        for number, draft in enumerate(QUESTION_TYPES[kind](scene, rng)):
+            question = draft.build(rng, f"{kind.replace(' ', '_')}-{number}")
             assert question.answer == draft.answer
             yield question
 
@@ -44,16 +44,16 @@ def test_functional_programs_give_the_answer(index: int, domain: str, count: int
 
 
 def scene_of(*things: tuple[str, str, int, int]) -> Scene:
-    made = (Thing(shape, color, "plain", "small", None, x, y, 10, 10) for shape, color, x, y in things)
+    made = (SceneObject(shape, color, "plain", "small", None, x, y, 10, 10) for shape, color, x, y in things)
     return Scene("s", "A", 48, 48, tuple(made), 12345678)
 
 
 ROW = scene_of(("circle", "red", 2, 20), ("star", "blue", 19, 20), ("circle", "teal", 36, 20), ("cross", "red", 19, 36))
 
 
-def by_kind(scene: Scene, kind: str) -> dict[str, Question]:
+def by_kind(scene: Scene, kind: str) -> dict[str, SceneQuestion]:
     rng = np.random.default_rng(0)
-    return {q.local: q for q in (draft.write(rng, "q") for draft in KINDS[kind](scene, rng))}
+    return {q.topic: q for q in (draft.build(rng, "q") for draft in QUESTION_TYPES[kind](scene, rng))}
 
 
 def test_a_relation_is_asked_where_one_thing_lies_beyond() -> None:
@@ -64,9 +64,9 @@ def test_a_relation_is_asked_where_one_thing_lies_beyond() -> None:
     question = found["s-circle_left_star_color"]
     circle, star = object_id(ROW, ROW.things[0]), object_id(ROW, ROW.things[1])
     assert question.semantic == (
-        Op("select", f"star ({star})"),
-        Op("relate", f"circle,to the left of,s ({circle})", (0,)),
-        Op("query", "color", (1,)),
+        FunctionalStep("select", f"star ({star})"),
+        FunctionalStep("relate", f"circle,to the left of,s ({circle})", (0,)),
+        FunctionalStep("query", "color", (1,)),
     )
     assert question.programs["visprog"].splitlines() == [
         "BOX0=LOC(image=IMAGE,object='star')",
@@ -95,10 +95,10 @@ def test_only_unique_things_are_referred_to() -> None:
 
 def test_truth_tables_of_logic_and_comparison() -> None:
     rng = np.random.default_rng(3)
-    drafts = [draft for _ in range(30) for draft in KINDS["color logic"](ROW, rng)]
+    drafts = [draft for _ in range(30) for draft in QUESTION_TYPES["color logic"](ROW, rng)]
     seen = set()
     for draft in drafts:
-        values = draft.write(rng, "q").gold_steps["visprog"]
+        values = draft.build(rng, "q").gold_steps["visprog"]
         a, b, both = (value for value in values[:-1] if isinstance(value, bool))
         assert both == ((a and b) if draft.group == "logic and" else (a or b))
         seen.add((draft.group, a, b))
@@ -108,11 +108,11 @@ def test_truth_tables_of_logic_and_comparison() -> None:
 
 
 def test_answers_are_level() -> None:
-    rng, balance, said = np.random.default_rng(0), Balance(), defaultdict(Counter)
+    rng, balance, said = np.random.default_rng(0), AnswerBalancer(), defaultdict(Counter)
     for index in range(300):
         scene = make_scene(11, index, "B")
-        for kind in KINDS:
-            draft = balance.take(list(KINDS[kind](scene, rng)), rng)
+        for kind in QUESTION_TYPES:
+            draft = balance.take(list(QUESTION_TYPES[kind](scene, rng)), rng)
             if draft is not None:
                 said[draft.group][draft.answer] += 1
     for group in ("exist", "count", "color", "verify color", "logic and", "same color", "relation exist"):
@@ -144,11 +144,11 @@ GRAPH = scene_graph(ROW)
     ],
 )
 def test_operations_of_functional_programs(ops: list[tuple[str, str, tuple[int, ...]]], value: object) -> None:
-    assert execute([Op(*op) for op in ops], GRAPH)[-1] == value
+    assert execute([FunctionalStep(*op) for op in ops], GRAPH)[-1] == value
 
 
 def test_what_cannot_be_answered_names_the_step() -> None:
     with pytest.raises(InputError, match="step 1: query: color"):
-        execute([Op("select", "sign (-)"), Op("query", "color", (0,))], GRAPH)
+        execute([FunctionalStep("select", "sign (-)"), FunctionalStep("query", "color", (0,))], GRAPH)
     with pytest.raises(InputError, match="unknown operation 'guess it'"):
-        execute([Op("guess it", "")], GRAPH)
+        execute([FunctionalStep("guess it", "")], GRAPH)

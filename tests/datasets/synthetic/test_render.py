@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.datasets.synthetic.render import RGB, masks, render
-from tutelage.datasets.synthetic.scene import COLORS, DOMAINS, SHAPES, Domain, Scene, Thing, make_scene
+from tutelage.datasets.synthetic.scene import COLORS, DOMAINS, SHAPES, VisualDomain, Scene, SceneObject, make_scene
 
-CLEAN = Domain("A", color_jitter=0, background=(0.9, 0.9), background_hue=0, gain=(1, 1), texture=(0, 0), noise=(0, 0))
+CLEAN = VisualDomain("A", color_jitter=0, background=(0.9, 0.9), background_hue=0, gain=(1, 1), texture=(0, 0), noise=(0, 0))
 
 
 def one(shape: str, color: str = "red", pattern: str = "plain", digit: str | None = None, size: int = 17) -> Scene:
-    return Scene("one", "A", 48, 48, (Thing(shape, color, pattern, "large", digit, 10, 12, size, size),), 3)
+    return Scene("one", "A", 48, 48, (SceneObject(shape, color, pattern, "large", digit, 10, 12, size, size),), 3)
 
 
 @given(st.integers(0, 10**9), st.sampled_from(sorted(DOMAINS)))

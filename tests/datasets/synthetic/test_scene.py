@@ -31,14 +31,14 @@ def test_scenes_are_what_they_promise(seed: int, index: int, domain: str) -> Non
 @given(seeds)
 def test_wanted_fields_are_kept(seed: int) -> None:
     wanted = [{"shape": "sign", "digit": "7", "color": "teal"}, {"shape": "star", "size": "small"}]
-    scene = make_scene(seed, 0, "B", wanted=wanted, name="mine")
+    scene = make_scene(seed, 0, "B", required=wanted, name="mine")
     assert (scene.things[0].shape, scene.things[0].digit, scene.things[0].color) == ("sign", "7", "teal")
     assert (scene.things[1].shape, scene.things[1].size) == ("star", "small")
     assert scene.id == "mine" and len(scene.things) >= 3
 
 
 def test_a_wanted_shape_drops_what_does_not_belong_to_it() -> None:
-    scenes = [make_scene(0, i, "A", count=1, wanted=[{"shape": "circle"}]) for i in range(40)]
+    scenes = [make_scene(0, i, "A", count=1, required=[{"shape": "circle"}]) for i in range(40)]
     assert all(scene.things[0].digit is None for scene in scenes)
     assert len({scene.things[0].pattern for scene in scenes}) == 3
 
@@ -59,4 +59,4 @@ def test_bad_requests_are_named() -> None:
     with pytest.raises(InputError, match="unknown domain 'D'"):
         make_scene(0, 0, "D")
     with pytest.raises(InputError, match="do not fit"):
-        make_scene(0, 0, "A", wanted=[{"size": "large"}] * 20)
+        make_scene(0, 0, "A", required=[{"size": "large"}] * 20)

@@ -15,7 +15,7 @@ import transformers
 from tutelage.errors import InputError
 from tutelage.modules import hf
 from tutelage.modules.hf import base
-from tutelage.modules.hf.generative_vqa import Chat, ChatNetwork
+from tutelage.modules.hf.generative_vqa import ChatVqa, ChatDecoder
 from tutelage.modules.hf.vqa import VqaConfig
 from tutelage.programs.types import Call
 
@@ -46,7 +46,7 @@ class Stand:
         return {**seen, **words}
 
 
-def qwen(config: VqaConfig) -> Chat:
+def qwen(config: VqaConfig) -> ChatVqa:
     stand = Stand()
     rope = {"rope_type": "default", "type": "mrope", "mrope_section": [2, 1, 1]}
     ends = {"bos_token_id": 4, "eos_token_id": 5, "pad_token_id": 0, "vocab_size": len(stand.tokenizer)}
@@ -59,10 +59,10 @@ def qwen(config: VqaConfig) -> Chat:
     )
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.4) if parameter.ndim > 1 else None
-    return Chat(config, ChatNetwork(model, config, stand.tokenizer, [5]), stand)
+    return ChatVqa(config, ChatDecoder(model, config, stand.tokenizer, [5]), stand)
 
 
-def whole_sequences(module: Chat) -> torch.Tensor:
+def whole_sequences(module: ChatVqa) -> torch.Tensor:
     """The log-probability of every answer to every call, each from one pass over prompt and answer without a memory."""
     network, table = module.network, []
     for call in CALLS:
@@ -83,7 +83,7 @@ def whole_sequences(module: Chat) -> torch.Tensor:
 @pytest.mark.parametrize("family", ["llava", "qwen"])
 def test_answers_score_as_in_whole_sequences(family: str, tmp_path: Path) -> None:
     config = VqaConfig(answers=COLORS, at_once=2)
-    module = qwen(config) if family == "qwen" else hf.opened("VQA", str(tiny.llava(tmp_path)), answers=COLORS, at_once=2)
+    module = qwen(config) if family == "qwen" else hf.open_module("VQA", str(tiny.llava(tmp_path)), answers=COLORS, at_once=2)
     with torch.no_grad():
         scores = module.forward(module.encode(CALLS))["answer"]
     assert torch.allclose(scores, whole_sequences(module), atol=1e-4)
@@ -105,13 +105,13 @@ def test_images_of_several_shapes_run_and_are_brought_to_one_for_a_lesson(monkey
     for in_memory in (base.IN_MEMORY, 0):
         monkeypatch.setattr(base, "IN_MEMORY", in_memory)
         with pytest.raises(InputError, match="images become inputs many/pixel_values of shapes") as error:
-            module.exercise(mixed, None)
+            module.training_examples(mixed, None)
         assert "square=N" in str(error.value)
-    assert len(qwen(VqaConfig(tokens=3, square=16)).exercise(mixed, None)) == 5
+    assert len(qwen(VqaConfig(tokens=3, square=16)).training_examples(mixed, None)) == 5
 
 
 def test_an_answer_ends_at_its_end(tmp_path: Path) -> None:
-    module = hf.opened("VQA", str(tiny.llava(tmp_path)), tokens=3)
+    module = hf.open_module("VQA", str(tiny.llava(tmp_path)), tokens=3)
     ids = torch.tensor([[7, 5, 9], [8, 9, 10], [5, 7, 7]])
     assert module.network.cut(ids).tolist() == [[7, 5, -100], [8, 9, 10], [5, -100, -100]]
     logits = torch.full((3, 3, 40), -20.0).scatter_(2, ids[..., None], 20.0)
@@ -124,4 +124,4 @@ def test_a_model_that_does_not_chat_is_refused(tmp_path: Path) -> None:
     folder = tiny.llava(tmp_path)
     (folder / "chat_template.jinja").unlink()
     with pytest.raises(InputError, match="a llava model without a chat template"):
-        hf.opened("VQA", str(folder))
+        hf.open_module("VQA", str(folder))

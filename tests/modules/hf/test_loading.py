@@ -40,7 +40,7 @@ def test_a_hub_that_cannot_be_reached_says_how_to_do_without(monkeypatch: pytest
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(InputError, match="hf:owner/model@v1: cannot load") as error:
-        hf.opened("VQA", "hf:owner/model@v1")
+        hf.open_module("VQA", "hf:owner/model@v1")
     assert "hf download owner/model --revision v1 --local-dir DIR" in str(error.value) and "hf:DIR" in str(error.value)
 
 
@@ -50,11 +50,11 @@ def test_code_and_pickles_of_a_model_are_never_run(tmp_path: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save(weights, folder / "pytorch_model.bin")
     with pytest.raises(InputError, match="cannot load.*safetensors"):
-        hf.opened("VQA", f"hf:{folder}")
+        hf.open_module("VQA", f"hf:{folder}")
     (folder / "configuration_evil.py").write_text("raise SystemExit('ran')")
     (folder / "config.json").write_text('{"model_type": "evil", "auto_map": {"AutoConfig": "configuration_evil.Evil"}}')
     with pytest.raises(InputError, match="cannot load"):
-        hf.opened("VQA", f"hf:{folder}")
+        hf.open_module("VQA", f"hf:{folder}")
 
 
 def test_weights_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
@@ -63,25 +63,25 @@ def test_weights_that_are_missing_are_not_made_up(tmp_path: Path) -> None:
     kept = {name: value for name, value in weights.items() if not name.startswith("classifier")}
     safetensors.torch.save_file(kept, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(InputError, match="weights of ViltForQuestionAnswering are not in the model, the first: classifier"):
-        hf.opened("VQA", f"hf:{folder}")
+        hf.open_module("VQA", f"hf:{folder}")
     (folder / "model.safetensors").write_bytes(b"torn")
     with pytest.raises(InputError, match="cannot load"):
-        hf.opened("VQA", f"hf:{folder}")
+        hf.open_module("VQA", f"hf:{folder}")
     (folder / "config.json").unlink()
     with pytest.raises(InputError, match="cannot load"):
-        hf.opened("VQA", f"hf:{folder}")
+        hf.open_module("VQA", f"hf:{folder}")
 
 
 def test_a_family_serves_what_it_can(tmp_path: Path) -> None:
     folder = tiny.clip(tmp_path / "clip")
     with pytest.raises(InputError, match="a clip model serves no VQA") as error:
-        hf.opened("VQA", f"hf:{folder}")
+        hf.open_module("VQA", f"hf:{folder}")
     assert "it serves MATCH, SCORE, VERIFY" in str(error.value)
     with pytest.raises(InputError, match="no module 'MATHC' is made") as error:
-        hf.opened("MATHC", f"hf:{folder}")
+        hf.open_module("MATHC", f"hf:{folder}")
     assert "MATCH" in str(error.value)
     with pytest.raises(InputError, match="unexpected keyword argument 'answers'"):
-        hf.opened("MATCH", f"hf:{folder}", answers=("a",))
+        hf.open_module("MATCH", f"hf:{folder}", answers=("a",))
 
 
 def test_settings_may_follow_the_name(tmp_path: Path) -> None:
@@ -97,21 +97,21 @@ def test_settings_may_follow_the_name(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read"):
         read_settings("answers=@/no/such/file", VqaConfig)
     folder = tiny.vilt(tmp_path / "model")
-    assert hf.opened("VQA", f"hf:{folder}?answers=red,blue").capabilities.vocabulary == ("red", "blue")
+    assert hf.open_module("VQA", f"hf:{folder}?answers=red,blue").capabilities.vocabulary == ("red", "blue")
     with pytest.raises(InputError, match="'purple' is no answer of the model"):
-        hf.opened("VQA", f"hf:{folder}?answers=red,purple")
+        hf.open_module("VQA", f"hf:{folder}?answers=red,purple")
     with pytest.raises(InputError, match="device=nowhere: cannot run there"):
-        hf.opened("VQA", f"hf:{folder}?device=nowhere")
+        hf.open_module("VQA", f"hf:{folder}?device=nowhere")
     with pytest.raises(InputError, match="no setting 'prepared'"):
-        hf.opened("VQA", f"hf:{folder}?prepared=x")
+        hf.open_module("VQA", f"hf:{folder}?prepared=x")
     with pytest.raises(InputError, match="Vilt: invalid literal"):
-        hf.opened("VQA", f"hf:{folder}?rows=many")
+        hf.open_module("VQA", f"hf:{folder}?rows=many")
 
 
 def test_without_transformers_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(MissingExtra, match="transformers is not installed"):
-        hf.opened("VQA", f"hf:{tmp_path}")
+        hf.open_module("VQA", f"hf:{tmp_path}")
 
 
 def test_the_package_costs_nothing_until_a_model_is_opened() -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from tutelage import assets
 from tutelage.errors import InputError
-from tutelage.modules.pretrained.efficientnet import Classify, EfficientNetLite0, InvertedBottleneck, SameConv, class_names
+from tutelage.modules.pretrained.efficientnet import ImageNetClassifier, EfficientNetLite0, InvertedBottleneck, SamePadConv2d, class_names
 from tutelage.programs.types import Call
 from tutelage.programs.values import Image
 
@@ -18,7 +18,7 @@ from .needed import needs_networks
 
 @pytest.mark.parametrize(("side", "kernel", "stride"), [(7, 3, 2), (8, 3, 2), (9, 5, 2), (8, 5, 1), (6, 1, 1)])
 def test_padding_is_the_same_as_tensorflows(side: int, kernel: int, stride: int) -> None:
-    conv, x = SameConv(2, 3, kernel, stride), torch.randn(1, 2, side, side)
+    conv, x = SamePadConv2d(2, 3, kernel, stride), torch.randn(1, 2, side, side)
     y = conv(x)
     assert y.shape[2] == -(-side // stride)
     missing = max(0, (y.shape[2] - 1) * stride + kernel - side)
@@ -48,7 +48,7 @@ def test_classes_that_begin_alike_get_names_of_their_own() -> None:
 
 
 def test_the_middle_of_a_picture_is_what_is_looked_at() -> None:
-    module = Classify.of("a", "b", pixels=224)
+    module = ImageNetClassifier.with_classes("a", "b", pixels=224)
     pixels = np.zeros((3, 256, 512), np.uint8)
     pixels[:, 16:240, 144:368] = 255  # the middle square, 224 of 256 wide
     batch = module.encode([Call("CATEGORY", {"image": Image.from_array(pixels)})])["pixels"]
@@ -60,7 +60,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path, monkeypatch: pyt
     data = (tmp_path / "efficientnet-lite0.pth").read_bytes()
     monkeypatch.setattr(assets, "read", lambda name, file: data)
     with pytest.raises(InputError, match="weights of another network"):
-        Classify.pretrained()
+        ImageNetClassifier.pretrained()
 
 
 def test_weights_that_carry_code_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -68,12 +68,12 @@ def test_weights_that_carry_code_are_refused(tmp_path: Path, monkeypatch: pytest
     data = (tmp_path / "bad.pth").read_bytes()
     monkeypatch.setattr(assets, "read", lambda name, file: data)
     with pytest.raises(InputError):
-        Classify.pretrained()
+        ImageNetClassifier.pretrained()
 
 
 @needs_networks
 def test_the_published_network_has_a_name_for_every_class() -> None:
-    module = Classify.pretrained()
+    module = ImageNetClassifier.pretrained()
     assert len(set(module.config.answers)) == 1000 and module.config.answers[0] == "tench" and "espresso" in module.config.answers
     answers = module.run([Call("CATEGORY", {"image": Image.from_array(np.zeros((3, 64, 64), np.uint8))})])
     assert answers.values[0] in module.config.answers

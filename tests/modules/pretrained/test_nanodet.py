@@ -9,7 +9,7 @@ from torch import nn
 
 from tutelage.errors import InputError
 from tutelage.modules.pretrained.coco_classes import CLASSES, GROUPS, NARROWER, SAME, classes_named
-from tutelage.modules.pretrained.nanodet import BINS, STRIDES, Detector, DetectorConfig
+from tutelage.modules.pretrained.nanodet import BINS, STRIDES, NanoDet, NanoDetConfig
 from tutelage.modules.visual_module import load
 from tutelage.programs.types import Call, RuntimeFailure
 from tutelage.programs.values import Image, iou
@@ -20,8 +20,8 @@ CELLS = sum((416 // stride) ** 2 for stride in STRIDES)
 PERSON, DOG, CAT = (CLASSES.index(name) for name in ("person", "dog", "cat"))
 
 
-def blank() -> Detector:
-    return Detector(DetectorConfig(), nn.Identity())
+def blank() -> NanoDet:
+    return NanoDet(NanoDetConfig(), nn.Identity())
 
 
 def image(width: int = 416, height: int = 416) -> Image:
@@ -111,12 +111,12 @@ def test_halves_need_no_class() -> None:
 
 def test_it_cannot_be_taught() -> None:
     with pytest.raises(InputError, match="cannot be taught"):
-        blank().exercise([loc(image(), "dog")], None)
+        blank().training_examples([loc(image(), "dog")], None)
 
 
 @needs_networks
 def test_the_published_network_sees_each_picture_alone_and_is_kept_whole(tmp_path: Path) -> None:
-    real = Detector.build(DetectorConfig(), seed=0)
+    real = NanoDet.build(NanoDetConfig(), seed=0)
     rng = np.random.default_rng(0)
     views = [Image.from_array(rng.integers(0, 256, (3, height, 500), dtype=np.uint8)) for height in (300, 450)]
     calls = [loc(views[0], "object"), loc(views[1], "object"), loc(views[0], "person")]
@@ -126,5 +126,5 @@ def test_the_published_network_sees_each_picture_alone_and_is_kept_whole(tmp_pat
         torch.testing.assert_close(together[name][1:2], head, rtol=1e-4, atol=1e-4)
     assert together["presence"].shape == (3, CELLS, 80) and together["bins"].shape == (3, CELLS, 4, BINS)
     again = load(real.save(tmp_path / "loc"))
-    assert isinstance(again, Detector) and again.version == real.version
+    assert isinstance(again, NanoDet) and again.version == real.version
     assert again.run(calls).values == real.run(calls).values

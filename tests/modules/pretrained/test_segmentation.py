@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.modules.pretrained.coco_classes import CLASSES
-from tutelage.modules.pretrained.nanodet import BINS, Detector, DetectorConfig
-from tutelage.modules.pretrained.segmentation import Segment
+from tutelage.modules.pretrained.nanodet import BINS, NanoDet, NanoDetConfig
+from tutelage.modules.pretrained.segmentation import PersonSegmenter
 from tutelage.programs.types import Call, RuntimeFailure
 from tutelage.programs.values import Image
 
@@ -31,7 +31,7 @@ def calls(count: int) -> list[Call]:
 
 
 def test_people_have_masks_inside_their_boxes_and_other_things_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    module, looked = Segment(Detector(DetectorConfig(), Seen())), list[int]()
+    module, looked = PersonSegmenter(NanoDet(NanoDetConfig(), Seen())), list[int]()
 
     def people(images: list[Image]) -> list[np.ndarray]:
         looked.append(len(images))
@@ -49,6 +49,6 @@ def test_people_have_masks_inside_their_boxes_and_other_things_have_none(monkeyp
 
 def test_without_the_second_network_pictures_with_people_fail_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TUTELAGE_HOME", str(tmp_path))
-    refused, things = Segment(Detector(DetectorConfig(), Seen())).run(calls(2)).values
+    refused, things = PersonSegmenter(NanoDet(NanoDetConfig(), Seen())).run(calls(2)).values
     assert isinstance(refused, RuntimeFailure) and "tutelage assets fetch selfie" in str(refused.remedy)
     assert [thing.category for thing in things] == ["cup"]

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.errors import MissingExtra
-from tutelage.modules.pretrained.vqa import Match, Verify, Vqa
+from tutelage.modules.pretrained.vqa import PhotoMatch, PhotoVerify, PhotoVqa
 from tutelage.modules.pretrained.coco_classes import CLASSES
 from tutelage.modules.pretrained.color_naming import COLORS, color_shares
-from tutelage.modules.pretrained.nanodet import DetectorConfig
-from tutelage.modules.pretrained.perception import Sight
+from tutelage.modules.pretrained.nanodet import NanoDetConfig
+from tutelage.modules.pretrained.perception import PhotoPerception
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import viper
 from tutelage.programs.types import Call, ProgramFailure, RuntimeFailure
-from tutelage.programs.scheduler import Context, Job, run
+from tutelage.programs.scheduler import RunContext, Job, run
 from tutelage.programs.values import Image
 
 LABELS = ("espresso", "Egyptian cat", "missile")
@@ -35,12 +35,12 @@ def plain(color: str, side: int = 32) -> Image:
     return Image.from_array(np.broadcast_to(np.array(RGB[color], np.uint8)[:, None, None], (3, side, side)).copy())
 
 
-class MadeUp(Sight):
+class MadeUp(PhotoPerception):
     """Sees by table: what each picture holds, by its key; phrases fit as the letters they share."""
 
     def __init__(self, seen: dict[Any, dict[str, float]], labels: dict[Any, str] | None = None):
         self.seen, self.labels, self.asked = seen, labels or {}, list[int]()
-        detector = SimpleNamespace(config=DetectorConfig(), version="d", batch_size=16)
+        detector = SimpleNamespace(config=NanoDetConfig(), version="d", batch_size=16)
         super().__init__(
             detector, SimpleNamespace(config=SimpleNamespace(answers=LABELS), version="c"), SimpleNamespace(version="e")
         )  # type: ignore[arg-type]
@@ -58,7 +58,7 @@ class MadeUp(Sight):
         rows = [[0.9 if self.labels.get(image.key) == name else 0.05 for name in LABELS] for image in images]
         return torch.tensor(rows).reshape(-1, len(LABELS))
 
-    def fit(self, images: Sequence[Image], phrases: Sequence[str]) -> torch.Tensor:
+    def conse_similarity(self, images: Sequence[Image], phrases: Sequence[str]) -> torch.Tensor:
         wanted = [self.labels.get(image.key, "") for image in images]
         return torch.tensor([[len(set(phrase) & set(name)) / max(1, len(set(phrase))) for phrase in phrases] for name in wanted])
 
@@ -79,10 +79,10 @@ class Reader:
 
 CAT, COFFEE, NOTHING = plain("orange"), plain("brown"), plain("white")
 SIGHT = MadeUp({CAT.key: {"cat": 0.7, "dog": 0.41}}, {COFFEE.key: "espresso"})
-VQA = Vqa(SIGHT, Reader())  # type: ignore[arg-type]
+VQA = PhotoVqa(SIGHT, Reader())  # type: ignore[arg-type]
 
 
-def ask(image: Image, question: str, module: Vqa = VQA) -> tuple[Any, bool]:
+def ask(image: Image, question: str, module: PhotoVqa = VQA) -> tuple[Any, bool]:
     answers = module.run([Call("VQA", {"image": image, "question": question})])
     assert answers.out_of_vocabulary is not None
     return answers.values[0], answers.out_of_vocabulary[0]
@@ -136,7 +136,7 @@ def test_what_only_conse_could_judge_is_marked_and_has_no_probability() -> None:
     answers = VQA.run([Call("VQA", {"image": COFFEE, "question": q}) for q in ("Is this a press?", "Is this a press or a gull?")])
     assert answers.values == ["yes", "press"] and answers.out_of_vocabulary == [True, True]
     assert answers.distributions == [None, None]
-    match = Match(SIGHT)
+    match = PhotoMatch(SIGHT)
     assert match.version.startswith("conse-uncalibrated")
     found = match.run([Call("MATCH", {"image": COFFEE, "options": ["gull", "press"]})])
     assert found.values == ["press"] and found.distributions == [None]
@@ -156,7 +156,7 @@ def test_no_animal_is_not_answered_by_the_likeliest_one() -> None:
 
 
 def test_a_missing_extra_fails_its_own_calls_alone() -> None:
-    module = Vqa(SIGHT, Reader(None))  # type: ignore[arg-type]
+    module = PhotoVqa(SIGHT, Reader(None))  # type: ignore[arg-type]
     calls = [Call("VQA", {"image": CAT, "question": q}) for q in ("What does it say?", "What color is it?")]
     refused, color = module.run(calls).values
     assert isinstance(refused, RuntimeFailure) and "tutelage[ocr]" in str(refused.remedy) and color == "orange"
@@ -173,7 +173,7 @@ def test_calls_of_a_kind_are_one_batch_and_answered_as_if_alone() -> None:
 
 def test_verify_judges_colours_and_things_and_refuses_the_rest() -> None:
     def verify(noun: str, word: str) -> Any:
-        return Verify(SIGHT).run([Call("VERIFY", {"image": CAT, "object": noun, "property": word})]).values[0]
+        return PhotoVerify(SIGHT).run([Call("VERIFY", {"image": CAT, "object": noun, "property": word})]).values[0]
 
     assert verify("cat", "orange") is True and verify("cat", "blue") is False
     assert verify("cat", "cat") is True and verify("cat", "horse") is False
@@ -182,7 +182,7 @@ def test_verify_judges_colours_and_things_and_refuses_the_rest() -> None:
 
 @pytest.mark.parametrize("options", [[], "cat", 3, None])
 def test_match_needs_a_list_of_options(options: Any) -> None:
-    (refused,) = Match(SIGHT).run([Call("MATCH", {"image": CAT, "options": options})]).values
+    (refused,) = PhotoMatch(SIGHT).run([Call("MATCH", {"image": CAT, "options": options})]).values
     assert isinstance(refused, RuntimeFailure)
 
 
@@ -191,11 +191,11 @@ def test_a_kitten_is_told_by_the_cat_and_marked() -> None:
 
 
 def test_viper_programs_ask_the_same_modules() -> None:
-    modules = {**symbolic_modules(), "VQA": VQA, "VERIFY": Verify(SIGHT), "MATCH": Match(SIGHT)}
+    modules = {**symbolic_modules(), "VQA": VQA, "VERIFY": PhotoVerify(SIGHT), "MATCH": PhotoMatch(SIGHT)}
     parser = viper.Parser({name: module.signature for name, module in modules.items()})
     body = 'p = ImagePatch(image)\n    return [p.simple_query("What is this?"), p.verify_property("cup", "brown"), '
     text = f'def execute_command(image):\n    {body}p.best_text_match(["gull", "press"])]'
-    (trace,) = run([Job("x", parser.try_parse(text, ("IMAGE",)), {"IMAGE": COFFEE})], Context(modules))
+    (trace,) = run([Job("x", parser.try_parse(text, ("IMAGE",)), {"IMAGE": COFFEE})], RunContext(modules))
     assert (trace.status, trace.answer) == ("ok", ["espresso", True, "press"]), trace.error
     uncalibrated = [step for step in trace.steps if step.module == "MATCH"]
     assert uncalibrated and all(step.module_version.startswith("conse-uncalibrated") for step in uncalibrated)

@@ -8,13 +8,13 @@ from tutelage.programs.types import ParseFailure, Signature
 from tutelage.programs.generators import grammar
 from tutelage.programs.generators.from_file import StoredProgram
 from tutelage.programs.generators.base import (
-    Draft,
-    Repairer,
-    Request,
-    RuleWriter,
-    gold_writer,
-    grammar_writer,
-    semantic_writer,
+    Candidate,
+    RepairingGenerator,
+    GenerationRequest,
+    RuleBasedGenerator,
+    gold_generator,
+    grammar_generator,
+    gqa_functional_generator,
     tally,
 )
 
@@ -27,17 +27,17 @@ QUESTION = "What color is the circle?"
 
 
 def test_the_grammar_writes_in_both_languages_and_says_what_it_cannot_read() -> None:
-    requests = [Request(QUESTION), Request(QUESTION, "viper"), Request("Tell me a joke")]
-    drafts = [draft for (draft,) in grammar_writer().write(requests, 3)]
-    assert [draft.text for draft in drafts] == [*grammar.write(QUESTION), ""]
+    requests = [GenerationRequest(QUESTION), GenerationRequest(QUESTION, "viper"), GenerationRequest("Tell me a joke")]
+    drafts = [draft for (draft,) in grammar_generator().generate(requests, 3)]
+    assert [draft.text for draft in drafts] == [*grammar.generate(QUESTION), ""]
     assert all(draft.source == "grammar" and draft.probability is None for draft in drafts)
     assert tally(draft.program(PARSER, ("IMAGE",)) for draft in (drafts[0], drafts[2])) == {"ok": 1, "parse": 1}
 
 
 def test_the_grammar_knows_images_of_one_thing_and_pairs() -> None:
-    ((draft,),) = grammar_writer(single=True).write([Request("What color is the shape?")])
+    ((draft,),) = grammar_generator(single=True).generate([GenerationRequest("What color is the shape?")])
     assert "LOC" not in draft.text
-    ((draft,),) = grammar_writer().write([Request("The left image contains a circle.", "visprog", ("LEFT", "RIGHT"))])
+    ((draft,),) = grammar_generator().generate([GenerationRequest("The left image contains a circle.", "visprog", ("LEFT", "RIGHT"))])
     assert "LEFT" in draft.text
 
 
@@ -47,9 +47,9 @@ def test_stored_programs_are_found_by_id_then_by_question() -> None:
         StoredProgram("2", "visprog", "B", {}),
         StoredProgram("3", "viper", "C", {}, "one?"),
     ]
-    writer = gold_writer(stored)
-    requests = [Request("one?"), Request("x", id="2"), Request("one?", "viper"), Request("x"), Request("", "viper", id="9")]
-    drafts = [draft for (draft,) in writer.write(requests)]
+    writer = gold_generator(stored)
+    requests = [GenerationRequest("one?"), GenerationRequest("x", id="2"), GenerationRequest("one?", "viper"), GenerationRequest("x"), GenerationRequest("", "viper", id="9")]
+    drafts = [draft for (draft,) in writer.generate(requests)]
     assert [draft.text for draft in drafts] == ["A", "B", "C", "", ""]
     assert drafts[3].failure is not None and "no stored visprog program" in drafts[3].failure.message
 
@@ -59,22 +59,22 @@ def test_functional_programs_are_translated() -> None:
         {"operation": "select", "argument": "circle (1)", "dependencies": []},
         {"operation": "query", "argument": "color", "dependencies": [0]},
     ]
-    writer = semantic_writer({"7": steps, "8": [{"operation": "fly", "argument": "", "dependencies": []}]})
-    drafts = [draft for (draft,) in writer.write([Request("?", id="7"), Request("?", id="8"), Request("?", id="9")])]
-    assert drafts[0].text == grammar.write(QUESTION).visprog
+    writer = gqa_functional_generator({"7": steps, "8": [{"operation": "fly", "argument": "", "dependencies": []}]})
+    drafts = [draft for (draft,) in writer.generate([GenerationRequest("?", id="7"), GenerationRequest("?", id="8"), GenerationRequest("?", id="9")])]
+    assert drafts[0].text == grammar.generate(QUESTION).visprog
     assert [draft.failure is None for draft in drafts] == [True, False, False]
 
 
 def test_a_draft_with_a_failure_is_never_parsed() -> None:
     failure = ParseFailure("cut")
-    good = grammar.write(QUESTION).visprog
-    assert Draft(good, "x", failure=failure).program(PARSER, ("IMAGE",)) is failure
-    assert isinstance(Draft("no program", "x").program(PARSER, ("IMAGE",)), ParseFailure)
-    assert Draft(good, "x").program(PARSER, ("IMAGE",)) is PARSER.parse(good)
+    good = grammar.generate(QUESTION).visprog
+    assert Candidate(good, "x", failure=failure).program(PARSER, ("IMAGE",)) is failure
+    assert isinstance(Candidate("no program", "x").program(PARSER, ("IMAGE",)), ParseFailure)
+    assert Candidate(good, "x").program(PARSER, ("IMAGE",)) is PARSER.parse(good)
 
 
 def test_rules_cannot_repair_and_other_errors_are_not_swallowed() -> None:
-    assert not isinstance(grammar_writer(), Repairer)
-    broken = RuleWriter("broken", lambda request: request.nothing)  # type: ignore[attr-defined]
+    assert not isinstance(grammar_generator(), RepairingGenerator)
+    broken = RuleBasedGenerator("broken", lambda request: request.nothing)  # type: ignore[attr-defined]
     with pytest.raises(AttributeError):
-        broken.write([Request("x")])
+        broken.generate([GenerationRequest("x")])

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from tutelage.errors import StaleError
 from tutelage.programs.types import ParseFailure
 from tutelage.programs.generators.few_shot import Prompt
-from tutelage.programs.generators.completions import Ask, Completion, Responses, Usage, unwrap
+from tutelage.programs.generators.completions import CompletionRequest, Completion, CompletionCache, Usage, extract_program
 
 VISPROG = "ANSWER0=VQA(image=IMAGE,question='Is it ``red``?')\nFINAL_RESULT=RESULT(var=ANSWER0)"
 VIPER = 'def execute_command(image):\n    """```"""\n    return "yes"'
-ASK = Ask(Prompt("rules", ("Question: a",)))
+ASK = CompletionRequest(Prompt("rules", ("Question: a",)))
 LINES = st.text(st.characters(exclude_characters="`<\r"), max_size=60)
 
 
@@ -35,39 +35,39 @@ LINES = st.text(st.characters(exclude_characters="`<\r"), max_size=60)
 )
 def test_a_program_is_found_in_its_wrapping(text: str, wrapped: str) -> None:
     dsl = "viper" if text is VIPER else "visprog"
-    assert unwrap(wrapped.format(text), dsl) == text
-    assert unwrap(wrapped.format(text).replace("\n", "\r\n"), dsl) == text
+    assert extract_program(wrapped.format(text), dsl) == text
+    assert extract_program(wrapped.format(text).replace("\n", "\r\n"), dsl) == text
 
 
 @given(LINES, LINES)
 def test_what_stands_round_a_fence_does_not_matter(before: str, after: str) -> None:
-    assert unwrap(f"{before}\n```\n{VISPROG}\n```\n{after}", "visprog") == VISPROG
+    assert extract_program(f"{before}\n```\n{VISPROG}\n```\n{after}", "visprog") == VISPROG
 
 
 @given(st.text(st.sampled_from("`\nabc <think>/P:"), max_size=80), st.sampled_from(["visprog", "viper"]))
 def test_any_text_unwraps_to_a_part_of_itself(text: str, dsl: str) -> None:
-    assert len(unwrap(text, dsl)) <= len(text)
+    assert len(extract_program(text, dsl)) <= len(text)
 
 
 def test_a_thought_without_an_end_leaves_nothing() -> None:
-    assert unwrap(f"<think>hm\n```\n{VISPROG}\n```", "visprog") == ""
+    assert extract_program(f"<think>hm\n```\n{VISPROG}\n```", "visprog") == ""
 
 
 def test_prose_is_left_as_it_is() -> None:
-    assert unwrap("I am sorry, I cannot do that.", "viper") == "I am sorry, I cannot do that."
+    assert extract_program("I am sorry, I cannot do that.", "viper") == "I am sorry, I cannot do that."
 
 
 def test_responses_are_kept_by_settings_and_ask(tmp_path: Path) -> None:
-    kept = Responses(tmp_path)
+    kept = CompletionCache(tmp_path)
     answer = Completion("A", "stop", 0.5, 10, None, "m")
     kept.put({"model": "m"}, ASK, answer)
-    assert Responses(tmp_path).get({"model": "m"}, ASK) == answer
+    assert CompletionCache(tmp_path).get({"model": "m"}, ASK) == answer
     assert kept.get({"model": "n"}, ASK) is None
     for other in (
         ASK._replace(temperature=0.1),
         ASK._replace(seed=1),
-        Ask(Prompt("rules", ("Question: b",))),
-        Ask(Prompt("", ASK.prompt.turns)),
+        CompletionRequest(Prompt("rules", ("Question: b",))),
+        CompletionRequest(Prompt("", ASK.prompt.turns)),
     ):
         assert kept.get({"model": "m"}, other) is None
     assert not list(tmp_path.rglob("*.part"))
@@ -75,7 +75,7 @@ def test_responses_are_kept_by_settings_and_ask(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [b"", b"[]", b'{"asked": 1}', b"\xff"])
 def test_a_damaged_entry_is_told_not_taken(tmp_path: Path, damage: bytes) -> None:
-    kept = Responses(tmp_path)
+    kept = CompletionCache(tmp_path)
     kept.put({}, ASK, Completion("A"))
     (file,) = tmp_path.rglob("*.json")
     file.write_bytes(damage)
@@ -85,7 +85,7 @@ def test_a_damaged_entry_is_told_not_taken(tmp_path: Path, damage: bytes) -> Non
 
 
 def test_an_entry_for_another_ask_is_not_taken(tmp_path: Path) -> None:
-    kept = Responses(tmp_path)
+    kept = CompletionCache(tmp_path)
     kept.put({}, ASK, Completion("A"))
     kept.put({}, ASK._replace(seed=1), Completion("B"))
     first, second = sorted(tmp_path.rglob("*.json"))

@@ -11,11 +11,11 @@ from tutelage.errors import InputError
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import viper, visprog
 from tutelage.programs.types import ParseFailure, Signature
-from tutelage.programs.scheduler import Context, Job, run
+from tutelage.programs.scheduler import RunContext, Job, run
 from tutelage.programs.values import Box
 from tutelage.programs.generators.embedding import hashed_words
-from tutelage.programs.generators.few_shot import PAIR, SHIPPED, Example, Prompts, drawn, fixed, read_examples, retrieved, rules_of
-from tutelage.programs.generators.base import Fault, Request
+from tutelage.programs.generators.few_shot import PAIR, BUILT_IN, Example, PromptBuilder, sampled, fixed, read_examples, retrieved, rules_of
+from tutelage.programs.generators.base import FailedProgram, GenerationRequest
 
 from ..stubs import Stub, by_name, loc, picture, vqa
 
@@ -38,7 +38,7 @@ EXAMPLES = [Example(question, "P") for question in ("What color is the dog?", "H
 
 
 def shipped(dsl: str, inputs: tuple[str, ...]) -> tuple[Example, ...]:
-    return read_examples(SHIPPED / f"{dsl}-{'pair' if inputs == PAIR else 'one'}.txt", PARSERS[dsl], inputs)
+    return read_examples(BUILT_IN / f"{dsl}-{'pair' if inputs == PAIR else 'one'}.txt", PARSERS[dsl], inputs)
 
 
 @pytest.mark.parametrize(("dsl", "inputs"), KINDS)
@@ -47,7 +47,7 @@ def test_every_shipped_example_runs_to_an_answer(dsl: str, inputs: tuple[str, ..
     examples = shipped(dsl, inputs)
     assert len(examples) >= 8 and len({example.question for example in examples}) == len(examples)
     jobs = [Job(example.question, PARSERS[dsl].parse(example.program, inputs), state) for example in examples]
-    for trace in run(jobs, Context(MODULES)):
+    for trace in run(jobs, RunContext(MODULES)):
         assert trace.status == "ok", f"{trace.id}: {trace.error}"
         assert isinstance(trace.answer, (str, bool, int, Box, list)), trace.id
 
@@ -61,7 +61,7 @@ def test_both_languages_show_nearly_the_same_questions(inputs: tuple[str, ...]) 
 @pytest.mark.parametrize(("dsl", "inputs"), KINDS)
 def test_a_prompt_ends_with_its_question(dsl: str, inputs: tuple[str, ...]) -> None:
     label = "Statement" if inputs == PAIR else "Question"
-    prompt = Prompts(SIGNATURES).prompt(Request("Is  the\ndog brown?", dsl, inputs))
+    prompt = PromptBuilder(SIGNATURES).prompt(GenerationRequest("Is  the\ndog brown?", dsl, inputs))
     assert prompt.text.endswith(f"{label}: Is the dog brown?\nProgram:\n")
     roles = [message["role"] for message in prompt.messages]
     assert roles == ["system", *["user", "assistant"] * 8, "user"]
@@ -80,32 +80,32 @@ def test_the_rules_name_the_modules_that_are_there_and_no_others() -> None:
 def test_shipped_examples_that_need_absent_modules_are_left_out() -> None:
     some = {name: signature for name, signature in SIGNATURES.items() if name not in ("VERIFY", "MATCH", "DEPTH")}
     for dsl, inputs in KINDS:
-        prompt = Prompts(some, shots=99).prompt(Request("What is it?", dsl, inputs))
+        prompt = PromptBuilder(some, shots=99).prompt(GenerationRequest("What is it?", dsl, inputs))
         assert len(prompt.turns) > 9 and not any(name in prompt.text for name in ("VERIFY", "verify_property(", "MATCH", "depth"))
 
 
 def test_random_examples_differ_between_samples_not_between_questions() -> None:
-    prompts = Prompts(SIGNATURES, "random", 4, seed=3)
-    first, same, other = (prompts.prompt(Request(q), s).turns[:-1] for q, s in (("a", 0), ("b", 0), ("a", 1)))
+    prompts = PromptBuilder(SIGNATURES, "random", 4, seed=3)
+    first, same, other = (prompts.prompt(GenerationRequest(q), s).turns[:-1] for q, s in (("a", 0), ("b", 0), ("a", 1)))
     assert first == same and first != other and len(first) == 8
-    assert Prompts(SIGNATURES, "random", 4, seed=3).prompt(Request("a")).turns[:-1] == first
-    assert Prompts(SIGNATURES, "random", 4, seed=4).prompt(Request("a")).turns[:-1] != first
+    assert PromptBuilder(SIGNATURES, "random", 4, seed=3).prompt(GenerationRequest("a")).turns[:-1] == first
+    assert PromptBuilder(SIGNATURES, "random", 4, seed=4).prompt(GenerationRequest("a")).turns[:-1] != first
 
 
 def test_choosers_never_give_more_than_there_are() -> None:
-    for choose in (fixed(EXAMPLES, 8), drawn(EXAMPLES, 8), retrieved(EXAMPLES, 8)):
-        assert sorted(choose(Request("x"), 0)) == sorted(EXAMPLES)
+    for choose in (fixed(EXAMPLES, 8), sampled(EXAMPLES, 8), retrieved(EXAMPLES, 8)):
+        assert sorted(choose(GenerationRequest("x"), 0)) == sorted(EXAMPLES)
 
 
 def test_retrieved_examples_stand_nearest_last() -> None:
     choose = retrieved(EXAMPLES, 2)
-    assert [example.question for example in choose(Request("What color is the dog now?"), 0)][-1] == EXAMPLES[0].question
-    assert choose(Request("How many cats are there?"), 0)[-1] == EXAMPLES[1]
+    assert [example.question for example in choose(GenerationRequest("What color is the dog now?"), 0)][-1] == EXAMPLES[0].question
+    assert choose(GenerationRequest("How many cats are there?"), 0)[-1] == EXAMPLES[1]
 
 
 def test_any_embedding_can_be_given() -> None:
     lengths = retrieved(EXAMPLES, 1, lambda texts: np.array([[len(text), 1000.0] for text in texts]))
-    assert lengths(Request("x" * 24), 0) == [EXAMPLES[1]] and lengths(Request("x"), 0) == [EXAMPLES[2]]
+    assert lengths(GenerationRequest("x" * 24), 0) == [EXAMPLES[1]] and lengths(GenerationRequest("x"), 0) == [EXAMPLES[2]]
 
 
 @given(st.lists(st.text(max_size=30), min_size=1, max_size=5), st.text(max_size=30))
@@ -151,19 +151,19 @@ def test_a_file_without_examples_or_none_at_all(tmp_path: Path) -> None:
 
 def test_own_examples_stand_in_the_place_of_the_shipped(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text(GOOD + END)
-    prompts = Prompts(SIGNATURES, own={("visprog", ONE): tmp_path / "mine.txt"})
-    assert len(prompts.prompt(Request("x")).turns) == 3
-    assert len(prompts.prompt(Request("x", "viper")).turns) == 17
+    prompts = PromptBuilder(SIGNATURES, own={("visprog", ONE): tmp_path / "mine.txt"})
+    assert len(prompts.prompt(GenerationRequest("x")).turns) == 3
+    assert len(prompts.prompt(GenerationRequest("x", "viper")).turns) == 17
 
 
 def test_there_are_no_examples_for_other_inputs() -> None:
     with pytest.raises(ParseFailure, match="no examples for programs about"):
-        Prompts(SIGNATURES).prompt(Request("x", "viper", ("VIDEO",)))
+        PromptBuilder(SIGNATURES).prompt(GenerationRequest("x", "viper", ("VIDEO",)))
 
 
 def test_a_repair_shows_the_program_and_its_error() -> None:
     failure = ParseFailure("not a call", where="line 2", remedy="…")
-    prompt = Prompts(SIGNATURES).repair(Fault(Request("What is it?"), "BROKEN", failure))
+    prompt = PromptBuilder(SIGNATURES).repair(FailedProgram(GenerationRequest("What is it?"), "BROKEN", failure))
     assert [message["role"] for message in prompt.messages[-3:]] == ["user", "assistant", "user"]
     assert prompt.turns[-2] == "BROKEN" and "line 2: not a call" in prompt.turns[-1] and "(parse)" in prompt.turns[-1]
     assert prompt.text.endswith("Program:\n")

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import viper, visprog
 from tutelage.programs.types import ParseFailure, Signature
-from tutelage.programs.generators.gqa_functional import from_semantic
-from tutelage.datasets.synthetic.question_types import KINDS
+from tutelage.programs.generators.gqa_functional import translate
+from tutelage.datasets.synthetic.question_types import QUESTION_TYPES
 from tutelage.datasets.synthetic.scene import make_scene
 
 SIGNATURES = {name: module.signature for name, module in symbolic_modules().items()} | {
@@ -24,17 +24,17 @@ Ops = list[tuple[str, str, list[int]]]
 @given(st.integers(0, 10**9))
 def test_functional_programs_of_the_world_become_the_gold_programs(index: int) -> None:
     scene, rng = make_scene(31, index, "B"), np.random.default_rng(index)
-    for kind in KINDS:
-        for draft in KINDS[kind](scene, rng):
-            question = draft.write(rng, "q")
-            written = from_semantic(question.semantic)
+    for kind in QUESTION_TYPES:
+        for draft in QUESTION_TYPES[kind](scene, rng):
+            question = draft.build(rng, "q")
+            written = translate(question.semantic)
             assert written.visprog == question.programs["visprog"], question.semantic
             assert written.viper == question.programs["viper"]
 
 
 def lines(ops: Ops) -> list[str]:
     keys = ("operation", "argument", "dependencies")
-    written = from_semantic([dict(zip(keys, op, strict=True)) for op in ops])
+    written = translate([dict(zip(keys, op, strict=True)) for op in ops])
     visprog.parse(written.visprog, SIGNATURES)
     viper.parse(written.viper, SIGNATURES, isolate=False)
     return written.visprog.splitlines()
@@ -108,4 +108,4 @@ def test_what_does_not_fit_is_a_parse_failure(ops: Ops, message: str) -> None:
 
 def test_an_operation_without_its_fields_is_a_parse_failure() -> None:
     with pytest.raises(ParseFailure, match="step 0: an operation has"):
-        from_semantic([{"operation": "select"}])
+        translate([{"operation": "select"}])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import viper, visprog
 from tutelage.programs.types import ParseFailure, Signature
-from tutelage.programs.generators.grammar import singular, write
-from tutelage.datasets.synthetic.question_types import KINDS
+from tutelage.programs.generators.grammar import singular, generate
+from tutelage.datasets.synthetic.question_types import QUESTION_TYPES
 from tutelage.datasets.synthetic.nlvr_statements import make_set
 from tutelage.datasets.synthetic.scene import make_scene
 from tutelage.datasets.synthetic.tasks import make_task
@@ -30,10 +30,10 @@ SIGNATURES = {name: module.signature for name, module in symbolic_modules().item
 @given(st.integers(0, 10**9), st.sampled_from([None, 1]))
 def test_every_question_of_the_world_becomes_its_gold_program(index: int, count: int | None) -> None:
     scene, rng = make_scene(21, index, "B", count=count), np.random.default_rng(index)
-    for kind in KINDS:
-        for draft in KINDS[kind](scene, rng):
-            question = draft.write(rng, "q")
-            written = write(question.text)
+    for kind in QUESTION_TYPES:
+        for draft in QUESTION_TYPES[kind](scene, rng):
+            question = draft.build(rng, "q")
+            written = generate(question.text)
             assert written.visprog == question.programs["visprog"], question.text
             assert written.viper == question.programs["viper"], question.text
 
@@ -42,17 +42,17 @@ def test_every_question_of_the_world_becomes_its_gold_program(index: int, count:
 @given(st.integers(0, 10**9))
 def test_every_statement_about_a_pair_becomes_its_gold_program(index: int) -> None:
     for statement in make_set(22, index):
-        written = write(statement.text, PAIR)
+        written = generate(statement.text, PAIR)
         assert (written.visprog, written.viper) == (statement.programs["visprog"], statement.programs["viper"])
 
 
 def test_where_questions() -> None:
     for sample in make_task("b_grounding", 100, "select", 20):
-        assert write(sample.question)._asdict() == sample.programs
+        assert generate(sample.question)._asdict() == sample.programs
 
 
 def lines(question: str, **options: object) -> list[str]:
-    written = write(question, **options)  # type: ignore[arg-type]
+    written = generate(question, **options)  # type: ignore[arg-type]
     inputs = tuple(options.get("inputs", ("IMAGE",)))  # type: ignore[arg-type]
     visprog.parse(written.visprog, SIGNATURES, inputs)
     viper.parse(written.viper, SIGNATURES, isolate=False)
@@ -111,7 +111,7 @@ def test_every_question_of_easy_vqa_is_read() -> None:
                 truth.setdefault(image, {})["color" if answer in colors else "shape"] = answer
         right = set()
         for question, answer, image in rows:
-            program = write(question, single=True).visprog.splitlines()
+            program = generate(question, single=True).visprog.splitlines()
             asked = truth.get(image, {}).get("color" if "What color" in program[0] else "shape")
             if asked is None:
                 continue
@@ -126,21 +126,21 @@ def test_every_question_of_easy_vqa_is_read() -> None:
 @pytest.mark.parametrize("question", ["", "Why?", "What is love", "Is there a red circle and a blue star here?", "a" * 5000])
 def test_what_no_rule_reads_is_a_parse_failure(question: str) -> None:
     with pytest.raises(ParseFailure, match="does not read"):
-        write(question)
+        generate(question)
 
 
 def test_other_failures() -> None:
     with pytest.raises(ParseFailure, match="one property"):
-        write("is there a red circle?", single=True)
+        generate("is there a red circle?", single=True)
     with pytest.raises(ParseFailure, match="no programs are written"):
-        write("Is there a circle?", ("VIDEO",))
+        generate("Is there a circle?", ("VIDEO",))
 
 
 @given(st.text(max_size=80))
 def test_any_text_is_read_or_refused_and_what_is_written_parses(text: str) -> None:
     for inputs in (("IMAGE",), PAIR):
         try:
-            written = write(text, inputs)
+            written = generate(text, inputs)
         except ParseFailure:
             continue
         visprog.parse(written.visprog, SIGNATURES, inputs)

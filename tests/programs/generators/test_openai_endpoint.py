@@ -16,12 +16,12 @@ from tutelage.errors import InputError
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import visprog
 from tutelage.programs.types import Signature
-from tutelage.programs.generators.openai_endpoint import Endpoint, EndpointSettings, Passing, read_completion, retry_after
+from tutelage.programs.generators.openai_endpoint import Endpoint, EndpointSettings, RetryableError, read_completion, retry_after
 from tutelage.programs.generators.pacing import Pace
-from tutelage.programs.generators.llm import PromptedWriter
-from tutelage.programs.generators.few_shot import Prompt, Prompts
-from tutelage.programs.generators.completions import Ask, Completion, Responses
-from tutelage.programs.generators.base import Fault, NoDraft, Request, tally
+from tutelage.programs.generators.llm import LLMGenerator
+from tutelage.programs.generators.few_shot import Prompt, PromptBuilder
+from tutelage.programs.generators.completions import CompletionRequest, Completion, CompletionCache
+from tutelage.programs.generators.base import FailedProgram, GenerationFailed, GenerationRequest, tally
 
 from .stub_server import PROGRAM, Asked, Reply, StubServer, in_turn, refused, said, serving
 
@@ -41,15 +41,15 @@ def endpoint(server: StubServer, **options: Any) -> Endpoint:
     return Endpoint(EndpointSettings(server.url, "stub", **(quick | options)))
 
 
-def writer(model: Endpoint, **options: Any) -> PromptedWriter:
-    return PromptedWriter(model, Prompts(SIGNATURES, shots=1), **options)
+def writer(model: Endpoint, **options: Any) -> LLMGenerator:
+    return LLMGenerator(model, PromptBuilder(SIGNATURES, shots=1), **options)
 
 
-def ask(text: str = "What is it?", **options: Any) -> Ask:
-    return Ask(Prompt("rules", (f"Question: {text}",)), **options)
+def ask(text: str = "What is it?", **options: Any) -> CompletionRequest:
+    return CompletionRequest(Prompt("rules", (f"Question: {text}",)), **options)
 
 
-def answer(model: Endpoint) -> Completion | NoDraft:
+def answer(model: Endpoint) -> Completion | GenerationFailed:
     ((number, found),) = model.complete([ask()])
     assert number == 0
     return found
@@ -59,7 +59,7 @@ def answer(model: Endpoint) -> Completion | NoDraft:
 def test_a_program_is_asked_for_and_unwrapped(api: Any) -> None:
     with serving(in_turn(said(f"Sure!\n```python\n{PROGRAM}\n```\nDone.", logprobs=[0.0, -0.6931471805599453]))) as server:
         made = writer(endpoint(server, api=api))
-        ((draft,),) = made.write([Request("What is it?")])
+        ((draft,),) = made.generate([GenerationRequest("What is it?")])
     (asked,) = server.asked
     assert asked.path == ("/v1/chat/completions" if api == "chat" else "/v1/completions")
     assert asked.question == "What is it?" and asked.body["temperature"] == 0 and "seed" not in asked.body
@@ -107,10 +107,10 @@ def test_a_fault_that_stays_is_a_failure_of_that_ask_alone(fault: Reply, told: s
 
     with serving(script) as server:
         made = writer(endpoint(server))
-        drafts = [draft for (draft,) in made.write([Request("good"), Request("bad"), Request("fine")])]
+        drafts = [draft for (draft,) in made.generate([GenerationRequest("good"), GenerationRequest("bad"), GenerationRequest("fine")])]
     assert [draft.failure is None for draft in drafts] == [True, False, True]
     failure = drafts[1].failure
-    assert isinstance(failure, NoDraft) and failure.kind == "writer" and told in failure.message and failure.remedy
+    assert isinstance(failure, GenerationFailed) and failure.kind == "writer" and told in failure.message and failure.remedy
     assert tally(draft.program(PARSER, ("IMAGE",)) for draft in drafts) == {"ok": 2, "writer": 1}
     assert made.usage.failures == 1 and len(server.asked) == 5
 
@@ -124,14 +124,14 @@ def test_a_slow_answer_times_out_even_when_it_drips() -> None:
     with serving(in_turn(Reply(b"{}", pause=0.5))) as server:
         model = endpoint(server, timeout=0.05, attempts=2)
         found = answer(model)
-    assert isinstance(found, NoDraft) and "no answer in 0.05 s" in found.message and model.faults == {"timeout": 2}
+    assert isinstance(found, GenerationFailed) and "no answer in 0.05 s" in found.message and model.faults == {"timeout": 2}
 
 
 def test_nobody_listens() -> None:
     with serving(in_turn(said(PROGRAM))) as server:
         pass
     found = answer(endpoint(server))
-    assert isinstance(found, NoDraft) and "3 attempts: Connect" in found.message
+    assert isinstance(found, GenerationFailed) and "3 attempts: Connect" in found.message
 
 
 def test_retry_after_is_waited_for() -> None:
@@ -144,7 +144,7 @@ def test_retry_after_is_waited_for() -> None:
 def test_a_wait_that_is_too_long_is_not_begun() -> None:
     with serving(in_turn(refused(429, "quota", retry_after="3600"))) as server:
         found = answer(endpoint(server))
-    assert isinstance(found, NoDraft) and "HTTP 429: quota; it asks to wait 3600 s" in found.message
+    assert isinstance(found, GenerationFailed) and "HTTP 429: quota; it asks to wait 3600 s" in found.message
     assert len(server.asked) == 1
 
 
@@ -163,20 +163,20 @@ def test_both_forms_of_retry_after(header: str | None, seconds: float | None) ->
 def test_what_no_retry_can_mend_ends_the_run(status: int, remedy: str) -> None:
     with serving(in_turn(refused(status, "no such thing", location="http://127.0.0.1:1/"))) as server:
         with pytest.raises(InputError, match=f"HTTP {status}: no such thing") as error:
-            writer(endpoint(server)).write([Request("a"), Request("b")])
+            writer(endpoint(server)).generate([GenerationRequest("a"), GenerationRequest("b")])
     assert remedy in str(error.value.remedy)
 
 
 def test_a_request_that_is_refused_fails_alone() -> None:
     with serving(in_turn(refused(400, "too long"))) as server:
         found = answer(endpoint(server))
-    assert isinstance(found, NoDraft) and found.message == "HTTP 400: too long" and len(server.asked) == 1
+    assert isinstance(found, GenerationFailed) and found.message == "HTTP 400: too long" and len(server.asked) == 1
 
 
 def test_nonsense_is_a_parse_failure_and_a_cut_answer_a_limit() -> None:
     replies = {"a": said("I cannot see any image."), "b": said(PROGRAM, finish="length"), "c": said(None), "d": said("")}
     with serving(lambda asked, number: replies[asked.question]) as server:
-        drafts = [draft for (draft,) in writer(endpoint(server)).write([Request(name) for name in replies])]
+        drafts = [draft for (draft,) in writer(endpoint(server)).generate([GenerationRequest(name) for name in replies])]
     programs = [draft.program(PARSER, ("IMAGE",)) for draft in drafts]
     assert tally(programs) == {"parse": 2, "limit": 1, "writer": 1}
     assert drafts[1].text == PROGRAM
@@ -188,9 +188,9 @@ def numbered(asked: Any, number: int) -> Reply:
 
 def test_samples_have_their_own_seeds_and_repeat() -> None:
     with serving(numbered) as server:
-        first = writer(endpoint(server), temperature=0.9).write([Request("a"), Request("b")], 3)
-        again = writer(endpoint(server), temperature=0.9).write([Request("a"), Request("b")], 3)
-        other = writer(endpoint(server), temperature=0.9, seed=1).write([Request("a")], 3)
+        first = writer(endpoint(server), temperature=0.9).generate([GenerationRequest("a"), GenerationRequest("b")], 3)
+        again = writer(endpoint(server), temperature=0.9).generate([GenerationRequest("a"), GenerationRequest("b")], 3)
+        other = writer(endpoint(server), temperature=0.9, seed=1).generate([GenerationRequest("a")], 3)
     assert first == again and [len(drafts) for drafts in first] == [3, 3]
     texts = {draft.text for draft in first[0]}
     assert len(texts) == 3 and texts.isdisjoint(draft.text for draft in other[0])
@@ -201,15 +201,15 @@ def test_answers_are_kept_on_disk_and_failures_are_not(tmp_path: Path) -> None:
     def script(asked: Any, number: int) -> Reply:
         return refused(500) if asked.question == "bad" else said(PROGRAM, logprobs=[-0.1])
 
-    requests = [Request("good"), Request("bad"), Request("good")]
+    requests = [GenerationRequest("good"), GenerationRequest("bad"), GenerationRequest("good")]
     with serving(script) as server:
-        first = writer(endpoint(server), responses=Responses(tmp_path))
-        drafts = first.write(requests)
+        first = writer(endpoint(server), responses=CompletionCache(tmp_path))
+        drafts = first.generate(requests)
         assert len(server.asked) == 4  # the second "good" is the first
-        second = writer(endpoint(server), responses=Responses(tmp_path))
-        again = second.write(requests)
+        second = writer(endpoint(server), responses=CompletionCache(tmp_path))
+        again = second.generate(requests)
         assert len(server.asked) == 7
-        writer(endpoint(server, max_tokens=9), responses=Responses(tmp_path)).write([Request("good")])
+        writer(endpoint(server, max_tokens=9), responses=CompletionCache(tmp_path)).generate([GenerationRequest("good")])
         assert len(server.asked) == 8
     assert [d.text for (d,) in drafts] == [d.text for (d,) in again] == [PROGRAM, "", PROGRAM]
     assert drafts[0][0].probability == again[0][0].probability
@@ -222,7 +222,7 @@ def test_the_key_is_sent_and_stands_nowhere_else(tmp_path: Path, monkeypatch: An
     replies = {"a": said(f"# {KEY}\n{PROGRAM}"), "b": refused(400, "x" * 290 + KEY), "c": Reply(f"not {KEY} JSON".encode())}
     with serving(lambda asked, number: replies[asked.question]) as server:
         model = endpoint(server, key_variable="MY_KEY")
-        drafts = writer(model, responses=Responses(tmp_path)).write([Request(name) for name in replies])
+        drafts = writer(model, responses=CompletionCache(tmp_path)).generate([GenerationRequest(name) for name in replies])
         with pytest.raises(InputError) as error:
             server.script = in_turn(refused(401, f"Incorrect API key provided: {KEY}"))
             answer(model)
@@ -276,7 +276,7 @@ def test_requests_run_together_up_to_the_limit() -> None:
         return said(PROGRAM)
 
     with serving(script) as server:
-        writer(endpoint(server, concurrency=3)).write([Request(str(number)) for number in range(9)])
+        writer(endpoint(server, concurrency=3)).generate([GenerationRequest(str(number)) for number in range(9)])
     assert counted == [3, 6, 9]
 
 
@@ -322,7 +322,7 @@ def test_probabilities_are_read_where_they_make_sense(logprobs: Any, probability
 def test_unreported_tokens_are_told_apart() -> None:
     with serving(in_turn(said(PROGRAM, usage=False))) as server:
         made = writer(endpoint(server))
-        made.write([Request("a")])
+        made.generate([GenerationRequest("a")])
     assert made.usage.unreported == 1 and made.usage.cost(1.0, 1.0) == 0 and made.usage.cost(None, 1.0) is None
 
 
@@ -330,7 +330,7 @@ def test_a_repair_asks_with_the_error() -> None:
     with serving(in_turn(said(PROGRAM))) as server:
         made = writer(endpoint(server))
         failure = PARSER.try_parse("ANSWER0=CONT()")
-        (draft,) = made.repair([Fault(Request("What is it?"), "ANSWER0=CONT()", failure)])  # type: ignore[arg-type]
+        (draft,) = made.repair([FailedProgram(GenerationRequest("What is it?"), "ANSWER0=CONT()", failure)])  # type: ignore[arg-type]
     messages = server.asked[0].body["messages"]
     assert draft.text == PROGRAM and messages[-2] == {"role": "assistant", "content": "ANSWER0=CONT()"}
     assert "This program fails" in messages[-1]["content"]
@@ -339,7 +339,7 @@ def test_a_repair_asks_with_the_error() -> None:
 def test_progress_is_told() -> None:
     told = list[tuple[float, float]]()
     with serving(in_turn(said(PROGRAM))) as server:
-        writer(endpoint(server), on_done=lambda done, total: told.append((done, total))).write([Request("a"), Request("b")])
+        writer(endpoint(server), on_done=lambda done, total: told.append((done, total))).generate([GenerationRequest("a"), GenerationRequest("b")])
     assert told == [(0, 2), (1, 2), (2, 2)]
 
 
@@ -354,8 +354,8 @@ def test_who_stops_listening_stops_the_asking() -> None:
 
 def test_halves_of_characters_neither_stop_the_asking_nor_the_keeping(tmp_path: Path) -> None:
     with serving(in_turn(Reply(b'{"choices": [{"message": {"content": "a\\ud800b"}}]}'))) as server:
-        made = writer(endpoint(server), responses=Responses(tmp_path))
-        ((draft,),) = made.write([Request("What is \udcff?")])
+        made = writer(endpoint(server), responses=CompletionCache(tmp_path))
+        ((draft,),) = made.generate([GenerationRequest("What is \udcff?")])
     assert draft.text == "a?b" and server.asked[0].question == "What is \udcff?"
     assert len(list(tmp_path.rglob("*.json"))) == 1
 
@@ -381,7 +381,7 @@ JSON = st.recursive(
 def test_any_json_is_an_answer_or_a_typed_fault(body: Any, api: str) -> None:
     try:
         found = read_completion(json.dumps(body).encode(), api)
-    except (NoDraft, Passing) as fault:
+    except (GenerationFailed, RetryableError) as fault:
         assert len(str(fault)) < 600
     else:
         assert isinstance(found.text, str) and (found.probability is None or 0 <= found.probability <= 1)
@@ -389,5 +389,5 @@ def test_any_json_is_an_answer_or_a_typed_fault(body: Any, api: str) -> None:
 
 @given(st.binary(max_size=60))
 def test_any_bytes_are_a_typed_fault(content: bytes) -> None:
-    with pytest.raises((NoDraft, Passing)):
+    with pytest.raises((GenerationFailed, RetryableError)):
         read_completion(content)

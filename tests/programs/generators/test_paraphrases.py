@@ -6,26 +6,26 @@ import numpy as np
 import pytest
 
 from tutelage.errors import InputError
-from tutelage.programs.generators.paraphrases import fillers, pairs, plural, read_forms
+from tutelage.programs.generators.paraphrases import fillers, make_pairs, plural, read_paraphrases
 from tutelage.programs.generators.program_templates import words
 
 
 def test_our_wordings_are_read_and_cover_every_kind_of_question() -> None:
-    forms = read_forms()
+    forms = read_paraphrases()
     assert {form.about for form in forms} == {"image", "pair", "single", "none"}
-    assert all(form.said and form.held_out for form in forms)
-    assert all((form.plain == "") == (form.about == "none") for form in forms)
+    assert all(form.paraphrases and form.held_out for form in forms)
+    assert all((form.canonical == "") == (form.about == "none") for form in forms)
 
 
 def test_held_out_wordings_are_not_among_the_others() -> None:
-    forms = read_forms()
-    said = {(form.about, text) for form in forms for text in (form.plain, *form.said)}
+    forms = read_paraphrases()
+    said = {(form.about, text) for form in forms for text in (form.canonical, *form.paraphrases)}
     assert not said & {(form.about, text) for form in forms for text in form.held_out}
 
 
 def test_wordings_of_one_form_give_one_program_with_the_words_of_the_question() -> None:
-    found = list(pairs(read_forms(), np.random.default_rng(0), rounds=2, held_out=True))
-    assert len(found) == 2 * sum(len(form.held_out) for form in read_forms())
+    found = list(make_pairs(read_paraphrases(), np.random.default_rng(0), rounds=2, held_out=True))
+    assert len(found) == 2 * sum(len(form.held_out) for form in read_paraphrases())
     for pair in found:
         assert (pair.program is None) == (pair.about == "none")
         assert "{" not in pair.question
@@ -55,10 +55,10 @@ def test_a_broken_file_is_refused_with_its_line(tmp_path: Path, text: str, where
     file = tmp_path / "wordings.txt"
     file.write_text(text)
     with pytest.raises(InputError, match=words_) as caught:
-        read_forms(file)
+        read_paraphrases(file)
     assert str(caught.value.where) == f"{file}{where}"
 
 
 def test_an_absent_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot read"):
-        read_forms(tmp_path / "none.txt")
+        read_paraphrases(tmp_path / "none.txt")

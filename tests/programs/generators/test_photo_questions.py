@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import viper, visprog
 from tutelage.programs.types import ParseFailure, Signature
-from tutelage.programs.generators.grammar import write
+from tutelage.programs.generators.grammar import generate
 
 SIGNATURES = {name: module.signature for name, module in symbolic_modules().items()} | {
     "LOC": Signature({"image": "image", "object": "text"}, "boxes"),
@@ -36,7 +36,7 @@ SIGNATURES = {name: module.signature for name, module in symbolic_modules().item
     ],
 )
 def test_a_question_becomes_these_steps(question: str, lines: list[str]) -> None:
-    written = write(question, photo=True)
+    written = generate(question, photo=True)
     place = 0
     for line in lines:
         place = written.visprog.find(line, place)
@@ -46,7 +46,7 @@ def test_a_question_becomes_these_steps(question: str, lines: list[str]) -> None
 @given(st.text(max_size=60))
 def test_whatever_is_asked_of_a_photograph_becomes_a_program_of_both_languages(question: str) -> None:
     try:
-        written = write(question, photo=True)
+        written = generate(question, photo=True)
     except ParseFailure:
         text = " ".join(question.split()).rstrip("?. ")
         assert not text or not text.isprintable()
@@ -59,4 +59,4 @@ def test_whatever_is_asked_of_a_photograph_becomes_a_program_of_both_languages(q
 def test_drawn_scenes_keep_their_rules() -> None:
     for question in ("What is in the picture?", "How many cups can you see?", "Who is this?"):
         with pytest.raises(ParseFailure):
-            write(question)
+            generate(question)

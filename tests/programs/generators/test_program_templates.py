@@ -6,12 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.programs.types import ParseFailure, ProgramFailure
-from tutelage.programs.generators.grammar import write
-from tutelage.programs.generators.paraphrases import INPUTS, pairs, read_forms
-from tutelage.programs.generators.program_templates import PLURAL, Part, assemble, dissect, in_both, words
+from tutelage.programs.generators.grammar import generate
+from tutelage.programs.generators.paraphrases import INPUTS, make_pairs, read_paraphrases
+from tutelage.programs.generators.program_templates import PLURAL, ProgramPart, join_program, split_program, to_program_pair, words
 from tutelage.datasets.synthetic.tasks import make_task
 
-COLOR = write("What color is the dog?").visprog
+COLOR = generate("What color is the dog?").visprog
 
 
 def test_a_question_is_read_word_by_word_with_plurals_and_numbers_taken_apart() -> None:
@@ -27,28 +27,28 @@ def test_any_text_can_be_read(text: str) -> None:
 
 
 def test_arguments_that_the_question_names_become_holes_and_others_stay() -> None:
-    parts = dissect(COLOR, words("What color is the dog?"))
-    assert parts[0] == Part("BOX0=LOC(image=IMAGE,object='@')", ("dog",))
-    assert parts[2] == Part("ANSWER0=VQA(image=IMAGE0,question='What @ is the @?')", ("color", "dog"))
-    (kept, *_) = dissect(COLOR, words("Which hue does it have?"))
-    assert kept == Part("BOX0=LOC(image=IMAGE,object='dog')")
-    chosen = dissect(write("Is the dog to the left or to the right of the cat?").visprog, ("left", "right", "dog", "cat"))
-    assert Part("ANSWER1=EVAL(expr=\"'@' if {ANSWER0} > 0 else '@'\")", ("left", "right")) in chosen
-    yes = dissect(write("Is there a dog?").visprog, ("yes", "no", "dog", "0"))
-    assert Part("ANSWER1=EVAL(expr=\"'yes' if {ANSWER0} > 0 else 'no'\")") in yes
+    parts = split_program(COLOR, words("What color is the dog?"))
+    assert parts[0] == ProgramPart("BOX0=LOC(image=IMAGE,object='@')", ("dog",))
+    assert parts[2] == ProgramPart("ANSWER0=VQA(image=IMAGE0,question='What @ is the @?')", ("color", "dog"))
+    (kept, *_) = split_program(COLOR, words("Which hue does it have?"))
+    assert kept == ProgramPart("BOX0=LOC(image=IMAGE,object='dog')")
+    chosen = split_program(generate("Is the dog to the left or to the right of the cat?").visprog, ("left", "right", "dog", "cat"))
+    assert ProgramPart("ANSWER1=EVAL(expr=\"'@' if {ANSWER0} > 0 else '@'\")", ("left", "right")) in chosen
+    yes = split_program(generate("Is there a dog?").visprog, ("yes", "no", "dog", "0"))
+    assert ProgramPart("ANSWER1=EVAL(expr=\"'yes' if {ANSWER0} > 0 else 'no'\")") in yes
 
 
 def test_programs_of_every_wording_come_together_again_in_both_languages() -> None:
-    for pair in pairs(read_forms(), np.random.default_rng(0), rounds=1):
+    for pair in make_pairs(read_paraphrases(), np.random.default_rng(0), rounds=1):
         if pair.program is not None:
-            assert assemble(dissect(pair.program, words(pair.question))) == pair.program
-            assert in_both(pair.program, INPUTS[pair.about]).visprog == pair.program
+            assert join_program(split_program(pair.program, words(pair.question))) == pair.program
+            assert to_program_pair(pair.program, INPUTS[pair.about]).visprog == pair.program
 
 
 @pytest.mark.parametrize("task", ["b_gqa", "b_nlvr", "b_spatial", "b_grounding", "c_mixed"])
 def test_the_world_s_programs_are_composed_alike_from_their_visprog_lines(task: str) -> None:
     for sample in make_task(task, 100, "select", 40):
-        found = in_both(sample.programs["visprog"], tuple(sample.images))
+        found = to_program_pair(sample.programs["visprog"], tuple(sample.images))
         assert found == (sample.programs["visprog"], sample.programs["viper"])
 
 
@@ -65,13 +65,13 @@ def test_the_world_s_programs_are_composed_alike_from_their_visprog_lines(task: 
 )
 def test_what_is_no_such_program_is_a_typed_failure(text: str) -> None:
     with pytest.raises(ParseFailure):
-        in_both(text)
+        to_program_pair(text)
 
 
 @given(st.lists(st.sampled_from([*COLOR.splitlines(), "ANSWER0=COUNT(box=BOX0)", "X=SEG(image=IMAGE)"]), max_size=6))
 def test_lines_in_any_order_compose_or_fail_with_a_type(lines: list[str]) -> None:
     try:
-        found = in_both("\n".join(lines))
+        found = to_program_pair("\n".join(lines))
     except ProgramFailure:
         return
     assert found.viper.startswith("def execute_command(image):")

@@ -13,8 +13,8 @@ from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 from tutelage.modules import hf
 from tutelage.modules.visual_module import VisualModule, load
-from tutelage.sdvp.objective import Stepwise, lesson
-from tutelage.sdvp.continual.base import SelfDistill, Together, parse
+from tutelage.sdvp.objective import StepwiseDistillation, make_job
+from tutelage.sdvp.continual.base import SelfDistill, CombinedStrategy, parse
 from tutelage.sdvp.continual.low_rank import LoRA
 from tutelage.sdvp.continual.peft_lora import PeftLoRA
 
@@ -26,7 +26,7 @@ CASE = CASES["blip"]
 
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory: Any) -> VisualModule:
-    return hf.opened("VQA", f"hf:{CASE.make(tmp_path_factory.mktemp('blip'))}", **CASE.settings)
+    return hf.open_module("VQA", f"hf:{CASE.make(tmp_path_factory.mktemp('blip'))}", **CASE.settings)
 
 
 @pytest.mark.parametrize("option", [*(PeftLoRA(rank=2, variant=v) for v in ("plain", "rslora", "dora")), LoRA(rank=2)], ids=repr)
@@ -50,11 +50,11 @@ def test_parts_start_as_nothing_are_trained_alone_and_merge_exactly(option: Any,
 
 def test_a_lesson_with_peft_gives_a_plain_module_that_is_saved_and_loaded(blip: VisualModule, tmp_path: Path) -> None:
     before = blip.version
-    task, replay = blip.exercise(CASE.calls, CASE.labels), blip.exercise(CASE.calls[::-1], None)
-    retain = Together((SelfDistill(), PeftLoRA(targets=("*qkv", "*query", "*value"))))
+    task, replay = blip.training_examples(CASE.calls, CASE.labels), blip.training_examples(CASE.calls[::-1], None)
+    retain = CombinedStrategy((SelfDistill(), PeftLoRA(targets=("*qkv", "*query", "*value"))))
     settings = replace(small.SETTINGS, steps=12, log_every=1)
-    result = train(lesson(blip, task, replay, settings, Stepwise.Config(), retain))
-    taught = blip.taught(retain.finish(result.student))
+    result = train(make_job(blip, task, replay, settings, StepwiseDistillation.Config(), retain))
+    taught = blip.with_network(retain.finish(result.student))
     assert result.history[-1]["terms"]["step"] < result.history[0]["terms"]["step"]
     moved = {n for n, p in taught.network.named_parameters() if not torch.equal(p, blip.network.get_parameter(n))}
     assert moved and all(name.endswith(("qkv.weight", "query.weight", "value.weight")) for name in moved)
@@ -63,7 +63,7 @@ def test_a_lesson_with_peft_gives_a_plain_module_that_is_saved_and_loaded(blip: 
 
 
 def test_it_is_named_like_the_others_and_refuses_what_it_cannot_do() -> None:
-    assert parse("self_distill+peft") == Together((SelfDistill(), PeftLoRA()))
+    assert parse("self_distill+peft") == CombinedStrategy((SelfDistill(), PeftLoRA()))
     module = small.color()
     with pytest.raises(InputError, match="no layer of COLOR matches nothing.*") as error:
         PeftLoRA(targets=("nothing.*",)).prepare(module.copy_network(), module)

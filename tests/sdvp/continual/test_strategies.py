@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
-from tutelage.modules.visual_module import Exercise, Label, VisualModule
-from tutelage.programs.types import Answers, Call, Signature
-from tutelage.sdvp.compile import Options
-from tutelage.sdvp.objective import Stepwise, lesson
-from tutelage.sdvp.continual.base import L2SP, NOTHING, Freeze, LabelledReplay, Retain, SelfDistill, Together, known, parse
+from tutelage.modules.visual_module import TrainingExamples, CallLabel, VisualModule
+from tutelage.programs.types import ModuleOutputs, Call, Signature
+from tutelage.sdvp.compile import SdvpOptions
+from tutelage.sdvp.objective import StepwiseDistillation, make_job
+from tutelage.sdvp.continual.base import L2SP, NO_STRATEGY, Freeze, LabelledReplay, ContinualStrategy, SelfDistill, CombinedStrategy, strategies, parse
 from tutelage.sdvp.continual.ewc import EWC, fisher
 from tutelage.sdvp.continual.low_rank import Adapter, LoRA
-from tutelage.sdvp.continual.options import retaining
+from tutelage.sdvp.continual.options import with_strategy
 
 from . import small
 
@@ -38,16 +38,16 @@ def linear(kind: str, weight: Sequence[Sequence[float]]) -> VisualModule:
         signature = Signature({"x": "number"}, "number")
         heads = {"y": kind}
 
-        def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Answers:
-            return Answers(heads["y"].tolist())
+        def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> ModuleOutputs:
+            return ModuleOutputs(heads["y"].tolist())
 
     network = Line(len(weight[0]), len(weight))
     network.out.weight.data = torch.tensor(weight)
     return Linear(VisualModule.Config(), network)
 
 
-def inputs(rows: Sequence[Sequence[float]]) -> Exercise:
-    return Exercise({"x": torch.tensor(rows)}, {}, torch.ones(len(rows)))
+def inputs(rows: Sequence[Sequence[float]]) -> TrainingExamples:
+    return TrainingExamples({"x": torch.tensor(rows)}, {}, torch.ones(len(rows)))
 
 
 def test_ewc_is_exact_on_a_quadratic() -> None:
@@ -90,7 +90,7 @@ def test_the_fisher_of_classes_is_right_on_average() -> None:
 
 def test_padding_has_no_fisher_information() -> None:
     module = linear("size", [[1.0]])
-    padded = Exercise({"x": torch.tensor([[1.0], [5.0]])}, {}, torch.tensor([1.0, 0.0]))
+    padded = TrainingExamples({"x": torch.tensor([[1.0], [5.0]])}, {}, torch.tensor([1.0, 0.0]))
     assert fisher(module, padded)["out.weight"].item() == pytest.approx(0.5)
 
 
@@ -104,12 +104,12 @@ def test_l2sp_is_half_the_squared_way_from_the_start() -> None:
 
 
 @pytest.mark.parametrize("option", [LoRA(rank=2), Adapter(rank=2)], ids=["lora", "adapter"])
-def test_added_parts_start_as_nothing_are_trained_alone_and_merge_exactly(option: Retain) -> None:
+def test_added_parts_start_as_nothing_are_trained_alone_and_merge_exactly(option: ContinualStrategy) -> None:
     module = small.color()
     batch = module.encode([Call("COLOR", {"image": small.picture(1, "red")})])
     student = option.prepare(module.copy_network(), module)
     assert torch.equal(student(batch)["answer"], module.network(batch)["answer"])
-    trained = [name for name, p in student.named_parameters() if option.trains(f"student.{name}")]
+    trained = [name for name, p in student.named_parameters() if option.is_trainable(f"student.{name}")]
     assert trained and all(name.endswith((".up", ".down")) for name in trained)
     for name, parameter in student.named_parameters():
         if name in trained:
@@ -140,27 +140,27 @@ def test_freezing_goes_by_patterns_and_refuses_to_freeze_nothing_or_all() -> Non
     module = small.color()
     option = Freeze(parts=("network.2.*",))
     student = option.prepare(module.copy_network(), module)
-    trained = {name for name, _ in student.named_parameters() if option.trains(f"student.{name}")}
+    trained = {name for name, _ in student.named_parameters() if option.is_trainable(f"student.{name}")}
     assert trained == {"network.4.weight", "network.4.bias"}
     only = Freeze(parts=(), all_but=("*.bias",))
-    assert only.trains("student.network.4.bias") and not only.trains("student.network.4.weight")
+    assert only.is_trainable("student.network.4.bias") and not only.is_trainable("student.network.4.weight")
     with pytest.raises(InputError, match="nothing of COLOR"):
         Freeze(parts=("trunk.*",)).prepare(module.copy_network(), module)
     with pytest.raises(InputError, match="everything of COLOR"):
         Freeze(parts=("*",)).prepare(module.copy_network(), module)
 
 
-def taught(retain: Retain, keep: float = 0.0, steps: int = 12, replay: bool = True) -> tuple[small.Color, nn.Module, dict]:
+def taught(retain: ContinualStrategy, keep: float = 0.0, steps: int = 12, replay: bool = True) -> tuple[small.Color, nn.Module, dict]:
     module = small.color()
     asked = [Call("COLOR", {"image": q.images["IMAGE"]}) for q in small.questions(12)]
-    labels = [Label(q.answer) for q in small.questions(12)]
+    labels = [CallLabel(q.answer) for q in small.questions(12)]
     old = [Call("COLOR", {"image": small.picture(100 + i, "red")}) for i in range(8)]
-    given = lesson(
+    given = make_job(
         module,
         module.exercise(asked, labels),
         module.exercise(old, None) if replay else None,
         replace(small.SETTINGS, steps=steps),
-        Stepwise.Config(keep=keep),
+        StepwiseDistillation.Config(self_weight=keep),
         retain,
     )
     result = train(given)
@@ -170,17 +170,17 @@ def taught(retain: Retain, keep: float = 0.0, steps: int = 12, replay: bool = Tr
 @pytest.mark.parametrize(
     ("retain", "terms"),
     [
-        (NOTHING, {"step"}),
+        (NO_STRATEGY, {"step"}),
         (L2SP(), {"step", "penalty"}),
         (EWC(), {"step", "penalty"}),
         (LoRA(), {"step"}),
         (Adapter(), {"step"}),
         (Freeze(parts=("network.2.*",)), {"step"}),
-        (Together((EWC(), L2SP(), LoRA())), {"step", "penalty"}),
+        (CombinedStrategy((EWC(), L2SP(), LoRA())), {"step", "penalty"}),
     ],
-    ids=lambda value: type(value).__name__ if isinstance(value, Retain) else None,
+    ids=lambda value: type(value).__name__ if isinstance(value, ContinualStrategy) else None,
 )
-def test_every_option_trains_a_plain_network_and_leaves_the_old_module_alone(retain: Retain, terms: set[str]) -> None:
+def test_every_option_trains_a_plain_network_and_leaves_the_old_module_alone(retain: ContinualStrategy, terms: set[str]) -> None:
     module, student, found = taught(retain)
     assert small.equal(module.network, small.color().network)
     assert student.state_dict().keys() == module.network.state_dict().keys()
@@ -191,12 +191,12 @@ def test_every_option_trains_a_plain_network_and_leaves_the_old_module_alone(ret
 
 
 def test_a_strong_anchor_keeps_the_student_nearer() -> None:
-    def moved(retain: Retain) -> float:
+    def moved(retain: ContinualStrategy) -> float:
         module, student, _ = taught(retain, steps=30)
         pairs = zip(module.network.parameters(), student.parameters(), strict=True)
         return sum(((a - b).detach() ** 2).sum().item() for a, b in pairs)
 
-    assert moved(L2SP(strength=10.0)) < moved(L2SP(strength=0.1)) < moved(NOTHING)
+    assert moved(L2SP(strength=10.0)) < moved(L2SP(strength=0.1)) < moved(NO_STRATEGY)
 
 
 def test_self_distillation_is_a_term_only_where_lambda_is_above_0() -> None:
@@ -205,7 +205,7 @@ def test_self_distillation_is_a_term_only_where_lambda_is_above_0() -> None:
 
 
 def test_labelled_replay_learns_from_old_labels() -> None:
-    examples = {"COLOR": [(Call("COLOR", {"image": small.picture(i, "blue")}), Label("blue")) for i in range(4)]}
+    examples = {"COLOR": [(Call("COLOR", {"image": small.picture(i, "blue")}), CallLabel("blue")) for i in range(4)]}
     assert set(taught(LabelledReplay(examples), replay=False)[2]) == {"step", "labelled"}
     with pytest.raises(InputError, match="no labelled calls of COLOR"):
         taught(LabelledReplay())
@@ -217,31 +217,31 @@ def test_ewc_without_old_inputs_is_refused() -> None:
 
 
 def test_options_are_named_and_combine() -> None:
-    assert {"none", "self_distill", "ewc", "l2sp", "lora", "adapter", "freeze", "labelled"} <= set(known())
-    assert parse("none") == NOTHING
+    assert {"none", "self_distill", "ewc", "l2sp", "lora", "adapter", "freeze", "labelled"} <= set(strategies())
+    assert parse("none") == NO_STRATEGY
     both = parse("self_distill + lora")
-    assert both == Together((SelfDistill(), LoRA())) and both.distils and both.reads_inputs
+    assert both == CombinedStrategy((SelfDistill(), LoRA())) and both.uses_self_distillation and both.reads_inputs
     with pytest.raises(InputError, match="unknown retain option 'lorra'") as error:
         parse("lorra")
     assert "lora" in str(error.value)
 
 
 def test_named_options_set_replay_and_lambda() -> None:
-    chosen = {text: retaining(text) for text in ("none", "self_distill", "ewc", "l2sp+self_distill")}
-    assert {text: (o.replay, o.loss.keep > 0) for text, o in chosen.items()} == {
+    chosen = {text: with_strategy(text) for text in ("none", "self_distill", "ewc", "l2sp+self_distill")}
+    assert {text: (o.replay, o.loss.self_weight > 0) for text, o in chosen.items()} == {
         "none": (False, False),
         "self_distill": (True, True),
         "ewc": (True, False),
         "l2sp+self_distill": (True, True),
     }
-    assert chosen["self_distill"].loss.keep == Options().loss.keep
+    assert chosen["self_distill"].loss.self_weight == SdvpOptions().loss.self_weight
 
 
 def test_lessons_under_different_options_are_different_runs(tmp_path) -> None:
     module = small.color()
-    task = module.exercise([Call("COLOR", {"image": small.picture(1, "red")})], [Label("red")])
+    task = module.exercise([Call("COLOR", {"image": small.picture(1, "red")})], [CallLabel("red")])
 
-    def parts(retain: Retain) -> object:
-        return lesson(module, task, None, small.SETTINGS, Stepwise.Config(keep=0), retain).fingerprint_parts()
+    def parts(retain: ContinualStrategy) -> object:
+        return make_job(module, task, None, small.SETTINGS, StepwiseDistillation.Config(self_weight=0), retain).fingerprint_parts()
 
-    assert parts(L2SP(0.1)) != parts(L2SP(0.2)) != parts(NOTHING)
+    assert parts(L2SP(0.1)) != parts(L2SP(0.2)) != parts(NO_STRATEGY)

@@ -5,23 +5,23 @@ from __future__ import annotations
 import pytest
 
 from tutelage.errors import InputError
-from tutelage.sdvp.real_data.protocols import PRESETS, VIPER_GQA, VISPROG_GQA, VISPROG_NLVR2, alike, as_vipergpt, exact, preset_of
+from tutelage.sdvp.real_data.protocols import PROTOCOLS, VIPER_GQA, VISPROG_GQA, VISPROG_NLVR2, normalized_match, vipergpt_match, exact_match, get_protocol
 
 
 def test_the_published_sizes() -> None:
     assert (VISPROG_GQA.split, VISPROG_GQA.subset, VISPROG_GQA.per_kind, VISPROG_GQA.runs) == ("testdev", "balanced", 20, 5)
     assert (VIPER_GQA.split, VIPER_GQA.total, VIPER_GQA.fallback) == ("testdev", 1000, True)
     assert (VISPROG_NLVR2.split, VISPROG_NLVR2.per_kind, VISPROG_NLVR2.total) == ("test1", None, None)
-    assert len({preset.name for preset in PRESETS}) == len(PRESETS) and all(preset.unverified for preset in PRESETS)
+    assert len({preset.name for preset in PROTOCOLS}) == len(PROTOCOLS) and all(preset.unverified for preset in PROTOCOLS)
 
 
 def test_a_task_has_a_default_and_unknown_names_are_told() -> None:
-    assert preset_of("gqa") is VISPROG_GQA and preset_of("nlvr2") is VISPROG_NLVR2
-    assert preset_of("gqa", "viper-gqa") is VIPER_GQA
+    assert get_protocol("gqa") is VISPROG_GQA and get_protocol("nlvr2") is VISPROG_NLVR2
+    assert get_protocol("gqa", "viper-gqa") is VIPER_GQA
     with pytest.raises(InputError, match="did you mean visprog-gqa"):
-        preset_of("gqa", "visprog-gqq")
+        get_protocol("gqa", "visprog-gqq")
     with pytest.raises(InputError, match="no preset 'viper-gqa' of nlvr2"):
-        preset_of("nlvr2", "viper-gqa")
+        get_protocol("nlvr2", "viper-gqa")
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,11 @@ def test_a_task_has_a_default_and_unknown_names_are_told() -> None:
     ],
 )
 def test_equal_texts(answer: object, gold: str, right: bool) -> None:
-    assert exact(answer, gold) is right
+    assert exact_match(answer, gold) is right
 
 
 def test_alike_as_the_house_spells() -> None:
-    assert alike("The Red.", "red") and alike("two", "2") and not alike("blue", "red")
+    assert normalized_match("The Red.", "red") and normalized_match("two", "2") and not normalized_match("blue", "red")
 
 
 @pytest.mark.parametrize(
@@ -66,4 +66,4 @@ def test_alike_as_the_house_spells() -> None:
     ],
 )
 def test_vipergpts_rule(answer: object, gold: str, right: bool) -> None:
-    assert as_vipergpt(answer, gold) is right
+    assert vipergpt_match(answer, gold) is right

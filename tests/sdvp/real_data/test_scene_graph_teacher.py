@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from tutelage.errors import InputError
-from tutelage.modules.vqa import AskConfig, Verify, Vqa
+from tutelage.modules.vqa import FiLMConfig, Verify, Vqa
 from tutelage.modules.detection import Loc, LocConfig
 from tutelage.modules.vocabulary import Vocabulary
-from tutelage.programs.image_cache import Album, FileImage, Resize
+from tutelage.programs.image_cache import ImageCache, FileImage, ResizePolicy
 from tutelage.programs.types import Call
 from tutelage.programs.values import Box, Image
-from tutelage.sdvp.real_data.scene_graph_teacher import Graphs, graph_teacher, kinds_of
+from tutelage.sdvp.real_data.scene_graph_teacher import SceneGraphs, graph_teacher, property_types
 from tutelage.datasets.gqa import GqaStep, SceneGraph, SceneObject
 
 SEMANTICS = [
@@ -51,33 +51,33 @@ GRAPH = SceneGraph(
 @pytest.fixture
 def image(tmp_path: Path) -> FileImage:
     Image(np.zeros((3, 50, 100), np.uint8)).to_pil().save(tmp_path / "n1.jpg")  # half the size that the graph speaks of
-    return Album().image(tmp_path / "n1.jpg")
+    return ImageCache().image(tmp_path / "n1.jpg")
 
 
 @pytest.fixture
-def graphs() -> Graphs:
-    return Graphs({"n1": GRAPH}, kinds_of(SEMANTICS))
+def graphs() -> SceneGraphs:
+    return SceneGraphs({"n1": GRAPH}, property_types(SEMANTICS))
 
 
-def test_kinds_come_from_the_functional_programs(graphs: Graphs) -> None:
+def test_kinds_come_from_the_functional_programs(graphs: SceneGraphs) -> None:
     assert graphs.kinds == {"color": {"red", "light blue"}, "material": {"wood", "metal"}}
 
 
-def locate(graphs: Graphs, image: Image, phrase: str) -> list[tuple[float, ...]] | None:
+def locate(graphs: SceneGraphs, image: Image, phrase: str) -> list[tuple[float, ...]] | None:
     found = graphs.locate(Call("LOC", {"image": image, "object": phrase}))
     return None if found is None else [tuple(box[:4]) for box in found]
 
 
-def test_boxes_in_the_pixels_of_the_picture_and_of_a_crop(graphs: Graphs, image: FileImage) -> None:
+def test_boxes_in_the_pixels_of_the_picture_and_of_a_crop(graphs: SceneGraphs, image: FileImage) -> None:
     assert locate(graphs, image, "coffee cup") == [(60, 10, 80, 30)]
     assert locate(graphs, image, "bowl") == [(10, 10, 30, 30), (80, 30, 90, 40)]
     assert locate(graphs, image.crop(50, 5, 100, 50), "coffee cup") == [(10, 5, 30, 25)]
     assert locate(graphs, image.crop(25, 0, 100, 50), "bowl") == [(55, 30, 65, 40)], "less than half of the other is seen"
-    small = Album(Resize(50)).image(image.path)
+    small = ImageCache(ResizePolicy(50)).image(image.path)
     assert locate(graphs, small, "coffee cup") == [(30, 5, 40, 15)]
 
 
-def test_a_phrase_with_properties(graphs: Graphs, image: FileImage) -> None:
+def test_a_phrase_with_properties(graphs: SceneGraphs, image: FileImage) -> None:
     assert locate(graphs, image, "red bowl") == [(10, 10, 30, 30)]
     assert locate(graphs, image, "metal red bowl") == [(10, 10, 30, 30)]
     assert locate(graphs, image, "light blue coffee cup") == [(60, 10, 80, 30)]
@@ -100,17 +100,17 @@ def test_a_phrase_with_properties(graphs: Graphs, image: FileImage) -> None:
         ("Is the coffee cup on the left?", None),
     ],
 )
-def test_questions(graphs: Graphs, image: FileImage, question: str, answer: str | None) -> None:
+def test_questions(graphs: SceneGraphs, image: FileImage, question: str, answer: str | None) -> None:
     assert graphs.ask(Call("VQA", {"image": image, "question": question})) == answer
 
 
-def test_the_thing_nearest_to_the_crops_centre_is_meant(graphs: Graphs, image: FileImage) -> None:
+def test_the_thing_nearest_to_the_crops_centre_is_meant(graphs: SceneGraphs, image: FileImage) -> None:
     call = {"question": "What color is the bowl?"}
     assert graphs.ask(Call("VQA", {"image": image.crop(8, 8, 32, 32), **call})) == "red"
     assert graphs.ask(Call("VQA", {"image": image.crop(78, 28, 92, 42), **call})) is None
 
 
-def test_verdicts(graphs: Graphs, image: FileImage) -> None:
+def test_verdicts(graphs: SceneGraphs, image: FileImage) -> None:
     crop = image.crop(8, 8, 32, 32)
 
     def verdict(word: str) -> bool | None:
@@ -119,33 +119,33 @@ def test_verdicts(graphs: Graphs, image: FileImage) -> None:
     assert (verdict("red"), verdict("light blue"), verdict("wood"), verdict("clean")) == (True, False, False, None)
 
 
-def test_teachers_speak_of_images_with_a_graph_in_the_modules_words(graphs: Graphs, image: FileImage, tmp_path: Path) -> None:
-    vqa = Vqa.build(AskConfig(WORDS), 0)
+def test_teachers_speak_of_images_with_a_graph_in_the_modules_words(graphs: SceneGraphs, image: FileImage, tmp_path: Path) -> None:
+    vqa = Vqa.build(FiLMConfig(WORDS), 0)
     teacher = graph_teacher(vqa, graphs)
     asked = [
         Call("VQA", {"image": image, "question": question})
         for question in ("What color is the coffee cup?", "What material is the bowl?", "Is the coffee cup red?")
     ]
-    said = [label and label.hard for label in teacher.label(asked)]
+    said = [label and label.value for label in teacher.label(asked)]
     assert said == ["light blue", None, "no"], "metal is no word of the module"
     image.path.rename(tmp_path / "n2.jpg")
-    other = Album().image(tmp_path / "n2.jpg")
+    other = ImageCache().image(tmp_path / "n2.jpg")
     plain = Image(np.zeros((3, 8, 8), np.uint8))
     strangers = [Call("VQA", {"image": view, "question": "What color is the coffee cup?"}) for view in (other, plain)]
     assert teacher.label(strangers) == [None, None]
-    verify = graph_teacher(Verify.build(AskConfig(WORDS), 0), graphs)
-    assert verify.version == teacher.version != graph_teacher(vqa, Graphs({}, graphs.kinds)).version
+    verify = graph_teacher(Verify.build(FiLMConfig(WORDS), 0), graphs)
+    assert verify.version == teacher.version != graph_teacher(vqa, SceneGraphs({}, graphs.kinds)).version
 
 
-def test_labels_are_lessons(graphs: Graphs, image: FileImage) -> None:
+def test_labels_are_lessons(graphs: SceneGraphs, image: FileImage) -> None:
     loc = Loc.build(LocConfig(("bowl", "cup")), 0)
     calls = [Call("LOC", {"image": image, "object": "bowl"})]
     (label,) = graph_teacher(loc, graphs).label(calls)
-    assert label is not None and label.hard[0] == Box(10, 10, 30, 30)
-    assert loc.exercise(calls, [label]).targets["heat"]["asked"].tolist() == [[1, 0]]
+    assert label is not None and label.value[0] == Box(10, 10, 30, 30)
+    assert loc.training_examples(calls, [label]).targets["heat"]["asked"].tolist() == [[1, 0]]
 
 
-def test_another_module_cannot_be_taught(graphs: Graphs) -> None:
+def test_another_module_cannot_be_taught(graphs: SceneGraphs) -> None:
     module = Loc.build(LocConfig(("bowl",)), 0)
     module.name = "SEG"  # type: ignore[misc]
     with pytest.raises(InputError, match="cannot teach SEG"):

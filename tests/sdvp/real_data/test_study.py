@@ -16,15 +16,15 @@ from typer.testing import CliRunner
 
 from tutelage.cli.main import app
 from tutelage.errors import InputError
-from tutelage.programs.image_cache import Album
-from tutelage.programs.types import Answers, Call, Signature
-from tutelage.programs.generators.base import Draft, Request
+from tutelage.programs.image_cache import ImageCache
+from tutelage.programs.types import ModuleOutputs, Call, Signature
+from tutelage.programs.generators.base import Candidate, GenerationRequest
 from tutelage.sdvp.real_data import evaluation as evaluation_module
-from tutelage.sdvp.real_data.evaluation import Exam, Texts, write_programs
+from tutelage.sdvp.real_data.evaluation import Evaluator, GeneratedPrograms, generate_programs
 from tutelage.sdvp.real_data.datasets import Gqa, Nlvr2
-from tutelage.sdvp.real_data.splits import LEARN, PROBE, REPORT, draw_sample, read_items, with_pictures
+from tutelage.sdvp.real_data.splits import LEARN, PROBE, REPORT, draw_sample, read_items, drop_missing_images
 from tutelage.sdvp.real_data.protocols import VIPER_GQA, VISPROG_GQA, VISPROG_GQA_VAL, VISPROG_NLVR2
-from tutelage.datasets.sampling import Part, Sample
+from tutelage.datasets.sampling import Subset, SampledIds
 from tutelage.datasets.synthetic.export import write_gqa, write_nlvr2
 
 from ...programs.writers.stub_server import PROGRAM, said, serving
@@ -225,11 +225,11 @@ def test_samples_share_no_image_and_a_file_that_does_is_refused(folder: Path) ->
         assert sample.parts[PROBE].split == ("train" if preset is VISPROG_GQA_VAL else "val")
         assert draw_sample(data, preset, 2, 1, 7).hash == sample.hash != draw_sample(data, preset, 2, 1, 8).hash
     learn = sample.parts[LEARN]
-    shared = Sample({}, {LEARN: learn, REPORT: Part(learn.split, learn.subset, learn.ids[:1])})
+    shared = SampledIds({}, {LEARN: learn, REPORT: Subset(learn.split, learn.subset, learn.ids[:1])})
     with pytest.raises(InputError, match="is in the parts learn and report"):
         read_items(data, shared)
     with pytest.raises(InputError, match="no ids to report"):
-        read_items(data, Sample({}, {LEARN: learn}))
+        read_items(data, SampledIds({}, {LEARN: learn}))
     pairs = draw_sample(Nlvr2(folder / "nlvr2"), VISPROG_NLVR2, 3, 1, 0)
     assert [len(part.ids) for part in pairs.parts.values()] == [3, 1, 8]
 
@@ -240,14 +240,14 @@ class Colors:
     name, version, symbolic, batch_size = "VQA", "1", False, 8
     signature = Signature({"image": "image", "question": "text"}, "text")
 
-    def run(self, calls: list[Call]) -> Answers:
-        return Answers([str(call.args["question"]).split()[-1] for call in calls])
+    def run(self, calls: list[Call]) -> ModuleOutputs:
+        return ModuleOutputs([str(call.args["question"]).split()[-1] for call in calls])
 
 
 def gqa_items(folder: Path, count: int) -> tuple[Any, dict[str, dict[str, Path]]]:
     data = Gqa(folder / "gqa")
     items = list(data.items("testdev", "balanced"))[:count]
-    found, paths, _ = with_pictures(data, {LEARN: items, REPORT: items}, False, lambda names: Path("none"))
+    found, paths, _ = drop_missing_images(data, {LEARN: items, REPORT: items}, False, lambda names: Path("none"))
     return found[REPORT], paths
 
 
@@ -258,16 +258,16 @@ def ask(word: str) -> str:
 def test_the_majority_of_several_programs_answers(folder: Path, tmp_path: Path) -> None:
     items, paths = gqa_items(folder, 2)
     texts = {
-        items[0].id: Texts((ask("red"), ask("blue"), "nonsense", ask("blue")), (None,) * 4, {}),
-        items[1].id: Texts((), (), {"writer": 4}),
+        items[0].id: GeneratedPrograms((ask("red"), ask("blue"), "nonsense", ask("blue")), (None,) * 4, {}),
+        items[1].id: GeneratedPrograms((), (), {"writer": 4}),
     }
     modules = {**small.symbolic_modules(), "VQA": Colors()}
-    pictures = Album()
+    pictures = ImageCache()
     assert pictures.opened == 0
-    rows = Exam(items, paths, pictures, "visprog", VISPROG_GQA).answers(tmp_path / "a", modules, texts)
+    rows = Evaluator(items, paths, pictures, "visprog", VISPROG_GQA).answers(tmp_path / "a", modules, texts)
     assert [(row["answer"], row["status"], row["calls"]) for row in rows] == [("blue", "ok", 6), ("", "writer", 0)]
     assert not rows[1]["right"] and pictures.opened == len({item.image_id for item in items})
-    rows = Exam(items, paths, pictures, "visprog", VIPER_GQA).answers(tmp_path / "b", modules, texts)
+    rows = Evaluator(items, paths, pictures, "visprog", VIPER_GQA).answers(tmp_path / "b", modules, texts)
     assert rows[1]["fallback"] and rows[1]["answer"] == items[1].text.split()[-1], "under ViperGPT's protocol VQA stands in"
 
 
@@ -279,19 +279,19 @@ def test_programs_are_written_once_part_by_part(folder: Path, tmp_path: Path, mo
     class Counting:
         name = "counting"
 
-        def write(self, requests: list[Request], n: int = 1) -> list[list[Draft]]:
+        def write(self, requests: list[GenerationRequest], n: int = 1) -> list[list[Candidate]]:
             asked.extend(request.id for request in requests)
-            return [[Draft(f"{request.id}/{number}", "counting", 0.5) for number in range(n)] for request in requests]
+            return [[Candidate(f"{request.id}/{number}", "counting", 0.5) for number in range(n)] for request in requests]
 
-    first = write_programs(tmp_path, items[:3], Counting(), "visprog", ("IMAGE",), 2)
+    first = generate_programs(tmp_path, items[:3], Counting(), "visprog", ("IMAGE",), 2)
     (tmp_path / "00001.jsonl").unlink()
-    assert write_programs(tmp_path, items[:3], Counting(), "visprog", ("IMAGE",), 2) == first
+    assert generate_programs(tmp_path, items[:3], Counting(), "visprog", ("IMAGE",), 2) == first
     assert asked == [item.id for item in items[:3]] + [items[2].id]
-    assert first[items[0].id] == Texts((f"{items[0].id}/0", f"{items[0].id}/1"), (0.5, 0.5), {})
+    assert first[items[0].id] == GeneratedPrograms((f"{items[0].id}/0", f"{items[0].id}/1"), (0.5, 0.5), {})
 
 
 def running(root: Path, out: Path) -> None:
-    evaluation_module.PART = 8
+    evaluation_module.SHARD_SIZE = 8
     study("--task", "gqa", "--root", root, "--set", "study.per_kind=1", "--set", "study.probe=1", "--out", out)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli.common import JsonOut, console, emit, environment, progress
+from tutelage.cli.common import JsonOut, console, emit, run_metadata, progress
 
 app = typer.Typer()
 
@@ -40,4 +40,4 @@ def gqa(
         + (" (smoke test)" if smoke else ""),
         soft_wrap=True,
     )
-    emit(result | {"smoke": smoke} | environment([result["seed"]]), json)
+    emit(result | {"smoke": smoke} | run_metadata([result["seed"]]), json)

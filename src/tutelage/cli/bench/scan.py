@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tutelage.cli.bench import Device
-from tutelage.cli.common import JsonOut, console, emit, environment, progress
+from tutelage.cli.common import JsonOut, console, emit, run_metadata, progress
 
 app = typer.Typer()
 
@@ -39,4 +39,4 @@ def scan(
         f"{result['clock']}, {result['threads']} threads, on {result['device']}" + (" (smoke test)" if smoke else ""),
         soft_wrap=True,
     )
-    emit(result | environment([0]), json)
+    emit(result | run_metadata([0]), json)

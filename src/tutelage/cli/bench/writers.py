@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli.common import JsonOut, console, emit, environment, progress
+from tutelage.cli.common import JsonOut, console, emit, run_metadata, progress
 
 app = typer.Typer()
 
@@ -38,4 +38,4 @@ def writers(
         "have a program; refused: of those that have none; unknown: words never read",
         soft_wrap=True,
     )
-    emit(result | environment(wanted), json)
+    emit(result | run_metadata(wanted), json)

@@ -17,12 +17,12 @@ import numpy as np
 import PIL.Image
 
 from tutelage.errors import InputError, did_you_mean
-from tutelage.storage import atomic, write_bytes
+from tutelage.storage import atomic_write, write_bytes
 from tutelage.seeds import derive
-from tutelage.datasets.synthetic.question_types import KINDS
+from tutelage.datasets.synthetic.question_types import QUESTION_TYPES
 from tutelage.datasets.synthetic.nlvr_statements import make_set
 from tutelage.datasets.synthetic.questions.spatial import PREDICATES
-from tutelage.datasets.synthetic.questions.base import Balance, Question, object_id, pointers
+from tutelage.datasets.synthetic.questions.base import AnswerBalancer, SceneQuestion, object_id, pointers
 from tutelage.datasets.synthetic.render import render
 from tutelage.datasets.synthetic.scene import Scene, make_scene
 
@@ -36,7 +36,7 @@ NLVR2_SPLITS = ("train", "dev", "test1", "test2")
 NLVR2_DIRECTORIES = 100
 """Directories that training pairs are spread over."""
 DOMAIN = "B"
-_KINDS = tuple(kind for kind in KINDS if kind != "shape query")
+_QUESTION_TYPES = tuple(kind for kind in QUESTION_TYPES if kind != "shape query")
 
 
 def make(out: str | Path, layout: str, seed: int, images: int, progress: Progress | None = None) -> Path:
@@ -69,11 +69,11 @@ def write_gqa(out: str | Path, seed: int, images: int, domain: str = DOMAIN, *, 
     out, total = Path(out), images * len(GQA_SPLITS)
     for number, split in enumerate(GQA_SPLITS):
         stream = derive(seed, "export", "gqa", split)
-        rng, balance = np.random.default_rng(stream), Balance()
+        rng, balance = np.random.default_rng(stream), AnswerBalancer()
         with ExitStack() as files:
 
-            def members(name: str, wanted: bool = True, files: ExitStack = files) -> Members | None:
-                return files.enter_context(Members(out / f"{name}.json")) if wanted else None
+            def members(name: str, wanted: bool = True, files: ExitStack = files) -> JsonMemberWriter | None:
+                return files.enter_context(JsonMemberWriter(out / f"{name}.json")) if wanted else None
 
             parts = [f"/{split}_all_questions_{i}" for i in range(GQA_CHUNKS)] if split == "train" else [""]
             everything = [members(f"{split}_all_questions{part}") for part in parts]
@@ -96,11 +96,11 @@ def write_gqa(out: str | Path, seed: int, images: int, domain: str = DOMAIN, *, 
                     progress(number * images + index + 1, total)
 
 
-def _questions(scene: Scene, balance: Balance, rng: np.random.Generator) -> Iterator[tuple[Question, bool]]:
+def _questions(scene: Scene, balance: AnswerBalancer, rng: np.random.Generator) -> Iterator[tuple[SceneQuestion, bool]]:
     """Questions of every kind, with whether each is in the balanced subset; some are asked in two ways."""
     texts: set[str] = set()
-    for kind in _KINDS:
-        drafts = list(KINDS[kind](scene, rng))
+    for kind in _QUESTION_TYPES:
+        drafts = list(QUESTION_TYPES[kind](scene, rng))
         if not drafts:
             continue
         level = balance.take(drafts, rng)
@@ -108,7 +108,7 @@ def _questions(scene: Scene, balance: Balance, rng: np.random.Generator) -> Iter
         for draft, is_balanced in ((level, True), (other, False), (level, False)):
             if draft is None:
                 continue
-            question = draft.write(rng, f"{scene.id}{len(texts):02d}")
+            question = draft.build(rng, f"{scene.id}{len(texts):02d}")
             if question.text not in texts:
                 texts.add(question.text)
                 yield question, is_balanced
@@ -117,14 +117,14 @@ def _questions(scene: Scene, balance: Balance, rng: np.random.Generator) -> Iter
 def gqa_records(seed: int, images: int, domain: str = DOMAIN) -> Iterator[list[tuple[str, dict[str, Any], dict[str, list[str]]]]]:
     """Scene by scene (id, record, choices) of each question of ``images`` scenes, as :func:`write_gqa` writes them."""
     stream = derive(seed, "export", "gqa", "records")
-    rng, balance = np.random.default_rng(stream), Balance()
+    rng, balance = np.random.default_rng(stream), AnswerBalancer()
     for index in range(images):
         asked = list(_questions(make_scene(stream, index, domain), balance, rng))
         siblings = [other for other, _ in asked]
         yield [(question.id, gqa_record(question, level, siblings), _choices(question)) for question, level in asked]
 
 
-def gqa_record(question: Question, is_balanced: bool, siblings: Sequence[Question]) -> dict[str, Any]:
+def gqa_record(question: SceneQuestion, is_balanced: bool, siblings: Sequence[SceneQuestion]) -> dict[str, Any]:
     """A question as GQA writes it; ``siblings`` are all questions about its image, itself among them.
 
     A question entails those whose answer follows from the facts that it and its answer give away; questions with one
@@ -135,12 +135,12 @@ def gqa_record(question: Question, is_balanced: bool, siblings: Sequence[Questio
         "semantic": [
             {"operation": op.operation, "argument": op.argument, "dependencies": list(op.dependencies)} for op in question.semantic
         ],
-        "entailed": [other.id for other in siblings if other is not question and other.needs and other.needs <= question.knows],
+        "entailed": [other.id for other in siblings if other is not question and other.depends_on and other.depends_on <= question.gives_away],
         "equivalent": [other.id for other in siblings if other.semantic == question.semantic],
         "question": question.text,
         "imageId": question.image_id,
         "isBalanced": is_balanced,
-        "groups": {"global": question.group, "local": question.local},
+        "groups": {"global": question.group, "local": question.topic},
         "answer": question.answer,
         "semanticStr": "->".join(
             f"{op.operation}: {op.argument}" + (f" [{','.join(map(str, op.dependencies))}]" if op.dependencies else "")
@@ -156,7 +156,7 @@ def gqa_record(question: Question, is_balanced: bool, siblings: Sequence[Questio
     }
 
 
-def _choices(question: Question) -> dict[str, list[str]]:
+def _choices(question: SceneQuestion) -> dict[str, list[str]]:
     """Valid: answers in the question's scope. Plausible: those that make sense, which here are the same words."""
     return {"valid": list(question.choices), "plausible": list(question.choices)}
 
@@ -198,11 +198,11 @@ def write_nlvr2(out: str | Path, seed: int, pairs: int, domain: str = DOMAIN, *,
     for number, split in enumerate(NLVR2_SPLITS):
         stream = derive(seed, "export", "nlvr2", split)
         with ExitStack() as files:
-            full = files.enter_context(atomic(out / f"{split}.json"))
+            full = files.enter_context(atomic_write(out / f"{split}.json"))
             subsets: list[BinaryIO] = []
             if split != "train":
                 for part in ("balanced", "unbalanced"):
-                    subsets.append(files.enter_context(atomic(out / part / f"{part}_{split}.json")))
+                    subsets.append(files.enter_context(atomic_write(out / part / f"{part}_{split}.json")))
             for index in range(sets):
                 directory = index % NLVR2_DIRECTORIES
                 folder = out / "images" / split / (str(directory) if split == "train" else "")
@@ -233,14 +233,14 @@ def write_nlvr2(out: str | Path, seed: int, pairs: int, domain: str = DOMAIN, *,
                     progress(number * sets + index + 1, sets * len(NLVR2_SPLITS))
 
 
-class Members:
+class JsonMemberWriter:
     """A JSON object written member by member to a file that appears when it is whole."""
 
     def __init__(self, path: Path):
         self._stack, self._path, self._empty = ExitStack(), path, True
 
-    def __enter__(self) -> Members:
-        self._file = self._stack.enter_context(atomic(self._path))
+    def __enter__(self) -> JsonMemberWriter:
+        self._file = self._stack.enter_context(atomic_write(self._path))
         self._file.write(b"{")
         return self
 
@@ -256,7 +256,7 @@ class Members:
         self._stack.__exit__(*error)
 
 
-def _add(members: Members | None, key: str, value: Any) -> None:
+def _add(members: JsonMemberWriter | None, key: str, value: Any) -> None:
     if members is not None:
         members.add(key, value)
 

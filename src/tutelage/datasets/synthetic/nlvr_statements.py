@@ -18,7 +18,7 @@ from tutelage.seeds import derive
 from tutelage.datasets.synthetic.questions.attribute import canonical
 from tutelage.datasets.synthetic.questions.base import plural, unique
 from tutelage.datasets.synthetic.scene import COLORS, SHAPES, Scene, make_scene
-from tutelage.datasets.synthetic.script import GoldValue, Programs, Script
+from tutelage.datasets.synthetic.script import GoldValue, GoldPrograms, GoldProgramBuilder
 
 PAIRS = 4
 """Pairs in a set."""
@@ -27,7 +27,7 @@ Pair = tuple[Scene, Scene]
 
 
 @dataclass(frozen=True)
-class Statement:
+class NlvrStatement:
     """One sentence judged on one pair. ``id`` is set-pair-sentence (NLVR2 puts the split in front)."""
 
     id: str
@@ -41,16 +41,16 @@ class Statement:
 
 
 @dataclass(frozen=True)
-class Sentence:
+class StatementTemplate:
     """A sentence before it is judged: ``truth`` of a pair, and how its programs are written."""
 
     text: str
     kind: str
     truth: Callable[[Scene, Scene], bool]
-    write: Callable[[Script], Programs]
+    build: Callable[[GoldProgramBuilder], GoldPrograms]
 
 
-def make_set(seed: int, index: int, domain: str = "B", sentences: int = 2, name: str | None = None) -> list[Statement]:
+def make_set(seed: int, index: int, domain: str = "B", sentences: int = 2, name: str | None = None) -> list[NlvrStatement]:
     """Set ``index`` of the stream ``seed``: four pairs, ``sentences`` sentences, each true of two pairs.
 
     The first sentence is about colours, and scenes are drawn to fit it; the others count things.
@@ -66,22 +66,22 @@ def make_set(seed: int, index: int, domain: str = "B", sentences: int = 2, name:
         first, wanted = _about_colors(rng, labels)
         pairs = [
             (
-                _fitting(stream, f"{attempt}-{i}-0", domain, f"{name}-{i}-0", left),
-                _fitting(stream, f"{attempt}-{i}-1", domain, f"{name}-{i}-1", right),
+                _scene_with(stream, f"{attempt}-{i}-0", domain, f"{name}-{i}-0", left),
+                _scene_with(stream, f"{attempt}-{i}-1", domain, f"{name}-{i}-1", right),
             )
             for i, (left, right) in enumerate(wanted)
         ]
-        chosen = [first, *_level(pairs, rng, sentences - 1)]
+        chosen = [first, *_balanced_templates(pairs, rng, sentences - 1)]
         if len(chosen) == sentences:
-            return list(_judged(index, pairs, chosen))
+            return list(_with_truth(index, pairs, chosen))
     raise InputError(f"no four pairs fit {sentences} sentences", where=f"set {index}", remedy="ask for fewer sentences")
 
 
-def _judged(index: int, pairs: Sequence[Pair], sentences: Sequence[Sentence]) -> Iterator[Statement]:
+def _with_truth(index: int, pairs: Sequence[Pair], sentences: Sequence[StatementTemplate]) -> Iterator[NlvrStatement]:
     for number, (left, right) in enumerate(pairs):
         for at, sentence in enumerate(sentences):
-            programs = sentence.write(Script({"LEFT": left, "RIGHT": right}))
-            yield Statement(
+            programs = sentence.build(GoldProgramBuilder({"LEFT": left, "RIGHT": right}))
+            yield NlvrStatement(
                 f"{index}-{number}-{at}",
                 left,
                 right,
@@ -93,16 +93,16 @@ def _judged(index: int, pairs: Sequence[Pair], sentences: Sequence[Sentence]) ->
             )
 
 
-def _fitting(stream: int, index: str, domain: str, name: str, wanted: Mapping[str, Any]) -> Scene:
+def _scene_with(stream: int, index: str, domain: str, name: str, required: Mapping[str, Any]) -> Scene:
     """A scene that holds the wanted thing, the only one of its shape."""
     for again in range(50):
-        scene = make_scene(stream, f"{index}-{again}", domain, wanted=[wanted], name=name)
-        if len(scene.of(wanted["shape"])) == 1:
+        scene = make_scene(stream, f"{index}-{again}", domain, required=[required], name=name)
+        if len(scene.of(required["shape"])) == 1:
             return scene
     raise InputError("no scene fits", where=name)
 
 
-def _about_colors(rng: np.random.Generator, labels: Sequence[bool]) -> tuple[Sentence, list[tuple[dict[str, str], dict[str, str]]]]:
+def _about_colors(rng: np.random.Generator, labels: Sequence[bool]) -> tuple[StatementTemplate, list[tuple[dict[str, str], dict[str, str]]]]:
     """A sentence about the colours of one thing a side, and what each pair must hold for its label."""
     a, b = (SHAPES[i] for i in rng.integers(len(SHAPES), size=2))
     form = ("same", "different", "each", "one")[int(rng.integers(4))]
@@ -129,12 +129,12 @@ def _other(rng: np.random.Generator, color: str) -> str:
     return COLORS[(COLORS.index(color) + int(rng.integers(1, len(COLORS)))) % len(COLORS)]
 
 
-def _only(scene: Scene, noun: str) -> str:
+def _color_of_only(scene: Scene, noun: str) -> str:
     return next(thing.color for thing in unique(scene) if thing.shape == noun)
 
 
-def _colors(form: str, a: str, b: str) -> Sentence:
-    def write(script: Script) -> Programs:
+def _colors(form: str, a: str, b: str) -> StatementTemplate:
+    def write(script: GoldProgramBuilder) -> GoldPrograms:
         asked = []
         for side, noun in (("LEFT", a), ("RIGHT", b)):
             crop = script.crop(script.locate(script.view(side), noun))
@@ -144,18 +144,18 @@ def _colors(form: str, a: str, b: str) -> Sentence:
         return script.finish(script.evaluate(f"{{}} {sign} {{}}", *asked, value=truth))
 
     words = "the same color" if form == "same" else "different colors"
-    return Sentence(
+    return StatementTemplate(
         f"The {a} in the left image and the {b} in the right image have {words}.",
         f"{form}Color",
-        lambda left, right: (_only(left, a) == _only(right, b)) == (form == "same"),
+        lambda left, right: (_color_of_only(left, a) == _color_of_only(right, b)) == (form == "same"),
         write,
     )
 
 
-def _claims(form: str, a: str, c: str, b: str, d: str) -> Sentence:
+def _claims(form: str, a: str, c: str, b: str, d: str) -> StatementTemplate:
     word = "and" if form == "each" else "or"
 
-    def write(script: Script) -> Programs:
+    def write(script: GoldProgramBuilder) -> GoldPrograms:
         said = []
         for side, noun, color in (("LEFT", a, c), ("RIGHT", b, d)):
             crop = script.crop(script.locate(script.view(side), noun))
@@ -164,11 +164,11 @@ def _claims(form: str, a: str, c: str, b: str, d: str) -> Sentence:
         return script.finish(script.evaluate(f"{{}} {word} {{}}", *said, value=bool(truth)))
 
     def truth(left: Scene, right: Scene) -> bool:
-        x, y = _only(left, a) == c, _only(right, b) == d
+        x, y = _color_of_only(left, a) == c, _color_of_only(right, b) == d
         return (x and y) if form == "each" else (x or y)
 
     text = f"The {a} in the left image is {c} {word} the {b} in the right image is {d}."
-    return Sentence(text, f"{form}Color", truth, write)
+    return StatementTemplate(text, f"{form}Color", truth, write)
 
 
 # Sentences that count
@@ -176,9 +176,9 @@ def _claims(form: str, a: str, c: str, b: str, d: str) -> Sentence:
 Count = Callable[[int, int], bool]
 
 
-def _level(pairs: Sequence[Pair], rng: np.random.Generator, number: int) -> list[Sentence]:
+def _balanced_templates(pairs: Sequence[Pair], rng: np.random.Generator, number: int) -> list[StatementTemplate]:
     """Up to ``number`` counting sentences of different kinds, each true of exactly half of the pairs."""
-    chosen: list[Sentence] = []
+    chosen: list[StatementTemplate] = []
     candidates = list(_counting())
     for at in rng.permutation(len(candidates)):
         if len(chosen) == number:
@@ -191,21 +191,21 @@ def _level(pairs: Sequence[Pair], rng: np.random.Generator, number: int) -> list
     return chosen
 
 
-def _counting() -> Iterator[Sentence]:
+def _counting() -> Iterator[StatementTemplate]:
     for noun in SHAPES:
         more = "There are {w} {n} in the left image than in the right image."
-        yield _counted(noun, more.format(w="more", n=plural(noun)), "more", "{} > {}", lambda x, y: x > y)
-        yield _counted(noun, more.format(w="fewer", n=plural(noun)), "fewer", "{} < {}", lambda x, y: x < y)
-        yield _counted(noun, f"Both images contain a {noun}.", "both", "{} > 0 and {} > 0", lambda x, y: x > 0 and y > 0)
-        yield _counted(noun, f"At least one of the images contains a {noun}.", "any", "{} > 0 or {} > 0", lambda x, y: x + y > 0)
+        yield _counting_template(noun, more.format(w="more", n=plural(noun)), "more", "{} > {}", lambda x, y: x > y)
+        yield _counting_template(noun, more.format(w="fewer", n=plural(noun)), "fewer", "{} < {}", lambda x, y: x < y)
+        yield _counting_template(noun, f"Both images contain a {noun}.", "both", "{} > 0 and {} > 0", lambda x, y: x > 0 and y > 0)
+        yield _counting_template(noun, f"At least one of the images contains a {noun}.", "any", "{} > 0 or {} > 0", lambda x, y: x + y > 0)
         text = f"Only one of the images contains a {noun}."
-        yield _counted(noun, text, "only", "({} > 0) != ({} > 0)", lambda x, y: (x > 0) != (y > 0))
+        yield _counting_template(noun, text, "only", "({} > 0) != ({} > 0)", lambda x, y: (x > 0) != (y > 0))
         for total in (1, 2, 3):
             verb, nouns = ("is", noun) if total == 1 else ("are", plural(noun))
             exactly = f"There {verb} exactly {total} {nouns} in total."
-            yield _counted(noun, exactly, "total", f"{{}} + {{}} == {total}", partial(_total_is, total))
+            yield _counting_template(noun, exactly, "total", f"{{}} + {{}} == {total}", partial(_total_is, total))
             at_least = f"There {verb} at least {total} {nouns} in total."
-            yield _counted(noun, at_least, "least", f"{{}} + {{}} >= {total}", partial(_total_reaches, total))
+            yield _counting_template(noun, at_least, "least", f"{{}} + {{}} >= {total}", partial(_total_reaches, total))
 
 
 def _total_is(total: int, x: int, y: int) -> bool:
@@ -216,13 +216,13 @@ def _total_reaches(total: int, x: int, y: int) -> bool:
     return x + y >= total
 
 
-def _counted(noun: str, text: str, kind: str, expression: str, truth: Count) -> Sentence:
+def _counting_template(noun: str, text: str, kind: str, expression: str, truth: Count) -> StatementTemplate:
     def judge(left: Scene, right: Scene) -> bool:
         return truth(len(left.of(noun)), len(right.of(noun)))
 
-    def write(script: Script) -> Programs:
+    def write(script: GoldProgramBuilder) -> GoldPrograms:
         a, b = (script.count(script.locate(script.view(side), noun)) for side in ("LEFT", "RIGHT"))
         value = truth(int(a.value), int(b.value))  # type: ignore[arg-type]
         return script.finish(script.evaluate(expression, a, b, value=value))
 
-    return Sentence(text, f"{kind}Count", judge, write)
+    return StatementTemplate(text, f"{kind}Count", judge, write)

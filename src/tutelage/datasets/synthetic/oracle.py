@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
-from tutelage.datasets.synthetic.scene import COLORS, DIGITS, PATTERNS, SHAPES, SIZES, Scene, Thing
+from tutelage.datasets.synthetic.scene import COLORS, DIGITS, PATTERNS, SHAPES, SIZES, Scene, SceneObject
 
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"color": COLORS, "pattern": PATTERNS, "size": SIZES, "number": DIGITS, "shape": SHAPES}
@@ -33,7 +33,7 @@ class Region(NamedTuple):
     x2: int
     y2: int
 
-    def part(self, x1: float, y1: float, x2: float, y2: float) -> Region:
+    def crop(self, x1: float, y1: float, x2: float, y2: float) -> Region:
         """The part inside a box in this region's own pixels, clipped to it and widened to whole pixels."""
         return Region(
             self.image,
@@ -44,27 +44,27 @@ class Region(NamedTuple):
         )
 
 
-def whole(scene: Scene, image: str = "IMAGE") -> Region:
+def full_region(scene: Scene, image: str = "IMAGE") -> Region:
     """The whole picture of ``scene``."""
     return Region(image, 0, 0, scene.width, scene.height)
 
 
-def attribute(thing: Thing, kind: str) -> str | None:
+def attribute(thing: SceneObject, kind: str) -> str | None:
     """The thing's color, pattern, size, shape or number (None where it has none)."""
     return thing.digit if kind == "number" else str(getattr(thing, kind))
 
 
-def has(thing: Thing, word: str) -> bool:
+def has_attribute(thing: SceneObject, word: str) -> bool:
     """Whether ``word`` (a colour, pattern, size, shape or digit) is true of the thing."""
     return word in (thing.color, thing.pattern, thing.size, thing.shape, thing.digit)
 
 
-def seen(scene: Scene, region: Region, noun: str = "object") -> list[tuple[Thing, Box]]:
+def visible_objects(scene: Scene, region: Region, noun: str = "object") -> list[tuple[SceneObject, Box]]:
     """The things of ``noun`` of which at least half lies in the region, with their boxes there, clipped, in its pixels.
 
     Those nearest to the region's centre come first.
     """
-    found: list[tuple[float, int, Thing, Box]] = []
+    found: list[tuple[float, int, SceneObject, Box]] = []
     for thing in scene.things:
         if noun not in ANYTHING and noun != thing.shape:
             continue
@@ -83,17 +83,17 @@ def locate(scene: Scene, region: Region, noun: str) -> list[Box]:
     w, h = float(region.x2 - region.x1), float(region.y2 - region.y1)
     halves = {"TOP": (0.0, 0.0, w, h / 2), "BOTTOM": (0.0, h / 2, w, h), "LEFT": (0.0, 0.0, w / 2, h)}
     halves["RIGHT"] = (w / 2, 0.0, w, h)
-    return [halves[noun]] if noun in halves else [box for _, box in seen(scene, region, noun)]
+    return [halves[noun]] if noun in halves else [box for _, box in visible_objects(scene, region, noun)]
 
 
-def ask(scene: Scene, region: Region, question: str) -> str | None:
+def answer_question(scene: Scene, region: Region, question: str) -> str | None:
     """VQA: the answer for the thing of the question's noun (failing that, any) nearest to the region's centre.
 
     None where nothing is seen, or the question asks for no attribute that the thing has.
     """
     words = re.findall(r"[a-z0-9]+", question.lower())
     nouns = [word for word in words if word in SHAPES or word in ANYTHING]
-    things = seen(scene, region, nouns[0] if nouns else "object") or seen(scene, region)
+    things = visible_objects(scene, region, nouns[0] if nouns else "object") or visible_objects(scene, region)
     if not things:
         return None
     thing = things[0][0]
@@ -101,19 +101,19 @@ def ask(scene: Scene, region: Region, question: str) -> str | None:
         offered = [word for word in words if any(word in values for values in ATTRIBUTES.values())]
         offered = [word for word in offered if word not in nouns[:1]] or offered
         if "or" in words:
-            return next((word for word in offered if has(thing, word)), None)
-        return "yes" if all(has(thing, word) for word in offered) else "no"
+            return next((word for word in offered if has_attribute(thing, word)), None)
+        return "yes" if all(has_attribute(thing, word) for word in offered) else "no"
     kinds = [word for word in words if word in ATTRIBUTES]
     return attribute(thing, kinds[0]) if kinds else None
 
 
 def verify(scene: Scene, region: Region, noun: str, word: str) -> bool:
     """VERIFY: whether ``word`` is true of the ``noun`` nearest to the region's centre; False if none is seen."""
-    things = seen(scene, region, noun)
-    return bool(things) and has(things[0][0], word)
+    things = visible_objects(scene, region, noun)
+    return bool(things) and has_attribute(things[0][0], word)
 
 
 def match(scene: Scene, region: Region, options: Sequence[str]) -> str | None:
     """MATCH: the first option that is true of the thing nearest to the region's centre."""
-    things = seen(scene, region)
-    return next((option for option in options if things and any(has(things[0][0], word) for word in option.split())), None)
+    things = visible_objects(scene, region)
+    return next((option for option in options if things and any(has_attribute(things[0][0], word) for word in option.split())), None)

@@ -10,9 +10,9 @@ from tutelage.datasets.synthetic.questions.counting import compare_count, count,
 from tutelage.datasets.synthetic.questions.attribute import QUERY_TEXTS, choose, query, verify
 from tutelage.datasets.synthetic.questions.comparison import compare, logic
 from tutelage.datasets.synthetic.questions.spatial import relation_choose, relation_exist, relation_query
-from tutelage.datasets.synthetic.questions.base import Kind
+from tutelage.datasets.synthetic.questions.base import QuestionType
 
-KINDS: Mapping[str, Kind] = MappingProxyType(
+QUESTION_TYPES: Mapping[str, QuestionType] = MappingProxyType(
     {
         **{f"{kind} query": partial(query, kind) for kind in QUERY_TEXTS},
         "verify": partial(verify, ("color", "pattern", "size")),

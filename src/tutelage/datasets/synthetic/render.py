@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from tutelage.datasets.synthetic.scene import DOMAINS, Domain, Scene, Thing
+from tutelage.datasets.synthetic.scene import DOMAINS, VisualDomain, Scene, SceneObject
 
 RGB: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     {
@@ -39,7 +39,7 @@ _GLYPHS = (
 _GLYPH_MARGIN = 0.22
 
 
-def render(scene: Scene, domain: Domain | None = None) -> np.ndarray:
+def render(scene: Scene, domain: VisualDomain | None = None) -> np.ndarray:
     """The picture of ``scene`` as uint8 [3, H, W], in the look of ``domain`` (default: the scene's own)."""
     look = domain or DOMAINS[scene.domain]
     rng = np.random.default_rng(scene.seed + 1)
@@ -63,7 +63,7 @@ def masks(scene: Scene) -> np.ndarray:
     return found
 
 
-def _draw(picture: np.ndarray, thing: Thing, color: np.ndarray, look: Domain) -> None:
+def _draw(picture: np.ndarray, thing: SceneObject, color: np.ndarray, look: VisualDomain) -> None:
     """Paint one thing over the picture."""
     x1, y1, x2, y2 = thing.box
     patch = picture[:, y1:y2, x1:x2]
@@ -78,7 +78,7 @@ def _draw(picture: np.ndarray, thing: Thing, color: np.ndarray, look: Domain) ->
         patch += (contrast - patch) * _glyph(thing.digit, thing.w, thing.h)
 
 
-def _look(picture: np.ndarray, look: Domain, rng: np.random.Generator) -> np.ndarray:
+def _look(picture: np.ndarray, look: VisualDomain, rng: np.random.Generator) -> np.ndarray:
     """Light, cloth, blur and noise of a domain, then bytes."""
     height, width = picture.shape[1:]
     strength, gain, texture, sigma, noise = (

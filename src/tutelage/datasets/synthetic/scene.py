@@ -25,12 +25,12 @@ FLATNESS = 0.62
 """Height of a rectangle over its width."""
 
 Matrix = tuple[tuple[float, float, float], ...]
-EVENING: Matrix = ((0.92, 0.32, 0.06), (0.14, 0.62, 0.18), (0.24, 0.12, 0.30))
+WARM_TINT: Matrix = ((0.92, 0.32, 0.06), (0.14, 0.62, 0.18), (0.24, 0.12, 0.30))
 IDENTITY: Matrix = ((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0))
 
 
 @dataclass(frozen=True)
-class Domain:
+class VisualDomain:
     """How pictures of one domain look; every (low, high) is drawn uniformly for each picture.
 
     Colours are multiplied by ``(1 - s) I + s tint`` with s from ``tint_strength``, which moves hues; ``gain`` then
@@ -53,7 +53,7 @@ class Domain:
     outline: float | None = None
     fill: float = 1.0
 
-    def shifted(self, strength: float) -> Domain:
+    def shifted(self, strength: float) -> VisualDomain:
         """The same domain with tint, texture, blur and noise ``strength`` times as strong."""
 
         def times(pair: tuple[float, float]) -> tuple[float, float]:
@@ -68,15 +68,15 @@ class Domain:
         )
 
 
-DOMAINS: Mapping[str, Domain] = MappingProxyType(
+DOMAINS: Mapping[str, VisualDomain] = MappingProxyType(
     {
         # Broad: every light from dim to bright, a little cloth, a little blur; the generalists' home.
-        "A": Domain(
+        "A": VisualDomain(
             "A",
             color_jitter=0.07,
             background=(0.3, 0.96),
             background_hue=0.08,
-            tint=EVENING,
+            tint=WARM_TINT,
             tint_strength=(-0.15, 0.15),
             gain=(0.75, 1.1),
             texture=(0.0, 0.06),
@@ -84,12 +84,12 @@ DOMAINS: Mapping[str, Domain] = MappingProxyType(
             noise=(0.005, 0.04),
         ),
         # Warm evening light through coarse cloth: hues move together, so gray leans to brown and teal to green.
-        "B": Domain(
+        "B": VisualDomain(
             "B",
             color_jitter=0.06,
             background=(0.5, 0.8),
             background_hue=0.05,
-            tint=EVENING,
+            tint=WARM_TINT,
             tint_strength=(0.5, 0.9),
             gain=(0.85, 1.1),
             texture=(0.1, 0.2),
@@ -97,7 +97,7 @@ DOMAINS: Mapping[str, Domain] = MappingProxyType(
             noise=(0.03, 0.07),
         ),
         # Bright rims on a dark ground, the inside half transparent.
-        "C": Domain(
+        "C": VisualDomain(
             "C",
             background=(0.1, 0.25),
             background_hue=0.04,
@@ -113,7 +113,7 @@ DOMAINS: Mapping[str, Domain] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
-class Thing:
+class SceneObject:
     """One thing: what it is, and its box in pixels (top-left corner, width, height). Only a sign has a ``digit``."""
 
     shape: str
@@ -145,10 +145,10 @@ class Scene:
     domain: str
     width: int
     height: int
-    things: tuple[Thing, ...]
+    things: tuple[SceneObject, ...]
     seed: int
 
-    def of(self, shape: str) -> list[Thing]:
+    def of(self, shape: str) -> list[SceneObject]:
         """The things of one shape; ``object`` means every thing."""
         return [thing for thing in self.things if shape in ("object", thing.shape)]
 
@@ -167,9 +167,9 @@ def make_scene(
     domain: str = "A",
     *,
     count: int | None = None,
-    wanted: Sequence[Mapping[str, Any]] = (),
+    required: Sequence[Mapping[str, Any]] = (),
     name: str | None = None,
-    side: int = SIDE,
+    image_size: int = SIDE,
 ) -> Scene:
     """Scene ``index`` of the stream ``seed``: ``count`` things (else the domain's range), with little overlap.
 
@@ -185,22 +185,22 @@ def make_scene(
     stream = seeds.derive(seed, "scene", domain, index)
     rng = np.random.default_rng(stream)
     low, high = DOMAINS[domain].things
-    total = max(len(wanted), count if count is not None else int(rng.integers(low, high + 1)))
+    total = max(len(required), count if count is not None else int(rng.integers(low, high + 1)))
     for _ in range(50):
-        kinds = [_kind(rng, wanted[i] if i < len(wanted) else {}, i) for i in range(total)]
-        for i in range(max(1, len(wanted)), total):
+        kinds = [_draw_appearance(rng, required[i] if i < len(required) else {}, i) for i in range(total)]
+        for i in range(max(1, len(required)), total):
             chance, other = rng.random(), kinds[int(rng.integers(i))]
             if chance < 0.2:
-                kinds[i] = _kind(rng, {**kinds[i], "shape": other["shape"]}, i)
+                kinds[i] = _draw_appearance(rng, {**kinds[i], "shape": other["shape"]}, i)
             elif chance < 0.4:
                 kinds[i]["color"] = other["color"]
-        things = _place(rng, kinds, side)
+        things = _place_objects(rng, kinds, image_size)
         if things is not None:
-            return Scene(name or f"{domain}{seed}-{index}", domain, side, side, tuple(things), stream)
-    raise InputError(f"{total} things do not fit in {side}x{side} pixels", remedy="ask for fewer or smaller things")
+            return Scene(name or f"{domain}{seed}-{index}", domain, image_size, image_size, tuple(things), stream)
+    raise InputError(f"{total} things do not fit in {image_size}x{image_size} pixels", remedy="ask for fewer or smaller things")
 
 
-def _kind(rng: np.random.Generator, fixed: Mapping[str, Any], index: int) -> dict[str, Any]:
+def _draw_appearance(rng: np.random.Generator, fixed: Mapping[str, Any], index: int) -> dict[str, Any]:
     """What a thing is: ``fixed`` fields kept, others drawn; only signs carry digits, and signs are plain."""
     u = rng.random(5)
     kind = {
@@ -216,9 +216,9 @@ def _kind(rng: np.random.Generator, fixed: Mapping[str, Any], index: int) -> dic
     return {**kind, "digit": None}
 
 
-def _place(rng: np.random.Generator, kinds: list[dict[str, Any]], side: int) -> list[Thing] | None:
+def _place_objects(rng: np.random.Generator, kinds: list[dict[str, Any]], image_size: int) -> list[SceneObject] | None:
     """Things with boxes, large ones placed first; None where one found no room."""
-    placed: dict[int, Thing] = {}
+    placed: dict[int, SceneObject] = {}
     boxes: list[tuple[int, int, int, int]] = []
     for i in sorted(range(len(kinds)), key=lambda i: kinds[i]["size"]):
         low, high = PIXELS[kinds[i]["size"]]
@@ -227,14 +227,14 @@ def _place(rng: np.random.Generator, kinds: list[dict[str, Any]], side: int) -> 
             h = math.ceil(w * FLATNESS)
         tries = rng.random((60, 2))
         for attempt in range(60):
-            x, y = 1 + int(tries[attempt, 0] * (side - 1 - w)), 1 + int(tries[attempt, 1] * (side - 1 - h))
+            x, y = 1 + int(tries[attempt, 0] * (image_size - 1 - w)), 1 + int(tries[attempt, 1] * (image_size - 1 - h))
             box = (x, y, x + w, y + h)
             clear = (x - 1, y - 1, x + w + 1, y + h + 1)  # one free pixel all round, if there is room
             if all(overlap(clear, other) == 0 for other in boxes) or (
                 attempt >= 40 and all(overlap(box, other) < 0.04 for other in boxes)
             ):
                 boxes.append(box)
-                placed[i] = Thing(**kinds[i], x=x, y=y, w=w, h=h)
+                placed[i] = SceneObject(**kinds[i], x=x, y=y, w=w, h=h)
                 break
         else:
             return None

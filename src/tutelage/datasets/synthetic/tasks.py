@@ -11,13 +11,13 @@ import numpy as np
 
 from tutelage.errors import InputError, did_you_mean
 from tutelage.seeds import derive
-from tutelage.datasets.synthetic.question_types import KINDS
+from tutelage.datasets.synthetic.question_types import QUESTION_TYPES
 from tutelage.datasets.synthetic.oracle import Box
 from tutelage.datasets.synthetic.nlvr_statements import make_set
-from tutelage.datasets.synthetic.questions.base import Balance, Draft, Question, unique
+from tutelage.datasets.synthetic.questions.base import AnswerBalancer, QuestionCandidate, SceneQuestion, unique
 from tutelage.datasets.synthetic.render import render
-from tutelage.datasets.synthetic.scene import Scene, Thing, make_scene
-from tutelage.datasets.synthetic.script import GoldValue, Script
+from tutelage.datasets.synthetic.scene import Scene, SceneObject, make_scene
+from tutelage.datasets.synthetic.script import GoldValue, GoldProgramBuilder
 
 SPLITS = ("pretrain", "teacher", "collect", "replay", "select", "report")
 """Streams of scenes that share no image."""
@@ -38,7 +38,7 @@ class Task:
     domain: str
     kinds: tuple[str, ...]
     things: int | None = None
-    wanted: tuple[Mapping[str, str], ...] = ()
+    required: tuple[Mapping[str, str], ...] = ()
 
 
 _SIGN: Mapping[str, str] = MappingProxyType({"shape": "sign"})
@@ -63,7 +63,7 @@ TASKS: Mapping[str, Task] = MappingProxyType(
             Task("b_pattern", "unseen", "B", ("pattern query",)),
             Task("b_size", "unseen", "B", ("size query",)),
             Task("b_spatial", "unseen", "B", ("color relation", "exist relation", "choose relation")),
-            Task("b_digit", "unseen", "B", ("number query",), wanted=(_SIGN,)),
+            Task("b_digit", "unseen", "B", ("number query",), required=(_SIGN,)),
             Task("b_grounding", "unseen", "B", ("where",)),
             # Never asked and never labelled: inputs of every kind, from which self-distillation keeps general skills.
             Task(
@@ -126,33 +126,33 @@ def stream_task(name: str, seed: int, split: str) -> Iterator[Sample]:
     if split not in SPLITS:
         raise InputError(f"unknown split {split!r}", remedy=did_you_mean(split, list(SPLITS)))
     task, stream = TASKS[name], derive(seed, "task", name, split)
-    return _pairs(task, stream, split) if task.kinds == ("pairs",) else _scenes(task, stream, split)
+    return _nlvr_samples(task, stream, split) if task.kinds == ("pairs",) else _gqa_samples(task, stream, split)
 
 
-def _picture(scene: Scene) -> np.ndarray:
+def _render_readonly(scene: Scene) -> np.ndarray:
     picture = render(scene)
     picture.flags.writeable = False
     return picture
 
 
-def _scenes(task: Task, stream: int, split: str) -> Iterator[Sample]:
-    rng, balance = np.random.default_rng(stream), Balance()
+def _gqa_samples(task: Task, stream: int, split: str) -> Iterator[Sample]:
+    rng, balance = np.random.default_rng(stream), AnswerBalancer()
     for index in count():
         name = f"{task.name}-{split}-{index}"
-        scene = make_scene(stream, index, task.domain, count=task.things, wanted=task.wanted, name=name)
+        scene = make_scene(stream, index, task.domain, count=task.things, required=task.required, name=name)
         images: dict[str, np.ndarray] = {}
         if task.kinds == ("where",):
             found = _where(scene, name)
         else:
-            found = (_sample(question) for question in ask(scene, task.kinds, balance, rng, PER_IMAGE))
+            found = (_sample(question) for question in draw_questions(scene, task.kinds, balance, rng, PER_IMAGE))
         for id_, text, answer, qtype, programs, gold in found:
-            images = images or {"IMAGE": _picture(scene)}
+            images = images or {"IMAGE": _render_readonly(scene)}
             yield Sample(id_, task.name, images, scene.id, text, answer, qtype, programs, gold, {"IMAGE": scene})
 
 
-def ask(scene: Scene, kinds: Sequence[str], balance: Balance, rng: np.random.Generator, number: int) -> Iterator[Question]:
+def draw_questions(scene: Scene, kinds: Sequence[str], balance: AnswerBalancer, rng: np.random.Generator, number: int) -> Iterator[SceneQuestion]:
     """Up to ``number`` different questions about ``scene``, of ``kinds`` in turn, their answers kept in ``balance``."""
-    drafts: dict[str, list[Draft]] = {kind: list(KINDS[kind](scene, rng)) for kind in kinds}
+    drafts: dict[str, list[QuestionCandidate]] = {kind: list(QUESTION_TYPES[kind](scene, rng)) for kind in kinds}
     order = [kinds[i] for i in rng.permutation(len(kinds))]
     asked: set[str] = set()
     for turn in range(2 * number):
@@ -161,7 +161,7 @@ def ask(scene: Scene, kinds: Sequence[str], balance: Balance, rng: np.random.Gen
         if draft is None:
             continue
         left.remove(draft)
-        question = draft.write(rng, f"{scene.id}-{len(asked)}")
+        question = draft.build(rng, f"{scene.id}-{len(asked)}")
         if question.text not in asked:
             asked.add(question.text)
             yield question
@@ -172,26 +172,26 @@ def ask(scene: Scene, kinds: Sequence[str], balance: Balance, rng: np.random.Gen
 Row = tuple[str, str, str | Box, str, Mapping[str, str], Mapping[str, Sequence[GoldValue]]]
 
 
-def _sample(question: Question) -> Row:
+def _sample(question: SceneQuestion) -> Row:
     return question.id, question.text, question.answer, question.kind, question.programs, question.gold_steps
 
 
 def _where(scene: Scene, name: str) -> Iterator[Row]:
     """Where each thing is that a noun alone refers to."""
     for number, thing in enumerate(unique(scene)):
-        script = Script({"IMAGE": scene})
+        script = GoldProgramBuilder({"IMAGE": scene})
         programs = script.finish_boxes(script.locate(script.view(), thing.shape))
         texts = {"visprog": programs.visprog, "viper": programs.viper}
         gold = {"visprog": programs.visprog_gold, "viper": programs.viper_gold}
         yield f"{name}-{number}", f"Where is the {thing.shape}?", _box(thing), "where", texts, gold
 
 
-def _box(thing: Thing) -> Box:
+def _box(thing: SceneObject) -> Box:
     x1, y1, x2, y2 = map(float, thing.box)
     return x1, y1, x2, y2
 
 
-def _pairs(task: Task, stream: int, split: str) -> Iterator[Sample]:
+def _nlvr_samples(task: Task, stream: int, split: str) -> Iterator[Sample]:
     for index in count():
         name = f"{task.name}-{split}-{index}"
         pictures: dict[str, np.ndarray] = {}
@@ -199,7 +199,7 @@ def _pairs(task: Task, stream: int, split: str) -> Iterator[Sample]:
             scenes = {"LEFT": statement.left, "RIGHT": statement.right}
             for scene in scenes.values():
                 if scene.id not in pictures:
-                    pictures[scene.id] = _picture(scene)
+                    pictures[scene.id] = _render_readonly(scene)
             images = {side: pictures[scene.id] for side, scene in scenes.items()}
             answer, id_ = "yes" if statement.truth else "no", f"{task.name}-{split}-{statement.id}"
             programs, gold = statement.programs, statement.gold_steps

@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import InputError
-from tutelage.modules.hf.base import Row, whole
-from tutelage.modules.hf.vqa import AnswerNetwork, HfVqa, Prompt, VqaConfig
+from tutelage.modules.hf.base import ModelInputs, drop_batch_dim
+from tutelage.modules.hf.vqa import AnswerScorer, HfVqa, Prompt, VqaConfig
 from tutelage.programs.types import Call
 
 
-class Chat(HfVqa):
+class ChatVqa(HfVqa):
     """Any model of ``AutoModelForImageTextToText`` whose processor has a chat template; families with a class of their own
     go there."""
 
     question: ClassVar = "{question} Answer with one word or a short phrase."
 
     @classmethod
-    def serves(cls, family: str) -> bool:
+    def supports(cls, family: str) -> bool:
         """Every image-text-to-text model."""
         from tutelage.modules.hf.loading import transformers
 
@@ -38,7 +38,7 @@ class Chat(HfVqa):
         return kit.AutoModelForImageTextToText
 
     @classmethod
-    def network_of(cls, config: VqaConfig, model: Any, processor: Any) -> nn.Module:
+    def build_network(cls, config: VqaConfig, model: Any, processor: Any) -> nn.Module:
         """The model, asked in turns.
 
         Raises:
@@ -48,36 +48,36 @@ class Chat(HfVqa):
             raise InputError(
                 f"a {model.config.model_type} model without a chat template", where=config.source, remedy="choose a chat model"
             )
-        return ChatNetwork(model, config, processor.tokenizer, ends_of(model, processor.tokenizer, config))
+        return ChatDecoder(model, config, processor.tokenizer, ends_of(model, processor.tokenizer, config))
 
-    def row(self, call: Call) -> Row:
+    def row(self, call: Call) -> ModelInputs:
         """One turn: the image, then the question."""
         text = (self.config.prompt or self.question).format(question=call.args["question"])
         turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
         asked = self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
         images = [self.config.framed(call.args["image"])]
-        return whole(self.processor(images=images, text=[asked], return_tensors="pt", add_special_tokens=False))
+        return drop_batch_dim(self.processor(images=images, text=[asked], return_tensors="pt", add_special_tokens=False))
 
     def padding(self, name: str) -> tuple[str, int]:
         """On the left, for the answer follows on the right."""
         return "left", self.processor.tokenizer.pad_token_id or 0 if name == "input_ids" else 0
 
 
-class ChatNetwork(AnswerNetwork):
+class ChatDecoder(AnswerScorer):
     """A decoder that holds image and question in its memory of keys and values."""
 
-    def prompt(self, given: Mapping[str, Tensor]) -> Prompt:
+    def prompt(self, inputs: Mapping[str, Tensor]) -> Prompt:
         """One pass over the prompt."""
         last = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(self.model.forward).parameters else {}
-        out = self.model(**given, **last, use_cache=True)
+        out = self.model(**inputs, **last, use_cache=True)
         off = getattr(getattr(self.model, "model", None), "rope_deltas", None)
-        return Prompt(out.logits[:, -1], out.past_key_values, given["attention_mask"], off)
+        return Prompt(out.logits[:, -1], out.past_key_values, inputs["attention_mask"], off)
 
     def decoder(self) -> Any:
         """What goes on from the memory."""
         return self.model
 
-    def continued(self, prompt: Prompt, ids: Tensor, answers: int) -> Tensor:
+    def continuation_logits(self, prompt: Prompt, ids: Tensor, answers: int) -> Tensor:
         """The prompt's own logits for the first token, one pass for the others."""
         assert prompt.following is not None
         first = prompt.following.repeat_interleave(answers, 0)[:, None]
@@ -112,19 +112,19 @@ class Blip2(HfVqa):
         return kit.AutoModelForImageTextToText
 
     @classmethod
-    def network_of(cls, config: VqaConfig, model: Any, processor: Any) -> nn.Module:
+    def build_network(cls, config: VqaConfig, model: Any, processor: Any) -> nn.Module:
         """By the kind of language model."""
         ends = ends_of(model.language_model, processor.tokenizer, config)
-        kind = QueriedDecoder if model.config.use_decoder_only_language_model else QueriedEncoder
+        kind = QFormerDecoder if model.config.use_decoder_only_language_model else QFormerEncoderDecoder
         lead = " " if model.config.model_type == "blip-2" else ""  # the answer goes on after "Answer:"
         return kind(model, config, processor.tokenizer, ends, lead)
 
-    def row(self, call: Call) -> Row:
+    def row(self, call: Call) -> ModelInputs:
         """BLIP-2 is asked "Question: … Answer:", InstructBLIP the question itself, as they were trained."""
         instructed = self.network.model.config.model_type == "instructblip"
         asked = self.config.prompt or ("{question}" if instructed else "Question: {question} Answer:")
         text = asked.format(question=call.args["question"])
-        return whole(self.processor(images=self.config.framed(call.args["image"]), text=text, return_tensors="pt"))
+        return drop_batch_dim(self.processor(images=self.config.framed(call.args["image"]), text=text, return_tensors="pt"))
 
     def padding(self, name: str) -> tuple[str, int]:
         """On the left where the answer follows the question's own tokens."""
@@ -133,13 +133,13 @@ class Blip2(HfVqa):
         return "left", self.processor.tokenizer.pad_token_id or 0 if name == "input_ids" else 0
 
 
-class QueriedDecoder(ChatNetwork):
+class QFormerDecoder(ChatDecoder):
     """The image's queries stand before the question in the text of a decoder."""
 
-    def prompt(self, given: Mapping[str, Tensor]) -> Prompt:
+    def prompt(self, inputs: Mapping[str, Tensor]) -> Prompt:
         """One pass over image and question."""
-        mask = given["attention_mask"]
-        out = self.model.language_model(inputs_embeds=embedded(self.model, given), attention_mask=mask, use_cache=True)
+        mask = inputs["attention_mask"]
+        out = self.model.language_model(inputs_embeds=embedded(self.model, inputs), attention_mask=mask, use_cache=True)
         return Prompt(out.logits[:, -1], out.past_key_values, mask)
 
     def decoder(self) -> Any:
@@ -147,16 +147,16 @@ class QueriedDecoder(ChatNetwork):
         return self.model.language_model
 
 
-class QueriedEncoder(AnswerNetwork):
+class QFormerEncoderDecoder(AnswerScorer):
     """The image's queries stand before the question in the text of an encoder."""
 
-    def prompt(self, given: Mapping[str, Tensor]) -> Prompt:
+    def prompt(self, inputs: Mapping[str, Tensor]) -> Prompt:
         """The encoder's states."""
-        mask = given["attention_mask"]
+        mask = inputs["attention_mask"]
         encoder = self.model.language_model.get_encoder()
-        return Prompt(None, encoder(inputs_embeds=embedded(self.model, given), attention_mask=mask).last_hidden_state, mask)
+        return Prompt(None, encoder(inputs_embeds=embedded(self.model, inputs), attention_mask=mask).last_hidden_state, mask)
 
-    def continued(self, prompt: Prompt, ids: Tensor, answers: int) -> Tensor:
+    def continuation_logits(self, prompt: Prompt, ids: Tensor, answers: int) -> Tensor:
         """One pass of the decoder."""
         language = self.model.language_model
         start = torch.full_like(ids[:, :1], language.config.decoder_start_token_id)
@@ -169,12 +169,12 @@ class QueriedEncoder(AnswerNetwork):
         return out.logits
 
 
-def embedded(model: Any, given: Mapping[str, Tensor]) -> Tensor:
+def embedded(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """The prompt's embeddings [B, L, D] with the image's queries in their places."""
-    looked = {name: value for name, value in given.items() if name == "pixel_values" or name.startswith("qformer")}
+    looked = {name: value for name, value in inputs.items() if name == "pixel_values" or name.startswith("qformer")}
     queries = model.get_image_features(**looked, return_dict=True).pooler_output
-    words = model.get_input_embeddings()(given["input_ids"])
-    return words.masked_scatter(model.get_placeholder_mask(given["input_ids"], words), queries.to(words.dtype))
+    words = model.get_input_embeddings()(inputs["input_ids"])
+    return words.masked_scatter(model.get_placeholder_mask(inputs["input_ids"], words), queries.to(words.dtype))
 
 
 def ends_of(model: Any, tokenizer: Any, config: VqaConfig) -> list[int]:

@@ -115,7 +115,7 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def told(source: Source) -> Iterator[None]:
+def describe_load_errors(source: Source) -> Iterator[None]:
     """Turn what transformers raises for a model that cannot be had into an error that says how to have it."""
     try:
         yield
@@ -139,7 +139,7 @@ def architecture(source: Source) -> Any:
         InputError: it cannot be had, or needs code of its own.
     """
     kit = transformers()
-    with told(source):
+    with describe_load_errors(source):
         return kit.AutoConfig.from_pretrained(source.name, **source.pinned)
 
 
@@ -150,7 +150,7 @@ def processor_of(source: Source) -> Any:
         InputError: it cannot be had.
     """
     kit = transformers()
-    with told(source):
+    with describe_load_errors(source):
         return kit.AutoProcessor.from_pretrained(source.name, **source.pinned)
 
 
@@ -160,7 +160,7 @@ def weights_of(source: Source, kind: Any, dtype: str, device: str) -> Any:
     Raises:
         InputError: it cannot be had, has no safetensors, lacks weights (none is ever made up), or there is no such device.
     """
-    with told(source), quiet():
+    with describe_load_errors(source), quiet():
         model, info = kind.from_pretrained(
             source.name, **source.pinned, use_safetensors=True, dtype=dtype, output_loading_info=True
         )

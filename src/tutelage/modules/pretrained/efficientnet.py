@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tutelage import assets
 from tutelage.errors import InputError
-from tutelage.modules.classification import Classifier, ClassifierConfig, Logits
+from tutelage.modules.classification import Classifier, ClassifierConfig, LogitsHead
 from tutelage.modules.image_batching import square_batch
 from tutelage.programs.types import Call
 from tutelage.programs.values import Image
@@ -40,7 +40,7 @@ MIDDLE = 224 / (224 + 32)
 """The share of the shorter side that is looked at."""
 
 
-class SameConv(nn.Conv2d):
+class SamePadConv2d(nn.Conv2d):
     """A convolution without bias, padded as TensorFlow's "SAME": more at the right and bottom where the sum is odd."""
 
     def __init__(self, inside: int, outside: int, kernel: int, stride: int = 1, groups: int = 1):
@@ -55,7 +55,7 @@ class SameConv(nn.Conv2d):
         return super().forward(x)
 
 
-def normalised(channels: int) -> nn.BatchNorm2d:
+def batch_norm(channels: int) -> nn.BatchNorm2d:
     """Batch normalisation as published."""
     return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
 
@@ -68,9 +68,9 @@ class InvertedBottleneck(nn.Module):
         wide = inside * expansion
         self.shortcut = stride == 1 and inside == outside
         if expansion != 1:
-            self._expand_conv, self._bn0 = SameConv(inside, wide, 1), normalised(wide)
-        self._depthwise_conv, self._bn1 = SameConv(wide, wide, kernel, stride, groups=wide), normalised(wide)
-        self._project_conv, self._bn2 = SameConv(wide, outside, 1), normalised(outside)
+            self._expand_conv, self._bn0 = SamePadConv2d(inside, wide, 1), batch_norm(wide)
+        self._depthwise_conv, self._bn1 = SamePadConv2d(wide, wide, kernel, stride, groups=wide), batch_norm(wide)
+        self._project_conv, self._bn2 = SamePadConv2d(wide, outside, 1), batch_norm(outside)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, I, h, w] -> [B, O, h / stride, w / stride]."""
@@ -85,14 +85,14 @@ class EfficientNetLite0(nn.Module):
 
     def __init__(self, classes: int = 1000):
         super().__init__()
-        self._conv_stem, self._bn0 = SameConv(3, 32, 3, 2), normalised(32)
+        self._conv_stem, self._bn0 = SamePadConv2d(3, 32, 3, 2), batch_norm(32)
         blocks, inside = [], 32
         for expansion, outside, count, stride, kernel in STAGES:
             for number in range(count):
                 blocks.append(InvertedBottleneck(inside, outside, expansion, stride if number == 0 else 1, kernel))
                 inside = outside
         self._blocks = nn.ModuleList(blocks)
-        self._conv_head, self._bn1 = SameConv(inside, 1280, 1), normalised(1280)
+        self._conv_head, self._bn1 = SamePadConv2d(inside, 1280, 1), batch_norm(1280)
         self._fc = nn.Linear(1280, classes)
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -103,14 +103,14 @@ class EfficientNetLite0(nn.Module):
         return self._fc(F.relu6(self._bn1(self._conv_head(x))).mean((2, 3)))
 
 
-class Classify(Classifier):
+class ImageNetClassifier(Classifier):
     """CATEGORY(image) -> the most probable of ImageNet's class names."""
 
     name = "CATEGORY"
     batch_size = 32
 
     @classmethod
-    def network_of(cls, config: ClassifierConfig) -> nn.Module:
+    def build_network(cls, config: ClassifierConfig) -> nn.Module:
         """A fresh network."""
         return EfficientNetLite0(len(config.answers))
 
@@ -132,7 +132,7 @@ class Classify(Classifier):
             network.load_state_dict(state)
         except (RuntimeError, pickle.UnpicklingError) as error:
             raise InputError(f"weights of another network: {error}"[:300], where=ASSET) from error
-        return cls(ClassifierConfig(class_names(class_words()), 224), Logits(network))
+        return cls(ClassifierConfig(class_names(class_words()), 224), LogitsHead(network))
 
 
 def _middle(image: Image) -> Image:

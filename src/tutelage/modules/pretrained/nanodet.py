@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from tutelage import assets
 from tutelage.errors import InputError
-from tutelage.modules.detection import ANY_OBJECT, HALVES, Loc, LocConfig, suppress, to_image
+from tutelage.modules.detection import ANY_OBJECT, HALVES, Loc, LocConfig, nms, to_image
 from tutelage.modules.pretrained.coco_classes import CLASSES, classes_named
-from tutelage.modules.pretrained.tfjs_graph import GraphNetwork, read_graph
+from tutelage.modules.pretrained.tfjs_graph import TfjsNetwork, read_graph
 from tutelage.modules.image_batching import square_batch
-from tutelage.modules.visual_module import Exercise, Label
+from tutelage.modules.visual_module import TrainingExamples, CallLabel
 from tutelage.modules.vocabulary import tokens
-from tutelage.programs.types import Answers, Call, RuntimeFailure
+from tutelage.programs.types import ModuleOutputs, Call, RuntimeFailure
 from tutelage.programs.values import Box
 
 ASSET = "nanodet"
@@ -34,7 +34,7 @@ MEAN, STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
 
 
 @dataclass(frozen=True)
-class DetectorConfig(LocConfig):
+class NanoDetConfig(LocConfig):
     """As :class:`LocConfig`; the threshold is ours (boxes are answers, not candidates), suppression as published."""
 
     classes: tuple[str, ...] = CLASSES
@@ -44,13 +44,13 @@ class DetectorConfig(LocConfig):
     nms: float = 0.6
 
 
-class DetectNetwork(nn.Module):
+class NanoDetNetwork(nn.Module):
     """The graph behind named heads: ``presence`` logits [B, cells, C], ``bins`` logits [B, cells, 4, 11]."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, graph: GraphNetwork):
+    def __init__(self, graph: TfjsNetwork):
         super().__init__()
         self.graph = graph
         for name, values in (("mean", MEAN), ("std", STD)):
@@ -65,11 +65,11 @@ class DetectNetwork(nn.Module):
         return {"presence": torch.logit(torch.cat(scores, 1), 1e-6), "bins": torch.cat(bins, 1).unflatten(2, (4, BINS))}
 
 
-class Detector(Loc):
+class NanoDet(Loc):
     """LOC(image, object) -> boxes of that class, best first. A word that names no class of COCO is refused, not unseen."""
 
     heads: ClassVar = {"presence": "logit", "bins": "classes"}
-    Config = DetectorConfig
+    Config = NanoDetConfig
     batch_size = 16
 
     @classmethod
@@ -80,13 +80,13 @@ class Detector(Loc):
             AssetAbsent, WrongHash: see :mod:`tutelage.assets`.
         """
         graph = read_graph(assets.read(ASSET, "nanodet.json"), assets.read(ASSET, "nanodet.bin"), ASSET)
-        return cls(config, DetectNetwork(graph))
+        return cls(config, NanoDetNetwork(graph))
 
     def encode(self, calls: Sequence[Call]) -> dict[str, Tensor]:
         """pixels [B, 3, s, s], letterboxed with the grey of the published training."""
         return {"pixels": square_batch([call.args["image"] for call in calls], self.config.pixels, GREY)}
 
-    def exercise(self, calls: Sequence[Call], labels: Sequence[Label] | None) -> Exercise:
+    def training_examples(self, calls: Sequence[Call], labels: Sequence[CallLabel] | None) -> TrainingExamples:
         """Not offered: the assignment of boxes to cells is not part of the package.
 
         Raises:
@@ -102,7 +102,7 @@ class Detector(Loc):
         found, exact = classes_named(phrase)
         return list(found), exact
 
-    def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Answers:
+    def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> ModuleOutputs:
         """Boxes in pixels of the call's image, or a refusal where the phrase names no class."""
         answers = super().decode(heads, calls)
         for i, call in enumerate(calls):
@@ -129,7 +129,7 @@ class Detector(Loc):
         found: list[list[Box]] = [[] for _ in calls]
         for row, (x1, y1, x2, y2), score in zip(rows.tolist(), corners.tolist(), best[rows, cells].tolist(), strict=True):
             found[row].append(to_image(calls[row].args["image"], (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, score))
-        return [suppress(boxes, self.config.nms) for boxes in found]
+        return [nms(boxes, self.config.nms) for boxes in found]
 
 
 def _cells(side: int) -> tuple[Tensor, Tensor]:

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tutelage.errors import MissingExtra
-from tutelage.programs.types import Answers, Call, RuntimeFailure, Signature
+from tutelage.programs.types import ModuleOutputs, Call, RuntimeFailure, Signature
 from tutelage.programs.values import Box, Image
 
-SURE = 0.5
+MIN_SCORE = 0.5
 """The least score of a line that is read out (ours)."""
 
 
@@ -59,9 +59,9 @@ class Ocr:
         for corners, text, score in zip(found.boxes if found.boxes is not None else (), found.txts or (), found.scores or ()):
             (x1, y1), (x2, y2) = np.min(corners, axis=0).tolist(), np.max(corners, axis=0).tolist()
             lines.append(TextLine(Box(x1, y1, x2, y2, float(score)), text))
-        return [line for line in lines if line.box.score >= SURE]
+        return [line for line in lines if line.box.score >= MIN_SCORE]
 
-    def run(self, calls: Sequence[Call]) -> Answers:
+    def run(self, calls: Sequence[Call]) -> ModuleOutputs:
         """Image by image: the package takes no batches. A machine without it refuses each call, with the extra's name."""
         values: list[Any] = []
         for call in calls:
@@ -69,4 +69,4 @@ class Ocr:
                 values.append("\n".join(line.text for line in self.lines(call.args["image"])))
             except MissingExtra as error:
                 values.append(RuntimeFailure(error.message, where=self.name, remedy=error.remedy))
-        return Answers(values)
+        return ModuleOutputs(values)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from tutelage.storage import fingerprint
-from tutelage.modules.pretrained.efficientnet import Classify, class_words
+from tutelage.modules.pretrained.efficientnet import ImageNetClassifier, class_words
 from tutelage.modules.pretrained.coco_classes import classes_named
-from tutelage.modules.pretrained.nanodet import Detector
+from tutelage.modules.pretrained.nanodet import NanoDet
 from tutelage.modules.pretrained.text_embedding import TextEmbedding
 from tutelage.modules.visual_module import VisualModule
 from tutelage.modules.vocabulary import tokens
@@ -26,11 +26,11 @@ from tutelage.programs.values import Image
 
 TOP = 10
 """Class names that make a picture's vector."""
-SURE = 0.5
+MIN_PROBABILITY = 0.5
 """The probability at which the classifier's word is taken (ours)."""
 
 
-class Presence(NamedTuple):
+class PresenceScore(NamedTuple):
     """How surely a thing is in an image, in 0..1; whether that is enough to say so; whether just that thing was looked for,
     not a wider class."""
 
@@ -39,10 +39,10 @@ class Presence(NamedTuple):
     exact: bool
 
 
-class Sight:
+class PhotoPerception:
     """A detector, a classifier and a text embedding, and what follows from the three together."""
 
-    def __init__(self, detector: Detector, classifier: Classify, embedding: TextEmbedding):
+    def __init__(self, detector: NanoDet, classifier: ImageNetClassifier, embedding: TextEmbedding):
         self.detector, self.classifier, self.embedding = detector, classifier, embedding
 
     @cached_property
@@ -60,7 +60,7 @@ class Sight:
         found = [heads["answer"].softmax(1) for heads in _heads(self.classifier, images)]
         return torch.cat([torch.zeros(0, len(self.classifier.config.answers)), *found])
 
-    def presence(self, images: Sequence[Image], things: Sequence[str]) -> list[Presence | None]:
+    def presence(self, images: Sequence[Image], things: Sequence[str]) -> list[PresenceScore | None]:
         """Whether each thing is in its image; None where no network knows it.
 
         COCO's classes are looked for; for other words the classes that carry them are summed, of which the classifier sees
@@ -70,19 +70,19 @@ class Sight:
         named = [[] if places else self._named(thing) for (places, _), thing in zip(coco, things)]
         scores = iter(self.scores([image for image, (places, _) in zip(images, coco) if places]))
         classes = iter(self.classes([image for image, places in zip(images, named) if places]))
-        found: list[Presence | None] = []
+        found: list[PresenceScore | None] = []
         for (seen, exact), called in zip(coco, named):
             if seen:
                 score = float(next(scores)[list(seen)].max())
-                found.append(Presence(score, score >= self.detector.config.threshold, exact))
+                found.append(PresenceScore(score, score >= self.detector.config.threshold, exact))
             elif called:
                 share = float(next(classes)[called].sum())
-                found.append(Presence(share, share >= SURE, True))
+                found.append(PresenceScore(share, share >= MIN_PROBABILITY, True))
             else:
                 found.append(None)
         return found
 
-    def knows(self, thing: str) -> bool:
+    def in_vocabulary(self, thing: str) -> bool:
         """Whether a network has a class for it."""
         return bool(classes_named(thing)[0] or self._named(thing))
 
@@ -98,9 +98,9 @@ class Sight:
     @cached_property
     def _names(self) -> Tensor:
         """The embeddings of the class names, [1000, 384]; computed once a machine."""
-        return self.embedding.kept(self.classifier.config.answers)
+        return self.embedding.cached(self.classifier.config.answers)
 
-    def fit(self, images: Sequence[Image], phrases: Sequence[str]) -> Tensor:
+    def conse_similarity(self, images: Sequence[Image], phrases: Sequence[str]) -> Tensor:
         """ConSE: the cosine of each image's vector to each phrase's, [N, P]; uncalibrated.
 
         Raises:
@@ -110,9 +110,9 @@ class Sight:
         vectors = torch.nn.functional.normalize((weights[..., None] * self._names[top]).sum(1), dim=1)
         return vectors @ self.embedding.embed(phrases).T
 
-    def best(self, images: Sequence[Image], options: Sequence[str]) -> list[str]:
+    def best_match(self, images: Sequence[Image], options: Sequence[str]) -> list[str]:
         """The option that fits each image best, by :meth:`fit`."""
-        return [options[row] for row in self.fit(images, options).argmax(1).tolist()]
+        return [options[row] for row in self.conse_similarity(images, options).argmax(1).tolist()]
 
 
 def _heads(module: VisualModule, images: Sequence[Image]) -> Iterator[Mapping[str, Tensor]]:

@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from tutelage import assets
-from tutelage.assets import AssetAbsent
-from tutelage.modules.pretrained.nanodet import Detector
-from tutelage.modules.pretrained.tfjs_graph import GraphNetwork, read_graph
-from tutelage.programs.types import Answers, Call, RuntimeFailure, Signature
+from tutelage.assets import AssetNotFound
+from tutelage.modules.pretrained.nanodet import NanoDet
+from tutelage.modules.pretrained.tfjs_graph import TfjsNetwork, read_graph
+from tutelage.programs.types import ModuleOutputs, Call, RuntimeFailure, Signature
 from tutelage.programs.values import Box, Image, Object
 
 ASSET = "selfie"
@@ -22,13 +22,13 @@ SIDE = 256
 PERSON = "person"
 
 
-class Segment:
+class PersonSegmenter:
     """SEG(image) -> an object for each thing found, best first; a person's mask is the pixels of people inside its box."""
 
     name, symbolic, batch_size = "SEG", False, 16
     signature = Signature({"image": "image"}, "objects")
 
-    def __init__(self, detector: Detector):
+    def __init__(self, detector: NanoDet):
         self.detector = detector
 
     @property
@@ -37,7 +37,7 @@ class Segment:
         return f"{self.detector.version}-{assets.asset(ASSET).files['selfie.bin'].sha256[:8]}"
 
     @cached_property
-    def _network(self) -> GraphNetwork:
+    def _network(self) -> TfjsNetwork:
         return read_graph(assets.read(ASSET, "selfie.json"), assets.read(ASSET, "selfie.bin"), ASSET).eval()
 
     def people(self, images: Sequence[Image]) -> list[np.ndarray]:
@@ -56,7 +56,7 @@ class Segment:
         ]
         return [mask.numpy() for mask in whole]
 
-    def run(self, calls: Sequence[Call]) -> Answers:
+    def run(self, calls: Sequence[Call]) -> ModuleOutputs:
         """One pass of the detector over all images, and one of the other network over those with people."""
         with torch.inference_mode():
             heads = self.detector.forward(self.detector.encode(calls))
@@ -65,13 +65,13 @@ class Segment:
         values: list[Any] = [_objects(things, None) for things in found]
         try:
             masks = self.people([calls[row].args["image"] for row in rows]) if rows else []
-        except AssetAbsent as error:
+        except AssetNotFound as error:
             masks = []
             for row in rows:
                 values[row] = RuntimeFailure(error.message, where=error.where, remedy=error.remedy)
         for row, mask in zip(rows, masks):
             values[row] = _objects(found[row], mask >= 0.5)
-        return Answers(values)
+        return ModuleOutputs(values)
 
     def _things(self, heads: dict[str, torch.Tensor], call: Call) -> list[tuple[str, Box]]:
         """What is seen, class by class."""

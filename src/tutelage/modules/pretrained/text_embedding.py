@@ -71,9 +71,9 @@ class TextEmbedding:
                 rows.append((last * mask[..., None]).sum(1) / mask.sum(1, keepdim=True))
         return torch.nn.functional.normalize(torch.cat(rows), dim=1)
 
-    def kept(self, texts: Sequence[str]) -> Tensor:
+    def cached(self, texts: Sequence[str]) -> Tensor:
         """As :meth:`embed`, from the store where these texts have been embedded before: for long lists that stay."""
-        store = storage.Store(storage.cache_home() / "embeddings")
+        store = storage.ContentStore(storage.cache_home() / "embeddings")
         key = storage.fingerprint(self.version, list(texts))
         data = store.get(key, ".safetensors")
         if data is None:

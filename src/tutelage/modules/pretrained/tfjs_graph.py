@@ -25,7 +25,7 @@ Attributes = Mapping[str, Any]
 Operator = Callable[..., Tensor | tuple[Tensor, ...]]
 
 
-class Node(NamedTuple):
+class TfjsNode(NamedTuple):
     """A node of the graph: its name, its operator, its inputs as (node, which output), and its attributes."""
 
     name: str
@@ -34,7 +34,7 @@ class Node(NamedTuple):
     attributes: Attributes
 
 
-class GraphNetwork(nn.Module):
+class TfjsNetwork(nn.Module):
     """The graph as a module: ``forward(x)`` gives its outputs by name. Float constants are its parameters.
 
     The graph is made for a batch of one; any batch may go in (:func:`_reshape` keeps the first dimension).
@@ -43,14 +43,14 @@ class GraphNetwork(nn.Module):
         InputError: an unknown operator, or a node that reads what no node gives.
     """
 
-    def __init__(self, nodes: Sequence[Node], weights: Mapping[str, Tensor], outputs: Sequence[str]):
+    def __init__(self, nodes: Sequence[TfjsNode], weights: Mapping[str, Tensor], outputs: Sequence[str]):
         super().__init__()
         self.outputs = tuple(outputs)
         self.input = next((node.name for node in nodes if node.operator == "Placeholder"), "")
         self.parameters_by_name = nn.ParameterDict()
         self._constants: dict[str, Any] = {}
         known: dict[str, Any] = {}
-        self._steps: list[tuple[Node, Operator]] = []
+        self._steps: list[tuple[TfjsNode, Operator]] = []
         for node in _in_order(nodes, self.outputs):
             if node.operator == "Const":
                 known[node.name] = weights[node.name]
@@ -88,7 +88,7 @@ class GraphNetwork(nn.Module):
         return {name: values[name] for name in self.outputs}
 
 
-def read_graph(model: bytes, weights: bytes, where: str = "graph") -> GraphNetwork:
+def read_graph(model: bytes, weights: bytes, where: str = "graph") -> TfjsNetwork:
     """The network of a graph model: its ``model.json``, and its weight files one after another.
 
     Raises:
@@ -103,7 +103,7 @@ def read_graph(model: bytes, weights: bytes, where: str = "graph") -> GraphNetwo
         outputs = [name.partition(":")[0] for name in data["signature"]["outputs"]]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"not a graph model: {error!r}"[:200], where=where, remedy="is the file whole?") from error
-    return GraphNetwork(nodes, read_weights(entries, weights, where), outputs)
+    return TfjsNetwork(nodes, read_weights(entries, weights, where), outputs)
 
 
 def read_weights(entries: Sequence[Mapping[str, Any]], data: bytes, where: str = "graph") -> dict[str, Tensor]:
@@ -133,17 +133,17 @@ def read_weights(entries: Sequence[Mapping[str, Any]], data: bytes, where: str =
 _TYPES = {"float32": "<f4", "float16": "<f2", "int32": "<i4"}
 
 
-def _node(row: Mapping[str, Any]) -> Node:
+def _node(row: Mapping[str, Any]) -> TfjsNode:
     inputs = []
     for text in row.get("input", ()):
         name, _, which = text.partition(":")
         inputs.append((name, int(which or 0)))
-    return Node(row["name"], row["op"], tuple(inputs), row.get("attr", {}))
+    return TfjsNode(row["name"], row["op"], tuple(inputs), row.get("attr", {}))
 
 
-def _in_order(nodes: Sequence[Node], outputs: Sequence[str]) -> list[Node]:
+def _in_order(nodes: Sequence[TfjsNode], outputs: Sequence[str]) -> list[TfjsNode]:
     """The nodes that the outputs need, each after those it reads."""
-    by_name, done, ordered = {node.name: node for node in nodes}, set[str](), list[Node]()
+    by_name, done, ordered = {node.name: node for node in nodes}, set[str](), list[TfjsNode]()
     waiting = [(name, False) for name in reversed(outputs)]
     while waiting:
         name, ready = waiting.pop()

@@ -12,20 +12,20 @@ from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from tutelage.programs.types import ParseFailure, Program, ProgramFailure
 from tutelage.programs.generators import grammar
-from tutelage.programs.generators.program_builder import Written
+from tutelage.programs.generators.program_builder import ProgramPair
 from tutelage.programs.generators.from_file import StoredProgram
-from tutelage.programs.generators.gqa_functional import from_semantic
+from tutelage.programs.generators.gqa_functional import translate
 
 AnyProgram = TypeVar("AnyProgram", bound=Program, covariant=True)
 
 
-class NoDraft(ProgramFailure):
+class GenerationFailed(ProgramFailure):
     """A language model gave no text for a program: refused, unreachable, or not as its protocol has it."""
 
     kind = "writer"
 
 
-class Request(NamedTuple):
+class GenerationRequest(NamedTuple):
     """What a program is wanted for: a question, the language, and the images it reads: IMAGE, or LEFT and RIGHT."""
 
     question: str
@@ -35,7 +35,7 @@ class Request(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Draft:
+class Candidate:
     """One program as a writer wrote it, unchecked.
 
     ``probability`` is the mean probability of its tokens in 0..1; None where the writer knows none. With a ``failure``
@@ -60,7 +60,7 @@ class Parser(Protocol[AnyProgram]):
         ...
 
 
-class Writer(Protocol):
+class ProgramGenerator(Protocol):
     """Anything that writes programs."""
 
     @property
@@ -68,21 +68,21 @@ class Writer(Protocol):
         """What its drafts name as their source."""
         ...
 
-    def write(self, requests: Sequence[Request], n: int = 1) -> list[list[Draft]]:
+    def generate(self, requests: Sequence[GenerationRequest], n: int = 1) -> list[list[Candidate]]:
         """For each request its drafts, best first: ``n``, or fewer where it has no other; never none."""
         ...
 
 
-class Fault(NamedTuple):
+class FailedProgram(NamedTuple):
     """A program that failed: what was wanted, what was written, and how it failed."""
 
-    request: Request
+    request: GenerationRequest
     text: str
     failure: ProgramFailure
 
 
 @runtime_checkable
-class Repairer(Protocol):
+class RepairingGenerator(Protocol):
     """A writer that can be told its fault and write again. Those by rules cannot: they would write the same."""
 
     @property
@@ -90,7 +90,7 @@ class Repairer(Protocol):
         """What its drafts name as their source."""
         ...
 
-    def repair(self, faults: Sequence[Fault]) -> list[Draft]:
+    def repair(self, failed_programs: Sequence[FailedProgram]) -> list[Candidate]:
         """A new draft for each fault."""
         ...
 
@@ -100,57 +100,57 @@ def tally(programs: Iterable[Program | ProgramFailure]) -> dict[str, int]:
     return dict(Counter(item.kind if isinstance(item, ProgramFailure) else "ok" for item in programs))
 
 
-class RuleWriter:
+class RuleBasedGenerator:
     """A writer of one draft a request, by a function that raises a failure where it has no program."""
 
-    def __init__(self, name: str, compose: Callable[[Request], str]):
-        self.name, self._compose = name, compose
+    def __init__(self, name: str, build: Callable[[GenerationRequest], str]):
+        self.name, self._build = name, build
 
-    def write(self, requests: Sequence[Request], n: int = 1) -> list[list[Draft]]:
+    def generate(self, requests: Sequence[GenerationRequest], n: int = 1) -> list[list[Candidate]]:
         """One draft each, whatever ``n``: rules know no second one."""
-        return [[self._draft(request)] for request in requests]
+        return [[self._candidate(request)] for request in requests]
 
-    def _draft(self, request: Request) -> Draft:
+    def _candidate(self, request: GenerationRequest) -> Candidate:
         try:
-            return Draft(self._compose(request), self.name)
+            return Candidate(self._build(request), self.name)
         except ProgramFailure as failure:
-            return Draft("", self.name, failure=failure.with_traceback(None))
+            return Candidate("", self.name, failure=failure.with_traceback(None))
 
 
-def grammar_writer(single: bool = False, photo: bool = False) -> RuleWriter:
+def grammar_generator(single: bool = False, photo: bool = False) -> RuleBasedGenerator:
     """The grammar; with ``single`` each image shows one thing, with ``photo`` it is a photograph."""
 
-    def compose(request: Request) -> str:
-        return _text(grammar.write(request.question, request.inputs, single=single, photo=photo), request)
+    def compose(request: GenerationRequest) -> str:
+        return _text(grammar.generate(request.question, request.inputs, single=single, photo=photo), request)
 
-    return RuleWriter("grammar", compose)
+    return RuleBasedGenerator("grammar", compose)
 
 
-def gold_writer(programs: Iterable[StoredProgram]) -> RuleWriter:
+def gold_generator(programs: Iterable[StoredProgram]) -> RuleBasedGenerator:
     """Stored programs, found by the request's id, else by its question, in the request's language."""
     stored = list(programs)
     by_id = {(program.id, program.dsl): program.program for program in stored}
     by_question = {(program.question, program.dsl): program.program for program in stored}
 
-    def compose(request: Request) -> str:
+    def compose(request: GenerationRequest) -> str:
         found = by_id.get((request.id, request.dsl)) or by_question.get((request.question, request.dsl))
         if found is None:
             raise ParseFailure(f"no stored {request.dsl} program for {request.question!r}", remedy="add it to the file")
         return found
 
-    return RuleWriter("gold", compose)
+    return RuleBasedGenerator("gold", compose)
 
 
-def semantic_writer(semantics: Mapping[str, Sequence[Any]]) -> RuleWriter:
+def gqa_functional_generator(functional_programs: Mapping[str, Sequence[Any]]) -> RuleBasedGenerator:
     """GQA's functional programs, by the id of their question, translated."""
 
-    def compose(request: Request) -> str:
-        if request.id not in semantics:
+    def compose(request: GenerationRequest) -> str:
+        if request.id not in functional_programs:
             raise ParseFailure(f"no functional program for the question {request.id!r}", remedy="give the questions' file")
-        return _text(from_semantic(semantics[request.id]), request)
+        return _text(translate(functional_programs[request.id]), request)
 
-    return RuleWriter("semantic", compose)
+    return RuleBasedGenerator("semantic", compose)
 
 
-def _text(written: Written, request: Request) -> str:
-    return written.visprog if request.dsl == "visprog" else written.viper
+def _text(pair: ProgramPair, request: GenerationRequest) -> str:
+    return pair.visprog if request.dsl == "visprog" else pair.viper

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from tutelage.errors import StaleError
-from tutelage.storage import Store, fingerprint
+from tutelage.storage import ContentStore, fingerprint
 from tutelage.programs.types import ProgramFailure
 from tutelage.programs.generators.few_shot import Prompt
 
 
-class Ask(NamedTuple):
+class CompletionRequest(NamedTuple):
     """One completion that is wanted. ``temperature`` 0 is greedy, and then there is no ``seed``."""
 
     prompt: Prompt
@@ -50,7 +50,7 @@ class LanguageModel(Protocol):
         """All that changes its answers, and nothing secret: plain values."""
         ...
 
-    def complete(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Completion | ProgramFailure]]:
+    def complete(self, requests: Sequence[CompletionRequest]) -> Iterator[tuple[int, Completion | ProgramFailure]]:
         """Each ask's number with its answer, or with the failure of this ask alone, in any order, as they come."""
         ...
 
@@ -60,7 +60,7 @@ _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 _MARKS = {"visprog": ("FINAL_RESULT", "FINAL_ANSWER"), "viper": ("def execute_command",)}
 
 
-def unwrap(text: str, dsl: str) -> str:
+def extract_program(text: str, dsl: str) -> str:
     """The program within an answer: without thoughts, code fences and the label "Program:".
 
     Of several fenced blocks the first that looks like a program of ``dsl``, else the first. What stands around a bare
@@ -108,22 +108,22 @@ class Usage:
         return asdict(self) | {"cost": self.cost(price_in, price_out)}
 
 
-class Responses:
+class CompletionCache:
     """Completions on disk, by the model's settings and the ask. Failures are not kept: they are asked again.
 
     Several processes may share a folder; an entry appears whole or not at all.
     """
 
     def __init__(self, folder: str | Path):
-        self._store = Store(folder)
+        self._store = ContentStore(folder)
 
-    def get(self, settings: Mapping[str, Any], ask: Ask) -> Completion | None:
+    def get(self, settings: Mapping[str, Any], request: CompletionRequest) -> Completion | None:
         """The kept completion, or None.
 
         Raises:
             StaleError: the entry is not one of ours.
         """
-        asked = _asked(settings, ask)
+        asked = _request_json(settings, request)
         key = fingerprint(asked)
         found = self._store.get(key, ".json")
         if found is None:
@@ -137,13 +137,13 @@ class Responses:
             where = self._store.path(key, ".json")
             raise StaleError(f"not a kept response: {error}", where=where, remedy="delete this file") from error
 
-    def put(self, settings: Mapping[str, Any], ask: Ask, answer: Completion) -> None:
+    def put(self, settings: Mapping[str, Any], request: CompletionRequest, answer: Completion) -> None:
         """Keep a completion."""
-        entry = {"asked": _asked(settings, ask), "answer": answer._asdict()}
+        entry = {"asked": _request_json(settings, request), "answer": answer._asdict()}
         self._store.put(fingerprint(entry["asked"]), json.dumps(entry, indent=1).encode(), ".json")
 
 
-def _asked(settings: Mapping[str, Any], ask: Ask) -> dict[str, Any]:
-    prompt, temperature, seed = ask
+def _request_json(settings: Mapping[str, Any], request: CompletionRequest) -> dict[str, Any]:
+    prompt, temperature, seed = request
     turns = list(prompt.turns)
     return {"settings": dict(settings), "rules": prompt.rules, "turns": turns, "temperature": temperature, "seed": seed}

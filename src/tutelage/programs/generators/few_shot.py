@@ -29,10 +29,10 @@ from tutelage.errors import InputError
 from tutelage.programs import viper, visprog
 from tutelage.programs.types import ParseFailure, ProgramFailure, Signature, UnknownModule
 from tutelage.programs.generators.embedding import Embed, hashed_words
-from tutelage.programs.generators.base import Fault, Parser, Request
+from tutelage.programs.generators.base import FailedProgram, Parser, GenerationRequest
 from tutelage.seeds import derive
 
-SHIPPED = Path(__file__).parent / "examples"
+BUILT_IN = Path(__file__).parent / "examples"
 """``DSL-rules.txt``, and examples for one image and for a pair: ``DSL-one.txt``, ``DSL-pair.txt``."""
 
 PAIR = ("LEFT", "RIGHT")
@@ -42,7 +42,7 @@ _NEEDS = re.compile(r"^\[(\w+)\] ?(.*)$", re.MULTILINE)
 _LINE = re.compile(r"line (\d+)")
 
 Choice = Literal["fixed", "random", "retrieved"]
-Choose = Callable[[Request, int], "Sequence[Example]"]
+Choose = Callable[[GenerationRequest, int], "Sequence[Example]"]
 """The examples for a request; the second argument numbers the sample, of several programs for one question."""
 
 
@@ -151,7 +151,7 @@ def rules_of(dsl: str, signatures: Mapping[str, Signature]) -> str:
 
 
 def _rules_text(dsl: str) -> str:
-    return (SHIPPED / f"{dsl}-rules.txt").read_text(encoding="utf-8")
+    return (BUILT_IN / f"{dsl}-rules.txt").read_text(encoding="utf-8")
 
 
 def _arguments(signature: Signature) -> str:
@@ -163,10 +163,10 @@ def fixed(examples: Sequence[Example], shots: int = 8) -> Choose:
     return lambda request, sample: examples[:shots]
 
 
-def drawn(examples: Sequence[Example], shots: int = 8, seed: int = 0) -> Choose:
+def sampled(examples: Sequence[Example], shots: int = 8, seed: int = 0) -> Choose:
     """Examples at random, the same for every question of a sample, others for the next sample."""
 
-    def choose(request: Request, sample: int) -> Sequence[Example]:
+    def choose(request: GenerationRequest, sample: int) -> Sequence[Example]:
         rng = random.Random(derive(seed, "in-context examples", sample))
         return rng.sample(examples, min(shots, len(examples)))
 
@@ -180,23 +180,23 @@ def retrieved(examples: Sequence[Example], shots: int = 8, embed: Embed | None =
     """
     questions = [example.question for example in examples]
     embed = embed or hashed_words(questions)
-    known = _unit(embed(questions))
+    known = _l2_normalize(embed(questions))
 
-    def choose(request: Request, sample: int) -> Sequence[Example]:
-        near = known @ _unit(embed([request.question]))[0]
+    def choose(request: GenerationRequest, sample: int) -> Sequence[Example]:
+        near = known @ _l2_normalize(embed([request.question]))[0]
         order = np.argsort(-near, kind="stable")[:shots]
         return [examples[number] for number in reversed(order)]
 
     return choose
 
 
-def _unit(vectors: Any) -> np.ndarray:
+def _l2_normalize(vectors: Any) -> np.ndarray:
     array = np.asarray(vectors, dtype=np.float64)
     return array / np.maximum(np.linalg.norm(array, axis=1, keepdims=True), 1e-12)
 
 
 @dataclass(eq=False)
-class Prompts:
+class PromptBuilder:
     """Makes prompts for programs that may call modules of these ``signatures``.
 
     ``own`` maps (dsl, inputs) to a file of examples in place of the shipped ones; ``choice``, ``shots``, ``seed`` and
@@ -209,40 +209,40 @@ class Prompts:
     seed: int = 0
     embed: Embed | None = None
     own: Mapping[tuple[str, tuple[str, ...]], str | Path] = field(default_factory=dict)
-    _ready: dict[tuple[str, tuple[str, ...]], tuple[str, Choose]] = field(default_factory=dict, repr=False)
+    _cached: dict[tuple[str, tuple[str, ...]], tuple[str, Choose]] = field(default_factory=dict, repr=False)
 
-    def prompt(self, request: Request, sample: int = 0) -> Prompt:
+    def prompt(self, request: GenerationRequest, sample: int = 0) -> Prompt:
         """The prompt of a request.
 
         Raises:
             InputError: the file of examples does not hold.
             ParseFailure: there are no examples for such inputs.
         """
-        rules, choose = self._ready_for(request)
+        rules, choose = self._rules_and_examples(request)
         turns = []
         for example in choose(request, sample):
             turns += [_question(example.question, request.inputs), example.program]
         return Prompt(rules, (*turns, _question(request.question, request.inputs)))
 
-    def repair(self, fault: Fault) -> Prompt:
+    def repair(self, failed: FailedProgram) -> Prompt:
         """The prompt that shows a failed program and its error, and asks for a better one."""
-        asked = self.prompt(fault.request)
-        place = f"{fault.failure.where}: " if fault.failure.where is not None else ""
-        told = f"This program fails ({fault.failure.kind}). {place}{fault.failure.message}\nWrite the whole program again."
-        return Prompt(asked.rules, (*asked.turns, fault.text, told))
+        asked = self.prompt(failed.request)
+        place = f"{failed.failure.where}: " if failed.failure.where is not None else ""
+        told = f"This program fails ({failed.failure.kind}). {place}{failed.failure.message}\nWrite the whole program again."
+        return Prompt(asked.rules, (*asked.turns, failed.text, told))
 
-    def _ready_for(self, request: Request) -> tuple[str, Choose]:
+    def _rules_and_examples(self, request: GenerationRequest) -> tuple[str, Choose]:
         key = (request.dsl, request.inputs)
-        if key not in self._ready:
+        if key not in self._cached:
             examples = self._examples(*key)
             rules = rules_of(request.dsl, self.signatures)
             if self.choice == "random":
-                self._ready[key] = rules, drawn(examples, self.shots, self.seed)
+                self._cached[key] = rules, sampled(examples, self.shots, self.seed)
             elif self.choice == "retrieved":
-                self._ready[key] = rules, retrieved(examples, self.shots, self.embed)
+                self._cached[key] = rules, retrieved(examples, self.shots, self.embed)
             else:
-                self._ready[key] = rules, fixed(examples, self.shots)
-        return self._ready[key]
+                self._cached[key] = rules, fixed(examples, self.shots)
+        return self._cached[key]
 
     def _examples(self, dsl: str, inputs: tuple[str, ...]) -> tuple[Example, ...]:
         own = self.own.get((dsl, inputs))
@@ -251,7 +251,7 @@ class Prompts:
         if inputs not in (("IMAGE",), PAIR):
             raise ParseFailure(f"no examples for programs about {inputs}", remedy="give a file of examples")
         name = f"{dsl}-{'pair' if inputs == PAIR else 'one'}.txt"
-        return read_examples(SHIPPED / name, self._parsers[dsl], inputs, leave_out=True)
+        return read_examples(BUILT_IN / name, self._parsers[dsl], inputs, leave_out=True)
 
     @cached_property
     def _parsers(self) -> dict[str, Parser[Any]]:

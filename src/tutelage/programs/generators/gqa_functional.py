@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from tutelage.errors import did_you_mean
 from tutelage.programs.types import ParseFailure
-from tutelage.programs.generators.program_builder import OPPOSITE, SIDES, Composer, Found, Truth, View, Written, attribute_question
+from tutelage.programs.generators.program_builder import OPPOSITE, SIDES, ProgramBuilder, BoxesRef, BooleanExpr, ImageRef, ProgramPair, attribute_question
 
 _IDS = re.compile(r"\s+\([^()]*\)\s*$")
 _NOT = re.compile(r"not\((.*)\)")
@@ -30,59 +30,59 @@ class Operation(NamedTuple):
 
 
 @dataclass
-class Selection:
+class SelectedObjects:
     """Things that are looked for only when something is asked of them: a phrase within a view."""
 
-    view: View
+    view: ImageRef
     noun: str
     adjectives: tuple[str, ...] = ()
-    found: Found | None = None
+    boxes: BoxesRef | None = None
 
     @property
     def phrase(self) -> str:
         """What a detector is asked for."""
         return " ".join((*self.adjectives, self.noun))
 
-    def located(self, c: Composer) -> Found:
+    def locate(self, c: ProgramBuilder) -> BoxesRef:
         """The search, made once."""
-        if self.found is None:
-            self.found = c.locate(self.view, self.phrase)
-        return self.found
+        if self.boxes is None:
+            self.boxes = c.locate(self.view, self.phrase)
+        return self.boxes
 
-    def crop(self, c: Composer) -> View:
+    def crop(self, c: ProgramBuilder) -> ImageRef:
         """The first thing found, cut out; the scene is the whole image."""
-        return self.view if self.noun == "scene" else c.crop(self.located(c))
+        return self.view if self.noun == "scene" else c.crop(self.locate(c))
 
 
-Node = Selection | Truth | int | Written
+Node = SelectedObjects | BooleanExpr | int | ProgramPair
 """What an operation is worth while a program is written: things, a truth, or the number of an answer."""
 
 
-def from_semantic(semantic: Sequence[Any]) -> Written:
+def translate(operations: Sequence[Any]) -> ProgramPair:
     """The programs of a functional program: {operation, argument, dependencies} as mappings or as attributes.
 
     Raises:
         ParseFailure: an unknown operation, or operations that do not fit together; the step is named.
     """
-    c, nodes = Composer(), list[Any]()
-    for number, raw in enumerate(semantic):
+    c, nodes = ProgramBuilder(), list[Any]()
+    for number, raw in enumerate(operations):
         op = _operation(raw, number)
         name, _, detail = op.operation.partition(" ")
-        if name not in _WRITERS:
-            remedy = did_you_mean(name, list(_WRITERS))
+        if name not in _TRANSLATORS:
+            remedy = did_you_mean(name, list(_TRANSLATORS))
             raise ParseFailure(f"unknown operation {op.operation!r}", where=f"step {number}", remedy=remedy)
         try:
             inputs = [nodes[at] for at in op.dependencies]
-            nodes.append(_WRITERS[name](c, detail.strip(), _IDS.sub("", op.argument), inputs))
+            nodes.append(_TRANSLATORS[name](c, detail.strip(), _IDS.sub("", op.argument), inputs))
         except (IndexError, AttributeError, TypeError, ValueError) as error:
             message = f"{op.operation}: {op.argument} does not fit what it depends on"
             raise ParseFailure(message, where=f"step {number}") from error
     if not nodes:
         raise ParseFailure("a functional program without operations")
     last = nodes[-1]
-    if isinstance(last, Selection):
-        return c.finish_boxes(last.located(c))
-    return c.finish_truth(last) if isinstance(last, Truth) else c.finish(last)
+    if isinstance(last, SelectedObjects):
+        return c.finish_boxes(last.locate(c))
+    return c.finish_boolean(last) if isinstance(last, BooleanExpr) else c.finish(last)
 
 
 def _operation(raw: Any, number: int) -> Operation:
@@ -97,23 +97,23 @@ def _operation(raw: Any, number: int) -> Operation:
     return op
 
 
-def _select(c: Composer, detail: str, text: str, inputs: list[Any]) -> Node:
-    return Selection(c.view(), _noun(text))
+def _select(c: ProgramBuilder, detail: str, text: str, inputs: list[Any]) -> Node:
+    return SelectedObjects(c.view(), _noun(text))
 
 
 def _noun(text: str) -> str:
     return "object" if text in ("_", "this", "") else text
 
 
-def _filter(c: Composer, detail: str, text: str, inputs: list[Selection]) -> Node:
+def _filter(c: ProgramBuilder, detail: str, text: str, inputs: list[SelectedObjects]) -> Node:
     negated = _NOT.fullmatch(text)
     word = f"not {negated[1]}" if negated else text
-    return Selection(inputs[0].view, inputs[0].noun, (word, *inputs[0].adjectives))
+    return SelectedObjects(inputs[0].view, inputs[0].noun, (word, *inputs[0].adjectives))
 
 
-def _relate(c: Composer, detail: str, text: str, inputs: list[Selection]) -> Node:
+def _relate(c: ProgramBuilder, detail: str, text: str, inputs: list[SelectedObjects]) -> Node:
     name, predicate, role = _relation(text)
-    return Selection(_related(c, inputs[0], predicate, role), _noun(name))
+    return SelectedObjects(_related(c, inputs[0], predicate, role), _noun(name))
 
 
 def _relation(text: str) -> tuple[str, str, str]:
@@ -123,7 +123,7 @@ def _relation(text: str) -> tuple[str, str, str]:
     return name, predicate, role
 
 
-def _related(c: Composer, anchor: Selection, predicate: str, role: str) -> View:
+def _related(c: ProgramBuilder, anchor: SelectedObjects, predicate: str, role: str) -> ImageRef:
     """Where to look for what is related: on that side, or else round the anchor.
 
     Role s: what is looked for is the subject ("it is left of the anchor"); role o: the anchor is.
@@ -131,10 +131,10 @@ def _related(c: Composer, anchor: Selection, predicate: str, role: str) -> View:
     if predicate not in SIDES:
         return anchor.crop(c)
     side = SIDES[predicate] if role == "s" else OPPOSITE[SIDES[predicate]]
-    return c.beyond(anchor.located(c), side)
+    return c.crop_side(anchor.locate(c), side)
 
 
-def _query(c: Composer, detail: str, text: str, inputs: list[Selection]) -> Node:
+def _query(c: ProgramBuilder, detail: str, text: str, inputs: list[SelectedObjects]) -> Node:
     kind, things = detail or text, inputs[0]
     if kind == "name":
         question = f"What is the {things.noun}?"
@@ -145,15 +145,15 @@ def _query(c: Composer, detail: str, text: str, inputs: list[Selection]) -> Node
     return c.ask(things.crop(c), question)
 
 
-def _verify(c: Composer, detail: str, text: str, inputs: list[Selection]) -> Node:
+def _verify(c: ProgramBuilder, detail: str, text: str, inputs: list[SelectedObjects]) -> Node:
     if detail == "rel":
         return _exist(c, "", "", [_relate(c, "", text, inputs)])
     negated = _NOT.fullmatch(text)
     number = c.verify(inputs[0].crop(c), inputs[0].noun, negated[1] if negated else text)
-    return Truth(f"not {{{number}}}" if negated else f"{{{number}}}")
+    return BooleanExpr(f"not {{{number}}}" if negated else f"{{{number}}}")
 
 
-def _choose(c: Composer, detail: str, text: str, inputs: list[Selection]) -> Node:
+def _choose(c: ProgramBuilder, detail: str, text: str, inputs: list[SelectedObjects]) -> Node:
     if detail == "rel":
         return _choose_relation(c, text, inputs[0])
     if len(inputs) == 2:  # a comparative: older, taller, less healthy …
@@ -163,14 +163,14 @@ def _choose(c: Composer, detail: str, text: str, inputs: list[Selection]) -> Nod
     return c.ask(inputs[0].crop(c), f"Is it {question}?" if noun == "scene" else f"Is the {noun} {question}?")
 
 
-def _choose_relation(c: Composer, text: str, things: Selection) -> Node:
+def _choose_relation(c: ProgramBuilder, text: str, things: SelectedObjects) -> Node:
     name, predicates, role = _relation(text)
     options = predicates.split("|")
     if len(options) == 2 and all(option in SIDES for option in options):
         # The one named in the argument is the anchor: it is what the question compares with.
-        anchor = Selection(c.view(), _noun(name))
+        anchor = SelectedObjects(c.view(), _noun(name))
         first, second = (SIDES[p] if role == "o" else OPPOSITE[SIDES[p]] for p in options)
-        side = c.beyond(anchor.located(c), first)
+        side = c.crop_side(anchor.locate(c), first)
         number = c.count(c.locate(side, things.phrase))
         words = [SIDES[option] for option in options]
         return c.evaluate(f"'{words[0]}' if {{{number}}} > 0 else '{words[1]}'")
@@ -178,13 +178,13 @@ def _choose_relation(c: Composer, text: str, things: Selection) -> Node:
     return c.ask(things.view, f"Is the {subject} {' or '.join(options)} the {other}?")
 
 
-def _exist(c: Composer, detail: str, text: str, inputs: list[Any]) -> Node:
-    return Truth(f"{{{c.count(inputs[0].located(c))}}} > 0", said=True)
+def _exist(c: ProgramBuilder, detail: str, text: str, inputs: list[Any]) -> Node:
+    return BooleanExpr(f"{{{c.count(inputs[0].located(c))}}} > 0", as_words=True)
 
 
-def _logic(word: str) -> Callable[[Composer, str, str, list[Any]], Node]:
-    def write(c: Composer, detail: str, text: str, inputs: list[Any]) -> Node:
-        return Truth(f" {word} ".join(_grouped(truth.text, word) for truth in inputs))
+def _logic(word: str) -> Callable[[ProgramBuilder, str, str, list[Any]], Node]:
+    def write(c: ProgramBuilder, detail: str, text: str, inputs: list[Any]) -> Node:
+        return BooleanExpr(f" {word} ".join(_grouped(truth.text, word) for truth in inputs))
 
     return write
 
@@ -193,33 +193,33 @@ def _grouped(text: str, word: str) -> str:
     return f"({text})" if f" {'or' if word == 'and' else 'and'} " in text else text
 
 
-def _same(sign: str) -> Callable[[Composer, str, str, list[Any]], Node]:
-    def write(c: Composer, detail: str, text: str, inputs: list[Any]) -> Node:
+def _same(sign: str) -> Callable[[ProgramBuilder, str, str, list[Any]], Node]:
+    def write(c: ProgramBuilder, detail: str, text: str, inputs: list[Any]) -> Node:
         kind = detail or text
         if len(inputs) == 1:
             word = "the same" if sign == "==" else "different in"
             number = c.ask(inputs[0].view, f"Are all the {inputs[0].phrase} {word} {kind}?")
-            return Truth(f"{{{number}}} == 'yes'")
+            return BooleanExpr(f"{{{number}}} == 'yes'")
         a, b = (c.ask(things.crop(c), attribute_question(kind, things.noun)) for things in inputs)
-        return Truth(f"{{{a}}} {sign} {{{b}}}")
+        return BooleanExpr(f"{{{a}}} {sign} {{{b}}}")
 
     return write
 
 
-def _common(c: Composer, detail: str, text: str, inputs: list[Any]) -> Node:
+def _common(c: ProgramBuilder, detail: str, text: str, inputs: list[Any]) -> Node:
     names = " and the ".join(things.phrase for things in inputs)
     return c.ask(inputs[0].view, f"What do the {names} have in common?")
 
 
-def _count(c: Composer, detail: str, text: str, inputs: list[Any]) -> Node:
+def _count(c: ProgramBuilder, detail: str, text: str, inputs: list[Any]) -> Node:
     return c.count(inputs[0].located(c))
 
 
-def _amounts(sign: str) -> Callable[[Composer, str, str, list[Any]], Node]:
-    return lambda c, detail, text, inputs: Truth(f"{{{inputs[0]}}} {sign} {{{inputs[1]}}}", said=True)
+def _amounts(sign: str) -> Callable[[ProgramBuilder, str, str, list[Any]], Node]:
+    return lambda c, detail, text, inputs: BooleanExpr(f"{{{inputs[0]}}} {sign} {{{inputs[1]}}}", as_words=True)
 
 
-_WRITERS: Mapping[str, Callable[[Composer, str, str, list[Any]], Node]] = MappingProxyType(
+_TRANSLATORS: Mapping[str, Callable[[ProgramBuilder, str, str, list[Any]], Node]] = MappingProxyType(
     {
         "select": _select,
         "filter": _filter,

@@ -24,8 +24,8 @@ from tutelage.errors import InputError, MissingExtra
 from tutelage.programs.types import ProgramFailure
 from tutelage.programs.generators.pacing import Pace
 from tutelage.programs.generators.few_shot import STOP
-from tutelage.programs.generators.completions import Ask, Completion
-from tutelage.programs.generators.base import NoDraft
+from tutelage.programs.generators.completions import CompletionRequest, Completion
+from tutelage.programs.generators.base import GenerationFailed
 
 if TYPE_CHECKING:
     import httpx
@@ -91,7 +91,7 @@ class EndpointSettings:
             raise InputError(f"{self.per_minute} is not over 0", where="per_minute", remedy="leave it out for no limit")
 
 
-class Passing(Exception):
+class RetryableError(Exception):
     """A fault that may pass: ``kind`` is counted, ``wait`` the seconds that the endpoint asks for."""
 
     def __init__(self, kind: str, message: str, wait: float | None = None):
@@ -138,20 +138,20 @@ class Endpoint:
         kept = ("url", "model", "api", "max_tokens", "probabilities")
         return {"kind": "endpoint"} | {name: getattr(self.options, name) for name in kept}
 
-    def complete(self, asks: Sequence[Ask]) -> Iterator[tuple[int, Completion | ProgramFailure]]:
+    def complete(self, requests: Sequence[CompletionRequest]) -> Iterator[tuple[int, Completion | ProgramFailure]]:
         """Ask all, ``concurrency`` at a time.
 
         Raises:
             InputError: the endpoint does not know the key, the model or the path: no request could succeed.
         """
-        if not asks:
+        if not requests:
             return
         stop = threading.Event()
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {self._key}"} if self._key else {})
         client = self._httpx.Client(headers=headers, timeout=self.options.timeout, follow_redirects=False)
-        pool = ThreadPoolExecutor(min(self.options.concurrency, len(asks)), "endpoint")
+        pool = ThreadPoolExecutor(min(self.options.concurrency, len(requests)), "endpoint")
         try:
-            pending = {pool.submit(self._answer, client, ask, stop): number for number, ask in enumerate(asks)}
+            pending = {pool.submit(self._answer, client, ask, stop): number for number, ask in enumerate(requests)}
             for future in as_completed(pending):
                 yield pending[future], future.result()
         finally:
@@ -159,25 +159,25 @@ class Endpoint:
             pool.shutdown(wait=False, cancel_futures=True)
             client.close()
 
-    def _answer(self, client: httpx.Client, ask: Ask, stop: threading.Event) -> Completion | ProgramFailure:
+    def _answer(self, client: httpx.Client, request: CompletionRequest, stop: threading.Event) -> Completion | ProgramFailure:
         """One ask, tried again while its faults may pass."""
-        body, fault = self._body(ask), Passing("stopped", "stopped")
+        body, fault = self._body(request), RetryableError("stopped", "stopped")
         for attempt in range(self.options.attempts):
             self._pace.start(stop.wait)
             if stop.is_set():
                 break
             try:
                 return self._try(client, body)
-            except NoDraft as failure:
+            except GenerationFailed as failure:
                 return failure
-            except Passing as passing:
+            except RetryableError as passing:
                 fault = passing
             with self._lock:
                 self.faults[fault.kind] += 1
                 factor = self._jitter.uniform(0.5, 1.0)
             if fault.wait is not None and fault.wait > self.options.longest_wait:
                 message = f"{fault.message}; it asks to wait {fault.wait:.0f} s"
-                return NoDraft(message, where=self.options.url, remedy="go on later: what was answered is kept")
+                return GenerationFailed(message, where=self.options.url, remedy="go on later: what was answered is kept")
             if attempt + 1 < self.options.attempts:
                 backoff = min(self.options.backoff * 2**attempt, self.options.longest_wait) * factor
                 if fault.wait is not None:
@@ -185,18 +185,18 @@ class Endpoint:
                     backoff = fault.wait + backoff * 0.1
                 stop.wait(backoff)
         message = f"no answer in {self.options.attempts} attempts: {fault.message}"
-        return NoDraft(message, where=self.options.url, remedy="is the endpoint up? allow more attempts or a longer timeout")
+        return GenerationFailed(message, where=self.options.url, remedy="is the endpoint up? allow more attempts or a longer timeout")
 
-    def _body(self, ask: Ask) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": self.options.model, "temperature": ask.temperature, "max_tokens": self.options.max_tokens}
-        if ask.seed is not None:
-            body["seed"] = ask.seed
+    def _body(self, request: CompletionRequest) -> dict[str, Any]:
+        body: dict[str, Any] = {"model": self.options.model, "temperature": request.temperature, "max_tokens": self.options.max_tokens}
+        if request.seed is not None:
+            body["seed"] = request.seed
         if self.options.api == "chat":
-            body["messages"] = ask.prompt.messages
+            body["messages"] = request.prompt.messages
             if self.options.probabilities:
                 body["logprobs"] = True
         else:
-            body |= {"prompt": ask.prompt.text, "stop": list(STOP)}
+            body |= {"prompt": request.prompt.text, "stop": list(STOP)}
             if self.options.probabilities:
                 body["logprobs"] = 0
         return body
@@ -211,13 +211,13 @@ class Endpoint:
                 for chunk in response.iter_bytes():
                     content += chunk
                     if time.monotonic() > end:
-                        raise Passing("timeout", f"no whole answer in {self.options.timeout:g} s")
+                        raise RetryableError("timeout", f"no whole answer in {self.options.timeout:g} s")
                     if len(content) > LARGEST:
-                        raise Passing("too large", f"an answer over {LARGEST >> 20} MiB")
+                        raise RetryableError("too large", f"an answer over {LARGEST >> 20} MiB")
         except httpx.TimeoutException:
-            raise Passing("timeout", f"no answer in {self.options.timeout:g} s") from None
+            raise RetryableError("timeout", f"no answer in {self.options.timeout:g} s") from None
         except (httpx.TransportError, httpx.DecodingError, httpx.StreamError, RuntimeError) as error:
-            raise Passing("connection", f"{type(error).__name__}: {error}") from None
+            raise RetryableError("connection", f"{type(error).__name__}: {error}") from None
         # Some endpoints quote the key in their errors: it goes no further.
         said = bytes(content).replace(self._key.encode(), b"\xe2\x80\xa6") if self._key else bytes(content)
         if response.status_code != 200:
@@ -226,14 +226,14 @@ class Endpoint:
 
     def _refused(self, status: int, headers: Mapping[str, str], content: bytes, address: str) -> None:
         """Raise what the status means."""
-        told = f"HTTP {status}: {_told(content)}"
+        told = f"HTTP {status}: {_error_text(content)}"
         if status in _RETRIED or status >= 500:
-            raise Passing(str(status), told, retry_after(headers.get("retry-after")))
+            raise RetryableError(str(status), told, retry_after(headers.get("retry-after")))
         if status in _OWN_FAULT:
             with self._lock:
                 self.faults[str(status)] += 1
             remedy = "shorten the prompt; or does the endpoint not know a setting, such as probabilities?"
-            raise NoDraft(told, where=self.options.url, remedy=remedy)
+            raise GenerationFailed(told, where=self.options.url, remedy=remedy)
         remedy = f"set {self.options.key_variable}" if status in (401, 403) else "check the address and the model's name"
         raise InputError(told, where=address, remedy=remedy)
 
@@ -263,17 +263,17 @@ def read_completion(content: bytes, api: str = "chat") -> Completion:
         answer = json.loads(content)
         choices = answer["choices"]
     except (ValueError, RecursionError):
-        raise Passing("not JSON", f"not JSON: {content[:60]!r}") from None
+        raise RetryableError("not JSON", f"not JSON: {content[:60]!r}") from None
     except (TypeError, KeyError):
-        raise Passing("no choices", f"no choices: {_told(content)}") from None
+        raise RetryableError("no choices", f"no choices: {_error_text(content)}") from None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise Passing("no choices", "an answer without choices")
+        raise RetryableError("no choices", "an answer without choices")
     choice, usage = choices[0], answer.get("usage")
     message = choice.get("message") if api == "chat" else choice
     text = message.get("content" if api == "chat" else "text") if isinstance(message, dict) else None
     if not isinstance(text, str):
         told = message.get("refusal") if isinstance(message, dict) else None
-        raise NoDraft(f"the model gave no text: {_whole(told or choice.get('finish_reason'))[:200]}")
+        raise GenerationFailed(f"the model gave no text: {_whole(told or choice.get('finish_reason'))[:200]}")
     usage = usage if isinstance(usage, dict) else {}
     tokens_in, tokens_out = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
     finish, model = _whole(choice.get("finish_reason") or "stop"), _whole(answer.get("model", ""))
@@ -298,7 +298,7 @@ def _count(value: Any) -> int | None:
     return value if type(value) is int and value >= 0 else None
 
 
-def _told(content: bytes) -> str:
+def _error_text(content: bytes) -> str:
     """What an error's body says, in one line."""
     try:
         body = json.loads(content)

@@ -17,7 +17,7 @@ import numpy as np
 
 from tutelage.errors import InputError
 from tutelage.programs.types import ParseFailure
-from tutelage.programs.generators.grammar import write
+from tutelage.programs.generators.grammar import generate
 
 INPUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"image": ("IMAGE",), "pair": ("LEFT", "RIGHT"), "single": ("IMAGE",), "none": ("IMAGE",)}
@@ -45,16 +45,16 @@ _SLOTS = frozenset("n m ns ms k ks w x p q s t d more amount no".split())
 
 
 @dataclass
-class Form:
+class Paraphrase:
     """What its questions are ``about`` (a key of INPUTS), the ``plain`` wording, and those that mean the same."""
 
     about: str
-    plain: str
-    said: list[str] = field(default_factory=list)
+    canonical: str
+    paraphrases: list[str] = field(default_factory=list)
     held_out: list[str] = field(default_factory=list)
 
 
-class Pair(NamedTuple):
+class QuestionProgramPair(NamedTuple):
     """A question, what it is about, and its VisProg program; None where it has none."""
 
     question: str
@@ -62,7 +62,7 @@ class Pair(NamedTuple):
     program: str | None
 
 
-def read_forms(path: str | Path | None = None) -> list[Form]:
+def read_paraphrases(path: str | Path | None = None) -> list[Paraphrase]:
     """The forms of a file of wordings, by default our own.
 
     Raises:
@@ -73,7 +73,7 @@ def read_forms(path: str | Path | None = None) -> list[Form]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"cannot read: {error}", where=path, remedy="check the path") from error
-    forms: list[Form] = []
+    forms: list[Paraphrase] = []
     for number, line in enumerate(lines, 1):
         where = f"{path}:{number}"
         text = line.strip()
@@ -85,22 +85,22 @@ def read_forms(path: str | Path | None = None) -> list[Form]:
         if line[0].isspace():
             if not forms:
                 raise InputError("a wording before the first form", where=where, remedy="begin with image: What {k} is the {n}?")
-            (forms[-1].held_out if text.startswith("~") else forms[-1].said).append(text.lstrip("~ "))
+            (forms[-1].held_out if text.startswith("~") else forms[-1].paraphrases).append(text.lstrip("~ "))
         else:
             about, _, plain = text.partition(":")
             if about not in INPUTS:
                 raise InputError(f"unknown form {about!r}", where=where, remedy=f"one of {', '.join(INPUTS)}")
-            forms.append(Form(about, plain.strip()))
-            _readable(forms[-1], where)
+            forms.append(Paraphrase(about, plain.strip()))
+            _check_readable(forms[-1], where)
     return forms
 
 
-def _readable(form: Form, where: str) -> None:
+def _check_readable(form: Paraphrase, where: str) -> None:
     if form.about != "none":
         try:
-            program(form.plain.format(**fillers(np.random.default_rng(0))), form.about)
+            program(form.canonical.format(**fillers(np.random.default_rng(0))), form.about)
         except ParseFailure as failure:
-            raise InputError(f"the grammar does not read {form.plain!r}", where=where, remedy=failure.remedy) from failure
+            raise InputError(f"the grammar does not read {form.canonical!r}", where=where, remedy=failure.remedy) from failure
 
 
 def program(question: str, about: str) -> str:
@@ -109,7 +109,7 @@ def program(question: str, about: str) -> str:
     Raises:
         ParseFailure: no rule reads the question.
     """
-    return write(question, INPUTS[about], single=about == "single").visprog
+    return generate(question, INPUTS[about], single=about == "single").visprog
 
 
 def fillers(rng: np.random.Generator) -> dict[str, str]:
@@ -128,14 +128,14 @@ def plural(noun: str) -> str:
     return f"{noun}es" if noun.endswith(("s", "sh", "ch", "x")) else f"{noun}s"
 
 
-def pairs(forms: Sequence[Form], rng: np.random.Generator, rounds: int, held_out: bool = False) -> Iterator[Pair]:
+def make_pairs(forms: Sequence[Paraphrase], rng: np.random.Generator, rounds: int, held_out: bool = False) -> Iterator[QuestionProgramPair]:
     """In each round one question of every wording, with words drawn anew; of the held-out wordings, or of all others."""
     for _ in range(rounds):
         for form in forms:
-            for wording in form.held_out if held_out else (*([form.plain] if form.plain else ()), *form.said):
+            for wording in form.held_out if held_out else (*([form.canonical] if form.canonical else ()), *form.paraphrases):
                 words = fillers(rng)
-                text = form.plain.format(**words)
-                yield Pair(wording.format(**words), form.about, None if form.about == "none" else program(text, form.about))
+                text = form.canonical.format(**words)
+                yield QuestionProgramPair(wording.format(**words), form.about, None if form.about == "none" else program(text, form.about))
 
 
 def _pick(items: Sequence[str], rng: np.random.Generator) -> str:

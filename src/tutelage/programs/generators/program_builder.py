@@ -13,35 +13,35 @@ from typing import NamedTuple
 from tutelage.programs.types import ParseFailure
 
 
-class Written(NamedTuple):
+class ProgramPair(NamedTuple):
     """One program as VisProg lines and as a ViperGPT function."""
 
     visprog: str
     viper: str
 
 
-class View(NamedTuple):
+class ImageRef(NamedTuple):
     """An image in a program: its VisProg name and its Python name."""
 
     name: str
     patch: str
 
 
-class Found(NamedTuple):
+class BoxesRef(NamedTuple):
     """The result of a search: its number, and the view that was searched."""
 
     number: int
-    view: View
+    view: ImageRef
 
 
-class Truth(NamedTuple):
+class BooleanExpr(NamedTuple):
     """An expression over answers; in ``text`` each ``{n}`` stands for answer number n.
 
     ``said`` is set where ``text`` compares, and the program should say yes or no in words.
     """
 
     text: str
-    said: bool = False
+    as_words: bool = False
 
 
 _CROPS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -79,7 +79,7 @@ def attribute_question(kind: str, noun: str) -> str:
     return f"What number is on the {noun}?" if kind == "number" else f"What {kind} is the {noun}?"
 
 
-class Composer:
+class ProgramBuilder:
     """Writes one program about ``inputs``: ("IMAGE",), or ("LEFT", "RIGHT") for pairs of images."""
 
     def __init__(self, inputs: tuple[str, ...] = ("IMAGE",)):
@@ -93,49 +93,49 @@ class Composer:
         else:
             raise ParseFailure(f"no programs are written about {inputs}", remedy="IMAGE, or LEFT and RIGHT")
 
-    def view(self, name: str = "IMAGE") -> View:
+    def view(self, name: str = "IMAGE") -> ImageRef:
         """One of the inputs."""
-        return View(name, f"{name.lower()}_patch")
+        return ImageRef(name, f"{name.lower()}_patch")
 
-    def locate(self, view: View, noun: str) -> Found:
+    def locate(self, view: ImageRef, noun: str) -> BoxesRef:
         """Look for ``noun``."""
         number, self._boxes = self._boxes, self._boxes + 1
         self.lines.append(f"BOX{number}=LOC(image={view.name},object={quoted(noun)})")
         self._python(f"patches{number} = {view.patch}.find({python_text(noun)})")
-        return Found(number, view)
+        return BoxesRef(number, view)
 
-    def crop(self, found: Found) -> View:
+    def crop(self, boxes: BoxesRef) -> ImageRef:
         """Cut out the first thing found."""
         number, self._images = self._images, self._images + 1
-        self.lines.append(f"IMAGE{number}=CROP(image={found.view.name},box=BOX{found.number})")
-        self._pick(f"patch{number}", found)
-        return View(f"IMAGE{number}", f"patch{number}")
+        self.lines.append(f"IMAGE{number}=CROP(image={boxes.view.name},box=BOX{boxes.number})")
+        self._pick(f"patch{number}", boxes)
+        return ImageRef(f"IMAGE{number}", f"patch{number}")
 
-    def beyond(self, found: Found, side: str) -> View:
+    def crop_side(self, boxes: BoxesRef, side: str) -> ImageRef:
         """Cut off what lies left, right, above or below of the first thing found."""
         number, self._images = self._images, self._images + 1
         module, corners = _CROPS[side]
-        self.lines.append(f"IMAGE{number}={module}(image={found.view.name},box=BOX{found.number})")
-        self._pick(f"anchor{number}", found)
-        self._python(f"patch{number} = {found.view.patch}.crop({corners.format(a=f'anchor{number}', w=found.view.patch)})")
-        return View(f"IMAGE{number}", f"patch{number}")
+        self.lines.append(f"IMAGE{number}={module}(image={boxes.view.name},box=BOX{boxes.number})")
+        self._pick(f"anchor{number}", boxes)
+        self._python(f"patch{number} = {boxes.view.patch}.crop({corners.format(a=f'anchor{number}', w=boxes.view.patch)})")
+        return ImageRef(f"IMAGE{number}", f"patch{number}")
 
-    def ask(self, view: View, question: str) -> int:
+    def ask(self, view: ImageRef, question: str) -> int:
         """Put a question to VQA; returns the answer's number, as all below do."""
         number = self._answer(f"VQA(image={view.name},question={quoted(question)})")
         self._python(f"answer{number} = {view.patch}.simple_query({python_text(question)})")
         return number
 
-    def verify(self, view: View, noun: str, word: str) -> int:
+    def verify(self, view: ImageRef, noun: str, word: str) -> int:
         """Have a property verified."""
         number = self._answer(f"VERIFY(image={view.name},object={quoted(noun)},property={quoted(word)})")
         self._python(f"answer{number} = {view.patch}.verify_property({python_text(noun)}, {python_text(word)})")
         return number
 
-    def count(self, found: Found) -> int:
+    def count(self, boxes: BoxesRef) -> int:
         """Count what was found."""
-        number = self._answer(f"COUNT(box=BOX{found.number})")
-        self._python(f"answer{number} = len(patches{found.number})")
+        number = self._answer(f"COUNT(box=BOX{boxes.number})")
+        self._python(f"answer{number} = len(patches{boxes.number})")
         return number
 
     def evaluate(self, expression: str) -> int:
@@ -144,36 +144,36 @@ class Composer:
         self._python(f"answer{number} = {_filled(expression, 'answer%s')}".replace("'", '"'))
         return number
 
-    def finish(self, answer: int) -> Written:
+    def finish(self, answer: int) -> ProgramPair:
         """End with an answer as it is."""
         return self._end(f"ANSWER{answer}", f"answer{answer}")
 
-    def finish_truth(self, truth: Truth) -> Written:
+    def finish_boolean(self, expression: BooleanExpr) -> ProgramPair:
         """End with yes or no."""
-        if truth.said:
-            return self.finish(self.evaluate(f"'yes' if {truth.text} else 'no'"))
-        bare = truth.text.strip("{}")
-        number = int(bare) if bare.isdigit() else self.evaluate(truth.text)
+        if expression.as_words:
+            return self.finish(self.evaluate(f"'yes' if {expression.text} else 'no'"))
+        bare = expression.text.strip("{}")
+        number = int(bare) if bare.isdigit() else self.evaluate(expression.text)
         return self._end(f"ANSWER{number}", f"bool_to_yesno(answer{number})")
 
-    def finish_boxes(self, found: Found) -> Written:
+    def finish_boxes(self, boxes: BoxesRef) -> ProgramPair:
         """End with where the thing is."""
-        self._pick("answer", found)
-        return self._end(f"BOX{found.number}", "answer")
+        self._pick("answer", boxes)
+        return self._end(f"BOX{boxes.number}", "answer")
 
-    def _end(self, variable: str, python: str) -> Written:
+    def _end(self, variable: str, python: str) -> ProgramPair:
         self.lines.append(f"FINAL_RESULT=RESULT(var={variable})")
         self._python(f"return {python}")
-        return Written("\n".join(self.lines), "\n".join(self.python))
+        return ProgramPair("\n".join(self.lines), "\n".join(self.python))
 
     def _answer(self, call: str) -> int:
         number, self._answers = self._answers, self._answers + 1
         self.lines.append(f"ANSWER{number}={call}")
         return number
 
-    def _pick(self, name: str, found: Found) -> None:
-        patches = f"patches{found.number}"
-        self._python(f"{name} = {patches}[0] if len({patches}) > 0 else {found.view.patch}")
+    def _pick(self, name: str, boxes: BoxesRef) -> None:
+        patches = f"patches{boxes.number}"
+        self._python(f"{name} = {patches}[0] if len({patches}) > 0 else {boxes.view.patch}")
 
     def _python(self, line: str) -> None:
         self.python.append(f"    {line}")

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from tutelage.programs import visprog
 from tutelage.programs.types import ParseFailure
-from tutelage.programs.generators.program_builder import Composer, Found, Truth, View, Written
+from tutelage.programs.generators.program_builder import ProgramBuilder, BoxesRef, BooleanExpr, ImageRef, ProgramPair
 from tutelage.programs.generators.grammar import singular
 
 HOLE = "@"
@@ -37,7 +37,7 @@ _ARGUMENTS = tuple(
 _SIDES = {"CROP_LEFTOF": "left", "CROP_RIGHTOF": "right", "CROP_ABOVE": "above", "CROP_BELOW": "below"}
 
 
-class Part(NamedTuple):
+class ProgramPart(NamedTuple):
     """One line: its template, and the words that belong into its holes, in order."""
 
     line: str
@@ -60,42 +60,42 @@ def words(question: str) -> tuple[str, ...]:
     return tuple(found)
 
 
-def dissect(program: str, known: Sequence[str]) -> list[Part]:
+def split_program(program: str, words_in_question: Sequence[str]) -> list[ProgramPart]:
     """The lines of a VisProg program; an argument among the words ``known`` becomes a hole."""
-    return [_part(line, frozenset(known)) for line in program.splitlines()]
+    return [_program_part(line, frozenset(words_in_question)) for line in program.splitlines()]
 
 
-def _part(line: str, known: frozenset[str]) -> Part:
+def _program_part(line: str, words_in_question: frozenset[str]) -> ProgramPart:
     spans = {
         found.span(group)
         for pattern in _ARGUMENTS
         for found in pattern.finditer(line)
         for group in range(1, pattern.groups + 1)
-        if found[group] in known
+        if found[group] in words_in_question
     }
     text, last, arguments = "", 0, []
     for start, end in sorted(spans):
         text += line[last:start] + HOLE
         arguments.append(line[start:end])
         last = end
-    return Part(text + line[last:], tuple(arguments))
+    return ProgramPart(text + line[last:], tuple(arguments))
 
 
-def assemble(parts: Iterable[Part]) -> str:
+def join_program(parts: Iterable[ProgramPart]) -> str:
     """The program that :func:`dissect` took apart."""
     return "\n".join(map(str, parts))
 
 
-def in_both(program: str, inputs: tuple[str, ...] = ("IMAGE",)) -> Written:
+def to_program_pair(program: str, inputs: tuple[str, ...] = ("IMAGE",)) -> ProgramPair:
     """A VisProg program of the kind that :class:`Composer` writes, in both languages.
 
     Raises:
         ParseFailure: not such a program: a line of another form, or one that reads what no earlier line sets.
         Refused, TypeFailure, LimitExceeded: as :func:`visprog.read`.
     """
-    composer = Composer(inputs)
-    views: dict[str, View] = {name: composer.view(name) for name in inputs}
-    boxes: dict[str, Found] = {}
+    composer = ProgramBuilder(inputs)
+    views: dict[str, ImageRef] = {name: composer.view(name) for name in inputs}
+    boxes: dict[str, BoxesRef] = {}
     answers: dict[str, tuple[int, bool]] = {}  # number, and whether it is a bare truth
     for step in visprog.read(program):
         given = {name: value for name, _, value in step.arguments}
@@ -106,7 +106,7 @@ def in_both(program: str, inputs: tuple[str, ...] = ("IMAGE",)) -> Written:
                 case "CROP":
                     views[step.target] = composer.crop(boxes[given["box"]])
                 case "CROP_LEFTOF" | "CROP_RIGHTOF" | "CROP_ABOVE" | "CROP_BELOW":
-                    views[step.target] = composer.beyond(boxes[given["box"]], _SIDES[step.module])
+                    views[step.target] = composer.crop_side(boxes[given["box"]], _SIDES[step.module])
                 case "VQA":
                     answers[step.target] = composer.ask(views[given["image"]], given["question"]), False
                 case "VERIFY":
@@ -121,7 +121,7 @@ def in_both(program: str, inputs: tuple[str, ...] = ("IMAGE",)) -> Written:
                     return composer.finish_boxes(boxes[given["var"]])
                 case "RESULT":
                     number, truth = answers[given["var"]]
-                    return composer.finish_truth(Truth(f"{{{number}}}")) if truth else composer.finish(number)
+                    return composer.finish_boolean(BooleanExpr(f"{{{number}}}")) if truth else composer.finish(number)
                 case _:
                     raise ParseFailure(f"{step.module} has no counterpart in ViperGPT programs", where=f"line {step.line}")
         except KeyError as error:

@@ -20,7 +20,7 @@ from tutelage.programs.types import (
     LimitExceeded,
     ParseFailure,
     ProgramFailure,
-    Refused,
+    ForbiddenSyntax,
     RuntimeFailure,
     Signature,
     TimeoutFailure,
@@ -47,7 +47,7 @@ dump, _loads = json.JSONEncoder(separators=(",", ":")).encode, json.JSONDecoder(
 _FAILURES = {
     failure.kind: failure
     for failure in (
-        *(ParseFailure, Refused, UnknownModule, UndefinedVariable, TypeFailure, RuntimeFailure, LimitExceeded),
+        *(ParseFailure, ForbiddenSyntax, UnknownModule, UndefinedVariable, TypeFailure, RuntimeFailure, LimitExceeded),
         TimeoutFailure,
     )
 }

@@ -1,6 +1,6 @@
 """Blame: which module's step made an answer wrong, and what perfect steps would win back."""
 
-from tutelage.sdvp.attribution.attribute import Blame, KindSummary, Row, StepBlame, blame, shapley
-from tutelage.sdvp.attribution.sources import Source, gold_source, teacher_source
+from tutelage.sdvp.attribution.attribute import ErrorAttribution, QuestionTypeSummary, ModuleErrorRow, StepAttribution, attribute_errors, shapley
+from tutelage.sdvp.attribution.sources import StepOracle, gold_oracle, teacher_oracle
 
-__all__ = ["Blame", "KindSummary", "Row", "Source", "StepBlame", "blame", "gold_source", "shapley", "teacher_source"]
+__all__ = ["ErrorAttribution", "QuestionTypeSummary", "ModuleErrorRow", "StepOracle", "StepAttribution", "attribute_errors", "gold_oracle", "shapley", "teacher_oracle"]

@@ -21,13 +21,13 @@ from typing import Any, TypeVar
 from tutelage.errors import InputError
 from tutelage.programs.result_cache import ResultCache
 from tutelage.programs.types import Call, Module, ProgramFailure, Value
-from tutelage.programs.scheduler import KEEP, Context, Job, stream
+from tutelage.programs.scheduler import USE_MODULE, RunContext, Job, stream
 from tutelage.programs.trace import StepRecord, Trace
-from tutelage.sdvp.attribution.sources import Source
-from tutelage.sdvp.questions import Programs, Question, correct
+from tutelage.sdvp.attribution.sources import StepOracle
+from tutelage.sdvp.questions import ProgramParser, Question, score_answer
 from tutelage.datasets.confidence_intervals import Interval, paired_bootstrap
 
-MOST_STEPS = 6
+MAX_STEPS = 6
 """More steps than these are grouped by module before their Shapley values are taken."""
 
 Swapped = Callable[[Call], bool]
@@ -35,7 +35,7 @@ Player = TypeVar("Player", bound=Hashable)
 
 
 @dataclass(frozen=True)
-class StepBlame:
+class StepAttribution:
     """One step of a wrong answer. ``blame``: the answer's correctness after the swap, less before (its Shapley value where
     ``joint``); ``share``: its part of the error, the shares of an answer summing to 1; ``input`` names the call."""
 
@@ -50,7 +50,7 @@ class StepBlame:
 
 
 @dataclass(frozen=True)
-class Row:
+class ModuleErrorRow:
     """One cell of the table, module x question type. ``errors``: wrong answers that it answers for (shares added up);
     ``error_share``: of all wrong answers, in 0..1; ``recoverable``: accuracy of the type, in points, that its perfect
     answers would add, with its 95 % interval over images; it may be negative, where two wrongs made a right."""
@@ -65,7 +65,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class KindSummary:
+class QuestionTypeSummary:
     """One question type, in points: ``accuracy``, and the ``ceiling`` with every module's step answered by the source.
     Wrong answers are counted by fault: ``modules``, ``program`` (still wrong though every step is true), ``unresolved``
     (not repaired, and the source does not know every step, or is not the truth), ``failed`` (no program to run)."""
@@ -82,7 +82,7 @@ class KindSummary:
 
 
 @dataclass(frozen=True)
-class Blame:
+class ErrorAttribution:
     """The result: ``rows`` ranked by error share, ``kinds``, every blamed step, and the ids of the program's errors.
 
     ``failures`` counts the programs that could not be run, by status. ``inputs`` holds, for every call that was looked
@@ -94,9 +94,9 @@ class Blame:
     questions: int
     accuracy: float
     ceiling: float
-    rows: tuple[Row, ...]
-    kinds: tuple[KindSummary, ...]
-    steps: tuple[StepBlame, ...]
+    rows: tuple[ModuleErrorRow, ...]
+    kinds: tuple[QuestionTypeSummary, ...]
+    steps: tuple[StepAttribution, ...]
     program_errors: tuple[str, ...]
     failures: Mapping[str, int]
     inputs: Mapping[str, float] = field(repr=False)
@@ -110,7 +110,7 @@ class Blame:
         ``floor`` for one without blame, or that was not looked into."""
         return floor + (1 - floor) * min(1.0, max(0.0, self.inputs.get(record.input_hash, 0.0)))
 
-    def weighted(self, records: Sequence[StepRecord], floor: float = 0.25) -> list[StepRecord]:
+    def weight_records(self, records: Sequence[StepRecord], floor: float = 0.25) -> list[StepRecord]:
         """``records`` with their weight times :meth:`weight`, and the factor under ``blame`` in their filters."""
         factors = [self.weight(record, floor) for record in records]
         return [
@@ -119,16 +119,16 @@ class Blame:
         ]
 
 
-def blame(
+def attribute_errors(
     questions: Sequence[Question],
     modules: Mapping[str, Module],
-    source: Source,
+    source: StepOracle,
     dsl: str = "visprog",
     *,
     cache: ResultCache | None = None,
     gold_programs: Mapping[str, str] | None = None,
     seed: int = 0,
-) -> Blame:
+) -> ErrorAttribution:
     """Blame the steps of ``questions``' wrong answers.
 
     Args:
@@ -148,42 +148,42 @@ def blame(
     for question in questions:
         if question.answer is None:
             raise InputError("the question has no answer, so no error", where=f"question {question.id}", remedy="leave it out")
-    inquiry = _Inquiry(questions, modules, source, dsl, cache if cache is not None else ResultCache(capacity=400_000))
+    inquiry = _Attributor(questions, modules, source, dsl, cache if cache is not None else ResultCache(capacity=400_000))
     return inquiry.result(gold_programs, seed)
 
 
-class _Inquiry:
+class _Attributor:
     """The runs of one :func:`blame`: as it is, everything swapped, each module swapped, single steps, sets of steps."""
 
-    def __init__(self, questions: Sequence[Question], modules: Mapping[str, Module], source: Source, dsl: str, cache: ResultCache):
+    def __init__(self, questions: Sequence[Question], modules: Mapping[str, Module], source: StepOracle, dsl: str, cache: ResultCache):
         self.questions, self.source, self.dsl = questions, source, dsl
         self.modules, self.cache = modules, cache
-        self.programs, self._known = Programs(dsl, modules), dict[int, list[int]]()
+        self.programs, self._known = ProgramParser(dsl, modules), dict[int, list[int]]()
         self.swappable = frozenset(name for name, module in modules.items() if not module.symbolic)
         self.base = list(self.run([(q, lambda call: False) for q in questions]))
         if source.prime is not None:
             source.prime([record for trace in self.base for record in trace.steps if record.module in self.swappable])
         self.oracle = list(self.run([(q, lambda call: True) for q in questions]))
-        self.before = [correct(q, t.answer) for q, t in zip(questions, self.base, strict=True)]
-        self.after = [correct(q, t.answer) for q, t in zip(questions, self.oracle, strict=True)]
+        self.before = [score_answer(q, t.answer) for q, t in zip(questions, self.base, strict=True)]
+        self.after = [score_answer(q, t.answer) for q, t in zip(questions, self.oracle, strict=True)]
 
-    def run(self, asked: Sequence[tuple[Question, Swapped]]) -> Iterator[Trace]:
+    def run(self, queries: Sequence[tuple[Question, Swapped]]) -> Iterator[Trace]:
         """One trace a question, the calls that its ``swapped`` picks answered by the source."""
 
         def substitute(job: Job, call: Call, number: int) -> Value:
-            question, swapped = asked[int(job.id)]
-            return self.source.answer(question, call) if call.module in self.swappable and swapped(call) else KEEP
+            question, swapped = queries[int(job.id)]
+            return self.source.answer(question, call) if call.module in self.swappable and swapped(call) else USE_MODULE
 
-        context = Context(self.modules, self.cache, substitute=substitute)
-        return stream((Job(str(i), self.programs.of(q), dict(q.images), q.text, q.task) for i, (q, _) in enumerate(asked)), context)
+        context = RunContext(self.modules, self.cache, substitute=substitute)
+        return stream((Job(str(i), self.programs.parse(q), dict(q.images), q.text, q.task) for i, (q, _) in enumerate(queries)), context)
 
-    def verdicts(self, asked: Sequence[tuple[Question, Swapped]]) -> list[float]:
+    def scores(self, queries: Sequence[tuple[Question, Swapped]]) -> list[float]:
         """1 a right answer, else 0."""
-        return [correct(q, trace.answer) for (q, _), trace in zip(asked, self.run(asked), strict=True)]
+        return [score_answer(q, trace.answer) for (q, _), trace in zip(queries, self.run(queries), strict=True)]
 
-    def result(self, gold_programs: Mapping[str, str] | None, seed: int) -> Blame:
+    def result(self, gold_programs: Mapping[str, str] | None, seed: int) -> ErrorAttribution:
         """Everything that the runs tell."""
-        fault, steps = self._faults(gold_programs), list[StepBlame]()
+        fault, steps = self._faults(gold_programs), list[StepAttribution]()
         looked = [i for i, found in fault.items() if found is None]
         single = self._singles(looked)
         joint = [i for i in looked if not any(b > 0 for b in single[i].values()) and self.after[i] > 0]
@@ -193,7 +193,7 @@ class _Inquiry:
             fault[i] = "modules" if blamed else "unresolved"
             steps += self._steps(i, blamed or {}, i in shapley_of)
         wrong = sum(1 for right in self.before if right == 0)
-        return Blame(
+        return ErrorAttribution(
             source=self.source.name,
             dsl=self.dsl,
             questions=len(self.questions),
@@ -214,7 +214,7 @@ class _Inquiry:
             question = self.questions[i]
             if right > 0:
                 continue
-            if isinstance(self.programs.of(question), ProgramFailure):
+            if isinstance(self.programs.parse(question), ProgramFailure):
                 faults[i] = "failed"
                 continue
             faults[i] = None
@@ -233,7 +233,7 @@ class _Inquiry:
         found = {r.step for r in self.oracle[i].steps if r.substituted}
         for record in self.base[i].steps:
             if record.module in self.swappable and record.step not in found:
-                if self.source.answer(question, Call(record.module, record.args, record.step)) is not KEEP:
+                if self.source.answer(question, Call(record.module, record.args, record.step)) is not USE_MODULE:
                     found.add(record.step)
         self._known[i] = sorted(found)
         return self._known[i]
@@ -242,7 +242,7 @@ class _Inquiry:
         """By question and step: correct after the step alone was swapped, less correct before."""
         plan = [(i, step) for i in wrong for step in self._players(i)]
         found: dict[int, dict[int, float]] = {i: {} for i in wrong}
-        for (i, step), right in zip(plan, self.verdicts([(self.questions[i], _only({step})) for i, step in plan]), strict=True):
+        for (i, step), right in zip(plan, self.scores([(self.questions[i], _only({step})) for i, step in plan]), strict=True):
             found[i][step] = right - self.before[i]
         return found
 
@@ -255,7 +255,7 @@ class _Inquiry:
                 plan += [(i, frozenset(chosen), groups) for chosen in combinations(range(len(groups)), size)]
         asked = [(self.questions[i], _only(frozenset().union(*(groups[g] for g in chosen)))) for i, chosen, groups in plan]
         value: dict[int, dict[frozenset[int], float]] = defaultdict(dict)
-        for (i, chosen, _), right in zip(plan, self.verdicts(asked), strict=True):
+        for (i, chosen, _), right in zip(plan, self.scores(asked), strict=True):
             value[i][chosen] = right
         found: dict[int, dict[int, float]] = {}
         for i in wrong:
@@ -268,7 +268,7 @@ class _Inquiry:
     def _groups(self, i: int) -> list[frozenset[int]]:
         """The steps that are swapped together: each alone, or those of a module where they are many."""
         players = self._players(i)
-        if len(players) <= MOST_STEPS:
+        if len(players) <= MAX_STEPS:
             return [frozenset({step}) for step in players]
         modules = self._modules(i)
         return [frozenset(s for s in players if modules[s] == name) for name in sorted({modules[s] for s in players})]
@@ -276,14 +276,14 @@ class _Inquiry:
     def _modules(self, i: int) -> dict[int, str]:
         return {r.step: r.module for trace in (self.oracle[i], self.base[i]) for r in trace.steps}
 
-    def _steps(self, i: int, blamed: Mapping[int, float], joint: bool) -> Iterator[StepBlame]:
+    def _steps(self, i: int, blamed: Mapping[int, float], joint: bool) -> Iterator[StepAttribution]:
         question, modules, total = self.questions[i], self._modules(i), sum(blamed.values())
         records = [r for trace in (self.oracle[i], self.base[i]) for r in trace.steps if r.module in self.swappable]
         hashes = {r.step: r.input_hash for r in records}
         for step, credit in blamed.items():
-            yield StepBlame(question.id, question.kind, step, modules[step], credit, credit / total, joint, hashes[step])
+            yield StepAttribution(question.id, question.kind, step, modules[step], credit, credit / total, joint, hashes[step])
 
-    def _rows(self, steps: Sequence[StepBlame], wrong: int, seed: int) -> tuple[Row, ...]:
+    def _rows(self, steps: Sequence[StepAttribution], wrong: int, seed: int) -> tuple[ModuleErrorRow, ...]:
         """Module x question type, the largest share of the errors first."""
         shares: defaultdict[tuple[str, str], float] = defaultdict(float)
         for step in steps:
@@ -291,11 +291,11 @@ class _Inquiry:
         rows = []
         asked = {(r.module, q.kind) for q, t in zip(self.questions, self.base, strict=True) for r in t.steps}
         for module in sorted(self.swappable & {name for name, _ in asked}):
-            perfect = self.verdicts([(q, _of(module)) for q in self.questions])
+            perfect = self.scores([(q, _of(module)) for q in self.questions])
             for kind in sorted({k for name, k in asked if name == module}):
                 gain = self._gain(perfect, kind, seed)
                 errors = shares[module, kind]
-                rows.append(Row(module, kind, errors, errors / max(1, wrong), gain.mean, gain.low, gain.high))
+                rows.append(ModuleErrorRow(module, kind, errors, errors / max(1, wrong), gain.mean, gain.low, gain.high))
         return tuple(sorted(rows, key=lambda row: (-row.errors, -row.recoverable, row.module, row.kind)))
 
     def _gain(self, after: Sequence[float], kind: str, seed: int) -> Interval:
@@ -303,7 +303,7 @@ class _Inquiry:
         images = [self.questions[i].image_id or self.questions[i].id for i in mine]
         return paired_bootstrap([100 * after[i] for i in mine], [100 * self.before[i] for i in mine], images, seed=seed)
 
-    def _kinds(self, fault: Mapping[int, str | None]) -> tuple[KindSummary, ...]:
+    def _kinds(self, fault: Mapping[int, str | None]) -> tuple[QuestionTypeSummary, ...]:
         members: dict[str, list[int]] = defaultdict(list)
         for i, question in enumerate(self.questions):
             members[question.kind].append(i)
@@ -312,7 +312,7 @@ class _Inquiry:
             counts = Counter(fault[i] for i in mine if i in fault)
             before, after = [self.before[i] for i in mine], [self.after[i] for i in mine]
             out.append(
-                KindSummary(
+                QuestionTypeSummary(
                     kind,
                     len(mine),
                     _points(before),
@@ -323,7 +323,7 @@ class _Inquiry:
             )
         return tuple(out)
 
-    def _inputs(self, steps: Sequence[StepBlame]) -> dict[str, float]:
+    def _inputs(self, steps: Sequence[StepAttribution]) -> dict[str, float]:
         found = {r.input_hash: 0.0 for trace in self.base for r in trace.steps if r.module in self.swappable}
         for step in steps:
             found[step.input] = max(found.get(step.input, 0.0), step.blame)

@@ -13,8 +13,8 @@ from tutelage.modules.visual_module import VisualModule
 from tutelage.programs.types import Module
 from tutelage.sdvp import toy_modules
 from tutelage.sdvp.study import questions as study_questions
-from tutelage.sdvp.attribution.attribute import Blame, blame
-from tutelage.sdvp.attribution.sources import gold_source, teacher_source
+from tutelage.sdvp.attribution.attribute import ErrorAttribution, attribute_errors
+from tutelage.sdvp.attribution.sources import gold_oracle, teacher_oracle
 from tutelage.sdvp.study.run import module_store
 from tutelage.sdvp.study.setup import SMOKE, STAGES, prepare
 
@@ -22,7 +22,7 @@ TASKS = ("b_gqa", "b_nlvr")
 """The study's tasks whose steps have true values."""
 
 
-def command(
+def attribute_run(
     run: str | Path,
     *,
     arm: str = "frozen",
@@ -32,7 +32,7 @@ def command(
     dsl: str = "visprog",
     source: Literal["gold", "teacher"] = "gold",
     split: str = "select",
-) -> Blame:
+) -> ErrorAttribution:
     """Blame the steps of a study's modules: what ``tutelage sdvp blame RUN`` does.
 
     Args:
@@ -58,12 +58,12 @@ def command(
         module = modules[folder.name]
         if isinstance(module, VisualModule) and (folder / "config.json").exists():
             modules[folder.name] = module.load_weights(folder)
-    answers = gold_source(dsl)
+    answers = gold_oracle(dsl)
     if source == "teacher":
         taught_by = prepare(seed, SMOKE, store, quick).teachers
-        answers = teacher_source(lambda task: taught_by.get(task, {}))
+        answers = teacher_oracle(lambda task: taught_by.get(task, {}))
     questions = [q for task in tasks for q in study_questions.questions_of(task, seed, split, count, (dsl,))]
-    return blame(questions, modules, answers, dsl, seed=seed)
+    return attribute_errors(questions, modules, answers, dsl, seed=seed)
 
 
 def plan_of(run: str | Path) -> dict[str, Any]:

@@ -6,17 +6,17 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tutelage.modules.visual_module import Label
+from tutelage.modules.visual_module import CallLabel
 from tutelage.programs.serialization import input_hash
 from tutelage.programs.types import Call, Value
-from tutelage.programs.scheduler import KEEP
+from tutelage.programs.scheduler import USE_MODULE
 from tutelage.programs.trace import StepRecord
-from tutelage.sdvp.teachers import StepTeacher
+from tutelage.sdvp.teachers import ModuleTeacher
 from tutelage.sdvp.questions import Question
 
 
 @dataclass(frozen=True)
-class Source:
+class StepOracle:
     """What answers a step in its module's place.
 
     ``answer`` takes a question and a call and gives a value, or KEEP where it knows none. ``truth``: its values are the
@@ -30,7 +30,7 @@ class Source:
     prime: Callable[[Sequence[StepRecord]], None] | None = None
 
 
-def gold_source(dsl: str = "visprog", programs: Mapping[str, str] | None = None) -> Source:
+def gold_oracle(dsl: str = "visprog", programs: Mapping[str, str] | None = None) -> StepOracle:
     """The true value of each step, where the question knows it.
 
     ``programs`` holds, by question id, the program that the true values belong to, where questions may run others: a
@@ -41,9 +41,9 @@ def gold_source(dsl: str = "visprog", programs: Mapping[str, str] | None = None)
         gold = question.gold.get(dsl, ())
         value = gold[call.step] if 0 <= call.step < len(gold) else None
         foreign = programs is not None and not _same_step(question.programs[dsl], programs.get(question.id), call, dsl)
-        return KEEP if value is None or foreign else value
+        return USE_MODULE if value is None or foreign else value
 
-    return Source("gold", answer)
+    return StepOracle("gold", answer)
 
 
 def _same_step(text: str, gold: str | None, call: Call, dsl: str) -> bool:
@@ -53,14 +53,14 @@ def _same_step(text: str, gold: str | None, call: Call, dsl: str) -> bool:
     return call.step < min(len(ours), len(theirs)) and ours[call.step].strip() == theirs[call.step].strip()
 
 
-def teacher_source(teachers: Mapping[str, StepTeacher] | Callable[[str], Mapping[str, StepTeacher]]) -> Source:
+def teacher_oracle(teachers: Mapping[str, ModuleTeacher] | Callable[[str], Mapping[str, ModuleTeacher]]) -> StepOracle:
     """What the teachers say, where they cover the call; each distinct call is asked once. ``teachers`` by module, or a
     function that gives these by task."""
     of_task = teachers if callable(teachers) else lambda task: teachers
-    known: dict[tuple[str, str], Label | None] = {}
+    known: dict[tuple[str, str], CallLabel | None] = {}
 
     def prime(records: Sequence[StepRecord]) -> None:
-        asked: dict[StepTeacher, dict[str, Call]] = defaultdict(dict)
+        asked: dict[ModuleTeacher, dict[str, Call]] = defaultdict(dict)
         for record in records:
             teacher = of_task(record.origin.task).get(record.module)
             if teacher is not None:
@@ -72,11 +72,11 @@ def teacher_source(teachers: Mapping[str, StepTeacher] | Callable[[str], Mapping
     def answer(question: Question, call: Call) -> Value:
         teacher = of_task(question.task).get(call.module)
         if teacher is None:
-            return KEEP
+            return USE_MODULE
         key = (teacher.version, input_hash(call.module, call.args))
         if key not in known:
             known[key] = teacher.label([call])[0]
         label = known[key]
-        return KEEP if label is None else label.hard
+        return USE_MODULE if label is None else label.value
 
-    return Source("teacher", answer, truth=False, prime=prime)
+    return StepOracle("teacher", answer, truth=False, prime=prime)

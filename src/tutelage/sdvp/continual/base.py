@@ -15,15 +15,15 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from tutelage.errors import InputError, did_you_mean
-from tutelage.modules.visual_module import Exercise, Label, VisualModule
+from tutelage.modules.visual_module import TrainingExamples, CallLabel, VisualModule
 from tutelage.programs.types import Call
 
-Examples = Mapping[str, Sequence[tuple[Call, Label]]]
+Examples = Mapping[str, Sequence[tuple[Call, CallLabel]]]
 """Labelled calls by module."""
 
 
 @dataclass(frozen=True)
-class Retain:
+class ContinualStrategy:
     """An option: it may wrap the student, freeze parts of it, add a penalty or labelled rows. The base does nothing.
 
     ``distils``: the module's old outputs on replayed inputs are kept (self-distillation). ``reads_inputs``: replayed
@@ -31,7 +31,7 @@ class Retain:
     """
 
     name: ClassVar[str] = "none"
-    distils: ClassVar[bool] = False
+    uses_self_distillation: ClassVar[bool] = False
     reads_inputs: ClassVar[bool] = False
     hides_weights: ClassVar[bool] = False
 
@@ -44,15 +44,15 @@ class Retain:
         """The student to train."""
         return student
 
-    def trains(self, name: str) -> bool:
+    def is_trainable(self, name: str) -> bool:
         """Whether the parameter ``student.…`` is trained."""
         return True
 
-    def penalty(self, module: VisualModule, replay: Exercise | None) -> nn.Module | None:
+    def penalty(self, module: VisualModule, replay: TrainingExamples | None) -> nn.Module | None:
         """A network from the student to a term of the loss, or None; it holds what must be remembered of ``module``."""
         return None
 
-    def labelled(self, module: VisualModule) -> Exercise | None:
+    def labelled_examples(self, module: VisualModule) -> TrainingExamples | None:
         """Further labelled rows to learn from, or None."""
         return None
 
@@ -61,32 +61,32 @@ class Retain:
         return student
 
 
-NOTHING = Retain()
+NO_STRATEGY = ContinualStrategy()
 
 
 @dataclass(frozen=True)
-class SelfDistill(Retain):
+class SelfDistill(ContinualStrategy):
     """Keep what the module said to replayed inputs, on every head: the default way, and the lesson itself does it."""
 
     name: ClassVar[str] = "self_distill"
-    distils: ClassVar[bool] = True
+    uses_self_distillation: ClassVar[bool] = True
     reads_inputs: ClassVar[bool] = True
 
 
 @dataclass(frozen=True)
-class L2SP(Retain):
+class L2SP(ContinualStrategy):
     """``strength / 2 |theta - theta_old|^2`` (Li, Grandvalet, Davoine, 2018)."""
 
     name: ClassVar[str] = "l2sp"
     strength: float = 5.0
 
-    def penalty(self, module: VisualModule, replay: Exercise | None) -> nn.Module:
+    def penalty(self, module: VisualModule, replay: TrainingExamples | None) -> nn.Module:
         """Every weight counts alike."""
-        return Anchor({name: (value.detach(), None) for name, value in module.network.named_parameters()}, self.strength)
+        return L2Penalty({name: (value.detach(), None) for name, value in module.network.named_parameters()}, self.strength)
 
 
 @dataclass(frozen=True)
-class Freeze(Retain):
+class Freeze(ContinualStrategy):
     """Train some parameters only: none that match ``parts``, and of the others those that match ``all_but``, if any.
 
     Patterns are as in file names and match whole parameter names. The default freezes the backbone of the embedded
@@ -103,7 +103,7 @@ class Freeze(Retain):
         Raises:
             InputError: the patterns freeze nothing, or everything.
         """
-        trained = [self.trains(f"student.{name}") for name, _ in student.named_parameters()]
+        trained = [self.is_trainable(f"student.{name}") for name, _ in student.named_parameters()]
         if all(trained) or not any(trained):
             raise InputError(
                 f"{'nothing' if all(trained) else 'everything'} of {module.name} would be frozen",
@@ -112,7 +112,7 @@ class Freeze(Retain):
             )
         return student
 
-    def trains(self, name: str) -> bool:
+    def is_trainable(self, name: str) -> bool:
         """Not in a frozen part, and in one that is to be trained where such are named."""
         plain = name.removeprefix("student.").replace("parametrizations.", "")
         if any(fnmatch(plain, pattern) for pattern in self.parts):
@@ -121,7 +121,7 @@ class Freeze(Retain):
 
 
 @dataclass(frozen=True)
-class LabelledReplay(Retain):
+class LabelledReplay(ContinualStrategy):
     """Learn old tasks again from their gold labels: the upper bound, for it needs labels that the others do without."""
 
     name: ClassVar[str] = "labelled"
@@ -132,7 +132,7 @@ class LabelledReplay(Retain):
         """With gold labels of old tasks."""
         return cls(examples)
 
-    def labelled(self, module: VisualModule) -> Exercise:
+    def labelled_examples(self, module: VisualModule) -> TrainingExamples:
         """The module's labelled calls.
 
         Raises:
@@ -143,19 +143,19 @@ class LabelledReplay(Retain):
             raise InputError(
                 f"no labelled calls of {module.name} to replay", where="retain.labelled", remedy="give examples, by module name"
             )
-        return module.exercise([call for call, _ in found], [label for _, label in found])
+        return module.training_examples([call for call, _ in found], [label for _, label in found])
 
 
 @dataclass(frozen=True)
-class Together(Retain):
+class CombinedStrategy(ContinualStrategy):
     """Several options at once."""
 
-    options: tuple[Retain, ...] = ()
+    options: tuple[ContinualStrategy, ...] = ()
 
     @property
-    def distils(self) -> bool:  # type: ignore[override]
+    def uses_self_distillation(self) -> bool:  # type: ignore[override]
         """Whether one of them does."""
-        return any(option.distils for option in self.options)
+        return any(option.uses_self_distillation for option in self.options)
 
     @property
     def reads_inputs(self) -> bool:  # type: ignore[override]
@@ -168,11 +168,11 @@ class Together(Retain):
             student = option.prepare(student, module)
         return student
 
-    def trains(self, name: str) -> bool:
+    def is_trainable(self, name: str) -> bool:
         """What none of them freezes."""
-        return all(option.trains(name) for option in self.options)
+        return all(option.is_trainable(name) for option in self.options)
 
-    def penalty(self, module: VisualModule, replay: Exercise | None) -> nn.Module | None:
+    def penalty(self, module: VisualModule, replay: TrainingExamples | None) -> nn.Module | None:
         """The sum of theirs.
 
         Raises:
@@ -183,11 +183,11 @@ class Together(Retain):
         if found and hiding:
             told = f"{hiding[0]} hides the weights that another option measures"
             raise InputError(told, where="retain", remedy="use lora in its place, or leave ewc and l2sp out")
-        return Sum(found) if found else None
+        return PenaltySum(found) if found else None
 
-    def labelled(self, module: VisualModule) -> Exercise | None:
+    def labelled_examples(self, module: VisualModule) -> TrainingExamples | None:
         """Those of the first that has any."""
-        return next((found for option in self.options if (found := option.labelled(module)) is not None), None)
+        return next((found for option in self.options if (found := option.labelled_examples(module)) is not None), None)
 
     def finish(self, student: nn.Module) -> nn.Module:
         """Unwrapped in the opposite order."""
@@ -196,7 +196,7 @@ class Together(Retain):
         return student
 
 
-class Anchor(nn.Module):
+class L2Penalty(nn.Module):
     """``strength / 2 sum_i w_i (theta_i - theta_old_i)^2`` of a student; weights None count as ones."""
 
     def __init__(self, anchors: Mapping[str, tuple[Tensor, Tensor | None]], strength: float):
@@ -216,12 +216,12 @@ class Anchor(nn.Module):
         return 0.5 * self.strength * total
 
 
-class Sum(nn.Module):
+class PenaltySum(nn.Module):
     """The sum of several penalties."""
 
-    def __init__(self, parts: Sequence[nn.Module]):
+    def __init__(self, penalties: Sequence[nn.Module]):
         super().__init__()
-        self.parts = nn.ModuleList(parts)
+        self.parts = nn.ModuleList(penalties)
 
     def forward(self, student: nn.Module) -> Tensor:
         """Added up."""
@@ -232,14 +232,14 @@ def _slot(name: str, kind: str) -> str:
     return f"{kind}/{name.replace('.', '/')}"
 
 
-def known() -> dict[str, type[Retain]]:
+def strategies() -> dict[str, type[ContinualStrategy]]:
     """Every option by name: the subclasses of :class:`Retain` that state one, wherever they are defined."""
     from tutelage.sdvp.continual import peft_lora
     from tutelage.sdvp.continual import low_rank
     from tutelage.sdvp.continual import ewc
 
-    found: dict[str, type[Retain]] = {}
-    left = [Retain]
+    found: dict[str, type[ContinualStrategy]] = {}
+    left = [ContinualStrategy]
     while left:
         kind = left.pop()
         if "name" in vars(kind):
@@ -248,16 +248,16 @@ def known() -> dict[str, type[Retain]]:
     return found
 
 
-def parse(text: str, examples: Examples | None = None) -> Retain:
+def parse(text: str, examples: Examples | None = None) -> ContinualStrategy:
     """The options that ``text`` names, joined by ``+``: ``none``, ``self_distill``, ``ewc+lora`` …
 
     Raises:
         InputError: an unknown name; the message offers the nearest.
     """
-    kinds = known()
+    kinds = strategies()
     names = [word.strip() for word in text.split("+")]
     for name in names:
         if name not in kinds:
             raise InputError(f"unknown retain option {name!r}", where="retain", remedy=did_you_mean(name, list(kinds)))
     options = tuple(kinds[name].build(examples or {}) for name in names)
-    return options[0] if len(options) == 1 else Together(options)
+    return options[0] if len(options) == 1 else CombinedStrategy(options)

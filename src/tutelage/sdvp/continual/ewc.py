@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import InputError
-from tutelage.modules.visual_module import Exercise, VisualModule
-from tutelage.sdvp.continual.base import Anchor, Retain
+from tutelage.modules.visual_module import TrainingExamples, VisualModule
+from tutelage.sdvp.continual.base import L2Penalty, ContinualStrategy
 from tutelage.seeds import numpy_rng, torch_rng
 
 
 @dataclass(frozen=True)
-class EWC(Retain):
+class EWC(ContinualStrategy):
     """``strength / 2 sum_i F_i (theta_i - theta_old_i)^2`` with F the diagonal Fisher information of the module's own
     answers to replayed inputs (Kirkpatrick et al., 2017, equation 3).
 
@@ -27,7 +27,7 @@ class EWC(Retain):
     strength: float = 100.0
     rows: int = 256
 
-    def penalty(self, module: VisualModule, replay: Exercise | None) -> nn.Module:
+    def penalty(self, module: VisualModule, replay: TrainingExamples | None) -> nn.Module:
         """Each weight counts by its Fisher information.
 
         Raises:
@@ -40,10 +40,10 @@ class EWC(Retain):
                 remedy="give replay questions, or choose l2sp, which needs none",
             )
         held = fisher(module, replay, self.rows)
-        return Anchor({name: (p, held[name]) for name, p in module.network.named_parameters() if name in held}, self.strength)
+        return L2Penalty({name: (p, held[name]) for name, p in module.network.named_parameters() if name in held}, self.strength)
 
 
-def fisher(module: VisualModule, exercise: Exercise, rows: int = 256, seed: int = 0) -> dict[str, Tensor]:
+def fisher(module: VisualModule, exercise: TrainingExamples, rows: int = 256, seed: int = 0) -> dict[str, Tensor]:
     """The diagonal Fisher information of each parameter, per row: mean over rows x of ``E_y (d log p(y|x) / d theta)^2``.
 
     Classes are categorical, a logit, a heat-map's cells and a set's logits Bernoulli, sizes and boxes Gaussian of variance 1.

@@ -13,14 +13,14 @@ from torch.nn.utils import parametrize
 
 from tutelage.errors import InputError
 from tutelage.modules.visual_module import VisualModule
-from tutelage.sdvp.continual.base import Retain
+from tutelage.sdvp.continual.base import ContinualStrategy
 from tutelage.seeds import torch_rng
 
 LAYERS = (nn.Linear, nn.Conv2d)
 _MARK = "parametrizations."
 
 
-class LowRank(nn.Module):
+class LowRankUpdate(nn.Module):
     """``W + scale U D`` with D random [r, in] and U zero [out, r] at first; a convolution's weight is read as a matrix
     [out, in * kh * kw] (Hu et al., 2021)."""
 
@@ -37,7 +37,7 @@ class LowRank(nn.Module):
         return weight + self.scale * (self.up @ self.down).view_as(weight)
 
 
-class Series(nn.Module):
+class ResidualAdapter(nn.Module):
     """A residual adapter ``y + U D y`` behind a layer, applied to its weight and its bias: the same function (Rebuffi,
     Bilen, Vedaldi, 2017, without their normalisation). D is random [r, out] and U zero [out, r] at first."""
 
@@ -54,7 +54,7 @@ class Series(nn.Module):
 
 
 @dataclass(frozen=True)
-class Merged(Retain):
+class MergedStrategy(ContinualStrategy):
     """What :class:`LoRA` and :class:`Adapter` share: only the added parts are trained, and they are merged at the end."""
 
     def attach(self, layer: nn.Module, weight: Tensor, seed: torch.Generator) -> None:
@@ -68,7 +68,7 @@ class Merged(Retain):
             InputError: it has no such layer.
         """
         student.requires_grad_(False)
-        layers = list(untied(student))
+        layers = list(untie_weights(student))
         if not layers:
             raise InputError(
                 f"{module.name} has no linear layer and no convolution", where=f"retain.{self.name}", remedy="choose l2sp"
@@ -77,7 +77,7 @@ class Merged(Retain):
             self.attach(layer, layer.get_parameter("weight"), torch_rng(0, self.name, name))
         return student
 
-    def trains(self, name: str) -> bool:
+    def is_trainable(self, name: str) -> bool:
         """The added parts alone."""
         return _MARK in name and not name.endswith(".original")
 
@@ -90,7 +90,7 @@ class Merged(Retain):
 
 
 @dataclass(frozen=True)
-class LoRA(Merged):
+class LoRA(MergedStrategy):
     """Low-rank updates ``W + (alpha / r) U D`` of every linear layer and convolution (Hu et al., 2021)."""
 
     name: ClassVar[str] = "lora"
@@ -99,11 +99,11 @@ class LoRA(Merged):
 
     def attach(self, layer: nn.Module, weight: Tensor, seed: torch.Generator) -> None:
         """On the weight."""
-        parametrize.register_parametrization(layer, "weight", LowRank(weight, self.rank, self.alpha / self.rank, seed))
+        parametrize.register_parametrization(layer, "weight", LowRankUpdate(weight, self.rank, self.alpha / self.rank, seed))
 
 
 @dataclass(frozen=True)
-class Adapter(Merged):
+class Adapter(MergedStrategy):
     """A residual adapter behind every linear layer and convolution, linear so that it can be merged (ours)."""
 
     name: ClassVar[str] = "adapter"
@@ -111,7 +111,7 @@ class Adapter(Merged):
 
     def attach(self, layer: nn.Module, weight: Tensor, seed: torch.Generator) -> None:
         """On weight and bias alike."""
-        part = Series(weight, self.rank, seed)
+        part = ResidualAdapter(weight, self.rank, seed)
         parametrize.register_parametrization(layer, "weight", part)
         if getattr(layer, "bias", None) is not None:
             parametrize.register_parametrization(layer, "bias", part)
@@ -121,7 +121,7 @@ def _layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, layer) for name, layer in network.named_modules() if isinstance(layer, LAYERS))
 
 
-def untied(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+def untie_weights(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Linear layers and convolutions by name, without those whose weight is another layer's too (a language model's output
     and its embedding): what is merged into one would change the other."""
     uses = Counter(id(parameter) for _, parameter in network.named_parameters(remove_duplicate=False))

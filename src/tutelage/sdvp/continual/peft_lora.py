@@ -11,15 +11,15 @@ from torch import nn
 
 from tutelage.errors import InputError, MissingExtra
 from tutelage.modules.visual_module import VisualModule
-from tutelage.sdvp.continual.base import Retain
-from tutelage.sdvp.continual.low_rank import untied
+from tutelage.sdvp.continual.base import ContinualStrategy
+from tutelage.sdvp.continual.low_rank import untie_weights
 from tutelage.seeds import derive
 
-PART = "lora_"
+ADAPTER_PREFIX = "lora_"
 
 
 @dataclass(frozen=True)
-class PeftLoRA(Retain):
+class PeftLoRA(ContinualStrategy):
     """Low-rank updates beside the linear layers and convolutions whose names match ``targets`` (patterns as in file names;
     the default is every one), trained alone and merged at the end: the taught module is a plain one.
 
@@ -48,7 +48,7 @@ class PeftLoRA(Retain):
             raise MissingExtra("peft", "hf") from None
         if self.variant not in ("plain", "rslora", "dora"):
             raise InputError(f"unknown variant {self.variant!r}", where="retain.peft", remedy="plain, rslora or dora")
-        known = [name for name, layer in untied(student) if getattr(layer, "groups", 1) == 1]
+        known = [name for name, layer in untie_weights(student) if getattr(layer, "groups", 1) == 1]
         layers = [name for name in known if any(fnmatch(name, pattern) for pattern in self.targets)]
         if not layers:
             told = f"no layer of {module.name} matches {', '.join(self.targets)}"
@@ -66,9 +66,9 @@ class PeftLoRA(Retain):
             peft.inject_adapter_in_model(config, student)
         return student
 
-    def trains(self, name: str) -> bool:
+    def is_trainable(self, name: str) -> bool:
         """The added parts alone."""
-        return PART in name
+        return ADAPTER_PREFIX in name
 
     def finish(self, student: nn.Module) -> nn.Module:
         """The student with the parts merged into its weights, under its own names."""

@@ -10,21 +10,21 @@ from typing import Any
 from tutelage import storage
 from tutelage.modules.visual_module import VisualModule
 from tutelage.programs.types import Module
-from tutelage.sdvp.teacher_check import Verdict
-from tutelage.sdvp.compile import Compiled, Options, Stage, Taught, answered
-from tutelage.sdvp.final_answer.method import StepwiseFinal, teach
+from tutelage.sdvp.teacher_check import TeacherCheck
+from tutelage.sdvp.compile import CompileResult, SdvpOptions, SdvpTask, ModuleReport, with_answers
+from tutelage.sdvp.final_answer.method import StepwiseWithFinalAnswer, train_jointly
 from tutelage.seeds import derive, numpy_rng
 
 BATCH = 32
 """Questions a step."""
 
 
-def final_stage(
+def distill_from_answers(
     modules: Mapping[str, Module],
-    stage: Stage,
-    options: Options = Options(),  # noqa: B008  (frozen)
+    stage: SdvpTask,
+    options: SdvpOptions = SdvpOptions(),  # noqa: B008  (frozen)
     folder: str | Path | None = None,
-) -> Compiled:
+) -> CompileResult:
     """Teach every module that has a teacher in ``stage``, together, by the final answers of its questions: no teacher is
     asked, nothing is replayed and nothing guarded. The sample of questions is that of ``options.loss``.
 
@@ -32,27 +32,27 @@ def final_stage(
         InputError: no question has an answer, or none can be reached.
     """
     names = [name for name in options.order if name in stage.teachers] + sorted(set(stage.teachers) - set(options.order))
-    names = [name for name in names if not options.only or name in options.only]
+    names = [name for name in names if not options.modules or name in options.modules]
     place = Path(folder) / stage.name if folder is not None else None
     networks = {name: module for name in names if isinstance(module := modules[name], VisualModule)}
     if place is not None and (place / "taught.json").exists():
         taught = {name: module.load_weights(place / name) for name, module in networks.items()}
-        return Compiled({**modules, **taught}, tuple(_lesson(found) for found in storage.read_json(place / "taught.json")))
-    known = answered(stage)
-    most = options.loss.questions if isinstance(options.loss, StepwiseFinal.Config) else len(known)
+        return CompileResult({**modules, **taught}, tuple(_read_report(found) for found in storage.read_json(place / "taught.json")))
+    known = with_answers(stage)
+    most = options.loss.questions if isinstance(options.loss, StepwiseWithFinalAnswer.Config) else len(known)
     chosen = sorted(numpy_rng(options.seed, "final", stage.name).permutation(len(known))[:most].tolist())
     seed = derive(options.seed, stage.name, "final answers") % 2**31
     settings = replace(options.settings, seed=seed, batch_size=BATCH)
     asked = [known[i] for i in chosen]
-    taught = teach(asked, modules, names, settings, place / "lesson" if place is not None else None)
-    verdict = Verdict(True, None, None, 0)
-    lessons = [Taught(stage.name, name, "final answers", verdict, len(asked), len(asked)) for name in taught]
+    taught = train_jointly(asked, modules, names, settings, place / "lesson" if place is not None else None)
+    verdict = TeacherCheck(True, None, None, 0)
+    lessons = [ModuleReport(stage.name, name, "final answers", verdict, len(asked), len(asked)) for name in taught]
     if place is not None:
         for name, module in taught.items():
             module.save(place / name)
         storage.write_json(place / "taught.json", lessons)
-    return Compiled({**modules, **taught}, tuple(lessons))
+    return CompileResult({**modules, **taught}, tuple(lessons))
 
 
-def _lesson(found: dict[str, Any]) -> Taught:
-    return Taught(**{**found, "verdict": Verdict(**found["verdict"])})
+def _read_report(found: dict[str, Any]) -> ModuleReport:
+    return ModuleReport(**{**found, "verdict": TeacherCheck(**found["verdict"])})

@@ -13,15 +13,15 @@ from tutelage.distillation.data import Batch
 from tutelage.errors import InputError
 from tutelage.modules.visual_module import VisualModule
 from tutelage.programs.types import Call, LimitExceeded, Module, ProgramFailure
-from tutelage.sdvp.final_answer.factors import Use
-from tutelage.sdvp.final_answer.program_graph import Asked, Graph, build, outcome
-from tutelage.sdvp.final_answer.output_distributions import Reader, reader_of
-from tutelage.sdvp.questions import Programs, Question
+from tutelage.sdvp.final_answer.factors import BoxUse
+from tutelage.sdvp.final_answer.program_graph import GraphCall, Graph, build_graph, run_symbolic
+from tutelage.sdvp.final_answer.output_distributions import OutputReader, reader_of
+from tutelage.sdvp.questions import ProgramParser, Question
 
 CHUNK = 256
 
 
-class FinalData:
+class FinalAnswerGraphs:
     """Graphs whose right answer can be reached, and the ``trained`` modules that their calls are encoded by.
 
     ``inputs`` of a batch hold one group a trained module, its rows in the order of the batch's graphs; the graphs
@@ -52,7 +52,7 @@ class FinalData:
         inputs = {
             name: module.encode([one.call for one in found])
             for name, module in self.modules.items()
-            if (found := live(graphs, name))
+            if (found := trainable_calls(graphs, name))
         }
         return Batch(inputs, ids=indices, seeds=seeds, extra={"graphs": graphs})
 
@@ -60,23 +60,23 @@ class FinalData:
         """The probability of each graph's right answer, float64 [graphs], given every trained module's heads."""
         waiting = {}
         for name, out in heads.items():
-            waiting[name] = iter(self.readers[name].read(out, live(graphs, name)))
+            waiting[name] = iter(self.readers[name].distributions(out, trainable_calls(graphs, name)))
         found = []
         for graph in graphs:
             given = [
-                next(waiting[one.call.module]) if number not in graph.given else graph.given[number]
-                for number, one in enumerate(graph.asked)
+                next(waiting[one.call.module]) if number not in graph.fixed_distributions else graph.fixed_distributions[number]
+                for number, one in enumerate(graph.calls)
             ]
             found.append(graph.likelihood(given))
         return torch.stack(found)
 
 
-def live(graphs: Sequence[Graph], name: str) -> list[Asked]:
+def trainable_calls(graphs: Sequence[Graph], name: str) -> list[GraphCall]:
     """The calls of ``graphs`` whose distribution depends on the trained module ``name``."""
-    return [one for graph in graphs for n, one in enumerate(graph.asked) if one.call.module == name and n not in graph.given]
+    return [one for graph in graphs for n, one in enumerate(graph.calls) if one.call.module == name and n not in graph.fixed_distributions]
 
 
-def prepare(questions: Sequence[Question], modules: Mapping[str, Module], trained: Sequence[str]) -> FinalData:
+def prepare(questions: Sequence[Question], modules: Mapping[str, Module], trained: Sequence[str]) -> FinalAnswerGraphs:
     """The questions as graphs for training the modules ``trained``; what the others answer is computed once.
 
     Raises:
@@ -87,23 +87,23 @@ def prepare(questions: Sequence[Question], modules: Mapping[str, Module], traine
     for name in trained:
         if name not in networks:
             raise InputError(f"no trainable module {name!r}", where="trained", remedy=f"modules: {', '.join(networks)}")
-    readers: dict[str, Reader] = {}
+    readers: dict[str, OutputReader] = {}
 
-    def ask(call: Call, use: Use) -> Asked:
+    def ask(call: Call, use: BoxUse) -> GraphCall:
         if call.module not in networks:  # a user's function: it has one answer
-            return Asked(call, use, [outcome(modules[call.module], call)])
+            return GraphCall(call, use, [run_symbolic(modules[call.module], call)])
         if call.module not in readers:
             readers[call.module] = reader_of(networks[call.module])
-        return readers[call.module].ask(call, use)
+        return readers[call.module].graph_call(call, use)
 
-    programs, graphs, dropped = Programs("visprog", modules), list[Graph](), Counter[str]()
+    programs, graphs, dropped = ProgramParser("visprog", modules), list[Graph](), Counter[str]()
     for question in questions:
-        program = programs.of(question)
+        program = programs.parse(question)
         if isinstance(program, ProgramFailure):
             dropped[program.kind] += 1
             continue
         try:
-            graph = build(question, program, modules, ask)  # type: ignore[arg-type]
+            graph = build_graph(question, program, modules, ask)  # type: ignore[arg-type]
         except LimitExceeded as failure:
             dropped[failure.kind] += 1
             continue
@@ -113,21 +113,21 @@ def prepare(questions: Sequence[Question], modules: Mapping[str, Module], traine
             dropped["unreachable"] += 1
     if not graphs:
         raise InputError("no question's right answer can be reached", where="questions", remedy=f"left out: {dict(dropped)}")
-    _fix(graphs, {name: module for name, module in networks.items() if name not in trained}, readers)
-    return FinalData(graphs, {name: networks[name] for name in trained}, dropped)
+    _add_fixed_distributions(graphs, {name: module for name, module in networks.items() if name not in trained}, readers)
+    return FinalAnswerGraphs(graphs, {name: networks[name] for name in trained}, dropped)
 
 
-def _fix(graphs: Sequence[Graph], frozen: Mapping[str, VisualModule], readers: Mapping[str, Reader]) -> None:
+def _add_fixed_distributions(graphs: Sequence[Graph], frozen: Mapping[str, VisualModule], readers: Mapping[str, OutputReader]) -> None:
     """Write the distributions that training does not change into the graphs."""
     for graph in graphs:
-        certain = [n for n, one in enumerate(graph.asked) if len(one.outcomes) == 1]
-        graph.given.update(dict.fromkeys(certain, torch.ones(1, dtype=torch.float64)))
+        certain = [n for n, one in enumerate(graph.calls) if len(one.outcomes) == 1]
+        graph.fixed_distributions.update(dict.fromkeys(certain, torch.ones(1, dtype=torch.float64)))
     for name, module in frozen.items():
-        places = [(g, n) for g in graphs for n, one in enumerate(g.asked) if one.call.module == name and n not in g.given]
+        places = [(g, n) for g in graphs for n, one in enumerate(g.calls) if one.call.module == name and n not in g.fixed_distributions]
         for start in range(0, len(places), CHUNK):
             part = places[start : start + CHUNK]
-            asked = [graph.asked[n] for graph, n in part]
+            asked = [graph.calls[n] for graph, n in part]
             with torch.no_grad():
-                found = readers[name].read(module.forward(module.encode([one.call for one in asked])), asked)
+                found = readers[name].distributions(module.forward(module.encode([one.call for one in asked])), asked)
             for (graph, n), distribution in zip(part, found, strict=True):
-                graph.given[n] = distribution.clone()
+                graph.fixed_distributions[n] = distribution.clone()

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-Use = Literal["first", "count", "both", "all"]
+BoxUse = Literal["first", "count", "both", "all"]
 """What later steps ask of a list of boxes: its first box, how many there are, both, or everything."""
 
 
@@ -73,7 +73,7 @@ def poisson_binomial(p: Tensor) -> Tensor:
     return found
 
 
-def box_outcomes(use: Use, n: int) -> list[tuple[int, ...]]:
+def box_outcomes(use: BoxUse, n: int) -> list[tuple[int, ...]]:
     """What ``n`` boxes, best first, can turn out to be, as far as ``use`` tells it: numbers of boxes that stand for all
     lists that are alike to it. ``first``: none, or each as the first. ``count``: the first k. ``both``: each as the
     first, and how many follow. ``all``: every subset."""
@@ -88,7 +88,7 @@ def box_outcomes(use: Use, n: int) -> list[tuple[int, ...]]:
             return [tuple(i for i in range(n) if mask >> i & 1) for mask in range(1 << n)]
 
 
-def box_distribution(use: Use, p: Tensor) -> Tensor:
+def box_distribution(use: BoxUse, p: Tensor) -> Tensor:
     """The probability of each of :func:`box_outcomes`, boxes existing independently with ``p`` [..., n]."""
     n = p.shape[-1]
     if use == "count":

@@ -16,21 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.distillation.data import Batch
-from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, Output, Terms
 from tutelage.distillation.trainer import train
-from tutelage.modules.visual_module import Exercise, VisualModule
+from tutelage.modules.visual_module import TrainingExamples, VisualModule
 from tutelage.programs.types import Module
-from tutelage.sdvp.final_answer.data import FinalData, prepare
-from tutelage.sdvp.objective import Stepwise, TaskAndReplay, lesson
+from tutelage.sdvp.final_answer.data import FinalAnswerGraphs, prepare
+from tutelage.sdvp.objective import StepwiseDistillation, TaskReplayData, make_job
 from tutelage.sdvp.questions import Question
-from tutelage.sdvp.continual.base import NOTHING, Retain
+from tutelage.sdvp.continual.base import NO_STRATEGY, ContinualStrategy
 
 FLOOR = 1e-9
 """Added to a likelihood before its logarithm, so that hopeless questions keep a finite gradient."""
 
 
-class Networks(nn.Module):
+class ModuleNetworks(nn.Module):
     """The networks of several modules as one student: inputs by module in, heads ``module/head`` out."""
 
     def __init__(self, networks: Mapping[str, nn.Module]):
@@ -42,17 +42,17 @@ class Networks(nn.Module):
         return {f"{name}/{head}": value for name, batch in inputs.items() for head, value in self.networks[name](batch).items()}
 
 
-class FinalLabel(Method):
+class FinalAnswerTraining(Method):
     """Minus the log-likelihood of the right answers (``final``); the student is a :class:`Networks`."""
 
     needs_teacher = False
-    idle = ("student.*",)  # a batch without a call to a module leaves it without a gradient
+    unused_parameters = ("student.*",)  # a batch without a call to a module leaves it without a gradient
 
-    def __init__(self, data: FinalData, config: Any = None):
+    def __init__(self, data: FinalAnswerGraphs, config: Any = None):
         super().__init__(config)
         self.data = data
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``final``: the mean over the batch's questions."""
         heads: dict[str, dict[str, Tensor]] = {}
         for key, value in student.items():
@@ -61,16 +61,16 @@ class FinalLabel(Method):
         return {"final": final_loss(self.data, batch, heads)}
 
 
-def final_loss(data: FinalData, batch: Batch, heads: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
+def final_loss(data: FinalAnswerGraphs, batch: Batch, heads: Mapping[str, Mapping[str, Tensor]]) -> Tensor:
     """The mean of ``-log p(gold)`` over the graphs of ``batch``, a scalar."""
     return -(data.likelihoods(batch.extra["graphs"], heads) + FLOOR).log().mean().float()
 
 
-class StepwiseFinal(Stepwise):
+class StepwiseWithFinalAnswer(StepwiseDistillation):
     """Stepwise distillation of one module with final answers beside the teacher's labels: ``L_step + mu L_final``."""
 
     @dataclass(frozen=True)
-    class Config(Stepwise.Config):
+    class Config(StepwiseDistillation.Config):
         """mu: weight of the final answers; step: of the teacher's labels (0: final answers and self-distillation alone);
         questions: how many answered questions a stage are used at most, and ``per_step``: a step (ours: a graph a question
         stays in memory, and graphs are what a step spends its time on)."""
@@ -83,29 +83,29 @@ class StepwiseFinal(Stepwise):
     def __init__(
         self,
         module: VisualModule,
-        data: FinalData,
+        data: FinalAnswerGraphs,
         config: Any = None,
-        retain: Retain = NOTHING,
+        strategy: ContinualStrategy = NO_STRATEGY,
         penalty: nn.Module | None = None,
     ):
-        super().__init__(module.heads, config, retain, penalty)
+        super().__init__(module.heads, config, strategy, penalty)
         self.module_name, self.data = module.name, data
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """The stepwise terms, and ``final``."""
         heads = {key.removeprefix("final/"): value for key, value in student.items() if key.startswith("final/")}
         found = final_loss(self.data, batch, {self.module_name: heads} if heads else {})
-        return {**super().terms(batch, student, teacher), "final": found}
+        return {**super().loss_terms(batch, student, teacher), "final": found}
 
-    def weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:
         """``final`` weighs mu."""
-        return {**super().weights(), "final": self.config.mu, "step": self.config.step}
+        return {**super().loss_weights(), "final": self.config.mu, "step": self.config.step}
 
 
-class WithFinal:
+class StepAndFinalData:
     """The rows of a stepwise lesson, and beside them ``questions`` questions a batch, drawn by view seed."""
 
-    def __init__(self, rows: TaskAndReplay, final: FinalData, questions: int):
+    def __init__(self, rows: TaskReplayData, final: FinalAnswerGraphs, questions: int):
         self.rows, self.final, self.questions = rows, final, questions
 
     @property
@@ -127,28 +127,28 @@ class WithFinal:
         return replace(batch, inputs=inputs, extra={**batch.extra, **drawn.extra})
 
 
-def stepwise_final(
+def make_final_answer_job(
     module: VisualModule,
-    task: Exercise,
-    replay: Exercise | None,
-    final: FinalData,
-    settings: Settings,
-    config: StepwiseFinal.Config,
-    retain: Retain = NOTHING,
+    task: TrainingExamples,
+    replay: TrainingExamples | None,
+    final: FinalAnswerGraphs,
+    settings: TrainingSettings,
+    config: StepwiseWithFinalAnswer.Config,
+    strategy: ContinualStrategy = NO_STRATEGY,
     name: str = "lesson",
-) -> Lesson:
+) -> TrainingJob:
     """The stepwise lesson of ``module`` with final answers beside it; ``final`` is prepared for this module alone."""
-    plain = lesson(module, task, replay, settings, config, retain, name)
-    assert isinstance(plain.data, TaskAndReplay) and isinstance(plain.method, Stepwise)
-    method = StepwiseFinal(module, final, config, retain, plain.method.penalty)
-    return replace(plain, method=method, data=WithFinal(plain.data, final, config.per_step))
+    plain = make_job(module, task, replay, settings, config, strategy, name)
+    assert isinstance(plain.data, TaskReplayData) and isinstance(plain.method, StepwiseDistillation)
+    method = StepwiseWithFinalAnswer(module, final, config, strategy, plain.method.penalty)
+    return replace(plain, method=method, data=StepAndFinalData(plain.data, final, config.per_step))
 
 
-def teach(
+def train_jointly(
     questions: Sequence[Question],
     modules: Mapping[str, Module],
     trained: Sequence[str],
-    settings: Settings,
+    settings: TrainingSettings,
     folder: str | Path | None = None,
     name: str = "final labels",
 ) -> dict[str, VisualModule]:
@@ -158,7 +158,7 @@ def teach(
         InputError: as :func:`prepare`.
     """
     data = prepare(questions, modules, trained)
-    student = Networks({key: module.copy_network() for key, module in data.modules.items()})
-    result = train(Lesson(student, None, FinalLabel(data), data, settings, name), folder)
-    assert isinstance(result.student, Networks)
-    return {key: module.taught(result.student.networks[key]) for key, module in data.modules.items()}
+    student = ModuleNetworks({key: module.copy_network() for key, module in data.modules.items()})
+    result = train(TrainingJob(student, None, FinalAnswerTraining(data), data, settings, name), folder)
+    assert isinstance(result.student, ModuleNetworks)
+    return {key: module.with_network(result.student.networks[key]) for key, module in data.modules.items()}

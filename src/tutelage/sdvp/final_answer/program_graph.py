@@ -21,14 +21,14 @@ from torch import Tensor
 from tutelage.errors import InputError
 from tutelage.modules.symbolic import FRONT_OR_BEHIND
 from tutelage.programs.serialization import input_key
-from tutelage.programs.lanes import as_failure
+from tutelage.programs.lanes import to_failure
 from tutelage.programs.types import Call, LimitExceeded, Module, ProgramFailure, Value
 from tutelage.programs.values import Box
 from tutelage.programs.visprog import VisProgProgram
-from tutelage.sdvp.final_answer.factors import Factor, Use, elimination_order, marginal
-from tutelage.sdvp.questions import Question, correct
+from tutelage.sdvp.final_answer.factors import Factor, BoxUse, elimination_order, marginal
+from tutelage.sdvp.questions import Question, score_answer
 
-MOST_ROWS = 4096
+MAX_ROWS = 4096
 """A step may read at most this many combinations of values."""
 
 FIRST_BOX = frozenset({"CROP", "CROP_LEFTOF", "CROP_RIGHTOF", "CROP_ABOVE", "CROP_BELOW", *FRONT_OR_BEHIND})
@@ -36,21 +36,21 @@ FIRST_BOX = frozenset({"CROP", "CROP_LEFTOF", "CROP_RIGHTOF", "CROP_ABOVE", "CRO
 
 
 @dataclass(slots=True)
-class Asked:
+class GraphCall:
     """A call of the graph to a module with a network, and the values that it may answer; ``detail`` is the reader's."""
 
     call: Call
-    use: Use
+    use: BoxUse
     outcomes: Sequence[Value]
     detail: Any = None
 
 
-Ask = Callable[[Call, Use], Asked]
+CallReader = Callable[[Call, BoxUse], GraphCall]
 """From a call, and what later steps ask of a list of boxes, to what it may answer."""
 
 
 @dataclass(frozen=True)
-class Spread:
+class ConditionalTable:
     """The table of a step with a network: row r, for the r-th combination of its parents' values, holds the distribution
     of call ``calls[r]`` in the ``columns[r]``. A call of None has the one value in its column."""
 
@@ -74,20 +74,20 @@ class Graph:
     program may fail), ``right`` [answers] marks the correct ones; ``given`` holds distributions that stay as they are."""
 
     question: Question
-    asked: list[Asked]
+    calls: list[GraphCall]
     fixed: tuple[Factor, ...]
-    spreads: tuple[Spread, ...]
+    tables: tuple[ConditionalTable, ...]
     result: int
     order: tuple[int, ...]
     answers: list[Value]
     right: Tensor
-    given: dict[int, Tensor] = field(default_factory=dict)
+    fixed_distributions: dict[int, Tensor] = field(default_factory=dict)
 
     def distribution(self, distributions: Sequence[Tensor]) -> Tensor:
         """The probability of each of ``answers`` [answers], float64; ``distributions[c]``: of call c's outcomes."""
-        if not self.asked:
+        if not self.calls:
             return torch.ones(1, dtype=torch.float64)
-        factors = [*self.fixed, *(spread.factor(distributions) for spread in self.spreads)]
+        factors = [*self.fixed, *(spread.factor(distributions) for spread in self.tables)]
         return marginal(factors, self.result, self.order)
 
     def likelihood(self, distributions: Sequence[Tensor]) -> Tensor:
@@ -100,7 +100,7 @@ class Graph:
         return bool(self.right.any())
 
 
-def build(question: Question, program: VisProgProgram, modules: Mapping[str, Module], ask: Ask) -> Graph:
+def build_graph(question: Question, program: VisProgProgram, modules: Mapping[str, Module], call_reader: CallReader) -> Graph:
     """The graph of ``program`` on the question's images.
 
     Equal calls of a program are one variable; different calls are independent, given what they read.
@@ -113,7 +113,7 @@ def build(question: Question, program: VisProgProgram, modules: Mapping[str, Mod
         raise InputError("final labels need a program whose steps are known", where=question.id, remedy="use its VisProg program")
     if question.answer is None:
         raise InputError("the question has no answer", where=f"question {question.id}", remedy="leave it out")
-    return _Builder(question, program, modules, ask).graph()
+    return _Builder(question, program, modules, call_reader).graph()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +147,15 @@ def _resolved(program: VisProgProgram) -> list[_Step]:
 
 
 class _Builder:
-    def __init__(self, question: Question, program: VisProgProgram, modules: Mapping[str, Module], ask: Ask):
+    def __init__(self, question: Question, program: VisProgProgram, modules: Mapping[str, Module], ask: CallReader):
         self.question, self.program, self.modules, self.ask = question, program, modules, ask
         self.steps = _resolved(program)
         self.inputs = len(program.inputs)
         self.nodes: list[_Node] = [_Known(question.images[name]) for name in program.inputs]
         self.domains: list[list[Value]] = []
-        self.asked: list[Asked] = []
+        self.asked: list[GraphCall] = []
         self.fixed: list[Factor] = []
-        self.spreads: list[Spread] = []
+        self.spreads: list[ConditionalTable] = []
         self._calls: dict[Hashable, int] = {}
 
     def graph(self) -> Graph:
@@ -166,7 +166,7 @@ class _Builder:
             self.nodes.append(self.nodes[same[place]] if same[place] != place else self._node(step, uses.get(place, "first")))
         end = self.nodes[-1]
         answers = [end.value] if isinstance(end, _Known) else self.domains[end]
-        right = [0.0 if isinstance(value, ProgramFailure) else correct(self.question, value) for value in answers]
+        right = [0.0 if isinstance(value, ProgramFailure) else score_answer(self.question, value) for value in answers]
         result = -1 if isinstance(end, _Known) else end
         scopes = [factor.variables for factor in self.fixed] + [spread.variables for spread in self.spreads]
         order = elimination_order(scopes, dict(enumerate(map(len, self.domains))), result) if result >= 0 else ()
@@ -185,7 +185,7 @@ class _Builder:
             same.append(seen.setdefault((step.module, *given, *reads), self.inputs + step.number))
         return same
 
-    def _uses(self, same: Sequence[int]) -> dict[int, Use]:
+    def _uses(self, same: Sequence[int]) -> dict[int, BoxUse]:
         """What is asked of the value at each place, if it is a list of boxes."""
         wanted: dict[int, set[str]] = {}
         for step in self.steps:
@@ -193,18 +193,18 @@ class _Builder:
             use = "first" if first else "count" if step.module == "COUNT" else "all"
             for place in _places(step):
                 wanted.setdefault(same[place], set()).add(use)
-        joined: dict[frozenset[str], Use] = {frozenset({"first"}): "first", frozenset({"count"}): "count"}
+        joined: dict[frozenset[str], BoxUse] = {frozenset({"first"}): "first", frozenset({"count"}): "count"}
         joined[frozenset({"first", "count"})] = "both"
         return {place: joined.get(frozenset(found), "all") for place, found in wanted.items()}
 
-    def _node(self, step: _Step, use: Use) -> _Node:
+    def _node(self, step: _Step, use: BoxUse) -> _Node:
         """The step's value, or its variable with its table."""
         read = [self.nodes[place] for place in _places(step)]
         parents = tuple(dict.fromkeys(node for node in read if not isinstance(node, _Known)))
         shape = tuple(len(self.domains[v]) for v in parents)
-        if prod(shape) > MOST_ROWS:
+        if prod(shape) > MAX_ROWS:
             raise LimitExceeded(
-                f"{step.module} reads {prod(shape):,} combinations of values; at most {MOST_ROWS:,} are summed",
+                f"{step.module} reads {prod(shape):,} combinations of values; at most {MAX_ROWS:,} are summed",
                 where=f"question {self.question.id}, step {step.number}",
             )
         calls: list[int | None] = []
@@ -223,14 +223,14 @@ class _Builder:
             return _Known(held[0])
         variable = len(self.domains)
         self.domains.append(held)
-        spread = Spread((*parents, variable), (*shape, len(held)), tuple(calls), tuple(columns))
+        spread = ConditionalTable((*parents, variable), (*shape, len(held)), tuple(calls), tuple(columns))
         if any(call is not None for call in calls):
             self.spreads.append(spread)
         else:
             self.fixed.append(spread.factor([]))
         return variable
 
-    def _outcomes(self, step: _Step, values: Mapping[int, Value], use: Use) -> tuple[int | None, Sequence[Value]]:
+    def _outcomes(self, step: _Step, values: Mapping[int, Value], use: BoxUse) -> tuple[int | None, Sequence[Value]]:
         """The number of the call and what it may answer; None for a call that has one answer."""
 
         def at(place: int) -> Value:
@@ -245,7 +245,7 @@ class _Builder:
             args["values"] = {name: at(place) for name, place in step.reads}
         call, module = Call(step.module, args, step.number), self.modules[step.module]
         if module.symbolic:
-            return None, [outcome(module, call)]
+            return None, [run_symbolic(module, call)]
         key = (step.module, use, input_key(args))
         number = self._calls.get(key)
         if number is None:
@@ -260,12 +260,12 @@ def _places(step: _Step) -> Iterator[int]:
     yield from (place for _, place in step.reads)
 
 
-def outcome(module: Module, call: Call) -> Value:
+def run_symbolic(module: Module, call: Call) -> Value:
     """What a module without a network answers: a value, or the failure."""
     try:
         return module.run([call]).values[0]
     except Exception as error:
-        return as_failure(error, module.name)
+        return to_failure(error, module.name)
 
 
 def _name(value: Value) -> Hashable:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tutelage.distillation.data import Batch
 from tutelage.distillation.method import Method, Output, Terms
-from tutelage.distillation.method import answer as answer_of
+from tutelage.distillation.method import forward_heads as answer_of
 from tutelage.distillation.teacher import Teacher
 
 PADDING = -1
@@ -23,7 +23,7 @@ PADDING = -1
 _NEVER = -1e4
 
 
-class Memory(NamedTuple):
+class EncoderState(NamedTuple):
     """A batch of questions as read: ``states`` [B, T, W], ``mask`` [B, T] of true words, ``same`` [B, T]: the first place
     of each word in its question."""
 
@@ -32,38 +32,38 @@ class Memory(NamedTuple):
     same: Tensor
 
 
-class Writing(nn.Module):
+class Seq2SeqNetwork(nn.Module):
     """From words [B, T] (0: padding) to log-probabilities [B, S, L + T] of L lines, then of the question's words.
 
     Copies of one word count as one: their probability stands at the word's first place. In a step of ``copies`` [B, S]
     no line has any probability, in the others no word has.
     """
 
-    def __init__(self, words: int, lines: int, width: int = 96, dropout: float = 0.1):
+    def __init__(self, words: int, lines: int, dim: int = 96, dropout: float = 0.1):
         super().__init__()
         self.lines = lines
-        self.word = nn.Embedding(words, width, padding_idx=0)
-        self.reader = nn.GRU(width, width // 2, batch_first=True, bidirectional=True)
-        self.line = nn.Embedding(lines + 1, width)  # the last one opens every program
-        self.copied = nn.Linear(width, width)
-        self.start = nn.Linear(width, width)
-        self.hand = nn.GRU(width, width, batch_first=True)
-        self.attend = nn.Linear(width, width, bias=False)
-        self.mix = nn.Linear(2 * width, width)
-        self.point = nn.Linear(width, width, bias=False)
-        self.choose = nn.Linear(width, lines)
+        self.word = nn.Embedding(words, dim, padding_idx=0)
+        self.reader = nn.GRU(dim, dim // 2, batch_first=True, bidirectional=True)
+        self.line = nn.Embedding(lines + 1, dim)  # the last one opens every program
+        self.copied = nn.Linear(dim, dim)
+        self.start = nn.Linear(dim, dim)
+        self.hand = nn.GRU(dim, dim, batch_first=True)
+        self.attend = nn.Linear(dim, dim, bias=False)
+        self.mix = nn.Linear(2 * dim, dim)
+        self.point = nn.Linear(dim, dim, bias=False)
+        self.choose = nn.Linear(dim, lines)
         self.dropout = nn.Dropout(dropout)
 
-    def read(self, words: Tensor, same: Tensor) -> tuple[Memory, Tensor]:
+    def encode(self, words: Tensor, same: Tensor) -> tuple[EncoderState, Tensor]:
         """The memory of questions, and the hand's first state [1, B, W]."""
         mask = words > 0
         lengths = mask.sum(1).clamp(min=1).cpu()
         packed = nn.utils.rnn.pack_padded_sequence(self.dropout(self.word(words)), lengths, batch_first=True, enforce_sorted=False)
         out, last = self.reader(packed)
         states, _ = nn.utils.rnn.pad_packed_sequence(out, batch_first=True, total_length=words.shape[1])
-        return Memory(states, mask, same), torch.tanh(self.start(last.transpose(0, 1).flatten(1)))[None]
+        return EncoderState(states, mask, same), torch.tanh(self.start(last.transpose(0, 1).flatten(1)))[None]
 
-    def write(self, memory: Memory, previous: Tensor, copies: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+    def decode(self, memory: EncoderState, previous: Tensor, copies: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One or more steps: ``previous`` [B, S] is what each step follows, a line or L + 1 + the place of a copied word."""
         steps, width = previous.shape[1], memory.states.shape[2]
         places = (previous - self.lines - 1).clamp(min=0)[..., None].expand(-1, -1, width)
@@ -84,11 +84,11 @@ class Writing(nn.Module):
     def forward(self, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """``logprob`` of every step, each told the true one before it."""
         longest = int((batch["words"] > 0).sum(1).max())
-        memory, state = self.read(batch["words"][:, :longest], batch["same"][:, :longest])
-        return {"logprob": self.write(memory, batch["previous"], batch["copies"], state)[0]}
+        memory, state = self.encode(batch["words"][:, :longest], batch["same"][:, :longest])
+        return {"logprob": self.decode(memory, batch["previous"], batch["copies"], state)[0]}
 
 
-class Transcribe(Method):
+class Seq2SeqTraining(Method):
     """Negative log-likelihood of the true steps, the mean over all steps of the batch."""
 
     needs_teacher = False
@@ -102,7 +102,7 @@ class Transcribe(Method):
         """One pass of the student."""
         return answer_of(student, batch.inputs), {}
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``step``; labels [B, S] are places in ``logprob``, or PADDING."""
         known = batch.labels != PADDING
         chosen = student["logprob"].gather(2, batch.labels.clamp(min=0)[..., None])[..., 0]

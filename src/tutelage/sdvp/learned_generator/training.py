@@ -12,32 +12,32 @@ import torch
 
 from tutelage import storage
 from tutelage.distillation.data import TensorData
-from tutelage.distillation.job import Lesson, Settings
+from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.trainer import train
 from tutelage.programs.generators import grammar
 from tutelage.programs.generators import program_templates
 from tutelage.programs.generators import paraphrases
 from tutelage.programs.generators import program_builder
-from tutelage.programs.generators.paraphrases import Pair
-from tutelage.programs.generators.program_templates import dissect, words
+from tutelage.programs.generators.paraphrases import QuestionProgramPair
+from tutelage.programs.generators.program_templates import split_program, words
 from tutelage.sdvp.learned_generator import network
 from tutelage.sdvp.learned_generator import generator as generator_module
-from tutelage.sdvp.learned_generator.generator import LEAST, Codes, LearnedWriter, first_places, padded, steps_of
-from tutelage.sdvp.learned_generator.network import PADDING, Transcribe, Writing
+from tutelage.sdvp.learned_generator.generator import MIN_PROBABILITY, TokenCodec, LearnedGenerator, first_positions, padded, steps_of
+from tutelage.sdvp.learned_generator.network import PADDING, Seq2SeqTraining, Seq2SeqNetwork
 from tutelage.seeds import derive, numpy_rng, torch_rng
 from tutelage.datasets.synthetic.questions import spatial
 from tutelage.datasets.synthetic import nlvr_statements
 from tutelage.datasets.synthetic.questions import comparison
 from tutelage.datasets.synthetic.questions import attribute
 from tutelage.datasets.synthetic.questions import counting
-from tutelage.datasets.synthetic.question_types import KINDS
-from tutelage.datasets.synthetic.questions.base import Balance
+from tutelage.datasets.synthetic.question_types import QUESTION_TYPES
+from tutelage.datasets.synthetic.questions.base import AnswerBalancer
 from tutelage.datasets.synthetic.scene import make_scene
-from tutelage.datasets.synthetic.tasks import ask
+from tutelage.datasets.synthetic.tasks import draw_questions
 
 
 @dataclass(frozen=True)
-class Schooling:
+class GeneratorTraining:
     """How the writer is trained (settled on seeds 100 to 102).
 
     ``scenes`` and ``sets`` of the world are asked about, each wording is used ``rounds`` times. ``unknown``: the share of
@@ -60,38 +60,38 @@ class Schooling:
     lr: float = 4e-3
 
 
-QUICK = Schooling(scenes=10, sets=4, rounds=1, width=16, steps=5)
+QUICK = GeneratorTraining(scenes=10, sets=4, rounds=1, width=16, steps=5)
 """The plumbing alone: such a writer knows nothing."""
 
 
-def world_pairs(seed: int, split: str, scenes: int, sets: int) -> Iterator[Pair]:
+def synthetic_pairs(seed: int, split: str, scenes: int, sets: int) -> Iterator[QuestionProgramPair]:
     """Questions about scenes and statements about pairs of scenes, with their gold programs."""
     stream = derive(seed, "writer", split)
-    rng, balance = np.random.default_rng(stream), Balance()
+    rng, balance = np.random.default_rng(stream), AnswerBalancer()
     for index in range(scenes):
         scene = make_scene(stream, index, "A")
-        for question in ask(scene, list(KINDS), balance, rng, 12):
-            yield Pair(question.text, "image", question.programs["visprog"])
+        for question in draw_questions(scene, list(QUESTION_TYPES), balance, rng, 12):
+            yield QuestionProgramPair(question.text, "image", question.programs["visprog"])
     for index in range(sets):
         for statement in nlvr_statements.make_set(stream, index):
-            yield Pair(statement.text, "pair", statement.programs["visprog"])
+            yield QuestionProgramPair(statement.text, "pair", statement.programs["visprog"])
 
 
-def schoolbook(config: Schooling, seed: int) -> list[Pair]:
+def build_training_set(config: GeneratorTraining, seed: int) -> list[QuestionProgramPair]:
     """Every pair that the writer learns from."""
     rng = numpy_rng(seed, "writer", "wordings")
-    found = [*world_pairs(seed, "train", config.scenes, config.sets), *paraphrases.pairs(paraphrases.read_forms(), rng, config.rounds)]
+    found = [*synthetic_pairs(seed, "train", config.scenes, config.sets), *paraphrases.make_pairs(paraphrases.read_paraphrases(), rng, config.rounds)]
     for number in range(int(config.scrambled * len(found))):
         question = words(found[int(rng.integers(len(found)))].question)
         if len(question) > 4:
-            found.append(Pair(" ".join(rng.permutation(list(question))), ("image", "pair")[number % 2], None))
-    return [_reworded(pair, rng, config) for pair in found]
+            found.append(QuestionProgramPair(" ".join(rng.permutation(list(question))), ("image", "pair")[number % 2], None))
+    return [_vary_wording(pair, rng, config) for pair in found]
 
 
 _OPENINGS = ("Please", "Please tell me:", "Now,", "I wonder,", "Well,")
 
 
-def _reworded(pair: Pair, rng: np.random.Generator, config: Schooling) -> Pair:
+def _vary_wording(pair: QuestionProgramPair, rng: np.random.Generator, config: GeneratorTraining) -> QuestionProgramPair:
     """The pair with what changes no meaning perhaps changed: a courtesy in front, another word for an image."""
     question = pair.question
     if rng.random() < config.opened:
@@ -101,20 +101,20 @@ def _reworded(pair: Pair, rng: np.random.Generator, config: Schooling) -> Pair:
     return pair._replace(question=question)
 
 
-def encoded(book: Sequence[Pair], codes: Codes, rng: np.random.Generator, unknown: float, lost: float) -> TensorData:
+def encode_pairs(pairs: Sequence[QuestionProgramPair], codes: TokenCodec, rng: np.random.Generator, unknown: float, lost: float) -> TensorData:
     """Pairs as tensors; shares ``unknown`` of the arguments and ``lost`` of the other words are read as unknown words."""
     rows, same, previous, copies, labels = [], [], [], [], []
-    for pair in book:
+    for pair in pairs:
         question = words(pair.question)
-        parts = None if pair.program is None else dissect(pair.program, question)
-        row = codes.read(question, "image" if pair.about == "none" else pair.about)
+        parts = None if pair.program is None else split_program(pair.program, question)
+        row = codes.encode(question, "image" if pair.about == "none" else pair.about)
         arguments = {word for part in parts or () for word in part.arguments}
         hidden = {word for word in sorted(set(question)) if rng.random() < (unknown if word in arguments else lost)}
         row = [1 if place and question[place - 1] in hidden else known for place, known in enumerate(row)]
         steps = steps_of(parts, question, codes)
         size = len(codes.lines)
         rows.append(row)
-        same.append(first_places(["", *question]))
+        same.append(first_positions(["", *question]))
         previous.append([size, *(step if step < size else step + 1 for step in steps[:-1])])
         copies.append([int(step >= size) for step in steps])
         labels.append(steps)
@@ -122,15 +122,15 @@ def encoded(book: Sequence[Pair], codes: Codes, rng: np.random.Generator, unknow
     return TensorData(inputs | {"copies": padded(copies, 0).bool()}, padded(labels, PADDING))
 
 
-def train_writer(seed: int = 0, config: Schooling = Schooling()) -> LearnedWriter:  # noqa: B008  (frozen)
+def train_generator(seed: int = 0, config: GeneratorTraining = GeneratorTraining()) -> LearnedGenerator:  # noqa: B008  (frozen)
     """A writer trained anew."""
-    book = schoolbook(config, seed)
-    codes = Codes.of(book)
-    data = encoded(book, codes, numpy_rng(seed, "writer", "unknown"), config.unknown, config.lost)
+    book = build_training_set(config, seed)
+    codes = TokenCodec.from_pairs(book)
+    data = encode_pairs(book, codes, numpy_rng(seed, "writer", "unknown"), config.unknown, config.lost)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch_rng(seed, "writer", "network").initial_seed()))
-        student = Writing(len(codes.words), len(codes.lines), config.width)
-    settings = Settings(
+        student = Seq2SeqNetwork(len(codes.words), len(codes.lines), config.width)
+    settings = TrainingSettings(
         steps=config.steps,
         batch_size=config.batch,
         lr=config.lr,
@@ -140,20 +140,20 @@ def train_writer(seed: int = 0, config: Schooling = Schooling()) -> LearnedWrite
         checkpoint_every=0,
         log_every=100,
     )
-    result = train(Lesson(student, None, Transcribe(), data, settings, "learned writer"))
+    result = train(TrainingJob(student, None, Seq2SeqTraining(), data, settings, "learned writer"))
     taught = result.student
-    assert isinstance(taught, Writing)
-    return LearnedWriter(codes, taught)
+    assert isinstance(taught, Seq2SeqNetwork)
+    return LearnedGenerator(codes, taught)
 
 
-def learned_writer(
+def learned_generator(
     seed: int = 0,
-    store: storage.Store | None = None,
+    store: storage.ContentStore | None = None,
     *,
     single: bool = False,
-    least: float = LEAST,
-    config: Schooling = Schooling(),  # noqa: B008  (frozen)
-) -> LearnedWriter:
+    min_probability: float = MIN_PROBABILITY,
+    config: GeneratorTraining = GeneratorTraining(),  # noqa: B008  (frozen)
+) -> LearnedGenerator:
     """The learned writer of a seed, from the store where it has been trained before; otherwise trained now (about half a
     minute) and kept by a hash of all that shaped it. ``single``: each image shows one thing."""
     parts = (program_builder, grammar, paraphrases, program_templates, generator_module, network, counting, attribute, comparison, nlvr_statements, spatial)
@@ -162,8 +162,8 @@ def learned_writer(
     key = storage.fingerprint("writer", config, seed, wordings, Path(__file__).read_bytes(), *sources)
     folder = None if store is None else store.path(key)
     if folder is None or not (folder / "weights.safetensors").exists():
-        writer = train_writer(seed, config)
+        writer = train_generator(seed, config)
         if folder is None:
-            return LearnedWriter(writer.codes, writer.network, single, least)
+            return LearnedGenerator(writer.codes, writer.network, single, min_probability)
         writer.save(folder)
-    return LearnedWriter.load(folder, single, least)
+    return LearnedGenerator.load(folder, single, min_probability)

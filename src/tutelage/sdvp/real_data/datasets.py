@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
 from tutelage.errors import InputError
-from tutelage.programs.answers import normalise
+from tutelage.programs.answers import normalize_answer
 from tutelage.datasets import gqa, gqa_metrics, nlvr2
 from tutelage.datasets.json_records import Progress
 
@@ -45,7 +45,7 @@ class Dataset(Protocol):
         """The paths of its pictures by program input. Raises InputError where one is not there."""
         ...
 
-    def scores(self, items: Sequence[Item], said: Mapping[str, str]) -> dict[str, Any]:
+    def scores(self, items: Sequence[Item], answers: Mapping[str, str]) -> dict[str, Any]:
         """The official metrics of what was said, by id."""
         ...
 
@@ -74,10 +74,10 @@ class Gqa:
             raise InputError("no such image", where=path, remedy="images lie in images/{imageId}.jpg")
         return {"IMAGE": path}
 
-    def scores(self, items: Sequence[Item], said: Mapping[str, str]) -> dict[str, Any]:
+    def scores(self, items: Sequence[Item], answers: Mapping[str, str]) -> dict[str, Any]:
         """Accuracy, binary, open, and by type; what needs other questions, choices or attention is left out."""
         predictions = gqa_metrics.Predictions()
-        for name, answer in said.items():
+        for name, answer in answers.items():
             predictions.add(name, answer)
         scorer = gqa_metrics.GqaScorer(predictions)
         for item in items:
@@ -114,7 +114,7 @@ class Nlvr2:
         left, right = self.folder.images(item.record)
         return {"LEFT": left, "RIGHT": right}
 
-    def scores(self, items: Sequence[Item], said: Mapping[str, str]) -> dict[str, Any]:
+    def scores(self, items: Sequence[Item], answers: Mapping[str, str]) -> dict[str, Any]:
         """Accuracy and consistency."""
-        found = nlvr2.score([item.record for item in items], {name: normalise(answer) == "yes" for name, answer in said.items()})
+        found = nlvr2.score([item.record for item in items], {name: normalize_answer(answer) == "yes" for name, answer in answers.items()})
         return {name: found[name] for name in ("accuracy", "consistency", "groups")}

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from tutelage.errors import InputError, did_you_mean
 from tutelage.storage import fingerprint
 from tutelage.modules.vqa import Vqa
-from tutelage.modules.visual_module import Label, VisualModule
+from tutelage.modules.visual_module import CallLabel, VisualModule
 from tutelage.programs.image_cache import FileImage
 from tutelage.programs.types import Call
 from tutelage.programs.values import Box
-from tutelage.sdvp.teachers import StepTeacher
+from tutelage.sdvp.teachers import ModuleTeacher
 from tutelage.datasets.gqa import GqaStep, SceneGraph, SceneObject
 
 VISIBLE = 0.5
@@ -27,11 +27,11 @@ VISIBLE = 0.5
 _IDS = re.compile(r"\s+\([^()]*\)\s*$")
 _NOT = re.compile(r"not\((.*)\)")
 
-Kinds = Mapping[str, frozenset[str]]
+PropertyTypes = Mapping[str, frozenset[str]]
 """The words of each kind of property."""
 
 
-def kinds_of(semantics: Iterable[Sequence[GqaStep]]) -> Kinds:
+def property_types(semantics: Iterable[Sequence[GqaStep]]) -> PropertyTypes:
     """The words of each kind of property that functional programs filter by, verify or offer."""
     found: defaultdict[str, set[str]] = defaultdict(set)
     for semantic in semantics:
@@ -45,17 +45,17 @@ def kinds_of(semantics: Iterable[Sequence[GqaStep]]) -> Kinds:
 
 
 @dataclass(frozen=True)
-class Graphs:
+class SceneGraphs:
     """Scene graphs by image id (the file's name without its ending), and the kinds of their properties."""
 
     graphs: Mapping[str, SceneGraph]
-    kinds: Kinds
+    kinds: PropertyTypes
 
-    def seen(self, image: FileImage) -> list[tuple[SceneObject, Box]]:
+    def visible_objects(self, image: FileImage) -> list[tuple[SceneObject, Box]]:
         """The things of which at least half lies in ``image``, with their boxes there in its pixels, clipped; those nearest
         to its centre first."""
         graph = self.graphs[image.path.stem]
-        _, (width, height) = image.album.facts(image.path)
+        _, (width, height) = image.album.key_and_size(image.path)
         across, down = width / graph.width, height / graph.height
         left, top, right, bottom = image.region
         found = []
@@ -70,7 +70,7 @@ class Graphs:
     def locate(self, call: Call) -> list[Box] | None:
         """LOC: the boxes of what the phrase names, with all the properties that it asks for; None if there is none."""
         phrase = str(call.args["object"])
-        return [box for thing, box in self.seen(call.args["image"]) if _is(thing, phrase)] or None
+        return [box for thing, box in self.visible_objects(call.args["image"]) if _is(thing, phrase)] or None
 
     def ask(self, call: Call) -> str | None:
         """VQA: the thing's one property of the asked kind, which of those offered it has, or yes and no to one."""
@@ -99,7 +99,7 @@ class Graphs:
 
     def _named(self, image: FileImage, text: str) -> SceneObject | None:
         """The thing nearest to the centre that ``text`` names, by the longest name."""
-        named = [thing for thing, _ in self.seen(image) if _holds(text, thing.name)]
+        named = [thing for thing, _ in self.visible_objects(image) if _holds(text, thing.name)]
         return max(named, key=lambda thing: len(thing.name), default=None)
 
     def _has(self, thing: SceneObject, word: str) -> bool | None:
@@ -123,7 +123,7 @@ def _is(thing: SceneObject, phrase: str) -> bool:
     return not rest.strip()
 
 
-def graph_teacher(module: VisualModule, graphs: Graphs) -> StepTeacher:
+def graph_teacher(module: VisualModule, graphs: SceneGraphs) -> ModuleTeacher:
     """The scene graphs as a teacher of LOC, VQA or VERIFY, in the words that ``module`` knows.
 
     Raises:
@@ -135,19 +135,19 @@ def graph_teacher(module: VisualModule, graphs: Graphs) -> StepTeacher:
         raise InputError(f"scene graphs cannot teach {module.name}", where="--teacher", remedy=remedy)
     answer = answers[module.name]
 
-    def label(calls: Sequence[Call]) -> list[Label | None]:
+    def label(calls: Sequence[Call]) -> list[CallLabel | None]:
         said = [answer(call) for call in calls]
-        return [None if a is None or not _sayable(module, c, a) else Label(a) for c, a in zip(calls, said, strict=True)]
+        return [None if a is None or not _in_vocabulary(module, c, a) else CallLabel(a) for c, a in zip(calls, said, strict=True)]
 
     def covers(call: Call) -> bool:
         image = call.args["image"]
         return isinstance(image, FileImage) and image.path.stem in graphs.graphs
 
     version = fingerprint("scene graphs", graphs.kinds, [graphs.graphs[name] for name in sorted(graphs.graphs)])
-    return StepTeacher("scene graphs", version, covers, label)
+    return ModuleTeacher("scene graphs", version, covers, label)
 
 
-def _sayable(module: VisualModule, call: Call, answer: object) -> bool:
+def _in_vocabulary(module: VisualModule, call: Call, answer: object) -> bool:
     """Whether the module can give this answer to this call: an answer outside its words is no label."""
     if isinstance(module, Vqa):
         vocabulary = module.config.vocabulary

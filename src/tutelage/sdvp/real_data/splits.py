@@ -9,20 +9,20 @@ from typing import Any
 
 from tutelage.errors import InputError
 from tutelage.sdvp.real_data.datasets import Dataset, Item
-from tutelage.sdvp.real_data.protocols import Preset
-from tutelage.datasets.sampling import Part, Sample, draw, select
+from tutelage.sdvp.real_data.protocols import Protocol
+from tutelage.datasets.sampling import Subset, SampledIds, sample_records, select
 
 LEARN, PROBE, REPORT = "learn", "probe", "report"
 Items = dict[str, list[Item]]
 """The records of each part."""
 
 
-def drawn_by(task: str, preset: Preset, per_kind: int, probe: int, seed: int) -> dict[str, Any]:
+def sampling_settings(task: str, protocol: Protocol, per_kind: int, probe: int, seed: int) -> dict[str, Any]:
     """How a sample is drawn: what must agree for an old one to be used again."""
-    return {"task": task, "preset": preset.name, "per_kind": per_kind, "probe": probe, "seed": seed}
+    return {"task": task, "preset": protocol.name, "per_kind": per_kind, "probe": probe, "seed": seed}
 
 
-def draw_sample(dataset: Dataset, preset: Preset, per_kind: int, probe: int, seed: int) -> Sample:
+def draw_sample(dataset: Dataset, protocol: Protocol, per_kind: int, probe: int, seed: int) -> SampledIds:
     """Up to ``per_kind`` records of each kind to learn from, up to ``probe`` (0: none) to judge teachers by, and those that
     the preset reports on. The probe comes from the learning split where its own is reported on; no part shares an image
     with another.
@@ -31,24 +31,24 @@ def draw_sample(dataset: Dataset, preset: Preset, per_kind: int, probe: int, see
         InputError: a broken or absent file, or splits that share images.
     """
     learns = dataset.learns
-    probes = learns if preset.split == dataset.probes[0] else dataset.probes
+    probes = learns if protocol.split == dataset.probes[0] else dataset.probes
     taken: set[str] = set()
 
-    def part(split: str, subset: str, **limits: int | None) -> Part:
+    def part(split: str, subset: str, **limits: int | None) -> Subset:
         fresh = (item for item in dataset.items(split, subset) if item.image_id not in taken)
-        chosen = draw(fresh, seed=seed, task=dataset.name, id_of=_id, kind_of=_kind, **limits)
+        chosen = sample_records(fresh, seed=seed, task=dataset.name, id_of=_id, kind_of=_kind, **limits)
         if split == learns[0]:
             taken.update(item.image_id for item in chosen)
-        return Part(split, subset, tuple(item.id for item in chosen))
+        return Subset(split, subset, tuple(item.id for item in chosen))
 
     parts = {LEARN: part(*learns, per_kind=per_kind)}
     if probe:
         parts[PROBE] = part(*probes, per_kind=probe)
-    parts[REPORT] = part(preset.split, preset.subset, per_kind=preset.per_kind, total=preset.total)
-    return Sample(drawn_by(dataset.name, preset, per_kind, probe, seed), parts)
+    parts[REPORT] = part(protocol.split, protocol.subset, per_kind=protocol.per_kind, total=protocol.total)
+    return SampledIds(sampling_settings(dataset.name, protocol, per_kind, probe, seed), parts)
 
 
-def read_items(dataset: Dataset, sample: Sample) -> Items:
+def read_items(dataset: Dataset, sample: SampledIds) -> Items:
     """The records of each part, those of one image side by side, so that a picture is decoded once.
 
     Raises:
@@ -57,7 +57,7 @@ def read_items(dataset: Dataset, sample: Sample) -> Items:
     found: Items = {}
     owners: dict[str, str] = {}
     for name in (LEARN, PROBE, REPORT):
-        part = sample.parts.get(name, Part("", "", ()))
+        part = sample.parts.get(name, Subset("", "", ()))
         if not part.ids and name != PROBE:
             raise InputError(f"no ids to {name}", where="sample", remedy="draw it anew, or name another file with --ids")
         where = f"{dataset.name} {part.split} {part.subset}"
@@ -74,16 +74,16 @@ def read_items(dataset: Dataset, sample: Sample) -> Items:
 
 
 @dataclass(frozen=True)
-class Missing:
+class MissingImages:
     """The records of each part that were left out, for a picture of theirs is not there."""
 
     images: tuple[str, ...]
     records: Mapping[str, int]
 
 
-def with_pictures(
-    dataset: Dataset, items: Items, skip: bool, tell: Callable[[Sequence[str]], Path]
-) -> tuple[Items, dict[str, dict[str, Path]], Missing]:
+def drop_missing_images(
+    dataset: Dataset, items: Items, skip: bool, report: Callable[[Sequence[str]], Path]
+) -> tuple[Items, dict[str, dict[str, Path]], MissingImages]:
     """The records whose pictures are there, the paths by record id, and what is missing.
 
     Raises:
@@ -102,9 +102,9 @@ def with_pictures(
             except InputError:
                 absent[item.image_id] = None
         lost[name] = len(part) - len(kept[name])
-    missing = Missing(tuple(sorted(absent)), lost)
+    missing = MissingImages(tuple(sorted(absent)), lost)
     if missing.images:
-        file = tell(missing.images)
+        file = report(missing.images)
         empty = [name for name in (LEARN, REPORT) if not kept[name]]
         if empty or not skip:
             raise InputError(

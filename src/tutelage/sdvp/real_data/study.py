@@ -19,15 +19,15 @@ import numpy as np
 from tutelage import storage
 from tutelage.errors import StaleError
 from tutelage.modules.visual_module import VisualModule
-from tutelage.programs.image_cache import Album, Resize
+from tutelage.programs.image_cache import ImageCache, ResizePolicy
 from tutelage.programs.types import Module
-from tutelage.programs.generators.base import Writer
+from tutelage.programs.generators.base import ProgramGenerator
 from tutelage.sdvp.teacher_check import answer_probe
-from tutelage.sdvp.teachers import StepTeacher
+from tutelage.sdvp.teachers import ModuleTeacher
 from tutelage.sdvp.collect import teacher_forcing
-from tutelage.sdvp.compile import Options, Stage, run_stage
+from tutelage.sdvp.compile import SdvpOptions, SdvpTask, distill_task
 from tutelage.sdvp.label import Filters
-from tutelage.sdvp.real_data.evaluation import Exam, Material, Texts, Written, write_programs
+from tutelage.sdvp.real_data.evaluation import Evaluator, StudyData, GeneratedPrograms, ProgramsByQuestion, generate_programs
 from tutelage.sdvp.real_data.datasets import Dataset, Item
 from tutelage.sdvp.real_data.splits import (
     LEARN,
@@ -35,15 +35,15 @@ from tutelage.sdvp.real_data.splits import (
     REPORT,
     Items,
     draw_sample,
-    drawn_by,
+    sampling_settings,
     read_items,
-    with_pictures,
+    drop_missing_images,
 )
-from tutelage.sdvp.real_data.protocols import Preset
-from tutelage.sdvp.continual.options import retaining
+from tutelage.sdvp.real_data.protocols import Protocol
+from tutelage.sdvp.continual.options import with_strategy
 from tutelage.sdvp.sources import questions_from
 from tutelage.datasets.confidence_intervals import paired_bootstrap
-from tutelage.datasets.sampling import Sample
+from tutelage.datasets.sampling import SampledIds
 
 ONE_CALL = {
     "visprog": "ANSWER0=VQA(image={view},question={question!r})\nFINAL_RESULT=RESULT(var=ANSWER0)",
@@ -72,9 +72,9 @@ class StudySettings:
     retain: str = "self_distill"
     replay: str | None = None
 
-    def options(self, dsl: str, seed: int) -> Options:
+    def options(self, dsl: str, seed: int) -> SdvpOptions:
         """The options of the stage."""
-        options = retaining(self.retain, Options(dsl=dsl, filters=Filters(gate=self.gate), seed=seed))
+        options = with_strategy(self.retain, SdvpOptions(dsl=dsl, filters=Filters(min_confidence=self.gate), seed=seed))
         settings = replace(
             options.settings,
             steps=self.steps,
@@ -87,44 +87,44 @@ class StudySettings:
 
 
 @dataclass(frozen=True)
-class Plan:
+class RealDataPlan:
     """What is run: the preset, the settings, the seeds (the first also draws the sample), the language, what is done to
     pictures, and whether records without pictures are left out."""
 
-    preset: Preset
+    protocol: Protocol
     settings: StudySettings = StudySettings()
     seeds: tuple[int, ...] = (0,)
     dsl: str = "visprog"
-    resize: Resize = Resize()
+    resize: ResizePolicy = ResizePolicy()
     skip_missing: bool = False
 
 
 @dataclass(frozen=True)
-class Makers:
+class StudyFactories:
     """What a study is run with, made when it is needed: a writer from the records that it is to write for, with what shapes
     its ``wording`` and how many programs of a reported question it writes; the modules of a seed; and the teachers from a
     seed, its modules and the records of all parts."""
 
-    writer: Callable[[Sequence[Item]], Writer]
+    generator: Callable[[Sequence[Item]], ProgramGenerator]
     wording: Any
     runs: int
     modules: Callable[[int], Mapping[str, Module]]
-    teachers: Callable[[int, Mapping[str, Module], Items], Mapping[str, StepTeacher]]
+    teachers: Callable[[int, Mapping[str, Module], Items], Mapping[str, ModuleTeacher]]
 
 
-Say = Callable[[str], None]
-Done = Callable[[int, int], None]
+Reporter = Callable[[str], None]
+Progress = Callable[[int, int], None]
 
 
 def run_study(
-    plan: Plan,
+    plan: RealDataPlan,
     dataset: Dataset,
-    makers: Makers,
+    factories: StudyFactories,
     root: str | Path,
     *,
     ids: str | Path | None = None,
-    say: Say = lambda text: None,
-    done: Done | None = None,
+    report: Reporter = lambda text: None,
+    on_progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run what is not yet there, and write ``study.json``; the same call on the same folder goes on where it stopped.
 
@@ -135,16 +135,16 @@ def run_study(
         StaleError: the folder holds a run of other settings, data, modules or teachers.
     """
     started = time.monotonic()
-    preset, settings, dsl = plan.preset, plan.settings, plan.dsl
+    preset, settings, dsl = plan.protocol, plan.settings, plan.dsl
     learn, probe = dataset.sizes
     per_kind = learn if settings.per_kind is None else settings.per_kind
     probe = probe if settings.probe is None else settings.probe
-    drawn = drawn_by(dataset.name, preset, per_kind, probe, plan.seeds[0])
-    given = Sample.load(ids) if ids is not None else None
+    drawn = sampling_settings(dataset.name, preset, per_kind, probe, plan.seeds[0])
+    given = SampledIds.load(ids) if ids is not None else None
     head = {"study": dataset.name, "preset": preset.to_json(), "settings": settings, "seeds": plan.seeds}
     head |= {"dsl": dsl, "resize": str(plan.resize), "skip_missing": plan.skip_missing, "ids": given.hash if given else drawn}
     run = storage.RunFolder(root, head)
-    say("choosing questions")
+    report("choosing questions")
     sample = given or _sample(run.root / "ids.json", dataset, preset, per_kind, probe, plan.seeds[0])
     sample.save(run.root / "ids.json")
     items = read_items(dataset, sample)
@@ -152,32 +152,32 @@ def run_study(
     def listed(names: Sequence[str]) -> Path:
         return storage.write_json(run.root / "missing.json", names)
 
-    items, paths, missing = with_pictures(dataset, items, plan.skip_missing, listed)
+    items, paths, missing = drop_missing_images(dataset, items, plan.skip_missing, listed)
     texts = {name: [(item.id, item.text, item.answer) for item in part] for name, part in items.items()}
-    _same(run.root / "questions.json", {"hash": storage.fingerprint(texts, missing)}, "questions")
-    say("writing programs")
+    _check_unchanged(run.root / "questions.json", {"hash": storage.fingerprint(texts, missing)}, "questions")
+    report("writing programs")
     everything = [item for part in items.values() for item in part]
-    writer = makers.writer(everything)
-    _same(run.root / "writer.json", {"writer": writer.name, "wording": makers.wording, "runs": makers.runs}, "writer")
+    writer = factories.generator(everything)
+    _check_unchanged(run.root / "writer.json", {"writer": writer.name, "wording": factories.wording, "runs": factories.runs}, "writer")
     written = {
-        name: write_programs(
-            run.root / "programs" / name, part, writer, dsl, dataset.inputs, makers.runs if name == REPORT else 1, done
+        name: generate_programs(
+            run.root / "programs" / name, part, writer, dsl, dataset.inputs, factories.runs if name == REPORT else 1, on_progress
         )
         for name, part in items.items()
     }
-    material = Material(items, paths, written)
-    arms = [_seed(plan, dataset, makers, run.root, seed, material, say, done) for seed in plan.seeds]
+    material = StudyData(items, paths, written)
+    arms = [_run_seed(plan, dataset, factories, run.root, seed, material, report, on_progress) for seed in plan.seeds]
     result = {
         "task": dataset.name,
         "preset": head["preset"],
-        "runs": makers.runs,
+        "runs": factories.runs,
         "writer": writer.name,
         "settings": settings,
         "dsl": dsl,
         "resize": str(plan.resize),
         "sample": {"hash": sample.hash, "drawn": sample.drawn, "records": {name: len(part) for name, part in items.items()}},
         "missing": missing,
-        "unwritten": {name: _unwritten(texts) for name, texts in written.items()},
+        "unwritten": {name: _failure_counts(texts) for name, texts in written.items()},
         **_tables(items[REPORT], arms, plan.seeds),
         "per_seed": arms,
         "seconds": time.monotonic() - started,
@@ -186,53 +186,53 @@ def run_study(
     return result
 
 
-def _sample(file: Path, dataset: Dataset, preset: Preset, per_kind: int, probe: int, seed: int) -> Sample:
+def _sample(file: Path, dataset: Dataset, protocol: Protocol, per_kind: int, probe: int, seed: int) -> SampledIds:
     """The sample that the run drew before, or a new one."""
-    return Sample.load(file) if file.exists() else draw_sample(dataset, preset, per_kind, probe, seed)
+    return SampledIds.load(file) if file.exists() else draw_sample(dataset, protocol, per_kind, probe, seed)
 
 
-def _same(file: Path, value: dict[str, Any], what: str) -> None:
+def _check_unchanged(file: Path, value: dict[str, Any], what: str) -> None:
     """Keep ``value`` in the run, or see that it is what was kept.
 
     Raises:
         StaleError: it is not.
     """
-    if file.exists() and storage.read_json(file) != storage.plain(value):
+    if file.exists() and storage.read_json(file) != storage.to_plain(value):
         raise StaleError(f"the folder holds a run with other {what}", where=file, remedy="choose a new folder")
     storage.write_json(file, value)
 
 
-def _seed(
-    plan: Plan,
+def _run_seed(
+    plan: RealDataPlan,
     dataset: Dataset,
-    makers: Makers,
+    factories: StudyFactories,
     root: Path,
     seed: int,
-    material: Material,
-    say: Say,
-    done: Done | None,
+    material: StudyData,
+    report: Reporter,
+    on_progress: Progress | None,
 ) -> dict[str, Any]:
     """Every arm of one seed: {arms: {name: figures, and what was right}, lessons, modules (versions), pictures, opened}."""
-    folder, dsl, pictures = root / f"seed-{seed}", plan.dsl, Album(plan.resize)
-    modules = dict(makers.modules(seed))
-    teachers = dict(makers.teachers(seed, modules, material.items))
+    folder, dsl, pictures = root / f"seed-{seed}", plan.dsl, ImageCache(plan.resize)
+    modules = dict(factories.modules(seed))
+    teachers = dict(factories.teachers(seed, modules, material.items))
     versions = {name: module.version for name, module in sorted(modules.items())}
     who = {name: [teacher.name, teacher.version] for name, teacher in sorted(teachers.items())}
-    _same(folder / "modules.json", {"modules": versions, "teachers": who}, "modules or teachers")
+    _check_unchanged(folder / "modules.json", {"modules": versions, "teachers": who}, "modules or teachers")
     learn = material.questions(LEARN, pictures, dsl, answers=False)
     probe = material.questions(PROBE, pictures, dsl, answers=True)
     earlier = plan.settings.replay
     replay = questions_from(earlier, Path(earlier).parent) if earlier is not None else []
-    say(f"seed {seed}: teaching")
+    report(f"seed {seed}: teaching")
     known = answer_probe(probe, modules, dsl) if probe else {}
-    stage = Stage(dataset.name, learn, teachers, known, replay, guarded=probe)
-    compiled = run_stage(modules, stage, plan.settings.options(dsl, seed), folder, say)
-    exam = Exam(material.items[REPORT], material.paths, pictures, dsl, plan.preset, teachers)
+    stage = SdvpTask(dataset.name, learn, teachers, known, replay, guarded=probe)
+    compiled = distill_task(modules, stage, plan.settings.options(dsl, seed), folder, report)
+    exam = Evaluator(material.items[REPORT], material.paths, pictures, dsl, plan.protocol, teachers)
     found: dict[str, Any] = {}
 
-    def run(arm: str, ready: Mapping[str, Module], programs: Written = material.written[REPORT]) -> None:
-        say(f"seed {seed}: answering, {arm}")
-        rows = exam.answers(folder / "answers" / arm.replace(" ", "-"), ready, programs, done)
+    def run(arm: str, ready: Mapping[str, Module], programs: ProgramsByQuestion = material.programs[REPORT]) -> None:
+        report(f"seed {seed}: answering, {arm}")
+        rows = exam.answers(folder / "answers" / arm.replace(" ", "-"), ready, programs, on_progress)
         found[arm] = _figures(dataset, exam.items, rows)
 
     if dataset.inputs == ("IMAGE",):
@@ -245,15 +245,15 @@ def _seed(
     return {
         "seed": seed,
         "arms": found,
-        "lessons": compiled.lessons,
+        "lessons": compiled.reports,
         "modules": versions | taught,
         "pictures": len({path for views in material.paths.values() for path in views.values()}),
         "opened": pictures.opened,
     }
 
 
-def _one_call(items: Sequence[Item], dsl: str) -> Written:
-    return {item.id: Texts((ONE_CALL[dsl].format(view="IMAGE", question=item.text),), (None,), {}) for item in items}
+def _one_call(items: Sequence[Item], dsl: str) -> ProgramsByQuestion:
+    return {item.id: GeneratedPrograms((ONE_CALL[dsl].format(view="IMAGE", question=item.text),), (None,), {}) for item in items}
 
 
 def _figures(dataset: Dataset, items: Sequence[Item], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -298,7 +298,7 @@ def _tables(items: Sequence[Item], seeds: Sequence[Mapping[str, Any]], numbers: 
     return {"table": rows}
 
 
-def _unwritten(written: Written) -> dict[str, int]:
+def _failure_counts(written: ProgramsByQuestion) -> dict[str, int]:
     """How many programs could not be written, by kind of failure."""
     total: Counter[str] = Counter()
     for texts in written.values():

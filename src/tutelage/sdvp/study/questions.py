@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from tutelage.modules.visual_module import Label
+from tutelage.modules.visual_module import CallLabel
 from tutelage.programs.types import Call
 from tutelage.programs.values import Box, Image
-from tutelage.programs.generators.grammar import write
-from tutelage.sdvp.toy_modules import deal
+from tutelage.programs.generators.grammar import generate
+from tutelage.sdvp.toy_modules import split_samples
 from tutelage.sdvp.questions import Question
 from tutelage.datasets import easy_vqa
 from tutelage.datasets.synthetic.tasks import TASKS, Sample, stream_task
@@ -39,7 +39,7 @@ def questions_of(
     images: dict[int, Image] = {}
     found = []
     samples = stream_task(task, seed, split)
-    for sample in islice(_few_an_image(samples) if split == "collect" else samples, count):
+    for sample in islice(_limit_per_image(samples) if split == "collect" else samples, count):
         views = {}
         for name, pixels in sample.images.items():
             key = id(pixels)
@@ -64,12 +64,12 @@ def questions_of(
     return found
 
 
-def _few_an_image(samples: Iterable[Sample], most: int = 2) -> Iterator[Sample]:
+def _limit_per_image(samples: Iterable[Sample], max_per_image: int = 2) -> Iterator[Sample]:
     """At most ``most`` samples of each image: what is learnt from needs many images more than many questions of each."""
     seen: Counter[str] = Counter()
     for sample in samples:
         seen[sample.image_id] += 1
-        if seen[sample.image_id] <= most:
+        if seen[sample.image_id] <= max_per_image:
             yield sample
 
 
@@ -85,9 +85,9 @@ def easy_questions(split: str, count: int, seed: int, dsls: Sequence[str] = ("vi
     if split == "report":
         samples: Sequence[easy_vqa.EasyVqaSample] = easy_vqa.load("test")
     else:
-        samples = deal(easy_vqa.load("train"), split, seed)
+        samples = split_samples(easy_vqa.load("train"), split, seed)
     if count < len(samples):
-        take = easy_vqa.spread if split == "collect" else easy_vqa.subsample
+        take = easy_vqa.spread_over_images if split == "collect" else easy_vqa.subsample
         samples = take(samples, count, seed)
     images: dict[int, Image] = {}
     found = []
@@ -95,7 +95,7 @@ def easy_questions(split: str, count: int, seed: int, dsls: Sequence[str] = ("vi
         if sample.image_id not in images:
             images[sample.image_id] = Image.from_array(sample.image, f"easy/{split == 'report'}/{sample.image_id}")
         image = images[sample.image_id]
-        written = write(sample.question, single=True)._asdict()
+        written = generate(sample.question, single=True)._asdict()
         programs = {dsl: sys.intern(written[dsl]) for dsl in dsls}
         found.append(
             Question(
@@ -112,10 +112,10 @@ def easy_questions(split: str, count: int, seed: int, dsls: Sequence[str] = ("vi
     return found
 
 
-def easy_probe(questions: Sequence[Question]) -> list[tuple[Call, Label]]:
+def easy_probe(questions: Sequence[Question]) -> list[tuple[Call, CallLabel]]:
     """Labelled VQA calls from the questions whose answer is the colour or the shape."""
     return [
-        (Call("VQA", {"image": q.images["IMAGE"], "question": f"What {q.kind} is the shape?"}), Label(q.answer))
+        (Call("VQA", {"image": q.images["IMAGE"], "question": f"What {q.kind} is the shape?"}), CallLabel(q.answer))
         for q in questions
         if q.kind in ("color", "shape")
     ]

@@ -14,16 +14,16 @@ from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.types import Module
 from tutelage.sdvp import toy_modules
 from tutelage.sdvp.study import questions as study_questions
-from tutelage.sdvp.teacher_check import Probe, probe
-from tutelage.sdvp.teachers import StepTeacher, as_judge, same_skill
-from tutelage.sdvp.compile import Stage
+from tutelage.sdvp.teacher_check import Probe, gold_probe
+from tutelage.sdvp.teachers import ModuleTeacher, verify_teacher_from_vqa, teacher_from_module
+from tutelage.sdvp.compile import SdvpTask
 from tutelage.sdvp.label import calibrate
 
 STAGES = ("easy_vqa", "b_gqa", "b_nlvr")
 
 
 @dataclass(frozen=True)
-class Sizes:
+class StudySizes:
     """How much of everything: questions reported a task (and after each stage but
     the last), collected a stage, replayed, probed and guarded."""
 
@@ -35,33 +35,33 @@ class Sizes:
     guarded: int = 200
 
 
-SMOKE = Sizes(report=60, stage_report=20, collect=120, replay=40, probe=60, guarded=20)
+SMOKE = StudySizes(report=60, stage_report=20, collect=120, replay=40, probe=60, guarded=20)
 
 
 @dataclass
-class Setting:
+class StudySetup:
     """What all arms of one seed share."""
 
     seed: int
     modules: dict[str, Module]
-    stages: list[Stage]
-    teachers: dict[str, dict[str, StepTeacher]] = field(default_factory=dict)
+    stages: list[SdvpTask]
+    teachers: dict[str, dict[str, ModuleTeacher]] = field(default_factory=dict)
 
 
 def prepare(
-    seed: int, sizes: Sizes, store: storage.Store, quick: bool = False, dsls: Sequence[str] = ("visprog",), answers: bool = False
-) -> Setting:
+    seed: int, sizes: StudySizes, store: storage.ContentStore, quick: bool = False, dsls: Sequence[str] = ("visprog",), answers: bool = False
+) -> StudySetup:
     """Generalists and specialists of a seed (from the store where they were trained before), and its stages.
 
     ``dsls``: the languages that collected, replayed and guarded questions have programs in. ``answers``: the collected
     questions keep their final answers, for what learns from these.
     """
     modules: dict[str, Module] = {**symbolic_modules(), **toy_modules.generalists(seed, store, quick)}
-    color, easy, loc = (toy_modules.one(seed, name, store, quick) for name in ("color", "easy", "loc"))
+    color, easy, loc = (toy_modules.load_or_train(seed, name, store, quick) for name in ("color", "easy", "loc"))
     assert isinstance(color, Vqa)
-    taught_by: dict[str, dict[str, StepTeacher]] = {
-        "easy_vqa": {"VQA": replace(same_skill(easy), expand=True)},
-        "b_gqa": {"LOC": same_skill(loc), "VERIFY": as_judge(color), "VQA": same_skill(color)},
+    taught_by: dict[str, dict[str, ModuleTeacher]] = {
+        "easy_vqa": {"VQA": replace(teacher_from_module(easy), expand=True)},
+        "b_gqa": {"LOC": teacher_from_module(loc), "VERIFY": verify_teacher_from_vqa(color), "VQA": teacher_from_module(color)},
     }
     taught_by["b_nlvr"] = taught_by["b_gqa"]
     kept = (*study_questions.PREVIOUS, *study_questions.GENERIC)
@@ -75,11 +75,11 @@ def prepare(
         count = sizes.collect if name == "b_gqa" else sizes.collect // 2
         collected = study_questions.questions_of(name, seed, "collect", count, dsls, gold=False)
         select = study_questions.questions_of(name, seed, "select", sizes.probe, both)
-        known: dict[str, Probe] = {"VQA": study_questions.easy_probe(select)} if name == study_questions.EASY else probe(select, modules)
+        known: dict[str, Probe] = {"VQA": study_questions.easy_probe(select)} if name == study_questions.EASY else gold_probe(select, modules)
         unlabelled = collected if answers else [replace(q, answer=None) for q in collected]
         teachers = {module: calibrate(t, known.get(module, [])) for module, t in taught_by[name].items()}
         taught_by[name] = teachers
-        stages.append(Stage(name, unlabelled, teachers, known, earlier, guarded))
+        stages.append(SdvpTask(name, unlabelled, teachers, known, earlier, guarded))
         earlier = [*earlier, *unlabelled[:: max(1, len(unlabelled) // sizes.replay)]]
         guarded = [*guarded, *select[: sizes.guarded]]
-    return Setting(seed, modules, stages, taught_by)
+    return StudySetup(seed, modules, stages, taught_by)

@@ -182,19 +182,19 @@ def _spans(length: int, chunk: int) -> Iterator[slice]:
 # -- the timed choice ------------------------------------------------------------------------------------------------
 
 
-def example(batch: int, length: int, width: int, states: int, device: str | torch.device = "cpu") -> list[Tensor]:
+def example(batch: int, length: int, dim: int, states: int, device: str | torch.device = "cpu") -> list[Tensor]:
     """Random inputs of :func:`selective_scan`, with gradients asked for, in the ranges of a fresh network."""
     rng = torch.Generator().manual_seed(0)
-    x, B, C = (torch.randn(batch, length, size, generator=rng) for size in (width, states, states))
-    delta = torch.exp(torch.empty(batch, length, width).uniform_(math.log(1e-3), math.log(1e-1), generator=rng))
-    A = -torch.arange(1.0, states + 1).expand(width, states)
+    x, B, C = (torch.randn(batch, length, size, generator=rng) for size in (dim, states, states))
+    delta = torch.exp(torch.empty(batch, length, dim).uniform_(math.log(1e-3), math.log(1e-1), generator=rng))
+    A = -torch.arange(1.0, states + 1).expand(dim, states)
     return [tensor.to(device).contiguous().requires_grad_() for tensor in (x, delta, A, B, C)]
 
 
 def time_paths(
     batch: int,
     length: int,
-    width: int,
+    dim: int,
     states: int,
     device: str | torch.device = "cpu",
     rounds: int = 3,
@@ -202,7 +202,7 @@ def time_paths(
 ) -> dict[ScanPath, list[float]]:
     """Seconds of a forward and backward pass by each path, one figure a round, the paths in turn; a first round is not
     counted."""
-    inputs = example(batch, length, width, states, device)
+    inputs = example(batch, length, dim, states, device)
     seconds: dict[ScanPath, list[float]] = {path: [] for path in PATHS}
     for turn in range(rounds + 1):
         for path in PATHS:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import InputError
-from tutelage.systems.vit_resnas.network import Block, BlockMasks, Masks, ViTRes
+from tutelage.systems.vit_resnas.network import ViTResBlock, BlockMasks, Masks, ViTRes
 
 
 class Architecture(NamedTuple):
@@ -27,7 +27,7 @@ class Architecture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Space:
+class SearchSpace:
     """The choices, each list from the largest to the smallest.
 
     Attributes:
@@ -75,9 +75,9 @@ class Space:
         return found
 
 
-def _space(widths: tuple[int, ...], heads: tuple[int, ...], late: tuple[int, ...], units: int, depth: int) -> Space:
+def _space(widths: tuple[int, ...], heads: tuple[int, ...], late: tuple[int, ...], units: int, depth: int) -> SearchSpace:
     steps = tuple(units * 2**i for i in range(3))
-    return Space(
+    return SearchSpace(
         tuple(tuple(factor * width for width in widths) for factor in (1, 2, 4)),
         (heads, late, late),
         tuple(tuple(top * k // 12 for k in range(12, 5, -1)) for top in steps),
@@ -89,7 +89,7 @@ def _space(widths: tuple[int, ...], heads: tuple[int, ...], late: tuple[int, ...
 SPACES = {
     "tiny": _space((256, 224, 192, 176, 160), (6, 5, 4, 3), (12, 10, 8, 6), 768, 6),
     "small": _space((320, 280, 240, 220, 200), (8, 7, 6, 5), (16, 14, 12, 10), 960, 7),
-    "mini": Space(  # ours, for images of 16 pixels in patches of 4
+    "mini": SearchSpace(  # ours, for images of 16 pixels in patches of 4
         ((32, 24, 16), (48, 40, 32), (96, 80, 64)),
         ((3, 2, 1), (4, 3, 2), (6, 4, 3)),
         ((96, 72, 48), (144, 108, 72), (288, 216, 144)),
@@ -104,7 +104,7 @@ PUBLISHED_SUPER = {"tiny": (85_839_464, 3.4976e9), "small": (156_599_528, 6.2603
 """Parameters, with the patch head, and MACs of the published spaces' super-networks."""
 
 
-def space_of(space: Space | str) -> Space:
+def space_of(space: SearchSpace | str) -> SearchSpace:
     """A space, or the one of that name.
 
     Raises:
@@ -120,7 +120,7 @@ def space_of(space: Space | str) -> Space:
 # -- masks -----------------------------------------------------------------------------------------------------------
 
 
-def masks_of(space: Space, architectures: Sequence[Architecture], ranks: Sequence[Sequence[Ranks]] | None, like: Tensor) -> Masks:
+def masks_of(space: SearchSpace, architectures: Sequence[Architecture], ranks: Sequence[Sequence[ImportanceRanks]] | None, like: Tensor) -> Masks:
     """The masks of one architecture a row, [len(architectures), 1, …], with the dtype and device of ``like``.
 
     The first channels of a stage are kept; of heads and MLP units those of the lowest rank (without ``ranks``: the first).
@@ -157,7 +157,7 @@ def spread(masks: Masks, counts: Tensor) -> Masks:
 # -- sorting ---------------------------------------------------------------------------------------------------------
 
 
-class Ranks(NamedTuple):
+class ImportanceRanks(NamedTuple):
     """Of a block: the place of each head [heads] and MLP unit [units] in the order of importance, 0 the first."""
 
     heads: Tensor
@@ -165,18 +165,18 @@ class Ranks(NamedTuple):
 
 
 @torch.no_grad()
-def ranks_of(block: Block) -> Ranks:
+def ranks_of(block: ViTResBlock) -> ImportanceRanks:
     """Ranks by the summed absolute weights into and out of each head and unit, biases in it included; largest first."""
     into = block.qkv.weight.abs().sum(1) + block.qkv.bias.abs()
     heads = into.unflatten(0, (3, block.heads, -1)).sum((0, 2)) + block.out.weight.abs().sum(0).unflatten(0, (block.heads, -1)).sum(
         1
     )
     units = block.enter.weight.abs().sum(1) + block.enter.bias.abs() + block.leave.weight.abs().sum(0)
-    return Ranks(*(size.argsort(descending=True, stable=True).argsort() for size in (heads, units)))
+    return ImportanceRanks(*(size.argsort(descending=True, stable=True).argsort() for size in (heads, units)))
 
 
 @torch.no_grad()
-def reorder(block: Block, ranks: Ranks) -> None:
+def reorder(block: ViTResBlock, ranks: ImportanceRanks) -> None:
     """Put the heads and units of ``block`` into the order of ``ranks``, in place: the function stays the same."""
     heads, units = ranks.heads.argsort(), ranks.units.argsort()
     channels = torch.arange(block.out.in_features, device=heads.device).unflatten(0, (block.heads, -1))[heads].flatten()

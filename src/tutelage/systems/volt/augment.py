@@ -75,7 +75,7 @@ def rotation(axis: int, angle: float) -> Floats:
 
 
 @dataclass(frozen=True)
-class SceneViews:
+class SceneAugmentation:
     """The recipe: which changes a training view undergoes; each is off at 0.
 
     Attributes:
@@ -182,7 +182,7 @@ def smooth_field(points: Floats, rng: np.random.Generator, cell: float = 6.0) ->
     return total.astype(np.float32)
 
 
-class Scenes:
+class SceneDataset:
     """Scenes as training data: a batch's inputs are ``coords`` [n, 3], ``features`` [n, 6] (colour, normal) and ``batch``
     [n] of all its scenes together, labels [n].
 
@@ -192,7 +192,7 @@ class Scenes:
         InputError: no scene, or one without points.
     """
 
-    def __init__(self, scenes: Sequence[Points], views: SceneViews | None = None):
+    def __init__(self, scenes: Sequence[Points], views: SceneAugmentation | None = None):
         if not scenes or any(not len(scene.points) for scene in scenes):
             raise InputError("no scene, or a scene without points", where="scenes", remedy="leave empty scenes out")
         self.scenes, self.views = [scene.voxels() for scene in scenes], views

@@ -14,24 +14,24 @@ CLASSES = ("floor", "wall", "box", "ball", "cylinder", "cone", "table", "stool")
 """Names of the labels. A table is a plate on four legs, a stool a disc on one."""
 
 
-def room(seed: int, side: int = 24, objects: int = 6) -> Points:
+def room(seed: int, size: int = 24, objects: int = 6) -> Points:
     """A room of ``side`` x ``side`` x ``side * 2 / 3`` voxels: floor, two walls, ``objects`` objects, some in part behind
     others' place. Colours say little: each surface draws one of its own, and every point is noisy."""
-    rng = numpy_rng(seed, "room", side, objects)
-    height = 2 * side // 3
+    rng = numpy_rng(seed, "room", size, objects)
+    height = 2 * size // 3
     parts: list[tuple[Floats, Floats, int, int]] = []
-    x, y = (axis.ravel() for axis in np.mgrid[0:side, 0:side])
+    x, y = (axis.ravel() for axis in np.mgrid[0:size, 0:size])
     parts.append(_surface(np.stack([x, y, 0 * x], 1), (0, 0, 1), 0, -1))
     for axis in (0, 1):
-        along, up = (line.ravel() for line in np.mgrid[0:side, 0:height])
+        along, up = (line.ravel() for line in np.mgrid[0:size, 0:height])
         wall = np.zeros((len(along), 3))
         wall[:, 1 - axis], wall[:, 2] = along, up
         parts.append(_surface(wall, (1, 0, 0) if axis == 0 else (0, 1, 0), 1, -1))
     for number in range(objects):
         kind = int(rng.integers(2, len(CLASSES)))
         make: Callable[..., tuple[Floats, Floats]] = _MAKERS[kind - 2]
-        points, normals = make(rng, side / 24)
-        at = np.array([*rng.uniform(0.2 * side, 0.88 * side, 2), 1.0])
+        points, normals = make(rng, size / 24)
+        at = np.array([*rng.uniform(0.2 * size, 0.88 * size, 2), 1.0])
         parts.append(((points + at).astype(np.float32), normals.astype(np.float32), kind, number))
     points = np.concatenate([part[0] for part in parts])
     normals = np.concatenate([part[1] for part in parts])
@@ -39,7 +39,7 @@ def room(seed: int, side: int = 24, objects: int = 6) -> Points:
     numbers = np.concatenate([np.full(len(part[0]), part[3], np.int64) for part in parts])
     colours = np.concatenate([np.tile(rng.random(3), (len(part[0]), 1)) for part in parts])
     colours = np.clip(colours + rng.normal(0, 0.1, colours.shape), 0, 1).astype(np.float32)
-    inside = ((points >= 0) & (points < (side, side, height))).all(1)
+    inside = ((points >= 0) & (points < (size, size, height))).all(1)
     scene = Points(points.astype(np.float32), colours, normals, labels, numbers).part(np.flatnonzero(inside)[::-1])
     noisy = scene.normals + rng.normal(0, 0.15, scene.normals.shape)
     noisy /= np.linalg.norm(noisy, axis=1, keepdims=True)

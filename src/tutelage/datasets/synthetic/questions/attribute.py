@@ -9,9 +9,9 @@ from types import MappingProxyType
 import numpy as np
 
 from tutelage.datasets.synthetic.oracle import ATTRIBUTES, attribute
-from tutelage.datasets.synthetic.questions.base import Draft, Op, Question, pick, said, select, unique, written
-from tutelage.datasets.synthetic.scene import Scene, Thing
-from tutelage.datasets.synthetic.script import Script
+from tutelage.datasets.synthetic.questions.base import QuestionCandidate, FunctionalStep, SceneQuestion, pick, yes_no, select, unique, make_question
+from tutelage.datasets.synthetic.scene import Scene, SceneObject
+from tutelage.datasets.synthetic.script import GoldProgramBuilder
 
 QUERY_TEXTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
@@ -29,24 +29,24 @@ def canonical(kind: str, noun: str) -> str:
     return QUERY_TEXTS[kind][0].format(n=noun)
 
 
-def query(kind: str, scene: Scene, rng: np.random.Generator) -> Iterator[Draft]:
+def query(kind: str, scene: Scene, rng: np.random.Generator) -> Iterator[QuestionCandidate]:
     """Drafts of "What color is the circle?"; the shape is asked of the only object of a scene."""
     if kind == "shape":
         things = list(scene.things) if len(scene.things) == 1 else []
     else:
         things = [t for t in unique(scene) if attribute(t, kind) and (kind != "pattern" or t.digit is None)]
     for thing in things:
-        yield Draft(str(attribute(thing, kind)), kind, partial(_write_query, kind, scene, thing))
+        yield QuestionCandidate(str(attribute(thing, kind)), kind, partial(_write_query, kind, scene, thing))
 
 
-def _write_query(kind: str, scene: Scene, thing: Thing, rng: np.random.Generator, name: str) -> Question:
+def _write_query(kind: str, scene: Scene, thing: SceneObject, rng: np.random.Generator, name: str) -> SceneQuestion:
     noun, answer = "object" if kind == "shape" else thing.shape, str(attribute(thing, kind))
-    script = Script({"IMAGE": scene})
+    script = GoldProgramBuilder({"IMAGE": scene})
     crop = script.crop(script.locate(script.view(), noun))
     programs = script.finish(script.ask(crop, canonical(kind, noun)))
     full = {"number": f"The number {answer} is on the {noun}.", "shape": f"The {noun} is a {answer}."}
-    operation = Op("query", "name" if kind == "shape" else kind, (0,))
-    return written(
+    operation = FunctionalStep("query", "name" if kind == "shape" else kind, (0,))
+    return make_question(
         scene,
         name,
         f"query{kind.capitalize()}",
@@ -58,13 +58,13 @@ def _write_query(kind: str, scene: Scene, thing: Thing, rng: np.random.Generator
         programs,
         ATTRIBUTES[kind],
         [thing],
-        local=f"{noun}_{kind}",
-        knows=[(noun, kind), (noun, "exist")],
-        needs=[(noun, kind)],
+        topic=f"{noun}_{kind}",
+        gives_away=[(noun, kind), (noun, "exist")],
+        depends_on=[(noun, kind)],
     )
 
 
-def properties(thing: Thing, rng: np.random.Generator, kinds: Sequence[str]) -> Iterator[tuple[str, str, bool]]:
+def properties(thing: SceneObject, rng: np.random.Generator, kinds: Sequence[str]) -> Iterator[tuple[str, str, bool]]:
     """(kind, word, truth) of the thing: one true and one false property of each kind."""
     for kind in kinds:
         own = attribute(thing, kind)
@@ -75,53 +75,53 @@ def properties(thing: Thing, rng: np.random.Generator, kinds: Sequence[str]) -> 
         yield kind, pick(rng, others), False
 
 
-def verify(kinds: Sequence[str], scene: Scene, rng: np.random.Generator) -> Iterator[Draft]:
+def verify(kinds: Sequence[str], scene: Scene, rng: np.random.Generator) -> Iterator[QuestionCandidate]:
     """Drafts of "Is the circle red?"."""
     for thing in unique(scene):
         for kind, word, truth in properties(thing, rng, kinds):
-            yield Draft(said(truth), f"verify {kind}", partial(_write_verify, kind, word, scene, thing))
+            yield QuestionCandidate(yes_no(truth), f"verify {kind}", partial(_write_verify, kind, word, scene, thing))
 
 
-def _write_verify(kind: str, word: str, scene: Scene, thing: Thing, rng: np.random.Generator, name: str) -> Question:
-    script = Script({"IMAGE": scene})
+def _write_verify(kind: str, word: str, scene: Scene, thing: SceneObject, rng: np.random.Generator, name: str) -> SceneQuestion:
+    script = GoldProgramBuilder({"IMAGE": scene})
     crop = script.crop(script.locate(script.view(), thing.shape))
     verified = script.verify(crop, thing.shape, word)
     truth = attribute(thing, kind) == word
     noun = thing.shape
-    return written(
+    return make_question(
         scene,
         name,
         f"verify{kind.capitalize()}",
         ("verify", "attr"),
         pick(rng, ("Is the {n} {w}?", "Does the {n} look {w}?", "Is the {n} in the image {w}?")).format(n=noun, w=word),
-        said(truth),
+        yes_no(truth),
         f"{'Yes' if truth else 'No'}, the {noun} is {attribute(thing, kind)}.",
-        [select(scene, noun, [thing]), Op(f"verify {kind}", word, (0,))],
+        [select(scene, noun, [thing]), FunctionalStep(f"verify {kind}", word, (0,))],
         script.finish(verified),
         ("yes", "no"),
         [thing],
-        local=f"{noun}_{word}",
-        knows=[(noun, "exist"), *([(noun, kind)] if truth else [])],
-        needs=[(noun, kind)],
+        topic=f"{noun}_{word}",
+        gives_away=[(noun, "exist"), *([(noun, kind)] if truth else [])],
+        depends_on=[(noun, kind)],
     )
 
 
-def choose(kinds: Sequence[str], scene: Scene, rng: np.random.Generator) -> Iterator[Draft]:
+def choose(kinds: Sequence[str], scene: Scene, rng: np.random.Generator) -> Iterator[QuestionCandidate]:
     """Drafts of "Is the circle red or blue?"."""
     for thing in unique(scene):
         for kind, word, truth in properties(thing, rng, kinds):
             if not truth:
-                yield Draft(str(attribute(thing, kind)), f"choose {kind}", partial(_write_choose, kind, word, scene, thing))
+                yield QuestionCandidate(str(attribute(thing, kind)), f"choose {kind}", partial(_write_choose, kind, word, scene, thing))
 
 
-def _write_choose(kind: str, word: str, scene: Scene, thing: Thing, rng: np.random.Generator, name: str) -> Question:
+def _write_choose(kind: str, word: str, scene: Scene, thing: SceneObject, rng: np.random.Generator, name: str) -> SceneQuestion:
     noun, answer = thing.shape, str(attribute(thing, kind))
     first, second = (answer, word) if rng.random() < 0.5 else (word, answer)
     question = f"Is the {noun} {first} or {second}?"
-    script = Script({"IMAGE": scene})
+    script = GoldProgramBuilder({"IMAGE": scene})
     crop = script.crop(script.locate(script.view(), noun))
     programs = script.finish(script.ask(crop, question))
-    return written(
+    return make_question(
         scene,
         name,
         f"choose{kind.capitalize()}",
@@ -129,11 +129,11 @@ def _write_choose(kind: str, word: str, scene: Scene, thing: Thing, rng: np.rand
         pick(rng, (question, f"Does the {noun} look {first} or {second}?")),
         answer,
         f"The {noun} is {answer}.",
-        [select(scene, noun, [thing]), Op(f"choose {kind}", f"{first}|{second}", (0,))],
+        [select(scene, noun, [thing]), FunctionalStep(f"choose {kind}", f"{first}|{second}", (0,))],
         programs,
         (first, second),
         [thing],
-        local=f"{noun}_{first}_{second}",
-        knows=[(noun, kind), (noun, "exist")],
-        needs=[(noun, kind)],
+        topic=f"{noun}_{first}_{second}",
+        gives_away=[(noun, kind), (noun, "exist")],
+        depends_on=[(noun, kind)],
     )

@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tutelage.datasets.synthetic.scene import Scene, Thing
-from tutelage.datasets.synthetic.script import GoldValue, Programs
+from tutelage.datasets.synthetic.scene import Scene, SceneObject
+from tutelage.datasets.synthetic.script import GoldValue, GoldPrograms
 
 
-class Op(NamedTuple):
+class FunctionalStep(NamedTuple):
     """One operation of a functional program; ``dependencies`` are indices of earlier operations."""
 
     operation: str
@@ -28,7 +28,7 @@ class Op(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Question:
+class SceneQuestion:
     """A question with all that is known about it.
 
     ``kind`` is its detailed type, ``structural`` and ``about`` GQA's structural and semantic type. ``group`` is the
@@ -45,28 +45,28 @@ class Question:
     structural: str
     about: str
     group: str | None
-    local: str
-    semantic: tuple[Op, ...]
+    topic: str
+    semantic: tuple[FunctionalStep, ...]
     programs: Mapping[str, str]
     gold_steps: Mapping[str, Sequence[GoldValue]]
     choices: tuple[str, ...]
     objects: tuple[tuple[str, str], ...] = ()
-    knows: frozenset[tuple[str, ...]] = field(default_factory=frozenset)
-    needs: frozenset[tuple[str, ...]] = field(default_factory=frozenset)
+    gives_away: frozenset[tuple[str, ...]] = field(default_factory=frozenset)
+    depends_on: frozenset[tuple[str, ...]] = field(default_factory=frozenset)
 
 
-class Draft(NamedTuple):
+class QuestionCandidate(NamedTuple):
     """A question that could be asked: its answer, the group within which answers are balanced, and how to write it."""
 
     answer: str
     group: str
-    write: Callable[[np.random.Generator, str], Question]
+    build: Callable[[np.random.Generator, str], SceneQuestion]
 
 
-Kind = Callable[[Scene, np.random.Generator], Iterator[Draft]]
+QuestionType = Callable[[Scene, np.random.Generator], Iterator[QuestionCandidate]]
 
 
-class Balance:
+class AnswerBalancer:
     """Keeps answers level: of the drafts at hand it takes one whose answer was used least in its group.
 
     Nothing is taken where that would put an answer more than ``slack`` ahead of another that its group has had.
@@ -76,12 +76,12 @@ class Balance:
         self.slack = slack
         self.used: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
-    def take(self, drafts: Sequence[Draft], rng: np.random.Generator) -> Draft | None:
+    def take(self, candidates: Sequence[QuestionCandidate], rng: np.random.Generator) -> QuestionCandidate | None:
         """A draft, counted as used; None where there is none, or none that would keep the balance."""
-        if not drafts:
+        if not candidates:
             return None
-        tie = rng.random(len(drafts))
-        draft = drafts[min(range(len(drafts)), key=lambda i: (self.used[drafts[i].group][drafts[i].answer], tie[i]))]
+        tie = rng.random(len(candidates))
+        draft = candidates[min(range(len(candidates)), key=lambda i: (self.used[candidates[i].group][candidates[i].answer], tie[i]))]
         used = self.used[draft.group]
         if used[draft.answer] - min(used.values(), default=0) >= self.slack:
             return None
@@ -89,23 +89,23 @@ class Balance:
         return draft
 
 
-def unique(scene: Scene) -> list[Thing]:
+def unique(scene: Scene) -> list[SceneObject]:
     """The things whose shape no other thing of the scene has: those that a noun alone refers to."""
     counts = Counter(thing.shape for thing in scene.things)
     return [thing for thing in scene.things if counts[thing.shape] == 1]
 
 
-def object_id(scene: Scene, thing: Thing) -> str:
+def object_id(scene: Scene, thing: SceneObject) -> str:
     """The thing's id in the scene graph."""
     return f"{scene.seed % 10**7:07d}{scene.things.index(thing)}"
 
 
-def select(scene: Scene, noun: str, things: Sequence[Thing]) -> Op:
+def select(scene: Scene, noun: str, things: Sequence[SceneObject]) -> FunctionalStep:
     """The operation that selects ``things``, called ``noun``."""
-    return Op("select", f"{noun} ({','.join(object_id(scene, thing) for thing in things) or '-'})")
+    return FunctionalStep("select", f"{noun} ({','.join(object_id(scene, thing) for thing in things) or '-'})")
 
 
-def written(
+def make_question(
     scene: Scene,
     name: str,
     kind: str,
@@ -113,17 +113,17 @@ def written(
     text: str,
     answer: str,
     full: str,
-    semantic: Sequence[Op],
-    programs: Programs,
+    semantic: Sequence[FunctionalStep],
+    programs: GoldPrograms,
     choices: Sequence[str],
-    things: Sequence[Thing] = (),
+    things: Sequence[SceneObject] = (),
     *,
-    local: str,
-    knows: Sequence[tuple[str, ...]] = (),
-    needs: Sequence[tuple[str, ...]] = (),
-) -> Question:
+    topic: str,
+    gives_away: Sequence[tuple[str, ...]] = (),
+    depends_on: Sequence[tuple[str, ...]] = (),
+) -> SceneQuestion:
     """A question from its parts; ``types`` are its structural and semantic type, ``things`` those it speaks of."""
-    return Question(
+    return SceneQuestion(
         id=name,
         image_id=scene.id,
         text=text,
@@ -133,14 +133,14 @@ def written(
         structural=types[0],
         about=types[1],
         group=None if set(choices) == {"yes", "no"} else kind,
-        local=f"{scene.id}-{local}",
+        topic=f"{scene.id}-{topic}",
         semantic=tuple(semantic),
         programs=MappingProxyType({"visprog": programs.visprog, "viper": programs.viper}),
         gold_steps=MappingProxyType({"visprog": programs.visprog_gold, "viper": programs.viper_gold}),
         choices=tuple(choices),
         objects=tuple((thing.shape, object_id(scene, thing)) for thing in things),
-        knows=frozenset(knows),
-        needs=frozenset(needs),
+        gives_away=frozenset(gives_away),
+        depends_on=frozenset(depends_on),
     )
 
 
@@ -154,7 +154,7 @@ def plural(noun: str) -> str:
     return f"{noun}es" if noun.endswith("ss") else f"{noun}s"
 
 
-def said(truth: bool) -> str:
+def yes_no(truth: bool) -> str:
     """Yes or no."""
     return "yes" if truth else "no"
 

@@ -10,12 +10,12 @@ import numpy as np
 
 from tutelage.datasets.synthetic.questions.attribute import canonical, properties
 from tutelage.datasets.synthetic.oracle import attribute
-from tutelage.datasets.synthetic.questions.base import Draft, Op, Question, pick, said, select, unique, written
-from tutelage.datasets.synthetic.scene import Scene, Thing
-from tutelage.datasets.synthetic.script import Answer, Script
+from tutelage.datasets.synthetic.questions.base import QuestionCandidate, FunctionalStep, SceneQuestion, pick, yes_no, select, unique, make_question
+from tutelage.datasets.synthetic.scene import Scene, SceneObject
+from tutelage.datasets.synthetic.script import AnswerRef, GoldProgramBuilder
 
 
-def logic(kinds: Sequence[str], scene: Scene, rng: np.random.Generator) -> Iterator[Draft]:
+def logic(kinds: Sequence[str], scene: Scene, rng: np.random.Generator) -> Iterator[QuestionCandidate]:
     """Drafts of "Is the circle red and the star blue?", and the same with "or"."""
     for first, second in combinations(unique(scene), 2):
         claims = [list(properties(thing, rng, [pick(rng, kinds)])) for thing in (first, second)]
@@ -26,37 +26,37 @@ def logic(kinds: Sequence[str], scene: Scene, rng: np.random.Generator) -> Itera
             for a, b in (both, (only_first, only_second)[int(rng.integers(2))], neither):
                 truth = (a[2] and b[2]) if word == "and" else (a[2] or b[2])
                 write = partial(_write_logic, word, (first, *a), (second, *b), scene)
-                yield Draft(said(truth), f"logic {word}", write)
+                yield QuestionCandidate(yes_no(truth), f"logic {word}", write)
 
 
-Claim = tuple[Thing, str, str, bool]
+Claim = tuple[SceneObject, str, str, bool]
 
 
-def _write_logic(word: str, a: Claim, b: Claim, scene: Scene, rng: np.random.Generator, name: str) -> Question:
-    script = Script({"IMAGE": scene})
-    verified: list[Answer] = []
-    semantic: list[Op] = []
+def _write_logic(word: str, a: Claim, b: Claim, scene: Scene, rng: np.random.Generator, name: str) -> SceneQuestion:
+    script = GoldProgramBuilder({"IMAGE": scene})
+    verified: list[AnswerRef] = []
+    semantic: list[FunctionalStep] = []
     for thing, kind, value, _ in (a, b):
         crop = script.crop(script.locate(script.view(), thing.shape))
         verified.append(script.verify(crop, thing.shape, value))
-        semantic += [select(scene, thing.shape, [thing]), Op(f"verify {kind}", value, (len(semantic),))]
+        semantic += [select(scene, thing.shape, [thing]), FunctionalStep(f"verify {kind}", value, (len(semantic),))]
     truth = (a[3] and b[3]) if word == "and" else (a[3] or b[3])
     programs = script.finish(script.evaluate(f"{{}} {word} {{}}", *verified, value=truth))
     texts = ("Is the {a} {x} {w} the {b} {y}?", "Is the {a} {x} {w} is the {b} {y}?")
-    return written(
+    return make_question(
         scene,
         name,
         f"logic{word.capitalize()}",
         ("logical", "attr"),
         pick(rng, texts).format(a=a[0].shape, x=a[2], w=word, b=b[0].shape, y=b[2]),
-        said(truth),
-        f"{said(truth).capitalize()}, the {a[0].shape} is {attribute(a[0], a[1])} and the {b[0].shape} is {attribute(b[0], b[1])}.",
-        [*semantic, Op(word, "", (1, 3))],
+        yes_no(truth),
+        f"{yes_no(truth).capitalize()}, the {a[0].shape} is {attribute(a[0], a[1])} and the {b[0].shape} is {attribute(b[0], b[1])}.",
+        [*semantic, FunctionalStep(word, "", (1, 3))],
         programs,
         ("yes", "no"),
         [a[0], b[0]],
-        local=f"{a[0].shape}_{a[2]}_{word}_{b[0].shape}_{b[2]}",
-        needs=[(a[0].shape, a[1]), (b[0].shape, b[1])],
+        topic=f"{a[0].shape}_{a[2]}_{word}_{b[0].shape}_{b[2]}",
+        depends_on=[(a[0].shape, a[1]), (b[0].shape, b[1])],
     )
 
 
@@ -66,7 +66,7 @@ SAME_TEXTS = {
 }
 
 
-def compare(kinds: Sequence[str], scene: Scene, rng: np.random.Generator) -> Iterator[Draft]:
+def compare(kinds: Sequence[str], scene: Scene, rng: np.random.Generator) -> Iterator[QuestionCandidate]:
     """Drafts of "Are the circle and the star the same color?", and of "different colors"."""
     for first, second in combinations(unique(scene), 2):
         if rng.random() < 0.5:
@@ -75,13 +75,13 @@ def compare(kinds: Sequence[str], scene: Scene, rng: np.random.Generator) -> Ite
             same = attribute(first, kind) == attribute(second, kind)
             for word in SAME_TEXTS:
                 truth = same == (word == "same")
-                yield Draft(said(truth), f"{word} {kind}", partial(_write_compare, word, kind, first, second, scene))
+                yield QuestionCandidate(yes_no(truth), f"{word} {kind}", partial(_write_compare, word, kind, first, second, scene))
 
 
 def _write_compare(
-    word: str, kind: str, first: Thing, second: Thing, scene: Scene, rng: np.random.Generator, name: str
-) -> Question:
-    script = Script({"IMAGE": scene})
+    word: str, kind: str, first: SceneObject, second: SceneObject, scene: Scene, rng: np.random.Generator, name: str
+) -> SceneQuestion:
+    script = GoldProgramBuilder({"IMAGE": scene})
     asked = []
     for thing in (first, second):
         crop = script.crop(script.locate(script.view(), thing.shape))
@@ -89,18 +89,18 @@ def _write_compare(
     truth = (asked[0].value == asked[1].value) == (word == "same")
     programs = script.finish(script.evaluate(f"{{}} {'==' if word == 'same' else '!='} {{}}", *asked, value=truth))
     a, b = first.shape, second.shape
-    return written(
+    return make_question(
         scene,
         name,
         f"{word}{kind.capitalize()}",
         ("compare", "attr"),
         pick(rng, SAME_TEXTS[word]).format(a=a, b=b, k=kind),
-        said(truth),
-        f"{said(truth).capitalize()}, the {a} is {asked[0].value} and the {b} is {asked[1].value}.",
-        [select(scene, a, [first]), select(scene, b, [second]), Op(f"{word} {kind}", "", (0, 1))],
+        yes_no(truth),
+        f"{yes_no(truth).capitalize()}, the {a} is {asked[0].value} and the {b} is {asked[1].value}.",
+        [select(scene, a, [first]), select(scene, b, [second]), FunctionalStep(f"{word} {kind}", "", (0, 1))],
         programs,
         ("yes", "no"),
         [first, second],
-        local=f"{word}_{kind}_{a}_{b}",
-        needs=[(a, kind), (b, kind)],
+        topic=f"{word}_{kind}_{a}_{b}",
+        depends_on=[(a, kind), (b, kind)],
     )
