@@ -14,7 +14,7 @@ _HOMES = {
     "TutelageError": "tutelage.errors",
     "Image": "tutelage.programs.values",
     "Box": "tutelage.programs.values",
-    "module": "tutelage.modules.function",
+    "module": "tutelage.modules.function_module",
     "load": "tutelage.modules.visual_module",
 }
 _PACKAGES = ("sdvp", "distill", "programs", "modules", "tasks", "systems")

@@ -12,7 +12,7 @@ import made_up_results
 import pytest
 
 from tutelage.errors import InputError, StorageError
-from tutelage.files import write_json
+from tutelage.storage import write_json
 from tutelage.reports import study_report, write_report
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from tutelage.errors import InputError
 from tutelage.programs.interpreter.meter import Limits
-from tutelage.programs.pictures import ImageLimits
+from tutelage.programs.image_io import ImageLimits
 
 
 @dataclass(frozen=True)

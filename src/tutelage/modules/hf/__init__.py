@@ -10,20 +10,22 @@ from typing import Any
 
 from tutelage.errors import InputError, did_you_mean
 from tutelage.modules.hf.base import HfModule
-from tutelage.modules.hf.source import PREFIX, Source, architecture, read_settings
+from tutelage.modules.hf.loading import PREFIX, Source, architecture, read_settings
 
-__all__ = ["PREFIX", "HfModule", "Source", "chosen", "classes", "opened"]
+__all__ = ["PREFIX", "HfModule", "Source", "resolve", "classes", "open_module"]
 
 
 def classes() -> list[type[HfModule]]:
     """Every class of module that wraps a transformers model, those for particular families first."""
-    from tutelage.modules.hf import chat, depth, loc, match, seg, vqa  # noqa: F401  (they define the classes)
+    from tutelage.modules.hf import depth, loc, seg, vqa
+    from tutelage.modules.hf import image_text
+    from tutelage.modules.hf import generative_vqa
 
     found = [kind for kind in HfModule.kinds().values() if kind.name]
     return sorted(found, key=lambda kind: not kind.families)
 
 
-def opened(name: str, text: str, **settings: Any) -> HfModule:
+def open_module(name: str, text: str, **settings: Any) -> HfModule:
     """The module ``name`` (VQA, LOC, MATCH …) from the model that ``text`` names: ``hf:OWNER/NAME@REVISION``, or
     ``hf:FOLDER``. ``settings`` are those of the class's ``Config``: ``answers``, ``threshold``, ``dtype`` …; in words they
     may follow the name, ``?answers=red,green&tokens=5``, and ``answers=@FILE`` reads a line an answer.
@@ -33,11 +35,11 @@ def opened(name: str, text: str, **settings: Any) -> HfModule:
         InputError: no such model or folder, a family that serves no module of this name, a setting that its class does
             not have, or weights that are absent, unsafe or incomplete.
     """
-    kind, config, source = chosen(name, text, **settings)
+    kind, config, source = resolve(name, text, **settings)
     return kind.open(config, source)
 
 
-def chosen(name: str, text: str, **settings: Any) -> tuple[type[HfModule], Any, Source]:
+def resolve(name: str, text: str, **settings: Any) -> tuple[type[HfModule], Any, Source]:
     """The class, the settings and the source of what :func:`opened` opens, without its weights.
 
     Raises:
@@ -49,7 +51,7 @@ def chosen(name: str, text: str, **settings: Any) -> tuple[type[HfModule], Any, 
     if name not in names:
         raise InputError(f"no module {name!r} is made from a transformers model", where=text, remedy=did_you_mean(name, names))
     family = architecture(source).model_type
-    able = {kind.name: kind for kind in reversed(classes()) if kind.serves(family)}
+    able = {kind.name: kind for kind in reversed(classes()) if kind.supports(family)}
     if name not in able:
         known = sorted({family for kind in classes() if kind.name == name for family in kind.families})
         remedy = f"it serves {', '.join(sorted(able))}" if able else f"families for {name}: {', '.join(known)}"

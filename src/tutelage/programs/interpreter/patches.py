@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from tutelage.programs.interpreter.meter import Meter
 from tutelage.programs.interpreter.values import NUMBERS, measure, name_of, sequence, show, text
-from tutelage.programs.language import LimitExceeded, RuntimeFailure, TypeFailure
+from tutelage.programs.types import LimitExceeded, RuntimeFailure, TypeFailure
 
 MARGIN = 10
 FULL_SIZE = 375
