@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tutelage import registry
-from tutelage import experiments
+from tutelage import experiments, registry
 from tutelage.storage import read_json, write_text
 
 ROOT = Path(__file__).parents[1]

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from tutelage import registry
 from tutelage.distillation.cache_build import build, verify
-from tutelage.distillation.job import TrainingJob, TrainingSettings, TensorData
+from tutelage.distillation.job import TensorData, TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, forward_heads
 from tutelage.distillation.teacher import CachedTeacher
-from tutelage.distillation.trainer import TrainingResult, Trainer, train
+from tutelage.distillation.trainer import Trainer, TrainingResult, train
 from tutelage.errors import InputError
 from tutelage.registry import SystemEntry, system
 
@@ -182,7 +182,9 @@ def check_the_export_stands_alone(entry: SystemEntry) -> None:
     assert not student.training
     for name, module in student.named_modules():
         home = type(module).__module__
-        plain = not home.startswith("tutelage.distillation") or home == "tutelage.distillation.small_models"  # nn.Modules, no training
+        plain = (
+            not home.startswith("tutelage.distillation") or home == "tutelage.distillation.small_models"
+        )  # nn.Modules, no training
         assert plain, f"{name} is training code"
         assert not module._forward_hooks and not module._forward_pre_hooks, f"{name} carries a hook"
     inputs = lesson.data.batch(*lesson.sample_order().step(0)).inputs

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.distillation.data import Batch
+from tutelage.distillation.feature_hooks import FeatureHooks
+from tutelage.distillation.fsdp import FSDPProcesses
 from tutelage.distillation.method import Method, Output, Phase, Terms, forward_heads
 from tutelage.distillation.parallel import current_processes
-from tutelage.distillation.fsdp import FSDPProcesses
-from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 

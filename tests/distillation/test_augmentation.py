@@ -8,8 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tutelage.distillation.augmentation import (
+    OPERATIONS,
+    Augmentation,
+    draw_mixup,
+    equalize,
+    erase,
+    random_draws,
+    resized_part,
+    shift,
+)
 from tutelage.distillation.data import Batch, TensorData
-from tutelage.distillation.augmentation import OPERATIONS, Augmentation, random_draws, equalize, erase, draw_mixup, resized_part, shift
 from tutelage.errors import InputError
 
 EVERYTHING = Augmentation(2, (0.3, 1.0), 0.5, (2, 9.0), 0.4, 0.5)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.distillation.parallel import engine_requested
 from tutelage.distillation.fsdp import check_supported
+from tutelage.distillation.parallel import engine_requested
 from tutelage.distillation.teacher import EMATeacher
 from tutelage.errors import InputError
 

@@ -13,11 +13,11 @@ import torch
 
 from tutelage.distillation.data import Batch
 from tutelage.distillation.export import load_weights
-from tutelage.distillation.parallel import SingleProcess, DataParallelProcesses, is_distributed, current_processes
+from tutelage.distillation.parallel import DataParallelProcesses, SingleProcess, current_processes, is_distributed
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError, MissingExtra
-from tutelage.sdvp.teachers import from_callable
 from tutelage.sdvp.stages import collect_to_folder, label_to_folder
+from tutelage.sdvp.teachers import from_callable
 
 from ..cli.recipes import tutelage, written
 from ..sdvp import small

@@ -19,8 +19,8 @@ import pydantic
 import pytest
 
 from tutelage import assets
-from tutelage.programs.generators.grammar import generate
 from tutelage.programs.generators.base import Candidate, GenerationFailed, GenerationRequest
+from tutelage.programs.generators.grammar import generate
 from tutelage.serving import schemas
 from tutelage.serving.engine import FAST_BATCH_S
 from tutelage.serving.sample_images import photograph, scene

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import viper, visprog
-from tutelage.programs.types import Call, Signature
-from tutelage.programs.scheduler import RunContext, Job
+from tutelage.programs.scheduler import Job, RunContext
 from tutelage.programs.scheduler import run as run_all
 from tutelage.programs.trace import Trace
+from tutelage.programs.types import Call, Signature
 from tutelage.programs.values import Box, Image
 from tutelage.serving import engine as engine_module
 from tutelage.serving.engine import BatchingEngine, PendingRun
-from tutelage.serving.metrics import Metrics
 from tutelage.serving.errors import ServiceUnavailable
+from tutelage.serving.metrics import Metrics
 from tutelage.serving.settings import ServerSettings
 
 from .conftest import VISPROG, Echo

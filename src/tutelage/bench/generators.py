@@ -8,7 +8,7 @@ from typing import Any
 
 from tutelage import storage
 from tutelage.programs.generators.base import ProgramGenerator, grammar_generator
-from tutelage.sdvp.learned_generator.evaluation import exact_match, unknown_words, evaluation_sets
+from tutelage.sdvp.learned_generator.evaluation import evaluation_sets, exact_match, unknown_words
 from tutelage.sdvp.learned_generator.generator import LearnedGenerator
 from tutelage.sdvp.learned_generator.training import QUICK, GeneratorTraining, learned_generator
 

@@ -8,9 +8,18 @@ from itertools import combinations, product
 
 import numpy as np
 
-from tutelage.datasets.synthetic.questions.attribute import canonical, properties
 from tutelage.datasets.synthetic.oracle import attribute
-from tutelage.datasets.synthetic.questions.base import QuestionCandidate, FunctionalStep, SceneQuestion, pick, yes_no, select, unique, make_question
+from tutelage.datasets.synthetic.questions.attribute import canonical, properties
+from tutelage.datasets.synthetic.questions.base import (
+    FunctionalStep,
+    QuestionCandidate,
+    SceneQuestion,
+    make_question,
+    pick,
+    select,
+    unique,
+    yes_no,
+)
 from tutelage.datasets.synthetic.scene import Scene, SceneObject
 from tutelage.datasets.synthetic.script import AnswerRef, GoldProgramBuilder
 
