@@ -11,9 +11,11 @@ from torch import nn
 import tutelage
 from tutelage import registry
 from tutelage.distillation.data import TensorData
+from tutelage.distillation.evaluate import evaluate
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Method, Supervised
-from tutelage.distillation.tasks import Regression, Segmentation, evaluate, make_task, tasks
+from tutelage.distillation.method import Method
+from tutelage.distillation.supervised import Supervised
+from tutelage.distillation.tasks import Regression, Segmentation, make_task, tasks
 from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError, StaleError
 from tutelage.systems.dkd import DKD
@@ -110,7 +112,7 @@ def test_without_labels_the_task_is_asked_for():
 
 def test_options_of_a_task():
     case = make_case("segmentation")
-    case.data.labels[case.data.labels > 100] = 2
+    case.data.labels[(case.data.labels > 100) | (case.data.labels < 0)] = 2
     own = Segmentation(ignore_index=2)
     result = tutelage.distill(case.student, case.teacher, case.data, steps=1, task=own, evaluate=case.data)
     assert set(result.results[0].metrics) == {"mIoU", "accuracy"}
@@ -139,7 +141,11 @@ def test_labels_are_checked_before_the_first_step():
     case.data.labels[0, 3, 3] = 17
     for method in (KD(), Supervised()):
         with pytest.raises(InputError, match="a label is 17, the student has 5 classes"):
-            train(TrainingJob(copy.deepcopy(case.student), case.teacher, method, case.data, TrainingSettings(steps=1), task="segmentation"))
+            train(
+                TrainingJob(
+                    copy.deepcopy(case.student), case.teacher, method, case.data, TrainingSettings(steps=1), task="segmentation"
+                )
+            )
 
 
 def test_smoothing_needs_classes():
@@ -161,7 +167,9 @@ def test_a_method_reads_no_task_it_does_not_have():
             return {"mse": (student["logits"] - teacher["logits"]).square().mean()}
 
     case = make_case("restoration")
-    job = TrainingJob(case.student, case.teacher, Own(), case.data, TrainingSettings(steps=1), evaluate=case.data, task="restoration")
+    job = TrainingJob(
+        case.student, case.teacher, Own(), case.data, TrainingSettings(steps=1), evaluate=case.data, task="restoration"
+    )
     assert set(train(job).metrics) == {"PSNR", "SSIM"}
     ambiguous = TrainingJob(case.student, case.teacher, Own(), case.data, TrainingSettings(steps=1), evaluate=case.data)
     with pytest.raises(InputError, match="the task is not clear"):

@@ -59,9 +59,9 @@ class Task:
 
     @property
     def name(self) -> str:
-        """The name under which the task is registered."""
-        entry = vars(type(self)).get("system_entry")
-        return entry.name if entry is not None else type(self).__name__
+        """The name under which the task, or the one it is a variant of, is registered."""
+        entry = getattr(type(self), "system_entry", None)
+        return str(entry.name) if entry is not None else type(self).__name__
 
     @classmethod
     def fit(cls, output: Mapping[str, Tensor], batch: Batch) -> Fit:
