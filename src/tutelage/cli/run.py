@@ -160,9 +160,9 @@ def _jobs(
     Raises:
         InputError: a line that is not JSON, or lacks a field; the message names file and line.
     """
+    from tutelage import storage
     from tutelage.programs.scheduler import Job
     from tutelage.programs.types import ProgramFailure, RuntimeFailure
-    from tutelage import storage
     from tutelage.programs.values import Image
 
     @lru_cache(maxsize=REREAD)

@@ -44,6 +44,21 @@ def evaluate(
         network.train(was_training)
 
 
+def task_of(network: nn.Module, data: ReplayableData) -> Task:
+    """The task that a network's heads on two samples of labelled ``data``, and their labels, leave possible.
+
+    Raises:
+        InputError: the task is not clear; the message lists the candidates.
+    """
+    was_training = network.training
+    try:
+        with torch.no_grad():
+            batch = data.batch(torch.arange(min(2, len(data))), None)
+            return infer_task(forward_heads(network.eval(), batch.inputs), batch)
+    finally:
+        network.train(was_training)
+
+
 def evaluate_outputs(
     predict: Callable[[Batch], Mapping[str, Tensor]],
     data: ReplayableData,
