@@ -16,7 +16,8 @@ from torch import nn
 from tutelage import files, registry
 from tutelage.distill.cache import Cache
 from tutelage.distill.cache_build import break_even, build
-from tutelage.distill.data import Data, from_dataset
+from tutelage.distill.data import Data
+from tutelage.distill.datasource.sources import as_data, batch_size_of
 from tutelage.distill.lesson import Lesson, Settings
 from tutelage.distill.method import Method
 from tutelage.distill.parallel import Alone
@@ -120,7 +121,9 @@ def distill(
     Args:
         student: a network, which is copied and not changed, or a function that builds one, called under each seed.
         teacher: a network (then frozen, in eval mode) or a ``Teacher``; None for methods that need none.
-        data: a torch ``Dataset`` of inputs or (input, label) pairs, or a ``Data``.
+        data: a torch ``Dataset`` of inputs or (input, label) pairs, read lazily; a ``DataLoader``, for its dataset,
+            workers, ``collate_fn`` and, unless ``settings`` or ``batch_size`` say otherwise, its batch size; a folder
+            of images of one size (else see ``image_folder``); or a ``Data``.
         method: a registered name (``tutelage systems`` lists them), a ``Method``, or its class.
         options: of the method, where it is given by name or class.
         settings: how to train; single fields as keywords: ``steps=2000, lr=1e-3``.
@@ -137,6 +140,8 @@ def distill(
     Raises:
         TutelageError: every refusal says where and what to do; see ``trainer.train`` and ``cache_build.build``.
     """
+    if settings is None and "batch_size" not in overrides and batch_size_of(data) is not None:
+        overrides["batch_size"] = batch_size_of(data)
     settings = make_settings(settings, overrides)
     chosen = list(range(settings.seed, settings.seed + seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen:
@@ -144,7 +149,7 @@ def distill(
     if isinstance(student, nn.Module):
         student = copy.deepcopy(student)  # before the teacher, which may be the same network, is frozen
     source = as_teacher(teacher)
-    supply: Data = data if callable(getattr(data, "batch", None)) else from_dataset(data)
+    supply: Data = as_data(data)
     if cache is not None:
         settings = replace(settings, view_seed=chosen[0] if settings.view_seed is None else settings.view_seed)
     together = parallel or Alone()

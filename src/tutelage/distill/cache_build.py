@@ -31,6 +31,7 @@ from tutelage.distill.cache import (
 )
 from tutelage.distill.checkpoint import write_tensors
 from tutelage.distill.data import Batch, Data, Order
+from tutelage.distill.datasource.loader import BatchLoader
 from tutelage.distill.lesson import Lesson
 from tutelage.distill.teacher import Cached, Teacher
 from tutelage.errors import InputError, StaleError
@@ -160,8 +161,10 @@ def build_shard(root: Path, head: Mapping[str, Any], teacher: Teacher, data: Dat
     columns: dict[str, list[Tensor]] = {}
     seen: set[int] = set()
     first = number * head["shard"]
-    for step in range(first, min(first + head["shard"], head["passes"])):
-        batch = todo.batch(data, step)
+    last = min(first + head["shard"], head["passes"])
+    loader = BatchLoader(data, todo.order, last)
+    for step in range(first, last):
+        batch = loader.take(step)
         keys = view_keys(batch)
         fresh = [row for row, key in enumerate(keys.tolist()) if not (key in seen or seen.add(key))]  # type: ignore[func-returns-value]
         said = teacher(batch)

@@ -77,6 +77,11 @@ class Batch:
         plain = {name: map_tree(lambda t: t.to(device, non_blocking=True), getattr(self, name)) for name in _MOVED}
         return replace(self, inputs=map_tree(move, self.inputs), **plain)
 
+    def pin_memory(self) -> Batch:
+        """This batch in page-locked memory, from where a GPU copies it faster."""
+        pinned = {name: map_tree(lambda t: t.pin_memory(), getattr(self, name)) for name in ("inputs", *_MOVED)}
+        return replace(self, **pinned)
+
 
 _MOVED = ("labels", "weights", "extra", "partners")
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from tutelage.distill.cache import difference
 from tutelage.distill.checkpoint import part
 from tutelage.distill.data import Batch, Data, leaves, map_tree
+from tutelage.distill.datasource.dataset import DatasetData
+from tutelage.distill.datasource.replay import check_replay, check_worker
 from tutelage.distill.lesson import Lesson
 from tutelage.distill.losses import assign
 from tutelage.distill.method import Method, Output, Progress, answer
@@ -45,6 +47,7 @@ def first_look(lesson: Lesson, batch: Batch) -> None:
     """
     _finite("inputs", batch.inputs)
     _finite("labels", batch.labels)
+    check_replay(lesson.data, batch, 4)
     if batch.labels is None and lesson.method.needs_labels:
         raise InputError(
             f"{type(lesson.method).__name__} needs labels",
@@ -117,6 +120,8 @@ def examine(lesson: Lesson, labelled: Data | None = None, samples: int = 256, st
     except TutelageError as error:
         return [Finding("first batch", False, str(error.message), f"{error.where}: {error.remedy}")]
     findings.append(Finding("first batch", True, "inputs, labels, classes and teacher outputs fit together"))
+    if isinstance(lesson.data, DatasetData):
+        findings += _replayed(lesson, batch)
     teacher = lesson.teacher
     if teacher is not None:
         findings += _frozen(teacher, batch)
@@ -125,6 +130,16 @@ def examine(lesson: Lesson, labelled: Data | None = None, samples: int = 256, st
         findings += _cached(teacher, batch)
     findings += _learning(lesson, batch, steps)
     return findings
+
+
+def _replayed(lesson: Lesson, batch: Batch) -> Iterator[Finding]:
+    try:
+        check_replay(lesson.data, batch, 32)
+        check_worker(lesson.data, lesson.order())
+    except InputError as error:
+        yield Finding("views replay", False, f"{error.where}: {error.message}", error.remedy or "")
+    else:
+        yield Finding("views replay", True, "samples read again, and by a worker process, are the same bit for bit")
 
 
 def _frozen(teacher: Teacher, batch: Batch) -> Iterator[Finding]:

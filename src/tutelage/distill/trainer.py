@@ -29,6 +29,7 @@ from tutelage.distill.checkpoint import (
     restore_optimizer,
 )
 from tutelage.distill.data import Batch
+from tutelage.distill.datasource.loader import BatchLoader
 from tutelage.distill.export import save_weights
 from tutelage.distill.lesson import Lesson
 from tutelage.distill.method import Progress, Stage
@@ -101,6 +102,8 @@ class Trainer:
         self.parallel = parallel or Alone()
         self.device = self.parallel.device(self.settings.device)
         self.order = lesson.order()
+        passes = self.settings.steps * self.settings.accumulate
+        self.loader = BatchLoader(lesson.data, self.order, passes, pin_memory=self.device.type == "cuda")
         self.step = 0
         self.seconds = 0.0
         self.history: list[Record] = []
@@ -145,7 +148,7 @@ class Trainer:
     def run(self, progress: Callable[[int, int], None] | None = None) -> Result:
         """Train to the last step and export."""
         s = self.settings
-        with self._rng():
+        with self._rng(), contextlib.closing(self.loader):
             self._train_mode()
             while self.step < s.steps:
                 began = time.perf_counter()
@@ -180,7 +183,7 @@ class Trainer:
             seen = number * s.batch_size / len(self.lesson.data)
             all_seen = s.steps * s.accumulate * s.batch_size / len(self.lesson.data)
             self.method.progress = Progress(self.step, s.steps, seen, all_seen, stage, self.step - first, length, micro)
-            self._pass(*self.parallel.rows(self.batch(number)))
+            self._pass(*self.parallel.rows(self._placed(self.loader.take(number))))
         self.parallel.average(self._flat)
         if self.step == 0:
             self.ungraded = guards.ungraded(self.lesson, self.parameters)
@@ -196,7 +199,9 @@ class Trainer:
 
     def batch(self, number: int) -> Batch:
         """The batch of forward pass ``number`` (step * accumulate + micro), on the device."""
-        batch = self.lesson.data.batch(*self.order.step(number))
+        return self._placed(self.loader.read(number))
+
+    def _placed(self, batch: Batch) -> Batch:
         if self.device.type == "cpu" and not self.settings.channels_last:
             return batch
         return batch.to(self.device, self.settings.channels_last)
