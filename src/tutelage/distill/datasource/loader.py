@@ -112,7 +112,7 @@ def _lost(error: RuntimeError) -> Exception:
     if "DataLoader worker" not in str(error) or "Traceback" in str(error):
         return error
     return WorkerLost(
-        str(error).splitlines()[0],
+        f"a data worker ended before its work was done: {str(error).splitlines()[0]}",
         where="data",
         remedy="was memory short, or /dev/shm too small? use fewer workers or smaller batches, or workers=0",
     )

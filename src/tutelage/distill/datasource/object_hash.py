@@ -124,8 +124,9 @@ class ObjectHash:
             self._feed(constant)
 
     def _function(self, function: types.FunctionType) -> None:
-        self._add("function", function.__module__, function.__qualname__)
+        self._add("function", function.__qualname__)
         if _library(function.__module__):
+            self._add(function.__module__)
             return
         self._feed(function.__code__)
         self._feed(function.__defaults__)
@@ -144,9 +145,11 @@ class ObjectHash:
                 self._feed(used)
 
     def _class(self, kind: type) -> None:
-        self._add("class", kind.__module__, kind.__qualname__)
+        self._add("class", kind.__qualname__)
         for base in kind.__mro__:
-            if not _library(base.__module__):
+            if _library(base.__module__):
+                self._add(base.__module__, base.__qualname__)
+            else:
                 for _, member in sorted(vars(base).items()):
                     inner = (
                         getattr(member, "__func__", None)
