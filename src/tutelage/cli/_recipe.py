@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tutelage.distill.data import TensorData
+    from tutelage.distill.datasource.dataset import DatasetData
     from tutelage.distill.lesson import Lesson
     from tutelage.distill.method import Method
     from tutelage.distill.recipe import DataPart, Recipe
@@ -63,9 +64,9 @@ class Prepared:
     """What a recipe names, loaded. ``test`` has class labels, or is None."""
 
     recipe: Recipe
-    data: TensorData
-    test: TensorData | None
-    labelled: TensorData | None
+    data: TensorData | DatasetData
+    test: TensorData | DatasetData | None
+    labelled: TensorData | DatasetData | None
     teacher: nn.Module | None
 
     @property
@@ -119,16 +120,25 @@ def prepare(recipe: Recipe) -> Prepared:
 
     data, test = load(recipe.data, "data", recipe.views)
     if recipe.test is not None:
-        test, _ = load(recipe.test, "test", None)
+        test, _ = load(recipe.test, "test", None, classes_of(data))
     if test is not None and test.labels is None:
         raise InputError("the test data has no labels", where="test", remedy="give a file with an array labels")
-    labelled = load(recipe.labelled, "labelled", recipe.views)[0] if recipe.labelled is not None else None
+    labelled = load(recipe.labelled, "labelled", recipe.views, classes_of(data))[0] if recipe.labelled is not None else None
     teacher = build_model(recipe.teacher) if recipe.teacher is not None else None
     return Prepared(recipe, data, test, labelled, teacher)
 
 
-def load(part: DataPart, where: str, views: Views | None) -> tuple[TensorData, TensorData | None]:
+def classes_of(data: TensorData | DatasetData) -> list[str] | None:
+    """The class names by number, where ``data`` are images in folders."""
+    return getattr(getattr(data, "dataset", None), "classes", None) or None
+
+
+def load(
+    part: DataPart, where: str, views: Views | None, classes: list[str] | None = None
+) -> tuple[TensorData | DatasetData, TensorData | None]:
     """The data to train on, in ``views``, and the test data that a packaged data set brings, pixels in 0..1.
+
+    ``classes``: class names by number, for a folder of images whose numbers must be those of another.
 
     Raises:
         InputError: an unknown name; the message offers the nearest.
@@ -138,8 +148,8 @@ def load(part: DataPart, where: str, views: Views | None) -> tuple[TensorData, T
     from tutelage.distill.data import TensorData
     from tutelage.distill.models import load_data
 
-    if part.name is None:
-        return load_data(part, views), None
+    if part.name is None or part.kind is not None:
+        return load_data(part, views, classes), None
     if part.name not in PACKAGED:
         raise InputError(f"no data set {part.name!r}", where=f"{where}.name", remedy=did_you_mean(part.name, list(PACKAGED)))
     images, labels, tests, answers = PACKAGED[part.name]()

@@ -14,6 +14,10 @@ from torch import Tensor, nn
 
 from tutelage import registry
 from tutelage.distill.data import TensorData
+from tutelage.distill.datasource.dataset import DatasetData, Loading
+from tutelage.distill.datasource.hub import ImageRows, load_hub
+from tutelage.distill.datasource.images import ImageTransform
+from tutelage.distill.datasource.sources import image_folder
 from tutelage.distill.export import load_weights
 from tutelage.distill.method import Method
 from tutelage.distill.networks import plain_networks
@@ -84,12 +88,25 @@ def _made(build: Any, part: ModelPart) -> Any:
         raise InputError(f"{part.model}: {error}", where="options", remedy="check the names of its options") from error
 
 
-def load_data(part: DataPart, views: Views | None = None) -> TensorData:
-    """The arrays of ``part.file`` as data; ``.npz`` is read without pickle.
+def load_data(part: DataPart, views: Views | None = None, classes: list[str] | None = None) -> TensorData | DatasetData:
+    """The arrays of a file (``.npz`` is read without pickle), a folder of images, or a data set of Hugging Face.
+
+    Args:
+        part: what to read.
+        views: augmentation of batches of tensors.
+        classes: class names by number for a folder of images; None: those found there.
 
     Raises:
-        InputError: no such file, another format, or no array ``inputs``.
+        InputError: no such file, another format, or no array ``inputs``; or as ``image_folder`` and ``load_hub``.
+        MissingExtra: ``kind = "hf"`` without the package ``datasets``.
     """
+    if part.kind == "folder":
+        return image_folder(
+            part.path or "", part.image_size or 0, crop_area=part.crop_area, flip=part.flip, manifest=part.manifest,
+            classes=classes, limit=part.limit, views=views, workers=part.workers, labels=part.labels,
+        )  # fmt: skip
+    if part.kind == "hf":
+        return _from_hub(part, views)
     path = Path(part.file or "")
     arrays = _arrays(path)
     if "inputs" not in arrays:
@@ -102,6 +119,19 @@ def load_data(part: DataPart, views: Views | None = None) -> TensorData:
     if part.limit is not None:
         inputs, labels = inputs[: part.limit], None if labels is None else labels[: part.limit]
     return TensorData(inputs, labels, views=views)
+
+
+def _from_hub(part: DataPart, views: Views | None) -> DatasetData:
+    rows = load_hub(part.name or "", part.split, part.config)
+    if part.limit is not None and part.limit < len(rows):
+        rows = rows.select(range(part.limit))
+    loading = Loading(workers=part.workers)
+    if part.image_size is None:
+        return DatasetData(rows, views=views, loading=loading)
+    transform = ImageTransform(part.image_size, part.crop_area, part.flip)
+    images = ImageRows(rows, transform, part.image, labels=part.labels)
+    plain = ImageRows(rows, transform.plain, part.image, labels=part.labels)
+    return DatasetData(images, plain=plain, views=views, loading=loading, random=transform != transform.plain)
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:

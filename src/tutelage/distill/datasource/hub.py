@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tutelage.distill.datasource.items import split_item
 from tutelage.errors import InputError, MissingExtra, did_you_mean
 
 
@@ -44,29 +45,34 @@ def load_hub(name: str, split: str = "train", config: str | None = None) -> Any:
     return found
 
 
-class WithTransform:
-    """A dataset of dicts whose images pass through ``transform``.
+class ImageRows:
+    """Rows with an image, as a map-style dataset of (image, label), or of images alone.
 
     Args:
-        dataset: map-style; each item is a dict.
-        transform: from a PIL image to what stands in its place.
-        field: the entry that holds the image; None: the first item's only PIL image.
+        rows: map-style; each row is a dict with a PIL image and, under ``labels``, ``label`` or ``target``, its label.
+        transform: from the RGB image to what stands in its place.
+        image: the entry that holds the image; None: the first row's only PIL image.
+        labels: whether to give the labels.
 
     Raises:
         InputError: no entry is an image, or several are.
     """
 
-    def __init__(self, dataset: Any, transform: Callable[[Any], Any], field: str | None = None):
-        self.dataset = dataset
+    def __init__(
+        self, rows: Any, transform: Callable[[Any], Any], image: str | None = None, labels: bool = True
+    ):
+        self.rows = rows
         self.transform = transform
-        self.field = field if field is not None else _image_field(dataset[0])
+        self.image = image if image is not None else _image_field(rows[0])
+        self.with_labels = labels
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.rows)
 
     def __getitem__(self, number: int) -> Any:
-        item = self.dataset[number]
-        return {**item, self.field: self.transform(item[self.field].convert("RGB"))}
+        image, label = split_item(self.rows[number], inputs=self.image)
+        found = self.transform(image.convert("RGB"))
+        return found if label is None or not self.with_labels else (found, label)
 
 
 def _image_field(item: Any) -> str:

@@ -154,8 +154,10 @@ def _from_numpy(array: np.ndarray, where: str) -> Tensor:
     wider = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64, "float128": np.float64}.get(
         array.dtype.name
     )
-    array = np.ascontiguousarray(array, dtype=wider or array.dtype.newbyteorder("="))
-    return torch.from_numpy(array if array.flags.writeable else array.copy()).reshape(array.shape)
+    plain = np.ascontiguousarray(
+        array, dtype=wider or array.dtype.newbyteorder("=")
+    )  # of at least one dimension
+    return torch.from_numpy(plain if plain.flags.writeable else plain.copy()).reshape(array.shape)
 
 
 def _settled(tensor: Tensor, label: bool) -> Tensor:
