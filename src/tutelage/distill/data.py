@@ -237,14 +237,17 @@ class Order:
         self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
 
     def epoch(self, number: int) -> tuple[Tensor, Tensor]:
-        """(sample numbers [N], view seeds [N]) of epoch ``number``, in order."""
+        """(sample numbers [N], view seeds [N]) of epoch ``number``, in order, int32: they are kept, and N may be large."""
         found = self._epochs.get(number)
         if found is None:
-            samples = torch.randperm(self.length, generator=torch_rng(self.seed, "order", number))
+            samples = torch.randperm(self.length, generator=torch_rng(self.seed, "order", number)).int()
             view = number % self.views if self.views else number
             start = np.uint64(derive(self.view_seed, "view", view))
-            hashed = mix64(mix64(samples.numpy().astype(np.uint64)) ^ start)
-            found = samples, torch.from_numpy((hashed >> np.uint64(33)).astype(np.int64))
+            seeds = torch.empty_like(samples)
+            for part, out in zip(samples.split(1 << 16), seeds.split(1 << 16), strict=True):  # the hash needs room
+                hashed = mix64(mix64(part.numpy().astype(np.uint64)) ^ start)
+                out.copy_(torch.from_numpy((hashed >> np.uint64(33)).astype(np.int32)))
+            found = samples, seeds
             self._epochs = {key: value for key, value in self._epochs.items() if key == number - 1}
             self._epochs[number] = found
         return found
@@ -255,7 +258,8 @@ class Order:
         epoch, offset = divmod(first, self.length)
         samples, seeds = self.epoch(epoch)
         if offset + self.batch_size <= self.length:
-            return samples[offset : offset + self.batch_size], seeds[offset : offset + self.batch_size]
+            taken = slice(offset, offset + self.batch_size)
+            return samples[taken].long(), seeds[taken].long()
         parts = []
         missing = self.batch_size
         while missing:
@@ -264,4 +268,4 @@ class Order:
             parts.append((samples[taken], seeds[taken]))
             missing -= len(parts[-1][0])
             epoch, offset = epoch + 1, 0
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        return torch.cat([part[0] for part in parts]).long(), torch.cat([part[1] for part in parts]).long()
