@@ -24,18 +24,18 @@ BATCH = 256
 
 
 class MadeItems(Dataset[Any]):
-    """``count`` images 3x64x64 and labels made from their number, mirrored at random."""
+    """``count`` images 3x64x64 uint8 and labels made from their number, mirrored at random."""
 
     def __init__(self, count: int):
         self.count = count
-        self.row = torch.arange(64.0)
+        self.row = torch.arange(64, dtype=torch.uint8)
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, number: int) -> tuple[Tensor, int]:
         row = self.row.flip(0) if random.random() < 0.5 else self.row
-        return (row + number % 1000).expand(3, 64, 64), number % 1000
+        return (row + number % 256).to(torch.uint8).expand(3, 64, 64), number % 1000
 
 
 def pass_through(items: int, workers: int, passes: int | None = None) -> dict[str, Any]:
@@ -67,9 +67,10 @@ def main() -> None:
     parser.add_argument("out")
     parser.add_argument("--items", type=int, required=True)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--passes", type=int, help="batches to fetch; by default every item once")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    files.write_json(options.out, pass_through(options.items, options.workers))
+    files.write_json(options.out, pass_through(options.items, options.workers, options.passes))
 
 
 if __name__ == "__main__":

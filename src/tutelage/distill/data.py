@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -173,45 +173,6 @@ class TensorData:
             weights=None if self.weights is None else self.weights[indices],
         )
         return batch if views is None else views(batch)
-
-
-def from_dataset(dataset: Any, views: Callable[[Batch], Batch] | None = None) -> TensorData:
-    """A torch ``Dataset`` (anything with ``len`` and ``[i]``) read once into memory as :class:`TensorData`.
-
-    An item is an input, or a pair (input, label); an input is a tensor, an array, or a dict of these; a label an int or
-    a tensor. Put random augmentation into ``views``, not into the dataset: only then can a view be replayed.
-
-    Raises:
-        InputError: no samples, or items of different shapes; the message names the item.
-    """
-    if isinstance(dataset, TensorData):
-        return dataset
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise InputError(
-            f"{type(dataset).__name__} has no length or no [i]",
-            where="data",
-            remedy="give a map-style torch Dataset, or TensorData(inputs, labels)",
-        )
-    items = [dataset[i] for i in range(len(dataset))]
-    if not items:
-        raise InputError("the data holds no sample", where="data", remedy="check the path and the split")
-    paired = isinstance(items[0], (tuple, list)) and len(items[0]) == 2
-    inputs = _stack([item[0] for item in items] if paired else items, "inputs")
-    return TensorData(inputs, _stack([item[1] for item in items], "labels") if paired else None, views=views)
-
-
-def _stack(items: Sequence[Any], name: str) -> Tree:
-    if isinstance(items[0], Mapping):
-        return {key: _stack([item[key] for item in items], f"{name}.{key}") for key in items[0]}
-    tensors = [item if isinstance(item, Tensor) else torch.as_tensor(np.asarray(item)) for item in items]
-    for number, tensor in enumerate(tensors):
-        if tensor.shape != tensors[0].shape:
-            raise InputError(
-                f"shape {tuple(tensor.shape)}, item 0 has {tuple(tensors[0].shape)}",
-                where=f"{name} of item {number}",
-                remedy="resize or pad the items to one shape",
-            )
-    return torch.stack(tensors)
 
 
 def mix64(values: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import random
 
 import numpy as np
@@ -222,6 +223,13 @@ def test_fingerprints_name_content_code_and_settings() -> None:
         data(collate_fn=lambda items: torch.stack([image + 1 for image, _ in items])),
     ]
     assert len({data(), *others}) == len(others) + 1
+
+
+def test_data_travel_to_other_processes_with_their_name() -> None:
+    data = DatasetData(Toy(transform=Jitter()), loading=Loading(1))
+    sent = pickle.loads(pickle.dumps(data))
+    assert sent.fingerprint == data.fingerprint
+    assert same(sent.batch(ints(1, 2), ints(3, 4)), data.batch(ints(1, 2), ints(3, 4)))
 
 
 def test_what_a_dataset_keeps_while_it_is_read_does_not_change_its_name() -> None:

@@ -13,7 +13,7 @@ app = typer.Typer()
 
 @app.command(epilog="Example: tutelage bench data --json results/bench/data.json")
 def data(
-    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are given.")] = 8,
+    rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are given.")] = 6,
     smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
     json: JsonOut = None,
 ) -> None:

@@ -59,6 +59,8 @@ def split_item(
     Raises:
         InputError: an entry that is not there, or a tuple of three or more whose label is not named.
     """
+    if type(item) is tuple and len(item) == 2 and inputs is None and labels is None:
+        return item
     if hasattr(item, "_asdict"):
         item = item._asdict()
     if isinstance(item, Mapping):
@@ -115,16 +117,18 @@ def as_tensors(value: Any, where: str, label: bool = False) -> Tree:
     Raises:
         InputError: text, None, or another object that has no numbers; ``where`` is named.
     """
+    if isinstance(value, Tensor):
+        return _settled(value.detach() if value.requires_grad else value, label)
+    if isinstance(value, (np.integer, np.floating, np.bool_)):
+        value = value.item()
+    if isinstance(value, (bool, int, float)):
+        return _settled(torch.tensor(value), label)
+    if isinstance(value, np.ndarray):
+        return _settled(_from_numpy(value, where), label)
     if isinstance(value, Mapping):
         return {key: as_tensors(item, f"{where}.{key}", label) for key, item in value.items()}
     if isinstance(value, PIL.Image.Image):
         return _mask(value) if label else image_tensor(value)
-    if isinstance(value, Tensor):
-        return _settled(value.detach(), label)
-    if isinstance(value, (np.ndarray, np.generic)):
-        return _settled(_from_numpy(np.asarray(value), where), label)
-    if isinstance(value, (bool, int, float)):
-        return _settled(torch.tensor(value), label)
     if isinstance(value, (tuple, list)):
         if value and all(isinstance(one, (bool, int, float)) for one in value):
             return _settled(torch.tensor(value), label)
@@ -222,8 +226,9 @@ def _stack(items: Sequence[Tree], names: Sequence[str], path: str) -> Tree:
     """Equal nests of tensors stacked leaf by leaf; in a worker process the result lies in shared memory."""
     first = items[0]
     if isinstance(first, Tensor):
+        shape, dtype = first.shape, first.dtype
         for name, item in zip(names, items, strict=True):
-            if not isinstance(item, Tensor) or item.shape != first.shape or item.dtype != first.dtype:
+            if not isinstance(item, Tensor) or item.shape != shape or item.dtype != dtype:
                 raise InputError(
                     f"{_shape(item)}; {names[0]} has {_shape(first)}",
                     where=f"{name}: {path}",

@@ -40,25 +40,34 @@ class ObjectHash:
     """
 
     def __init__(self, value: Any):
-        self._digest = hashlib.blake2b(digest_size=8)
-        self._seen: dict[int, int] = {}
-        self._held: list[Any] = []  # keeps every object alive, so that no two have one id
-        self._large: list[Tensor | np.ndarray] = []
-        self._feed(value)
+        walk = _Walk(value)
+        self._looked_at = walk.digest.hexdigest()
+        self._large = walk.large
 
     def hexdigest(self) -> str:
         """16 hex digits."""
-        digest = self._digest.copy()
+        digest = hashlib.blake2b(self._looked_at.encode(), digest_size=8)
         for array in self._large:
             digest.update(_bytes(array))
         return digest.hexdigest()
+
+
+class _Walk:
+    """One walk through an object: ``digest`` takes in everything but ``large``, the arrays left for later."""
+
+    def __init__(self, value: Any):
+        self.digest = hashlib.blake2b(digest_size=8)
+        self.large: list[Tensor | np.ndarray] = []
+        self._seen: dict[int, int] = {}
+        self._held: list[Any] = []  # keeps every object alive, so that no two have one id
+        self._feed(value)
 
     # -- one method a kind ---------------------------------------------------------------------------------------
 
     def _add(self, *parts: object) -> None:
         for part in parts:
             data = part if isinstance(part, bytes) else str(part).encode()
-            self._digest.update(len(data).to_bytes(8, "little") + data)
+            self.digest.update(len(data).to_bytes(8, "little") + data)
 
     def _feed(self, value: Any) -> None:
         if value is None or isinstance(value, (bool, int, float, complex, str, bytes, PurePath, type(...))):
@@ -104,9 +113,9 @@ class ObjectHash:
         if isinstance(value, np.ndarray) and value.dtype == object:
             self._sequence(value.reshape(-1).tolist())
         elif value.nbytes > LARGE:
-            self._large.append(value)
+            self.large.append(value)
         else:
-            self._digest.update(_bytes(value))
+            self.digest.update(_bytes(value))
 
     def _sequence(self, value: list[Any] | tuple[Any, ...]) -> None:
         self._add("sequence", len(value))

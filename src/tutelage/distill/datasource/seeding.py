@@ -35,14 +35,20 @@ def seed_generators(seeds: list[int]) -> None:
 
 def generator_states() -> tuple[Any, ...]:
     """The states of the three global generators, in a form that ``==`` compares."""
-    numpy: Any = np.random.get_state()
-    return random.getstate(), (numpy[1].tobytes(), *numpy[2:]), torch.get_rng_state().numpy().tobytes()
+    numpy: Any = np.random.get_state(legacy=False)
+    inner = numpy["state"]
+    gauss = numpy["has_gauss"], numpy["gauss"]
+    return (
+        random.getstate(),
+        (inner["key"].tobytes(), inner["pos"], *gauss),
+        torch.get_rng_state().numpy().tobytes(),
+    )
 
 
 @contextlib.contextmanager
 def preserved_generators() -> Iterator[None]:
     """Give the three global generators back as they were before the block."""
-    python, numpy, tensors = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    python, numpy, tensors = random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state()
     try:
         yield
     finally:
