@@ -30,11 +30,7 @@ def test_each_figure_is_held_against_its_target() -> None:
 def test_both_loops_read_the_files_that_were_made(tmp_path: Path) -> None:
     data.make_files(tmp_path / "images", 20, 32)
     found = ImageFolder(tmp_path / "images")
-    assert (
-        len(found) == 20
-        and found.classes == [f"class-{n}" for n in range(10)]
-        and found[3][0].size == (32, 32)
-    )
+    assert len(found) == 20 and found.classes == [f"class-{n}" for n in range(10)] and found[3][0].size == (32, 32)
     assert data.plain_seconds(tmp_path / "images", 1) > 0 and data.loader_seconds(tmp_path / "images", 1) > 0
 
 

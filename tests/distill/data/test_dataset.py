@@ -31,9 +31,7 @@ def ints(*values: int) -> torch.Tensor:
 
 
 def same(a: Batch, b: Batch) -> bool:
-    return (
-        torch.equal(a.inputs, b.inputs) and torch.equal(a.labels, b.labels) and torch.equal(a.seeds, b.seeds)
-    )
+    return torch.equal(a.inputs, b.inputs) and torch.equal(a.labels, b.labels) and torch.equal(a.seeds, b.seeds)
 
 
 JITTERED = DatasetData(Toy(transform=Jitter()))
@@ -55,9 +53,7 @@ def test_seeds_give_different_views_and_generators_are_left_alone() -> None:
     assert torch.equal(batch.inputs[0], batch.inputs[2]) and not torch.equal(batch.inputs[0], batch.inputs[1])
     assert batch.ids.tolist() == [3, 3, 3] and batch.seeds.tolist() == [1, 2, 1]
     plain = JITTERED.batch(ints(3, 4), None)
-    assert plain.seeds.tolist() == [0, 0] and torch.equal(
-        plain.inputs, JITTERED.batch(ints(3, 4), ints(0, 0)).inputs
-    )
+    assert plain.seeds.tolist() == [0, 0] and torch.equal(plain.inputs, JITTERED.batch(ints(3, 4), ints(0, 0)).inputs)
 
 
 def test_the_three_generators_get_seeds_of_their_own() -> None:
@@ -260,9 +256,7 @@ def test_a_loader_gives_its_dataset_workers_and_collate_function() -> None:
     def collate(items):
         return torch.stack([image for image, _ in items]) + 1, [label for _, label in items]
 
-    loader = DataLoader(
-        Toy(), batch_size=6, num_workers=2, prefetch_factor=3, collate_fn=collate, shuffle=True
-    )
+    loader = DataLoader(Toy(), batch_size=6, num_workers=2, prefetch_factor=3, collate_fn=collate, shuffle=True)
     data = as_data(loader)
     assert (data.loading.workers, data.loading.prefetch, batch_size_of(loader)) == (2, 3, 6)
     assert torch.equal(data.batch(ints(0), ints(0)).inputs, Toy()[0][0][None] + 1)

@@ -40,9 +40,7 @@ def test_the_image_of_a_row_passes_through_the_transform() -> None:
         ImageRows([{"a": images(1)[0], "b": images(1)[0]}], ImageTransform(8))
 
 
-def test_a_saved_data_set_is_read_lazily_and_by_workers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_saved_data_set_is_read_lazily_and_by_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = pytest.importorskip("datasets")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     features = hub.Features({"image": hub.Image(), "label": hub.ClassLabel(names=["a", "b"])})
@@ -53,10 +51,7 @@ def test_a_saved_data_set_is_read_lazily_and_by_workers(
     data = DatasetData(ImageRows(found, ImageTransform(8)), loading=Loading(1))
     parts = list(in_order(data, 4))
     assert [len(part) for part in parts] == [4, 2] and parts[0].labels.tolist() == [0, 1, 0, 1]
-    assert (
-        DatasetData(ImageRows(load_hub(str(tmp_path / "set")), ImageTransform(8))).fingerprint
-        == data.fingerprint
-    )
+    assert DatasetData(ImageRows(load_hub(str(tmp_path / "set")), ImageTransform(8))).fingerprint == data.fingerprint
     with pytest.raises(InputError, match="no split 'tset'"):
         load_hub(str(tmp_path / "set"), split="tset")
     with pytest.raises(InputError, match="cannot load"):

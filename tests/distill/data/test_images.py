@@ -16,9 +16,7 @@ from tutelage.distill.datasource.sources import as_data, image_folder
 from tutelage.errors import InputError
 
 
-def write(
-    path: Path, number: int, size: tuple[int, int] = (12, 9), mode: str = "RGB", **options: object
-) -> Path:
+def write(path: Path, number: int, size: tuple[int, int] = (12, 9), mode: str = "RGB", **options: object) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng(number).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     PIL.Image.fromarray(pixels).convert(mode).save(path, **options)
@@ -68,11 +66,7 @@ def test_manifests_name_files_and_labels(folder: Path, kind: str, column: str) -
         text = "".join(json.dumps({column: file, "label": label}) + "\n" for file, label in rows)
     (folder / f"list.{kind}").write_text(text)
     found = ImageFolder(folder, manifest=f"list.{kind}")
-    assert (
-        found.classes == ["cat", "dog"]
-        and found.targets.tolist() == [1, 0, 1]
-        and found.path(1) == folder / "cat/0.png"
-    )
+    assert found.classes == ["cat", "dog"] and found.targets.tolist() == [1, 0, 1] and found.path(1) == folder / "cat/0.png"
     assert ImageFolder(folder, manifest=folder / f"list.{kind}").targets.tolist() == [1, 0, 1]
 
 
@@ -81,10 +75,7 @@ def test_manifests_name_files_and_labels(folder: Path, kind: str, column: str) -
     [([3, 1], [3, 1]), ([0.5, 1.0], [0.5, 1.0]), ([[1, 0], [0, 1]], [[1, 0], [0, 1]]), ([None, None], None)],
 )
 def test_labels_may_be_numbers_lists_or_absent(folder: Path, labels: list, expected: object) -> None:
-    lines = [
-        {"file": f"cat/{2 * n}.png"} | ({} if label is None else {"label": label})
-        for n, label in enumerate(labels)
-    ]
+    lines = [{"file": f"cat/{2 * n}.png"} | ({} if label is None else {"label": label}) for n, label in enumerate(labels)]
     (folder / "l.jsonl").write_text("\n".join(map(json.dumps, lines)))
     found = ImageFolder(folder, manifest="l.jsonl").targets
     assert (None if found is None else found.tolist()) == expected
@@ -106,9 +97,7 @@ def test_labels_may_be_numbers_lists_or_absent(folder: Path, labels: list, expec
         ("absent.csv", None, "absent.csv", "cannot read"),
     ],
 )
-def test_wrong_manifests_are_refused_by_line(
-    folder: Path, name: str, text: str | None, where: str, words: str
-) -> None:
+def test_wrong_manifests_are_refused_by_line(folder: Path, name: str, text: str | None, where: str, words: str) -> None:
     if text is not None:
         (folder / name).write_text(text)
     with pytest.raises(InputError, match=words) as caught:
@@ -169,33 +158,22 @@ def test_random_crops_and_flips_are_views(folder: Path) -> None:
     one = data.batch(torch.tensor([1, 1, 1]), torch.tensor([5, 6, 5]))
     assert torch.equal(one.inputs[0], one.inputs[2]) and not torch.equal(one.inputs[0], one.inputs[1])
     plain = image_folder(folder, 8)
-    assert torch.equal(
-        data.batch(torch.tensor([1]), None).inputs, plain.batch(torch.tensor([1]), torch.tensor([3])).inputs
-    )
+    assert torch.equal(data.batch(torch.tensor([1]), None).inputs, plain.batch(torch.tensor([1]), torch.tensor([3])).inputs)
     assert plain.batch(torch.tensor([1]), torch.tensor([3])).seeds.tolist() == [0]
     assert image_folder(folder, 8, labels=False).labels is None and data.labels.tolist() == [0, 0, 0, 1, 1, 1]
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"image_size": 0}, {"flip": 2.0}, {"crop_area": (0.5, 0.2)}, {"limit": 0}, {"workers": -1}]
-)
+@pytest.mark.parametrize("wrong", [{"image_size": 0}, {"flip": 2.0}, {"crop_area": (0.5, 0.2)}, {"limit": 0}, {"workers": -1}])
 def test_values_out_of_range_are_refused(folder: Path, wrong: dict) -> None:
     with pytest.raises(InputError):
         image_folder(folder, **{"image_size": 8} | wrong)
 
 
-def test_the_fingerprint_names_files_labels_and_transform(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_the_fingerprint_names_files_labels_and_transform(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     first = image_folder(folder, 8).fingerprint
     assert image_folder(folder, 8).fingerprint == first
-    assert (
-        len({first, image_folder(folder, 9).fingerprint, image_folder(folder, 8, labels=False).fingerprint})
-        == 3
-    )
-    assert (
-        image_folder(folder, 8, flip=0.5).fingerprint != first != image_folder(folder, 8, limit=5).fingerprint
-    )
+    assert len({first, image_folder(folder, 9).fingerprint, image_folder(folder, 8, labels=False).fingerprint}) == 3
+    assert image_folder(folder, 8, flip=0.5).fingerprint != first != image_folder(folder, 8, limit=5).fingerprint
     other = tmp_path_factory.mktemp("copied") / "elsewhere"
     other.parent.mkdir(exist_ok=True)
     import shutil

@@ -65,13 +65,8 @@ def test_what_becomes_which_tensor() -> None:
     assert as_tensors(np.zeros((2, 2), dtype=np.uint16), "x").dtype == torch.int32
     assert as_tensors(np.zeros(3, dtype=">f4")[::-1], "x").tolist() == [0, 0, 0]
     assert as_tensors(np.float64(2), "x").shape == as_tensors(np.array(2), "x").shape == ()
-    assert (
-        as_tensors(np.float64(2), "x").dtype == torch.float32 and as_tensors(2.5, "x").dtype == torch.float32
-    )
-    assert (
-        as_tensors(np.uint8(7), "x", label=True).dtype == torch.int64
-        and as_tensors(True, "x", label=True) == 1
-    )
+    assert as_tensors(np.float64(2), "x").dtype == torch.float32 and as_tensors(2.5, "x").dtype == torch.float32
+    assert as_tensors(np.uint8(7), "x", label=True).dtype == torch.int64 and as_tensors(True, "x", label=True) == 1
     assert as_tensors([1, 2, 3], "x").tolist() == [1, 2, 3]
     assert set(as_tensors({"a": 1, "b": [X, X]}, "x")) == {"a", "b"}
 
@@ -109,9 +104,7 @@ def test_items_that_differ_are_named() -> None:
 def test_padding_keeps_every_value_and_its_mask_counts_them(lengths, to, value) -> None:
     pairs = [(torch.arange(n) + 5, torch.arange(n)) for n in lengths]
     (padded, mask), labels = collate(pairs, range(len(pairs)), Padding(value=value, length=to))
-    assert (
-        padded.shape == mask.shape == (len(lengths), to or max(lengths)) and mask.sum(1).tolist() == lengths
-    )
+    assert padded.shape == mask.shape == (len(lengths), to or max(lengths)) and mask.sum(1).tolist() == lengths
     for row, n in enumerate(lengths):
         assert padded[row, :n].tolist() == list(range(5, 5 + n)) and set(padded[row, n:].tolist()) <= {value}
         assert mask[row].tolist() == sorted(mask[row].tolist(), reverse=True)
@@ -125,9 +118,7 @@ def test_dicts_of_sequences_are_padded_by_their_mask_or_by_name() -> None:
     inputs, labels = collate([(item(2), 0), (item(4), 1)], [0, 1])
     assert inputs["input_ids"].tolist() == [[0, 1, 0, 0], [0, 1, 2, 3]] and inputs["image"].shape == (2, 2, 3)
     assert inputs["attention_mask"].sum(1).tolist() == [2, 4] and labels.tolist() == [0, 1]
-    inputs, _ = collate(
-        [({"input_ids": [1, 2], "kind": 1}, None), ({"input_ids": [3], "kind": 2}, None)], [0, 1], Padding()
-    )
+    inputs, _ = collate([({"input_ids": [1, 2], "kind": 1}, None), ({"input_ids": [3], "kind": 2}, None)], [0, 1], Padding())
     assert inputs["attention_mask"].tolist() == [[1, 1], [1, 0]] and inputs["kind"].tolist() == [1, 2]
     with pytest.raises(InputError, match="which of the inputs"):
         collate([({"words": [1, 2], "kind": 1}, None)], [0], Padding())
@@ -137,9 +128,7 @@ def test_dicts_of_sequences_are_padded_by_their_mask_or_by_name() -> None:
 
 def test_a_collate_function_must_give_a_row_an_item() -> None:
     items = [(X, 0), (X, 1)]
-    inputs, labels = custom_batch(
-        lambda rows: {"a": torch.stack([r[0] for r in rows]), "label": [0, 1]}, items, None, None
-    )
+    inputs, labels = custom_batch(lambda rows: {"a": torch.stack([r[0] for r in rows]), "label": [0, 1]}, items, None, None)
     assert inputs.shape == (2, 2, 3) and labels.tolist() == [0, 1]
     with pytest.raises(InputError, match=r"shape \(3,\) for 2 items"):
         custom_batch(lambda rows: torch.zeros(3), items, None, None)

@@ -92,8 +92,4 @@ def test_what_random_generators_hold_and_circles_do_not_matter() -> None:
 
 
 def test_an_object_can_name_itself() -> None:
-    assert (
-        name(Transform(fingerprint="a", b=1))
-        == name(Transform(fingerprint="a", b=2))
-        != name(Transform(fingerprint="b"))
-    )
+    assert name(Transform(fingerprint="a", b=1)) == name(Transform(fingerprint="a", b=2)) != name(Transform(fingerprint="b"))

@@ -25,9 +25,7 @@ from ..toy import Distil, bits
 from .toy_datasets import Conv, Jitter, Own, Stream, Toy
 
 
-def lesson(
-    workers: int = 0, transform: object = Jitter(), augment: object = None, **settings: object
-) -> Lesson:
+def lesson(workers: int = 0, transform: object = Jitter(), augment: object = None, **settings: object) -> Lesson:
     data = DatasetData(Toy(transform=transform), views=augment, loading=Loading(workers))
     chosen: dict = {"steps": 9, "batch_size": 8, "lr": 0.01, "log_every": 2} | settings
     return Lesson(Conv(0), Conv(1, 6), Distil(), data, Settings(**chosen), name="toy")
@@ -58,9 +56,7 @@ LONG = {"steps": 40, "checkpoint_every": 7}
 def test_a_run_killed_under_two_workers_resumes_with_one_to_the_same_bits(tmp_path: Path) -> None:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     code = KILLED.format(tests=str(Path(__file__).parents[2]), step=18, workers=2, folder=str(tmp_path))
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == -9, done.stderr
     calls: list[int] = []
     resumed = train(lesson(1, **LONG), tmp_path, lambda step, steps: calls.append(step))

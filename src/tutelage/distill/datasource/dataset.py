@@ -48,9 +48,7 @@ class Loading:
 
     def __post_init__(self) -> None:
         if self.workers < 0:
-            raise InputError(
-                f"{self.workers} workers", where="workers", remedy="0: read in this process, or more"
-            )
+            raise InputError(f"{self.workers} workers", where="workers", remedy="0: read in this process, or more")
         if self.prefetch < 1:
             raise InputError(f"{self.prefetch} batches ahead", where="prefetch", remedy="at least 1")
         if self.context not in (None, "fork", "spawn", "forkserver"):
@@ -162,9 +160,7 @@ class DatasetData:
     def _read(self, dataset: Any, numbers: list[int], seeds: np.ndarray) -> tuple[Tree, Tree, bool]:
         """(inputs, labels, whether each row depends on its own item and seed alone)."""
         if dataset is self.dataset and self.random:
-            items = [
-                self._seeded(dataset, *each) for each in zip(numbers, generator_seeds(seeds), seeds.tolist())
-            ]
+            items = [self._seeded(dataset, *each) for each in zip(numbers, generator_seeds(seeds), seeds.tolist())]
         else:
             items = self._unseeded(dataset, numbers)
         if self.collate_fn is None:
@@ -187,11 +183,7 @@ class DatasetData:
         seed_generators([0, 0, 0])
         before = generator_states()
         many = getattr(dataset, "__getitems__", None)
-        items = (
-            [read_item(dataset, number) for number in numbers]
-            if many is None
-            else read_items(dataset, numbers)
-        )
+        items = [read_item(dataset, number) for number in numbers] if many is None else read_items(dataset, numbers)
         if dataset is self.dataset and generator_states() != before:
             raise InputError(
                 "an item draws random numbers, although the first ones looked at drew none",
@@ -231,9 +223,7 @@ class DatasetData:
             numbers = torch.tensor(self._some(16))
             own = fingerprint(self._hash.hexdigest(), self.check_replay(numbers, numbers + 1))
         views = repr(getattr(self.views, "fingerprint", self.views))
-        return fingerprint(
-            READING, len(self), own, views, self.padding, self._inputs_key, self._label_key, self.random
-        )
+        return fingerprint(READING, len(self), own, views, self.padding, self._inputs_key, self._label_key, self.random)
 
     @cached_property
     def labels(self) -> Tree:

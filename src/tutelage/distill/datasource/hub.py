@@ -26,9 +26,7 @@ def load_hub(name: str, split: str = "train", config: str | None = None) -> Any:
         import datasets
     except ImportError:
         raise MissingExtra("datasets", "hf") from None
-    saved = Path(name).is_dir() and any(
-        (Path(name) / mark).exists() for mark in ("state.json", "dataset_dict.json")
-    )
+    saved = Path(name).is_dir() and any((Path(name) / mark).exists() for mark in ("state.json", "dataset_dict.json"))
     try:
         found = datasets.load_from_disk(name) if saved else datasets.load_dataset(name, config)
     except Exception as error:  # the library raises many kinds, some of its own and some of the network's
@@ -58,9 +56,7 @@ class ImageRows:
         InputError: no entry is an image, or several are.
     """
 
-    def __init__(
-        self, rows: Any, transform: Callable[[Any], Any], image: str | None = None, labels: bool = True
-    ):
+    def __init__(self, rows: Any, transform: Callable[[Any], Any], image: str | None = None, labels: bool = True):
         self.rows = rows
         self.transform = transform
         self.image = image if image is not None else _image_field(rows[0])

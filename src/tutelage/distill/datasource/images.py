@@ -51,9 +51,7 @@ class ImageTransform:
         if not 0 <= self.flip <= 1:
             raise InputError(f"no probability: {self.flip}", where="flip", remedy="0 to 1")
         if self.crop_area is not None and not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
-            raise InputError(
-                f"no range of shares: {self.crop_area}", where="crop_area", remedy="such as (0.35, 1.0)"
-            )
+            raise InputError(f"no range of shares: {self.crop_area}", where="crop_area", remedy="such as (0.35, 1.0)")
 
     @property
     def plain(self) -> ImageTransform:
@@ -165,9 +163,7 @@ class ImageFolder:
                 f"cannot read: {error.strerror}", where=error.filename, remedy="were files moved meanwhile?"
             ) from error
         state = ObjectHash((self.transform, self.classes, self.targets)).hexdigest()
-        return fingerprint(
-            "image-folder-1", self._names.data, self._ends.data.cast("B"), sizes, state, *content
-        )
+        return fingerprint("image-folder-1", self._names.data, self._ends.data.cast("B"), sizes, state, *content)
 
 
 def read_image(path: str | Path) -> PIL.Image.Image:
@@ -184,14 +180,10 @@ def read_image(path: str | Path) -> PIL.Image.Image:
     except FileNotFoundError:
         raise InputError("no such image", where=path, remedy="check the path") from None
     except PIL.UnidentifiedImageError:
-        raise InputError(
-            "no image of a known format", where=path, remedy=f"known: {', '.join(FORMATS)}"
-        ) from None
+        raise InputError("no image of a known format", where=path, remedy=f"known: {', '.join(FORMATS)}") from None
     except Exception as error:  # decoders raise whatever broken bytes lead them to
         text = str(error) or type(error).__name__
-        raise InputError(
-            f"cannot decode: {text}", where=path, remedy="is the file whole? replace or remove it"
-        ) from error
+        raise InputError(f"cannot decode: {text}", where=path, remedy="is the file whole? replace or remove it") from error
 
 
 # -- which files, which labels -----------------------------------------------------------------------------------------
@@ -201,15 +193,11 @@ Found = tuple[list[str], "np.ndarray | None", list[str]]
 
 
 def _from_folders(root: Path, classes: Sequence[str] | None) -> Found:
-    folders = sorted(
-        entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith(".")
-    )
+    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
     if not folders:
         names = sorted(_images(root, root))
         if not names:
-            raise InputError(
-                "holds no image", where=root, remedy=f"known endings: {', '.join(sorted(SUFFIXES))}"
-            )
+            raise InputError("holds no image", where=root, remedy=f"known endings: {', '.join(sorted(SUFFIXES))}")
         return names, None, []
     known = list(classes) if classes is not None else folders
     names, labels = [], []
@@ -218,9 +206,7 @@ def _from_folders(root: Path, classes: Sequence[str] | None) -> Found:
             raise InputError(f"no class {folder!r}", where=root, remedy=did_you_mean(folder, known))
         found = sorted(_images(root / folder, root))
         if not found:
-            raise InputError(
-                "a class without an image", where=root / folder, remedy="add images, or remove the folder"
-            )
+            raise InputError("a class without an image", where=root / folder, remedy="add images, or remove the folder")
         names += found
         labels += [known.index(folder)] * len(found)
     return names, np.array(labels, dtype=np.int64), known
@@ -243,19 +229,13 @@ def _from_manifest(root: Path, manifest: Path, classes: Sequence[str] | None) ->
         where = f"{manifest}:{number}"
         file = next((row[key] for key in FILE_COLUMNS if isinstance(row.get(key), str) and row[key]), None)
         if file is None:
-            raise InputError(
-                "the line names no file", where=where, remedy=f"give a column {' or '.join(FILE_COLUMNS)}"
-            )
+            raise InputError("the line names no file", where=where, remedy=f"give a column {' or '.join(FILE_COLUMNS)}")
         if Path(file).is_absolute() or ".." in Path(file).parts:
-            raise InputError(
-                f"{file!r} lies outside the folder", where=where, remedy=f"name files relative to {root}"
-            )
+            raise InputError(f"{file!r} lies outside the folder", where=where, remedy=f"name files relative to {root}")
         names.append(file)
         label = next((row[key] for key in LABEL_COLUMNS if row.get(key) not in (None, "")), None)
         if values and (label is None) != (values[0][1] is None):
-            raise InputError(
-                "some lines have a label, others none", where=where, remedy="give all lines one, or none"
-            )
+            raise InputError("some lines have a label, others none", where=where, remedy="give all lines one, or none")
         values.append((where, label))
     if not names:
         raise InputError("lists no file", where=manifest, remedy="a line for each image")
@@ -268,15 +248,11 @@ def _rows(manifest: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if manifest.suffix in (".jsonl", ".json"):
         for number, row in read_json_lines(manifest):
             if not isinstance(row, dict):
-                raise InputError(
-                    "not a JSON object", where=f"{manifest}:{number}", remedy='{"file": "a.jpg", "label": 0}'
-                )
+                raise InputError("not a JSON object", where=f"{manifest}:{number}", remedy='{"file": "a.jpg", "label": 0}')
             yield number, row
         return
     if manifest.suffix != ".csv":
-        raise InputError(
-            f"unknown kind of manifest {manifest.suffix!r}", where=manifest, remedy="give .csv or .jsonl"
-        )
+        raise InputError(f"unknown kind of manifest {manifest.suffix!r}", where=manifest, remedy="give .csv or .jsonl")
     try:
         with manifest.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, strict=True)
@@ -285,9 +261,7 @@ def _rows(manifest: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     except OSError as error:
         raise InputError(f"cannot read: {error.strerror}", where=manifest, remedy="check the path") from error
     except (csv.Error, UnicodeDecodeError) as error:
-        raise InputError(
-            f"not CSV: {error}", where=manifest, remedy="write a header and a line for each image"
-        ) from error
+        raise InputError(f"not CSV: {error}", where=manifest, remedy="write a header and a line for each image") from error
 
 
 def _numbered(values: list[tuple[str, Any]], classes: Sequence[str] | None) -> tuple[np.ndarray, list[str]]:

@@ -42,9 +42,7 @@ class Padding:
     mask: str = "attention_mask"
 
 
-def split_item(
-    item: Any, inputs: Key | Sequence[Key] | None = None, labels: Key | None = None
-) -> tuple[Any, Any]:
+def split_item(item: Any, inputs: Key | Sequence[Key] | None = None, labels: Key | None = None) -> tuple[Any, Any]:
     """An item as (inputs, labels); labels are None where it has none.
 
     A pair is (input, label). A dict (or named tuple) holds its labels under ``labels``, ``label`` or ``target``; the
@@ -96,9 +94,7 @@ def _entry(item: Any, key: Key) -> Any:
         return item[key]
     except (KeyError, IndexError, TypeError):
         names = [str(name) for name in (item if isinstance(item, Mapping) else range(len(item)))]
-        raise InputError(
-            f"an item has no entry {key!r}", where="data", remedy=did_you_mean(str(key), names)
-        ) from None
+        raise InputError(f"an item has no entry {key!r}", where="data", remedy=did_you_mean(str(key), names)) from None
 
 
 def _is_vector(item: Sequence[Any]) -> bool:
@@ -152,15 +148,9 @@ def _no_numbers(value: object, where: str, label: bool) -> InputError:
 
 def _from_numpy(array: np.ndarray, where: str) -> Tensor:
     if array.dtype.kind not in "biuf":
-        raise InputError(
-            f"an array of {array.dtype} is no tensor", where=where, remedy="give an array of numbers"
-        )
-    wider = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64, "float128": np.float64}.get(
-        array.dtype.name
-    )
-    plain = np.ascontiguousarray(
-        array, dtype=wider or array.dtype.newbyteorder("=")
-    )  # of at least one dimension
+        raise InputError(f"an array of {array.dtype} is no tensor", where=where, remedy="give an array of numbers")
+    wider = {"uint16": np.int32, "uint32": np.int64, "uint64": np.int64, "float128": np.float64}.get(array.dtype.name)
+    plain = np.ascontiguousarray(array, dtype=wider or array.dtype.newbyteorder("="))  # of at least one dimension
     return torch.from_numpy(plain if plain.flags.writeable else plain.copy()).reshape(array.shape)
 
 
@@ -192,9 +182,7 @@ def _mask(image: PIL.Image.Image) -> Tensor:
 # -- batches ---------------------------------------------------------------------------------------------------------
 
 
-def collate(
-    pairs: Sequence[tuple[Any, Any]], numbers: Sequence[int], padding: Padding | None = None
-) -> tuple[Tree, Tree]:
+def collate(pairs: Sequence[tuple[Any, Any]], numbers: Sequence[int], padding: Padding | None = None) -> tuple[Tree, Tree]:
     """Items (inputs, labels), numbered ``numbers`` in messages, as one batch of tensors (inputs, labels).
 
     Raises:
@@ -211,10 +199,7 @@ def collate(
         inputs = _masked_by_item(inputs, lengths)
     labels = None
     if any(pair[1] is not None for pair in pairs):
-        labels = [
-            as_tensors(pair[1], f"{name}: labels", label=True)
-            for pair, name in zip(pairs, names, strict=True)
-        ]
+        labels = [as_tensors(pair[1], f"{name}: labels", label=True) for pair, name in zip(pairs, names, strict=True)]
         labels = _stack(_padded_labels(labels, lengths, padding or Padding()), names, "labels")
     stacked = _stack(inputs, names, "inputs")
     if padding is not None and mask is not None:
@@ -274,9 +259,7 @@ def _padded_inputs(inputs: list[Tree], names: Sequence[str], padding: Padding) -
     elif isinstance(inputs[0], Mapping):
         fields = padding.fields or tuple(key for key in ("input_ids",) if key in inputs[0])
         if not fields:
-            raise InputError(
-                "which of the inputs are sequences?", where="data", remedy="name them: Padding(fields=(…,))"
-            )
+            raise InputError("which of the inputs are sequences?", where="data", remedy="name them: Padding(fields=(…,))")
         columns = {key: [_entry(item, key) for item in inputs] for key in fields}
     else:
         raise InputError("a tuple of inputs cannot be padded", where="data", remedy="return a dict of inputs")
@@ -303,10 +286,7 @@ def _masked_by_item(inputs: list[Tree], lengths: list[int]) -> list[Tree]:
     ragged = [
         key
         for key in inputs[0]
-        if all(
-            isinstance(x.get(key), Tensor) and x[key].ndim and len(x[key]) == n
-            for x, n in zip(inputs, lengths)
-        )
+        if all(isinstance(x.get(key), Tensor) and x[key].ndim and len(x[key]) == n for x, n in zip(inputs, lengths))
     ]
     padded = {key: _pad([item[key] for item in inputs], 0, None) for key in ragged}
     return [{**item, **{key: padded[key][row] for key in ragged}} for row, item in enumerate(inputs)]
@@ -314,10 +294,7 @@ def _masked_by_item(inputs: list[Tree], lengths: list[int]) -> list[Tree]:
 
 def _padded_labels(labels: list[Tree], lengths: list[int] | None, padding: Padding) -> list[Tree]:
     """Integer labels [L_i] of sequences of these lengths, padded with the ignored label; others stay."""
-    if (
-        lengths is None
-        or [len(one) if isinstance(one, Tensor) and one.ndim == 1 else -1 for one in labels] != lengths
-    ):
+    if lengths is None or [len(one) if isinstance(one, Tensor) and one.ndim == 1 else -1 for one in labels] != lengths:
         return labels
     if any(one.is_floating_point() for one in labels):
         return labels

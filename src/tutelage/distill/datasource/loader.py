@@ -57,9 +57,7 @@ class BatchLoader:
             return self.read(number)
         if self._iterator is None or number != self._next:
             self.close()
-            self._iterator = fetch(
-                self.data, _Passes(self.order, number, self.passes), self.loading, self.pin_memory
-            )
+            self._iterator = fetch(self.data, _Passes(self.order, number, self.passes), self.loading, self.pin_memory)
         self._next = number + 1
         return next(self._iterator)
 
@@ -134,9 +132,7 @@ class _Batches(Dataset[Any]):
     def __getitem__(self, request: Request) -> Batch | _Failed:
         indices, seeds = request
         try:
-            return self.data.batch(
-                torch.from_numpy(indices), None if seeds is None else torch.from_numpy(seeds)
-            )
+            return self.data.batch(torch.from_numpy(indices), None if seeds is None else torch.from_numpy(seeds))
         except TutelageError as error:
             return _Failed(error)
 

@@ -85,9 +85,7 @@ class _Walk:
             self._array(value)
         elif isinstance(value, Mapping):
             self._add("mapping", len(value))
-            for key in sorted(
-                value, key=lambda key: (type(key).__name__, repr(key) if _is_plain(key) else "")
-            ):
+            for key in sorted(value, key=lambda key: (type(key).__name__, repr(key) if _is_plain(key) else "")):
                 self._feed(key)
                 self._feed(value[key])
         elif isinstance(value, (list, tuple)):
@@ -147,9 +145,7 @@ class _Walk:
                 self._add("empty cell")
         for name in function.__code__.co_names:
             used = function.__globals__.get(name)
-            own = getattr(used, "__module__", None) == function.__module__ and isinstance(
-                used, (types.FunctionType, type)
-            )
+            own = getattr(used, "__module__", None) == function.__module__ and isinstance(used, (types.FunctionType, type))
             if own or isinstance(used, (bool, int, float, str, tuple)):
                 self._feed(used)
 
@@ -160,11 +156,7 @@ class _Walk:
                 self._add(base.__module__, base.__qualname__)
             else:
                 for _, member in sorted(vars(base).items()):
-                    inner = (
-                        getattr(member, "__func__", None)
-                        or getattr(member, "fget", None)
-                        or getattr(member, "func", member)
-                    )
+                    inner = getattr(member, "__func__", None) or getattr(member, "fget", None) or getattr(member, "func", member)
                     if isinstance(inner, types.FunctionType):
                         self._feed(inner)
 

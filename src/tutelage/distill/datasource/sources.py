@@ -43,9 +43,7 @@ def as_data(source: Any, **options: Any) -> Data:
     if type(source) is TensorDataset and len(source.tensors) <= 2 and not options:
         inputs, *labels = source.tensors
         return TensorData(inputs, labels[0] if labels else None)
-    if isinstance(source, IterableDataset) or (
-        hasattr(source, "__iter__") and not hasattr(source, "__getitem__")
-    ):
+    if isinstance(source, IterableDataset) or (hasattr(source, "__iter__") and not hasattr(source, "__getitem__")):
         return StreamData(source, **options)
     return DatasetData(source, **options)
 
@@ -64,9 +62,7 @@ def _from_loader(loader: DataLoader[Any], options: dict[str, Any]) -> Data:
         own = {"collate_fn": loader.collate_fn} | own
     if isinstance(loader.dataset, IterableDataset):
         return StreamData(loader.dataset, **own)
-    plain = type(loader.sampler) in (SequentialSampler, RandomSampler) and not getattr(
-        loader.sampler, "replacement", False
-    )
+    plain = type(loader.sampler) in (SequentialSampler, RandomSampler) and not getattr(loader.sampler, "replacement", False)
     if not plain or type(loader.batch_sampler) not in (BatchSampler, type(None)):
         sampler = loader.sampler if not plain else loader.batch_sampler
         warnings.warn(
