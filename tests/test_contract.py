@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from tutelage import registry
 from tutelage.distillation.cache_build import build, verify
-from tutelage.distillation.job import TrainingJob, TrainingSettings, TensorData
+from tutelage.distillation.job import TensorData, TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, forward_heads
 from tutelage.distillation.teacher import CachedTeacher
-from tutelage.distillation.trainer import TrainingResult, Trainer, train
+from tutelage.distillation.trainer import Trainer, TrainingResult, train
 from tutelage.errors import InputError
 from tutelage.registry import SystemEntry, system
 
@@ -29,7 +29,7 @@ each_system = pytest.mark.parametrize("entry", registry.systems().values(), ids=
 
 def short(entry: SystemEntry, **changes: Any) -> TrainingJob:
     """The system's tiny lesson, cut to a few steps that reach every stage."""
-    lesson = entry.target.tiny(0)
+    lesson = entry.target.tiny_job(0)
     steps = max(4, 2 * len(lesson.method.stages()))
     settings = {"steps": steps, "checkpoint_every": 2, "log_every": 1, "eval_every": 0, "warmup": 0} | changes
     lesson.settings, lesson.evaluate = replace(lesson.settings, **settings), None
@@ -182,7 +182,9 @@ def check_the_export_stands_alone(entry: SystemEntry) -> None:
     assert not student.training
     for name, module in student.named_modules():
         home = type(module).__module__
-        plain = not home.startswith("tutelage.distillation") or home == "tutelage.distillation.small_models"  # nn.Modules, no training
+        plain = (
+            not home.startswith("tutelage.distillation") or home == "tutelage.distillation.small_models"
+        )  # nn.Modules, no training
         assert plain, f"{name} is training code"
         assert not module._forward_hooks and not module._forward_pre_hooks, f"{name} carries a hook"
     inputs = lesson.data.batch(*lesson.sample_order().step(0)).inputs
@@ -355,7 +357,7 @@ def test_a_cache_that_misses_is_caught(tmp_path: Path) -> None:
     class Drifting(Sound):
         @classmethod
         def tiny_job(cls, seed: int) -> TrainingJob:
-            lesson = super().tiny(seed)
+            lesson = super().tiny_job(seed)
             network = lesson.teacher.network
             network.register_forward_hook(lambda module, inputs, output: output + module.drift.add_(1e-3))
             network.drift = torch.zeros(())

@@ -10,7 +10,7 @@ import pytest
 
 from tutelage import workers
 from tutelage.errors import InputError, MissingExtra
-from tutelage.workers import WorkerPool, WorkerLost, map_tasks
+from tutelage.workers import WorkerLost, WorkerPool, map_tasks
 
 
 def square(x: int) -> tuple[int, int]:

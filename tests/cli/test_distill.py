@@ -11,8 +11,8 @@ import torch
 from tutelage.cli._comparison import cache_facts, intervals
 from tutelage.cli._recipe import PACKAGED, load
 from tutelage.distillation.export import load_weights
-from tutelage.distillation.small_models import SmallCNN
 from tutelage.distillation.recipe import DataSpec, read_recipe
+from tutelage.distillation.small_models import SmallCNN
 from tutelage.errors import InputError
 
 from .recipes import CACHE, tutelage, written

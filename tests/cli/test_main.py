@@ -14,8 +14,7 @@ import typer
 from typer.testing import CliRunner
 
 from tutelage import errors
-from tutelage.cli import common, main
-from tutelage.cli import lazy
+from tutelage.cli import common, lazy, main
 
 FOLDER = Path(main.__file__).parent
 FOUND = lazy.found_commands(FOLDER, "tutelage.cli")

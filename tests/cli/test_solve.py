@@ -78,7 +78,12 @@ def test_confidence_is_the_product_of_what_the_modules_say() -> None:
 def test_values_are_shown_in_few_words() -> None:
     boxes = [Box(0, 0, 1, 1, 0.5)] * 3
     assert format_value(boxes) == "[(0, 0, 1, 1) 0.50, (0, 0, 1, 1) 0.50, … 3 in all]"
-    assert (format_value("red"), format_value(0.123456), format_value(True), len(format_value("x" * 500))) == ("'red'", "0.1235", "True", 60)
+    assert (format_value("red"), format_value(0.123456), format_value(True), len(format_value("x" * 500))) == (
+        "'red'",
+        "0.1235",
+        "True",
+        60,
+    )
 
 
 def photo(folder: Path, width: int = 200, height: int = 150) -> Path:

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.errors import InputError
 from tutelage.datasets.confidence_intervals import (
     Interval,
     bootstrap,
@@ -24,6 +23,7 @@ from tutelage.datasets.confidence_intervals import (
     t_interval,
     t_quantile,
 )
+from tutelage.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tutelage.errors import InputError, MissingExtra
 from tutelage.datasets import easy_vqa
 from tutelage.datasets.easy_vqa import QuestionPrior, accuracy, load, question_type, split_by_image, spread_over_images, subsample
+from tutelage.errors import InputError, MissingExtra
 
 
 @pytest.fixture(scope="module")

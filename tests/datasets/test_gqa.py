@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.errors import InputError
 from tutelage.datasets.gqa import GqaFolder, GqaStep, read_choices, read_questions, read_scene_graphs
 from tutelage.datasets.json_records import size_of
+from tutelage.errors import InputError
 
 RAW = {
     "imageId": "n161313",

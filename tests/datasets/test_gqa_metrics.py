@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.errors import InputError
 from tutelage.datasets.gqa import GqaQuestion, GqaStep
 from tutelage.datasets.gqa_metrics import (
     DETAILED_METRICS,
@@ -26,6 +25,7 @@ from tutelage.datasets.gqa_metrics import (
     read_predictions,
     steps_of,
 )
+from tutelage.errors import InputError
 
 
 def question(text, answer, structural, semantic, *, balanced=True, group=None, entailed=(), detailed="x", points=None):

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tutelage.datasets import digits, fashion_mnist
 from tutelage.errors import InputError
-from tutelage.datasets import digits
-from tutelage.datasets import fashion_mnist
 
 
 def idx(array: np.ndarray) -> bytes:

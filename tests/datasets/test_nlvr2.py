@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from tutelage.errors import InputError
 from tutelage.datasets.nlvr2 import Nlvr2Folder, group_of, read_examples, read_predictions, score
+from tutelage.errors import InputError
 
 RAW = {
     "identifier": "dev-850-0-0",

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from tutelage.datasets.sampling import SampledIds, Subset, sample_records, select
 from tutelage.errors import InputError
-from tutelage.datasets.sampling import Subset, SampledIds, sample_records, select
 
 
 class Row(NamedTuple):
@@ -67,7 +67,9 @@ def test_records_are_taken_by_id() -> None:
 
 
 def sample() -> SampledIds:
-    return SampledIds({"seed": 3}, {"learn": Subset("train", "balanced", ("1", "2")), "report": Subset("testdev", "balanced", ("9",))})
+    return SampledIds(
+        {"seed": 3}, {"learn": Subset("train", "balanced", ("1", "2")), "report": Subset("testdev", "balanced", ("9",))}
+    )
 
 
 def test_a_sample_is_kept_with_its_hash_and_given_again(tmp_path: Path) -> None:

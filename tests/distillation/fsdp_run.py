@@ -1,4 +1,4 @@
-"""What each of the processes runs in ``test_sharded.py``: ``torchrun -m tests.distill.sharded_run``."""
+"""What each of the processes runs in ``test_sharded.py``: ``torchrun -m tests.distillation.fsdp_run``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.distillation.data import Batch
+from tutelage.distillation.feature_hooks import FeatureHooks
+from tutelage.distillation.fsdp import FSDPProcesses
 from tutelage.distillation.method import Method, Output, Phase, Terms, forward_heads
 from tutelage.distillation.parallel import current_processes
-from tutelage.distillation.fsdp import FSDPProcesses
-from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 

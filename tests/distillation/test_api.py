@@ -14,14 +14,14 @@ from torch import nn
 
 import tutelage
 from tutelage.distillation.api import distill
+from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.export import check_formats, load_weights, save_formats, save_onnx, save_torchscript, save_weights
 from tutelage.distillation.job import TrainingSettings
-from tutelage.distillation.resolve import build_model, load_data
 from tutelage.distillation.recipe import DataSpec, ModelSpec, Recipe, read_recipe
+from tutelage.distillation.resolve import build_model, load_data
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.teacher import BlackBoxTeacher
-from tutelage.distillation.augmentation import Augmentation
 from tutelage.errors import InputError, MissingExtra
 
 from .toy import Distil, Net, bits, samples
@@ -150,7 +150,9 @@ def recipe(folder: Path, text: str = RECIPE, *overrides: str) -> Recipe:
 def test_a_recipe_becomes_typed_values(tmp_path: Path) -> None:
     found = recipe(tmp_path)
     assert found.student == ModelSpec("m", {"width": 8}) and found.data == DataSpec(file="d.npz")
-    assert found.settings == TrainingSettings(steps=10, betas=(0.9, 0.99)) and found.views == Augmentation(crop=2, resize=(0.5, 1.0))
+    assert found.settings == TrainingSettings(steps=10, betas=(0.9, 0.99)) and found.views == Augmentation(
+        crop=2, resize=(0.5, 1.0)
+    )
     assert found.cache.store == {"logits": "top5"} and found.options == {"tau": 2}
 
 

@@ -8,8 +8,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tutelage.distillation.augmentation import (
+    OPERATIONS,
+    Augmentation,
+    draw_mixup,
+    equalize,
+    erase,
+    random_draws,
+    resized_part,
+    shift,
+)
 from tutelage.distillation.data import Batch, TensorData
-from tutelage.distillation.augmentation import OPERATIONS, Augmentation, random_draws, equalize, erase, draw_mixup, resized_part, shift
 from tutelage.errors import InputError
 
 EVERYTHING = Augmentation(2, (0.3, 1.0), 0.5, (2, 9.0), 0.4, 0.5)
@@ -34,7 +43,9 @@ def test_draws_are_uniform_and_differ_by_row_stream_and_number() -> None:
 
 
 @pytest.mark.parametrize(
-    "views", [Augmentation(crop=2), Augmentation(resize=(0.2, 1)), Augmentation(flip=0.5), Augmentation(randaugment=(2, 9)), Augmentation(colour=0.4),
+    "views",
+    [Augmentation(crop=2), Augmentation(resize=(0.2, 1)), Augmentation(flip=0.5), Augmentation(randaugment=(2, 9)),
+     Augmentation(colour=0.4),
               Augmentation(erase=1.0), EVERYTHING],
 )  # fmt: skip
 def test_a_view_is_replayed_bit_for_bit_whatever_rows_are_beside_it(views: Augmentation) -> None:

@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tutelage.distillation import cache_build
+from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.cache import Cache, densify, sparsify
-from tutelage.distillation.cache_build import estimate_break_even, build, verify
+from tutelage.distillation.cache_build import build, estimate_break_even, verify
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.ensemble import EnsembleTeacher
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.teacher import CachedTeacher, NetworkTeacher, EMATeacher
+from tutelage.distillation.teacher import CachedTeacher, EMATeacher, NetworkTeacher
 from tutelage.distillation.trainer import train
-from tutelage.distillation.augmentation import Augmentation
 from tutelage.errors import InputError, StaleError
 
 from .toy import Distil, bits, samples

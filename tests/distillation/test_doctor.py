@@ -57,7 +57,9 @@ class Student(nn.Module):
 
 
 def pictures(teacher: nn.Module, data: TensorData | None = None, method: Distil | None = None) -> TrainingJob:
-    return TrainingJob(Student(), teacher, method or Distil(), data or quarters(), TrainingSettings(steps=20, batch_size=20, lr=0.01))
+    return TrainingJob(
+        Student(), teacher, method or Distil(), data or quarters(), TrainingSettings(steps=20, batch_size=20, lr=0.01)
+    )
 
 
 def found(findings: list[Finding], check: str) -> Finding:

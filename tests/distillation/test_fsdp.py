@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.distillation.parallel import engine_requested
 from tutelage.distillation.fsdp import check_supported
+from tutelage.distillation.parallel import engine_requested
 from tutelage.distillation.teacher import EMATeacher
 from tutelage.errors import InputError
 
@@ -18,7 +18,7 @@ from .toy import Distil, Net, lesson
 @pytest.mark.slow
 def test_a_split_student_learns_the_same_or_is_refused() -> None:
     pytest.importorskip("accelerate")
-    torchrun("tests.distill.sharded_run", fsdp=True)
+    torchrun("tests.distillation.fsdp_run", fsdp=True)
 
 
 class Averaging(Distil):

@@ -11,8 +11,8 @@ import torch
 from tutelage.distillation.api import distill
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.method import forward_heads
-from tutelage.distillation.resolve import build_model
 from tutelage.distillation.recipe import ModelSpec
+from tutelage.distillation.resolve import build_model
 from tutelage.errors import InputError, MissingExtra
 
 

@@ -10,11 +10,11 @@ import torch
 from torch import nn
 
 from tutelage.distillation.data import Batch, SampleOrder, TensorData, from_dataset, take_rows
-from tutelage.distillation.ensemble import RouteByClass, RouteBySample, EnsembleTeacher
+from tutelage.distillation.ensemble import EnsembleTeacher, RouteByClass, RouteBySample
+from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.method import forward_heads
 from tutelage.distillation.projections import Projection, resample
-from tutelage.distillation.feature_hooks import FeatureHooks
-from tutelage.distillation.teacher import BlackBoxTeacher, NetworkTeacher, EMATeacher, SelfTeacher, as_teacher
+from tutelage.distillation.teacher import BlackBoxTeacher, EMATeacher, NetworkTeacher, SelfTeacher, as_teacher
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 

@@ -12,16 +12,16 @@ from typer.testing import CliRunner
 
 from tutelage import experiments
 from tutelage.cli import main
-from tutelage.experiments import _runner
 from tutelage.errors import InputError
+from tutelage.experiments import _runner
 
 RAN: list[int] = []
 
 
-def run(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
+def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
     RAN.append(seed)
     arms = {"alone": 80.0 + seed, "taught": 84.0 + 1.1 * seed, "same": 80.0 + seed}
-    return arms | ({"further": 1.0} if everything else {})
+    return arms | ({"further": 1.0} if all_arms else {})
 
 
 def made(**changes: object) -> experiments.Experiment:
@@ -41,7 +41,7 @@ def stub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TUTELAGE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(_runner, "names", lambda: ["made-up"])
     module = type(sys)("tutelage.experiments.made_up")
-    module.demonstration = made()
+    module.experiment = made()
     monkeypatch.setitem(sys.modules, "tutelage.experiments.made_up", module)
 
 
@@ -56,13 +56,13 @@ def test_the_verdict_comes_from_paired_differences(stub: None) -> None:
     difference = result["claims"][0]["difference"]  # 4.5, 4.6, 4.7: 4.6 ± 4.303 * 0.1 / sqrt(3)
     assert difference["mean"] == pytest.approx(4.6)
     assert difference["lo"] == pytest.approx(4.6 - 4.30265 * 0.1 / math.sqrt(3), abs=1e-4)
-    assert "further" not in result["arms"] and "further" in show(everything=True)["arms"]
+    assert "further" not in result["arms"] and "further" in show(all_arms=True)["arms"]
     json.dumps(result, allow_nan=False)
 
 
 def test_one_claim_that_fails_takes_the_verdict(stub: None, monkeypatch: pytest.MonkeyPatch) -> None:
     claims = [experiments.better("taught", "alone"), experiments.better("same", "alone")]
-    monkeypatch.setattr(sys.modules["tutelage.experiments.made_up"], "demonstration", made(claims=claims))
+    monkeypatch.setattr(sys.modules["tutelage.experiments.made_up"], "experiment", made(claims=claims))
     result = show()
     assert result["verdict"] == "not shown here"
     assert [claim["verdict"] for claim in result["claims"]] == ["shown", "not shown here"]
@@ -71,7 +71,7 @@ def test_one_claim_that_fails_takes_the_verdict(stub: None, monkeypatch: pytest.
 def test_lower_is_better_turns_the_difference(stub: None, monkeypatch: pytest.MonkeyPatch) -> None:
     claims = [experiments.better("alone", "taught"), experiments.not_worse("taught", "alone", 5.0)]
     turned = made(claims=claims, higher_is_better=False)
-    monkeypatch.setattr(sys.modules["tutelage.experiments.made_up"], "demonstration", turned)
+    monkeypatch.setattr(sys.modules["tutelage.experiments.made_up"], "experiment", turned)
     result = show()
     assert [claim["verdict"] for claim in result["claims"]] == ["shown", "shown"]
     assert result["claims"][1]["difference"]["mean"] == pytest.approx(-4.1)
@@ -88,14 +88,14 @@ def test_a_smoke_run_and_two_seeds_show_nothing(stub: None, options: dict) -> No
 def interrupted(stub: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """The demonstration was stopped in its third seed, and would run now."""
 
-    def stops_at_two(seed: int, smoke: bool, everything: bool) -> Mapping[str, float]:
+    def stops_at_two(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
         if seed == 2:
             raise KeyboardInterrupt
-        return run(seed, smoke, everything)
+        return run(seed, smoke, all_arms)
 
     module = sys.modules["tutelage.experiments.made_up"]
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, "demonstration", made(run=stops_at_two))
+        patch.setattr(module, "experiment", made(run=stops_at_two))
         show()
     assert RAN == [0, 1]
 
@@ -115,15 +115,15 @@ def test_other_code_does_not_use_what_was_kept(interrupted: None, monkeypatch: p
 
 
 def test_a_figure_that_is_not_finite_is_refused(stub: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    bad = made(run=lambda seed, smoke, everything: {"alone": math.nan, "taught": 1.0})
-    monkeypatch.setattr(sys.modules["tutelage.experiments.made_up"], "demonstration", bad)
+    bad = made(run=lambda seed, smoke, all_arms: {"alone": math.nan, "taught": 1.0})
+    monkeypatch.setattr(sys.modules["tutelage.experiments.made_up"], "experiment", bad)
     with pytest.raises(InputError, match="arm 'alone' of seed 0 gave nan"):
         show()
 
 
 def test_a_claim_about_no_arm_offers_the_nearest(stub: None, monkeypatch: pytest.MonkeyPatch) -> None:
     typo = made(claims=[experiments.better("taugt", "alone")])
-    monkeypatch.setattr(sys.modules["tutelage.experiments.made_up"], "demonstration", typo)
+    monkeypatch.setattr(sys.modules["tutelage.experiments.made_up"], "experiment", typo)
     with pytest.raises(InputError, match="did you mean taught"):
         show()
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from tutelage.modules.vqa import FiLMConfig, Verify, Vqa
 from tutelage.modules.detection import Loc, LocConfig
 from tutelage.modules.vocabulary import Vocabulary
+from tutelage.modules.vqa import FiLMConfig, Verify, Vqa
 from tutelage.programs.types import Call
 from tutelage.programs.values import Image
 

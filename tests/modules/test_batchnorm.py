@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tutelage.modules.batchnorm import BatchNormed, fold_batchnorm, add_batchnorm
+from tutelage.modules.batchnorm import BatchNormed, add_batchnorm, fold_batchnorm
 
 from .networks import ask, crops, find, loc, picture, verify, vqa
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.modules.detection import nms
-from tutelage.modules.visual_module import TrainingExamples, CallLabel
+from tutelage.modules.visual_module import CallLabel, TrainingExamples
 from tutelage.programs.values import Box, Image, iou
 
 from .networks import CLASSES, close, crops, find, loc, picture, with_surroundings

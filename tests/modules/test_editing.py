@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.modules.editing import classify_with, list_with
 from tutelage.modules.connected_components import label
+from tutelage.modules.editing import classify_with, list_with
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.types import Call, RuntimeFailure
 from tutelage.programs.values import Box, Image, Object

@@ -9,11 +9,11 @@ import torch
 from tutelage.errors import InputError
 from tutelage.modules.local_llm import LocalLLM, LocalLLMSettings
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.types import LimitExceeded, Signature
-from tutelage.programs.generators.llm import LLMGenerator
-from tutelage.programs.generators.few_shot import Prompt, PromptBuilder
-from tutelage.programs.generators.completions import CompletionRequest, CompletionCache
 from tutelage.programs.generators.base import GenerationRequest
+from tutelage.programs.generators.completions import CompletionCache, CompletionRequest
+from tutelage.programs.generators.few_shot import Prompt, PromptBuilder
+from tutelage.programs.generators.llm import LLMGenerator
+from tutelage.programs.types import LimitExceeded, Signature
 
 from .tiny_language_model import make_model
 

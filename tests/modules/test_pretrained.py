@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from tutelage.errors import InputError, StaleError
-from tutelage.modules.vqa import Verify, Vqa
 from tutelage.modules.visual_module import VisualModule, load
+from tutelage.modules.vqa import Verify, Vqa
 
 from .networks import loc, verify, vqa
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tutelage.errors import InputError, StaleError, StorageError
-from tutelage.modules.rows import hash_index, pad_ids, build_with_seed, group_by_image
-from tutelage.modules.visual_module import TrainingExamples, CallLabel, VisualModule, class_targets, load
+from tutelage.modules.rows import build_with_seed, group_by_image, hash_index, pad_ids
+from tutelage.modules.visual_module import CallLabel, TrainingExamples, VisualModule, class_targets, load
 from tutelage.programs.types import Module
 
 from .networks import ask, check, crops, find, loc, picture, verify, vqa

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.errors import InputError
-from tutelage.modules.vqa import MASKED_LOGIT
 from tutelage.modules.visual_module import CallLabel
+from tutelage.modules.vqa import MASKED_LOGIT
 
 from .networks import VOCABULARY, ask, check, close, crops, picture, verify, vqa, with_surroundings
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tutelage.programs.types import ModuleOutputs, Call, Module, Signature, ProgramRun, Value
+from tutelage.programs.types import Call, Module, ModuleOutputs, ProgramRun, Signature, Value
 from tutelage.programs.values import Box, Image
 
 

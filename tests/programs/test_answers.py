@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.programs.answers import AnswerNormalizer, normalize_answer, answers_match
+from tutelage.programs.answers import AnswerNormalizer, answers_match, normalize_answer
 
 
 @pytest.mark.parametrize(

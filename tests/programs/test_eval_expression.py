@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.programs.eval_expression import MAX_DEPTH, Expression, parse_literal
-from tutelage.programs.types import LimitExceeded, ParseFailure, ForbiddenSyntax, RuntimeFailure, TypeFailure
+from tutelage.programs.types import ForbiddenSyntax, LimitExceeded, ParseFailure, RuntimeFailure, TypeFailure
 
 
 def value(text: str, **values: object) -> object:

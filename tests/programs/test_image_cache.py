@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tutelage.errors import InputError
-from tutelage.programs.image_cache import ImageCache, FileImage, ResizePolicy, LazyImages
+from tutelage.programs.image_cache import FileImage, ImageCache, LazyImages, ResizePolicy
 from tutelage.programs.serialization import input_hash
 from tutelage.programs.types import RuntimeFailure
 from tutelage.programs.values import Image

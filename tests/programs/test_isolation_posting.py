@@ -20,8 +20,8 @@ from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.reader import MARK, shape_of
 from tutelage.programs.interpreter.wire import LONGEST
 from tutelage.programs.isolation import Sandbox
+from tutelage.programs.scheduler import AHEAD, Job, RunContext, run, stream
 from tutelage.programs.types import Call, LimitExceeded, ProgramFailure, TypeFailure
-from tutelage.programs.scheduler import AHEAD, RunContext, Job, run, stream
 from tutelage.programs.values import Box, Image
 
 from .stubs import Stub, by_name, loc, picture, vqa

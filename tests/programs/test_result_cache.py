@@ -12,10 +12,10 @@ import pytest
 
 from tutelage.errors import StaleError, StorageError
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.result_cache import ResultCache, CachedResult
+from tutelage.programs.result_cache import CachedResult, ResultCache
+from tutelage.programs.scheduler import Job, RunContext, run
 from tutelage.programs.serialization import input_key
 from tutelage.programs.types import Call, RuntimeFailure
-from tutelage.programs.scheduler import RunContext, Job, run
 from tutelage.programs.values import Box
 from tutelage.programs.visprog import Parser
 

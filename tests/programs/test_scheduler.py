@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tutelage.errors import InputError
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.types import ModuleOutputs, Call, RuntimeFailure, Signature, ProgramRun, TypeFailure, Value
-from tutelage.programs.scheduler import USE_MODULE, RunContext, Job, direct_vqa, run, stream
+from tutelage.programs.scheduler import USE_MODULE, Job, RunContext, direct_vqa, run, stream
+from tutelage.programs.types import Call, ModuleOutputs, ProgramRun, RuntimeFailure, Signature, TypeFailure, Value
 from tutelage.programs.values import Box
 from tutelage.programs.visprog import Parser
 

@@ -14,17 +14,17 @@ from tutelage.modules.function_module import module
 from tutelage.programs import viper, visprog
 from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.patches import MARGIN, View, margin_of, region
+from tutelage.programs.scheduler import Job, RunContext, run
 from tutelage.programs.types import (
-    ModuleOutputs,
     Call,
     LimitExceeded,
+    ModuleOutputs,
     ProgramFailure,
     RuntimeFailure,
     Signature,
     TypeFailure,
     UnknownModule,
 )
-from tutelage.programs.scheduler import RunContext, Job, run
 from tutelage.programs.values import Box, Image
 
 SIGNATURES = {

@@ -6,10 +6,10 @@ from hypothesis import strategies as st
 
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.types import (
+    ForbiddenSyntax,
     LimitExceeded,
     ParseFailure,
     ProgramFailure,
-    ForbiddenSyntax,
     Signature,
     TypeFailure,
     UndefinedVariable,

@@ -16,13 +16,13 @@ from typing import Any
 import pytest
 
 from tutelage import storage
+from tutelage.datasets.confidence_intervals import Interval
 from tutelage.errors import StaleError
-from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.compile import SdvpTask
 from tutelage.sdvp.study import ablations
+from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.ablation_tables import AblationTables, verdict
-from tutelage.sdvp.study.ablations import FROZEN, FULL, AblationPlan, Ablation, cells, part_file, run_ablations, stage_of
-from tutelage.datasets.confidence_intervals import Interval
+from tutelage.sdvp.study.ablations import FROZEN, FULL, Ablation, AblationPlan, cells, part_file, run_ablations, stage_of
 
 from . import small
 
@@ -68,7 +68,7 @@ def test_an_interval_shows_something_only_where_it_leaves_zero() -> None:
 
 def test_both_frameworks_are_compared_with_frozen_modules_in_their_own_programs() -> None:
     found = tables([part("framework", "taught through ViperGPT", 0.45, 0.9)])
-    rows = {(row["taught"], row["asked"]): row for row in found.all()["frameworks"]}
+    rows = {(row["train_ablation"], row["asked"]): row for row in found.all()["frameworks"]}
     assert rows["visprog", "viper"]["current"]["mean"] == pytest.approx(20)
     assert rows["viper", "viper"]["current"]["mean"] == pytest.approx(50)
     assert rows["viper", "visprog"]["current"]["mean"] == pytest.approx(-5)
@@ -141,7 +141,7 @@ def test_killed_ablations_go_on_cell_by_cell_to_the_same_result(tmp_path: Path, 
     def never(*given: object, **named: object) -> None:
         raise AssertionError("a finished cell is run again")
 
-    monkeypatch.setattr(ablations, "taught", never)
+    monkeypatch.setattr(ablations, "train_ablation", never)
     monkeypatch.setenv("TUTELAGE_HOME", str(tmp_path / "home"))
     again = run_ablations(PLAN, tmp_path / "killed", 1)
     assert part_file(tmp_path / "killed", 3, FROZEN).exists()

@@ -15,13 +15,13 @@ from tutelage import storage
 from tutelage.errors import InputError
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.modules.visual_module import CallLabel
-from tutelage.programs.types import ModuleOutputs, Call, Signature, Value
 from tutelage.programs.scheduler import USE_MODULE
+from tutelage.programs.types import Call, ModuleOutputs, Signature, Value
 from tutelage.programs.values import Box, Image
-from tutelage.sdvp.teachers import ModuleTeacher
 from tutelage.sdvp.attribution import StepOracle, attribute_errors, gold_oracle, shapley, teacher_oracle
 from tutelage.sdvp.collect import collect
 from tutelage.sdvp.questions import Question
+from tutelage.sdvp.teachers import ModuleTeacher
 
 LOC_VQA = """BOX0=LOC(image=IMAGE,object='star')
 IMAGE0=CROP(image=IMAGE,box=BOX0)
@@ -106,7 +106,9 @@ def test_many_steps_are_swapped_by_module():
     lines = [f"ANSWER{i}=VQA(image=IMAGE,question='{i}?')" for i in range(7)]
     every = " and ".join(f"{{ANSWER{i}}} == 'red'" for i in range(7))
     text = "\n".join([*lines, f'ANSWER7=EVAL(expr="{every}")', "FINAL_RESULT=RESULT(var=ANSWER7)"])
-    found = attribute_errors([question(1, text, "yes", ["red"] * 7 + [None, None])], modules(lambda c: [], lambda c: "blue"), gold_oracle())
+    found = attribute_errors(
+        [question(1, text, "yes", ["red"] * 7 + [None, None])], modules(lambda c: [], lambda c: "blue"), gold_oracle()
+    )
     assert [s.blame for s in found.steps] == pytest.approx([1 / 7] * 7)
 
 

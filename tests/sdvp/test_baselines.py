@@ -2,8 +2,8 @@ from __future__ import annotations
 
 from tutelage.modules.visual_module import CallLabel
 from tutelage.programs.types import Call, RuntimeFailure
-from tutelage.sdvp.teachers import ModuleTeacher
 from tutelage.sdvp.baselines import RoutedModule
+from tutelage.sdvp.teachers import ModuleTeacher
 
 from . import small
 

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from tutelage import storage
 from tutelage.cli.main import app
-from tutelage.modules.visual_module import load
 from tutelage.datasets.synthetic.export import write_gqa, write_nlvr2
+from tutelage.modules.visual_module import load
 
 from . import small
 

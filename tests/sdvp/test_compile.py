@@ -10,13 +10,13 @@ from tutelage.errors import InputError
 from tutelage.modules.visual_module import CallLabel
 from tutelage.programs.types import Call
 from tutelage.sdvp import compile as sdvp_compile
-from tutelage.sdvp.teachers import ModuleTeacher, from_callable
 from tutelage.sdvp.attribution import attribute_errors, teacher_oracle
 from tutelage.sdvp.collect import call_of, collect
-from tutelage.sdvp.compile import SdvpOptions, SdvpTask, accuracy, replay_calls, distill_task
+from tutelage.sdvp.compile import SdvpOptions, SdvpTask, accuracy, distill_task, replay_calls
+from tutelage.sdvp.continual.low_rank import LoRA
 from tutelage.sdvp.final_answer import StepwiseWithFinalAnswer
 from tutelage.sdvp.label import Filters
-from tutelage.sdvp.continual.low_rank import LoRA
+from tutelage.sdvp.teachers import ModuleTeacher, from_callable
 
 from . import small
 
@@ -55,7 +55,9 @@ def test_a_teacher_that_loses_on_the_probe_teaches_nothing() -> None:
 def test_labels_below_the_gate_teach_nothing() -> None:
     modules = small.modules()
     unsure = from_callable(lambda calls: [{"red": 0.5, "blue": 0.3, "green": 0.2}] * len(calls))
-    result = distill_task(modules, SdvpTask("s", small.questions(6), {"COLOR": unsure}), replace(OPTIONS, filters=Filters(min_confidence=0.6)))
+    result = distill_task(
+        modules, SdvpTask("s", small.questions(6), {"COLOR": unsure}), replace(OPTIONS, filters=Filters(min_confidence=0.6))
+    )
     assert result.modules["COLOR"] is modules["COLOR"]
     assert (result.reports[0].records, result.reports[0].kept) == (6, 0)
 
@@ -65,8 +67,8 @@ def test_the_guard_rolls_back_a_lesson_that_harms_guarded_questions() -> None:
     good = sdvp_compile(small.questions(45), modules, {"COLOR": small.brightest}, options=OPTIONS).modules
     liar = from_callable(lambda calls: ["red"] * len(calls))
     stage = SdvpTask("s", small.questions(30), {"COLOR": liar}, guarded=small.questions(30, first=200))
-    free = distill_task(good, stage, replace(OPTIONS, allowed=None, replay=False)).modules
-    guarded = distill_task(good, stage, replace(OPTIONS, allowed=0.01, replay=False))
+    free = distill_task(good, stage, replace(OPTIONS, max_drop=None, replay=False)).modules
+    guarded = distill_task(good, stage, replace(OPTIONS, max_drop=0.01, replay=False))
     asked = stage.guarded
     assert accuracy(asked, free) < 0.5
     assert accuracy(asked, guarded.modules) >= accuracy(asked, good) - 0.01
@@ -123,9 +125,9 @@ def test_replay_is_cut_to_size_by_whole_images_with_equal_room() -> None:
     teacher = ModuleTeacher("t", "1", lambda call: False, lambda calls: [])
     new = [call_of(r) for r in collect(small.questions(20), small.modules(COLOR=module))["COLOR"]]
     stage = SdvpTask("s", (), {"COLOR": teacher}, replay=small.questions(20, first=50))
-    found = replay_calls(small.modules(COLOR=module), module, stage, teacher, new, replace(OPTIONS, most=40))
+    found = replay_calls(small.modules(COLOR=module), module, stage, teacher, new, replace(OPTIONS, max_replay=40))
     assert 20 <= len(found) <= 60
-    again = replay_calls(small.modules(COLOR=module), module, stage, teacher, new, replace(OPTIONS, most=40))
+    again = replay_calls(small.modules(COLOR=module), module, stage, teacher, new, replace(OPTIONS, max_replay=40))
     assert (found.inputs["pixels"] == again.inputs["pixels"]).all()
 
 
@@ -162,12 +164,14 @@ def test_modules_are_taught_in_order_and_only_those_asked_for() -> None:
     brief = replace(OPTIONS, settings=replace(small.SETTINGS, steps=3))
     distill_task(modules, stage, replace(brief, order=("TINT", "COLOR")), report=said.append)
     assert said == ["s: teaching TINT", "s: teaching COLOR"]
-    result = distill_task(modules, stage, replace(brief, only=("TINT",)))
+    result = distill_task(modules, stage, replace(brief, modules=("TINT",)))
     assert [t.module for t in result.reports] == ["TINT"] and result.modules["COLOR"] is modules["COLOR"]
 
 
 def test_a_retain_option_that_wraps_the_student_leaves_a_plain_module() -> None:
-    result = sdvp_compile(small.questions(9), small.modules(), {"COLOR": small.brightest}, options=replace(OPTIONS, retain=LoRA()))
+    result = sdvp_compile(
+        small.questions(9), small.modules(), {"COLOR": small.brightest}, options=replace(OPTIONS, strategy=LoRA())
+    )
     network = result.modules["COLOR"].network
     assert network.state_dict().keys() == small.color().network.state_dict().keys()
     assert result.reports[0].kept == 9
@@ -190,7 +194,7 @@ def test_calls_that_spoil_answers_count_more_than_those_that_do_not() -> None:
     """The module is right about one colour by chance: its calls there carry no blame."""
     modules, asked = small.modules(), small.questions(30)
     stage = SdvpTask("s", asked, {"COLOR": from_callable(small.brightest)})
-    result = distill_task(modules, stage, replace(OPTIONS, blame=0.25))
+    result = distill_task(modules, stage, replace(OPTIONS, attribution_floor=0.25))
     assert accuracy(asked, result.modules) > accuracy(asked, modules)
     right = accuracy(asked, modules)
     found = attribute_errors(asked, modules, teacher_oracle(stage.teachers))

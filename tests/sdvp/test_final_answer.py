@@ -15,16 +15,16 @@ from torch import Tensor
 from tutelage.distillation.job import TrainingSettings
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
-from tutelage.modules.vqa import FiLMConfig, Verify, Vqa
 from tutelage.modules.detection import Loc, LocConfig
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.modules.visual_module import CallLabel
 from tutelage.modules.vocabulary import Vocabulary
+from tutelage.modules.vqa import FiLMConfig, Verify, Vqa
 from tutelage.programs.eval_expression import Expression
 from tutelage.programs.types import Call, LimitExceeded, ProgramFailure
 from tutelage.programs.values import Box, Image
 from tutelage.programs.visprog import parse
-from tutelage.sdvp.final_answer import StepwiseWithFinalAnswer, build_graph, prepare, make_final_answer_job, train_jointly
+from tutelage.sdvp.final_answer import StepwiseWithFinalAnswer, build_graph, make_final_answer_job, prepare, train_jointly
 from tutelage.sdvp.final_answer.factors import Factor, box_distribution, box_outcomes, elimination_order, marginal, poisson_binomial
 from tutelage.sdvp.final_answer.program_graph import GraphCall
 from tutelage.sdvp.questions import Question, score_answer

@@ -13,12 +13,12 @@ from tutelage.distillation.job import TrainingSettings
 from tutelage.modules import hf
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.values import Image
-from tutelage.sdvp.teachers import teacher_from_module
 from tutelage.sdvp.attribution import attribute_errors, teacher_oracle
 from tutelage.sdvp.compile import SdvpOptions, compile
+from tutelage.sdvp.continual.base import CombinedStrategy, parse
 from tutelage.sdvp.label import Filters
 from tutelage.sdvp.questions import Question, solve
-from tutelage.sdvp.continual.base import CombinedStrategy, parse
+from tutelage.sdvp.teachers import teacher_from_module
 
 from ..modules.hf import tiny
 from . import small

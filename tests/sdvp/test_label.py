@@ -9,10 +9,10 @@ import pytest
 from tutelage.modules.visual_module import CallLabel
 from tutelage.programs.types import Call
 from tutelage.programs.values import Box
-from tutelage.sdvp.teacher_check import check_teacher, value_matches, gold_probe
-from tutelage.sdvp.teachers import ModuleTeacher, from_callable
 from tutelage.sdvp.collect import collect
-from tutelage.sdvp.label import Filters, calibrate, apply_filters, label, label_of, program_agreement
+from tutelage.sdvp.label import Filters, apply_filters, calibrate, label, label_of, program_agreement
+from tutelage.sdvp.teacher_check import check_teacher, gold_probe, value_matches
+from tutelage.sdvp.teachers import ModuleTeacher, from_callable
 
 from . import small
 
@@ -128,7 +128,9 @@ def test_final_agreement_keeps_samples_whose_forced_run_is_right() -> None:
     asked, found = records(6)
     asked[2] = replace(asked[2], answer=None)
     teachers = {"COLOR": from_callable(lambda calls: ["red"] * len(calls))}
-    kept = apply_filters(label(found, small.color(), teachers["COLOR"]), Filters(0, True), asked, small.modules(), teachers, "visprog")
+    kept = apply_filters(
+        label(found, small.color(), teachers["COLOR"]), Filters(0, True), asked, small.modules(), teachers, "visprog"
+    )
     right = {"q0": 1.0, "q1": 0.0, "q2": 1.0, "q3": 1.0, "q4": 0.0, "q5": 0.0}
     assert {r.id: r.weight for r in kept} == right, "q2 has no known answer: it is kept"
 

@@ -10,21 +10,21 @@ from tutelage import storage
 from tutelage.distillation.data import Batch
 from tutelage.errors import InputError
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.types import ParseFailure, Signature
-from tutelage.programs.visprog import Parser
 from tutelage.programs.generators import grammar
+from tutelage.programs.generators.base import FailedProgram, GenerationRequest, RepairingGenerator, grammar_generator
 from tutelage.programs.generators.paraphrases import QuestionProgramPair
 from tutelage.programs.generators.program_templates import ProgramPart
-from tutelage.programs.generators.base import FailedProgram, RepairingGenerator, GenerationRequest, grammar_generator
-from tutelage.sdvp.learned_generator.evaluation import exact_match, unknown_words, evaluation_sets
-from tutelage.sdvp.learned_generator.generator import TokenCodec, LearnedGenerator, first_positions, padded, steps_of
-from tutelage.sdvp.learned_generator.network import PADDING, Seq2SeqTraining, Seq2SeqNetwork
+from tutelage.programs.types import ParseFailure, Signature
+from tutelage.programs.visprog import Parser
+from tutelage.sdvp.learned_generator.evaluation import evaluation_sets, exact_match, unknown_words
+from tutelage.sdvp.learned_generator.generator import LearnedGenerator, TokenCodec, first_positions, padded, steps_of
+from tutelage.sdvp.learned_generator.network import PADDING, Seq2SeqNetwork, Seq2SeqTraining
 from tutelage.sdvp.learned_generator.training import (
     QUICK,
     GeneratorTraining,
+    build_training_set,
     encode_pairs,
     learned_generator,
-    build_training_set,
     train_generator,
 )
 
@@ -48,7 +48,9 @@ def small() -> LearnedGenerator:
     torch.manual_seed(0)
     nouns = "circle star cross sign dog cat car tree house ball".split()
     book = [
-        QuestionProgramPair(f"How many {n}s are there?" if n != "cross" else "How many crosses are there?", "image", COUNT.format(n=n))
+        QuestionProgramPair(
+            f"How many {n}s are there?" if n != "cross" else "How many crosses are there?", "image", COUNT.format(n=n)
+        )
         for n in nouns
     ]
     book += [QuestionProgramPair(f"What color is the {n}?", "image", COLOR.format(n=n)) for n in nouns]
@@ -65,7 +67,11 @@ def small() -> LearnedGenerator:
 def test_programs_are_written_for_nouns_that_were_never_read(small: LearnedGenerator) -> None:
     assert isinstance(small, RepairingGenerator)
     drafts = small.generate(
-        [GenerationRequest("How many zebras are there?"), GenerationRequest("What color is the violin?"), GenerationRequest("what color is the STAR")]
+        [
+            GenerationRequest("How many zebras are there?"),
+            GenerationRequest("What color is the violin?"),
+            GenerationRequest("what color is the STAR"),
+        ]
     )
     texts = [draft.text for (draft,) in drafts]
     assert texts == [COUNT.format(n="zebra"), COLOR.format(n="violin"), COLOR.format(n="star")]
@@ -103,7 +109,9 @@ def test_several_drafts_differ_and_come_best_first_however_many_are_asked_togeth
         assert 1 <= len(drafts) <= 3 and len({draft.text for draft in drafts}) == len(drafts)
         ((best, *_),) = free.generate([GenerationRequest(question)], n=3)
         assert best.text == drafts[0].text and best.probability == pytest.approx(drafts[0].probability, abs=1e-5)
-    assert together[0][0].text == free.generate([GenerationRequest(questions[0])])[0][0].text, "the widest beam begins with the greedy one"
+    assert together[0][0].text == free.generate([GenerationRequest(questions[0])])[0][0].text, (
+        "the widest beam begins with the greedy one"
+    )
 
 
 def test_repair_writes_another_program_or_says_that_it_knows_none(small: LearnedGenerator) -> None:
@@ -156,7 +164,11 @@ def test_schooling_resumes_nothing_and_repeats_to_the_bit(tmp_path: Path) -> Non
     assert first.version == again.version == train_generator(7, QUICK).version
     assert learned_generator(8, store, config=QUICK).version != first.version
     drafts = first.generate(
-        [GenerationRequest("What color is the dog?"), GenerationRequest("The left image contains a dog.", "viper", ("LEFT", "RIGHT"))], 2
+        [
+            GenerationRequest("What color is the dog?"),
+            GenerationRequest("The left image contains a dog.", "viper", ("LEFT", "RIGHT")),
+        ],
+        2,
     )
     assert all(draft.failure is not None or draft.text for group in drafts for draft in group), (
         "it knows nothing, and does not break"
@@ -172,11 +184,15 @@ def test_the_schoolbook_holds_world_questions_wordings_and_nonsense() -> None:
 
 def test_figures_are_shares_over_what_was_not_seen(tmp_path: Path) -> None:
     writer = learned_generator(7, storage.ContentStore(tmp_path), config=QUICK)
-    book = [QuestionProgramPair("What color is the dog?", "image", COLOR.format(n="dog")), QuestionProgramPair("Why is the dog here?", "none", None)]
+    book = [
+        QuestionProgramPair("What color is the dog?", "image", COLOR.format(n="dog")),
+        QuestionProgramPair("Why is the dog here?", "none", None),
+    ]
     assert exact_match(lambda single: writer, book) == {"exact": 0, "written": 0, "declined": 1, "refused": 1}
     assert unknown_words(writer, [QuestionProgramPair("qqq zzz", "image", None)]) == 1
     assert (
-        exact_match(grammar_generator, [book[0]._replace(program=grammar.generate(book[0].question, ("IMAGE",)).visprog)])["exact"] == 1
+        exact_match(grammar_generator, [book[0]._replace(program=grammar.generate(book[0].question, ("IMAGE",)).visprog)])["exact"]
+        == 1
     )
 
 

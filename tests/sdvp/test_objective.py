@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from tutelage.distillation.data import Batch
-from tutelage.modules.vqa import FiLMConfig, Vqa
 from tutelage.modules.detection import Loc, LocConfig
-from tutelage.modules.visual_module import TrainingExamples, CallLabel
+from tutelage.modules.visual_module import CallLabel, TrainingExamples
 from tutelage.modules.vocabulary import Vocabulary
+from tutelage.modules.vqa import FiLMConfig, Vqa
 from tutelage.programs.types import Call
 from tutelage.programs.values import Box
-from tutelage.sdvp.objective import StepwiseDistillation, TaskReplayData, reference_outputs, heatmap_step, make_job
+from tutelage.sdvp.objective import StepwiseDistillation, TaskReplayData, heatmap_step, make_job, reference_outputs
 
 from . import small
 

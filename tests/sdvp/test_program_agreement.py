@@ -6,11 +6,22 @@ from pathlib import Path
 import pytest
 
 from tutelage import storage
-from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.compile import SdvpOptions
-from tutelage.sdvp.study.noise import ARMS, DSL, GROUPS, ProgramNoise, _wrong_program, answer_accuracy, noise_cell, noise_verdicts, add_noise, wrong_share
+from tutelage.sdvp.study import questions as study_questions
+from tutelage.sdvp.study.noise import (
+    ARMS,
+    DSL,
+    GROUPS,
+    ProgramNoise,
+    _wrong_program,
+    add_noise,
+    answer_accuracy,
+    noise_cell,
+    noise_verdicts,
+    wrong_share,
+)
 from tutelage.sdvp.study.setup import SMOKE
-from tutelage.sdvp.votes import run_all_programs, program_names, program_agreement
+from tutelage.sdvp.votes import program_agreement, program_names, run_all_programs
 from tutelage.seeds import numpy_rng
 
 from . import small
@@ -92,7 +103,9 @@ def test_the_verdict_is_the_share_of_the_loss_that_came_back() -> None:
 @pytest.mark.slow
 def test_a_cell_holds_the_gains_of_every_arm(tmp_path: Path) -> None:
     options = replace(SdvpOptions(), settings=replace(SdvpOptions().settings, steps=3, warmup=1))
-    found = noise_cell(100, storage.ContentStore(tmp_path / "store"), SMOKE, options=options, quick=True, folder=tmp_path / "lessons")
+    found = noise_cell(
+        100, storage.ContentStore(tmp_path / "store"), SMOKE, options=options, quick=True, folder=tmp_path / "lessons"
+    )
     for where in GROUPS:
         assert set(found[where]) == set(ARMS)
     for arm in ARMS:

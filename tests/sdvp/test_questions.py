@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from tutelage.datasets.synthetic.export import write_gqa, write_nlvr2
 from tutelage.errors import InputError
 from tutelage.programs.types import ParseFailure
 from tutelage.programs.values import Box
 from tutelage.sdvp.questions import ProgramParser, Question, score_answer, solve
-from tutelage.sdvp.sources import QuestionSource, questions_from, grammar_programs
-from tutelage.datasets.synthetic.export import write_gqa, write_nlvr2
+from tutelage.sdvp.sources import QuestionSource, grammar_programs, questions_from
 
 from . import small
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.sdvp.teachers import from_callable
 from tutelage.sdvp.compile import CompileResult, SdvpOptions, SdvpTask, distill_task
 from tutelage.sdvp.stages import collect_to_folder
+from tutelage.sdvp.teachers import from_callable
 
 from . import small
 from .test_compile import BOTH, Tint

@@ -13,16 +13,16 @@ from typer.testing import CliRunner
 
 from tutelage import workers
 from tutelage.cli.main import app
+from tutelage.datasets.synthetic.export import write_gqa
 from tutelage.errors import InputError, StorageError
 from tutelage.modules.function_module import module
 from tutelage.programs.types import Call
 from tutelage.programs.values import Box, Image
 from tutelage.sdvp import stages
-from tutelage.sdvp.teachers import ModuleTeacher, from_callable
 from tutelage.sdvp.collect import Records, load_records
 from tutelage.sdvp.stages import collect_to_folder, label_to_folder
-from tutelage.datasets.synthetic.export import write_gqa
-from tutelage.workers import WorkerPool, WorkerLost
+from tutelage.sdvp.teachers import ModuleTeacher, from_callable
+from tutelage.workers import WorkerLost, WorkerPool
 
 from . import small
 

@@ -18,7 +18,7 @@ from tutelage.errors import StaleError
 from tutelage.modules.visual_module import CallLabel
 from tutelage.programs.values import Box
 from tutelage.sdvp.study import questions as study_questions
-from tutelage.sdvp.study.module_metrics import answer_metrics, roc_auc, average_precision, detection_metrics
+from tutelage.sdvp.study.module_metrics import answer_metrics, average_precision, detection_metrics, roc_auc
 from tutelage.sdvp.study.run import StudyPlan, run_study
 from tutelage.sdvp.study.setup import STAGES
 from tutelage.sdvp.study.tables import StudyTables
@@ -106,7 +106,9 @@ def test_every_table_has_its_rows() -> None:
 
 def test_module_measures_by_hand() -> None:
     one, two = Box(0, 0, 10, 10), Box(20, 20, 30, 30)
-    found = detection_metrics([(CallLabel([one]), CallLabel([one, two])), (CallLabel([one, two]), CallLabel([one])), (None, CallLabel([two]))])
+    found = detection_metrics(
+        [(CallLabel([one]), CallLabel([one, two])), (CallLabel([one, two]), CallLabel([one])), (None, CallLabel([two]))]
+    )
     assert found == {
         "average precision": pytest.approx(50.0),
         "precision": pytest.approx(100 * 2 / 3),

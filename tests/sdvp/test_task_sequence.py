@@ -10,11 +10,11 @@ import pytest
 from tutelage.errors import InputError
 from tutelage.modules.function_module import module
 from tutelage.programs.values import Box, Image
-from tutelage.sdvp.teacher_check import answer_probe
-from tutelage.sdvp.teachers import from_callable
 from tutelage.sdvp.compile import SdvpOptions, SdvpTask, accuracy
 from tutelage.sdvp.final_answer.baseline import distill_from_answers
 from tutelage.sdvp.task_sequence import distill_tasks
+from tutelage.sdvp.teacher_check import answer_probe
+from tutelage.sdvp.teachers import from_callable
 
 from . import small
 

@@ -7,12 +7,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.errors import InputError
-from tutelage.modules.vqa import FiLMConfig, Vqa
 from tutelage.modules.detection import Loc, LocConfig
 from tutelage.modules.visual_module import CallLabel
 from tutelage.modules.vocabulary import Vocabulary
+from tutelage.modules.vqa import FiLMConfig, Vqa
 from tutelage.programs.types import Call
-from tutelage.sdvp.teachers import ModuleTeacher, verify_teacher_from_vqa, as_label, from_callable, teacher_from_module, apply_temperature
+from tutelage.sdvp.teachers import (
+    ModuleTeacher,
+    apply_temperature,
+    as_label,
+    from_callable,
+    teacher_from_module,
+    verify_teacher_from_vqa,
+)
 
 from . import small
 
@@ -72,7 +79,9 @@ def test_an_answering_specialist_judges_properties_of_its_types() -> None:
     call = Call("VERIFY", {"image": IMAGE, "object": "circle", "property": "red"})
     (label,) = teacher.label([call])
     (answer,) = teacher_from_module(specialist).label([ask("What color is the circle?")])
-    assert label.probabilities["yes"] == pytest.approx(answer.probabilities["red"]) and label.value == (label.probabilities["yes"] >= 0.5)
+    assert label.probabilities["yes"] == pytest.approx(answer.probabilities["red"]) and label.value == (
+        label.probabilities["yes"] >= 0.5
+    )
     assert label.confidence == max(label.probabilities.values())
     assert teacher.label([Call("VERIFY", {"image": IMAGE, "object": "circle", "property": "striped"})]) == [None]
 
@@ -110,7 +119,12 @@ def test_ready_teachers_can_be_sent_to_another_process() -> None:
     found = Call("LOC", {"image": IMAGE, "object": "circle"})
     red = Call("VERIFY", {"image": IMAGE, "object": "circle", "property": "red"})
     shape = Call("COLOR", {"image": IMAGE})
-    pairs = ((teacher_from_module(vqa), color), (teacher_from_module(loc), found), (verify_teacher_from_vqa(vqa), red), (from_callable(small.brightest), shape))
+    pairs = (
+        (teacher_from_module(vqa), color),
+        (teacher_from_module(loc), found),
+        (verify_teacher_from_vqa(vqa), red),
+        (from_callable(small.brightest), shape),
+    )
     for teacher, call in pairs:
         sent = pickle.loads(pickle.dumps(teacher))
         assert (sent.version, sent.expand) == (teacher.version, teacher.label_related_calls)

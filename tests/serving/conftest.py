@@ -22,9 +22,9 @@ from starlette.testclient import TestClient
 
 from tutelage.modules.function_module import module
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.types import ModuleOutputs, Call, Module, Signature
-from tutelage.programs.values import Box, Image
 from tutelage.programs.generators.base import ProgramGenerator, grammar_generator
+from tutelage.programs.types import Call, Module, ModuleOutputs, Signature
+from tutelage.programs.values import Box, Image
 from tutelage.serving.app import application
 from tutelage.serving.sample_images import Sample, scene
 from tutelage.serving.settings import ServerSettings

@@ -19,8 +19,8 @@ import pydantic
 import pytest
 
 from tutelage import assets
-from tutelage.programs.generators.grammar import generate
 from tutelage.programs.generators.base import Candidate, GenerationFailed, GenerationRequest
+from tutelage.programs.generators.grammar import generate
 from tutelage.serving import schemas
 from tutelage.serving.engine import FAST_BATCH_S
 from tutelage.serving.sample_images import photograph, scene
@@ -352,7 +352,7 @@ def test_the_schema_describes_examples_that_work(served: Served) -> None:
                 response = client.post(path, json=example)
                 assert response.status_code == 200, response.text
                 (schemas.BatchResponse if path == "/v1/batch" else schemas.RunResponse).model_validate(response.json())
-        for example in schema["components"]["schemas"]["Failed"]["examples"]:
+        for example in schema["components"]["schemas"]["ErrorResponse"]["examples"]:
             schemas.ErrorResponse.model_validate(example)
         with pytest.raises(pydantic.ValidationError):
             schemas.RunRequest.model_validate({"images": [], "program": "x"})

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import viper, visprog
-from tutelage.programs.types import Call, Signature
-from tutelage.programs.scheduler import RunContext, Job
+from tutelage.programs.scheduler import Job, RunContext
 from tutelage.programs.scheduler import run as run_all
 from tutelage.programs.trace import Trace
+from tutelage.programs.types import Call, Signature
 from tutelage.programs.values import Box, Image
 from tutelage.serving import engine as engine_module
 from tutelage.serving.engine import BatchingEngine, PendingRun
-from tutelage.serving.metrics import Metrics
 from tutelage.serving.errors import ServiceUnavailable
+from tutelage.serving.metrics import Metrics
 from tutelage.serving.settings import ServerSettings
 
 from .conftest import VISPROG, Echo
@@ -121,7 +121,7 @@ def test_a_module_that_does_not_answer_is_left_behind(caplog: pytest.LogCaptureF
 def test_a_lone_client_never_waits_and_clients_in_step_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     """With an hour to wait for others: alone, nobody was expected; after two at once, two are, and a third comes in time."""
 
-    monkeypatch.setattr(engine_module, "SHARE", 1e12)
+    monkeypatch.setattr(engine_module, "MAX_WAIT_SHARE", 1e12)
 
     async def go() -> list[int]:
         echo = Echo()

@@ -9,13 +9,13 @@ from torch import Tensor, nn
 
 from tutelage import registry
 from tutelage.distillation.export import save_onnx, save_torchscript, save_weights
-from tutelage.distillation.resolve import build_model
 from tutelage.distillation.recipe import ModelSpec
+from tutelage.distillation.resolve import build_model
 from tutelage.errors import InputError
 from tutelage.registry import SystemEntry
 from tutelage.systems import _backbone
-from tutelage.systems._backbone import Backbone, Variant, count_macs, count_parameters, create, load, create_on_meta, published
-from tutelage.systems._layers import LayerNorm2d, DropPath, LayerScale, drop_path_rates, init_weights
+from tutelage.systems._backbone import Backbone, Variant, count_macs, count_parameters, create, create_on_meta, load, published
+from tutelage.systems._layers import DropPath, LayerNorm2d, LayerScale, drop_path_rates, init_weights
 
 
 class Pair(Backbone):

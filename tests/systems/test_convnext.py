@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from tutelage.errors import InputError
 from tutelage.systems._backbone import count_parameters, create, create_on_meta
 from tutelage.systems._layers import DropPath
-from tutelage.systems.convnext import ConvNeXtBlock, ConvNeXt
+from tutelage.systems.convnext import ConvNeXt, ConvNeXtBlock
 
 SMALL = {"depths": (1, 2, 1), "dims": (8, 12, 16), "stem": 4}
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tutelage.errors import InputError
 from tutelage.systems._layers import DropPath
-from tutelage.systems.cvt import CvTAttention, CvTBlock, ConvProjection, CvT, quick_gelu
+from tutelage.systems.cvt import ConvProjection, CvT, CvTAttention, CvTBlock, quick_gelu
 
 MINI: dict[str, Any] = CvT.options("mini")
 

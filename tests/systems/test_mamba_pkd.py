@@ -282,8 +282,8 @@ def test_anytime_asks_one_or_all_or_as_many_as_it_takes() -> None:
 
 
 def test_views_and_plain_samples_are_both_taught() -> None:
-    from tutelage.distillation.data import TensorData
     from tutelage.distillation.augmentation import Augmentation
+    from tutelage.distillation.data import TensorData
 
     made = lesson()
     made.data = TensorData(made.data.inputs, made.data.labels, views=Augmentation(crop=1))

@@ -11,7 +11,7 @@ from tutelage.distillation.teacher import NetworkTeacher
 from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
 from tutelage.systems._toy import build_with_seed
-from tutelage.systems.minilm import TinyEncoder, MiniLM, needs_assistant, projections, relation_logits, relation_divergence
+from tutelage.systems.minilm import MiniLM, TinyEncoder, needs_assistant, projections, relation_divergence, relation_logits
 
 
 def loss(method: MiniLM, student: nn.Module, teacher: nn.Module, tokens: Tensor, mask: Tensor) -> Terms:
@@ -87,7 +87,9 @@ def test_direction_and_finiteness() -> None:
 def test_a_sequence_of_padding_alone_gives_no_nan() -> None:
     q = torch.randn(1, 4, 8, requires_grad=True)
     value = relation_divergence(
-        relation_logits(q.detach(), q.detach(), 2, torch.zeros(1, 4)), relation_logits(q, q, 2, torch.zeros(1, 4)), torch.zeros(1, 4)
+        relation_logits(q.detach(), q.detach(), 2, torch.zeros(1, 4)),
+        relation_logits(q, q, 2, torch.zeros(1, 4)),
+        torch.zeros(1, 4),
     )
     value.sum().backward()
     assert value.abs().max() == 0 and bool(q.grad.isfinite().all())
@@ -204,7 +206,9 @@ def test_a_bert_of_transformers_teaches_a_narrower_one() -> None:
 
     def bert(width: int, layers: int, seed: int) -> nn.Module:
         sizes = SIZES | {"hidden_size": width, "num_hidden_layers": layers, "hidden_dropout_prob": 0.0}
-        return build_with_seed(lambda: transformers.BertModel(transformers.BertConfig(vocab_size=20, **sizes), add_pooling_layer=False), seed)
+        return build_with_seed(
+            lambda: transformers.BertModel(transformers.BertConfig(vocab_size=20, **sizes), add_pooling_layer=False), seed
+        )
 
     ids = tokens(6)
     data = TensorData({"input_ids": ids, "attention_mask": torch.ones_like(ids)})

@@ -123,7 +123,9 @@ def test_an_absent_class_is_named() -> None:
 def test_without_the_feature_term_it_is_plain_distillation_bit_for_bit() -> None:
     def run(method: NDLoss | KD) -> dict[str, Tensor]:
         student, teacher = build_with_seed(lambda: SmallCNN(4, 4, 8), 0), build_with_seed(lambda: SmallCNN(4, 8, 16), 1)
-        return train(TrainingJob(student, teacher, method, toy_images(0), TrainingSettings(steps=6, batch_size=16))).student.state_dict()
+        return train(
+            TrainingJob(student, teacher, method, toy_images(0), TrainingSettings(steps=6, batch_size=16))
+        ).student.state_dict()
 
     plain = run(KD(alpha=0.5))
     same = run(NDLoss(ce=0.5, kd=0.5, nd=0.0, warmup=0))

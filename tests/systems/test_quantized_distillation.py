@@ -128,7 +128,9 @@ def test_scale_gradient_by_hand() -> None:
 
 def lesson(method: object, steps: int = 6) -> TrainingJob:
     student, teacher = build_with_seed(lambda: SmallCNN(4, 4, 8), 0), build_with_seed(lambda: SmallCNN(4, 8, 16), 1)
-    return TrainingJob(student, teacher, method, toy_images(0), TrainingSettings(steps=steps, batch_size=16, optimizer="sgd", lr=0.05))
+    return TrainingJob(
+        student, teacher, method, toy_images(0), TrainingSettings(steps=steps, batch_size=16, optimizer="sgd", lr=0.05)
+    )
 
 
 def test_the_gradient_at_low_precision_moves_full_precision_weights() -> None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.distillation.data import Batch
-from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.feature_hooks import FeatureHooks
+from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.teacher import BlackBoxTeacher
 from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError

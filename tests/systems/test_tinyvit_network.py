@@ -228,7 +228,9 @@ def test_a_brief_training_scores_on_images_held_out() -> None:
     numbers = torch.cat([part.inputs[:, 1, 0, 0] for part in (kept, held)])
     assert torch.equal(numbers.sort().values, torch.arange(64.0))
     assert torch.equal(brief.split()[1].inputs, held.inputs)
-    plain = CandidateScorer(toy_images(0, 128, image_size=16), TrainingSettings(steps=60, batch_size=16, lr=5e-3), 4, 1, holdout=0.25)
+    plain = CandidateScorer(
+        toy_images(0, 128, image_size=16), TrainingSettings(steps=60, batch_size=16, lr=5e-3), 4, 1, holdout=0.25
+    )
     score = plain(network())
     assert score == plain(network()) and 25 < score <= 100
 

@@ -13,8 +13,8 @@ from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
 from tutelage.systems._toy import build_with_seed
 from tutelage.systems.transkd import (
-    EmbeddingAssistant,
     CrossSelectiveFusion,
+    EmbeddingAssistant,
     GlobalLocalMixer,
     SmallSegmenter,
     TransKD,

@@ -13,7 +13,7 @@ from tutelage.distillation.export import save_weights
 from tutelage.errors import InputError
 from tutelage.systems._backbone import count_macs, count_parameters, create, create_on_meta, published
 from tutelage.systems._toy import build_with_seed
-from tutelage.systems.unireplknet import BRANCHES, UniRepLKNetBlock, UniRepLKNet, centred_kernel, dense_kernel
+from tutelage.systems.unireplknet import BRANCHES, UniRepLKNet, UniRepLKNetBlock, centred_kernel, dense_kernel
 
 MINI = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "kernels": ((3,), (13,), (9, 3), (7,))}
 

@@ -205,7 +205,9 @@ def test_reduction_without_its_branch_is_pooling_and_padding() -> None:
 def trainer(**options: object) -> Trainer:
     student = build_with_seed(lambda: ViTRes(4, 1, **SMALL.options(), patch=4, size=16), 0)
     method = ViTResNAS(**{"space": SMALL, "sub_batch": 4, "warmup": 0} | options)
-    return Trainer(TrainingJob(student, None, method, toy_images(0, image_size=16), TrainingSettings(steps=8, batch_size=20, seed=0)))
+    return Trainer(
+        TrainingJob(student, None, method, toy_images(0, image_size=16), TrainingSettings(steps=8, batch_size=20, seed=0))
+    )
 
 
 def test_every_option_is_drawn_as_often_as_any_other() -> None:
@@ -280,7 +282,9 @@ def test_each_sub_batch_has_its_own_network() -> None:
 
 def test_a_winner_is_trained_by_the_same_method() -> None:
     student = build_with_seed(lambda: ViTRes(4, 1, **drawn(1).options(), head=SMALL.head, patch=4, size=16, patch_head=True), 0)
-    result = train(TrainingJob(student, None, ViTResNAS(space=None), toy_images(0, image_size=16), TrainingSettings(steps=3, batch_size=8)))
+    result = train(
+        TrainingJob(student, None, ViTResNAS(space=None), toy_images(0, image_size=16), TrainingSettings(steps=3, batch_size=8))
+    )
     assert set(result.history[-1]["terms"]) == {"label", "patches"}
 
 

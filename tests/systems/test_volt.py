@@ -14,7 +14,18 @@ from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
 from tutelage.systems._backbone import count_parameters, create, create_on_meta, published
 from tutelage.systems._toy import build_with_seed
-from tutelage.systems.volt import CLASSES, ConvUNet, Points, SceneDataset, SceneAugmentation, Volt, VoltNetwork, Voxels, lovasz_softmax, room
+from tutelage.systems.volt import (
+    CLASSES,
+    ConvUNet,
+    Points,
+    SceneAugmentation,
+    SceneDataset,
+    Volt,
+    VoltNetwork,
+    Voxels,
+    lovasz_softmax,
+    room,
+)
 from tutelage.systems.volt.augment import IGNORED, joined, rotation
 from tutelage.systems.volt.network import RotaryEmbedding, patches
 
@@ -90,7 +101,9 @@ def test_rotary_depends_on_differences_and_keeps_norms() -> None:
     q, k = torch.randn(1, 1, 64), torch.randn(1, 1, 64)
 
     def score(a: list[int], b: list[int]) -> Tensor:
-        return (RotaryEmbedding.rotate(q, rotary.turns(torch.tensor([a]))) * RotaryEmbedding.rotate(k, rotary.turns(torch.tensor([b])))).sum()
+        return (
+            RotaryEmbedding.rotate(q, rotary.turns(torch.tensor([a]))) * RotaryEmbedding.rotate(k, rotary.turns(torch.tensor([b])))
+        ).sum()
 
     torch.testing.assert_close(score([3, 1, 2], [5, 0, 2]), score([13, 8, 12], [15, 7, 12]), atol=1e-4, rtol=1e-4)
     assert not torch.isclose(score([3, 1, 2], [5, 0, 2]), score([3, 1, 2], [5, 0, 3]), atol=1e-3)
@@ -212,7 +225,9 @@ def test_without_a_teacher_the_labels_alone_teach() -> None:
     result = train(made)
     assert set(result.history[-1]["terms"]) == {"label"} and not result.parameters_without_gradient
     taught = train(Volt.tiny(0))
-    assert not taught.parameters_without_gradient and set(dict(taught.student.named_children())) == set(dict(result.student.named_children()))
+    assert not taught.parameters_without_gradient and set(dict(taught.student.named_children())) == set(
+        dict(result.student.named_children())
+    )
 
 
 def test_bad_lessons_are_refused() -> None:

@@ -18,8 +18,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tutelage import registry
-from tutelage import storage
+from tutelage import registry, storage
 from tutelage.bench import _isolated_packages
 from tutelage.environment import run_metadata
 from tutelage.errors import InputError, did_you_mean
@@ -73,7 +72,7 @@ def run(
 ) -> dict[str, Any]:
     """The whole result: ``{rows, ratios, verdicts, left_out, …}`` and the stamp of the environment.
 
-    A row: ``{system, size, way, images_per_s, ms, peak_tensor_mib, parameters, macs, side, difference}``; ``difference`` is
+    A row: ``{system, size, variant, images_per_s, ms, peak_tensor_mib, parameters, macs, side, difference}``; ``difference`` is
     the largest one of the way's logits from ours with the same weights, relative to the largest logit; null where the
     weights are others. ``peak_tensor_mib`` counts what a forward pass allocates, not the weights.
 
@@ -132,7 +131,7 @@ def row(name: str, variant: str, measured: Mapping[str, Any], about: Mapping[str
 def compare_variants(name: str, variants: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Ours against each other library, both eager or both compiled; and the folded form against the trained one.
 
-    ``{system, size, way, than, time_ratio}``: the way's time over the other's, the median of the rounds' ratios.
+    ``{system, size, variant, than, time_ratio}``: the way's time over the other's, the median of the rounds' ratios.
     """
     system, _, size = name.partition(":")
     pairs = []
@@ -215,7 +214,7 @@ def networks(name: str, device: str, left_out: dict[str, str]) -> Iterator[tuple
 
 
 def measure_one(name: str, rounds: int, batch: int, device: str, compiled: bool) -> dict[str, Any]:
-    """``{ways: {way: {ms, peak, difference}}, about: {parameters, macs, side}, left_out}`` of one ``system:size``."""
+    """``{variants: {variant: {ms, peak, difference}}, about: {parameters, macs, side}, left_out}`` of one ``system:size``."""
     import torch
 
     from tutelage.bench.distill_steps import StepVariant, measure

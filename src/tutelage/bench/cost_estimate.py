@@ -58,7 +58,8 @@ def bench(
     smoke: bool = False,
     progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """``{measured, scenarios, simulation}``: see :func:`measure`, :func:`extrapolated` and :func:`tutelage.bench.worker_simulation.check`.
+    """``{measured, scenarios, simulation}``: see :func:`measure`, :func:`extrapolate` and
+    :func:`tutelage.bench.worker_simulation.check`.
 
     ``images``: of the embedded world in GQA's layout, about ten questions each. ``smoke``: few of them, and networks that know
     nothing.
@@ -71,7 +72,10 @@ def bench(
     store = storage.ContentStore(storage.cache_home() / "modules")
     with single_threaded():
         networks = toy_modules.generalists(seed, store, smoke)
-        teachers = {"VQA": toy_modules.load_or_train(seed, "color", store, smoke), "LOC": toy_modules.load_or_train(seed, "loc", store, smoke)}
+        teachers = {
+            "VQA": toy_modules.load_or_train(seed, "color", store, smoke),
+            "LOC": toy_modules.load_or_train(seed, "loc", store, smoke),
+        }
         progress(1, 4)
         measured = measure(networks, teachers, 12 if smoke else images, seed)
         progress(2, 4)
@@ -89,12 +93,12 @@ def measure(networks: Mapping[str, VisualModule], teachers: Mapping[str, VisualM
 
     A worker's part ends when the last shard stands; the driver's is reading the questions, and merging and saving the records.
     """
+    from tutelage.datasets.synthetic.export import write_gqa
     from tutelage.modules.symbolic import symbolic_modules
-    from tutelage.sdvp.teachers import teacher_from_module
     from tutelage.sdvp.label import Filters
     from tutelage.sdvp.sources import QuestionSource
     from tutelage.sdvp.stages import collect_to_folder, label_to_folder
-    from tutelage.datasets.synthetic.export import write_gqa
+    from tutelage.sdvp.teachers import teacher_from_module
 
     modules = {**symbolic_modules(), **networks}
     with tempfile.TemporaryDirectory() as folder:
@@ -192,7 +196,9 @@ def extrapolate(measured: Mapping[str, Any], assumptions: CostAssumptions) -> di
     worker += seen * photo["keep_seconds"]
     driver = each["read"] + each["merge records"] + each["merge labels"] + seen * photo["read_seconds"]
     questions = assumptions.questions / assumptions.jobs
-    fleet = WorkerFleet(max(1, assumptions.workers // assumptions.jobs), HOUR / assumptions.failures_a_worker_hour, assumptions.restart_seconds)
+    fleet = WorkerFleet(
+        max(1, assumptions.workers // assumptions.jobs), HOUR / assumptions.failures_a_worker_hour, assumptions.restart_seconds
+    )
     shards = max(1, round(questions / QUESTIONS_PER_SHARD))
     filling = predicted_seconds(shards, worker * QUESTIONS_PER_SHARD, fleet)
     return {

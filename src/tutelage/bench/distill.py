@@ -20,12 +20,11 @@ from statistics import fmean, median
 from typing import Any
 
 from tutelage import storage
-from tutelage.bench import distill_accuracy
-from tutelage.bench import _isolated_packages
+from tutelage.bench import _isolated_packages, distill_accuracy
 from tutelage.bench.distill_steps import ALONE, CACHED, ONLINE, OTHER, QUICK
+from tutelage.datasets.confidence_intervals import supports_claim, t_interval
 from tutelage.environment import run_metadata
 from tutelage.errors import InputError
-from tutelage.datasets.confidence_intervals import supports_claim, t_interval
 
 PAIRS = ("56-20", "110-20")
 """Depths of teacher and student."""

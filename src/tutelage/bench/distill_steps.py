@@ -30,8 +30,8 @@ from tutelage.distillation.data import TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.memory import step_peak
 from tutelage.distillation.method import Method
-from tutelage.distillation.small_models import ResNet
 from tutelage.distillation.profiling import speed_up_teacher
+from tutelage.distillation.small_models import ResNet
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.teacher import CachedTeacher, NetworkTeacher, Teacher
 from tutelage.distillation.trainer import Trainer
@@ -167,7 +167,9 @@ def torchdistill(setup: StepSetup) -> StepVariant:
     return StepVariant(step, (student,))
 
 
-def tutelage_step(setup: StepSetup, method: Method, teacher: Teacher | None, tricks: tuple[str, ...] = (), **changes: Any) -> StepVariant:
+def tutelage_step(
+    setup: StepSetup, method: Method, teacher: Teacher | None, tricks: tuple[str, ...] = (), **changes: Any
+) -> StepVariant:
     """A step of the trainer."""
     settings = setup.settings(**changes)
     lesson = TrainingJob(copy.deepcopy(setup.student), teacher, method, setup.data, settings)
@@ -185,7 +187,7 @@ def fastest(setup: StepSetup, rounds: int = 3) -> dict[str, Any]:
 
 
 def make_variants(setup: StepSetup, folder: Path, with_torchdistill: bool) -> dict[str, StepVariant]:
-    """Every way of a pair, by name; ``folder`` takes the caches, ``other``: torchdistill can be imported."""
+    """Every way of a pair, by name; ``folder`` takes the caches, ``with_torchdistill``: torchdistill can be imported."""
     frozen = copy.deepcopy(setup.teacher).to(setup.device)
     fast = speed_up_teacher(frozen, setup.data.batch(torch.arange(BATCH), None).to(setup.device), rounds=3)
     changes = fastest(setup)

@@ -8,7 +8,7 @@ from typing import Any
 
 from tutelage import storage
 from tutelage.programs.generators.base import ProgramGenerator, grammar_generator
-from tutelage.sdvp.learned_generator.evaluation import exact_match, unknown_words, evaluation_sets
+from tutelage.sdvp.learned_generator.evaluation import evaluation_sets, exact_match, unknown_words
 from tutelage.sdvp.learned_generator.generator import LearnedGenerator
 from tutelage.sdvp.learned_generator.training import QUICK, GeneratorTraining, learned_generator
 
@@ -19,7 +19,8 @@ def bench(
     seeds: list[int], *, smoke: bool = False, progress: Callable[[float, float], object] = lambda done, total: None
 ) -> dict[str, Any]:
     """``{rows, by_seed, smoke}``: a row for each set of questions and writer, its figures (shares, see
-    :func:`~tutelage.sdvp.learned_generator.evaluation.exact_match`) as {mean, sd} over ``seeds``, null where a set has none. ``smoke``: a
+    :func:`~tutelage.sdvp.learned_generator.evaluation.exact_match`) as {mean, sd} over ``seeds``, null where
+    a set has none. ``smoke``: a
     writer that has learned nothing."""
     config = QUICK if smoke else GeneratorTraining()
     by_seed: list[dict[str, Any]] = []

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import storage
-from tutelage.environment import process_memory
-from tutelage.seeds import numpy_rng
 from tutelage.datasets import gqa, gqa_metrics
 from tutelage.datasets.json_records import size_of
 from tutelage.datasets.synthetic import export
+from tutelage.environment import process_memory
+from tutelage.seeds import numpy_rng
 
 SCENES = 200
 """Scenes of which every question is written; their questions are repeated under new ids."""
@@ -84,7 +84,11 @@ def records(count: int, seed: int) -> Iterator[tuple[str, dict[str, Any], dict[s
 def _write(names: list[Path], count: int, seed: int, progress: Progress | None) -> None:
     rng = numpy_rng(seed, "bench", "gqa")
     pool = [answer for _, record, _ in itertools.islice(records(count, seed), 500) if (answer := record["answer"])]
-    with export.JsonMemberWriter(names[0]) as questions, export.JsonMemberWriter(names[2]) as choices, storage.atomic_write(names[1]) as predictions:
+    with (
+        export.JsonMemberWriter(names[0]) as questions,
+        export.JsonMemberWriter(names[2]) as choices,
+        storage.atomic_write(names[1]) as predictions,
+    ):
         for number, (question_id, record, choice) in enumerate(records(count, seed)):
             right, other = rng.random() < RIGHT, pool[int(rng.integers(len(pool)))]
             said = {"questionId": question_id, "prediction": record["answer"] if right else other}

@@ -15,15 +15,15 @@ from typing import Any
 
 from tutelage import assets
 from tutelage.errors import InputError
-from tutelage.storage import read_json_lines
 from tutelage.modules.pretrained import pretrained_modules
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import visprog
-from tutelage.programs.types import Program, ProgramFailure
-from tutelage.programs.scheduler import RunContext, Job, run
-from tutelage.programs.trace import Trace
-from tutelage.programs.values import Image
 from tutelage.programs.generators.base import GenerationRequest, grammar_generator
+from tutelage.programs.scheduler import Job, RunContext, run
+from tutelage.programs.trace import Trace
+from tutelage.programs.types import Program, ProgramFailure
+from tutelage.programs.values import Image
+from tutelage.storage import read_json_lines
 
 PHOTOS = ("photos", "photos-more")
 SIDE = 512

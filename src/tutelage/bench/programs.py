@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import InputError
 from tutelage.programs import viper, visprog
-from tutelage.programs.types import ModuleOutputs, Call, Module, Signature, Value
-from tutelage.programs.scheduler import RunContext, Job, stream
+from tutelage.programs.scheduler import Job, RunContext, stream
 from tutelage.programs.trace import Trace
+from tutelage.programs.types import Call, Module, ModuleOutputs, Signature, Value
 
 if TYPE_CHECKING:
     from tutelage.modules.visual_module import VisualModule

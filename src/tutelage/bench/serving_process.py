@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from tutelage.bench.serving import STUB_ITEM_MS, STUB_MS
 from tutelage.environment import tune_garbage_collector
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.types import ModuleOutputs, Call, Module, Signature, Value
-from tutelage.programs.values import Box
 from tutelage.programs.generators.base import grammar_generator
+from tutelage.programs.types import Call, Module, ModuleOutputs, Signature, Value
+from tutelage.programs.values import Box
 from tutelage.serving.app import application
 from tutelage.serving.server import serve
 from tutelage.serving.settings import ServerSettings

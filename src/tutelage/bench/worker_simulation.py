@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from tutelage.programs.types import ModuleOutputs, Call, Module, Signature
-from tutelage.programs.scheduler import RunContext, Job, stream
+from tutelage.programs.scheduler import Job, RunContext, stream
+from tutelage.programs.types import Call, Module, ModuleOutputs, Signature
 from tutelage.sdvp.questions import ProgramParser, Question
 from tutelage.sdvp.stages import QUESTIONS_PER_SHARD
 from tutelage.seeds import numpy_rng
@@ -94,7 +94,7 @@ class TimedStub:
 def stub_shards(
     questions: Sequence[Question], modules: Mapping[str, Module], shard_size: int, batch: float, call: float
 ) -> tuple[list[float], dict[str, float]]:
-    """The virtual seconds of each shard of ``part`` questions, its programs run over timed stubs, and the calls a question
+    """The virtual seconds of each shard of ``shard_size`` questions, its programs run over timed stubs, and the calls a question
     by module, each counted once where the scheduler asks it once."""
     clock = [0.0]
     stubs = {name: module if module.symbolic else TimedStub(module, clock, batch, call) for name, module in modules.items()}
@@ -116,7 +116,8 @@ def stub_shards(
 
 
 def stub_seconds(shard_size: int, calls: Mapping[str, float], modules: Mapping[str, Any], batch: float, call: float) -> float:
-    """What a shard of ``part`` questions should take over timed stubs, from the calls a question alone: each module's calls in
+    """What a shard of ``shard_size`` questions should take over timed stubs, from the calls a question
+    alone: each module's calls in
     batches that are full but for the last."""
     asked = {name: shard_size * each for name, each in calls.items()}
     return sum(count * call + math.ceil(count / modules[name].batch_size) * batch for name, count in asked.items())

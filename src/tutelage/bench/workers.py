@@ -11,8 +11,8 @@ from statistics import median
 from typing import Any
 
 from tutelage.programs.types import Call
-from tutelage.sdvp.teachers import ModuleTeacher
 from tutelage.sdvp.stages import CALLS_PER_SHARD, label_shard
+from tutelage.sdvp.teachers import ModuleTeacher
 from tutelage.workers import WorkerPool, map_tasks
 
 TARGET = 1.7
@@ -33,7 +33,7 @@ def bench(
 ) -> dict[str, Any]:
     """The labelling stage by one worker and by two of each engine, one thread each, taking turns over ``rounds``.
 
-    The stage is what ``tutelage sdvp label`` hands to workers: shards of ``part`` calls, answered by the embedded colour
+    The stage is what ``tutelage sdvp label`` hands to workers: shards of ``shard_size`` calls, answered by the embedded colour
     specialist and written as files. It begins when every worker has labelled a shard, so starting them is not counted; nor is
     stopping them.
 
@@ -71,7 +71,7 @@ Stage = tuple[float, float, float]
 
 
 def stage(pool: WorkerPool, teachers: Mapping[str, ModuleTeacher], shards: Sequence[Sequence[Call]]) -> Stage:
-    """Label ``pieces``, a shard each, once all workers of the pool are there."""
+    """Label ``shards``, a shard each, once all workers of the pool are there."""
     count = pool.workers or 1
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -88,7 +88,7 @@ def stage(pool: WorkerPool, teachers: Mapping[str, ModuleTeacher], shards: Seque
 
 
 def timed_shard(teachers: Mapping[str, ModuleTeacher], path: Path, n_workers: int, calls: Sequence[Call]) -> tuple[float, float]:
-    """Seconds and CPU seconds of one shard; with ``others``, it goes to the folder ``path`` and so many must come there."""
+    """Seconds and CPU seconds of one shard; with ``n_workers``, it goes to the folder ``path`` and so many must come there."""
     if n_workers:
         label_shard(teachers, path / str(os.getpid()), "VQA", calls)
         until = time.monotonic() + READY_TIMEOUT_S

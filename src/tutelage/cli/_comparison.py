@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.environment import run_metadata
 from tutelage.datasets.confidence_intervals import supports_claim, t_interval
+from tutelage.environment import run_metadata
 
 if TYPE_CHECKING:
     from tutelage.cli._recipe import LoadedRecipe

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from tutelage.errors import InputError
 from tutelage.modules.local_llm import LocalLLMSettings
-from tutelage.programs.generators.openai_endpoint import EndpointSettings
 from tutelage.programs.generators.few_shot import Choice
+from tutelage.programs.generators.openai_endpoint import EndpointSettings
 
 
 @dataclass(frozen=True)

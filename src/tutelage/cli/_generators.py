@@ -16,9 +16,9 @@ from tutelage.errors import InputError
 
 if TYPE_CHECKING:
     from tutelage.cli._generator_settings import GeneratorSettings
-    from tutelage.programs.types import Signature
-    from tutelage.programs.generators.completions import LanguageModel
     from tutelage.programs.generators.base import GenerationRequest, ProgramGenerator
+    from tutelage.programs.generators.completions import LanguageModel
+    from tutelage.programs.types import Signature
 
 T = TypeVar("T")
 
@@ -66,19 +66,19 @@ def read_settings(file: Path | None, changes: Sequence[str] = ()) -> GeneratorSe
 
 
 def signatures_of(module_names: Sequence[str] = (), pretrained: bool = False) -> dict[str, Signature]:
-    """What programs may call: symbolic modules, those of the embedded or ``packaged`` set, and those that ``taught``
+    """What programs may call: symbolic modules, those of the embedded or ``pretrained`` set, and those that ``module_names``
     names; nothing is trained."""
     from tutelage.cli._programs import signature_of
-    from tutelage.modules.vqa import Verify, Vqa
     from tutelage.modules.detection import Loc
     from tutelage.modules.symbolic import symbolic_modules
+    from tutelage.modules.vqa import Verify, Vqa
 
     symbolic = {name: module.signature for name, module in symbolic_modules().items()}
     networks = {"LOC": Loc.signature, "VQA": Vqa.signature, "VERIFY": Verify.signature}
     if pretrained:
-        from tutelage.modules.pretrained.vqa import PhotoMatch
         from tutelage.modules.pretrained.efficientnet import ImageNetClassifier
         from tutelage.modules.pretrained.ocr import Ocr
+        from tutelage.modules.pretrained.vqa import PhotoMatch
 
         networks |= {kind.name: kind.signature for kind in (ImageNetClassifier, PhotoMatch, Ocr)}
     return symbolic | networks | dict(map(signature_of, module_names))
@@ -151,16 +151,16 @@ def _grammar(context: GeneratorContext) -> ProgramGenerator:
 
 
 def _gold(context: GeneratorContext) -> ProgramGenerator:
-    from tutelage.programs.generators.from_file import read_programs
     from tutelage.programs.generators.base import gold_generator
+    from tutelage.programs.generators.from_file import read_programs
 
     return gold_generator(read_programs(_require_table(context.settings.gold, "gold", "programs=FILE.jsonl").programs))
 
 
 def _gqa_functional(context: GeneratorContext) -> ProgramGenerator:
     """Of the file, only the questions that are asked are held; a request names its question by text or by id."""
-    from tutelage.programs.generators.base import gqa_functional_generator
     from tutelage.datasets.gqa import read_questions
+    from tutelage.programs.generators.base import gqa_functional_generator
 
     file = _require_table(context.settings.semantic, "semantic", "questions=val_balanced_questions.json").questions
     ids: dict[str, list[str]] = {}
@@ -187,9 +187,9 @@ def _local(context: GeneratorContext) -> ProgramGenerator:
 
 def _llm(context: GeneratorContext, model: LanguageModel) -> ProgramGenerator:
     from tutelage import storage
-    from tutelage.programs.generators.llm import LLMGenerator
-    from tutelage.programs.generators.few_shot import PromptBuilder
     from tutelage.programs.generators.completions import CompletionCache
+    from tutelage.programs.generators.few_shot import PromptBuilder
+    from tutelage.programs.generators.llm import LLMGenerator
 
     how = context.settings.prompt
     own = {(request.dsl, request.inputs): how.examples for request in context.requests} if how.examples is not None else {}
@@ -199,11 +199,13 @@ def _llm(context: GeneratorContext, model: LanguageModel) -> ProgramGenerator:
 
 
 def _learned(context: GeneratorContext) -> ProgramGenerator:
-    from tutelage import files
+    from tutelage import storage
     from tutelage.sdvp.learned_generator.training import learned_generator
 
     with progress("the learned writer (the first use trains it)"):
-        return learned_generator(context.seed, storage.Store(storage.cache_home() / "writers"), single=context.settings.learned.single)
+        return learned_generator(
+            context.seed, storage.ContentStore(storage.cache_home() / "writers"), single=context.settings.learned.single
+        )
 
 
 _MAKERS: Mapping[GeneratorName, Callable[[GeneratorContext], ProgramGenerator]] = {
@@ -217,7 +219,7 @@ _MAKERS: Mapping[GeneratorName, Callable[[GeneratorContext], ProgramGenerator]] 
 
 
 def with_image_mode(settings: GeneratorSettings, single: bool, photos: bool = False) -> GeneratorSettings:
-    """The same, for images that show one thing, where they are ``single``; else for ``photographs``."""
+    """The same, for images that show one thing, where they are ``single``; else for ``photos``."""
     if single:
         grammar, learned = replace(settings.grammar, single=True), replace(settings.learned, single=True)
         return replace(settings, grammar=grammar, learned=learned)

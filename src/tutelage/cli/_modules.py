@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 
 def load_modules(folder: Path | None, seed: int, quick: bool, module_names: Sequence[str] = ()) -> dict[str, Module]:
-    """Symbolic modules, those saved in ``folder``, those that ``taught`` names, and embedded ones in place of what is missing."""
+    """Symbolic modules, those saved in ``folder``, those that ``module_names`` names, and embedded ones in
+    place of what is missing."""
     from tutelage.cli._programs import load_module, with_toy_modules
     from tutelage.errors import InputError
     from tutelage.modules.symbolic import symbolic_modules
@@ -31,10 +32,10 @@ def parse_teacher(text: str, seed: int, quick: bool) -> tuple[str, Any]:
     from tutelage import storage
     from tutelage.cli._programs import load_module
     from tutelage.errors import InputError
-    from tutelage.modules.vqa import Vqa
     from tutelage.modules.hf import PREFIX
+    from tutelage.modules.vqa import Vqa
     from tutelage.sdvp import toy_modules
-    from tutelage.sdvp.teachers import verify_teacher_from_vqa, teacher_from_module
+    from tutelage.sdvp.teachers import teacher_from_module, verify_teacher_from_vqa
 
     name, _, who = text.partition("=")
     if not name or not who:

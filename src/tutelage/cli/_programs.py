@@ -13,9 +13,9 @@ from tutelage.cli.common import console, emit, progress
 
 if TYPE_CHECKING:
     from tutelage.modules.visual_module import VisualModule
-    from tutelage.programs.types import Module, Program, ProgramFailure, Signature, Value
     from tutelage.programs.scheduler import Job
     from tutelage.programs.trace import StepRecord, Trace
+    from tutelage.programs.types import Module, Program, ProgramFailure, Signature, Value
     from tutelage.programs.values import Image
     from tutelage.programs.viper import Parser as ViperParser
     from tutelage.programs.visprog import Parser as VisProgParser
@@ -99,10 +99,10 @@ def choose_module_set(requested: ModuleSet | None, images: Iterable[Image]) -> t
 
 
 def modules_of(seed: int, module_names: Sequence[str] = (), module_set: ModuleSet = ModuleSet.embedded) -> dict[str, Module]:
-    """Symbolic modules, those that ``taught`` names, and those of the set ``models`` for the names that are left.
+    """Symbolic modules, those that ``module_names`` names, and those of the set ``module_set`` for the names that are left.
 
     Raises:
-        MissingExtra, InputError, StaleError: as :func:`named`.
+        MissingExtra, InputError, StaleError: as :func:`load_module`.
         AssetAbsent, WrongHash: a network of the packaged set is not here, or not the published one.
     """
     import torch
@@ -158,14 +158,14 @@ def run_and_print(
     extra: Mapping[str, Any] | None = None,
     page: Path | None = None,
 ) -> None:
-    """Run one program, show every step and the answer, and write the trace as JSON, with what else is ``told``, and as a
+    """Run one program, show every step and the answer, and write the trace as JSON, with what else is ``extra``, and as a
     ``page``; a program that fails leaves with 1.
 
     Raises:
         StaleError, StorageError: the file of the result cache is not one, or cannot be written.
     """
-    from tutelage.programs.result_cache import ResultCache
     from tutelage.programs.confidence import confidence
+    from tutelage.programs.result_cache import ResultCache
     from tutelage.programs.scheduler import RunContext, run
 
     with ResultCache(cache) as results:
@@ -192,9 +192,9 @@ def run_and_print(
 
 def _write_html(page: Path, job: Job, trace: Trace, models: str) -> None:
     from tutelage import __version__
-    from tutelage.storage import write_text
     from tutelage.programs.values import Image
     from tutelage.reports.trace import FORMAT, VERSION, trace_report
+    from tutelage.storage import write_text
 
     pictures = {value.root_key: Image(value.root, value.root_key) for value in job.state.values() if isinstance(value, Image)}
     images = [{"key": key, "width": it.width, "height": it.height, "src": it.data_uri(1024)} for key, it in pictures.items()]

@@ -9,17 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tutelage.cli import _generators
-from tutelage.cli._modules import load_modules, parse_teacher
 from tutelage.cli._generators import GeneratorName
-from tutelage.cli.common import console, emit, run_metadata, progress
+from tutelage.cli._modules import load_modules, parse_teacher
+from tutelage.cli.common import console, emit, progress, run_metadata
 
 if TYPE_CHECKING:
     from tutelage.cli._real_data_settings import RealDataSettings
-    from tutelage.programs.types import Module
     from tutelage.programs.generators.base import ProgramGenerator
-    from tutelage.sdvp.teachers import ModuleTeacher
+    from tutelage.programs.types import Module
     from tutelage.sdvp.real_data.datasets import Dataset, Item
     from tutelage.sdvp.real_data.study import Items
+    from tutelage.sdvp.teachers import ModuleTeacher
 
 GOLD = "gold"
 
@@ -68,7 +68,7 @@ def run(task: RealDataset, request: StudyRequest, components: StudyComponents, o
     from tutelage.programs.image_cache import ResizePolicy
     from tutelage.sdvp.real_data.datasets import Gqa, Nlvr2
     from tutelage.sdvp.real_data.protocols import get_protocol
-    from tutelage.sdvp.real_data.study import StudyFactories, RealDataPlan, run_study
+    from tutelage.sdvp.real_data.study import RealDataPlan, StudyFactories, run_study
 
     preset, settings = get_protocol(task.value, request.preset), components.settings.study
     if request.smoke:
@@ -100,7 +100,9 @@ def run(task: RealDataset, request: StudyRequest, components: StudyComponents, o
     emit(result, json)
 
 
-def _make_generator(name: GeneratorName, dataset: Dataset, items: Sequence[Item], components: StudyComponents, request: StudyRequest) -> ProgramGenerator:
+def _make_generator(
+    name: GeneratorName, dataset: Dataset, items: Sequence[Item], components: StudyComponents, request: StudyRequest
+) -> ProgramGenerator:
     from tutelage.errors import InputError
     from tutelage.programs.generators.base import GenerationRequest, gqa_functional_generator
 
@@ -112,7 +114,9 @@ def _make_generator(name: GeneratorName, dataset: Dataset, items: Sequence[Item]
         return gqa_functional_generator({item.id: item.record.semantic for item in items})
     requests = [GenerationRequest(item.text, request.dsl, dataset.inputs, item.id) for item in items]
     signatures = {key: module.signature for key, module in _modules(components, request.seeds[0], request.smoke).items()}
-    return _generators.make_generator(name, _generators.GeneratorContext(components.settings, requests, signatures, request.seeds[0]))
+    return _generators.make_generator(
+        name, _generators.GeneratorContext(components.settings, requests, signatures, request.seeds[0])
+    )
 
 
 def _modules(components: StudyComponents, seed: int, smoke: bool) -> dict[str, Module]:

@@ -14,11 +14,11 @@ from tutelage.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
+    from tutelage.distillation.augmentation import Augmentation
     from tutelage.distillation.data import TensorData
     from tutelage.distillation.job import TrainingJob
     from tutelage.distillation.method import Method
     from tutelage.distillation.recipe import DataSpec, Recipe
-    from tutelage.distillation.augmentation import Augmentation
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What is taught, by whom, how.", show_default=False)]
 Overrides = Annotated[
@@ -106,7 +106,9 @@ class LoadedRecipe:
         if self.recipe.cache is not None and settings.view_seed is None:
             settings = replace(settings, view_seed=self.seeds[0])
         method = make_method(self.method, self.recipe.options)
-        return TrainingJob(make_student(self.student, seed), as_teacher(self.teacher), method, self.data, settings, self.recipe.method)
+        return TrainingJob(
+            make_student(self.student, seed), as_teacher(self.teacher), method, self.data, settings, self.recipe.method
+        )
 
 
 def prepare(recipe: Recipe) -> LoadedRecipe:

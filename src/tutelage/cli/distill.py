@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tutelage.cli._recipe import Overrides, RecipeFile
-from tutelage.cli.common import ProgressBar, JsonOut, console, emit, progress
+from tutelage.cli.common import JsonOut, ProgressBar, console, emit, progress
 
 if TYPE_CHECKING:
     from tutelage.cli._recipe import LoadedRecipe
@@ -116,7 +116,9 @@ def curve(job: LoadedRecipe) -> Any:
     return settings if settings.eval_every or job.test is None else replace(settings, eval_every=max(1, settings.steps // 10))
 
 
-def train_student_alone(job: LoadedRecipe, done: DistillationResult, folder: Path, bar: ProgressBar, together: SingleProcess) -> dict[str, Any]:
+def train_student_alone(
+    job: LoadedRecipe, done: DistillationResult, folder: Path, bar: ProgressBar, together: SingleProcess
+) -> dict[str, Any]:
     """The student alone from the same starts: for as many steps, and for as many as take as long as distilling did."""
     from tutelage.distillation.api import distill as run
     from tutelage.distillation.compare import ALONE, ALONE_LATE
@@ -125,7 +127,9 @@ def train_student_alone(job: LoadedRecipe, done: DistillationResult, folder: Pat
     settings = curve(job)
     data = job.labelled if job.labelled is not None else job.data
     more: dict[str, Any] = {"seeds": job.seeds, "evaluate": job.score, "parallel": together}
-    plain = run(job.student, None, data, Supervised, settings=settings, out=folder / "alone", progress=arm_progress(bar, ALONE), **more)
+    plain = run(
+        job.student, None, data, Supervised, settings=settings, out=folder / "alone", progress=arm_progress(bar, ALONE), **more
+    )
     longer = sum(result.seconds for result in done.results) / max(1e-9, sum(result.seconds for result in plain.results))
     settings = replace(settings, steps=max(1, round(settings.steps * longer)))
     late = run(

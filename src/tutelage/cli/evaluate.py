@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tutelage.cli.common import JsonOut, console, emit, run_metadata, progress
+from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer(name="eval", no_args_is_help=True)
 
@@ -68,7 +68,9 @@ def gqa(
     ] = False,
     missing: MissingPolicy = Missing.error,
     unknown: UnknownPolicy = Unknown.error,
-    duplicates: Annotated[Duplicates, typer.Option(help="Two predictions to one question: stop, or the last.")] = (Duplicates.error),
+    duplicates: Annotated[Duplicates, typer.Option(help="Two predictions to one question: stop, or the last.")] = (
+        Duplicates.error
+    ),
     json: JsonOut = None,
 ) -> None:
     """Score GQA predictions: every official metric whose inputs are given, in one pass over each file."""

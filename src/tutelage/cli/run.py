@@ -12,14 +12,25 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from tutelage.cli._programs import Dsl, DslOption, ModuleSet, ModuleSetOption, Seed, ModuleOption, run_and_print, choose_module_set, modules_of, parser_of
+from tutelage.cli._programs import (
+    Dsl,
+    DslOption,
+    ModuleOption,
+    ModuleSet,
+    ModuleSetOption,
+    Seed,
+    choose_module_set,
+    modules_of,
+    parser_of,
+    run_and_print,
+)
 from tutelage.cli.common import JsonOut, console, progress
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
-    from tutelage.programs.types import Module
     from tutelage.programs.scheduler import Job
     from tutelage.programs.trace import Trace
+    from tutelage.programs.types import Module
 
 app = typer.Typer()
 
@@ -144,14 +155,14 @@ def _count_lines(path: Path) -> int:
 def _jobs(
     batch: Path, folder: Path, modules: dict[str, Module], on_id: Callable[[str | int], None], notes: Counter[str]
 ) -> Iterator[Job]:
-    """A job a line; a line's id goes to ``keep`` in the same order. What had to be done to pictures is counted in ``notes``.
+    """A job a line; a line's id goes to ``on_id`` in the same order. What had to be done to pictures is counted in ``notes``.
 
     Raises:
         InputError: a line that is not JSON, or lacks a field; the message names file and line.
     """
-    from tutelage import files
-    from tutelage.programs.types import ProgramFailure, RuntimeFailure
+    from tutelage import storage
     from tutelage.programs.scheduler import Job
+    from tutelage.programs.types import ProgramFailure, RuntimeFailure
     from tutelage.programs.values import Image
 
     @lru_cache(maxsize=REREAD)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.cli._real_data import RealDataset
+from tutelage.cli._generators import GeneratorName, SetOption, SettingsFile
+from tutelage.cli._modules import load_modules, parse_teacher
 from tutelage.cli._pool import Address, Engine, EngineOption, Workers, pool
 from tutelage.cli._programs import ModuleOption
-from tutelage.cli._modules import load_modules, parse_teacher
-from tutelage.cli._generators import SetOption, SettingsFile, GeneratorName
-from tutelage.cli.common import JsonOut, console, emit, run_metadata, progress
+from tutelage.cli._real_data import RealDataset
+from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
 
 if TYPE_CHECKING:
     from tutelage.sdvp.questions import Question
@@ -127,11 +127,11 @@ def label(
 
     Without --probe, teachers are accepted unseen and their confidence is taken as it is.
     """
-    from tutelage.storage import read_json
-    from tutelage.sdvp.teacher_check import answer_probe
     from tutelage.sdvp.collect import load_records
     from tutelage.sdvp.label import Filters
     from tutelage.sdvp.stages import VERDICTS, label_to_folder
+    from tutelage.sdvp.teacher_check import answer_probe
+    from tutelage.storage import read_json
 
     who = pool(engine, address, workers)
     found, ready = load_records(records), load_modules(modules, seed, quick, module or ())
@@ -139,7 +139,9 @@ def label(
     with progress("labelling") as bar:
         teachers = dict(parse_teacher(text, seed, quick) for text in teacher)
         known = answer_probe(asked, ready)
-        labelled = label_to_folder(out, found, ready, teachers, Filters(min_confidence=gate), known, shard_size=part, pool=who, progress=bar)
+        labelled = label_to_folder(
+            out, found, ready, teachers, Filters(min_confidence=gate), known, shard_size=part, pool=who, progress=bar
+        )
     verdicts = read_json(out / VERDICTS)
     counts = {
         name: {"records": len(found[name]), "labelled": len(rows), "kept": sum(row.weight > 0 for row in rows)} | verdicts[name]
@@ -308,7 +310,9 @@ def study(
     processes: Annotated[int, typer.Option(min=1, help="Worker processes, one thread each (--task runs in one).")] = 2,
     dsl: DslOption = Dsl.visprog,
     smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
-    task: Annotated[RealDataset | None, typer.Option(help="Instead: the study on an official folder, see docs/real-data.md.")] = None,
+    task: Annotated[
+        RealDataset | None, typer.Option(help="Instead: the study on an official folder, see docs/real-data.md.")
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="With --task: the folder that holds the data set.")] = None,
     preset: Annotated[str | None, typer.Option(help="With --task: a published protocol, such as viper-gqa.")] = None,
     ids: Annotated[Path | None, typer.Option(help="With --task: the ids.json of another run, to use its questions.")] = None,
@@ -332,8 +336,7 @@ def study(
 
     With --task and --root: frozen against distilled modules on questions of GQA or NLVR2 that were not learned from.
     """
-    from tutelage.cli import _ablations, _study
-    from tutelage.cli import _real_data
+    from tutelage.cli import _ablations, _real_data, _study
     from tutelage.errors import InputError
     from tutelage.sdvp.study.run import StudyPlan
 

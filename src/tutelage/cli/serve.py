@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli._programs import SETS, ModuleSet, Seed, ModuleOption, modules_of
-from tutelage.cli._generators import SetOption, SettingsFile, GeneratorName, GeneratorOption
+from tutelage.cli._generators import GeneratorName, GeneratorOption, SetOption, SettingsFile
+from tutelage.cli._programs import SETS, ModuleOption, ModuleSet, Seed, modules_of
 from tutelage.errors import InputError
 from tutelage.serving import check_installed
 
@@ -66,9 +66,9 @@ def serve(
     from tutelage.cli import _generators
     from tutelage.programs.result_cache import ResultCache
     from tutelage.serving.app import application
+    from tutelage.serving.sample_images import photograph, scene
     from tutelage.serving.server import log_to_stderr
     from tutelage.serving.server import serve as serve_until_told
-    from tutelage.serving.sample_images import photograph, scene
     from tutelage.serving.settings import ServerSettings
 
     limits = ServerSettings(
@@ -88,7 +88,9 @@ def serve(
     )
     packaged = models is ModuleSet.packaged
     parts = _generators.with_image_mode(_generators.read_settings(settings, changes or ()), single, packaged)
-    made = _generators.make_generator(writer, _generators.GeneratorContext(parts, [], _generators.signatures_of(module or (), packaged), seed))
+    made = _generators.make_generator(
+        writer, _generators.GeneratorContext(parts, [], _generators.signatures_of(module or (), packaged), seed)
+    )
     modules = modules_of(seed, module or (), models)
     log_to_stderr()
     if host not in NEARBY and key is None:

@@ -28,8 +28,7 @@ def show(
 
     The result is kept as RESULTS/SYSTEM.json. The exit code is 0 whatever the verdict.
     """
-    from tutelage import storage
-    from tutelage import experiments
+    from tutelage import experiments, storage
 
     with progress(f"showing {name}", total=seeds) as bar:
         result = experiments.show(

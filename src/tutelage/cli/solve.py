@@ -7,16 +7,27 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.cli._programs import Dsl, DslOption, ModuleSet, ModuleSetOption, Seed, ModuleOption, run_and_print, choose_module_set, modules_of, parser_of
-from tutelage.cli._generators import SetOption, SettingsFile, GeneratorName, GeneratorOption
+from tutelage.cli._generators import GeneratorName, GeneratorOption, SetOption, SettingsFile
+from tutelage.cli._programs import (
+    Dsl,
+    DslOption,
+    ModuleOption,
+    ModuleSet,
+    ModuleSetOption,
+    Seed,
+    choose_module_set,
+    modules_of,
+    parser_of,
+    run_and_print,
+)
 from tutelage.cli.common import JsonOut, console
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from tutelage.programs.generators.self_repair import RepairStats
     from tutelage.programs.generators.self_consistency import VoteResult
+    from tutelage.programs.generators.self_repair import RepairStats
 
 app = typer.Typer()
 
@@ -43,11 +54,11 @@ def solve(
 ) -> None:
     """Have a program written for a question, run it, and show every step."""
     from tutelage.cli import _generators
-    from tutelage.programs.scheduler import RunContext, Job
-    from tutelage.programs.values import Image
-    from tutelage.programs.generators.self_repair import RepairRequest, can_repair, run_and_repair
-    from tutelage.programs.generators.self_consistency import VoteRequest, run_and_vote
     from tutelage.programs.generators.base import GenerationRequest
+    from tutelage.programs.generators.self_consistency import VoteRequest, run_and_vote
+    from tutelage.programs.generators.self_repair import RepairRequest, can_repair, run_and_repair
+    from tutelage.programs.scheduler import Job, RunContext
+    from tutelage.programs.values import Image
 
     if len(images) > 2:
         raise InputError(f"{len(images)} pictures", remedy="give one or two pictures, then the question in quotes")
@@ -84,7 +95,7 @@ def solve(
 
 
 def _print_cost(screen: Console, usage: dict[str, Any], repairs: RepairStats | None, vote: VoteResult | None) -> None:
-    """Print what the programs took, were mended and voted, and put it into ``took``."""
+    """Print what the programs took, were mended and voted, and put it into ``usage``."""
     from dataclasses import asdict
 
     from tutelage.cli._generators import format_usage

@@ -24,8 +24,7 @@ def listed(results: Path = RESULTS) -> list[dict[str, Any]]:
     Raises:
         InputError: a kept result that cannot be read, or that is none.
     """
-    from tutelage import registry
-    from tutelage import experiments
+    from tutelage import experiments, registry
     from tutelage.storage import read_json
 
     ready = experiments.names()

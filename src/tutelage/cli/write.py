@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from tutelage.cli._generators import GeneratorName, GeneratorOption, SetOption, SettingsFile
 from tutelage.cli._programs import Dsl, DslOption, parser_for
-from tutelage.cli._generators import SetOption, SettingsFile, GeneratorName, GeneratorOption
 from tutelage.cli.common import JsonOut, console, emit
 
 app = typer.Typer()
@@ -34,8 +34,8 @@ def write(
     Failures are counted by kind. For a language model the tokens and their cost are counted too.
     """
     from tutelage.cli import _generators
-    from tutelage.programs.types import ProgramFailure
     from tutelage.programs.generators.base import GenerationRequest, tally
+    from tutelage.programs.types import ProgramFailure
 
     inputs = ("LEFT", "RIGHT") if pair else ("IMAGE",)
     requests = [GenerationRequest(question, dsl.value, inputs, str(number)) for number, question in enumerate(questions)]

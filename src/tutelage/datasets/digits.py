@@ -43,7 +43,7 @@ def load_mnist_5k(file: str | Path | None = None) -> tuple[np.ndarray, np.ndarra
 
 
 def _read(path: Path, image_size: int, largest: int) -> tuple[np.ndarray, np.ndarray]:
-    """A gzipped table without a head: ``side * side`` pixels, then the label, a line an image."""
+    """A gzipped table without a head: ``image_size * image_size`` pixels, then the label, a line an image."""
     try:
         with gzip.open(path, "rt", encoding="ascii") as file:
             table = np.loadtxt(file, delimiter=",", dtype=np.float64, ndmin=2)
@@ -52,7 +52,9 @@ def _read(path: Path, image_size: int, largest: int) -> tuple[np.ndarray, np.nda
     except (OSError, EOFError, ValueError) as error:
         raise InputError(f"not a whole table of digits: {error}", where=path, remedy="install the package again") from error
     if table.shape[1] != image_size * image_size + 1 or not len(table):
-        raise InputError(f"{table.shape[1]} columns in place of {image_size * image_size + 1}", where=path, remedy="install the package again")
+        raise InputError(
+            f"{table.shape[1]} columns in place of {image_size * image_size + 1}", where=path, remedy="install the package again"
+        )
     pixels, labels = table[:, :-1], table[:, -1]
     if pixels.min() < 0 or pixels.max() > largest or not np.isin(labels, np.arange(10)).all():
         raise InputError("a pixel or a label is out of range", where=path, remedy="install the package again")

@@ -18,8 +18,8 @@ import numpy as np
 import PIL.Image
 
 from tutelage.errors import InputError, MissingExtra
-from tutelage.storage import read_json
 from tutelage.seeds import numpy_rng
+from tutelage.storage import read_json
 
 COLORS = ("black", "gray", "teal", "brown", "red", "green", "blue", "yellow")
 SHAPES = ("circle", "rectangle", "triangle")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from tutelage.datasets.json_records import REMEDY, JsonRecord, Progress, is_id, members
 from tutelage.errors import InputError
-from tutelage.datasets.json_records import REMEDY, Progress, JsonRecord, is_id, members
 
 STRUCTURAL_TYPES = ("verify", "query", "choose", "logical", "compare")
 SEMANTIC_TYPES = ("obj", "attr", "cat", "rel", "global")

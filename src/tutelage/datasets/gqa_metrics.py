@@ -29,9 +29,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tutelage.errors import InputError
 from tutelage.datasets.gqa import GqaQuestion, GqaStep, SceneGraph, read_choices, read_questions, read_scene_graphs
-from tutelage.datasets.json_records import Progress, JsonRecord, items
+from tutelage.datasets.json_records import JsonRecord, Progress, items
+from tutelage.errors import InputError
 
 METRICS = (
     "binary",
@@ -165,7 +165,9 @@ class GqaScorer:
         self.predictions, self.missing_policy = predictions, missing
         self.state = bytearray(len(predictions.answers))
         self.running: defaultdict[str, RunningAccuracy] = defaultdict(RunningAccuracy)
-        self.detailed: dict[str, defaultdict[Any, RunningAccuracy]] = {name: defaultdict(RunningAccuracy) for name in DETAILED_METRICS}
+        self.detailed: dict[str, defaultdict[Any, RunningAccuracy]] = {
+            name: defaultdict(RunningAccuracy) for name in DETAILED_METRICS
+        }
         self.gold: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.predicted: defaultdict[str, Counter[str]] = defaultdict(Counter)
         self.questions = self.missing = 0

@@ -62,7 +62,7 @@ class JsonRecord:
         return str(value)
 
     def one_of(self, field: str, allowed: tuple[str, ...]) -> str:
-        """A string among ``known``."""
+        """A string among ``allowed``."""
         value = self.value.get(field)
         if value not in allowed:
             raise self.error(field, f"one of {', '.join(allowed)}")

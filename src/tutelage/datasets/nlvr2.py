@@ -10,9 +10,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from tutelage.datasets.json_records import JsonRecord, is_id
 from tutelage.errors import InputError
 from tutelage.storage import read_json_lines
-from tutelage.datasets.json_records import JsonRecord, is_id
 
 _IDENTIFIER = re.compile(r"(train|dev|test1|test2)-(\d+)-(\d+)-(\d+)")
 _LABELS = MappingProxyType({"true": True, "false": False})

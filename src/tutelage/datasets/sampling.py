@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tutelage.errors import InputError
-from tutelage.storage import fingerprint, read_json, write_json
-from tutelage.seeds import derive
 from tutelage.datasets.json_records import JsonRecord
+from tutelage.errors import InputError
+from tutelage.seeds import derive
+from tutelage.storage import fingerprint, read_json, write_json
 
 T = TypeVar("T")
 FORMAT = "tutelage-sample"

@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from tutelage import registry
-from tutelage import storage
+from tutelage import registry, storage
 from tutelage.distillation.cache import Cache
-from tutelage.distillation.cache_build import estimate_break_even, build
+from tutelage.distillation.cache_build import build, estimate_break_even
 from tutelage.distillation.data import ReplayableData, from_dataset
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method
@@ -121,7 +120,7 @@ def distill(
     Args:
         student: a network, which is copied and not changed, or a function that builds one, called under each seed.
         teacher: a network (then frozen, in eval mode) or a ``Teacher``; None for methods that need none.
-        data: a torch ``Dataset`` of inputs or (input, label) pairs, or a ``Data``.
+        data: a torch ``Dataset`` of inputs or (input, label) pairs, or a ``ReplayableData``.
         method: a registered name (``tutelage systems`` lists them), a ``Method``, or its class.
         options: of the method, where it is given by name or class.
         settings: how to train; single fields as keywords: ``steps=2000, lr=1e-3``.
@@ -223,4 +222,13 @@ def through_cache(
     return CachedTeacher(built, job.teacher), known | built.info()
 
 
-__all__ = ["Cache", "DistillationResult", "cache_folder", "distill", "make_method", "make_settings", "make_student", "through_cache"]
+__all__ = [
+    "Cache",
+    "DistillationResult",
+    "cache_folder",
+    "distill",
+    "make_method",
+    "make_settings",
+    "make_student",
+    "through_cache",
+]

@@ -128,16 +128,18 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class MixupParams:
-    """How a pair is mixed: the share ``kept`` of each row's own image, and the swapped ``box`` (top, bottom, left,
+    """How a pair is mixed: the share ``lam`` of each row's own image, and the swapped ``box`` (top, bottom, left,
     right) of CutMix, None for Mixup."""
 
     lam: float
     box: tuple[int, int, int, int] | None = None
 
 
-def draw_mixup(seed: int, height: int, width: int, mixup: float, cutmix: float, mix: float = 1.0, switch: float = 0.5) -> MixupParams:
+def draw_mixup(
+    seed: int, height: int, width: int, mixup: float, cutmix: float, mix: float = 1.0, switch: float = 0.5
+) -> MixupParams:
     """The mixing that ``seed`` (one member's seed XOR the other's) names; the draws are TinyViT's (Wu et al., 2022), in
-    its order, from PCG64; ``kept`` is corrected to the box as it was clipped (theirs reaches no label)."""
+    its order, from PCG64; ``lam`` is corrected to the box as it was clipped (theirs reaches no label)."""
     rng = np.random.Generator(np.random.PCG64(seed))
     if rng.random() >= mix:
         return MixupParams(1.0)

@@ -16,18 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage import workers
-from tutelage import storage
+from tutelage import storage, workers
 from tutelage.distillation.cache import (
     FORMAT,
     SHARD,
     VERSION,
     Cache,
     difference,
-    tensor_hash,
     pack,
     read_metadata,
     shard_path,
+    tensor_hash,
     view_keys,
 )
 from tutelage.distillation.checkpoint import write_tensors
@@ -89,7 +88,7 @@ def build(
 
     Raises:
         StaleError: ``root`` holds a cache of other data, another teacher or other settings.
-        InputError: a wrong ``store``, or a teacher's output that is not finite.
+        InputError: a wrong ``storage_format``, or a teacher's output that is not finite.
     """
     if job.teacher is None:
         raise InputError("nothing to cache: the lesson has no teacher", where=job.name)
@@ -156,7 +155,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
-def build_shard(root: Path, metadata: Mapping[str, Any], teacher: Teacher, data: ReplayableData, todo: CachePlan, number: int) -> Path:
+def build_shard(
+    root: Path, metadata: Mapping[str, Any], teacher: Teacher, data: ReplayableData, todo: CachePlan, number: int
+) -> Path:
     """Compute and write one shard; what a worker process runs."""
     columns: dict[str, list[Tensor]] = {}
     seen: set[int] = set()
@@ -188,10 +189,10 @@ def _check_storage_format(storage_format: Mapping[str, str]) -> None:
 
 
 def verify(root: str | Path, job: TrainingJob | None = None, passes: int = 8, tolerance: float | None = None) -> dict[str, Any]:
-    """Read every byte of the cache, and with a ``lesson`` ask its teacher again about ``passes`` of the passes.
+    """Read every byte of the cache, and with a ``job`` ask its teacher again about ``passes`` of the passes.
 
     Returns:
-        ``{shards, rows, asked, largest_error: {head: float}}``; a sparse head's error is of probabilities.
+        ``{shards, rows, asked, largest_error: {metadata: float}}``; a sparse head's error is of probabilities.
 
     Raises:
         InputError: a shard is missing, cut short or altered; the message names it.
@@ -226,7 +227,7 @@ def verify(root: str | Path, job: TrainingJob | None = None, passes: int = 8, to
 
 
 def estimate_break_even(job: TrainingJob, storage_format: Mapping[str, str] | str = "fp32", rounds: int = 3) -> dict[str, float]:
-    """What a cache of ``lesson`` costs and saves, measured on a few passes in a temporary folder.
+    """What a cache of ``job`` costs and saves, measured on a few passes in a temporary folder.
 
     Returns:
         ``build_passes``, ``build_seconds`` and ``bytes`` of the build, ``teacher_ms`` and ``read_ms`` of a pass,

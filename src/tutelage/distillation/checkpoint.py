@@ -19,7 +19,7 @@ FORMAT = "tutelage-checkpoint-1"
 
 
 def write_tensors(path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, Any], format: str = FORMAT) -> Path:
-    """Write ``tensors`` and the JSON ``head`` as one file, atomically; the same content gives the same bytes."""
+    """Write ``tensors`` and the JSON ``metadata`` as one file, atomically; the same content gives the same bytes."""
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     return storage.write_bytes(path, save(plain, {"tutelage": json.dumps({"format": format, **storage.to_plain(metadata)})}))
 

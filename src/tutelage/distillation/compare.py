@@ -36,7 +36,7 @@ def class_labels(test: ReplayableData) -> Tensor:
 
 
 def _chunks(test: ReplayableData, predict: Callable[[Batch], Tensor]) -> Tensor:
-    """The softmax of what ``ask`` says of every plain sample, [N, C]; asked in parts that fit into memory."""
+    """The softmax of what ``predict`` says of every plain sample, [N, C]; asked in parts that fit into memory."""
     with torch.no_grad():
         parts = [predict(test.batch(rows, None)) for rows in torch.arange(len(test)).split(1000)]
     return torch.cat(parts).softmax(-1)
@@ -112,7 +112,9 @@ def compare(
         chosen = replace(settings, seed=seed, eval_every=settings.eval_every or max(1, settings.steps // 10))
         start = student(seed)
 
-        def run(name: str, how: Method, on: ReplayableData, told: TrainingSettings, start: nn.Module = start, number: int = number) -> TrainingResult:
+        def run(
+            name: str, how: Method, on: ReplayableData, told: TrainingSettings, start: nn.Module = start, number: int = number
+        ) -> TrainingResult:
             if progress is not None:
                 progress(name, number, len(seeds))
             lesson = TrainingJob(copy.deepcopy(start), teacher, copy.deepcopy(how), on, told, name, score)

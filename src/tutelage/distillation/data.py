@@ -1,4 +1,4 @@
-"""Batches, and what supplies them: a :class:`Data` is sized, answers index tensors, and can replay any view."""
+"""Batches, and what supplies them: a :class:`ReplayableData` is sized, answers index tensors, and can replay any view."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import InputError
-from tutelage.storage import fingerprint
 from tutelage.seeds import derive, torch_rng
+from tutelage.storage import fingerprint
 
 Tree = Any
 """A tensor, or any nest of dicts, lists and tuples of tensors."""
@@ -158,7 +158,7 @@ class TensorData:
         return fingerprint(*parts)
 
     def batch(self, indices: Tensor, seeds: Tensor | None) -> Batch:
-        """See :class:`Data`."""
+        """See :class:`ReplayableData`."""
         views = self.views if seeds is not None else None
         batch = Batch(
             map_tree(lambda leaf: leaf[indices], self.inputs),

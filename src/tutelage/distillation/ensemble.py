@@ -89,7 +89,7 @@ class EnsembleTeacher(Teacher):
         teachers: at least one; all must know the head.
         combine: ``average`` or ``sum`` of each head (weighted), or ``routed``: each row is answered by one of them.
         weights: one a teacher, for ``average`` (normalised to sum 1) and ``sum``.
-        route: for ``routed``: :class:`ByClass`, :class:`BySample`, or any function from a batch to the teacher's number
+        route: for ``routed``: :class:`RouteByClass`, :class:`RouteBySample`, or any function from a batch to the teacher's number
             of each row, [B] int64.
 
     Raises:

@@ -17,13 +17,13 @@ from tutelage.errors import InputError, did_you_mean
 class FeatureHooks:
     """Takes what the sub-modules ``names`` of ``network`` put out, while open.
 
-    ``with Taps(network, ["layer3"]) as taken: output = network(x)`` fills ``taken["layer3"]``; the gradient flows. On
-    leaving, the hooks are gone and ``taken`` stays. Names are those of the plain network, inside ``torch.compile`` and
+    ``with FeatureHooks(network, ["layer3"]) as features: output = network(x)`` fills ``features["layer3"]``; the gradient flows. On
+    leaving, the hooks are gone and ``features`` stays. Names are those of the plain network, inside ``torch.compile`` and
     ``DistributedDataParallel`` too. A sub-module that runs several times in a pass gives its last output; one that
     returns a tuple gives its first tensor. Prefix ``in:`` takes a sub-module's first input instead.
 
     Compiled code skips hooks that are set after it was made, so in a ``with`` block what is compiled runs as plain
-    PyTorch. To tap compiled code at its speed, :meth:`open` before ``torch.compile``, read ``taken``, and leave it open.
+    PyTorch. To tap compiled code at its speed, :meth:`open` before ``torch.compile``, read ``features``, and leave it open.
 
     Raises:
         InputError: no such sub-module; the message offers the nearest names.

@@ -36,14 +36,14 @@ REMEDY = "choose data parallelism, which keeps the weights whole: torchrun, or `
 class FSDPProcesses(DataParallelProcesses):
     """The processes that were launched together, each with its part of the student.
 
-    A parameter must get a gradient in all processes or in none. Raises as :class:`Parallel`.
+    A parameter must get a gradient in all processes or in none. Raises as :class:`DataParallelProcesses`.
     """
 
     _student: nn.Module
     _empty: nn.Module
 
     def split(self, job: TrainingJob) -> Self:
-        """See :class:`Alone`.
+        """See :class:`SingleProcess`.
 
         Raises:
             InputError: method, teacher or student need the weights whole, or something still holds a whole weight.
@@ -66,7 +66,7 @@ class FSDPProcesses(DataParallelProcesses):
         return found
 
     def backward(self, method: Method) -> Callable[[Callable[[], Tensor]], None]:
-        """See :class:`Alone`.
+        """See :class:`SingleProcess`.
 
         Raises:
             InputError: the method reads parts of the student outside a forward pass of the whole.
@@ -93,7 +93,7 @@ class FSDPProcesses(DataParallelProcesses):
         return run
 
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """See :class:`Alone`: the backward pass has done it for what is split."""
+        """See :class:`SingleProcess`: the backward pass has done it for what is split."""
         super().average_gradients([parameter for parameter in parameters if not isinstance(parameter, DTensor)])
         split = [parameter.grad is not None for parameter in parameters if isinstance(parameter, DTensor)]
         if any(0 < share < 1 for share in self._on.reduce(torch.tensor(split, device=self._on.device).float(), "mean").tolist()):
@@ -101,14 +101,14 @@ class FSDPProcesses(DataParallelProcesses):
 
     @torch.no_grad()
     def norms(self, tensors: Sequence[Tensor]) -> Tensor:
-        """See :class:`Alone`."""
+        """See :class:`SingleProcess`."""
         squares = torch.stack([_local(tensor.detach()).double().square().sum() for tensor in tensors])
         split = torch.tensor([isinstance(tensor, DTensor) for tensor in tensors], device=squares.device)
         return torch.where(split, self._on.reduce(squares.clone(), "sum"), squares).sqrt().float()
 
     @torch.no_grad()
     def clip(self, parameters: Sequence[nn.Parameter], limit: float) -> None:
-        """See :class:`Alone`."""
+        """See :class:`SingleProcess`."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         if not gradients:
             return
@@ -118,7 +118,7 @@ class FSDPProcesses(DataParallelProcesses):
 
     @torch.no_grad()
     def gather_full(self, tensors: Mapping[str, Any]) -> dict[str, Any]:
-        """See :class:`Alone`."""
+        """See :class:`SingleProcess`."""
         found = {}
         for name, value in tensors.items():
             whole = value.full_tensor() if isinstance(value, DTensor) else value
@@ -127,7 +127,7 @@ class FSDPProcesses(DataParallelProcesses):
 
     @torch.no_grad()
     def full_model(self, student: nn.Module) -> nn.Module:
-        """See :class:`Alone`: what is no tensor is as it was at the start."""
+        """See :class:`SingleProcess`: what is no tensor is as it was at the start."""
         memo: dict[int, Any] = {}
         for empty, parameter in zip(self._empty.parameters(), student.parameters(), strict=True):
             if isinstance(parameter, DTensor):
@@ -140,12 +140,12 @@ class FSDPProcesses(DataParallelProcesses):
         return found.train(student.training)
 
     def load(self, student: nn.Module, state: Mapping[str, Tensor]) -> None:
-        """See :class:`Alone`."""
+        """See :class:`SingleProcess`."""
         like = student.state_dict()
         student.load_state_dict({name: _shard_like(value, like.get(name)) for name, value in state.items()})
 
     def shard_optimizer(self, optimizer: torch.optim.Optimizer) -> None:
-        """See :class:`Alone`."""
+        """See :class:`SingleProcess`."""
         for parameter, state in optimizer.state.items():
             state.update({key: _shard_like(value, parameter) for key, value in state.items()})
 

@@ -34,7 +34,7 @@ def kl_divergence(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
 
 
 def kd(student: Tensor, teacher: Tensor, tau: float = 4.0, weights: Tensor | None = None) -> Tensor:
-    """Classic distillation: mean over samples of :func:`divergence` (Hinton, Vinyals, Dean, 2015)."""
+    """Classic distillation: mean over samples of :func:`kl_divergence` (Hinton, Vinyals, Dean, 2015)."""
     return average(kl_divergence(student, teacher, tau), weights)
 
 
@@ -125,7 +125,7 @@ def token_cross_entropy(logits: Tensor, tokens: Tensor, weights: Tensor | None =
 
 
 def token_kd(student: Tensor, teacher: Tensor, mask: Tensor, tau: float = 1.0, weights: Tensor | None = None) -> Tensor:
-    """:func:`divergence` a token, mean over each sequence's real tokens; logits [B, L, V], mask [B, L] (1: real)."""
+    """:func:`kl_divergence` a token, mean over each sequence's real tokens; logits [B, L, V], mask [B, L] (1: real)."""
     loss = kl_divergence(student, teacher, tau).masked_fill(~mask.bool(), 0.0)
     return average(loss.sum(1) / mask.sum(1).clamp_min(1), weights)
 
@@ -135,7 +135,7 @@ def head_distance(kind: str, student: Tensor, teacher: Tensor, tau: float = 1.0,
 
     ``classes``: :func:`kd`. ``logit`` and ``heatmap``: binary cross-entropy against the teacher's probabilities (at
     equality it is the teacher's entropy, with gradient 0). ``size`` and ``features``: squared error. ``tokens``:
-    :func:`divergence`, mean over positions. ``set`` [B, Q, 5]: the same of its logits, and 5 times the L1 distance of boxes
+    :func:`kl_divergence`, mean over positions. ``set`` [B, Q, 5]: the same of its logits, and 5 times the L1 distance of boxes
     of one place, weighted by the teacher's probability that they are any (ours).
 
     Raises:

@@ -56,7 +56,7 @@ def _quiet() -> Iterator[None]:
 
 
 def job_peak(job: TrainingJob) -> int:
-    """:func:`step_peak` of the second step of ``lesson``, which is trained by two steps: give a copy."""
+    """:func:`step_peak` of the second step of ``job``, which is trained by two steps: give a copy."""
     trainer = Trainer(job, check=False)
     job.student.train(), job.method.train()
     trainer.advance()

@@ -64,7 +64,7 @@ class Phase:
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
     """Where training stands: ``step`` of ``steps`` (from 0), ``epoch`` (a real number: samples seen / samples), the
-    stage with its own ``stage_step`` of ``stage_steps``, and the batch of accumulation within the step (``micro``)."""
+    stage with its own ``phase_step`` of ``phase_steps``, and the batch of accumulation within the step (``micro``)."""
 
     step: int = 0
     steps: int = 1
@@ -82,20 +82,20 @@ class TrainingProgress:
 
 
 class Method(nn.Module):
-    """What is learned from what. Subclasses define :meth:`terms`, and override more only where they must.
+    """What is learned from what. Subclasses define :meth:`loss_terms`, and override more only where they must.
 
     State is what ``nn.Module`` makes it: sub-modules with trainable parameters (projections) are trained beside the
     student, buffers and frozen sub-modules (queues, moving averages, class means) are saved and resumed with it. Never
-    assign the student or the teacher to an attribute: they are held beside the method (a list or a ``Taps`` may refer
+    assign the student or the teacher to an attribute: they are held beside the method (a list or a ``FeatureHooks`` may refer
     to them); the trainer refuses a method that owns their parameters.
 
-    ``progress`` is set by the trainer before each forward. ``idle``: glob patterns of parameter names (``student.…``,
+    ``progress`` is set by the trainer before each forward. ``unused_parameters``: glob patterns of parameter names (``student.…``,
     ``method.…``) that get no gradient by design; the doctor and the contract test allow these and no others.
     ``needs_labels`` / ``needs_teacher``: refused at the start rather than in the middle. ``deterministic_teacher``: the
     teacher is asked for exactly one answer a batch, on the batch as the data supplied it: only then can it be cached.
-    ``aligned``: the heads in which student and teacher must have one shape.
+    ``matched_heads``: the heads in which student and teacher must have one shape.
 
-    A system also offers ``tiny(seed) -> Lesson``, a class method: a lesson of a few seconds that tests and the doctor
+    A system also offers ``tiny(seed) -> TrainingJob``, a class method: a lesson of a few seconds that tests and the doctor
     run.
     """
 

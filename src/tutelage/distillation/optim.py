@@ -22,7 +22,9 @@ def trainable_parameters(student: nn.Module, method: nn.Module) -> Iterator[tupl
                 yield f"{owner}.{name}", parameter
 
 
-def make_optimizer(settings: TrainingSettings, student: nn.Module, method: Method, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def make_optimizer(
+    settings: TrainingSettings, student: nn.Module, method: Method, parameters: list[nn.Parameter]
+) -> torch.optim.Optimizer:
     """The optimiser the settings ask for, fused where torch can, over the method's groups.
 
     Raises:

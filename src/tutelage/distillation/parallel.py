@@ -144,7 +144,7 @@ class DataParallelProcesses(SingleProcess):
         return torch.device("cpu") if requested == "cpu" else self._on.device
 
     def check_supported(self, job: TrainingJob, example: Batch) -> None:
-        """See :class:`Alone`.
+        """See :class:`SingleProcess`.
 
         Raises:
             InputError: fewer rows than processes, tensors that are not one row a sample, or mixed views of a cached teacher.
@@ -169,7 +169,7 @@ class DataParallelProcesses(SingleProcess):
             )
 
     def local_rows(self, batch: Batch) -> tuple[Batch, float]:
-        """See :class:`Alone`."""
+        """See :class:`SingleProcess`."""
         first, last = (len(batch) * rank // self.size for rank in (self.rank, self.rank + 1))
         own = take_rows(batch, torch.arange(first, last))
         if batch.weights is None:
@@ -179,7 +179,7 @@ class DataParallelProcesses(SingleProcess):
 
     @torch.no_grad()
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """See :class:`Alone`; where only some processes have a gradient, it is zero in the others."""
+        """See :class:`SingleProcess`; where only some processes have a gradient, it is zero in the others."""
         asked = [parameter for parameter in parameters if parameter.requires_grad]
         there = torch.tensor([float(parameter.grad is not None) for parameter in asked], device=self._on.device)
         own = [torch.zeros_like(p) if p.grad is None else p.grad for p in asked]
@@ -190,7 +190,7 @@ class DataParallelProcesses(SingleProcess):
                 parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
 
     def all_reduce_mean(self, sums: dict[str, Tensor]) -> dict[str, Tensor]:
-        """See :class:`Alone`."""
+        """See :class:`SingleProcess`."""
         if not sums:
             return sums
         return dict(
@@ -198,19 +198,19 @@ class DataParallelProcesses(SingleProcess):
         )
 
     def broadcast_scalar(self, number: float) -> float:
-        """See :class:`Alone`."""
+        """See :class:`SingleProcess`."""
         return float(self._broadcast(torch.tensor(number, device=self._on.device)))
 
     @torch.no_grad()
     def broadcast_parameters(self, *modules: nn.Module, buffers_alone: bool = False) -> None:
-        """See :class:`Alone`."""
+        """See :class:`SingleProcess`."""
         for module in modules:
             for tensor in (*(() if buffers_alone else module.parameters()), *module.buffers()):
                 tensor.copy_(self._broadcast(tensor.detach().clone()))
 
     @contextlib.contextmanager
     def main_first(self) -> Iterator[None]:
-        """See :class:`Alone`."""
+        """See :class:`SingleProcess`."""
         if not self.main:
             self._on.wait_for_everyone()
         yield

@@ -77,7 +77,9 @@ class SpeedupResult:
     error: float
 
 
-def speed_up_teacher(network: nn.Module, batch: Batch, rounds: int = 5, bf16: bool = True, tolerance: float = 0.02) -> SpeedupResult:
+def speed_up_teacher(
+    network: nn.Module, batch: Batch, rounds: int = 5, bf16: bool = True, tolerance: float = 0.02
+) -> SpeedupResult:
     """The fastest way to ask a frozen ``network`` about batches like ``batch``, by interleaved timed passes.
 
     Tried: plain, folded batch-norm (``fold``), with channels-last, and these in bf16; a variant whose answers differ by
@@ -85,7 +87,10 @@ def speed_up_teacher(network: nn.Module, batch: Batch, rounds: int = 5, bf16: bo
     """
     folded, count = fold_batchnorm(network)
     base = "fold" if count else "plain"
-    variants: dict[str, NetworkTeacher] = {"plain": NetworkTeacher(copy.deepcopy(network)), base: NetworkTeacher(copy.deepcopy(folded))}
+    variants: dict[str, NetworkTeacher] = {
+        "plain": NetworkTeacher(copy.deepcopy(network)),
+        base: NetworkTeacher(copy.deepcopy(folded)),
+    }
     variants[f"{base}+channels_last"] = NetworkTeacher(copy.deepcopy(folded), channels_last=True)
     if bf16:
         variants[f"{base}+bf16"] = LowPrecisionTeacher(copy.deepcopy(folded))

@@ -62,7 +62,7 @@ def _grid(count: int) -> tuple[int, ...]:
 
 
 def resample(tokens: Tensor, grid: tuple[int, ...], size: tuple[int, ...]) -> Tensor:
-    """Tokens [B, N, C] laid out as ``grid`` -> [B, M, C] laid out as ``wanted``; grids are (h, w) or (n,)."""
+    """Tokens [B, N, C] laid out as ``grid`` -> [B, M, C] laid out as ``size``; grids are (h, w) or (n,)."""
     if grid == size:
         return tokens
     if len(grid) != len(size):  # a square grid against a plain row: both as rows

@@ -40,8 +40,8 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from tutelage.distillation.job import TrainingSettings
 from tutelage.distillation.augmentation import Augmentation
+from tutelage.distillation.job import TrainingSettings
 from tutelage.errors import InputError, did_you_mean
 
 T = TypeVar("T")

@@ -13,12 +13,12 @@ from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
 from tutelage import registry
+from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.export import load_weights
 from tutelage.distillation.method import Method
-from tutelage.distillation.small_models import small_models
 from tutelage.distillation.recipe import DataSpec, ModelSpec
-from tutelage.distillation.augmentation import Augmentation
+from tutelage.distillation.small_models import small_models
 from tutelage.errors import InputError, MissingExtra, did_you_mean
 from tutelage.seeds import derive
 
@@ -85,7 +85,7 @@ def _made(build: Any, spec: ModelSpec) -> Any:
 
 
 def load_data(spec: DataSpec, views: Augmentation | None = None) -> TensorData:
-    """The arrays of ``part.file`` as data; ``.npz`` is read without pickle.
+    """The arrays of ``spec.file`` as data; ``.npz`` is read without pickle.
 
     Raises:
         InputError: no such file, another format, or no array ``inputs``.

@@ -33,7 +33,7 @@ def network_fingerprint(network: nn.Module) -> str:
 
 
 class Teacher:
-    """The protocol. Subclasses define :meth:`answer`; those that learn or count also the rest.
+    """The protocol. Subclasses define :meth:`predict`; those that learn or count also the rest.
 
     ``network`` is the live network where there is one (a method may run parts of it), else None.
     """
@@ -87,7 +87,7 @@ class Teacher:
         return {}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take up what :meth:`state` gave."""
+        """Take up what :meth:`state_dict` gave."""
 
 
 class NetworkTeacher(Teacher):
@@ -290,10 +290,10 @@ class CachedTeacher(Teacher):
 
 
 def as_teacher(teacher: Any) -> Teacher | None:
-    """A network as :class:`Live`, a teacher as itself, None as None.
+    """A network as :class:`NetworkTeacher`, a teacher as itself, None as None.
 
     Raises:
-        InputError: anything else; a bare callable must say its version: ``BlackBox(ask, version=…)``.
+        InputError: anything else; a bare callable must say its version: ``BlackBoxTeacher(function, version=…)``.
     """
     if teacher is None or isinstance(teacher, Teacher):
         return teacher

@@ -18,24 +18,23 @@ import torch
 from torch import Tensor, nn
 
 from tutelage import storage
-from tutelage.distillation import schedule
-from tutelage.distillation import checks
-from tutelage.distillation.tensorboard_log import TensorBoardLog
+from tutelage.distillation import checks, schedule
 from tutelage.distillation.checkpoint import (
     CheckpointManager,
-    truncate_log,
     optimizer_tensors,
-    select_prefix,
     read_tensors,
     restore_optimizer,
+    select_prefix,
+    truncate_log,
 )
 from tutelage.distillation.data import Batch
 from tutelage.distillation.export import save_weights
 from tutelage.distillation.job import TrainingJob
-from tutelage.distillation.method import TrainingProgress, Phase
+from tutelage.distillation.method import Phase, TrainingProgress
 from tutelage.distillation.optim import make_optimizer, trainable_parameters
 from tutelage.distillation.parallel import SingleProcess
 from tutelage.distillation.teacher import network_fingerprint
+from tutelage.distillation.tensorboard_log import TensorBoardLog
 from tutelage.errors import InputError, TrainingError
 from tutelage.seeds import derive
 
@@ -45,7 +44,8 @@ Record = dict[str, Any]
 @dataclass
 class TrainingResult:
     """What training gives: the exported student, the log's records in order, and the seconds spent on training alone
-    (of all calls of a resumed run; evaluation not counted). ``figures``: the last evaluation's. ``ungraded``: trainable
+    (of all calls of a resumed run; evaluation not counted). ``metrics``: the last evaluation's.
+    ``parameters_without_gradient``: trainable
     parameters that got no gradient in the first step although the method does not declare them idle."""
 
     student: nn.Module
@@ -63,7 +63,7 @@ def train(
     tensorboard: bool = False,
     parallel: SingleProcess | None = None,
 ) -> TrainingResult:
-    """Run ``lesson``; its student is changed in place and exported.
+    """Run ``job``; its student is changed in place and exported.
 
     Args:
         lesson: what to run.
@@ -139,7 +139,9 @@ class Trainer:
             with self.parallel.main_first():
                 self._resume()
         self.parallel.broadcast_parameters(self.method)
-        self._tensorboard_log = TensorBoardLog(self.folder, self.step) if tensorboard and self.folder is not None and self.parallel.main else None
+        self._tensorboard_log = (
+            TensorBoardLog(self.folder, self.step) if tensorboard and self.folder is not None and self.parallel.main else None
+        )
 
     # -- the loop ----------------------------------------------------------------------------------------------------
 
@@ -390,4 +392,6 @@ class Trainer:
         if self.folder is not None and self.parallel.main:
             save_weights(student, self.folder / "student.safetensors")
         figures: dict[str, float] = next((r["figures"] for r in reversed(self.history) if "figures" in r), {})
-        return TrainingResult(student, self.history, self.parallel.broadcast_scalar(self.seconds), figures, self.parameters_without_gradient)
+        return TrainingResult(
+            student, self.history, self.parallel.broadcast_scalar(self.seconds), figures, self.parameters_without_gradient
+        )

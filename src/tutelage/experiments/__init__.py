@@ -1,6 +1,6 @@
 """The experiment behind each ``tutelage show SYSTEM``: one file a system, of the system's name.
 
-A file defines ``demonstration``, a :class:`Demonstration`. :mod:`tutelage.experiments._runner` runs it over seeds and
+A file defines ``demonstration``, a :class:`Experiment`. :mod:`tutelage.experiments._runner` runs it over seeds and
 gives the verdict.
 """
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.experiments._classification import accuracy, fashion, subset, train_student
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.small_models import BasicBlock, conv_norm
+from tutelage.experiments._classification import accuracy, fashion, subset, train_student
 from tutelage.seeds import torch_rng
 from tutelage.systems._toy import build_with_seed
 
@@ -41,7 +41,10 @@ def scores(
     """The accuracy of every network, %, after equal steps on equal batches from its own start."""
     train, test = data
     fixed = {"batch_size": 64, "seed": seed, "warmup": 1 if smoke else 30} | settings | ({"steps": 2} if smoke else {})
-    return {arm: accuracy(train_student(build_with_seed(build, seed, "network"), train, **fixed), test) for arm, build in networks.items()}
+    return {
+        arm: accuracy(train_student(build_with_seed(build, seed, "network"), train, **fixed), test)
+        for arm, build in networks.items()
+    }
 
 
 class StagedResNet(nn.Module):

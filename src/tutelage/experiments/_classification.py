@@ -7,15 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tutelage.datasets import digits as digit_files
+from tutelage.datasets import fashion_mnist as fashion_files
+from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, forward_heads
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.trainer import train
-from tutelage.distillation.augmentation import Augmentation
 from tutelage.seeds import torch_rng
-from tutelage.datasets import digits as digit_files
-from tutelage.datasets import fashion_mnist as fashion_files
 
 SELECTION = range(100, 110)
 """The seeds on which settings are chosen: they are scored on the selection split, all others on the report split."""

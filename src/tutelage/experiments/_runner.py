@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from tutelage import workers
+from tutelage.datasets.confidence_intervals import mean_sd, paired_t, supports_claim
 from tutelage.environment import run_metadata
 from tutelage.errors import InputError, did_you_mean
 from tutelage.storage import cache_home, fingerprint, read_json, write_json
-from tutelage.datasets.confidence_intervals import mean_sd, paired_t, supports_claim
 
 SHOWN, NOT_SHOWN = "shown", "not shown here"
 MINIMUM_SEEDS = 3
@@ -61,8 +61,8 @@ def equal(arm: str, than: str, margin: float) -> Claim:
 class Experiment:
     """An experiment: one seed of it gives the metric of every arm, and the claims say how the arms compare.
 
-    ``run(seed, smoke, everything)`` returns ``{arm: metric}``, the same arms for every seed, each a finite number. With
-    ``smoke`` it takes at most 3 s and only proves that all parts fit together; with ``everything`` it adds the arms
+    ``run(seed, smoke, all_arms)`` returns ``{arm: metric}``, the same arms for every seed, each a finite number. With
+    ``smoke`` it takes at most 3 s and only proves that all parts fit together; with ``all_arms`` it adds the arms
     beyond the main comparison. It is a function at the top of its module, so that worker processes can find it.
     """
 
@@ -90,7 +90,7 @@ def load_experiment(name: str) -> Experiment:
     """
     if name not in names():
         raise InputError(f"no demonstration of {name!r}", remedy=did_you_mean(name, names()))
-    return importlib.import_module(f"tutelage.experiments.{name.replace('-', '_')}").demonstration
+    return importlib.import_module(f"tutelage.experiments.{name.replace('-', '_')}").experiment
 
 
 def run_seed(name: str, seed: int, smoke: bool, all_arms: bool) -> dict[str, Any]:

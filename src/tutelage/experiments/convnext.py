@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from tutelage.experiments import Experiment, not_worse
 from tutelage.experiments._backbones import StagedResNet, scores, small_fashion
-from tutelage.systems.convnext import ConvNeXtBlock, ConvNeXt
+from tutelage.systems.convnext import ConvNeXt, ConvNeXtBlock
 
 SMALL: dict[str, Any] = {"depths": (1, 2, 1), "dims": (24, 48, 96), "stem": 2, "layer_scale": None, "init_std": 0.1}
 WIDTHS = (20, 40, 80)

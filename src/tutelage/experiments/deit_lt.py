@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tutelage.experiments import Experiment, better, not_worse
-from tutelage.experiments._classification import fashion, logits, subset, train_student
+from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.feature_hooks import FeatureHooks
-from tutelage.distillation.augmentation import Augmentation
+from tutelage.experiments import Experiment, better, not_worse
+from tutelage.experiments._classification import fashion, logits, subset, train_student
 from tutelage.seeds import torch_rng
 from tutelage.systems._toy import SmallCNN, build_with_seed
 from tutelage.systems.deit_lt import (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from tutelage.distillation.augmentation import Augmentation
 from tutelage.experiments import Experiment, better, not_worse
 from tutelage.experiments._classification import accuracy, digits, train_student
-from tutelage.distillation.augmentation import Augmentation
 from tutelage.systems._toy import SmallCNN, build_with_seed
 from tutelage.systems.dkd import DKD
 from tutelage.systems.kd import KD
@@ -16,7 +16,9 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
     """100 training images, shifted at random, for all arms; the teacher has seen 797."""
     train, test = digits(seed, 100, Augmentation(crop=1))
     settings = {"steps": 4 if smoke else 600, "batch_size": 64, "lr": 3e-3, "seed": seed}
-    teacher = train_student(build_with_seed(lambda: SmallCNN(10, 24, 32), seed, "teacher"), digits(seed, 797, train.views)[0], **settings)
+    teacher = train_student(
+        build_with_seed(lambda: SmallCNN(10, 24, 32), seed, "teacher"), digits(seed, 797, train.views)[0], **settings
+    )
     arms = {"teacher": accuracy(teacher, test)}
     methods = {"CE": None, "KD": KD(), "DKD": DKD(beta=2.0)}
     if all_arms:

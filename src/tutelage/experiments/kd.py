@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
+from tutelage.distillation.data import TensorData
 from tutelage.experiments import Experiment, better
 from tutelage.experiments._classification import accuracy, fashion, subset, train_student
-from tutelage.distillation.data import TensorData
 from tutelage.seeds import torch_rng
 from tutelage.systems._toy import SmallCNN, build_with_seed
 from tutelage.systems.kd import KD

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 import torch
 
+from tutelage.distillation.data import TensorData
 from tutelage.experiments import Experiment, better, not_worse
 from tutelage.experiments._classification import accuracy, digits, train_student
-from tutelage.distillation.data import TensorData
 from tutelage.systems._toy import build_with_seed
 from tutelage.systems.kd import KD
 from tutelage.systems.mamba_pkd import ClassifierGroup, MambaClassifier, MambaPKD
@@ -52,7 +52,9 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
         if combine == "residual":
             arms["one member"] = accuracy(made.students[0], test)
             arms |= report(made, teacher, test)
-    arms["one network of the same operations"] = accuracy(train_student(single, data, method, teacher, steps=7 * steps, **settings), test)
+    arms["one network of the same operations"] = accuracy(
+        train_student(single, data, method, teacher, steps=7 * steps, **settings), test
+    )
     arms["operations of it, % of the teacher's"] = share(single, teacher)
     return arms
 

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tutelage.experiments import Experiment, better
 from tutelage.distillation import losses
 from tutelage.distillation.data import Batch, TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
@@ -17,9 +16,10 @@ from tutelage.distillation.method import Method, Output, Terms, forward_heads
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.teacher import Teacher
 from tutelage.distillation.trainer import train
+from tutelage.experiments import Experiment, better
 from tutelage.seeds import numpy_rng
 from tutelage.systems._toy import build_with_seed
-from tutelage.systems.minilm import TinyEncoder, MiniLM, projections
+from tutelage.systems.minilm import MiniLM, TinyEncoder, projections
 
 # words: 0 padding, 1 mask, 2 to 5 brackets, then nouns and verbs (the second half of each plural), and four topics
 PAD, MASK, BRACKETS = 0, 1, ((2, 3), (4, 5))
@@ -137,7 +137,9 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
     def student() -> TinyEncoder:
         return build_with_seed(lambda: TinyEncoder(WORDS, 32, 2, 4, LENGTH, std=0.1), seed, "student")
 
-    teacher = taught(build_with_seed(lambda: TinyEncoder(WORDS, 64, 4, 4, LENGTH, std=0.1), seed, "teacher"), MaskedLM(), None, 3 * steps)
+    teacher = taught(
+        build_with_seed(lambda: TinyEncoder(WORDS, 64, 4, 4, LENGTH, std=0.1), seed, "teacher"), MaskedLM(), None, 3 * steps
+    )
     last = {"teacher": projections("encoder", 3), "student": projections("encoder", 1)}
     arms = {
         "masked words": taught(student(), MaskedLM(), None, steps),

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from torch import nn
 from torch.nn import functional as F
 
-from tutelage.experiments import Experiment, better, not_worse
-from tutelage.experiments._classification import accuracy, digits, logits, train_student
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.teacher import NetworkTeacher
+from tutelage.experiments import Experiment, better, not_worse
+from tutelage.experiments._classification import accuracy, digits, logits, train_student
 from tutelage.systems._toy import SmallCNN, build_with_seed
 from tutelage.systems.nd_loss import NDLoss, class_means
 

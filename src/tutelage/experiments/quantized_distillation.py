@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from tutelage.distillation.augmentation import Augmentation
 from tutelage.experiments import Experiment, better, not_worse
 from tutelage.experiments._classification import accuracy, digits, train_student
-from tutelage.distillation.augmentation import Augmentation
 from tutelage.systems._toy import SmallCNN, build_with_seed
 from tutelage.systems.kd import KD
 from tutelage.systems.quantized_distillation import DifferentiableQuantization, QuantizedDistillation, size_report

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.experiments import Experiment, better, not_worse
-from tutelage.experiments._classification import accuracy, fashion, subset
 from tutelage.distillation.data import Batch, ReplayableData, TensorData
+from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, Output, Terms, forward_heads
 from tutelage.distillation.projections import Projection
 from tutelage.distillation.supervised import Supervised
-from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.teacher import NetworkTeacher, Teacher
 from tutelage.distillation.trainer import train
+from tutelage.experiments import Experiment, better, not_worse
+from tutelage.experiments._classification import accuracy, fashion, subset
 from tutelage.seeds import torch_rng
 from tutelage.systems._toy import build_with_seed
 from tutelage.systems.kd import KD

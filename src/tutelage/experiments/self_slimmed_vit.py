@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tutelage.distillation.augmentation import Augmentation
 from tutelage.experiments import Experiment, better, not_worse
 from tutelage.experiments._classification import accuracy, digits, train_student
-from tutelage.distillation.augmentation import Augmentation
 from tutelage.seeds import torch_rng
 from tutelage.systems._backbone import count_macs
 from tutelage.systems._toy import build_with_seed
-from tutelage.systems.self_slimmed_vit import SlimBlock, SelfSlimmedViT, SlimViT
+from tutelage.systems.self_slimmed_vit import SelfSlimmedViT, SlimBlock, SlimViT
 
 SIZES = {"width": 32, "heads": 2, "stages": (1, 1, 1), "size": 8, "stem": ((2, 1), (1, 2)), "auxiliary": False}
 

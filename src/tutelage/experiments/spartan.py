@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch.nn import functional as F
 
+from tutelage.distillation.augmentation import Augmentation
+from tutelage.distillation.data import TensorData
 from tutelage.experiments import Experiment, better, not_worse
 from tutelage.experiments._classification import accuracy, fashion, subset, train_student
-from tutelage.distillation.data import TensorData
-from tutelage.distillation.augmentation import Augmentation
 from tutelage.seeds import torch_rng
 from tutelage.systems._backbone import count_macs, count_parameters, create
 from tutelage.systems._toy import build_with_seed

@@ -7,15 +7,15 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from tutelage.experiments import Experiment, better, equal, not_worse
-from tutelage.experiments._classification import accuracy, digits, train_student
+from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.cache_build import build
 from tutelage.distillation.data import Batch, TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Output
 from tutelage.distillation.teacher import CachedTeacher, NetworkTeacher, Teacher
 from tutelage.distillation.trainer import train
-from tutelage.distillation.augmentation import Augmentation
+from tutelage.experiments import Experiment, better, equal, not_worse
+from tutelage.experiments._classification import accuracy, digits, train_student
 from tutelage.systems._toy import SmallCNN, build_with_seed
 from tutelage.systems.tinyvit import TinyViT
 

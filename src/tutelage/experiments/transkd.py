@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tutelage.experiments import Experiment, better
 from tutelage.distillation.data import Batch, TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.losses import kl_divergence
 from tutelage.distillation.method import Method, Output, Terms
 from tutelage.distillation.teacher import NetworkTeacher
 from tutelage.distillation.trainer import train
+from tutelage.experiments import Experiment, better
 from tutelage.seeds import torch_rng
 from tutelage.systems._toy import build_with_seed
 from tutelage.systems.transkd import SmallSegmenter, TransKD, mean_iou, segmentation_loss

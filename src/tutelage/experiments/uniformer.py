@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tutelage.distillation.augmentation import Augmentation
+from tutelage.distillation.data import TensorData
 from tutelage.experiments import Experiment, better, not_worse
 from tutelage.experiments._classification import accuracy, fashion, subset, train_student
-from tutelage.distillation.data import TensorData
-from tutelage.distillation.augmentation import Augmentation
 from tutelage.seeds import torch_rng
 from tutelage.systems._backbone import count_macs, create
 from tutelage.systems._toy import build_with_seed

@@ -9,9 +9,9 @@ from statistics import median
 import torch
 from torch import Tensor, nn
 
+from tutelage.distillation.augmentation import Augmentation
 from tutelage.experiments import Experiment, better, not_worse
 from tutelage.experiments._classification import accuracy, fashion, subset, train_student
-from tutelage.distillation.augmentation import Augmentation
 from tutelage.seeds import torch_rng
 from tutelage.systems._backbone import create
 from tutelage.systems._toy import build_with_seed

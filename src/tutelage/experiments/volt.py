@@ -7,14 +7,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from tutelage.experiments import Experiment, better
-from tutelage.experiments._classification import SELECTION
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.trainer import train
+from tutelage.experiments import Experiment, better
+from tutelage.experiments._classification import SELECTION
 from tutelage.seeds import derive
 from tutelage.systems._toy import build_with_seed
-from tutelage.systems.volt import CLASSES, ConvUNet, Points, SceneDataset, SceneAugmentation, Volt, VoltNetwork, room
+from tutelage.systems.volt import CLASSES, ConvUNet, Points, SceneAugmentation, SceneDataset, Volt, VoltNetwork, room
 
 SIDE, OBJECTS = 14, 3
 RECIPE = SceneAugmentation(0, 0, 0, 0, 0.5, 0, 0, 0, 0, 0, 0)

@@ -25,8 +25,8 @@ def add_batchnorm(network: nn.Module) -> nn.Module:
 
 
 def fold_batchnorm(network: nn.Module) -> nn.Module:
-    """A copy of a :func:`normalised` network with each normalisation folded into its convolution: the same function in
-    eval mode, the same parameters as before :func:`normalised`."""
+    """A copy of a :func:`add_batchnorm` network with each normalisation folded into its convolution: the same function in
+    eval mode, the same parameters as before :func:`add_batchnorm`."""
     network = copy.deepcopy(network).eval()
     return _replace(network, BatchNormed, lambda name, pair: fuse_conv_bn_eval(pair[0], pair[1]))
 

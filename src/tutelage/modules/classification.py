@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tutelage.modules.image_batching import square_batch
 from tutelage.modules.rows import build_with_seed
 from tutelage.modules.visual_module import VisualModule
-from tutelage.programs.types import ModuleOutputs, Call, Capabilities, Signature
+from tutelage.programs.types import Call, Capabilities, ModuleOutputs, Signature
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class LogitsHead(nn.Module):
 
 
 class Classifier(VisualModule):
-    """A class of image, by name: a subclass states ``name`` and makes its ``network_of``; nothing else is needed.
+    """A class of image, by name: a subclass states ``name`` and makes its ``build_network``; nothing else is needed.
 
-    ``MyModule.of("red", "blue")`` is a module with a fresh network.
+    ``MyModule.with_classes("red", "blue")`` is a module with a fresh network.
     """
 
     signature = Signature({"image": "image"}, "text")

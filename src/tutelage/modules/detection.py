@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from tutelage.modules.image_batching import as_bytes, square_batch
 from tutelage.modules.rows import as_float, build_with_seed, group_by_image
-from tutelage.modules.visual_module import TrainingExamples, CallLabel, VisualModule
+from tutelage.modules.visual_module import CallLabel, TrainingExamples, VisualModule
 from tutelage.modules.vocabulary import tokens
-from tutelage.programs.types import ModuleOutputs, Call, Signature
+from tutelage.programs.types import Call, ModuleOutputs, Signature
 from tutelage.programs.values import Box, Image, iou
 
 HALVES = {"TOP": (0, 0, 1, 0.5), "BOTTOM": (0, 0.5, 1, 1), "LEFT": (0, 0, 0.5, 1), "RIGHT": (0.5, 0, 1, 1)}

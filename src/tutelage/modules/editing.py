@@ -17,8 +17,8 @@ import PIL.ImageColor
 import PIL.ImageDraw
 import PIL.ImageFilter
 
-from tutelage.modules.function_module import FunctionModule, module
 from tutelage.modules.connected_components import segment
+from tutelage.modules.function_module import FunctionModule, module
 from tutelage.programs.types import RuntimeFailure
 from tutelage.programs.values import Image, Object
 

@@ -13,9 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, overload
 
 from tutelage.errors import InputError
-from tutelage.storage import fingerprint
-from tutelage.programs.types import ModuleOutputs, Call, Capabilities, ProgramFailure, RuntimeFailure, Signature
+from tutelage.programs.types import Call, Capabilities, ModuleOutputs, ProgramFailure, RuntimeFailure, Signature
 from tutelage.programs.values import Box, Image, Object
+from tutelage.storage import fingerprint
 
 _KINDS: dict[Any, str] = {
     Image: "image",

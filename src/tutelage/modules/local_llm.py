@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import InputError, MissingExtra
-from tutelage.storage import fingerprint
-from tutelage.programs.types import LimitExceeded, ProgramFailure
+from tutelage.programs.generators.completions import Completion, CompletionRequest
 from tutelage.programs.generators.few_shot import STOP, Prompt
-from tutelage.programs.generators.completions import CompletionRequest, Completion
+from tutelage.programs.types import LimitExceeded, ProgramFailure
+from tutelage.storage import fingerprint
 
 
 @dataclass(frozen=True)

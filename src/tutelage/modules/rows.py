@@ -24,7 +24,7 @@ def as_float(pixels: Tensor) -> Tensor:
 
 
 def group_by_image(keys: Sequence[Any], max_per_row: int) -> list[list[int]]:
-    """Positions with equal keys together, at most ``most`` a row, in the order of their first appearance."""
+    """Positions with equal keys together, at most ``max_per_row`` a row, in the order of their first appearance."""
     rows: list[list[int]] = []
     latest: dict[Any, list[int]] = {}
     for i, key in enumerate(keys):

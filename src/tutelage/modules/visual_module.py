@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tutelage import storage
 from tutelage.errors import InputError, StaleError, did_you_mean
-from tutelage.programs.types import ModuleOutputs, Call, Capabilities, Signature
+from tutelage.programs.types import Call, Capabilities, ModuleOutputs, Signature
 
 HEAD_TYPES = ("classes", "logit", "heatmap", "size", "tokens", "set")
 """What a head holds: class logits [..., C], one logit [...], heat-map logits [B, C, h, w], sizes [B, k, h, w], token
@@ -41,8 +41,8 @@ class CallLabel:
 
 @dataclass
 class TrainingExamples:
-    """Calls as tensors to learn from. ``inputs`` [N, ...] go into the network; ``targets[head]`` holds what that head's
-    loss needs (:meth:`VisualModule.exercise`); ``weights`` has one entry an answer (rows with several answers pad with
+    """Calls as tensors to learn from. ``inputs`` [N, ...] go into the network; ``targets[metadata]`` holds what that head's
+    loss needs (:meth:`VisualModule.training_examples`); ``weights`` has one entry an answer (rows with several answers pad with
     zeros)."""
 
     inputs: dict[str, Tensor]
@@ -58,7 +58,7 @@ class VisualModule:
 
     A subclass states ``name``, ``signature``, ``heads`` (each head's kind) and its ``Config``, builds ``network``, and
     says how calls become a batch (:meth:`encode`) and heads become values (:meth:`decode`). A module is immutable: a
-    taught network makes a new module (:meth:`taught`), with a new ``version``.
+    taught network makes a new module (:meth:`with_network`), with a new ``version``.
     """
 
     name: ClassVar[str]
@@ -108,7 +108,7 @@ class VisualModule:
         targets. Calls that share an input may share a row.
 
         The default serves modules with one head of classes or one logit: row i is call i; targets are ``soft`` [N, C]
-        and ``hard`` [N], or ``probability`` [N]. Answers outside ``capabilities.vocabulary`` are refused.
+        and ``value`` [N], or ``probability`` [N]. Answers outside ``capabilities.vocabulary`` are refused.
 
         Raises:
             InputError: the head is of another kind, or a label is outside the vocabulary.
@@ -263,10 +263,6 @@ def load(folder: str | Path) -> VisualModule:
         StaleError: the weights are not those it was saved with.
     """
     from tutelage.modules import hf
-    from tutelage.modules import detection
-    from tutelage.modules import vqa
-    from tutelage.modules.pretrained import nanodet
-    from tutelage.modules.pretrained import efficientnet
 
     folder = Path(folder)
     file = folder / (METADATA_FILE if (folder / METADATA_FILE).exists() else "config.json")

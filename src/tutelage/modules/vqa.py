@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.modules.image_batching import as_bytes, image_size_features, square_batch
-from tutelage.modules.rows import as_float, hash_index, pad_ids, build_with_seed, group_by_image
-from tutelage.modules.visual_module import TrainingExamples, CallLabel, VisualModule, class_targets
+from tutelage.modules.rows import as_float, build_with_seed, group_by_image, hash_index, pad_ids
+from tutelage.modules.visual_module import CallLabel, TrainingExamples, VisualModule, class_targets
 from tutelage.modules.vocabulary import Vocabulary
-from tutelage.programs.types import ModuleOutputs, Call, Signature
+from tutelage.programs.types import Call, ModuleOutputs, Signature
 
 MASKED_LOGIT = -30.0
 """The logit of an answer that was not asked for: finite, so that divergences stay finite."""
@@ -117,7 +117,8 @@ class QuestionModule(VisualModule):
         return batch if allowed is None else {**batch, "allowed": allowed}
 
     def training_examples(self, calls: Sequence[Call], labels: Sequence[CallLabel] | None) -> TrainingExamples:
-        """Rows of one crop with up to ``most`` questions: pixels uint8 [N, 3, s, s], words [N, K, L]; targets and
+        """Rows of one crop with up to ``max_questions_per_image`` questions: pixels uint8 [N, 3, s, s],
+        words [N, K, L]; targets and
         weights [N, K, ...]."""
         rows = group_by_image([call.args["image"].key for call in calls], self.max_questions_per_image)
         first = [calls[row[0]] for row in rows]
@@ -212,7 +213,11 @@ class Verify(QuestionModule):
         return [Call("VERIFY", {"image": image, "object": "object", "property": word}) for word in words]
 
     def _targets(self, labels: Sequence[CallLabel]) -> dict[str, Tensor]:
-        return {"probability": torch.tensor([label.probabilities["yes"] if label.probabilities else float(bool(label.value)) for label in labels])}
+        return {
+            "probability": torch.tensor(
+                [label.probabilities["yes"] if label.probabilities else float(bool(label.value)) for label in labels]
+            )
+        }
 
     def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> ModuleOutputs:
         """True where the probability of yes is at least one half."""

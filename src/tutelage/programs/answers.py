@@ -57,10 +57,10 @@ class AnswerNormalizer:
 
 
 def normalize_answer(answer: Value) -> str:
-    """The one spelling of ``answer`` under every rule of :class:`Normaliser`."""
+    """The one spelling of ``answer`` under every rule of :class:`AnswerNormalizer`."""
     return AnswerNormalizer()(answer)
 
 
 def answers_match(answer: Value, gold: Value) -> bool:
-    """Whether two answers are equal under every rule of :class:`Normaliser`."""
+    """Whether two answers are equal under every rule of :class:`AnswerNormalizer`."""
     return normalize_answer(answer) == normalize_answer(gold)

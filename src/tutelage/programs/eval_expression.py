@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from tutelage.programs.types import LimitExceeded, ParseFailure, ForbiddenSyntax, RuntimeFailure, TypeFailure, Value
+from tutelage.programs.types import ForbiddenSyntax, LimitExceeded, ParseFailure, RuntimeFailure, TypeFailure, Value
 
 MAX_SOURCE = 2_000
 MAX_DEPTH = 64

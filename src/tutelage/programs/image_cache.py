@@ -145,7 +145,7 @@ class FileImage(Image):
 
 class LazyImages(Mapping[str, Image]):
     """A question's images by name, each opened as it is taken: a file that is no picture is told then, by its name, and
-    not by the module that would look at it. To another process the paths travel, and the ``facts`` of pictures seen."""
+    not by the module that would look at it. To another process the paths travel, and the ``key_and_size`` of pictures seen."""
 
     def __init__(self, album: ImageCache, paths: Mapping[str, Path], facts: Mapping[Path, KeyAndSize] = MappingProxyType({})):
         self.album, self.paths = album, dict(paths)

@@ -15,21 +15,21 @@ from time import perf_counter
 from typing import Any, Final
 
 from tutelage.errors import InputError, did_you_mean
-from tutelage.programs.result_cache import ResultCache, CachedResult
-from tutelage.programs.serialization import input_key
 from tutelage.programs.lanes import ModuleQueue, Result, run_batch, to_failure
+from tutelage.programs.result_cache import CachedResult, ResultCache
+from tutelage.programs.serialization import input_key
+from tutelage.programs.trace import RecordOrigin, Trace
 from tutelage.programs.types import (
     Call,
     LimitExceeded,
     Module,
     Program,
     ProgramFailure,
-    Signature,
     ProgramRun,
+    Signature,
     UnknownModule,
     Value,
 )
-from tutelage.programs.trace import RecordOrigin, Trace
 
 
 @dataclass(slots=True)
@@ -137,7 +137,7 @@ def stream(jobs: Iterable[Job], context: RunContext) -> Iterator[Trace]:
 @dataclass(slots=True)
 class _Run:
     """A program under way: the ``calls`` it waits for, their ``answers``, how many of these are ``missing``, and whether
-    they go in ``together``, as a list; ``asked`` calls came before these."""
+    they go in ``together``, as a list; ``n_calls`` calls came before these."""
 
     job: Job
     number: int
@@ -174,7 +174,7 @@ class Scheduler:
 
     @property
     def full(self) -> bool:
-        """Whether :meth:`answer` should come before more programs do."""
+        """Whether :meth:`run_next_batch` should come before more programs do."""
         return len(self._ready) >= AHEAD if self._posts else self._full
 
     def submit(self, job: Job, number: int = 0) -> None:

@@ -97,7 +97,7 @@ def _supports_all(call: Call) -> bool:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """The calls a module or teacher can answer: ``covers(call)``, and in which ``vocabulary`` (None: open)."""
+    """The calls a module or teacher can answer: ``supports(call)``, and in which ``vocabulary`` (None: open)."""
 
     supports: Callable[[Call], bool] = field(default=_supports_all)
     vocabulary: Sequence[str] | None = None

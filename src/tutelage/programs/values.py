@@ -13,8 +13,8 @@ import PIL.Image
 
 from tutelage.errors import InputError
 from tutelage.programs import image_io
-from tutelage.programs.types import RuntimeFailure
 from tutelage.programs.image_io import ImageLimits
+from tutelage.programs.types import RuntimeFailure
 
 
 class Box(NamedTuple):

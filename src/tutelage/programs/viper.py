@@ -18,7 +18,7 @@ from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.patches import Asked, Request
 from tutelage.programs.interpreter.reader import Reader
 from tutelage.programs.isolation import Sandbox, shared_sandbox
-from tutelage.programs.types import ProgramFailure, Signature, ProgramRun, UndefinedVariable, Value
+from tutelage.programs.types import ProgramFailure, ProgramRun, Signature, UndefinedVariable, Value
 
 _DEFAULT_ARGUMENTS: Mapping[str, Value] = {"possible_answers": [], "query": ""}
 Begin = Callable[[dict[str, Any], Handles], ProgramRun]

@@ -16,12 +16,12 @@ from tutelage.errors import did_you_mean
 from tutelage.programs.eval_expression import Expression
 from tutelage.programs.types import (
     Call,
+    ForbiddenSyntax,
     LimitExceeded,
     ParseFailure,
     ProgramFailure,
-    ForbiddenSyntax,
-    Signature,
     ProgramRun,
+    Signature,
     TypeFailure,
     UndefinedVariable,
     UnknownModule,
@@ -223,7 +223,9 @@ def _read_whole(text: str) -> tuple[Step, ...]:
     return tuple([_step(statement) for statement in tree.body])
 
 
-def check(steps: tuple[Step, ...], signatures: Mapping[str, Signature], inputs: tuple[str, ...]) -> tuple[tuple[ResolvedStep, ...], ...]:
+def check(
+    steps: tuple[Step, ...], signatures: Mapping[str, Signature], inputs: tuple[str, ...]
+) -> tuple[tuple[ResolvedStep, ...], ...]:
     """The plan of ``steps``, checked against ``signatures`` and one another: each as early as what it reads is there.
 
     Raises:

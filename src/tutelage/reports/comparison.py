@@ -31,8 +31,8 @@ from typing import Any
 
 from tutelage.errors import InputError
 from tutelage.reports import formatting
-from tutelage.reports.charts import Axis, IntervalBand, LineChart, PointMark, ChartRow, Series
-from tutelage.reports.page import REMEDY, check_format, load, require_field, render
+from tutelage.reports.charts import Axis, ChartRow, IntervalBand, LineChart, PointMark, Series
+from tutelage.reports.page import REMEDY, check_format, load, render, require_field
 
 FORMAT, VERSION, FILE = "tutelage-comparison", 1, "comparison.json"
 

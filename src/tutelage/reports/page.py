@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import jinja2
 
 from tutelage.errors import InputError
-from tutelage.storage import read_json
 from tutelage.reports import formatting
+from tutelage.storage import read_json
 
 T = TypeVar("T")
 REMEDY = "is this the JSON that a tutelage command wrote, whole and unchanged?"
@@ -31,7 +31,7 @@ def require_field(data: Any, path: str, expected_type: type[T], where: object) -
     """The value at the dotted ``path`` of ``data``; a list is entered by its index.
 
     Raises:
-        InputError: it is absent or not a ``kind``; the message names the field.
+        InputError: it is absent or not a ``expected_type``; the message names the field.
     """
     value = data
     for key in path.split("."):

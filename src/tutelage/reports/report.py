@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tutelage.errors import InputError
-from tutelage.storage import write_text
 from tutelage.reports import comparison, study
 from tutelage.reports.page import load
+from tutelage.storage import write_text
 
 
 class ReportType(NamedTuple):

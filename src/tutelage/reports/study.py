@@ -37,8 +37,8 @@ from typing import Any
 
 from tutelage.errors import InputError
 from tutelage.reports import formatting
-from tutelage.reports.charts import Axis, IntervalBand, PointMark, ChartRow
-from tutelage.reports.page import REMEDY, check_format, load, require_field, render
+from tutelage.reports.charts import Axis, ChartRow, IntervalBand, PointMark
+from tutelage.reports.page import REMEDY, check_format, load, render, require_field
 
 FORMAT, VERSION, FILE = "tutelage-study", 1, "study.json"
 

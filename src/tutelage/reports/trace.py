@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tutelage.reports.page import check_format, replace_nan, require_field, render
+from tutelage.reports.page import check_format, render, replace_nan, require_field
 
 FORMAT, VERSION = "tutelage-trace", 1
 
@@ -30,7 +30,9 @@ def trace_report(data: Mapping[str, Any]) -> str:
     steps = [_step(step, images) for step in require_field(data, "trace.steps", list, where)]
     for field in ("question", "models", "program"):
         require_field(data, field, str, where)
-    return render("trace.html", where, data=data, trace=data["trace"], images=list(images.values()), steps=steps, shown=_format_value)
+    return render(
+        "trace.html", where, data=data, trace=data["trace"], images=list(images.values()), steps=steps, shown=_format_value
+    )
 
 
 def _step(step: Mapping[str, Any], images: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tutelage.storage import fingerprint
-from tutelage.programs.types import ModuleOutputs, Call, Module, RuntimeFailure
+from tutelage.programs.types import Call, Module, ModuleOutputs, RuntimeFailure
 from tutelage.sdvp.teachers import ModuleTeacher
+from tutelage.storage import fingerprint
 
 
 class RoutedModule:
-    """The teacher answers where its capabilities cover the call and its calibrated confidence passes ``gate``; else the
-    frozen module does. ``gate`` 0 and no module is the replaced module: what the teacher cannot say fails."""
+    """The teacher answers where its capabilities cover the call and its calibrated confidence passes ``min_confidence``; else the
+    frozen module does. ``min_confidence`` 0 and no module is the replaced module: what the teacher cannot say fails."""
 
     symbolic = False
 

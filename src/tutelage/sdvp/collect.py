@@ -9,15 +9,15 @@ from pathlib import Path
 from tutelage import storage
 from tutelage.errors import InputError
 from tutelage.modules.visual_module import VisualModule
-from tutelage.programs.image_cache import ImageCache, FileImage
-from tutelage.programs.serialization import FindImage
-from tutelage.programs.types import Call, Module, Value
+from tutelage.programs.image_cache import FileImage, ImageCache
 from tutelage.programs.scheduler import USE_MODULE, Job, Override
+from tutelage.programs.serialization import FindImage
 from tutelage.programs.trace import StepRecord
+from tutelage.programs.types import Call, Module, Value
 from tutelage.programs.values import Image
-from tutelage.sdvp.teachers import ModuleTeacher
-from tutelage.sdvp.questions import Question, solve_stream
 from tutelage.sdvp.baselines import RoutedModule
+from tutelage.sdvp.questions import Question, solve_stream
+from tutelage.sdvp.teachers import ModuleTeacher
 
 Records = dict[str, list[StepRecord]]
 """Step records by module, never by call position: branches and loops change the order."""
@@ -34,7 +34,7 @@ def collect(
 ) -> Records:
     """Every distinct call to a trainable module, or to those in ``only``, as first asked.
 
-    On-policy by default: later steps see what the modules themselves answered. With ``forced`` teachers their labels
+    On-policy by default: later steps see what the modules themselves answered. With ``teacher_forced`` teachers their labels
     stand in, where they cover the call (teacher forcing).
     """
     records: Records = {
@@ -104,7 +104,7 @@ def _image_file(folder: Path, key: str) -> Path:
 
 
 def image_loader(folder: Path, in_memory: Iterable[Image] = ()) -> FindImage:
-    """Images of pictures: those that are ``held`` in memory, others from the files that :func:`save_pictures` wrote; each is
+    """Images of pictures: those that are ``in_memory`` in memory, others from the files that :func:`save_images` wrote; each is
     opened once, and again when somebody looks.
 
     Raises (what it returns does):
@@ -123,7 +123,7 @@ def image_loader(folder: Path, in_memory: Iterable[Image] = ()) -> FindImage:
 
 
 def load_records(folder: str | Path) -> Records:
-    """Read what :func:`save` wrote.
+    """Read what :func:`save_records` wrote.
 
     Raises:
         InputError: no records there, or a record or picture that cannot be read.

@@ -18,19 +18,19 @@ from tutelage.distillation.job import TrainingSettings
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 from tutelage.modules.visual_module import TrainingExamples, VisualModule
-from tutelage.programs.types import Call, Module
 from tutelage.programs.trace import StepRecord
-from tutelage.sdvp.teacher_check import Probe, TeacherCheck, check_teacher
-from tutelage.sdvp.teachers import ModuleTeacher, from_callable
+from tutelage.programs.types import Call, Module
 from tutelage.sdvp.attribution import attribute_errors, teacher_oracle
 from tutelage.sdvp.collect import call_of, collect
+from tutelage.sdvp.continual.base import NO_STRATEGY, ContinualStrategy
 from tutelage.sdvp.final_answer.data import FinalAnswerGraphs, prepare
 from tutelage.sdvp.final_answer.method import StepwiseWithFinalAnswer, make_final_answer_job
-from tutelage.sdvp.weight_interpolation import InterpolationResult, interpolate_until_safe
-from tutelage.sdvp.label import Filters, calibrate, apply_filters, label, label_of
+from tutelage.sdvp.label import Filters, apply_filters, calibrate, label, label_of
 from tutelage.sdvp.objective import StepwiseDistillation, make_job
 from tutelage.sdvp.questions import Question, score_answer, solve_stream
-from tutelage.sdvp.continual.base import NO_STRATEGY, ContinualStrategy
+from tutelage.sdvp.teacher_check import Probe, TeacherCheck, check_teacher
+from tutelage.sdvp.teachers import ModuleTeacher, from_callable
+from tutelage.sdvp.weight_interpolation import InterpolationResult, interpolate_until_safe
 from tutelage.seeds import derive, numpy_rng
 
 Reporter = Callable[[str], None]
@@ -41,9 +41,10 @@ class SdvpOptions:
     """How a stage is run; defaults ours.
 
     ``order``: modules taught first come first, others follow. ``replay``: off is naive tuning. ``on_policy``: later steps
-    of the collection see the modules' own answers, else the teachers'. ``allowed``: how far the guard score (0..1) may
-    fall; None: no guard. ``most``: replayed calls a lesson. ``loss``: a ``StepwiseFinal.Config`` adds the final answers of
-    the stage's questions, weighed by its mu. ``blame``: calls count by their blame for the stage's wrong answers, those
+    of the collection see the modules' own answers, else the teachers'. ``max_drop``: how far the guard score (0..1) may
+    fall; None: no guard. ``max_replay``: replayed calls a lesson. ``loss``: a
+    ``StepwiseWithFinalAnswer.Config`` adds the final answers of
+    the stage's questions, weighed by its mu. ``attribution_floor``: calls count by their blame for the stage's wrong answers, those
     without blame this much (0..1); None: all alike. Both need answers.
     """
 
@@ -215,7 +216,9 @@ def _run_job(
     report: ModuleReport,
 ) -> tuple[VisualModule, ModuleReport]:
     task = old.training_examples([call_of(record) for record in accepted], [label_of(record) for record in accepted])
-    replay = replay_calls(modules, old, stage, teacher, [call_of(record) for record in accepted], options) if options.replay else None
+    replay = (
+        replay_calls(modules, old, stage, teacher, [call_of(record) for record in accepted], options) if options.replay else None
+    )
     settings = replace(options.settings, seed=derive(options.seed, stage.name, old.name) % 2**31)
     final = final_answers(stage, modules, old.name, options)
     title = f"{stage.name} {old.name}"
@@ -227,7 +230,9 @@ def _run_job(
     new = old.with_network(options.strategy.finish(result.student))
     guarded = InterpolationResult(new, 1.0, 0.0, 0.0)
     if options.max_drop is not None and stage.guarded:
-        guarded = interpolate_until_safe(old, new, lambda m: accuracy(stage.guarded, {**modules, old.name: m}, options.dsl), options.max_drop)
+        guarded = interpolate_until_safe(
+            old, new, lambda m: accuracy(stage.guarded, {**modules, old.name: m}, options.dsl), options.max_drop
+        )
     last = result.history[-1]["terms"] if result.history else {}
     return guarded.module, replace(
         report,

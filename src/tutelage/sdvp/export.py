@@ -7,8 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tutelage import environment
-from tutelage import storage
+from tutelage import environment, storage
 from tutelage.errors import InputError, did_you_mean
 from tutelage.modules.hf.base import HfModule
 from tutelage.modules.visual_module import METADATA_FILE, VisualModule, load
@@ -115,7 +114,10 @@ def export_run(run: str | Path, name: str, folder: str | Path, arm: str = "sdvp"
 def _stages(folder: Path, name: str, result: Mapping[str, Any]) -> list[Path]:
     """The folders of the module, a stage each, in the order they were taught: as a study's result tells it, else by time."""
     heads = {
-        at: head for at in (folder / name, *folder.glob(f"*/{name}")) for head in ("config.json", METADATA_FILE) if (at / head).exists()
+        at: head
+        for at in (folder / name, *folder.glob(f"*/{name}"))
+        for head in ("config.json", METADATA_FILE)
+        if (at / head).exists()
     }
     told = ((result.get("tables") or {}).get("matrix") or {}).get("stages", [])
     order = {stage: number for number, stage in enumerate(told)}

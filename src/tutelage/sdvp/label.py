@@ -9,11 +9,11 @@ from typing import Any
 
 from tutelage.modules.visual_module import CallLabel, VisualModule
 from tutelage.programs.answers import normalize_answer
-from tutelage.programs.types import Call, Module
 from tutelage.programs.trace import StepRecord
-from tutelage.sdvp.teachers import ModuleTeacher, apply_temperature
+from tutelage.programs.types import Call, Module
 from tutelage.sdvp.collect import call_of, teacher_forcing
 from tutelage.sdvp.questions import Question, score_answer, solve
+from tutelage.sdvp.teachers import ModuleTeacher, apply_temperature
 from tutelage.sdvp.votes import program_agreement
 
 TeacherField = dict[str, Any]
@@ -93,7 +93,10 @@ def calibrate(teacher: ModuleTeacher, probe: Sequence[tuple[Call, CallLabel]]) -
         return teacher
 
     def loss(temperature: float) -> float:
-        return -sum(math.log(max(1e-9, (apply_temperature(a, temperature).probabilities or {}).get(normalize_answer(g.value), 0.0))) for a, g in pairs)
+        return -sum(
+            math.log(max(1e-9, (apply_temperature(a, temperature).probabilities or {}).get(normalize_answer(g.value), 0.0)))
+            for a, g in pairs
+        )
 
     return teacher.calibrated(min((0.5 * 2 ** (i / 4) for i in range(13)), key=loss))
 

@@ -30,7 +30,7 @@ class StepwiseDistillation(Method):
     classes asked for; a size L1 at the peaks; tokens CE, summed over the answer; a set of boxes DETR's loss; each the
     weighted mean ``sum w l / sum w``. ``self`` sums over ALL heads the distance to the frozen copy: tau^2 KL, BCE on
     probabilities, squared error, L1 of boxes; it leaves no head free to drift.
-    Options of ``retain`` add their own terms.
+    Options of ``strategy`` add their own terms.
     """
 
     needs_teacher = False
@@ -47,9 +47,15 @@ class StepwiseDistillation(Method):
         positive: float = 3.0
         strategy: str = ""
 
-    def __init__(self, heads: Mapping[str, str], config: Any = None, strategy: ContinualStrategy = NO_STRATEGY, penalty: nn.Module | None = None):
+    def __init__(
+        self,
+        heads: Mapping[str, str],
+        config: Any = None,
+        strategy: ContinualStrategy = NO_STRATEGY,
+        penalty: nn.Module | None = None,
+    ):
         super().__init__(config)
-        self.config = replace(self.config, retain=repr(strategy))
+        self.config = replace(self.config, strategy=repr(strategy))
         self.heads, self.strategy, self.penalty = dict(heads), strategy, penalty
         self._penalty: Tensor | None = None
         self._replayed = False
@@ -133,7 +139,7 @@ class StepwiseDistillation(Method):
 
 
 def heatmap_step(logits: Tensor, heat: Tensor, queried: Tensor, positive: float) -> Tensor:
-    """BCE of heat-maps [B, C, h, w], cells weighted ``1 + (positive - 1) heat``, over the classes with ``asked`` > 0;
+    """BCE of heat-maps [B, C, h, w], cells weighted ``1 + (positive - 1) heat``, over the classes with ``queried`` > 0;
     summed over a map's cells, so that a peak counts alike on every grid."""
     loss = nn.functional.binary_cross_entropy_with_logits(logits, heat, reduction="none")
     per_map = (loss * (1 + (positive - 1) * heat)).sum((2, 3)) * queried
@@ -212,7 +218,7 @@ def make_job(
 ) -> TrainingJob:
     """The lesson that teaches a copy of ``module``'s network; the module itself stays as it is.
 
-    ``replay``: inputs of old tasks, which ``retain`` may need; their old answers are kept where ``config.keep`` > 0.
+    ``replay``: inputs of old tasks, which ``strategy`` may need; their old answers are kept where ``config.self_weight`` > 0.
     """
     student = strategy.prepare(module.copy_network(), module)
     method = StepwiseDistillation(module.heads, config, strategy, strategy.penalty(module, replay))

@@ -8,9 +8,9 @@ from typing import Any
 
 from tutelage.programs import viper, visprog
 from tutelage.programs.answers import normalize_answer
-from tutelage.programs.types import Module, ParseFailure, Program, ProgramFailure, Value
-from tutelage.programs.scheduler import RunContext, Job, Override, stream
+from tutelage.programs.scheduler import Job, Override, RunContext, stream
 from tutelage.programs.trace import Trace
+from tutelage.programs.types import Module, ParseFailure, Program, ProgramFailure, Value
 from tutelage.programs.values import Box, Image, iou
 
 

@@ -8,13 +8,13 @@ from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
+from tutelage.datasets import gqa, nlvr2
 from tutelage.errors import InputError, did_you_mean
-from tutelage.programs.image_cache import ImageCache, LazyImages
-from tutelage.programs.types import ParseFailure
 from tutelage.programs.generators.from_file import read_programs
 from tutelage.programs.generators.grammar import generate
+from tutelage.programs.image_cache import ImageCache, LazyImages
+from tutelage.programs.types import ParseFailure
 from tutelage.sdvp.questions import Question
-from tutelage.datasets import gqa, nlvr2
 
 
 def questions_from(programs: str | Path, images: str | Path = ".", task: str = "own") -> list[Question]:

@@ -11,22 +11,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tutelage import environment
-from tutelage import storage
+from tutelage import environment, storage
 from tutelage.distillation.parallel import SingleProcess
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError, StorageError, did_you_mean
 from tutelage.modules.visual_module import VisualModule
 from tutelage.programs.serialization import decode, encode
-from tutelage.programs.types import Call, Module
 from tutelage.programs.trace import StepRecord
-from tutelage.sdvp.teacher_check import Probe, check_teacher
-from tutelage.sdvp.teachers import ModuleTeacher
-from tutelage.sdvp.collect import Records, call_of, collect, image_loader, load_records, save_records, save_images
+from tutelage.programs.types import Call, Module
+from tutelage.sdvp.collect import Records, call_of, collect, image_loader, load_records, save_images, save_records
 from tutelage.sdvp.compile import SdvpOptions
-from tutelage.sdvp.label import TeacherField, Filters, calibrate, label_calls, apply_filters, label_of, attach_labels, with_related_calls
+from tutelage.sdvp.label import (
+    Filters,
+    TeacherField,
+    apply_filters,
+    attach_labels,
+    calibrate,
+    label_calls,
+    label_of,
+    with_related_calls,
+)
 from tutelage.sdvp.objective import make_job
 from tutelage.sdvp.questions import Question
+from tutelage.sdvp.teacher_check import Probe, check_teacher
+from tutelage.sdvp.teachers import ModuleTeacher
 from tutelage.seeds import derive, numpy_rng
 from tutelage.workers import WorkerPool, map_tasks, single_threaded
 
@@ -54,7 +62,7 @@ def collect_to_folder(
     pool: WorkerPool | int = 1,
     progress: Progress | None = None,
 ) -> Records:
-    """Collect the step records of ``questions`` into ``folder``, ``part`` questions a shard, by the workers of ``pool``.
+    """Collect the step records of ``questions`` into ``folder``, ``shard_size`` questions a shard, by the workers of ``pool``.
 
     The records and their order do not depend on the workers.
 
@@ -144,7 +152,7 @@ def label_to_folder(
     pool: WorkerPool | int = 1,
     progress: Progress | None = None,
 ) -> Records:
-    """Label ``records`` by the teachers, ``part`` calls a shard, by the workers of ``pool``; the sibling calls that the
+    """Label ``records`` by the teachers, ``shard_size`` calls a shard, by the workers of ``pool``; the sibling calls that the
     teachers do not speak to are kept beside, for self-distillation.
 
     ``probe``: labelled calls by module. With them each teacher is calibrated, and one that does not beat its module labels
@@ -153,7 +161,7 @@ def label_to_folder(
 
     Raises:
         InputError: a teacher of a module without records or network, or a filter that needs questions.
-        StaleError, StorageError, WorkerLost: as :func:`collect_into`.
+        StaleError, StorageError, WorkerLost: as :func:`collect_to_folder`.
     """
     if filters.require_right_answer or filters.min_agreement:
         raise InputError("final and votes need the questions", where="filters", remedy="use sdvp.compile")
@@ -194,7 +202,8 @@ def label_shards(
     pool: WorkerPool | int = 1,
     progress: Progress | None = None,
 ) -> dict[str, list[TeacherField | None]]:
-    """What each module's teacher says to each record of ``asked``, in order, through shards of ``part`` calls in ``root``."""
+    """What each module's teacher says to each record of ``unlabelled``, in order, through shards of
+    ``shard_size`` calls in ``root``."""
     shards, tasks = [], []
     for name, records in unlabelled.items():
         teacher = [name, teachers[name].name, teachers[name].version, teachers[name].temperature]
@@ -245,7 +254,7 @@ def train_to_folder(
 
     Raises:
         InputError: no record has a label, or a module without network.
-        StaleError, StorageError: as :func:`collect_into`.
+        StaleError, StorageError: as :func:`collect_to_folder`.
     """
     taught: dict[str, VisualModule] = {}
     writes = parallel is None or parallel.main

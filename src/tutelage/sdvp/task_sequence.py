@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tutelage.programs.types import Module
-from tutelage.sdvp.compile import CompileResult, SdvpOptions, SdvpTask, ModuleReport, distill_task
+from tutelage.sdvp.compile import CompileResult, ModuleReport, SdvpOptions, SdvpTask, distill_task
 
 Learn = Callable[[Mapping[str, Module], SdvpTask, SdvpOptions, Path | None], CompileResult]
-"""How one stage is learned: :func:`run_stage`, or a rival with the same arguments."""
+"""How one stage is learned: :func:`distill_task`, or a rival with the same arguments."""
 
 
 @dataclass(frozen=True)
 class SequenceResult:
-    """``general``: the modules for a task without its own; ``own``: those of the tasks that are routed; ``lessons``: of
+    """``general``: the modules for a task without its own; ``own``: those of the tasks that are routed; ``reports``: of
     all stages."""
 
     general: Mapping[str, Module]

@@ -9,9 +9,9 @@ from tutelage.modules.visual_module import CallLabel, VisualModule
 from tutelage.programs.answers import normalize_answer
 from tutelage.programs.types import Call, Module, Value
 from tutelage.programs.values import Box, iou
-from tutelage.sdvp.teachers import ModuleTeacher
 from tutelage.sdvp.collect import call_of, gold_forcing
 from tutelage.sdvp.questions import Question, solve
+from tutelage.sdvp.teachers import ModuleTeacher
 
 Probe = list[tuple[Call, CallLabel]]
 

@@ -11,21 +11,21 @@ from functools import partial
 from typing import Any
 
 from tutelage.errors import InputError
-from tutelage.storage import fingerprint
-from tutelage.modules.vqa import Vqa
-from tutelage.modules.hf.base import HfModule
 from tutelage.modules.detection import Loc
+from tutelage.modules.hf.base import HfModule
 from tutelage.modules.visual_module import CallLabel, VisualModule
+from tutelage.modules.vqa import Vqa
 from tutelage.programs.types import Call
+from tutelage.storage import fingerprint
 
 
 @dataclass(frozen=True)
 class ModuleTeacher:
     """A teacher of one module's calls.
 
-    ``covers`` says which calls it can answer; ``answer`` labels a batch of covered calls (None: it
+    ``supports`` says which calls it can answer; ``answer`` labels a batch of covered calls (None: it
     declines one). ``temperature`` calibrates
-    its confidence: shares become ``p^(1/T)``, renormalised. ``expand``: it also labels the sibling calls it covers.
+    its confidence: shares become ``p^(1/T)``, renormalised. ``label_related_calls``: it also labels the sibling calls it covers.
     """
 
     name: str
@@ -57,7 +57,7 @@ def apply_temperature(label: CallLabel, temperature: float) -> CallLabel:
     powers = {answer: max(p, 1e-12) ** (1 / temperature) for answer, p in label.probabilities.items()}
     total = sum(powers.values())
     dist = {answer: p / total for answer, p in powers.items()}
-    return replace(label, dist=dist, conf=max(dist.values()))
+    return replace(label, probabilities=dist, confidence=max(dist.values()))
 
 
 def teacher_from_module(specialist: VisualModule) -> ModuleTeacher:
@@ -72,7 +72,11 @@ def teacher_from_module(specialist: VisualModule) -> ModuleTeacher:
         return ModuleTeacher(f"{specialist.name} specialist", specialist.version, covers, partial(_label_with_module, specialist))
     if isinstance(specialist, Loc):
         return ModuleTeacher(
-            "LOC specialist", specialist.version, partial(_supports_class, specialist), partial(_label_boxes, specialist), label_related_calls=True
+            "LOC specialist",
+            specialist.version,
+            partial(_supports_class, specialist),
+            partial(_label_boxes, specialist),
+            label_related_calls=True,
         )
     if isinstance(specialist, HfModule):
         title = f"{specialist.name} {specialist.config.source}"
@@ -153,7 +157,11 @@ def _label_boxes(specialist: Loc, calls: Sequence[Call]) -> list[CallLabel]:
     """Boxes above the specialist's threshold; it is as sure as of its least certain decision about a peak."""
     threshold = specialist.config.threshold
     return [
-        CallLabel([b for b in boxes if b.score >= threshold], None, min((_decision_confidence(b.score, threshold) for b in boxes), default=1.0))
+        CallLabel(
+            [b for b in boxes if b.score >= threshold],
+            None,
+            min((_decision_confidence(b.score, threshold) for b in boxes), default=1.0),
+        )
         for boxes in specialist.scored_boxes(calls)
     ]
 

@@ -13,20 +13,20 @@ from types import MappingProxyType
 import numpy as np
 
 from tutelage import storage
+from tutelage.datasets import easy_vqa
+from tutelage.datasets.synthetic import render as renderer
+from tutelage.datasets.synthetic import scene as world
 from tutelage.distillation.job import TrainingSettings
 from tutelage.distillation.trainer import train
-from tutelage.modules.vqa import FiLMConfig, Verify, Vqa
-from tutelage.modules.batchnorm import fold_batchnorm, add_batchnorm
+from tutelage.modules.batchnorm import add_batchnorm, fold_batchnorm
 from tutelage.modules.detection import Loc, LocConfig
 from tutelage.modules.visual_module import CallLabel, VisualModule
 from tutelage.modules.vocabulary import Vocabulary
+from tutelage.modules.vqa import FiLMConfig, Verify, Vqa
 from tutelage.programs.types import Call
 from tutelage.programs.values import Box, Image
 from tutelage.sdvp.objective import StepwiseDistillation, make_job
 from tutelage.seeds import derive, numpy_rng
-from tutelage.datasets import easy_vqa
-from tutelage.datasets.synthetic import render as renderer
-from tutelage.datasets.synthetic import scene as world
 
 VOCABULARY = Vocabulary(
     (
@@ -171,18 +171,27 @@ Maker = Callable[[Sequence[tuple[world.Scene, Image]], np.random.Generator], Exa
 
 
 def _load_or_train(
-    module: VisualModule, make: Maker, training: ToyTraining, seed: int, store: storage.ContentStore | None = None, quick: bool = False
+    module: VisualModule,
+    make: Maker,
+    training: ToyTraining,
+    seed: int,
+    store: storage.ContentStore | None = None,
+    quick: bool = False,
 ) -> VisualModule:
     """``module`` after its study, from the store where it has been trained before; ``quick`` cuts the study to nothing
     but its plumbing."""
     if quick:
         training = replace(training, scenes=min(training.scenes, 20), steps=5)
     look = [Path(str(part.__file__)).read_bytes() for part in (world, renderer)]
-    key = storage.fingerprint("embedded", *look, type(module).__name__, module.version, training, seed, world.DOMAINS[training.domain])
+    key = storage.fingerprint(
+        "embedded", *look, type(module).__name__, module.version, training, seed, world.DOMAINS[training.domain]
+    )
     if store is not None and store.path(key).exists():
         return module.load_weights(store.path(key))
     found = scenes(training.domain, training.scenes, seed, f"pretrain/{module.name}")
-    taught = train_toy_module(module, make(found, numpy_rng(seed, "examples", module.name)), training, seed, f"{module.name} {training.domain}")
+    taught = train_toy_module(
+        module, make(found, numpy_rng(seed, "examples", module.name)), training, seed, f"{module.name} {training.domain}"
+    )
     if store is not None:
         taught.save(store.path(key))
     return taught
@@ -232,7 +241,7 @@ size with one skill each: domain B's colours, domain B's shapes and places, easy
 
 
 def load_or_train(seed: int, name: str, store: storage.ContentStore | None = None, quick: bool = False) -> VisualModule:
-    """One embedded network of a seed by its name in :data:`STUDIES`; ``quick`` ones are for smoke tests and know nothing."""
+    """One embedded network of a seed by its name in :data:`TOY_TRAINING`; ``quick`` ones are for smoke tests and know nothing."""
     start = derive(seed, "network", name) % 2**31
     blanks: dict[str, tuple[Callable[[], VisualModule], Maker]] = {
         "LOC": (lambda: Loc.build(LocConfig(world.SHAPES), start), loc_examples),

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from tutelage.programs.answers import normalize_answer
-from tutelage.programs.types import Module
 from tutelage.programs.trace import Trace
+from tutelage.programs.types import Module
 from tutelage.sdvp.questions import Question, solve
 
 

@@ -34,8 +34,10 @@ def interpolate(old: VisualModule, new: VisualModule, share: float) -> VisualMod
     return new.with_network(network)
 
 
-def interpolate_until_safe(old: VisualModule, new: VisualModule, score: Callable[[VisualModule], float], max_drop: float = 0.01) -> InterpolationResult:
-    """The largest step from old to new whose guard score is at most ``allowed`` below the old one's."""
+def interpolate_until_safe(
+    old: VisualModule, new: VisualModule, score: Callable[[VisualModule], float], max_drop: float = 0.01
+) -> InterpolationResult:
+    """The largest step from old to new whose guard score is at most ``max_drop`` below the old one's."""
     before = score(old)
     for share in STEPS:
         module = interpolate(old, new, share)

@@ -16,17 +16,17 @@ from starlette.types import ASGIApp
 
 from tutelage import __version__
 from tutelage.errors import InputError, TutelageError
+from tutelage.programs.generators.base import ProgramGenerator
 from tutelage.programs.result_cache import ResultCache
 from tutelage.programs.serialization import strict_json
-from tutelage.programs.types import Module
 from tutelage.programs.trace import Trace
-from tutelage.programs.generators.base import ProgramGenerator
+from tutelage.programs.types import Module
 from tutelage.reports.page import render
 from tutelage.serving import schemas
-from tutelage.serving.middleware import RequestMiddleware, RequestContext, error_response
 from tutelage.serving.engine import BatchingEngine
-from tutelage.serving.metrics import Metrics
 from tutelage.serving.errors import ServingError, status_and_kind
+from tutelage.serving.metrics import Metrics
+from tutelage.serving.middleware import RequestContext, RequestMiddleware, error_response
 from tutelage.serving.sample_images import Sample, scene
 from tutelage.serving.service import QuestionService, QueuedRequest
 from tutelage.serving.settings import DEFAULT, ServerSettings
@@ -51,7 +51,7 @@ def application(
     cache: ResultCache | None = None,
     sample: Sample = scene,
 ) -> ASGIApp:
-    """The server as an ASGI application: programs over ``modules``, questions through ``writer``.
+    """The server as an ASGI application: programs over ``modules``, questions through ``generator``.
 
     With a ``key``, every path but the page and ``/healthz`` wants it. ``cache`` keeps module answers. ``sample`` gives the
     pictures that the page offers.
@@ -60,7 +60,9 @@ def application(
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        service = app.state.service = QuestionService(BatchingEngine(modules, settings, metrics, cache), generator, settings, metrics)
+        service = app.state.service = QuestionService(
+            BatchingEngine(modules, settings, metrics, cache), generator, settings, metrics
+        )
         yield
         await asyncio.to_thread(service.close)
 

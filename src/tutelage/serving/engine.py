@@ -20,15 +20,15 @@ from time import monotonic, perf_counter
 from typing import Any
 
 from tutelage.programs import viper, visprog
-from tutelage.programs.result_cache import ResultCache
 from tutelage.programs.isolation import Sandbox
 from tutelage.programs.lanes import to_failure
-from tutelage.programs.types import ModuleOutputs, Call, Module, Program, ProgramFailure, ProgramRun, TimeoutFailure, Value
-from tutelage.programs.scheduler import RunContext, Job, Scheduler
+from tutelage.programs.result_cache import ResultCache
+from tutelage.programs.scheduler import Job, RunContext, Scheduler
 from tutelage.programs.trace import Trace
+from tutelage.programs.types import Call, Module, ModuleOutputs, Program, ProgramFailure, ProgramRun, TimeoutFailure, Value
 from tutelage.programs.values import Image
-from tutelage.serving.metrics import Metrics
 from tutelage.serving.errors import ServiceUnavailable
+from tutelage.serving.metrics import Metrics
 from tutelage.serving.settings import ServerSettings
 
 LOG = logging.getLogger("tutelage.serving")
@@ -45,9 +45,10 @@ MAX_WAIT_SHARE = 0.125
 
 @dataclass(slots=True, eq=False)
 class PendingRun:
-    """A program that a client wants run: its text, and the images it reads by name. ``answer`` gets the trace.
+    """A program that a client wants run: its text, and the images it reads by name. ``future`` gets the trace.
 
-    Whoever no longer wants it sets ``gone``: it ends at its next step. ``came``, ``began`` and ``ended`` are seconds of
+    Whoever no longer wants it sets ``cancelled``: it ends at its next step. ``queued_at``, ``started_at``
+    and ``finished_at`` are seconds of
     :func:`time.perf_counter`.
     """
 
@@ -83,7 +84,7 @@ class BatchingEngine:
         self._thread.start()
 
     def submit(self, runs: Sequence[PendingRun]) -> None:
-        """Have the programs run; each ticket's ``answer`` gets its trace.
+        """Have the programs run; each ticket's ``future`` gets its trace.
 
         Raises:
             Stopped: it takes no more.
@@ -126,7 +127,9 @@ class BatchingEngine:
         while going or scheduler.active:
             if going:
                 window = 1 if not self.settings.batching else FAST_BATCH_WINDOW if took < FAST_BATCH_S else self._context.window
-                going = self._admit_requests(scheduler, window, max(recent), min(MAX_WAIT_SHARE * took, self.settings.max_wait_ms / 1000))
+                going = self._admit_requests(
+                    scheduler, window, max(recent), min(MAX_WAIT_SHARE * took, self.settings.max_wait_ms / 1000)
+                )
             recent.append(scheduler.active)
             began = monotonic()
             scheduler.run_next_batch()
@@ -135,8 +138,8 @@ class BatchingEngine:
             self._resolve_futures(scheduler)
 
     def _admit_requests(self, scheduler: Scheduler, window: int, recent_active: int, max_wait_s: float) -> bool:
-        """Admit those who wait, up to ``window`` under way; then, where fewer than ``lately`` are, those who come within
-        ``most`` seconds; where none is, wait for one. False: no more will come."""
+        """Admit those who wait, up to ``window`` under way; then, where fewer than ``recent_active`` are, those who come within
+        ``max_wait_s`` seconds; where none is, wait for one. False: no more will come."""
         until: float | None = None
         while scheduler.active < window and not scheduler.full:
             if not scheduler.active:

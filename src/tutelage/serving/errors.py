@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from tutelage.errors import InputError, TutelageError
-from tutelage.programs.types import ProgramFailure
-from tutelage.programs.image_io import ImageTooLarge
 from tutelage.programs.generators.base import GenerationFailed
+from tutelage.programs.image_io import ImageTooLarge
+from tutelage.programs.types import ProgramFailure
 
 
 class ServingError(TutelageError):

@@ -18,8 +18,16 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tutelage.serving.errors import (
+    ClientDisconnected,
+    PayloadTooLarge,
+    RequestTimeout,
+    TooManyRequests,
+    Unauthorized,
+    error_payload,
+    status_and_kind,
+)
 from tutelage.serving.metrics import Metrics
-from tutelage.serving.errors import Unauthorized, TooManyRequests, ClientDisconnected, PayloadTooLarge, RequestTimeout, status_and_kind, error_payload
 from tutelage.serving.settings import ServerSettings
 
 LOG = logging.getLogger("tutelage.serving")
@@ -41,7 +49,9 @@ class AdmissionLimiter:
             Busy: there is no room for it.
         """
         if self.programs + programs > self._max_programs:
-            raise TooManyRequests(f"{self.programs} programs are held, of {self._max_programs}", remedy="ask again after Retry-After seconds")
+            raise TooManyRequests(
+                f"{self.programs} programs are held, of {self._max_programs}", remedy="ask again after Retry-After seconds"
+            )
         if self.bytes + bytes > self._max_bytes:
             raise TooManyRequests("no memory is free for this request", remedy="ask again after Retry-After seconds, or send less")
         self.programs += programs
@@ -54,7 +64,7 @@ class AdmissionLimiter:
 
 
 class RequestContext:
-    """One request under way: what it holds, whether its body was ``read``, and what its line in the log says besides."""
+    """One request under way: what it holds, whether its body was ``body_read``, and what its line in the log says besides."""
 
     def __init__(self, limiter: AdmissionLimiter):
         self._limiter = limiter

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from tutelage import assets
-from tutelage.programs.values import Image
 from tutelage.datasets.synthetic.render import render
 from tutelage.datasets.synthetic.scene import make_scene
+from tutelage.programs.values import Image
 
 SCENE_SEED = 2026
 """The seed of the drawn scenes (ours)."""
@@ -23,7 +23,7 @@ same number."""
 
 
 def scene(number: int) -> dict[str, Any]:
-    """A drawn picture of the embedded world: see :data:`Sample`."""
+    """A drawn picture of the embedded world: see :data:`SampledIds`."""
     made = make_scene(SCENE_SEED, number, "A")
     shapes = list(dict.fromkeys(thing.shape for thing in made.things))
     alone = [shape for shape in shapes if len(made.of(shape)) == 1]
@@ -34,7 +34,7 @@ def scene(number: int) -> dict[str, Any]:
 
 
 def photograph(number: int) -> dict[str, Any]:
-    """A photograph of the asset ``photos``: see :data:`Sample`.
+    """A photograph of the asset ``photos``: see :data:`SampledIds`.
 
     Raises:
         AssetAbsent, WrongHash: see :mod:`tutelage.assets`.

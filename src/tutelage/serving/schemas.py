@@ -64,7 +64,10 @@ class BatchRequest(BaseModel):
     """Many programs and questions over some pictures, each of which is sent once."""
 
     model_config = _example(
-        {"pictures": {"a": EXAMPLE_IMAGE}, "items": [{"images": ["a"], "program": EXAMPLE_PROGRAM}, {"images": ["a"], "question": EXAMPLE_QUESTION}]}
+        {
+            "pictures": {"a": EXAMPLE_IMAGE},
+            "items": [{"images": ["a"], "program": EXAMPLE_PROGRAM}, {"images": ["a"], "question": EXAMPLE_QUESTION}],
+        }
     )
     pictures: dict[str, Picture]
     items: Annotated[list[BatchItem], Field(min_length=1)]

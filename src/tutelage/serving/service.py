@@ -14,15 +14,15 @@ from starlette.requests import Request
 
 from tutelage.errors import InputError
 from tutelage.programs.confidence import confidence
-from tutelage.programs.serialization import encode
-from tutelage.programs.types import ProgramFailure
-from tutelage.programs.trace import Trace
-from tutelage.programs.values import Image
 from tutelage.programs.generators import base as writing
-from tutelage.serving.middleware import RequestContext
+from tutelage.programs.serialization import encode
+from tutelage.programs.trace import Trace
+from tutelage.programs.types import ProgramFailure
+from tutelage.programs.values import Image
 from tutelage.serving.engine import BatchingEngine, PendingRun
+from tutelage.serving.errors import ClientDisconnected, error_payload, status_and_kind
 from tutelage.serving.metrics import Metrics
-from tutelage.serving.errors import ClientDisconnected, status_and_kind, error_payload
+from tutelage.serving.middleware import RequestContext
 from tutelage.serving.settings import ServerSettings
 
 INPUTS = (("IMAGE",), ("LEFT", "RIGHT"))
@@ -76,7 +76,9 @@ class BatchedGenerator:
             requests = [request for request, _ in asked]
             found: list[Any]
             try:
-                found = [d[0] for d in await asyncio.get_running_loop().run_in_executor(self._thread, self._generator.generate, requests)]
+                found = [
+                    d[0] for d in await asyncio.get_running_loop().run_in_executor(self._thread, self._generator.generate, requests)
+                ]
             except Exception as error:
                 found = [error] * len(asked)
             for (_, answer), draft in zip(asked, found, strict=True):
@@ -91,7 +93,14 @@ class BatchedGenerator:
 class QuestionService:
     """What the paths of the application call. ``decoders`` threads read and write pictures."""
 
-    def __init__(self, engine: BatchingEngine, generator: writing.ProgramGenerator, settings: ServerSettings, metrics: Metrics, decoders: int = 2):
+    def __init__(
+        self,
+        engine: BatchingEngine,
+        generator: writing.ProgramGenerator,
+        settings: ServerSettings,
+        metrics: Metrics,
+        decoders: int = 2,
+    ):
         self.engine, self.settings, self._metrics = engine, settings, metrics
         self._generator = BatchedGenerator(generator)
         self._decoders = ThreadPoolExecutor(decoders, "decoder")
@@ -114,7 +123,9 @@ class QuestionService:
             raise InputError(f"not base64: {error}", where=where, remedy="send the file's bytes in base64") from None
         return Image.from_bytes(file, self.settings.images, where)
 
-    async def run_all(self, queued: Sequence[QueuedRequest], request: Request) -> list[tuple[Trace | ProgramFailure, dict[str, Any]]]:
+    async def run_all(
+        self, queued: Sequence[QueuedRequest], request: Request
+    ) -> list[tuple[Trace | ProgramFailure, dict[str, Any]]]:
         """For each wish how its program ended, and that as a client sees it, without pictures.
 
         A client that hangs up is heard: its programs end at their next step.
@@ -137,7 +148,9 @@ class QuestionService:
             for ticket in tickets:
                 ticket.cancelled = True
 
-    async def _run(self, queued: Sequence[QueuedRequest], pending: list[PendingRun]) -> list[tuple[Trace | ProgramFailure, dict[str, Any]]]:
+    async def _run(
+        self, queued: Sequence[QueuedRequest], pending: list[PendingRun]
+    ) -> list[tuple[Trace | ProgramFailure, dict[str, Any]]]:
         drafts = await asyncio.gather(*map(self._generate, queued))
         runs = [
             None if draft.failure is not None else PendingRun(wish.dsl, draft.text, wish.state, wish.question)
@@ -154,7 +167,9 @@ class QuestionService:
         assert queued.question is not None
         return await self._generator.generate(writing.GenerationRequest(queued.question, queued.dsl, tuple(queued.state)))
 
-    def _response_row(self, queued: QueuedRequest, candidate: writing.Candidate, run: PendingRun | None) -> tuple[Trace | ProgramFailure, dict[str, Any]]:
+    def _response_row(
+        self, queued: QueuedRequest, candidate: writing.Candidate, run: PendingRun | None
+    ) -> tuple[Trace | ProgramFailure, dict[str, Any]]:
         row: dict[str, Any] = {
             "status": "ok",
             "answer": None,
@@ -189,7 +204,9 @@ class QuestionService:
             for value in (*record.args.values(), record.output):
                 if isinstance(value, Image):
                     roots.setdefault(value.root_key, Image(value.root, value.root_key))
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, lambda: {key: _rendered(roots[key]) for key in roots})
+        return await asyncio.get_running_loop().run_in_executor(
+            self._decoders, lambda: {key: _rendered(roots[key]) for key in roots}
+        )
 
     def close(self) -> None:
         """Finish what was begun, and end the threads."""

@@ -31,7 +31,7 @@ class StageInfo(NamedTuple):
 
 
 class StageOutput(NamedTuple):
-    """A stage's output: ``maps`` [B, channels, H / stride, W / stride]; video and 3-D forms: [B, channels, T, H, W]."""
+    """A stage's output: ``forward_stages`` [B, channels, H / stride, W / stride]; video and 3-D forms: [B, channels, T, H, W]."""
 
     name: str
     stride: int
@@ -56,10 +56,10 @@ class Variant:
 
 
 class Backbone(nn.Module):
-    """The base of every backbone: a subclass gives :meth:`maps` and :meth:`classify`, or overrides what these serve.
+    """The base of every backbone: a subclass gives :meth:`forward_stages` and :meth:`forward_head`, or overrides what these serve.
 
     ``forward(images)`` gives logits [B, num_classes] of images [B, in_chans, H, W]; ``forward_features(images)`` the
-    stages, finest first. ``feature_info`` names the stages with strides and channels. ``PUBLISHED`` are the sizes by
+    stages, finest first. ``feature_info`` names the stages with strides and channels. ``VARIANTS`` are the sizes by
     their names; a subclass takes ``(num_classes, in_chans, **config)``.
 
     Raises:
@@ -94,7 +94,10 @@ class Backbone(nn.Module):
     def forward_features(self, images: Tensor) -> list[StageOutput]:
         """The stages, finest first."""
         self.check(images)
-        return [StageOutput(stage.name, stage.stride, maps) for stage, maps in zip(self.feature_info, self.forward_stages(images), strict=True)]
+        return [
+            StageOutput(stage.name, stage.stride, maps)
+            for stage, maps in zip(self.feature_info, self.forward_stages(images), strict=True)
+        ]
 
     def check(self, images: Tensor) -> None:
         """Refuse images that the stages cannot divide, or of other channels.
@@ -145,7 +148,7 @@ class Backbone(nn.Module):
     def references(cls, variant: str) -> dict[str, Callable[[int], nn.Module]]:
         """What other libraries build for a published size: by library, a function of the number of classes.
 
-        ``bench backbones`` times them beside ours, with the same weights where ``KEYS`` knows the library.
+        ``bench backbones`` times them beside ours, with the same weights where ``KEY_PATTERNS`` knows the library.
         """
         return {}
 
@@ -159,7 +162,9 @@ class Backbone(nn.Module):
         """A lesson of seconds: a small network of this class learns toy images of 4 classes from their labels."""
         network = build_with_seed(lambda: cls(4, in_chans, **config), seed, "student")
         settings = TrainingSettings(steps=8, batch_size=16, lr=2e-3, seed=seed)
-        return TrainingJob(network, None, Supervised(), toy_images(seed, 32, channels=in_chans, image_size=image_size), settings, cls.__name__)
+        return TrainingJob(
+            network, None, Supervised(), toy_images(seed, 32, channels=in_chans, image_size=image_size), settings, cls.__name__
+        )
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
@@ -171,7 +176,7 @@ class Backbone(nn.Module):
         return load(self, file)
 
     def load_converted(self, state: Mapping[str, Tensor], library: str) -> Self:
-        """The weights of the same network in ``library`` (a key of ``KEYS``), in eval mode.
+        """The weights of the same network in ``library`` (a key of ``KEY_PATTERNS``), in eval mode.
 
         Raises:
             InputError: the library is not known, or its network is another: the message names the first difference.
@@ -192,14 +197,14 @@ class Backbone(nn.Module):
         return self.eval()
 
     def pretrained(self, name: str) -> Self:
-        """The weights of ``hf:NAME`` (``hf:facebook/convnext-tiny-224``) or ``timm:NAME``, downloaded by that library.
+        """The weights of ``hf:NAME`` (``hf:facebook/convnext-tiny_job-224``) or ``timm:NAME``, downloaded by that library.
 
         Raises:
-            InputError: as :meth:`adopt`.
+            InputError: as :meth:`load_converted`.
             MissingExtra: the library is not installed.
         """
-        from tutelage.distillation.resolve import build_model
         from tutelage.distillation.recipe import ModelSpec
+        from tutelage.distillation.resolve import build_model
 
         library = name.partition(":")[0]
         options = {"pretrained": True} if library == "timm" else {}
@@ -220,7 +225,7 @@ def network_of(system: str) -> type[Backbone]:
 
 
 def create(name: str, num_classes: int = 1000, in_chans: int = 3, **config: Any) -> Any:
-    """The backbone ``name``: ``"hornet"``, or a published size of it, ``"hornet:tiny-gf"``; ``config`` overrides.
+    """The backbone ``name``: ``"hornet"``, or a published size of it, ``"hornet:tiny_job-gf"``; ``config`` overrides.
 
     Raises:
         InputError: no such system, size or option.

@@ -90,7 +90,7 @@ def init_weights(network: nn.Module, std: float = 0.02, convolutions: bool = Tru
 
 
 class SqueezeExcite(nn.Module):
-    """``x sigmoid(W2 ReLU(W1 mean(x)))`` (Hu et al., 2018): a gate a channel of maps [B, C, H, W], through ``inner``."""
+    """``x sigmoid(W2 ReLU(W1 mean(x)))`` (Hu et al., 2018): a gate a channel of maps [B, C, H, W], through ``hidden_chans``."""
 
     def __init__(self, channels: int, hidden_chans: int):
         super().__init__()

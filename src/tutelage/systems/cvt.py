@@ -96,7 +96,7 @@ class Mlp(nn.Module):
 
 
 class CvTBlock(nn.Module):
-    """``x + DropPath(attention(LN(x)))``, then ``x + DropPath(MLP(LN(x)))``."""
+    """``x + DropPath(attention(LN(x)))``, then ``x + DropPath(Mlp(LN(x)))``."""
 
     def __init__(self, dim: int, heads: int, rate: float, kv_stride: int, quick: bool, convolutional: bool):
         super().__init__()

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tutelage.distillation.augmentation import draw_mixup
 from tutelage.distillation.data import Batch, ReplayableData, TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, Output, Terms, forward_heads
 from tutelage.distillation.teacher import Teacher
-from tutelage.distillation.augmentation import draw_mixup
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._toy import TransformerBlock, SmallCNN, build_with_seed, class_ids, toy_images
+from tutelage.systems._toy import SmallCNN, TransformerBlock, build_with_seed, class_ids, toy_images
 
 # -- long-tailed data ------------------------------------------------------------------------------------------------
 

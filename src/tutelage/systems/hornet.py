@@ -13,8 +13,8 @@ from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
 from tutelage.registry import system
 from tutelage.systems._backbone import Variant
-from tutelage.systems._layers import LayerNorm2d, DropPath
 from tutelage.systems._convnext_base import ConvNeXtBase
+from tutelage.systems._layers import DropPath, LayerNorm2d
 
 
 class GlobalLocalFilter(nn.Module):
@@ -101,7 +101,7 @@ class GnConv(nn.Module):
 
 
 class HorNetBlock(nn.Module):
-    """``x + DropPath(g1 * g^nConv(LN(x)))``, then ``x + DropPath(g2 * MLP(LN(x)))``; layer scales g1, g2."""
+    """``x + DropPath(g1 * g^nConv(LN(x)))``, then ``x + DropPath(g2 * Mlp(LN(x)))``; layer scales g1, g2."""
 
     def __init__(self, mixer: nn.Module, channels: int, rate: float = 0.0, *, layer_scale: float = 1e-6):
         super().__init__()

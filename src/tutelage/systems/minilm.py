@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.distillation.data import Batch, ReplayableData, TensorData
+from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, Output, Terms, forward_heads
-from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError, did_you_mean
 from tutelage.registry import system
@@ -47,7 +47,7 @@ def projections(architecture: str, layer: int, prefix: str = "") -> tuple[str, s
 
 
 def relation_logits(a: Tensor, b: Tensor, heads: int, mask: Tensor) -> Tensor:
-    """``log softmax(a b^T / sqrt(width / heads))`` by head over the real tokens: [B, heads, N, N].
+    """``log softmax(a b^T / sqrt(dim / heads))`` by head over the real tokens: [B, heads, N, N].
 
     a, b: [B, N, width], cut into ``heads``; mask [B, N], 1 marks a real token. Columns of padding hold 0 probability
     (a log far below any other, finite so that no gradient is nan).
@@ -60,7 +60,7 @@ def relation_logits(a: Tensor, b: Tensor, heads: int, mask: Tensor) -> Tensor:
 def relation_divergence(teacher: Tensor, student: Tensor, mask: Tensor) -> Tensor:
     """``1/n sum_t KL(teacher_t || student_t)`` of each sequence and head: [B, heads], n its number of real tokens.
 
-    teacher, student: log-probabilities [B, heads, N, N] from :func:`relation`; the heads' mean, then the batch's, is
+    teacher, student: log-probabilities [B, heads, N, N] from :func:`relation_logits`; the heads' mean, then the batch's, is
     the loss.
     """
     real = mask.bool()
@@ -92,7 +92,7 @@ class MiniLM(Method):
     with A heads and (q, k), (v, v) it is the loss above.
 
     Queries, keys and values are tapped at the projections, before any dropout. The student's parameters above the
-    tapped projections get no gradient: they are found in ``prepare`` and declared ``idle``. Start the student at
+    tapped projections get no gradient: they are found in ``prepare`` and declared ``unused_parameters``. Start the student at
     random (normal, 0.02), and fine-tune it on the task afterwards. Inputs: a dict with ``attention_mask``
     [B, N]; without it every token is real.
 

@@ -13,9 +13,9 @@ from torch.nn import functional as F
 
 from tutelage.distillation import losses
 from tutelage.distillation.data import Batch, ReplayableData
+from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, Output, Terms, forward_heads
-from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
@@ -34,7 +34,7 @@ def direct_view_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def alternative_view_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """:func:`direct` after each channel's mean over positions was taken away: what differs from place to place.
+    """:func:`direct_view_loss` after each channel's mean over positions was taken away: what differs from place to place.
 
     The paper sets the (0, 0) coefficient of a 2-D DCT-II to 0 and transforms back: the same thing.
     """
@@ -127,7 +127,8 @@ class ScaleKD(Method):
     """ScaleKD: any student copies a vision transformer's last map, partly through the teacher's own last stage.
 
     ``L = (1 - a) CE + a tau^2 CE(softmax(z_t / tau), softmax(z_s / tau)) + 0.08 (dir3 + dir4) + 0.06 (alt3 + alt4)``.
-    Of each view (:func:`direct`, :func:`alternative`) on its own projectors: the student's third map goes through a
+    Of each view (:func:`direct_view_loss`, :func:`alternative_view_loss`) on its own projectors: the
+    student's third map goes through a
     cross-attention projector with learned queries, then through the teacher's frozen last stage, and is compared with
     the teacher's last map (``3``); the fourth goes through a projector whose queries are that result (``4``). Gradients
     pass through the frozen stage. Projectors are dropped at export.

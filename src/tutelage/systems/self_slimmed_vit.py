@@ -15,14 +15,14 @@ from torch.nn import functional as F
 
 from tutelage.distillation import losses
 from tutelage.distillation.data import Batch, ReplayableData
+from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, Output, Terms, forward_heads
-from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
 from tutelage.systems._backbone import Backbone, Variant
-from tutelage.systems._layers import Mlp, DropPath, drop_path_rates, init_weights
+from tutelage.systems._layers import DropPath, Mlp, drop_path_rates, init_weights
 from tutelage.systems._toy import build_with_seed, toy_images
 
 # -- the network -----------------------------------------------------------------------------------------------------
@@ -52,7 +52,7 @@ class TokenSlimming(nn.Module):
 
 class ReverseSlimming(nn.Module):
     """Reverse token slimming module (section 3.3), of training only: [B, n, C] -> [B, N, C]. An MLP over tokens
-    (n -> 4 N -> N) after a norm, then ``y + MLP(LN(y))`` over channels."""
+    (n -> 4 N -> N) after a norm, then ``y + Mlp(LN(y))`` over channels."""
 
     def __init__(self, dim: int, in_tokens: int, out_tokens: int):
         super().__init__()
@@ -328,5 +328,10 @@ class SelfSlimmedViT(Method):
         student = build_with_seed(lambda: SlimViT(4, 1, **_TINY), seed, "student")
         teacher = build_with_seed(lambda: SlimViT(4, 1, ratio=1.0, **_TINY), seed, "teacher")
         return TrainingJob(
-            student, teacher, cls(), toy_images(seed, image_size=16), TrainingSettings(steps=6, batch_size=16, seed=seed), "self-slimmed-vit"
+            student,
+            teacher,
+            cls(),
+            toy_images(seed, image_size=16),
+            TrainingSettings(steps=6, batch_size=16, seed=seed),
+            "self-slimmed-vit",
         )

@@ -39,7 +39,7 @@ def branch(channels: int, groups: int, dilations: Sequence[int]) -> nn.Sequentia
 class SpatialMixer(nn.Module):
     """Two receptive fields side by side: [B, C, H, W] -> the same shape.
 
-    C -> C/2 by a 1x1 convolution, :class:`Contrast`, then ``high`` (one 3x3) and ``low`` (two 3x3 of dilation 2, which
+    C -> C/2 by a 1x1 convolution, :class:`MeanContrast`, then ``high`` (one 3x3) and ``low`` (two 3x3 of dilation 2, which
     reach 9x9), joined, and a 1x1 convolution. ``dense``: the 3x3 convolutions are full, else depthwise.
     """
 
@@ -78,7 +78,7 @@ class ChannelMixer(nn.Module):
     """Features as waves of an amplitude and a phase part: [B, C, H, W] -> the same shape.
 
     ``phi = GELU(W_phi x)`` and ``w = W_p x`` of e channels; m(h, w) is the argmax over the C channels of x, and
-    ``f = w phi + w_m phi_m``: one channel a place is added to all. Then :class:`Wave`, a 3x3 convolution in ``groups``,
+    ``f = w phi + w_m phi_m``: one channel a place is added to all. Then :class:`WaveModulation`, a 3x3 convolution in ``groups``,
     batch norm, GELU, squeeze and excitation to C/4, and a 1x1 convolution back. The index runs over C channels although
     phi has e of them, as in the published weights: only the first C can be picked.
     """

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.distillation.data import Batch, ReplayableData, TensorData
+from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.losses import kl_divergence
 from tutelage.distillation.method import Method, Output, Terms, forward_heads
-from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
@@ -142,9 +142,9 @@ class TransKD(Method):
     """TransKD: a small hierarchical segmenter copies feature maps and patch embeddings of a large one, stage by stage.
 
     ``L = CE + sum_i HCL(fused_i, F_i^T) + sum_i w_i MSE(A_i(E_i), E_i^T)``: F_i the map after stage i, fused from the
-    deepest to the finest (:class:`Fusion`, :func:`hierarchical_context`), E_i the patch embedding before its blocks,
+    deepest to the finest (:class:`CrossSelectiveFusion`, :func:`hierarchical_context`), E_i the patch embedding before its blocks,
     A_i a linear layer, w = 0.1, 0.1, 0.5, 1. Variant ``gl`` puts :class:`GlobalLocalMixer` before the last A_i; ``ea``
-    adds an :class:`Assistant` to each. ``feature = "cwd"`` puts :func:`channel_divergence` in HCL's place.
+    adds an :class:`EmbeddingAssistant` to each. ``feature = "cwd"`` puts :func:`channel_divergence` in HCL's place.
 
     Heads: ``logits`` [B, K, h, w] of the student; labels [B, h', w'] class ids, brought to h x w by nearest neighbours,
     ``ignore`` left out of the cross-entropy. Taps: the stages' patch embeddings (tokens [B, N, C]) and maps (or tokens,
@@ -203,7 +203,8 @@ class TransKD(Method):
                 )
         last = len(maps) - 1
         self.fusion = nn.ModuleList(
-            CrossSelectiveFusion(one.shape[1], other.shape[1], config.middle, i < last) for i, (one, other) in enumerate(zip(maps, goals))
+            CrossSelectiveFusion(one.shape[1], other.shape[1], config.middle, i < last)
+            for i, (one, other) in enumerate(zip(maps, goals))
         )
         inner = [ours[name].shape[2] for name in config.student_embeddings]
         outer = [said[name].shape[2] for name in config.teacher_embeddings]
@@ -271,7 +272,9 @@ class TransKD(Method):
         labels = torch.randint(0, 3, (16, 2, 2), generator=rng).repeat_interleave(16, 1).repeat_interleave(16, 2)
         images = F.one_hot(labels, 3).movedim(-1, 1) + 0.3 * torch.randn(16, 3, 32, 32, generator=rng)
         method = cls(variant="gl", middle=16, mixer_heads=2)
-        return TrainingJob(student, teacher, method, TensorData(images, labels), TrainingSettings(steps=6, batch_size=8, seed=seed), "transkd")
+        return TrainingJob(
+            student, teacher, method, TensorData(images, labels), TrainingSettings(steps=6, batch_size=8, seed=seed), "transkd"
+        )
 
 
 def as_map(features: Tensor, image: Sequence[int]) -> Tensor:

@@ -13,7 +13,7 @@ from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
 from tutelage.registry import system
 from tutelage.systems._backbone import Backbone, Variant
-from tutelage.systems._layers import LayerNorm2d, DropPath, LayerScale, SqueezeExcite, drop_path_rates, init_weights
+from tutelage.systems._layers import DropPath, LayerNorm2d, LayerScale, SqueezeExcite, drop_path_rates, init_weights
 
 # -- the algebra of folding ------------------------------------------------------------------------------------------
 

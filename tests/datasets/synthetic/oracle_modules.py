@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.types import ModuleOutputs, Call, Module, Signature, Value
-from tutelage.programs.values import Box, Image
 from tutelage.datasets.synthetic import oracle
 from tutelage.datasets.synthetic.oracle import Region
 from tutelage.datasets.synthetic.render import render
 from tutelage.datasets.synthetic.scene import Scene
+from tutelage.modules.symbolic import symbolic_modules
+from tutelage.programs.types import Call, Module, ModuleOutputs, Signature, Value
+from tutelage.programs.values import Box, Image
 
 
 @dataclass

@@ -7,10 +7,10 @@ from pathlib import Path
 import PIL.Image
 import pytest
 
-from tutelage.errors import InputError, StorageError
 from tutelage.datasets import gqa, gqa_metrics, nlvr2
 from tutelage.datasets.synthetic import export
 from tutelage.datasets.synthetic.functional_executor import answer, execute
+from tutelage.errors import InputError, StorageError
 
 
 @pytest.fixture(scope="module")

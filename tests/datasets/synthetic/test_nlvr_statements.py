@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.errors import InputError
 from tutelage.datasets.synthetic.nlvr_statements import make_set
+from tutelage.errors import InputError
 
 
 @settings(max_examples=40)

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tutelage.datasets.synthetic.oracle import Region
+from tutelage.datasets.synthetic.program_noise import wrong_programs
+from tutelage.datasets.synthetic.tasks import TASKS, Sample, make_task
 from tutelage.programs import viper, visprog
 from tutelage.programs.answers import normalize_answer
+from tutelage.programs.scheduler import Job, RunContext, run
 from tutelage.programs.types import Program, Signature
-from tutelage.programs.scheduler import RunContext, Job, run
 from tutelage.programs.values import Box, Image
-from tutelage.datasets.synthetic.program_noise import wrong_programs
-from tutelage.datasets.synthetic.oracle import Region
-from tutelage.datasets.synthetic.tasks import TASKS, Sample, make_task
 
 from .oracle_modules import modules, pictures
 

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.errors import InputError
 from tutelage.datasets.synthetic.export import scene_graph
+from tutelage.datasets.synthetic.functional_executor import answer, execute
 from tutelage.datasets.synthetic.question_types import QUESTION_TYPES
 from tutelage.datasets.synthetic.questions.base import AnswerBalancer, FunctionalStep, SceneQuestion, object_id, pointers, unique
 from tutelage.datasets.synthetic.scene import Scene, SceneObject, make_scene
-from tutelage.datasets.synthetic.functional_executor import answer, execute
+from tutelage.errors import InputError
 
 
 def asked(scene: Scene) -> Iterator[SceneQuestion]:

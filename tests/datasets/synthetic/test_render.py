@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.datasets.synthetic.render import RGB, masks, render
-from tutelage.datasets.synthetic.scene import COLORS, DOMAINS, SHAPES, VisualDomain, Scene, SceneObject, make_scene
+from tutelage.datasets.synthetic.scene import COLORS, DOMAINS, SHAPES, Scene, SceneObject, VisualDomain, make_scene
 
 CLEAN = VisualDomain("A", color_jitter=0, background=(0.9, 0.9), background_hue=0, gain=(1, 1), texture=(0, 0), noise=(0, 0))
 

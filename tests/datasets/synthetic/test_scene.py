@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.errors import InputError
 from tutelage.datasets.synthetic.scene import COLORS, DOMAINS, PATTERNS, SHAPES, SIZES, make_scene, overlap
+from tutelage.errors import InputError
 
 seeds = st.integers(0, 2**62)
 

@@ -5,9 +5,9 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from tutelage.errors import InputError
 from tutelage.datasets.synthetic.scene import DOMAINS
 from tutelage.datasets.synthetic.tasks import SPLITS, TASKS, make_task
+from tutelage.errors import InputError
 
 
 def test_the_groups_of_the_study() -> None:

@@ -58,7 +58,13 @@ def match(make: Callable[[Path], Path]) -> Case:
 
 def verify(make: Callable[[Path], Path]) -> Case:
     asked = calls("VERIFY", object=["star"] * 4, property=["red", "green", "blue with one", "yes"])
-    return Case("VERIFY", make, {}, asked, [CallLabel(True), CallLabel(False), CallLabel(True, {"yes": 0.7, "no": 0.3}, 0.7), CallLabel(False)])
+    return Case(
+        "VERIFY",
+        make,
+        {},
+        asked,
+        [CallLabel(True), CallLabel(False), CallLabel(True, {"yes": 0.7, "no": 0.3}, 0.7), CallLabel(False)],
+    )
 
 
 def score(make: Callable[[Path], Path]) -> Case:
@@ -66,7 +72,12 @@ def score(make: Callable[[Path], Path]) -> Case:
 
 
 def loc(make: Callable[[Path], Path]) -> Case:
-    labels = [CallLabel([Box(1, 1, 5, 5)]), CallLabel([]), CallLabel([Box(0, 2, 6, 9), Box(5, 5, 9, 11)]), CallLabel([Box(2, 2, 8, 8)])]
+    labels = [
+        CallLabel([Box(1, 1, 5, 5)]),
+        CallLabel([]),
+        CallLabel([Box(0, 2, 6, 9), Box(5, 5, 9, 11)]),
+        CallLabel([Box(2, 2, 8, 8)]),
+    ]
     return Case("LOC", make, {}, calls("LOC", object=["red", "green circle", "blue with one", "star"]), labels)
 
 
@@ -78,13 +89,23 @@ def cut(*corners: int) -> Object:
 
 
 def phrase(make: Callable[[Path], Path]) -> Case:
-    labels = [CallLabel([cut(1, 1, 6, 6)]), CallLabel([]), CallLabel([cut(0, 0, 4, 4), cut(5, 5, 9, 9)]), CallLabel([cut(2, 2, 8, 8)])]
+    labels = [
+        CallLabel([cut(1, 1, 6, 6)]),
+        CallLabel([]),
+        CallLabel([cut(0, 0, 4, 4), cut(5, 5, 9, 9)]),
+        CallLabel([cut(2, 2, 8, 8)]),
+    ]
     return Case("SEG", make, {}, calls("SEG", object=["red", "green circle", "blue with one", "star"]), labels)
 
 
 def boxed(make: Callable[[Path], Path]) -> Case:
     boxes = [[Box(1, 1, 8, 8)], [Box(0, 0, 3, 3), Box(2, 2, 9, 9)], [], None]
-    labels = [CallLabel([cut(1, 1, 8, 8)]), CallLabel([cut(0, 0, 3, 3), cut(3, 3, 9, 9)]), CallLabel([]), CallLabel([cut(0, 0, 9, 9)])]
+    labels = [
+        CallLabel([cut(1, 1, 8, 8)]),
+        CallLabel([cut(0, 0, 3, 3), cut(3, 3, 9, 9)]),
+        CallLabel([]),
+        CallLabel([cut(0, 0, 9, 9)]),
+    ]
     return Case("SEG", make, {}, calls("SEG", box=boxes), labels)
 
 

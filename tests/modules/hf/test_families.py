@@ -154,7 +154,14 @@ def test_the_version_is_the_weights_and_how_inputs_are_prepared_and_not_the_plac
     one, two, three = (hf.open_module("MATCH", str(folder)).version for folder in made)
     assert one == two == hf.open_module("MATCH", str(made[0]), rows=3).version
     assert (
-        len({one, three, hf.open_module("MATCH", str(made[0]), prompt="{option}").version, hf.open_module("VERIFY", str(made[0])).version})
+        len(
+            {
+                one,
+                three,
+                hf.open_module("MATCH", str(made[0]), prompt="{option}").version,
+                hf.open_module("VERIFY", str(made[0])).version,
+            }
+        )
         == 4
     )
 

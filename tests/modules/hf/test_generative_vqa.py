@@ -15,7 +15,7 @@ import transformers
 from tutelage.errors import InputError
 from tutelage.modules import hf
 from tutelage.modules.hf import base
-from tutelage.modules.hf.generative_vqa import ChatVqa, ChatDecoder
+from tutelage.modules.hf.generative_vqa import ChatDecoder, ChatVqa
 from tutelage.modules.hf.vqa import VqaConfig
 from tutelage.programs.types import Call
 

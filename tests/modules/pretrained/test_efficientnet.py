@@ -9,7 +9,13 @@ import torch.nn.functional as F
 
 from tutelage import assets
 from tutelage.errors import InputError
-from tutelage.modules.pretrained.efficientnet import ImageNetClassifier, EfficientNetLite0, InvertedBottleneck, SamePadConv2d, class_names
+from tutelage.modules.pretrained.efficientnet import (
+    EfficientNetLite0,
+    ImageNetClassifier,
+    InvertedBottleneck,
+    SamePadConv2d,
+    class_names,
+)
 from tutelage.programs.types import Call
 from tutelage.programs.values import Image
 

@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.errors import MissingExtra
-from tutelage.modules.pretrained.vqa import PhotoMatch, PhotoVerify, PhotoVqa
 from tutelage.modules.pretrained.coco_classes import CLASSES
 from tutelage.modules.pretrained.color_naming import COLORS, color_shares
 from tutelage.modules.pretrained.nanodet import NanoDetConfig
 from tutelage.modules.pretrained.perception import PhotoPerception
+from tutelage.modules.pretrained.vqa import PhotoMatch, PhotoVerify, PhotoVqa
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import viper
+from tutelage.programs.scheduler import Job, RunContext, run
 from tutelage.programs.types import Call, ProgramFailure, RuntimeFailure
-from tutelage.programs.scheduler import RunContext, Job, run
 from tutelage.programs.values import Image
 
 LABELS = ("espresso", "Egyptian cat", "missile")

@@ -4,19 +4,19 @@ import pytest
 
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import visprog
-from tutelage.programs.types import ParseFailure, Signature
 from tutelage.programs.generators import grammar
-from tutelage.programs.generators.from_file import StoredProgram
 from tutelage.programs.generators.base import (
     Candidate,
-    RepairingGenerator,
     GenerationRequest,
+    RepairingGenerator,
     RuleBasedGenerator,
     gold_generator,
-    grammar_generator,
     gqa_functional_generator,
+    grammar_generator,
     tally,
 )
+from tutelage.programs.generators.from_file import StoredProgram
+from tutelage.programs.types import ParseFailure, Signature
 
 SIGNATURES = {name: module.signature for name, module in symbolic_modules().items()} | {
     "LOC": Signature({"image": "image", "object": "text"}, "boxes"),
@@ -37,7 +37,9 @@ def test_the_grammar_writes_in_both_languages_and_says_what_it_cannot_read() -> 
 def test_the_grammar_knows_images_of_one_thing_and_pairs() -> None:
     ((draft,),) = grammar_generator(single=True).generate([GenerationRequest("What color is the shape?")])
     assert "LOC" not in draft.text
-    ((draft,),) = grammar_generator().generate([GenerationRequest("The left image contains a circle.", "visprog", ("LEFT", "RIGHT"))])
+    ((draft,),) = grammar_generator().generate(
+        [GenerationRequest("The left image contains a circle.", "visprog", ("LEFT", "RIGHT"))]
+    )
     assert "LEFT" in draft.text
 
 
@@ -48,7 +50,13 @@ def test_stored_programs_are_found_by_id_then_by_question() -> None:
         StoredProgram("3", "viper", "C", {}, "one?"),
     ]
     writer = gold_generator(stored)
-    requests = [GenerationRequest("one?"), GenerationRequest("x", id="2"), GenerationRequest("one?", "viper"), GenerationRequest("x"), GenerationRequest("", "viper", id="9")]
+    requests = [
+        GenerationRequest("one?"),
+        GenerationRequest("x", id="2"),
+        GenerationRequest("one?", "viper"),
+        GenerationRequest("x"),
+        GenerationRequest("", "viper", id="9"),
+    ]
     drafts = [draft for (draft,) in writer.generate(requests)]
     assert [draft.text for draft in drafts] == ["A", "B", "C", "", ""]
     assert drafts[3].failure is not None and "no stored visprog program" in drafts[3].failure.message
@@ -60,7 +68,12 @@ def test_functional_programs_are_translated() -> None:
         {"operation": "query", "argument": "color", "dependencies": [0]},
     ]
     writer = gqa_functional_generator({"7": steps, "8": [{"operation": "fly", "argument": "", "dependencies": []}]})
-    drafts = [draft for (draft,) in writer.generate([GenerationRequest("?", id="7"), GenerationRequest("?", id="8"), GenerationRequest("?", id="9")])]
+    drafts = [
+        draft
+        for (draft,) in writer.generate(
+            [GenerationRequest("?", id="7"), GenerationRequest("?", id="8"), GenerationRequest("?", id="9")]
+        )
+    ]
     assert drafts[0].text == grammar.generate(QUESTION).visprog
     assert [draft.failure is None for draft in drafts] == [True, False, False]
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.errors import StaleError
-from tutelage.programs.types import ParseFailure
+from tutelage.programs.generators.completions import Completion, CompletionCache, CompletionRequest, Usage, extract_program
 from tutelage.programs.generators.few_shot import Prompt
-from tutelage.programs.generators.completions import CompletionRequest, Completion, CompletionCache, Usage, extract_program
+from tutelage.programs.types import ParseFailure
 
 VISPROG = "ANSWER0=VQA(image=IMAGE,question='Is it ``red``?')\nFINAL_RESULT=RESULT(var=ANSWER0)"
 VIPER = 'def execute_command(image):\n    """```"""\n    return "yes"'

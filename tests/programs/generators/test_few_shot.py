@@ -10,12 +10,22 @@ from hypothesis import strategies as st
 from tutelage.errors import InputError
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import viper, visprog
-from tutelage.programs.types import ParseFailure, Signature
-from tutelage.programs.scheduler import RunContext, Job, run
-from tutelage.programs.values import Box
-from tutelage.programs.generators.embedding import hashed_words
-from tutelage.programs.generators.few_shot import PAIR, BUILT_IN, Example, PromptBuilder, sampled, fixed, read_examples, retrieved, rules_of
 from tutelage.programs.generators.base import FailedProgram, GenerationRequest
+from tutelage.programs.generators.embedding import hashed_words
+from tutelage.programs.generators.few_shot import (
+    BUILT_IN,
+    PAIR,
+    Example,
+    PromptBuilder,
+    fixed,
+    read_examples,
+    retrieved,
+    rules_of,
+    sampled,
+)
+from tutelage.programs.scheduler import Job, RunContext, run
+from tutelage.programs.types import ParseFailure, Signature
+from tutelage.programs.values import Box
 
 from ..stubs import Stub, by_name, loc, picture, vqa
 

@@ -5,12 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs import viper, visprog
-from tutelage.programs.types import ParseFailure, Signature
-from tutelage.programs.generators.gqa_functional import translate
 from tutelage.datasets.synthetic.question_types import QUESTION_TYPES
 from tutelage.datasets.synthetic.scene import make_scene
+from tutelage.modules.symbolic import symbolic_modules
+from tutelage.programs import viper, visprog
+from tutelage.programs.generators.gqa_functional import translate
+from tutelage.programs.types import ParseFailure, Signature
 
 SIGNATURES = {name: module.signature for name, module in symbolic_modules().items()} | {
     "LOC": Signature({"image": "image", "object": "text"}, "boxes"),

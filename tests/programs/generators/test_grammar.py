@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs import viper, visprog
-from tutelage.programs.types import ParseFailure, Signature
-from tutelage.programs.generators.grammar import singular, generate
-from tutelage.datasets.synthetic.question_types import QUESTION_TYPES
 from tutelage.datasets.synthetic.nlvr_statements import make_set
+from tutelage.datasets.synthetic.question_types import QUESTION_TYPES
 from tutelage.datasets.synthetic.scene import make_scene
 from tutelage.datasets.synthetic.tasks import make_task
+from tutelage.modules.symbolic import symbolic_modules
+from tutelage.programs import viper, visprog
+from tutelage.programs.generators.grammar import generate, singular
+from tutelage.programs.types import ParseFailure, Signature
 
 PAIR = ("LEFT", "RIGHT")
 SIGNATURES = {name: module.signature for name, module in symbolic_modules().items()} | {

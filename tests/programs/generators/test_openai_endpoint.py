@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 from tutelage.errors import InputError
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import visprog
-from tutelage.programs.types import Signature
+from tutelage.programs.generators.base import FailedProgram, GenerationFailed, GenerationRequest, tally
+from tutelage.programs.generators.completions import Completion, CompletionCache, CompletionRequest
+from tutelage.programs.generators.few_shot import Prompt, PromptBuilder
+from tutelage.programs.generators.llm import LLMGenerator
 from tutelage.programs.generators.openai_endpoint import Endpoint, EndpointSettings, RetryableError, read_completion, retry_after
 from tutelage.programs.generators.pacing import Pace
-from tutelage.programs.generators.llm import LLMGenerator
-from tutelage.programs.generators.few_shot import Prompt, PromptBuilder
-from tutelage.programs.generators.completions import CompletionRequest, Completion, CompletionCache
-from tutelage.programs.generators.base import FailedProgram, GenerationFailed, GenerationRequest, tally
+from tutelage.programs.types import Signature
 
 from .stub_server import PROGRAM, Asked, Reply, StubServer, in_turn, refused, said, serving
 
@@ -107,7 +107,9 @@ def test_a_fault_that_stays_is_a_failure_of_that_ask_alone(fault: Reply, told: s
 
     with serving(script) as server:
         made = writer(endpoint(server))
-        drafts = [draft for (draft,) in made.generate([GenerationRequest("good"), GenerationRequest("bad"), GenerationRequest("fine")])]
+        drafts = [
+            draft for (draft,) in made.generate([GenerationRequest("good"), GenerationRequest("bad"), GenerationRequest("fine")])
+        ]
     assert [draft.failure is None for draft in drafts] == [True, False, True]
     failure = drafts[1].failure
     assert isinstance(failure, GenerationFailed) and failure.kind == "writer" and told in failure.message and failure.remedy
@@ -339,7 +341,9 @@ def test_a_repair_asks_with_the_error() -> None:
 def test_progress_is_told() -> None:
     told = list[tuple[float, float]]()
     with serving(in_turn(said(PROGRAM))) as server:
-        writer(endpoint(server), on_done=lambda done, total: told.append((done, total))).generate([GenerationRequest("a"), GenerationRequest("b")])
+        writer(endpoint(server), on_done=lambda done, total: told.append((done, total))).generate(
+            [GenerationRequest("a"), GenerationRequest("b")]
+        )
     assert told == [(0, 2), (1, 2), (2, 2)]
 
 

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import viper, visprog
-from tutelage.programs.types import ParseFailure, Signature
 from tutelage.programs.generators.grammar import generate
+from tutelage.programs.types import ParseFailure, Signature
 
 SIGNATURES = {name: module.signature for name, module in symbolic_modules().items()} | {
     "LOC": Signature({"image": "image", "object": "text"}, "boxes"),

@@ -5,11 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.programs.types import ParseFailure, ProgramFailure
+from tutelage.datasets.synthetic.tasks import make_task
 from tutelage.programs.generators.grammar import generate
 from tutelage.programs.generators.paraphrases import INPUTS, make_pairs, read_paraphrases
 from tutelage.programs.generators.program_templates import PLURAL, ProgramPart, join_program, split_program, to_program_pair, words
-from tutelage.datasets.synthetic.tasks import make_task
+from tutelage.programs.types import ParseFailure, ProgramFailure
 
 COLOR = generate("What color is the dog?").visprog
 

@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.answers import normalize_answer
-from tutelage.programs.types import STATUSES, RuntimeFailure
+from tutelage.programs.generators.base import Candidate, GenerationRequest
+from tutelage.programs.generators.self_consistency import VoteRequest, count_statuses, majority_vote, run_and_vote
 from tutelage.programs.scheduler import RunContext, direct_vqa
 from tutelage.programs.trace import Trace
+from tutelage.programs.types import STATUSES, RuntimeFailure
 from tutelage.programs.visprog import Parser
-from tutelage.programs.generators.self_consistency import VoteRequest, count_statuses, majority_vote, run_and_vote
-from tutelage.programs.generators.base import Candidate, GenerationRequest
 
 from ..stubs import by_name, loc, picture, vqa
 
@@ -95,7 +95,11 @@ def test_all_programs_of_all_questions_share_the_batches() -> None:
 
 def test_the_answer_of_a_fallback_does_not_vote() -> None:
     where = RunContext(symbolic_modules() | by_name(loc(), vqa()), fallback=direct_vqa)
-    poll = VoteRequest(GenerationRequest("what?"), [Candidate("no sense", "t"), Candidate("no sense", "t"), Candidate(OTHER, "t")], {"IMAGE": picture(0)})
+    poll = VoteRequest(
+        GenerationRequest("what?"),
+        [Candidate("no sense", "t"), Candidate("no sense", "t"), Candidate(OTHER, "t")],
+        {"IMAGE": picture(0)},
+    )
     (found,) = run_and_vote([poll], Parser(where.signatures), where)
     assert found.winner == 2 and found.answer == 5 and found.failures == {"parse": 2}
     assert [trace.fallback for trace in found.traces] == [True, True, False]

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import pytest
 
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.types import ParseFailure, ProgramFailure, RuntimeFailure, UndefinedVariable, UnknownModule
-from tutelage.programs.scheduler import RunContext, direct_vqa
-from tutelage.programs.visprog import Parser
-from tutelage.programs.generators.self_repair import RepairRequest, can_repair, run_and_repair
 from tutelage.programs.generators.base import Candidate, FailedProgram, GenerationRequest, grammar_generator
+from tutelage.programs.generators.self_repair import RepairRequest, can_repair, run_and_repair
+from tutelage.programs.scheduler import RunContext, direct_vqa
+from tutelage.programs.types import ParseFailure, ProgramFailure, RuntimeFailure, UndefinedVariable, UnknownModule
+from tutelage.programs.visprog import Parser
 
 from ..stubs import Stub, by_name, loc, picture, vqa
 
@@ -52,7 +52,8 @@ def context(**options: object) -> RunContext:
 
 def asked(*texts: str) -> list[RepairRequest]:
     return [
-        RepairRequest(GenerationRequest("How many stars are there?", id=str(i)), Candidate(t, "t"), {"IMAGE": picture(i)}) for i, t in enumerate(texts)
+        RepairRequest(GenerationRequest("How many stars are there?", id=str(i)), Candidate(t, "t"), {"IMAGE": picture(i)})
+        for i, t in enumerate(texts)
     ]
 
 

@@ -9,14 +9,24 @@ from torch import Tensor, nn
 
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
-from tutelage.modules.visual_module import TrainingExamples, CallLabel, VisualModule
-from tutelage.programs.types import ModuleOutputs, Call, Signature
+from tutelage.modules.visual_module import CallLabel, TrainingExamples, VisualModule
+from tutelage.programs.types import Call, ModuleOutputs, Signature
 from tutelage.sdvp.compile import SdvpOptions
-from tutelage.sdvp.objective import StepwiseDistillation, make_job
-from tutelage.sdvp.continual.base import L2SP, NO_STRATEGY, Freeze, LabelledReplay, ContinualStrategy, SelfDistill, CombinedStrategy, strategies, parse
+from tutelage.sdvp.continual.base import (
+    L2SP,
+    NO_STRATEGY,
+    CombinedStrategy,
+    ContinualStrategy,
+    Freeze,
+    LabelledReplay,
+    SelfDistill,
+    parse,
+    strategies,
+)
 from tutelage.sdvp.continual.ewc import EWC, fisher
 from tutelage.sdvp.continual.low_rank import Adapter, LoRA
 from tutelage.sdvp.continual.options import with_strategy
+from tutelage.sdvp.objective import StepwiseDistillation, make_job
 
 from . import small
 
@@ -150,7 +160,9 @@ def test_freezing_goes_by_patterns_and_refuses_to_freeze_nothing_or_all() -> Non
         Freeze(parts=("*",)).prepare(module.copy_network(), module)
 
 
-def taught(retain: ContinualStrategy, keep: float = 0.0, steps: int = 12, replay: bool = True) -> tuple[small.Color, nn.Module, dict]:
+def taught(
+    retain: ContinualStrategy, keep: float = 0.0, steps: int = 12, replay: bool = True
+) -> tuple[small.Color, nn.Module, dict]:
     module = small.color()
     asked = [Call("COLOR", {"image": q.images["IMAGE"]}) for q in small.questions(12)]
     labels = [CallLabel(q.answer) for q in small.questions(12)]

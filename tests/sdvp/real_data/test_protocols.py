@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from tutelage.errors import InputError
-from tutelage.sdvp.real_data.protocols import PROTOCOLS, VIPER_GQA, VISPROG_GQA, VISPROG_NLVR2, normalized_match, vipergpt_match, exact_match, get_protocol
+from tutelage.sdvp.real_data.protocols import (
+    PROTOCOLS,
+    VIPER_GQA,
+    VISPROG_GQA,
+    VISPROG_NLVR2,
+    exact_match,
+    get_protocol,
+    normalized_match,
+    vipergpt_match,
+)
 
 
 def test_the_published_sizes() -> None:

@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tutelage.datasets.gqa import GqaStep, SceneGraph, SceneObject
 from tutelage.errors import InputError
-from tutelage.modules.vqa import FiLMConfig, Verify, Vqa
 from tutelage.modules.detection import Loc, LocConfig
 from tutelage.modules.vocabulary import Vocabulary
-from tutelage.programs.image_cache import ImageCache, FileImage, ResizePolicy
+from tutelage.modules.vqa import FiLMConfig, Verify, Vqa
+from tutelage.programs.image_cache import FileImage, ImageCache, ResizePolicy
 from tutelage.programs.types import Call
 from tutelage.programs.values import Box, Image
 from tutelage.sdvp.real_data.scene_graph_teacher import SceneGraphs, graph_teacher, property_types
-from tutelage.datasets.gqa import GqaStep, SceneGraph, SceneObject
 
 SEMANTICS = [
     [

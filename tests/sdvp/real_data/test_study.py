@@ -15,17 +15,17 @@ import pytest
 from typer.testing import CliRunner
 
 from tutelage.cli.main import app
-from tutelage.errors import InputError
-from tutelage.programs.image_cache import ImageCache
-from tutelage.programs.types import ModuleOutputs, Call, Signature
-from tutelage.programs.generators.base import Candidate, GenerationRequest
-from tutelage.sdvp.real_data import evaluation as evaluation_module
-from tutelage.sdvp.real_data.evaluation import Evaluator, GeneratedPrograms, generate_programs
-from tutelage.sdvp.real_data.datasets import Gqa, Nlvr2
-from tutelage.sdvp.real_data.splits import LEARN, PROBE, REPORT, draw_sample, read_items, drop_missing_images
-from tutelage.sdvp.real_data.protocols import VIPER_GQA, VISPROG_GQA, VISPROG_GQA_VAL, VISPROG_NLVR2
-from tutelage.datasets.sampling import Subset, SampledIds
+from tutelage.datasets.sampling import SampledIds, Subset
 from tutelage.datasets.synthetic.export import write_gqa, write_nlvr2
+from tutelage.errors import InputError
+from tutelage.programs.generators.base import Candidate, GenerationRequest
+from tutelage.programs.image_cache import ImageCache
+from tutelage.programs.types import Call, ModuleOutputs, Signature
+from tutelage.sdvp.real_data import evaluation as evaluation_module
+from tutelage.sdvp.real_data.datasets import Gqa, Nlvr2
+from tutelage.sdvp.real_data.evaluation import Evaluator, GeneratedPrograms, generate_programs
+from tutelage.sdvp.real_data.protocols import VIPER_GQA, VISPROG_GQA, VISPROG_GQA_VAL, VISPROG_NLVR2
+from tutelage.sdvp.real_data.splits import LEARN, PROBE, REPORT, draw_sample, drop_missing_images, read_items
 
 from ...programs.writers.stub_server import PROGRAM, said, serving
 from .. import small
@@ -273,13 +273,13 @@ def test_the_majority_of_several_programs_answers(folder: Path, tmp_path: Path) 
 
 def test_programs_are_written_once_part_by_part(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     items, _ = gqa_items(folder, 5)
-    monkeypatch.setattr(evaluation_module, "PART", 2)
+    monkeypatch.setattr(evaluation_module, "SHARD_SIZE", 2)
     asked: list[str] = []
 
     class Counting:
         name = "counting"
 
-        def write(self, requests: list[GenerationRequest], n: int = 1) -> list[list[Candidate]]:
+        def generate(self, requests: list[GenerationRequest], n: int = 1) -> list[list[Candidate]]:
             asked.extend(request.id for request in requests)
             return [[Candidate(f"{request.id}/{number}", "counting", 0.5) for number in range(n)] for request in requests]
 

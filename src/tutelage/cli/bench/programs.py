@@ -8,7 +8,7 @@ import typer
 
 from tutelage.cli._programs import Dsl, DslOption, Seed
 from tutelage.cli.bench import Device
-from tutelage.cli.common import JsonOut, console, emit, run_metadata, progress
+from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tutelage.cli._programs import Seed
-from tutelage.cli.common import JsonOut, console, emit, run_metadata, progress
+from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 

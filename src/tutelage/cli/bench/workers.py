@@ -8,7 +8,7 @@ import typer
 
 from tutelage.cli._pool import Engine
 from tutelage.cli._programs import Seed
-from tutelage.cli.common import JsonOut, console, emit, run_metadata, progress
+from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 

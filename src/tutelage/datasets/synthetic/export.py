@@ -16,15 +16,15 @@ from typing import Any, BinaryIO
 import numpy as np
 import PIL.Image
 
-from tutelage.errors import InputError, did_you_mean
-from tutelage.storage import atomic_write, write_bytes
-from tutelage.seeds import derive
-from tutelage.datasets.synthetic.question_types import QUESTION_TYPES
 from tutelage.datasets.synthetic.nlvr_statements import make_set
-from tutelage.datasets.synthetic.questions.spatial import PREDICATES
+from tutelage.datasets.synthetic.question_types import QUESTION_TYPES
 from tutelage.datasets.synthetic.questions.base import AnswerBalancer, SceneQuestion, object_id, pointers
+from tutelage.datasets.synthetic.questions.spatial import PREDICATES
 from tutelage.datasets.synthetic.render import render
 from tutelage.datasets.synthetic.scene import Scene, make_scene
+from tutelage.errors import InputError, did_you_mean
+from tutelage.seeds import derive
+from tutelage.storage import atomic_write, write_bytes
 
 Progress = Callable[[float, float | None], None]
 """Called with (done, total) as pictures are written."""
@@ -135,7 +135,9 @@ def gqa_record(question: SceneQuestion, is_balanced: bool, siblings: Sequence[Sc
         "semantic": [
             {"operation": op.operation, "argument": op.argument, "dependencies": list(op.dependencies)} for op in question.semantic
         ],
-        "entailed": [other.id for other in siblings if other is not question and other.depends_on and other.depends_on <= question.gives_away],
+        "entailed": [
+            other.id for other in siblings if other is not question and other.depends_on and other.depends_on <= question.gives_away
+        ],
         "equivalent": [other.id for other in siblings if other.semantic == question.semantic],
         "question": question.text,
         "imageId": question.image_id,

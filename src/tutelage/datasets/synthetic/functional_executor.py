@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from tutelage.errors import InputError
 from tutelage.datasets.synthetic.oracle import ANYTHING, ATTRIBUTES
+from tutelage.errors import InputError
 
 Graph = Mapping[str, Any]
 """A scene graph as GQA writes it: {width, height, objects: {id: {name, x, y, w, h, attributes, relations}}}."""

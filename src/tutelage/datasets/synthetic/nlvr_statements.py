@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.errors import InputError
-from tutelage.seeds import derive
 from tutelage.datasets.synthetic.questions.attribute import canonical
 from tutelage.datasets.synthetic.questions.base import plural, unique
 from tutelage.datasets.synthetic.scene import COLORS, SHAPES, Scene, make_scene
-from tutelage.datasets.synthetic.script import GoldValue, GoldPrograms, GoldProgramBuilder
+from tutelage.datasets.synthetic.script import GoldProgramBuilder, GoldPrograms, GoldValue
+from tutelage.errors import InputError
+from tutelage.seeds import derive
 
 PAIRS = 4
 """Pairs in a set."""
@@ -102,7 +102,9 @@ def _scene_with(stream: int, index: str, domain: str, name: str, required: Mappi
     raise InputError("no scene fits", where=name)
 
 
-def _about_colors(rng: np.random.Generator, labels: Sequence[bool]) -> tuple[StatementTemplate, list[tuple[dict[str, str], dict[str, str]]]]:
+def _about_colors(
+    rng: np.random.Generator, labels: Sequence[bool]
+) -> tuple[StatementTemplate, list[tuple[dict[str, str], dict[str, str]]]]:
     """A sentence about the colours of one thing a side, and what each pair must hold for its label."""
     a, b = (SHAPES[i] for i in rng.integers(len(SHAPES), size=2))
     form = ("same", "different", "each", "one")[int(rng.integers(4))]
@@ -197,7 +199,9 @@ def _counting() -> Iterator[StatementTemplate]:
         yield _counting_template(noun, more.format(w="more", n=plural(noun)), "more", "{} > {}", lambda x, y: x > y)
         yield _counting_template(noun, more.format(w="fewer", n=plural(noun)), "fewer", "{} < {}", lambda x, y: x < y)
         yield _counting_template(noun, f"Both images contain a {noun}.", "both", "{} > 0 and {} > 0", lambda x, y: x > 0 and y > 0)
-        yield _counting_template(noun, f"At least one of the images contains a {noun}.", "any", "{} > 0 or {} > 0", lambda x, y: x + y > 0)
+        yield _counting_template(
+            noun, f"At least one of the images contains a {noun}.", "any", "{} > 0 or {} > 0", lambda x, y: x + y > 0
+        )
         text = f"Only one of the images contains a {noun}."
         yield _counting_template(noun, text, "only", "({} > 0) != ({} > 0)", lambda x, y: (x > 0) != (y > 0))
         for total in (1, 2, 3):

@@ -116,4 +116,6 @@ def verify(scene: Scene, region: Region, noun: str, word: str) -> bool:
 def match(scene: Scene, region: Region, options: Sequence[str]) -> str | None:
     """MATCH: the first option that is true of the thing nearest to the region's centre."""
     things = visible_objects(scene, region)
-    return next((option for option in options if things and any(has_attribute(things[0][0], word) for word in option.split())), None)
+    return next(
+        (option for option in options if things and any(has_attribute(things[0][0], word) for word in option.split())), None
+    )

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tutelage.errors import InputError
 from tutelage.datasets.synthetic.scene import COLORS, PATTERNS, SHAPES, SIZES
+from tutelage.errors import InputError
 
 _SWAPS: tuple[tuple[str, ...], ...] = (SHAPES, COLORS, PATTERNS, SIZES, ("color", "pattern", "size"))
 _SIGNS = {">": ("<", ">="), "<": (">", "<="), ">=": (">", "<="), "==": ("!=",), "!=": ("==",)}

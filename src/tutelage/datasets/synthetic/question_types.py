@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from functools import partial
 from types import MappingProxyType
 
-from tutelage.datasets.synthetic.questions.counting import compare_count, count, exist
 from tutelage.datasets.synthetic.questions.attribute import QUERY_TEXTS, choose, query, verify
-from tutelage.datasets.synthetic.questions.comparison import compare, logic
-from tutelage.datasets.synthetic.questions.spatial import relation_choose, relation_exist, relation_query
 from tutelage.datasets.synthetic.questions.base import QuestionType
+from tutelage.datasets.synthetic.questions.comparison import compare, logic
+from tutelage.datasets.synthetic.questions.counting import compare_count, count, exist
+from tutelage.datasets.synthetic.questions.spatial import relation_choose, relation_exist, relation_query
 
 QUESTION_TYPES: Mapping[str, QuestionType] = MappingProxyType(
     {

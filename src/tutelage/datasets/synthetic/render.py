@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from tutelage.datasets.synthetic.scene import DOMAINS, VisualDomain, Scene, SceneObject
+from tutelage.datasets.synthetic.scene import DOMAINS, Scene, SceneObject, VisualDomain
 
 RGB: Mapping[str, tuple[float, float, float]] = MappingProxyType(
     {

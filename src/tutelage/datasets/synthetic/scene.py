@@ -173,7 +173,7 @@ def make_scene(
 ) -> Scene:
     """Scene ``index`` of the stream ``seed``: ``count`` things (else the domain's range), with little overlap.
 
-    ``wanted`` fixes some fields (shape, color, pattern, size, digit) of the first things, in order; everything else is
+    ``required`` fixes some fields (shape, color, pattern, size, digit) of the first things, in order; everything else is
     drawn. Some things repeat the shape or the colour of another, so that counting and comparing are worth asking.
     ``name`` is the scene's id, by default made of domain, seed and index.
 

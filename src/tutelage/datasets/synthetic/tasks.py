@@ -9,15 +9,15 @@ from types import MappingProxyType
 
 import numpy as np
 
-from tutelage.errors import InputError, did_you_mean
-from tutelage.seeds import derive
-from tutelage.datasets.synthetic.question_types import QUESTION_TYPES
-from tutelage.datasets.synthetic.oracle import Box
 from tutelage.datasets.synthetic.nlvr_statements import make_set
+from tutelage.datasets.synthetic.oracle import Box
+from tutelage.datasets.synthetic.question_types import QUESTION_TYPES
 from tutelage.datasets.synthetic.questions.base import AnswerBalancer, QuestionCandidate, SceneQuestion, unique
 from tutelage.datasets.synthetic.render import render
 from tutelage.datasets.synthetic.scene import Scene, SceneObject, make_scene
-from tutelage.datasets.synthetic.script import GoldValue, GoldProgramBuilder
+from tutelage.datasets.synthetic.script import GoldProgramBuilder, GoldValue
+from tutelage.errors import InputError, did_you_mean
+from tutelage.seeds import derive
 
 SPLITS = ("pretrain", "teacher", "collect", "replay", "select", "report")
 """Streams of scenes that share no image."""
@@ -29,7 +29,7 @@ PER_IMAGE = 5
 class Task:
     """One task of the study: its ``group`` (previous, current, unseen or generic), domain, and the kinds of its questions.
 
-    ``things`` and ``wanted`` go to :func:`make_scene`. The kind ``pairs`` asks NLVR2's statements, ``where`` asks for a
+    ``things`` and ``required`` go to :func:`make_scene`. The kind ``pairs`` asks NLVR2's statements, ``where`` asks for a
     box; the others are those of ``kinds.KINDS``.
     """
 
@@ -150,7 +150,9 @@ def _gqa_samples(task: Task, stream: int, split: str) -> Iterator[Sample]:
             yield Sample(id_, task.name, images, scene.id, text, answer, qtype, programs, gold, {"IMAGE": scene})
 
 
-def draw_questions(scene: Scene, kinds: Sequence[str], balance: AnswerBalancer, rng: np.random.Generator, number: int) -> Iterator[SceneQuestion]:
+def draw_questions(
+    scene: Scene, kinds: Sequence[str], balance: AnswerBalancer, rng: np.random.Generator, number: int
+) -> Iterator[SceneQuestion]:
     """Up to ``number`` different questions about ``scene``, of ``kinds`` in turn, their answers kept in ``balance``."""
     drafts: dict[str, list[QuestionCandidate]] = {kind: list(QUESTION_TYPES[kind](scene, rng)) for kind in kinds}
     order = [kinds[i] for i in rng.permutation(len(kinds))]

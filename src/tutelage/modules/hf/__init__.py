@@ -1,6 +1,6 @@
 """Perception modules from transformers models, one file a skill. Needs the extra ``hf``.
 
-``opened("VQA", "hf:Salesforce/blip-vqa-base@REVISION")`` is a module that both program languages can call and that a lesson
+``open_module("VQA", "hf:Salesforce/blip-vqa-base@REVISION")`` is a module that both program languages can call and that a lesson
 can teach. Code that comes with a model is never run, and weights are read from safetensors alone.
 """
 
@@ -17,9 +17,7 @@ __all__ = ["PREFIX", "HfModule", "Source", "resolve", "classes", "open_module"]
 
 def classes() -> list[type[HfModule]]:
     """Every class of module that wraps a transformers model, those for particular families first."""
-    from tutelage.modules.hf import depth, loc, seg, vqa
-    from tutelage.modules.hf import image_text
-    from tutelage.modules.hf import generative_vqa
+    from tutelage.modules.hf import depth, generative_vqa, image_text, loc, seg, vqa  # noqa: F401
 
     found = [kind for kind in HfModule.kinds().values() if kind.name]
     return sorted(found, key=lambda kind: not kind.families)
@@ -40,10 +38,10 @@ def open_module(name: str, text: str, **settings: Any) -> HfModule:
 
 
 def resolve(name: str, text: str, **settings: Any) -> tuple[type[HfModule], Any, Source]:
-    """The class, the settings and the source of what :func:`opened` opens, without its weights.
+    """The class, the settings and the source of what :func:`open_module` opens, without its weights.
 
     Raises:
-        MissingExtra, InputError: as :func:`opened`.
+        MissingExtra, InputError: as :func:`open_module`.
     """
     place, _, words = text.partition("?")
     source = Source.read(place)

@@ -17,7 +17,7 @@ from tutelage import storage
 from tutelage.errors import InputError, StaleError
 from tutelage.modules.hf.loading import Source, processor_of, quiet, transformers, weights_of
 from tutelage.modules.visual_module import METADATA_FILE, VisualModule, tensor_bytes
-from tutelage.programs.types import ModuleOutputs, Call, RuntimeFailure
+from tutelage.programs.types import Call, ModuleOutputs, RuntimeFailure
 from tutelage.programs.values import Image
 
 MANY = "many/"
@@ -273,7 +273,9 @@ class HfModule(VisualModule):
         module = cls.open(replace(config, revision=""), Source(str(folder)))
         module.config = config  # it remembers where it first came from
         if storage.read_json(folder / METADATA_FILE).get("version") != module.version:
-            raise StaleError(f"the weights are not the ones that {METADATA_FILE} names", where=folder, remedy="save the module again")
+            raise StaleError(
+                f"the weights are not the ones that {METADATA_FILE} names", where=folder, remedy="save the module again"
+            )
         return module
 
     def load_weights(self, folder: str | Path) -> Self:

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutelage.modules.hf.base import ResizedConfig, HfModule, HfNetwork, ModelInputs, drop_batch_dim
-from tutelage.modules.visual_module import TrainingExamples, CallLabel
-from tutelage.programs.types import ModuleOutputs, Call, Signature
+from tutelage.modules.hf.base import HfModule, HfNetwork, ModelInputs, ResizedConfig, drop_batch_dim
+from tutelage.modules.visual_module import CallLabel, TrainingExamples
+from tutelage.programs.types import Call, ModuleOutputs, Signature
 from tutelage.programs.values import Image
 
 
@@ -53,7 +53,9 @@ class HfDepth(HfModule):
         image = call.args["image"]
         picture = Image(image.root, image.root_key)
         region = torch.tensor(image.region) / torch.tensor(self.config.sides(picture) * 2)
-        return drop_batch_dim(self.processor(images=self.config.framed(picture), return_tensors="pt")) | {"region": region}
+        return drop_batch_dim(self.processor(images=self.config.resize_with_padding(picture), return_tensors="pt")) | {
+            "region": region
+        }
 
     def training_examples(self, calls: Sequence[Call], labels: Sequence[CallLabel] | None) -> TrainingExamples:
         """Targets by head: ``size``, the model's own numbers, and ``peaks``, 1 where they are known."""

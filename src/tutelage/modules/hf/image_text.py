@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import InputError
-from tutelage.modules.vqa import MASKED_LOGIT
 from tutelage.modules.hf.base import HfConfig, HfModule, HfNetwork, ModelInputs, drop_batch_dim
-from tutelage.modules.visual_module import TrainingExamples, CallLabel
-from tutelage.programs.types import ModuleOutputs, Call, Signature
+from tutelage.modules.visual_module import CallLabel, TrainingExamples
+from tutelage.modules.vqa import MASKED_LOGIT
+from tutelage.programs.types import Call, ModuleOutputs, Signature
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tutelage.modules.vqa import MASKED_LOGIT
-from tutelage.modules.hf.base import ResizedConfig, HfModule, HfNetwork, ModelInputs, drop_batch_dim
 from tutelage.modules.detection import half_crop, nms
-from tutelage.modules.visual_module import TrainingExamples, CallLabel
-from tutelage.programs.types import ModuleOutputs, Call, Signature
+from tutelage.modules.hf.base import HfModule, HfNetwork, ModelInputs, ResizedConfig, drop_batch_dim
+from tutelage.modules.visual_module import CallLabel, TrainingExamples
+from tutelage.modules.vqa import MASKED_LOGIT
+from tutelage.programs.types import Call, ModuleOutputs, Signature
 from tutelage.programs.values import Box, Image
 
 
@@ -66,7 +66,9 @@ class HfLoc(HfModule):
 
     def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> ModuleOutputs:
         """Boxes in pixels of the call's image."""
-        values = [half_crop(call) or self.boxes(found, call.args["image"]) for found, call in zip(heads["boxes"], calls, strict=True)]
+        values = [
+            half_crop(call) or self.boxes(found, call.args["image"]) for found, call in zip(heads["boxes"], calls, strict=True)
+        ]
         dists: list[dict[str, float] | None] = [{"found": box[0].score} if box else None for box in values]
         return ModuleOutputs(values, dists, None, heads)
 
@@ -102,7 +104,11 @@ class Owl(HfLoc):
 
     def row(self, call: Call) -> ModelInputs:
         """Image and phrase as the processor gives them; its texts are all of one length."""
-        return drop_batch_dim(self.processor(images=self.config.framed(call.args["image"]), text=[[self.text(call)]], return_tensors="pt"))
+        return drop_batch_dim(
+            self.processor(
+                images=self.config.resize_with_padding(call.args["image"]), text=[[self.text(call)]], return_tensors="pt"
+            )
+        )
 
 
 class Owlv2(Owl):
@@ -143,7 +149,9 @@ class GroundingDino(Owl):
     def row(self, call: Call) -> ModelInputs:
         """Image and phrase, in small letters and ended by a dot."""
         return drop_batch_dim(
-            self.processor(images=self.config.framed(call.args["image"]), text=self.text(call).lower(), return_tensors="pt")
+            self.processor(
+                images=self.config.resize_with_padding(call.args["image"]), text=self.text(call).lower(), return_tensors="pt"
+            )
         )
 
 

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import InputError
-from tutelage.modules.hf.base import HfConfig, HfModule, HfNetwork, ModelInputs, drop_batch_dim
 from tutelage.modules.connected_components import mask_to_box
-from tutelage.modules.visual_module import TrainingExamples, CallLabel
-from tutelage.programs.types import ModuleOutputs, Call, Signature
+from tutelage.modules.hf.base import HfConfig, HfModule, HfNetwork, ModelInputs, drop_batch_dim
+from tutelage.modules.visual_module import CallLabel, TrainingExamples
+from tutelage.programs.types import Call, ModuleOutputs, Signature
 from tutelage.programs.values import Box, Image, Object
 
 
@@ -38,7 +38,8 @@ class HfSeg(HfModule):
         raise NotImplementedError
 
     def training_examples(self, calls: Sequence[Call], labels: Sequence[CallLabel] | None) -> TrainingExamples:
-        """Targets ``heat`` [N, K, h, w], the labels' masks at the head's size, and ``asked`` [N, K]; a label is the objects of
+        """Targets ``heat`` [N, K, h, w], the labels' masks at the head's size, and ``requested_objects`` [N,
+        K]; a label is the objects of
         the call, in the order asked for; a phrase's objects make one mask.
 
         Raises:

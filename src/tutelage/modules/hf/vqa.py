@@ -16,9 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import InputError, did_you_mean
-from tutelage.modules.hf.base import ResizedConfig, HfModule, HfNetwork, ModelInputs, drop_batch_dim
-from tutelage.modules.visual_module import TrainingExamples, CallLabel
-from tutelage.programs.types import ModuleOutputs, Call, Capabilities, Signature
+from tutelage.modules.hf.base import HfModule, HfNetwork, ModelInputs, ResizedConfig, drop_batch_dim
+from tutelage.modules.visual_module import CallLabel, TrainingExamples
+from tutelage.programs.types import Call, Capabilities, ModuleOutputs, Signature
 
 PAD = -100
 """Where an answer has no token."""
@@ -55,7 +55,9 @@ class HfVqa(HfModule):
     def row(self, call: Call) -> ModelInputs:
         """The image and the question as the processor gives them."""
         text = (self.config.prompt or self.question).format(question=call.args["question"])
-        return drop_batch_dim(self.processor(images=self.config.framed(call.args["image"]), text=text, return_tensors="pt"))
+        return drop_batch_dim(
+            self.processor(images=self.config.resize_with_padding(call.args["image"]), text=text, return_tensors="pt")
+        )
 
     def training_examples(self, calls: Sequence[Call], labels: Sequence[CallLabel] | None) -> TrainingExamples:
         """Closed: classes. Open: ``written`` [N, T], the label's tokens, is an input, and the head's target ``tokens``; a
@@ -144,7 +146,7 @@ class Prompt(NamedTuple):
 class AnswerScorer(HfNetwork):
     """A model that writes answers: their scores [B, A], or the logits of each token [B, T, V] of one.
 
-    A subclass reads the :meth:`prompt` and says how answers are :meth:`continued`.
+    A subclass reads the :meth:`prompt` and says how answers are :meth:`continuation_logits`.
     """
 
     def __init__(self, model: Any, config: VqaConfig, tokenizer: Any, ends: Sequence[int], lead: str = ""):

@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from tutelage import assets
 from tutelage.errors import InputError
 from tutelage.modules.detection import ANY_OBJECT, HALVES, Loc, LocConfig, nms, to_image
+from tutelage.modules.image_batching import square_batch
 from tutelage.modules.pretrained.coco_classes import CLASSES, classes_named
 from tutelage.modules.pretrained.tfjs_graph import TfjsNetwork, read_graph
-from tutelage.modules.image_batching import square_batch
-from tutelage.modules.visual_module import TrainingExamples, CallLabel
+from tutelage.modules.visual_module import CallLabel, TrainingExamples
 from tutelage.modules.vocabulary import tokens
-from tutelage.programs.types import ModuleOutputs, Call, RuntimeFailure
+from tutelage.programs.types import Call, ModuleOutputs, RuntimeFailure
 from tutelage.programs.values import Box
 
 ASSET = "nanodet"

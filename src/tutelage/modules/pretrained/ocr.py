@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tutelage.errors import MissingExtra
-from tutelage.programs.types import ModuleOutputs, Call, RuntimeFailure, Signature
+from tutelage.programs.types import Call, ModuleOutputs, RuntimeFailure, Signature
 from tutelage.programs.values import Box, Image
 
 MIN_SCORE = 0.5

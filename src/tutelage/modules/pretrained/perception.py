@@ -14,15 +14,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from tutelage.storage import fingerprint
-from tutelage.modules.pretrained.efficientnet import ImageNetClassifier, class_words
 from tutelage.modules.pretrained.coco_classes import classes_named
+from tutelage.modules.pretrained.efficientnet import ImageNetClassifier, class_words
 from tutelage.modules.pretrained.nanodet import NanoDet
 from tutelage.modules.pretrained.text_embedding import TextEmbedding
 from tutelage.modules.visual_module import VisualModule
 from tutelage.modules.vocabulary import tokens
 from tutelage.programs.types import Call
 from tutelage.programs.values import Image
+from tutelage.storage import fingerprint
 
 TOP = 10
 """Class names that make a picture's vector."""
@@ -111,7 +111,7 @@ class PhotoPerception:
         return vectors @ self.embedding.embed(phrases).T
 
     def best_match(self, images: Sequence[Image], options: Sequence[str]) -> list[str]:
-        """The option that fits each image best, by :meth:`fit`."""
+        """The option that fits each image best, by :meth:`conse_similarity`."""
         return [options[row] for row in self.conse_similarity(images, options).argmax(1).tolist()]
 
 

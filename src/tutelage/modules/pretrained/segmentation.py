@@ -14,7 +14,7 @@ from tutelage import assets
 from tutelage.assets import AssetNotFound
 from tutelage.modules.pretrained.nanodet import NanoDet
 from tutelage.modules.pretrained.tfjs_graph import TfjsNetwork, read_graph
-from tutelage.programs.types import ModuleOutputs, Call, RuntimeFailure, Signature
+from tutelage.programs.types import Call, ModuleOutputs, RuntimeFailure, Signature
 from tutelage.programs.values import Box, Image, Object
 
 ASSET = "selfie"

@@ -16,8 +16,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from tutelage import assets
-from tutelage import storage
+from tutelage import assets, storage
 from tutelage.errors import MissingExtra
 
 ASSET = "minilm"
@@ -59,7 +58,7 @@ class TextEmbedding:
         """One row a text.
 
         Raises:
-            MissingExtra, AssetAbsent, WrongHash: see :meth:`_parts`.
+            MissingExtra, AssetAbsent, WrongHash: see :meth:`_shards`.
         """
         tokenizer, network = self._parts
         rows = []

@@ -1,7 +1,7 @@
 """VQA, VERIFY and MATCH on photographs, as far as a detector, a classifier and counted pixels can answer honestly.
 
 What they cannot answer they refuse, call by call, and say what would: no packaged network answers free questions. A word
-that only ConSE could judge (``sight.py``: uncalibrated) is answered without a probability, and the call is marked as out of
+that only ConSE could judge (``perception.py``: uncalibrated) is answered without a probability, and the call is marked as out of
 vocabulary, in the trace too.
 """
 
@@ -17,9 +17,9 @@ from tutelage.modules.pretrained.coco_classes import CLASSES, GROUPS
 from tutelage.modules.pretrained.color_naming import COLORS, color_shares
 from tutelage.modules.pretrained.ocr import Ocr
 from tutelage.modules.pretrained.perception import MIN_PROBABILITY, PhotoPerception
-from tutelage.programs.types import ModuleOutputs, Call, ProgramFailure, RuntimeFailure, Signature
-from tutelage.programs.values import Image
 from tutelage.programs.generators.grammar import singular
+from tutelage.programs.types import Call, ModuleOutputs, ProgramFailure, RuntimeFailure, Signature
+from tutelage.programs.values import Image
 
 MIN_COLOR_SHARE = 0.2
 """The share of pixels near the middle that lets a thing be called by a colour (ours)."""
@@ -47,7 +47,7 @@ Skill = Callable[[Any, Sequence[ParsedCall]], list[Prediction]]
 
 
 class RuleBasedModule:
-    """A module that reads each call (:meth:`read`), and has calls of one skill answered together."""
+    """A module that reads each call (:meth:`parse`), and has calls of one skill answered together."""
 
     name: str
     signature: Signature
@@ -83,7 +83,9 @@ class RuleBasedModule:
             try:
                 answers = skill(self, [asked for _, asked in group])
             except (MissingExtra, AssetNotFound) as error:
-                answers = [Prediction(RuntimeFailure(error.message, where=error.where or self.name, remedy=error.remedy))] * len(group)
+                answers = [Prediction(RuntimeFailure(error.message, where=error.where or self.name, remedy=error.remedy))] * len(
+                    group
+                )
             for (number, _), answer in zip(group, answers, strict=True):
                 said[number] = answer
         return ModuleOutputs([it.value for it in said], [it.probabilities for it in said], [it.guessed for it in said])

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-from tutelage.programs.types import ParseFailure, Program, ProgramFailure
 from tutelage.programs.generators import grammar
-from tutelage.programs.generators.program_builder import ProgramPair
 from tutelage.programs.generators.from_file import StoredProgram
 from tutelage.programs.generators.gqa_functional import translate
+from tutelage.programs.generators.program_builder import ProgramPair
+from tutelage.programs.types import ParseFailure, Program, ProgramFailure
 
 AnyProgram = TypeVar("AnyProgram", bound=Program, covariant=True)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from tutelage.errors import StaleError
-from tutelage.storage import ContentStore, fingerprint
-from tutelage.programs.types import ProgramFailure
 from tutelage.programs.generators.few_shot import Prompt
+from tutelage.programs.types import ProgramFailure
+from tutelage.storage import ContentStore, fingerprint
 
 
 class CompletionRequest(NamedTuple):

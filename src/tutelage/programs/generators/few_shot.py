@@ -8,7 +8,7 @@ A file of examples is plain text::
     BOX0=LOC(image=IMAGE,object='circle')
     …
 
-``Statement:`` stands where a sentence about two images is to be judged. A program ends where the next question begins.
+``NlvrStatement:`` stands where a sentence about two images is to be judged. A program ends where the next question begins.
 Examples are parsed when they are read: one that does not hold is an error that names its line.
 Random examples follow VisProg (Gupta and Kembhavi, CVPR 2023), which draws new ones for each run; the texts are ours.
 """
@@ -27,9 +27,9 @@ import numpy as np
 
 from tutelage.errors import InputError
 from tutelage.programs import viper, visprog
-from tutelage.programs.types import ParseFailure, ProgramFailure, Signature, UnknownModule
+from tutelage.programs.generators.base import FailedProgram, GenerationRequest, Parser
 from tutelage.programs.generators.embedding import Embed, hashed_words
-from tutelage.programs.generators.base import FailedProgram, Parser, GenerationRequest
+from tutelage.programs.types import ParseFailure, ProgramFailure, Signature, UnknownModule
 from tutelage.seeds import derive
 
 BUILT_IN = Path(__file__).parent / "examples"

@@ -14,8 +14,17 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from tutelage.errors import did_you_mean
+from tutelage.programs.generators.program_builder import (
+    OPPOSITE,
+    SIDES,
+    BooleanExpr,
+    BoxesRef,
+    ImageRef,
+    ProgramBuilder,
+    ProgramPair,
+    attribute_question,
+)
 from tutelage.programs.types import ParseFailure
-from tutelage.programs.generators.program_builder import OPPOSITE, SIDES, ProgramBuilder, BoxesRef, BooleanExpr, ImageRef, ProgramPair, attribute_question
 
 _IDS = re.compile(r"\s+\([^()]*\)\s*$")
 _NOT = re.compile(r"not\((.*)\)")

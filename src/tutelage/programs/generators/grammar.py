@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from tutelage.errors import did_you_mean
+from tutelage.programs.generators.program_builder import SIDES, BooleanExpr, ProgramBuilder, ProgramPair, attribute_question
 from tutelage.programs.types import ParseFailure
-from tutelage.programs.generators.program_builder import SIDES, ProgramBuilder, BooleanExpr, ProgramPair, attribute_question
 
 Rule = tuple[re.Pattern[str], Callable[[ProgramBuilder, re.Match[str]], ProgramPair]]
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from tutelage.programs.types import LimitExceeded, ParseFailure, ProgramFailure
-from tutelage.programs.generators.few_shot import Prompt, PromptBuilder
-from tutelage.programs.generators.completions import CompletionRequest, Completion, LanguageModel, CompletionCache, Usage, extract_program
 from tutelage.programs.generators.base import Candidate, FailedProgram, GenerationRequest
+from tutelage.programs.generators.completions import (
+    Completion,
+    CompletionCache,
+    CompletionRequest,
+    LanguageModel,
+    Usage,
+    extract_program,
+)
+from tutelage.programs.generators.few_shot import Prompt, PromptBuilder
+from tutelage.programs.types import LimitExceeded, ParseFailure, ProgramFailure
 from tutelage.seeds import derive
 
 ProgressCallback = Callable[[float, float], None]
@@ -18,7 +25,7 @@ class LLMGenerator:
     """Writes programs with a language model, from few-shot prompts; can be told its faults.
 
     One draft is greedy; several are sampled at ``temperature``, each from its own stream of ``seed``. Equal prompts are
-    asked once, and never again where ``responses`` keeps them. ``usage`` counts; ``on_done`` is told (done, total).
+    asked once, and never again where ``cache`` keeps them. ``usage`` counts; ``on_progress`` is told (done, total).
     """
 
     def __init__(

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from tutelage.errors import InputError, MissingExtra
-from tutelage.programs.types import ProgramFailure
-from tutelage.programs.generators.pacing import Pace
-from tutelage.programs.generators.few_shot import STOP
-from tutelage.programs.generators.completions import CompletionRequest, Completion
 from tutelage.programs.generators.base import GenerationFailed
+from tutelage.programs.generators.completions import Completion, CompletionRequest
+from tutelage.programs.generators.few_shot import STOP
+from tutelage.programs.generators.pacing import Pace
+from tutelage.programs.types import ProgramFailure
 
 if TYPE_CHECKING:
     import httpx
@@ -185,10 +185,16 @@ class Endpoint:
                     backoff = fault.wait + backoff * 0.1
                 stop.wait(backoff)
         message = f"no answer in {self.options.attempts} attempts: {fault.message}"
-        return GenerationFailed(message, where=self.options.url, remedy="is the endpoint up? allow more attempts or a longer timeout")
+        return GenerationFailed(
+            message, where=self.options.url, remedy="is the endpoint up? allow more attempts or a longer timeout"
+        )
 
     def _body(self, request: CompletionRequest) -> dict[str, Any]:
-        body: dict[str, Any] = {"model": self.options.model, "temperature": request.temperature, "max_tokens": self.options.max_tokens}
+        body: dict[str, Any] = {
+            "model": self.options.model,
+            "temperature": request.temperature,
+            "max_tokens": self.options.max_tokens,
+        }
         if request.seed is not None:
             body["seed"] = request.seed
         if self.options.api == "chat":

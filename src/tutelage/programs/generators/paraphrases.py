@@ -1,4 +1,4 @@
-"""One question in many wordings, read from ``phrasings.txt``, and pairs of a question and its program made of them.
+"""One question in many wordings, read from ``paraphrases.txt``, and pairs of a question and its program made of them.
 
 A form has one wording that the grammar reads, which gives the program, and others that mean the same; some of these are
 held out, to be tried only on a writer that never saw them. Forms and words are ours.
@@ -16,8 +16,8 @@ from typing import NamedTuple
 import numpy as np
 
 from tutelage.errors import InputError
-from tutelage.programs.types import ParseFailure
 from tutelage.programs.generators.grammar import generate
+from tutelage.programs.types import ParseFailure
 
 INPUTS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {"image": ("IMAGE",), "pair": ("LEFT", "RIGHT"), "single": ("IMAGE",), "none": ("IMAGE",)}
@@ -46,7 +46,7 @@ _SLOTS = frozenset("n m ns ms k ks w x p q s t d more amount no".split())
 
 @dataclass
 class Paraphrase:
-    """What its questions are ``about`` (a key of INPUTS), the ``plain`` wording, and those that mean the same."""
+    """What its questions are ``about`` (a key of INPUTS), the ``canonical`` wording, and those that mean the same."""
 
     about: str
     canonical: str
@@ -68,7 +68,7 @@ def read_paraphrases(path: str | Path | None = None) -> list[Paraphrase]:
     Raises:
         InputError: the file is absent, or a line is no wording; file and line are named.
     """
-    path = Path(__file__).with_name("phrasings.txt") if path is None else Path(path)
+    path = Path(__file__).with_name("paraphrases.txt") if path is None else Path(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -128,14 +128,18 @@ def plural(noun: str) -> str:
     return f"{noun}es" if noun.endswith(("s", "sh", "ch", "x")) else f"{noun}s"
 
 
-def make_pairs(forms: Sequence[Paraphrase], rng: np.random.Generator, rounds: int, held_out: bool = False) -> Iterator[QuestionProgramPair]:
+def make_pairs(
+    forms: Sequence[Paraphrase], rng: np.random.Generator, rounds: int, held_out: bool = False
+) -> Iterator[QuestionProgramPair]:
     """In each round one question of every wording, with words drawn anew; of the held-out wordings, or of all others."""
     for _ in range(rounds):
         for form in forms:
             for wording in form.held_out if held_out else (*([form.canonical] if form.canonical else ()), *form.paraphrases):
                 words = fillers(rng)
                 text = form.canonical.format(**words)
-                yield QuestionProgramPair(wording.format(**words), form.about, None if form.about == "none" else program(text, form.about))
+                yield QuestionProgramPair(
+                    wording.format(**words), form.about, None if form.about == "none" else program(text, form.about)
+                )
 
 
 def _pick(items: Sequence[str], rng: np.random.Generator) -> str:

@@ -37,7 +37,7 @@ class BoxesRef(NamedTuple):
 class BooleanExpr(NamedTuple):
     """An expression over answers; in ``text`` each ``{n}`` stands for answer number n.
 
-    ``said`` is set where ``text`` compares, and the program should say yes or no in words.
+    ``as_words`` is set where ``text`` compares, and the program should say yes or no in words.
     """
 
     text: str

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from tutelage.programs import visprog
-from tutelage.programs.types import ParseFailure
-from tutelage.programs.generators.program_builder import ProgramBuilder, BoxesRef, BooleanExpr, ImageRef, ProgramPair
 from tutelage.programs.generators.grammar import singular
+from tutelage.programs.generators.program_builder import BooleanExpr, BoxesRef, ImageRef, ProgramBuilder, ProgramPair
+from tutelage.programs.types import ParseFailure
 
 HOLE = "@"
 PLURAL = "+s"
@@ -61,7 +61,7 @@ def words(question: str) -> tuple[str, ...]:
 
 
 def split_program(program: str, words_in_question: Sequence[str]) -> list[ProgramPart]:
-    """The lines of a VisProg program; an argument among the words ``known`` becomes a hole."""
+    """The lines of a VisProg program; an argument among the words ``words_in_question`` becomes a hole."""
     return [_program_part(line, frozenset(words_in_question)) for line in program.splitlines()]
 
 
@@ -82,12 +82,12 @@ def _program_part(line: str, words_in_question: frozenset[str]) -> ProgramPart:
 
 
 def join_program(parts: Iterable[ProgramPart]) -> str:
-    """The program that :func:`dissect` took apart."""
+    """The program that :func:`split_program` took apart."""
     return "\n".join(map(str, parts))
 
 
 def to_program_pair(program: str, inputs: tuple[str, ...] = ("IMAGE",)) -> ProgramPair:
-    """A VisProg program of the kind that :class:`Composer` writes, in both languages.
+    """A VisProg program of the kind that :class:`ProgramBuilder` writes, in both languages.
 
     Raises:
         ParseFailure: not such a program: a line of another form, or one that reads what no earlier line sets.

@@ -9,10 +9,10 @@ from itertools import islice
 from typing import Any
 
 from tutelage.programs.answers import normalize_answer
-from tutelage.programs.types import Value
-from tutelage.programs.scheduler import RunContext, Job, stream
+from tutelage.programs.generators.base import Candidate, GenerationRequest, Parser
+from tutelage.programs.scheduler import Job, RunContext, stream
 from tutelage.programs.trace import Trace
-from tutelage.programs.generators.base import Candidate, Parser, GenerationRequest
+from tutelage.programs.types import Value
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,10 @@ def run_and_vote(requests: Iterable[VoteRequest], parser: Parser[Any], context: 
                 yield Job(poll.request.id or str(number), program, poll.state, poll.request.question)
 
     runs = stream(jobs(), context)
-    return [majority_vote(list(islice(runs, len(poll.candidates))), [draft.probability for draft in poll.candidates]) for poll in requests]
+    return [
+        majority_vote(list(islice(runs, len(poll.candidates))), [draft.probability for draft in poll.candidates])
+        for poll in requests
+    ]
 
 
 def count_statuses(results: Iterable[VoteResult]) -> dict[str, int]:

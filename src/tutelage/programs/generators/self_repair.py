@@ -7,10 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from tutelage.programs.types import Program, ProgramFailure, RuntimeFailure, Value
-from tutelage.programs.scheduler import RunContext, Job, run
+from tutelage.programs.generators.base import (
+    Candidate,
+    FailedProgram,
+    GenerationRequest,
+    Parser,
+    ProgramGenerator,
+    RepairingGenerator,
+)
+from tutelage.programs.scheduler import Job, RunContext, run
 from tutelage.programs.trace import Trace
-from tutelage.programs.generators.base import Candidate, FailedProgram, Parser, RepairingGenerator, GenerationRequest, ProgramGenerator
+from tutelage.programs.types import Program, ProgramFailure, RuntimeFailure, Value
 
 
 class RepairRequest(NamedTuple):
@@ -47,12 +54,14 @@ class RepairResult(NamedTuple):
 
 
 def can_repair(generator: ProgramGenerator) -> bool:
-    """Whether ``writer`` can be told its faults: those by rules cannot, they would write the same again."""
+    """Whether ``generator`` can be told its faults: those by rules cannot, they would write the same again."""
     return isinstance(generator, RepairingGenerator)
 
 
-def run_and_repair(requests: Sequence[RepairRequest], generator: ProgramGenerator, parser: Parser[Any], context: RunContext) -> RepairResult:
-    """Run the drafts; what fails goes back to ``writer`` once, where it can repair, and is run again.
+def run_and_repair(
+    requests: Sequence[RepairRequest], generator: ProgramGenerator, parser: Parser[Any], context: RunContext
+) -> RepairResult:
+    """Run the drafts; what fails goes back to ``generator`` once, where it can repair, and is run again.
 
     A draft without a text is not sent back: there is nothing to mend. The fallback policy of ``context`` applies to what
     fails in the end, not before. A repaired program that fails keeps its own, later failure.

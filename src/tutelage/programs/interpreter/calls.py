@@ -26,8 +26,8 @@ from tutelage.programs.interpreter.values import (
     name_of,
 )
 from tutelage.programs.types import (
-    ParseFailure,
     ForbiddenSyntax,
+    ParseFailure,
     TypeFailure,
 )
 

@@ -42,10 +42,10 @@ from tutelage.programs.interpreter.values import (
     sequence,
 )
 from tutelage.programs.types import (
+    ForbiddenSyntax,
     LimitExceeded,
     ParseFailure,
     ProgramFailure,
-    ForbiddenSyntax,
 )
 
 MAX_FUNCTIONS_WITHIN = 8

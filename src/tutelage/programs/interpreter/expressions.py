@@ -33,9 +33,9 @@ from tutelage.programs.interpreter.values import (
     sequence,
 )
 from tutelage.programs.types import (
+    ForbiddenSyntax,
     LimitExceeded,
     ProgramFailure,
-    ForbiddenSyntax,
     UndefinedVariable,
 )
 

@@ -10,7 +10,7 @@ from tutelage.programs.interpreter.functions import sort
 from tutelage.programs.interpreter.meter import Meter
 from tutelage.programs.interpreter.operators import contains
 from tutelage.programs.interpreter.values import SCALARS, key, measure, name_of, sequence, show, show_exactly, text
-from tutelage.programs.types import LimitExceeded, ForbiddenSyntax
+from tutelage.programs.types import ForbiddenSyntax, LimitExceeded
 
 Method = Callable[..., Any]
 

@@ -23,9 +23,9 @@ from tutelage.programs.interpreter.values import (
     Frame,
 )
 from tutelage.programs.types import (
+    ForbiddenSyntax,
     LimitExceeded,
     ProgramFailure,
-    ForbiddenSyntax,
     RuntimeFailure,
     TypeFailure,
     UndefinedVariable,

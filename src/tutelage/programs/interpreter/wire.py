@@ -17,10 +17,10 @@ from tutelage.programs.interpreter.patches import Asked, Found, Request, Video, 
 from tutelage.programs.interpreter.values import SCALARS
 from tutelage.programs.types import (
     Call,
+    ForbiddenSyntax,
     LimitExceeded,
     ParseFailure,
     ProgramFailure,
-    ForbiddenSyntax,
     RuntimeFailure,
     Signature,
     TimeoutFailure,

@@ -18,14 +18,14 @@ from itertools import combinations
 from math import factorial
 from typing import Any, TypeVar
 
+from tutelage.datasets.confidence_intervals import Interval, paired_bootstrap
 from tutelage.errors import InputError
 from tutelage.programs.result_cache import ResultCache
-from tutelage.programs.types import Call, Module, ProgramFailure, Value
-from tutelage.programs.scheduler import USE_MODULE, RunContext, Job, stream
+from tutelage.programs.scheduler import USE_MODULE, Job, RunContext, stream
 from tutelage.programs.trace import StepRecord, Trace
+from tutelage.programs.types import Call, Module, ProgramFailure, Value
 from tutelage.sdvp.attribution.sources import StepOracle
 from tutelage.sdvp.questions import ProgramParser, Question, score_answer
-from tutelage.datasets.confidence_intervals import Interval, paired_bootstrap
 
 MAX_STEPS = 6
 """More steps than these are grouped by module before their Shapley values are taken."""
@@ -36,7 +36,8 @@ Player = TypeVar("Player", bound=Hashable)
 
 @dataclass(frozen=True)
 class StepAttribution:
-    """One step of a wrong answer. ``blame``: the answer's correctness after the swap, less before (its Shapley value where
+    """One step of a wrong answer. ``attribute_errors``: the answer's correctness after the swap, less before
+    (its Shapley value where
     ``joint``); ``share``: its part of the error, the shares of an answer summing to 1; ``input`` names the call."""
 
     id: str
@@ -111,7 +112,7 @@ class ErrorAttribution:
         return floor + (1 - floor) * min(1.0, max(0.0, self.inputs.get(record.input_hash, 0.0)))
 
     def weight_records(self, records: Sequence[StepRecord], floor: float = 0.25) -> list[StepRecord]:
-        """``records`` with their weight times :meth:`weight`, and the factor under ``blame`` in their filters."""
+        """``records`` with their weight times :meth:`weight`, and the factor under ``attribute_errors`` in their filters."""
         factors = [self.weight(record, floor) for record in records]
         return [
             replace(record, weight=record.weight * factor, filters={**(record.filters or {}), "blame": factor})
@@ -134,7 +135,7 @@ def attribute_errors(
     Args:
         questions: with answers; ``dsl`` names which of their programs is run.
         modules: by name; the steps of those that are not symbolic may be answered by the source.
-        source: :func:`gold_source`, :func:`teacher_source`, or your own.
+        source: :func:`gold_oracle`, :func:`teacher_oracle`, or your own.
         cache: results of earlier runs of the same modules; what comes before a swapped step is read from it.
         gold_programs: by id, the right program, where questions may run wrong ones: such a program is at fault where the
             source cannot repair it.
@@ -153,9 +154,11 @@ def attribute_errors(
 
 
 class _Attributor:
-    """The runs of one :func:`blame`: as it is, everything swapped, each module swapped, single steps, sets of steps."""
+    """The runs of one :func:`attribute_errors`: as it is, everything swapped, each module swapped, single steps, sets of steps."""
 
-    def __init__(self, questions: Sequence[Question], modules: Mapping[str, Module], source: StepOracle, dsl: str, cache: ResultCache):
+    def __init__(
+        self, questions: Sequence[Question], modules: Mapping[str, Module], source: StepOracle, dsl: str, cache: ResultCache
+    ):
         self.questions, self.source, self.dsl = questions, source, dsl
         self.modules, self.cache = modules, cache
         self.programs, self._known = ProgramParser(dsl, modules), dict[int, list[int]]()
@@ -175,7 +178,9 @@ class _Attributor:
             return self.source.answer(question, call) if call.module in self.swappable and swapped(call) else USE_MODULE
 
         context = RunContext(self.modules, self.cache, substitute=substitute)
-        return stream((Job(str(i), self.programs.parse(q), dict(q.images), q.text, q.task) for i, (q, _) in enumerate(queries)), context)
+        return stream(
+            (Job(str(i), self.programs.parse(q), dict(q.images), q.text, q.task) for i, (q, _) in enumerate(queries)), context
+        )
 
     def scores(self, queries: Sequence[tuple[Question, Swapped]]) -> list[float]:
         """1 a right answer, else 0."""

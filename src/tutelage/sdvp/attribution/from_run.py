@@ -12,9 +12,9 @@ from tutelage.modules.symbolic import symbolic_modules
 from tutelage.modules.visual_module import VisualModule
 from tutelage.programs.types import Module
 from tutelage.sdvp import toy_modules
-from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.attribution.attribute import ErrorAttribution, attribute_errors
 from tutelage.sdvp.attribution.sources import gold_oracle, teacher_oracle
+from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.run import module_store
 from tutelage.sdvp.study.setup import SMOKE, STAGES, prepare
 

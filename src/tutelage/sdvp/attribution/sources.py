@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tutelage.modules.visual_module import CallLabel
-from tutelage.programs.serialization import input_hash
-from tutelage.programs.types import Call, Value
 from tutelage.programs.scheduler import USE_MODULE
+from tutelage.programs.serialization import input_hash
 from tutelage.programs.trace import StepRecord
-from tutelage.sdvp.teachers import ModuleTeacher
+from tutelage.programs.types import Call, Value
 from tutelage.sdvp.questions import Question
+from tutelage.sdvp.teachers import ModuleTeacher
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Self
 from torch import Tensor, nn
 
 from tutelage.errors import InputError, did_you_mean
-from tutelage.modules.visual_module import TrainingExamples, CallLabel, VisualModule
+from tutelage.modules.visual_module import CallLabel, TrainingExamples, VisualModule
 from tutelage.programs.types import Call
 
 Examples = Mapping[str, Sequence[tuple[Call, CallLabel]]]
@@ -26,7 +26,7 @@ Examples = Mapping[str, Sequence[tuple[Call, CallLabel]]]
 class ContinualStrategy:
     """An option: it may wrap the student, freeze parts of it, add a penalty or labelled rows. The base does nothing.
 
-    ``distils``: the module's old outputs on replayed inputs are kept (self-distillation). ``reads_inputs``: replayed
+    ``uses_self_distillation``: the module's old outputs on replayed inputs are kept (self-distillation). ``reads_inputs``: replayed
     inputs are needed. ``hides_weights``: the student's weights in effect are not under their old names while it learns.
     """
 
@@ -87,7 +87,7 @@ class L2SP(ContinualStrategy):
 
 @dataclass(frozen=True)
 class Freeze(ContinualStrategy):
-    """Train some parameters only: none that match ``parts``, and of the others those that match ``all_but``, if any.
+    """Train some parameters only: none that match ``penalties``, and of the others those that match ``all_but``, if any.
 
     Patterns are as in file names and match whole parameter names. The default freezes the backbone of the embedded
     networks.
@@ -233,10 +233,7 @@ def _slot(name: str, kind: str) -> str:
 
 
 def strategies() -> dict[str, type[ContinualStrategy]]:
-    """Every option by name: the subclasses of :class:`Retain` that state one, wherever they are defined."""
-    from tutelage.sdvp.continual import peft_lora
-    from tutelage.sdvp.continual import low_rank
-    from tutelage.sdvp.continual import ewc
+    """Every option by name: the subclasses of :class:`ContinualStrategy` that state one, wherever they are defined."""
 
     found: dict[str, type[ContinualStrategy]] = {}
     left = [ContinualStrategy]

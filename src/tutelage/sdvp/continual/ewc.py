@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tutelage.errors import InputError
 from tutelage.modules.visual_module import TrainingExamples, VisualModule
-from tutelage.sdvp.continual.base import L2Penalty, ContinualStrategy
+from tutelage.sdvp.continual.base import ContinualStrategy, L2Penalty
 from tutelage.seeds import numpy_rng, torch_rng
 
 

@@ -17,5 +17,5 @@ def with_strategy(text: str, options: SdvpOptions = SdvpOptions(), examples: Exa
         InputError: an unknown name.
     """
     retain = parse(text, examples)
-    loss = options.loss if retain.uses_self_distillation else replace(options.loss, keep=0.0)
-    return replace(options, retain=retain, replay=retain.reads_inputs, loss=loss)
+    loss = options.loss if retain.uses_self_distillation else replace(options.loss, self_weight=0.0)
+    return replace(options, strategy=retain, replay=retain.reads_inputs, loss=loss)

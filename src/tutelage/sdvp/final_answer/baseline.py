@@ -10,9 +10,9 @@ from typing import Any
 from tutelage import storage
 from tutelage.modules.visual_module import VisualModule
 from tutelage.programs.types import Module
-from tutelage.sdvp.teacher_check import TeacherCheck
-from tutelage.sdvp.compile import CompileResult, SdvpOptions, SdvpTask, ModuleReport, with_answers
+from tutelage.sdvp.compile import CompileResult, ModuleReport, SdvpOptions, SdvpTask, with_answers
 from tutelage.sdvp.final_answer.method import StepwiseWithFinalAnswer, train_jointly
+from tutelage.sdvp.teacher_check import TeacherCheck
 from tutelage.seeds import derive, numpy_rng
 
 BATCH = 32
@@ -37,7 +37,9 @@ def distill_from_answers(
     networks = {name: module for name in names if isinstance(module := modules[name], VisualModule)}
     if place is not None and (place / "taught.json").exists():
         taught = {name: module.load_weights(place / name) for name, module in networks.items()}
-        return CompileResult({**modules, **taught}, tuple(_read_report(found) for found in storage.read_json(place / "taught.json")))
+        return CompileResult(
+            {**modules, **taught}, tuple(_read_report(found) for found in storage.read_json(place / "taught.json"))
+        )
     known = with_answers(stage)
     most = options.loss.questions if isinstance(options.loss, StepwiseWithFinalAnswer.Config) else len(known)
     chosen = sorted(numpy_rng(options.seed, "final", stage.name).permutation(len(known))[:most].tolist())

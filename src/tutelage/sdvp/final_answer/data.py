@@ -14,8 +14,8 @@ from tutelage.errors import InputError
 from tutelage.modules.visual_module import VisualModule
 from tutelage.programs.types import Call, LimitExceeded, Module, ProgramFailure
 from tutelage.sdvp.final_answer.factors import BoxUse
-from tutelage.sdvp.final_answer.program_graph import GraphCall, Graph, build_graph, run_symbolic
 from tutelage.sdvp.final_answer.output_distributions import OutputReader, reader_of
+from tutelage.sdvp.final_answer.program_graph import Graph, GraphCall, build_graph, run_symbolic
 from tutelage.sdvp.questions import ProgramParser, Question
 
 CHUNK = 256
@@ -73,7 +73,12 @@ class FinalAnswerGraphs:
 
 def trainable_calls(graphs: Sequence[Graph], name: str) -> list[GraphCall]:
     """The calls of ``graphs`` whose distribution depends on the trained module ``name``."""
-    return [one for graph in graphs for n, one in enumerate(graph.calls) if one.call.module == name and n not in graph.fixed_distributions]
+    return [
+        one
+        for graph in graphs
+        for n, one in enumerate(graph.calls)
+        if one.call.module == name and n not in graph.fixed_distributions
+    ]
 
 
 def prepare(questions: Sequence[Question], modules: Mapping[str, Module], trained: Sequence[str]) -> FinalAnswerGraphs:
@@ -117,13 +122,17 @@ def prepare(questions: Sequence[Question], modules: Mapping[str, Module], traine
     return FinalAnswerGraphs(graphs, {name: networks[name] for name in trained}, dropped)
 
 
-def _add_fixed_distributions(graphs: Sequence[Graph], frozen: Mapping[str, VisualModule], readers: Mapping[str, OutputReader]) -> None:
+def _add_fixed_distributions(
+    graphs: Sequence[Graph], frozen: Mapping[str, VisualModule], readers: Mapping[str, OutputReader]
+) -> None:
     """Write the distributions that training does not change into the graphs."""
     for graph in graphs:
         certain = [n for n, one in enumerate(graph.calls) if len(one.outcomes) == 1]
         graph.fixed_distributions.update(dict.fromkeys(certain, torch.ones(1, dtype=torch.float64)))
     for name, module in frozen.items():
-        places = [(g, n) for g in graphs for n, one in enumerate(g.calls) if one.call.module == name and n not in g.fixed_distributions]
+        places = [
+            (g, n) for g in graphs for n, one in enumerate(g.calls) if one.call.module == name and n not in g.fixed_distributions
+        ]
         for start in range(0, len(places), CHUNK):
             part = places[start : start + CHUNK]
             asked = [graph.calls[n] for graph, n in part]

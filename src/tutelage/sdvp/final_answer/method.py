@@ -21,10 +21,10 @@ from tutelage.distillation.method import Method, Output, Terms
 from tutelage.distillation.trainer import train
 from tutelage.modules.visual_module import TrainingExamples, VisualModule
 from tutelage.programs.types import Module
+from tutelage.sdvp.continual.base import NO_STRATEGY, ContinualStrategy
 from tutelage.sdvp.final_answer.data import FinalAnswerGraphs, prepare
 from tutelage.sdvp.objective import StepwiseDistillation, TaskReplayData, make_job
 from tutelage.sdvp.questions import Question
-from tutelage.sdvp.continual.base import NO_STRATEGY, ContinualStrategy
 
 FLOOR = 1e-9
 """Added to a likelihood before its logarithm, so that hopeless questions keep a finite gradient."""
@@ -43,7 +43,7 @@ class ModuleNetworks(nn.Module):
 
 
 class FinalAnswerTraining(Method):
-    """Minus the log-likelihood of the right answers (``final``); the student is a :class:`Networks`."""
+    """Minus the log-likelihood of the right answers (``final``); the student is a :class:`ModuleNetworks`."""
 
     needs_teacher = False
     unused_parameters = ("student.*",)  # a batch without a call to a module leaves it without a gradient
@@ -117,7 +117,7 @@ class StepAndFinalData:
         return len(self.rows)
 
     def batch(self, indices: Tensor, seeds: Tensor | None) -> Batch:
-        """As :class:`TaskAndReplay`'s, with the group ``final``."""
+        """As :class:`TaskReplayData`'s, with the group ``final``."""
         seeds = torch.zeros_like(indices) if seeds is None else seeds
         batch = self.rows.batch(indices, seeds)
         drawn = self.final.batch((seeds // 7)[: self.questions] % len(self.final), None)  # other numbers than the replay's

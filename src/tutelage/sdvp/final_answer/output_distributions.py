@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import InputError
-from tutelage.modules.vqa import Vqa
 from tutelage.modules.detection import HALVES, Loc
 from tutelage.modules.visual_module import VisualModule
+from tutelage.modules.vqa import Vqa
 from tutelage.programs.types import Call
 from tutelage.programs.values import Box
 from tutelage.sdvp.final_answer.factors import BoxUse, box_distribution, box_outcomes
@@ -74,7 +74,7 @@ class BoxReader:
     """Boxes that exist independently: the peaks of the module's heat-maps as it stands, their places kept (ours).
 
     A box exists with ``sigmoid(logit - logit(threshold))``: above one half where the module itself would give it. The
-    ``most`` best peaks of a call are considered, peaks below ``least`` are not (ours).
+    ``max_boxes`` best peaks of a call are considered, peaks below ``min_score`` are not (ours).
     """
 
     def __init__(self, module: Loc, max_boxes: int = 8, min_score: float = 0.05):

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from tutelage.errors import InputError
 from tutelage.modules.symbolic import FRONT_OR_BEHIND
-from tutelage.programs.serialization import input_key
 from tutelage.programs.lanes import to_failure
+from tutelage.programs.serialization import input_key
 from tutelage.programs.types import Call, LimitExceeded, Module, ProgramFailure, Value
 from tutelage.programs.values import Box
 from tutelage.programs.visprog import VisProgProgram
-from tutelage.sdvp.final_answer.factors import Factor, BoxUse, elimination_order, marginal
+from tutelage.sdvp.final_answer.factors import BoxUse, Factor, elimination_order, marginal
 from tutelage.sdvp.questions import Question, score_answer
 
 MAX_ROWS = 4096
@@ -71,7 +71,8 @@ class ConditionalTable:
 @dataclass
 class Graph:
     """A question's program on its images. ``answers`` are the values of the result (a ProgramFailure among them where the
-    program may fail), ``right`` [answers] marks the correct ones; ``given`` holds distributions that stay as they are."""
+    program may fail), ``right`` [answers] marks the correct ones; ``fixed_distributions`` holds
+    distributions that stay as they are."""
 
     question: Question
     calls: list[GraphCall]

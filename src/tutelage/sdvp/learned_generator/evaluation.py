@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 
+from tutelage.datasets import easy_vqa
 from tutelage.errors import MissingExtra
 from tutelage.programs.generators import paraphrases
+from tutelage.programs.generators.base import GenerationRequest, ProgramGenerator
 from tutelage.programs.generators.paraphrases import INPUTS, QuestionProgramPair
 from tutelage.programs.generators.program_templates import words
-from tutelage.programs.generators.base import GenerationRequest, ProgramGenerator
 from tutelage.sdvp.learned_generator.generator import LearnedGenerator
 from tutelage.sdvp.learned_generator.training import GeneratorTraining, build_training_set, synthetic_pairs
 from tutelage.seeds import numpy_rng
-from tutelage.datasets import easy_vqa
 
 
 def evaluation_sets(seed: int, config: GeneratorTraining = GeneratorTraining()) -> dict[str, list[QuestionProgramPair]]:  # noqa: B008  (frozen)
@@ -34,7 +34,7 @@ def evaluation_sets(seed: int, config: GeneratorTraining = GeneratorTraining()) 
 
 
 def exact_match(generator: Callable[[bool], ProgramGenerator], pairs: Sequence[QuestionProgramPair]) -> dict[str, float]:
-    """How a writer fares; ``writer(single)`` is it for images that show one thing, or many.
+    """How a writer fares; ``generator(single)`` is it for images that show one thing, or many.
 
     ``exact``: the share of answerable questions whose first draft is the program, to the letter, whatever its
     probability; ``written``: the same of drafts that are not declined; ``declined`` and ``refused``: the shares of

@@ -17,10 +17,18 @@ from torch import Tensor
 from tutelage import storage
 from tutelage.distillation.export import load_weights, save_weights
 from tutelage.errors import InputError
-from tutelage.programs.types import ParseFailure, ProgramFailure
-from tutelage.programs.generators.paraphrases import QuestionProgramPair
-from tutelage.programs.generators.program_templates import HOLE, PLURAL, ProgramPart, join_program, split_program, to_program_pair, words
 from tutelage.programs.generators.base import Candidate, FailedProgram, GenerationRequest
+from tutelage.programs.generators.paraphrases import QuestionProgramPair
+from tutelage.programs.generators.program_templates import (
+    HOLE,
+    PLURAL,
+    ProgramPart,
+    join_program,
+    split_program,
+    to_program_pair,
+    words,
+)
+from tutelage.programs.types import ParseFailure, ProgramFailure
 from tutelage.sdvp.learned_generator.network import EncoderState, Seq2SeqNetwork
 
 END, NONE = "", "none"
@@ -75,7 +83,7 @@ class LearnedGenerator:
     """Writes programs for free text with a trained network; ``single``: each image shows one thing.
 
     A draft carries its mean token probability. There is a ParseFailure in its place where the network declines, where its
-    program is less probable than ``least``, and where the program passes over a word that the network has never read, or
+    program is less probable than ``min_probability``, and where the program passes over a word that the network has never read, or
     knows as an argument alone: it must not answer another question than was asked. The failure names such words.
     """
 
@@ -177,12 +185,14 @@ class LearnedGenerator:
     def _expand_beams(
         self, live: list[_BeamState], best: np.ndarray, places: np.ndarray, finished: list[list[_BeamState]], n: int
     ) -> tuple[list[_BeamState], list[int]]:
-        """The ``n`` best continuations of each question, and the beam that each came from; ended ones go to ``done``."""
+        """The ``n`` best continuations of each question, and the beam that each came from; ended ones go to ``finished``."""
         grown: dict[int, list[tuple[_BeamState, int]]] = {}
         for number, beam in enumerate(live):
             for logprob, place in zip(best[number].tolist(), places[number].tolist()):
                 if logprob > -100:
-                    grown.setdefault(beam.owner, []).append((beam.extended(place, logprob, self.network.lines, self._holes), number))
+                    grown.setdefault(beam.owner, []).append(
+                        (beam.extended(place, logprob, self.network.lines, self._holes), number)
+                    )
         following: list[_BeamState] = []
         origin: list[int] = []
         for owner, found in grown.items():
@@ -219,7 +229,9 @@ class LearnedGenerator:
         """Whether a program that does not use the word passes something over."""
         return word not in self._known or (word in self._arguments and not self.single)
 
-    def _declined(self, request: GenerationRequest, text: str, probability: float | None = None, passed: Sequence[str] = ()) -> Candidate:
+    def _declined(
+        self, request: GenerationRequest, text: str, probability: float | None = None, passed: Sequence[str] = ()
+    ) -> Candidate:
         said = [("words it has never read", self.unknown_words(request.question)), ("words its program passes over", passed)]
         told = "; ".join(f"{what}: {', '.join(map(repr, which))}" for what, which in said if which)
         remedy = f"put it in other words ({told})" if told else "ask about what the image shows, in other words"

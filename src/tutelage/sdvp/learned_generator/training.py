@@ -11,29 +11,30 @@ import numpy as np
 import torch
 
 from tutelage import storage
-from tutelage.distillation.data import TensorData
-from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.trainer import train
-from tutelage.programs.generators import grammar
-from tutelage.programs.generators import program_templates
-from tutelage.programs.generators import paraphrases
-from tutelage.programs.generators import program_builder
-from tutelage.programs.generators.paraphrases import QuestionProgramPair
-from tutelage.programs.generators.program_templates import split_program, words
-from tutelage.sdvp.learned_generator import network
-from tutelage.sdvp.learned_generator import generator as generator_module
-from tutelage.sdvp.learned_generator.generator import MIN_PROBABILITY, TokenCodec, LearnedGenerator, first_positions, padded, steps_of
-from tutelage.sdvp.learned_generator.network import PADDING, Seq2SeqTraining, Seq2SeqNetwork
-from tutelage.seeds import derive, numpy_rng, torch_rng
-from tutelage.datasets.synthetic.questions import spatial
 from tutelage.datasets.synthetic import nlvr_statements
-from tutelage.datasets.synthetic.questions import comparison
-from tutelage.datasets.synthetic.questions import attribute
-from tutelage.datasets.synthetic.questions import counting
 from tutelage.datasets.synthetic.question_types import QUESTION_TYPES
+from tutelage.datasets.synthetic.questions import attribute, comparison, counting, spatial
 from tutelage.datasets.synthetic.questions.base import AnswerBalancer
 from tutelage.datasets.synthetic.scene import make_scene
 from tutelage.datasets.synthetic.tasks import draw_questions
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.trainer import train
+from tutelage.programs.generators import grammar, paraphrases, program_builder, program_templates
+from tutelage.programs.generators.paraphrases import QuestionProgramPair
+from tutelage.programs.generators.program_templates import split_program, words
+from tutelage.sdvp.learned_generator import generator as generator_module
+from tutelage.sdvp.learned_generator import network
+from tutelage.sdvp.learned_generator.generator import (
+    MIN_PROBABILITY,
+    LearnedGenerator,
+    TokenCodec,
+    first_positions,
+    padded,
+    steps_of,
+)
+from tutelage.sdvp.learned_generator.network import PADDING, Seq2SeqNetwork, Seq2SeqTraining
+from tutelage.seeds import derive, numpy_rng, torch_rng
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,10 @@ def synthetic_pairs(seed: int, split: str, scenes: int, sets: int) -> Iterator[Q
 def build_training_set(config: GeneratorTraining, seed: int) -> list[QuestionProgramPair]:
     """Every pair that the writer learns from."""
     rng = numpy_rng(seed, "writer", "wordings")
-    found = [*synthetic_pairs(seed, "train", config.scenes, config.sets), *paraphrases.make_pairs(paraphrases.read_paraphrases(), rng, config.rounds)]
+    found = [
+        *synthetic_pairs(seed, "train", config.scenes, config.sets),
+        *paraphrases.make_pairs(paraphrases.read_paraphrases(), rng, config.rounds),
+    ]
     for number in range(int(config.scrambled * len(found))):
         question = words(found[int(rng.integers(len(found)))].question)
         if len(question) > 4:
@@ -101,7 +105,9 @@ def _vary_wording(pair: QuestionProgramPair, rng: np.random.Generator, config: G
     return pair._replace(question=question)
 
 
-def encode_pairs(pairs: Sequence[QuestionProgramPair], codes: TokenCodec, rng: np.random.Generator, unknown: float, lost: float) -> TensorData:
+def encode_pairs(
+    pairs: Sequence[QuestionProgramPair], codes: TokenCodec, rng: np.random.Generator, unknown: float, lost: float
+) -> TensorData:
     """Pairs as tensors; shares ``unknown`` of the arguments and ``lost`` of the other words are read as unknown words."""
     rows, same, previous, copies, labels = [], [], [], [], []
     for pair in pairs:
@@ -156,7 +162,19 @@ def learned_generator(
 ) -> LearnedGenerator:
     """The learned writer of a seed, from the store where it has been trained before; otherwise trained now (about half a
     minute) and kept by a hash of all that shaped it. ``single``: each image shows one thing."""
-    parts = (program_builder, grammar, paraphrases, program_templates, generator_module, network, counting, attribute, comparison, nlvr_statements, spatial)
+    parts = (
+        program_builder,
+        grammar,
+        paraphrases,
+        program_templates,
+        generator_module,
+        network,
+        counting,
+        attribute,
+        comparison,
+        nlvr_statements,
+        spatial,
+    )
     sources = [Path(str(part.__file__)).read_bytes() for part in parts]
     wordings = Path(str(paraphrases.__file__)).with_suffix(".txt").read_bytes()
     key = storage.fingerprint("writer", config, seed, wordings, Path(__file__).read_bytes(), *sources)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
-from tutelage.errors import InputError
-from tutelage.programs.answers import normalize_answer
 from tutelage.datasets import gqa, gqa_metrics, nlvr2
 from tutelage.datasets.json_records import Progress
+from tutelage.errors import InputError
+from tutelage.programs.answers import normalize_answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,5 +116,7 @@ class Nlvr2:
 
     def scores(self, items: Sequence[Item], answers: Mapping[str, str]) -> dict[str, Any]:
         """Accuracy and consistency."""
-        found = nlvr2.score([item.record for item in items], {name: normalize_answer(answer) == "yes" for name, answer in answers.items()})
+        found = nlvr2.score(
+            [item.record for item in items], {name: normalize_answer(answer) == "yes" for name, answer in answers.items()}
+        )
         return {name: found[name] for name in ("accuracy", "consistency", "groups")}

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import storage
-from tutelage.programs.image_cache import ImageCache, LazyImages
-from tutelage.programs.types import Module
-from tutelage.programs.scheduler import RunContext, Job, direct_vqa, stream
-from tutelage.programs.generators.self_consistency import majority_vote
 from tutelage.programs.generators.base import Candidate, GenerationFailed, GenerationRequest, ProgramGenerator
-from tutelage.sdvp.teachers import ModuleTeacher
+from tutelage.programs.generators.self_consistency import majority_vote
+from tutelage.programs.image_cache import ImageCache, LazyImages
+from tutelage.programs.scheduler import Job, RunContext, direct_vqa, stream
+from tutelage.programs.types import Module
 from tutelage.sdvp.collect import call_of
-from tutelage.sdvp.real_data.datasets import Item
-from tutelage.sdvp.real_data.splits import Items
-from tutelage.sdvp.real_data.protocols import Protocol, to_text
 from tutelage.sdvp.questions import ProgramParser, Question
+from tutelage.sdvp.real_data.datasets import Item
+from tutelage.sdvp.real_data.protocols import Protocol, to_text
+from tutelage.sdvp.real_data.splits import Items
+from tutelage.sdvp.teachers import ModuleTeacher
 
 SHARD_SIZE = 512
 """Questions that are answered, or written programs for, between two savings."""
@@ -44,7 +44,13 @@ ProgramsByQuestion = dict[str, GeneratedPrograms]
 
 
 def generate_programs(
-    folder: Path, items: Sequence[Item], generator: ProgramGenerator, dsl: str, inputs: tuple[str, ...], n: int, on_progress: Progress | None = None
+    folder: Path,
+    items: Sequence[Item],
+    generator: ProgramGenerator,
+    dsl: str,
+    inputs: tuple[str, ...],
+    n: int,
+    on_progress: Progress | None = None,
 ) -> ProgramsByQuestion:
     """``n`` programs a question (rules write one), kept in ``folder`` part by part; what is there is read back."""
     written: ProgramsByQuestion = {}
@@ -118,7 +124,9 @@ class Evaluator:
                 on_progress(len(rows), len(self.items))
         return rows
 
-    def _rows(self, items: Sequence[Item], programs: ProgramsByQuestion, parse: ProgramParser, context: RunContext) -> Iterator[dict[str, Any]]:
+    def _rows(
+        self, items: Sequence[Item], programs: ProgramsByQuestion, parse: ProgramParser, context: RunContext
+    ) -> Iterator[dict[str, Any]]:
         traces = stream((job for item in items for job in self._jobs(item, programs[item.id].texts, parse)), context)
         for item in items:
             texts = programs[item.id]

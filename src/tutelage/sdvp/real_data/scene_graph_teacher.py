@@ -12,15 +12,15 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from tutelage.datasets.gqa import GqaStep, SceneGraph, SceneObject
 from tutelage.errors import InputError, did_you_mean
-from tutelage.storage import fingerprint
-from tutelage.modules.vqa import Vqa
 from tutelage.modules.visual_module import CallLabel, VisualModule
+from tutelage.modules.vqa import Vqa
 from tutelage.programs.image_cache import FileImage
 from tutelage.programs.types import Call
 from tutelage.programs.values import Box
 from tutelage.sdvp.teachers import ModuleTeacher
-from tutelage.datasets.gqa import GqaStep, SceneGraph, SceneObject
+from tutelage.storage import fingerprint
 
 VISIBLE = 0.5
 """The share of a thing that must lie inside a crop for it to count as seen there."""

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tutelage.datasets.sampling import SampledIds, Subset, sample_records, select
 from tutelage.errors import InputError
 from tutelage.sdvp.real_data.datasets import Dataset, Item
 from tutelage.sdvp.real_data.protocols import Protocol
-from tutelage.datasets.sampling import Subset, SampledIds, sample_records, select
 
 LEARN, PROBE, REPORT = "learn", "probe", "report"
 Items = dict[str, list[Item]]
@@ -87,7 +87,7 @@ def drop_missing_images(
     """The records whose pictures are there, the paths by record id, and what is missing.
 
     Raises:
-        InputError: pictures are missing and ``skip`` is not set; ``tell`` has then written their names to the file named.
+        InputError: pictures are missing and ``skip`` is not set; ``report`` has then written their names to the file named.
     """
     kept: Items = {}
     paths: dict[str, dict[str, Path]] = {}

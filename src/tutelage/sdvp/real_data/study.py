@@ -17,33 +17,33 @@ from typing import Any
 import numpy as np
 
 from tutelage import storage
+from tutelage.datasets.confidence_intervals import paired_bootstrap
+from tutelage.datasets.sampling import SampledIds
 from tutelage.errors import StaleError
 from tutelage.modules.visual_module import VisualModule
+from tutelage.programs.generators.base import ProgramGenerator
 from tutelage.programs.image_cache import ImageCache, ResizePolicy
 from tutelage.programs.types import Module
-from tutelage.programs.generators.base import ProgramGenerator
-from tutelage.sdvp.teacher_check import answer_probe
-from tutelage.sdvp.teachers import ModuleTeacher
 from tutelage.sdvp.collect import teacher_forcing
 from tutelage.sdvp.compile import SdvpOptions, SdvpTask, distill_task
+from tutelage.sdvp.continual.options import with_strategy
 from tutelage.sdvp.label import Filters
-from tutelage.sdvp.real_data.evaluation import Evaluator, StudyData, GeneratedPrograms, ProgramsByQuestion, generate_programs
 from tutelage.sdvp.real_data.datasets import Dataset, Item
+from tutelage.sdvp.real_data.evaluation import Evaluator, GeneratedPrograms, ProgramsByQuestion, StudyData, generate_programs
+from tutelage.sdvp.real_data.protocols import Protocol
 from tutelage.sdvp.real_data.splits import (
     LEARN,
     PROBE,
     REPORT,
     Items,
     draw_sample,
-    sampling_settings,
-    read_items,
     drop_missing_images,
+    read_items,
+    sampling_settings,
 )
-from tutelage.sdvp.real_data.protocols import Protocol
-from tutelage.sdvp.continual.options import with_strategy
 from tutelage.sdvp.sources import questions_from
-from tutelage.datasets.confidence_intervals import paired_bootstrap
-from tutelage.datasets.sampling import SampledIds
+from tutelage.sdvp.teacher_check import answer_probe
+from tutelage.sdvp.teachers import ModuleTeacher
 
 ONE_CALL = {
     "visprog": "ANSWER0=VQA(image={view},question={question!r})\nFINAL_RESULT=RESULT(var=ANSWER0)",
@@ -158,7 +158,9 @@ def run_study(
     report("writing programs")
     everything = [item for part in items.values() for item in part]
     writer = factories.generator(everything)
-    _check_unchanged(run.root / "writer.json", {"writer": writer.name, "wording": factories.wording, "runs": factories.runs}, "writer")
+    _check_unchanged(
+        run.root / "writer.json", {"writer": writer.name, "wording": factories.wording, "runs": factories.runs}, "writer"
+    )
     written = {
         name: generate_programs(
             run.root / "programs" / name, part, writer, dsl, dataset.inputs, factories.runs if name == REPORT else 1, on_progress

@@ -16,31 +16,30 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tutelage import environment
-from tutelage import storage
+from tutelage import environment, storage
+from tutelage.datasets.synthetic.scene import DOMAINS
 from tutelage.programs.types import Module
 from tutelage.sdvp import toy_modules
-from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.compile import SdvpOptions, SdvpTask, distill_task
+from tutelage.sdvp.continual.base import Examples
+from tutelage.sdvp.continual.options import with_strategy
 from tutelage.sdvp.final_answer import StepwiseWithFinalAnswer
 from tutelage.sdvp.final_answer.baseline import distill_from_answers
 from tutelage.sdvp.label import Filters
 from tutelage.sdvp.questions import Question, score_answer, solve_stream
-from tutelage.sdvp.continual.base import Examples
-from tutelage.sdvp.continual.options import with_strategy
-from tutelage.sdvp.task_sequence import distill_tasks
+from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.ablation_tables import AblationTables
 from tutelage.sdvp.study.noise import SIZES as NOISE_SIZES
 from tutelage.sdvp.study.noise import noise_cell
 from tutelage.sdvp.study.run import module_store, run_tasks
 from tutelage.sdvp.study.setup import SMOKE, StudySetup, StudySizes, prepare
+from tutelage.sdvp.task_sequence import distill_tasks
 from tutelage.seeds import numpy_rng
-from tutelage.datasets.synthetic.scene import DOMAINS
 
 DSLS = ("visprog", "viper")
 SIZES = StudySizes(report=800, stage_report=0, collect=1500, replay=400, probe=600, guarded=200)
 BASE = SdvpOptions(settings=replace(SdvpOptions().settings, steps=100, warmup=10), max_replay=6000)
-FREE = replace(BASE, allowed=None)
+FREE = replace(BASE, max_drop=None)
 """No guard, so that a way to keep old knowledge is seen by itself."""
 FINAL = StepwiseWithFinalAnswer.Config(questions=SIZES.collect)
 
@@ -49,10 +48,10 @@ FINAL = StepwiseWithFinalAnswer.Config(questions=SIZES.collect)
 class Ablation:
     """One row: what differs from SDVP as it is.
 
-    ``share`` of the inputs is collected. ``retain`` names retain options that take the place of self-distillation.
+    ``share`` of the inputs is collected. ``strategy`` names retain options that take the place of self-distillation.
     ``answers``: the final answers of the collected questions are known. ``probe`` False: teachers are accepted unseen.
     ``by_task``: every stage starts from the first modules and answers its own task alone. ``final_alone``: no teacher, only
-    final answers. ``teach`` False: the frozen modules. ``asked``: the languages of the programs it is reported in.
+    final answers. ``train`` False: the frozen modules. ``dsls``: the languages of the programs it is reported in.
     """
 
     axis: str
@@ -84,14 +83,14 @@ def cells() -> tuple[Ablation, ...]:
         Ablation("filters", "no confidence gate", replace(BASE, filters=Filters(min_confidence=0.0))),
         Ablation("filters", "gate 0.95", replace(BASE, filters=Filters(min_confidence=0.95))),
         Ablation("filters", "final agreement", replace(BASE, filters=Filters(require_right_answer=True)), answers=True),
-        Ablation("filters", "blame as weight", replace(BASE, blame=0.25), answers=True),
+        Ablation("filters", "blame as weight", replace(BASE, attribution_floor=0.25), answers=True),
         Ablation("filters", "teachers accepted unseen", probe=False),
     ]
     plain = replace(FREE, replay=False)
     retain = [
         Ablation("retain", "none (naive)", plain),
         Ablation("retain", "self_distill, no guard", FREE),
-        Ablation("retain", "interpolation alone", replace(plain, allowed=BASE.max_drop)),
+        Ablation("retain", "interpolation alone", replace(plain, max_drop=BASE.max_drop)),
         *(Ablation("retain", name, FREE, strategy=name) for name in ("ewc", "l2sp", "lora", "adapter", "freeze", "labelled")),
         Ablation("retain", "self_distill + adapter", FREE, strategy="self_distill+adapter"),
         Ablation("retain", "adapter, routed by task", FREE, strategy="adapter", by_task=True),
@@ -106,8 +105,8 @@ def cells() -> tuple[Ablation, ...]:
         FROZEN,
         FULL,
         *(Ablation("data", f"1/{part} of the inputs", share=1 / part) for part in (2, 4, 16)),
-        *(Ablation("modules", f"{name} alone", replace(BASE, only=(name,))) for name in BASE.order),
-        Ablation("modules", "all but LOC", replace(BASE, only=("VERIFY", "VQA"))),
+        *(Ablation("modules", f"{name} alone", replace(BASE, modules=(name,))) for name in BASE.order),
+        Ablation("modules", "all but LOC", replace(BASE, modules=("VERIFY", "VQA"))),
         *filters,
         *retain,
         Ablation("collection", "teacher-forced", replace(BASE, on_policy=False)),
@@ -143,7 +142,9 @@ class AblationPlan:
     @property
     def settings_hash(self) -> str:
         """Names everything that was settled before the reported seeds were run."""
-        return storage.fingerprint(dict(DOMAINS), self.sizes, self.noise, self.quick, toy_modules.TOY_TRAINING, [str(c) for c in cells()])
+        return storage.fingerprint(
+            dict(DOMAINS), self.sizes, self.noise, self.quick, toy_modules.TOY_TRAINING, [str(c) for c in cells()]
+        )
 
 
 @dataclass

@@ -10,17 +10,17 @@ from typing import Any
 
 import numpy as np
 
+from tutelage.datasets import easy_vqa
 from tutelage.modules.visual_module import VisualModule
-from tutelage.programs.types import Module
 from tutelage.programs.trace import Trace
-from tutelage.sdvp.study import questions as study_questions
+from tutelage.programs.types import Module
+from tutelage.sdvp.baselines import RoutedModule
 from tutelage.sdvp.collect import gold_forcing
 from tutelage.sdvp.compile import SdvpOptions, distill_task
 from tutelage.sdvp.questions import Question, score_answer, solve_stream
-from tutelage.sdvp.baselines import RoutedModule
+from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.module_metrics import measure
 from tutelage.sdvp.study.setup import STAGES, StudySetup, StudySizes
-from tutelage.datasets import easy_vqa
 
 INVALID_STATUSES = frozenset({"parse", "refused", "unknown_module", "undefined_var", "type"})
 TRAINED_ARMS: Mapping[str, SdvpOptions] = {"naive": SdvpOptions(replay=False, max_drop=None), "sdvp": SdvpOptions()}
@@ -46,11 +46,13 @@ class ArmScores:
         self.units: dict[str, dict[str, list[str]]] = {}
 
     def questions(self, task: str, max_questions: int | None = None, gold: bool = False) -> list[Question]:
-        """The task's first ``most`` questions; with ``gold`` the true values of their steps are known."""
-        return study_questions.questions_of(task, self.seed, "report", self.report if max_questions is None else max_questions, (self.dsl,), gold)
+        """The task's first ``max_questions`` questions; with ``gold`` the true values of their steps are known."""
+        return study_questions.questions_of(
+            task, self.seed, "report", self.report if max_questions is None else max_questions, (self.dsl,), gold
+        )
 
     def right(self, task: str, modules: Mapping[str, Module], max_questions: int | None = None) -> list[int]:
-        """1 or 0 for each of the task's first ``most`` questions."""
+        """1 or 0 for each of the task's first ``max_questions`` questions."""
         asked = self.questions(task, max_questions)
         return [int(score_answer(q, t.answer)) for q, t in zip(asked, solve_stream(asked, modules, self.dsl))]
 
@@ -133,7 +135,7 @@ def run_baselines(setup: StudySetup, scores: ArmScores) -> dict[str, Any]:
 
 def single_call_baselines(setup: StudySetup, scores: ArmScores, distilled: Mapping[str, Module] | None = None) -> dict[str, Any]:
     """easy-VQA without a program to speak of: the whole question put to VQA in one call, and the commonest answer to each
-    question of the train part, the image unseen. With ``taught`` modules, their single call alone."""
+    question of the train part, the image unseen. With ``distilled`` modules, their single call alone."""
     asked = scores.questions(study_questions.EASY)
     single = [replace(q, programs={"visprog": SINGLE_CALL.format(question=q.text)}) for q in asked]
     called = [int(score_answer(q, t.answer)) for q, t in zip(asked, solve_stream(single, distilled or setup.modules))]

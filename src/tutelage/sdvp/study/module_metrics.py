@@ -10,8 +10,8 @@ from tutelage.modules.visual_module import CallLabel, VisualModule
 from tutelage.programs.answers import normalize_answer
 from tutelage.programs.types import Module
 from tutelage.programs.values import Box, iou
-from tutelage.sdvp.teacher_check import Probe, value_matches
 from tutelage.sdvp.study.setup import StudySetup
+from tutelage.sdvp.teacher_check import Probe, value_matches
 
 LabelPairs = Sequence[tuple[CallLabel | None, CallLabel]]
 
@@ -57,7 +57,11 @@ def answer_metrics(pairs: LabelPairs) -> dict[str, float]:
 def roc_auc(pairs: LabelPairs) -> float:
     """The area under the ROC curve, in points, of how probable "yes" was said to be: the share of (yes, no) pairs of calls
     that it ranks rightly, ties counted half."""
-    said = [(label.probabilities["yes"] if label.probabilities else float(label.value), bool(gold.value)) for label, gold in pairs if label]
+    said = [
+        (label.probabilities["yes"] if label.probabilities else float(label.value), bool(gold.value))
+        for label, gold in pairs
+        if label
+    ]
     yes, no = (np.array([p for p, truth in said if truth is wanted]) for wanted in (True, False))
     if not len(yes) or not len(no):
         return float("nan")

@@ -1,6 +1,7 @@
 """What wrong programs cost distillation, and what the vote of several programs gives back.
 
-A share of the programs of one stage is made wrong as a writer that misreads questions would (``datasets/synthetic/program_noise.py``).
+A share of the programs of one stage is made wrong as a writer that misreads questions would
+(``datasets/synthetic/program_noise.py``).
 Gains are in accuracy points over the frozen modules on the same reported questions. All of it is ours.
 """
 
@@ -15,16 +16,16 @@ from typing import Any
 import numpy as np
 
 from tutelage import storage
+from tutelage.datasets.synthetic.program_noise import wrong_programs
 from tutelage.errors import InputError
-from tutelage.programs.types import Module
 from tutelage.programs.generators.self_consistency import majority_vote
-from tutelage.sdvp.study import questions as study_questions
+from tutelage.programs.types import Module
 from tutelage.sdvp.compile import SdvpOptions, accuracy, distill_task
 from tutelage.sdvp.questions import Question, score_answer
+from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.setup import StudySizes, prepare
-from tutelage.sdvp.votes import run_all_programs, program_names
+from tutelage.sdvp.votes import program_names, run_all_programs
 from tutelage.seeds import numpy_rng
-from tutelage.datasets.synthetic.program_noise import wrong_programs
 
 STAGE = "b_gqa"
 DSL = "visprog"
@@ -93,7 +94,7 @@ def noise_cell(
     """The figures of one seed, by arm, in points.
 
     ``collection``: gains where only the programs that collect are noisy and the reported ones are right. ``everywhere``
-    and ``alike``: the reported programs are noisy too; the arm ``noisy`` then answers by one program, ``voted`` by the
+    and ``alike``: the reported programs are noisy too; the arm ``add_noise`` then answers by one program, ``voted`` by the
     majority of all. Gains of ``everywhere`` are over the frozen modules with right programs (``frozen``), so they hold
     what wrong answers cost as well; those of ``alike`` are over the frozen modules with the same programs and the same
     vote (``before``), so they hold what was learned alone. ``kept`` counts the records that pass, ``wrong`` is the share
@@ -109,7 +110,7 @@ def noise_cell(
     arms: dict[str, tuple[Sequence[Question], SdvpOptions]] = {
         "clean": (stage.questions, options),
         "noisy": (asked, options),
-        "voted": (asked, replace(options, filters=replace(options.filters, votes=noise.agree))),
+        "voted": (asked, replace(options, filters=replace(options.filters, min_agreement=noise.agree))),
     }
     found: dict[str, Any] = {"seed": seed, "frozen": frozen, "wrong": wrong_share(asked, stage.questions)}
     found |= {"before": {"clean": frozen}} | {where: {} for where in (*GROUPS, "kept", "failures")}

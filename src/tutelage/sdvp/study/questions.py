@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
-from tutelage.modules.visual_module import CallLabel
-from tutelage.programs.types import Call
-from tutelage.programs.values import Box, Image
-from tutelage.programs.generators.grammar import generate
-from tutelage.sdvp.toy_modules import split_samples
-from tutelage.sdvp.questions import Question
 from tutelage.datasets import easy_vqa
 from tutelage.datasets.synthetic.tasks import TASKS, Sample, stream_task
+from tutelage.modules.visual_module import CallLabel
+from tutelage.programs.generators.grammar import generate
+from tutelage.programs.types import Call
+from tutelage.programs.values import Box, Image
+from tutelage.sdvp.questions import Question
+from tutelage.sdvp.toy_modules import split_samples
 
 EASY = "easy_vqa"
 CURRENT = (EASY, *(name for name, task in TASKS.items() if task.group == "current"))
@@ -65,7 +65,7 @@ def questions_of(
 
 
 def _limit_per_image(samples: Iterable[Sample], max_per_image: int = 2) -> Iterator[Sample]:
-    """At most ``most`` samples of each image: what is learnt from needs many images more than many questions of each."""
+    """At most ``max_per_image`` samples of each image: what is learnt from needs many images more than many questions of each."""
     seen: Counter[str] = Counter()
     for sample in samples:
         seen[sample.image_id] += 1

@@ -8,14 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tutelage import environment, workers
-from tutelage import storage
+from tutelage import environment, storage, workers
+from tutelage.datasets.synthetic.scene import DOMAINS
 from tutelage.sdvp import toy_modules
-from tutelage.sdvp.study.arms import TRAINED_ARMS, ArmScores, single_call_baselines, run_training_arm, run_baselines
+from tutelage.sdvp.study.arms import TRAINED_ARMS, ArmScores, run_baselines, run_training_arm, single_call_baselines
 from tutelage.sdvp.study.samples import samples
 from tutelage.sdvp.study.setup import SMOKE, StudySizes, prepare
 from tutelage.sdvp.study.tables import StudyTables
-from tutelage.datasets.synthetic.scene import DOMAINS
 
 NETWORKS = ("LOC", "VQA", "VERIFY", "color", "loc", "easy")
 BASELINES = "rivals"
@@ -88,7 +87,11 @@ def run_part(root: str, plan: StudyPlan, seed: int, name: str) -> None:
 
 
 def run_study(
-    plan: StudyPlan, root: str | Path, processes: int = 2, report: Reporter | None = None, on_progress: Callable[[int, int], None] | None = None
+    plan: StudyPlan,
+    root: str | Path,
+    processes: int = 2,
+    report: Reporter | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Run what is not yet there and write ``study.json``; the same call on the same folder goes on where it stopped.
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tutelage.programs.types import Call, Module
 from tutelage.programs.trace import StepRecord, Trace
+from tutelage.programs.types import Call, Module
 from tutelage.programs.values import Box, Image
-from tutelage.sdvp.study import questions as study_questions
-from tutelage.sdvp.teacher_check import value_matches
 from tutelage.sdvp.questions import Question, score_answer, solve
+from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.arms import ArmScores
 from tutelage.sdvp.study.setup import STAGES, StudySetup
+from tutelage.sdvp.teacher_check import value_matches
 
 SHOWN_TASKS = (*study_questions.CURRENT, "b_spatial", "b_digit", "c_mixed", "a_color")
 
 
-def samples(setup: StudySetup, scores: ArmScores, after: Mapping[str, Module], each: int = 2, max_questions: int = 400) -> list[dict[str, Any]]:
+def samples(
+    setup: StudySetup, scores: ArmScores, after: Mapping[str, Module], each: int = 2, max_questions: int = 400
+) -> list[dict[str, Any]]:
     """Up to ``each`` samples a task of each kind: mended by teaching, broken by it, still wrong, right throughout."""
     found = []
     for task in SHOWN_TASKS:
@@ -78,7 +80,8 @@ def _step(
         "after": _record_json(new) if new is not None else None,
         "teacher": None
         if label is None
-        else {"value": _text(label.value), "dist": _top(label.probabilities), "conf": round(label.confidence, 3)} | _boxes(label.value),
+        else {"value": _text(label.value), "dist": _top(label.probabilities), "conf": round(label.confidence, 3)}
+        | _boxes(label.value),
         "gold": _text(gold) if gold is not None else None,
         "wrong": wrong,
     }

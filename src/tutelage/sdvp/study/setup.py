@@ -9,15 +9,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from tutelage import storage
-from tutelage.modules.vqa import Vqa
 from tutelage.modules.symbolic import symbolic_modules
+from tutelage.modules.vqa import Vqa
 from tutelage.programs.types import Module
 from tutelage.sdvp import toy_modules
-from tutelage.sdvp.study import questions as study_questions
-from tutelage.sdvp.teacher_check import Probe, gold_probe
-from tutelage.sdvp.teachers import ModuleTeacher, verify_teacher_from_vqa, teacher_from_module
 from tutelage.sdvp.compile import SdvpTask
 from tutelage.sdvp.label import calibrate
+from tutelage.sdvp.study import questions as study_questions
+from tutelage.sdvp.teacher_check import Probe, gold_probe
+from tutelage.sdvp.teachers import ModuleTeacher, teacher_from_module, verify_teacher_from_vqa
 
 STAGES = ("easy_vqa", "b_gqa", "b_nlvr")
 
@@ -49,7 +49,12 @@ class StudySetup:
 
 
 def prepare(
-    seed: int, sizes: StudySizes, store: storage.ContentStore, quick: bool = False, dsls: Sequence[str] = ("visprog",), answers: bool = False
+    seed: int,
+    sizes: StudySizes,
+    store: storage.ContentStore,
+    quick: bool = False,
+    dsls: Sequence[str] = ("visprog",),
+    answers: bool = False,
 ) -> StudySetup:
     """Generalists and specialists of a seed (from the store where they were trained before), and its stages.
 
@@ -60,14 +65,16 @@ def prepare(
     color, easy, loc = (toy_modules.load_or_train(seed, name, store, quick) for name in ("color", "easy", "loc"))
     assert isinstance(color, Vqa)
     taught_by: dict[str, dict[str, ModuleTeacher]] = {
-        "easy_vqa": {"VQA": replace(teacher_from_module(easy), expand=True)},
+        "easy_vqa": {"VQA": replace(teacher_from_module(easy), label_related_calls=True)},
         "b_gqa": {"LOC": teacher_from_module(loc), "VERIFY": verify_teacher_from_vqa(color), "VQA": teacher_from_module(color)},
     }
     taught_by["b_nlvr"] = taught_by["b_gqa"]
     kept = (*study_questions.PREVIOUS, *study_questions.GENERIC)
     previous = [q for task in kept for q in study_questions.questions_of(task, seed, "replay", sizes.replay, dsls, gold=False)]
     guarded = [
-        q for task in study_questions.PREVIOUS for q in study_questions.questions_of(task, seed, "select", sizes.guarded, dsls, gold=False)
+        q
+        for task in study_questions.PREVIOUS
+        for q in study_questions.questions_of(task, seed, "select", sizes.guarded, dsls, gold=False)
     ]
     stages, earlier, both = [], previous, tuple(dict.fromkeys(("visprog", *dsls)))  # probes come from VisProg programs
     for name in STAGES:
@@ -75,7 +82,9 @@ def prepare(
         count = sizes.collect if name == "b_gqa" else sizes.collect // 2
         collected = study_questions.questions_of(name, seed, "collect", count, dsls, gold=False)
         select = study_questions.questions_of(name, seed, "select", sizes.probe, both)
-        known: dict[str, Probe] = {"VQA": study_questions.easy_probe(select)} if name == study_questions.EASY else gold_probe(select, modules)
+        known: dict[str, Probe] = (
+            {"VQA": study_questions.easy_probe(select)} if name == study_questions.EASY else gold_probe(select, modules)
+        )
         unlabelled = collected if answers else [replace(q, answer=None) for q in collected]
         teachers = {module: calibrate(t, known.get(module, [])) for module, t in taught_by[name].items()}
         taught_by[name] = teachers

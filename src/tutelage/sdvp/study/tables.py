@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from tutelage.datasets.confidence_intervals import cluster_draws, interval_of, mean_sd
 from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.setup import STAGES
-from tutelage.datasets.confidence_intervals import cluster_draws, interval_of, mean_sd
 
 Part = Mapping[str, Any]
 """One seed: ``{"seed", "questions": {task: {"images", "types"}}, "arms": {arm: …}}``."""
 
 ARMS = ("frozen", "replaced", "routed", "naive", "sdvp")
 EASY_VQA_BASELINES = ("prior", "single call", "single call, taught")
-"""What stands beside easy-VQA's rows: see :func:`tutelage.sdvp.study.arms.simple_rivals`."""
+"""What stands beside easy-VQA's rows: see :func:`tutelage.sdvp.study.arms.single_call_baselines`."""
 GAP = 3.0
 """Tasks whose teachers are less than this many points ahead of the frozen modules do not count in ``gap_closed``."""
 DRAWS = 2000
@@ -28,7 +28,9 @@ class StudyTables:
 
     def __init__(self, parts: Sequence[Part]):
         self.parts = parts
-        self.tasks = [t for t in (*study_questions.CURRENT, *study_questions.PREVIOUS, *study_questions.UNSEEN) if t in parts[0]["questions"]]
+        self.tasks = [
+            t for t in (*study_questions.CURRENT, *study_questions.PREVIOUS, *study_questions.UNSEEN) if t in parts[0]["questions"]
+        ]
 
     def points(self, arm: str, task: str) -> np.ndarray | None:
         """Accuracy of each seed, in points; None where the arm has no figure for the task."""

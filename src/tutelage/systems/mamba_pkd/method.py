@@ -29,25 +29,25 @@ class MambaPKD(Method):
     """Mamba-PKD: a group of small state-space classifiers, trained one after the other from one teacher.
 
     "Mamba base PKD for efficient knowledge compression" (Medina, Hadachi, Honeine, Bensrhair, 2025). Stage k trains
-    member ``f_k`` of a :class:`Group` alone, with ``a CE(y, F_k) + (1 - a) T^2 KL(softmax(g / T) || softmax(F_k / T))``,
+    member ``f_k`` of a :class:`ClassifierGroup` alone, with ``a CE(y, F_k) + (1 - a) T^2 KL(softmax(g / T) || softmax(F_k / T))``,
     where g are the teacher's logits and ``F_k = F_(k-1) + f_k`` (``residual``) in a sum; of a group that averages, each
     member is taught alone. Earlier members and the teacher do not change. The last layer of a member starts at zero, so
     that ``F_k`` starts at ``F_(k-1)``, and of ``checks`` looks at the loss over the plain training images (its start is
     one) the best state is kept: in a sum that loss never rises from member to member. The group's answer can be had
-    after any member: :meth:`Group.anytime`.
+    after any member: :meth:`ClassifierGroup.anytime`.
 
     The combination, a, T, members' sizes, the image-to-sequence layout and the zero start are ours where the paper is
     not known in detail. ``A_log`` and ``D`` get no weight decay. Heads: ``logits`` [B, C]; int64 labels [B]. Needs the
     last layer of every member under the name ``head``, and memory for the logits of all training images.
 
     Raises:
-        InputError: a student that is no :class:`Group` of ``students`` members.
+        InputError: a student that is no :class:`ClassifierGroup` of ``students`` members.
     """
 
     Network = MambaClassifier
     needs_labels = True
     before: Tensor
-    taught: Tensor
+    teacher_logits: Tensor
     best: Tensor
 
     @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class MambaPKD(Method):
         self._data = [data]  # in a list: beside the method
         device = example.inputs.device
         taught = torch.cat([teacher.uncached(batch.to(device))["logits"] for batch in _plain(data)])
-        self.register_buffer("taught", taught)
+        self.register_buffer("teacher_logits", taught)
         self.register_buffer("before", torch.zeros_like(taught))
         self.register_buffer("best", torch.tensor(torch.inf))
         self.best.fill_(self._start(student))
@@ -174,8 +174,10 @@ class MambaPKD(Method):
     def _loss(self, logits: Tensor) -> Tensor:
         """The loss of logits of all plain training images."""
         labels = torch.cat([class_ids(batch.labels) for batch in _plain(self._data[0])]).to(logits.device)
-        terms = self.loss_terms(Batch(None, labels), {"logits": logits}, {"logits": self.taught})
-        return sum((weight * terms[name] for name, weight in self.loss_weights().items()), start=torch.zeros((), device=logits.device))
+        terms = self.loss_terms(Batch(None, labels), {"logits": logits}, {"logits": self.teacher_logits})
+        return sum(
+            (weight * terms[name] for name, weight in self.loss_weights().items()), start=torch.zeros((), device=logits.device)
+        )
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
@@ -186,7 +188,9 @@ class MambaPKD(Method):
 
         student = build_with_seed(lambda: ClassifierGroup([network(8) for _ in range(3)]), seed, "student")
         teacher = build_with_seed(lambda: network(16), seed, "teacher")
-        return TrainingJob(student, teacher, cls(students=3), toy_images(seed), TrainingSettings(steps=9, batch_size=16, seed=seed), "mamba-pkd")
+        return TrainingJob(
+            student, teacher, cls(students=3), toy_images(seed), TrainingSettings(steps=9, batch_size=16, seed=seed), "mamba-pkd"
+        )
 
 
 def _only(k: int) -> Any:

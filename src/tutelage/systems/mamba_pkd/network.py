@@ -71,12 +71,12 @@ class MambaResidual(nn.Module):
 
 
 class MambaClassifier(Backbone):
-    """Images as sequences through Mamba blocks: patches, Linear to ``width``, ``depth`` blocks, LayerNorm, mean over
+    """Images as sequences through Mamba blocks: patches, Linear to ``dim``, ``depth`` blocks, LayerNorm, mean over
     steps, Linear.
 
     ``patch`` (height, width), in raster order; ``(1, W)`` makes a step of each row of pixels (the default for digits,
     here ``patch=None`` with ``size`` = W). A stage is a block; its map [B, width, H / ph, W / pw], the stride that of the
-    patch's height. The scan reads one way; ``bidirectional`` reads both. No sizes were published: ``width``, ``depth``
+    patch's height. The scan reads one way; ``bidirectional`` reads both. No sizes were published: ``dim``, ``depth``
     and ``states`` are free (ours).
 
     Raises:

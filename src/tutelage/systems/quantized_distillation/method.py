@@ -51,7 +51,9 @@ def forward_with_weights(network: nn.Module, weights: Mapping[str, Tensor], inpu
     return functional_call(_FunctionalCall(network), {f"network.{name}": value for name, value in weights.items()}, (inputs,))
 
 
-def quantized_parameters(network: nn.Module, tensors: str = "weights", keep_ends: bool = False) -> Iterator[tuple[str, nn.Parameter]]:
+def quantized_parameters(
+    network: nn.Module, tensors: str = "weights", keep_ends: bool = False
+) -> Iterator[tuple[str, nn.Parameter]]:
     """The parameters to quantise: matrices and kernels, or ``tensors="all"``; ``keep_ends`` leaves out the first and
     the last of them."""
     found = [(name, p) for name, p in network.named_parameters() if tensors == "all" or p.ndim > 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tutelage.systems.tinyvit.contraction import CandidateScorer, ShrinkSteps, ContractionStep, contract, neighbours, throughput
+from tutelage.systems.tinyvit.contraction import CandidateScorer, ContractionStep, ShrinkSteps, contract, neighbours, throughput
 from tutelage.systems.tinyvit.method import PublishedLabels, TinyViT, soft_cross_entropy
 from tutelage.systems.tinyvit.network import TinyViTNetwork
 

@@ -107,7 +107,9 @@ class CandidateScorer:
         data, held = self.split()
         student = train(TrainingJob(network, self.teacher, self.method, data, self.settings, "contraction")).student
         with torch.no_grad():
-            right = [forward_heads(student, x)["logits"].argmax(-1) == y for x, y in zip(held.inputs.split(500), held.labels.split(500))]
+            right = [
+                forward_heads(student, x)["logits"].argmax(-1) == y for x, y in zip(held.inputs.split(500), held.labels.split(500))
+            ]
         return 100 * torch.cat(right).double().mean().item()
 
 
@@ -154,8 +156,8 @@ def contract(
     """Shrink ``start`` until it has at most ``parameters``: of the neighbours inside the limits the best scored is next.
 
     A neighbour is inside the limits with fewer parameters than the network it comes from (a window's shrinking counts: its
-    bias table), ``least_parameters`` at least, and ``least_speed`` images a second by ``speed``. Each is built afresh from
-    ``seed`` and given to ``score`` (:class:`Brief`); of equal scores the smaller network wins (ours).
+    bias table), ``min_parameters`` at least, and ``min_speed`` images a second by ``speed``. Each is built afresh from
+    ``seed`` and given to ``score`` (:class:`CandidateScorer`); of equal scores the smaller network wins (ours).
 
     Returns:
         The networks stood at, the start first; the last is the answer.

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.distillation import losses
+from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.cache import densify, sparsify
 from tutelage.distillation.data import Batch, TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, Output, Terms, forward_heads
 from tutelage.distillation.teacher import Teacher
-from tutelage.distillation.augmentation import Augmentation
 from tutelage.errors import InputError
-from tutelage.storage import write_bytes, write_text
 from tutelage.registry import system
+from tutelage.storage import write_bytes, write_text
 from tutelage.systems._toy import SmallCNN, build_with_seed, toy_images
 from tutelage.systems.tinyvit.network import TinyViTNetwork
 
@@ -37,7 +37,7 @@ class TinyViT(Method):
     kept values are then divided by it (ours). Heads: ``logits`` [B, C].
 
     Published: K = 100 of 21,841 classes, 90 epochs of ImageNet-22k (481 GiB; dense float16 would be 56 TB), AdamW at
-    2.5e-4 per 512 images, weight decay 0.01. :class:`Records` reads and writes the published file format. The
+    2.5e-4 per 512 images, weight decay 0.01. :class:`PublishedLabels` reads and writes the published file format. The
     paper's networks: :class:`~tutelage.systems.tinyvit.network.TinyViTNetwork`, by name ``create("tinyvit:5m")``,
     with the published numbers of parameters and multiply-adds; :func:`~tutelage.systems.tinyvit.contraction.contract` is
     the search that found them. The experiment below is about the store alone.
@@ -75,7 +75,9 @@ class TinyViT(Method):
         teacher = build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher")
         images = toy_images(seed)
         data = TensorData(images.inputs, images.labels, views=Augmentation(crop=1, flip=0.5))
-        return TrainingJob(student, teacher, cls(k=2), data, TrainingSettings(steps=8, batch_size=16, seed=seed, views=2), "tinyvit")
+        return TrainingJob(
+            student, teacher, cls(k=2), data, TrainingSettings(steps=8, batch_size=16, seed=seed, views=2), "tinyvit"
+        )
 
 
 def soft_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.systems._layers import Mlp, DropPath, LayerScale
+from tutelage.systems._layers import DropPath, LayerScale, Mlp
 
 
 class ConvForms(NamedTuple):
@@ -38,7 +38,7 @@ class LocalBlock(nn.Module):
     """Position encoding, then local relations, then an MLP of 1x1 convolutions; [B, C, (T,) H, W] -> the same shape.
 
     ``x + DW3(x)``; ``x + drop(PW2(DW5(PW1(BN(x)))))``: a learned affinity of relative places in a window of 5;
-    ``x + drop(MLP(BN(x)))``.
+    ``x + drop(Mlp(BN(x)))``.
     """
 
     def __init__(self, forms: ConvForms, channels: int, ratio: float, drop: float, scale: float | None):
@@ -89,13 +89,15 @@ class UniFormerAttention(nn.Module):
 class GlobalBlock(nn.Module):
     """Position encoding, then attention over all places (and times), then an MLP; [B, C, (T,) H, W] -> the same shape.
 
-    ``x + DW3(x)``; ``x + drop(A(LN(x)))``; ``x + drop(MLP(LN(x)))``. ``split`` (video): first over the times of each
+    ``x + DW3(x)``; ``x + drop(A(LN(x)))``; ``x + drop(Mlp(LN(x)))``. ``split`` (video): first over the times of each
     place, ``t = x + A_time(LN(x))``, then over the places of each frame, ``x + A(LN(t))``: the residual is x, not t.
     A_time starts with a projection of 0 (ours). The published start, q, k, v at 0 and the projection at 1, cannot learn:
     all channels of A_time are then one number, which the LN behind it takes away, and its gradient with it.
     """
 
-    def __init__(self, forms: ConvForms, channels: int, head: int, ratio: float, drop: float, scale: float | None, split: bool = False):
+    def __init__(
+        self, forms: ConvForms, channels: int, head: int, ratio: float, drop: float, scale: float | None, split: bool = False
+    ):
         super().__init__()
         self.position = forms.same(channels, 3)
         self.norm1, self.norm2 = nn.LayerNorm(channels, eps=1e-6), nn.LayerNorm(channels, eps=1e-6)

@@ -21,9 +21,7 @@ WIDTHS = (64, 128, 320, 512)
 LIGHT = {"stem": "light", "ratio": 3.0, "light": True}
 VARIANTS = {
     "xxs": Variant({"depths": (2, 5, 8, 2), "dims": (56, 112, 224, 448), "head": 28} | LIGHT, 10_215_280, 1.31e9),
-    "xs": Variant(
-        {"depths": (3, 5, 9, 3), "dims": (64, 128, 256, 512), "head": 32, "drop_path": 0.1} | LIGHT, 16_509_264, 1.94e9
-    ),
+    "xs": Variant({"depths": (3, 5, 9, 3), "dims": (64, 128, 256, 512), "head": 32, "drop_path": 0.1} | LIGHT, 16_509_264, 1.94e9),
     "s": Variant({"depths": (3, 4, 8, 3), "drop_path": 0.1}, 21_545_256, 3.64e9),
     "s-plus": Variant({"depths": (3, 5, 9, 3), "head": 32, "stem": "conv", "drop_path": 0.1}, 24_032_552, 4.21e9),
     "b": Variant({"depths": (5, 8, 20, 7), "drop_path": 0.3}, 49_776_552, 8.27e9),

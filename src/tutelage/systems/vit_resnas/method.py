@@ -18,14 +18,23 @@ from tutelage.errors import InputError
 from tutelage.registry import system
 from tutelage.systems._toy import build_with_seed, toy_images
 from tutelage.systems.vit_resnas.network import ViTRes
-from tutelage.systems.vit_resnas.search_space import Architecture, ImportanceRanks, SearchSpace, masks_of, ranks_of, reorder, space_of, spread
+from tutelage.systems.vit_resnas.search_space import (
+    Architecture,
+    ImportanceRanks,
+    SearchSpace,
+    masks_of,
+    ranks_of,
+    reorder,
+    space_of,
+    spread,
+)
 
 
 @system("vit-resnas", kind="backbone")
 class ViTResNAS(Method):
     """ViT-ResNAS: a three-stage transformer with residual spatial reduction, and the search for its widths and depths.
 
-    This method trains the super-network: its largest form, :class:`ViTRes` built from ``Space.options()``. A batch is
+    This method trains the super-network: its largest form, :class:`ViTRes` built from ``SearchSpace.options()``. A batch is
     cut into sub-batches of ``sub_batch`` samples; every choice (width of a stage; heads, MLP units and existence of a
     block) draws its own random permutation of its options over the sub-batches, so that one pass trains many
     sub-networks, each by masks. Layer norms see the kept channels alone. Over ``warmup`` epochs the options grow from
@@ -49,7 +58,7 @@ class ViTResNAS(Method):
 
     @dataclass(frozen=True)
     class Config:
-        """``space``: a :class:`Space`, the name of one, or None: plain training. ``warmup`` in epochs, 0: all options
+        """``space``: a :class:`SearchSpace`, the name of one, or None: plain training. ``warmup`` in epochs, 0: all options
         from the start."""
 
         space: SearchSpace | str | None = "tiny"
@@ -125,7 +134,10 @@ class ViTResNAS(Method):
         """The order of heads and units of every block."""
         assert self.space is not None
         places = [(s, range(self.space.depth)) for s in range(len(self.space.head))]
-        return [[ImportanceRanks(*(self.get_buffer(f"{name}_{s}_{j}") for name in ImportanceRanks._fields)) for j in own] for s, own in places]
+        return [
+            [ImportanceRanks(*(self.get_buffer(f"{name}_{s}_{j}") for name in ImportanceRanks._fields)) for j in own]
+            for s, own in places
+        ]
 
     def options(self, count: int) -> int:
         """How many of ``count`` options, from the largest, may be drawn now."""
@@ -172,7 +184,14 @@ class ViTResNAS(Method):
         space = SearchSpace(((8, 4),) * 2 + ((16, 8),), ((2, 1),) * 3, ((8, 4),) * 3, 2, (1,), (4, 4, 4))
         student = build_with_seed(lambda: ViTRes(4, 1, **space.options(), patch=4, size=16), seed, "student")
         method = cls(space=space, sub_batch=4, warmup=1)
-        return TrainingJob(student, None, method, toy_images(seed, image_size=16), TrainingSettings(steps=6, batch_size=16, seed=seed), "vit-resnas")
+        return TrainingJob(
+            student,
+            None,
+            method,
+            toy_images(seed, image_size=16),
+            TrainingSettings(steps=6, batch_size=16, seed=seed),
+            "vit-resnas",
+        )
 
 
 def mix_tokens(images: Tensor, labels: Tensor, classes: int, grid: int) -> tuple[Tensor, Tensor, Tensor]:

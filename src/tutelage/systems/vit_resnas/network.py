@@ -78,7 +78,7 @@ class ViTResBlock(nn.Module):
         self.enter, self.leave, self.act = nn.Linear(dim, hidden), nn.Linear(hidden, dim), nn.GELU()
 
     def forward(self, x: Tensor, width: Tensor | None = None, masks: BlockMasks | None = None) -> Tensor:
-        """The next tokens; ``width``: the mask of the stage's channels."""
+        """The next tokens; ``dim``: the mask of the stage's channels."""
         q, k, v = self.qkv(self.norm1(x, width)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         joined = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         if masks is None or width is None:
@@ -90,10 +90,10 @@ class ViTResBlock(nn.Module):
 
 
 class ResidualReduction(nn.Module):
-    """Residual spatial reduction of a class token and ``grid`` x ``grid`` patches: half the side, ``outer`` channels.
+    """Residual spatial reduction of a class token and ``grid`` x ``grid`` patches: half the side, ``out_chans`` channels.
 
     After a layer norm, patches go through a 3x3 convolution of stride 2 and get new positions, the class token through a
-    Linear. To this the raw patches, averaged over 2x2, and the raw class token are added, zero-padded to ``outer`` (cut to
+    Linear. To this the raw patches, averaged over 2x2, and the raw class token are added, zero-padded to ``out_chans`` (cut to
     it where it is smaller: ours); ``skip=False`` leaves the residual out (for comparisons).
     """
 
@@ -174,14 +174,14 @@ VARIANTS = {
 
 class ViTRes(Backbone):
     """ViT-Res: patches through a small convolutional stem, a class token, three stages of transformer blocks with
-    :class:`Reduction` between them, a layer norm and a linear head on the class token.
+    :class:`ResidualReduction` between them, a layer norm and a linear head on the class token.
 
     ``widths`` a stage, ``heads`` and ``units`` (of the MLP) a block, ``head``: the channels of a head in each stage.
     ``patch_head``: a second linear head on every last patch, for training; :meth:`heads_of` gives both. Positions are
     learned: the network takes images of ``size`` alone, a multiple of four patches. With ``masks`` every sample runs
     through its own sub-network of this one.
 
-    Published: see :data:`PUBLISHED`; ``hand`` was designed, the others were searched for.
+    Published: see :data:`VARIANTS`; ``hand_designed`` was designed, the others were searched for.
     """
 
     VARIANTS = VARIANTS

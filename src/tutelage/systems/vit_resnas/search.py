@@ -112,7 +112,12 @@ class _Searcher:
     """Draws new architectures that fit the window."""
 
     def __init__(
-        self, space: SearchSpace, cost: Callable[[Architecture], float], budget: float, settings: EvolutionSettings, rng: np.random.Generator
+        self,
+        space: SearchSpace,
+        cost: Callable[[Architecture], float],
+        budget: float,
+        settings: EvolutionSettings,
+        rng: np.random.Generator,
     ):
         self.space, self.cost, self.budget, self.settings, self.rng = space, cost, budget, settings, rng
         self.seen: set[Architecture] = set()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import InputError
-from tutelage.systems.vit_resnas.network import ViTResBlock, BlockMasks, Masks, ViTRes
+from tutelage.systems.vit_resnas.network import BlockMasks, Masks, ViTRes, ViTResBlock
 
 
 class Architecture(NamedTuple):
@@ -120,7 +120,9 @@ def space_of(space: SearchSpace | str) -> SearchSpace:
 # -- masks -----------------------------------------------------------------------------------------------------------
 
 
-def masks_of(space: SearchSpace, architectures: Sequence[Architecture], ranks: Sequence[Sequence[ImportanceRanks]] | None, like: Tensor) -> Masks:
+def masks_of(
+    space: SearchSpace, architectures: Sequence[Architecture], ranks: Sequence[Sequence[ImportanceRanks]] | None, like: Tensor
+) -> Masks:
     """The masks of one architecture a row, [len(architectures), 1, …], with the dtype and device of ``like``.
 
     The first channels of a stage are kept; of heads and MLP units those of the lowest rank (without ``ranks``: the first).

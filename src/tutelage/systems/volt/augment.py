@@ -14,8 +14,8 @@ from torch import Tensor
 
 from tutelage.distillation.data import Batch
 from tutelage.errors import InputError
-from tutelage.storage import fingerprint
 from tutelage.seeds import numpy_rng
+from tutelage.storage import fingerprint
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -210,7 +210,7 @@ class SceneDataset:
         return fingerprint(*(array.tobytes() for scene in self.scenes for array in vars(scene).values()))
 
     def batch(self, indices: Tensor, seeds: Tensor | None) -> Batch:
-        """See :class:`tutelage.distillation.data.Data`."""
+        """See :class:`tutelage.distillation.data.ReplayableData`."""
         views = self.views if seeds is not None else None
         chosen = [self.scenes[i] for i in indices.tolist()]
         if views is not None and seeds is not None:

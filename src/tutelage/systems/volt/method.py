@@ -10,15 +10,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.distillation.data import Batch, ReplayableData
+from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, Output, Terms, forward_heads
-from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
 from tutelage.systems._layers import init_weights
 from tutelage.systems._toy import build_with_seed
-from tutelage.systems.volt.augment import IGNORED, SceneDataset, SceneAugmentation
+from tutelage.systems.volt.augment import IGNORED, SceneAugmentation, SceneDataset
 from tutelage.systems.volt.network import ConvUNet, VoltNetwork
 from tutelage.systems.volt.synthetic_rooms import CLASSES, room
 
@@ -50,7 +50,7 @@ class Volt(Method):
     teacher's logits on the same augmented scene; the teacher labels ignored points too. Without a teacher, or with
     d = 0, only the first term remains.
 
-    Scenes come from :class:`Scenes`, augmented by :class:`SceneViews` (Mix3D among others); the regularisation is the
+    Scenes come from :class:`SceneDataset`, augmented by :class:`SceneAugmentation` (Mix3D among others); the regularisation is the
     network's ``drop_path``, the label smoothing and the weight decay. Heads: ``logits`` [n, C]; labels [n], -1: ignored.
     Published: AdamW at 1e-3 (2e-3 outdoors), weight decay 0.05 (0.1 for B), one-cycle cosine with 5 % warm-up, batch 16,
     800 epochs indoors, a moving average of the weights. Joint training on several datasets and the instance decoder are

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
 from tutelage.systems._backbone import Backbone, StageOutput, Variant
-from tutelage.systems._layers import Mlp, DropPath, drop_path_rates, init_weights
+from tutelage.systems._layers import DropPath, Mlp, drop_path_rates, init_weights
 
 SIDE = 40
 """Voxels a side of a scene that is timed (ours)."""
@@ -77,7 +77,7 @@ class Patches(NamedTuple):
 
 
 def patches(scene: Voxels, patch_size: int) -> Patches:
-    """Voxels in patches of ``side``^3: tokens sorted by scene, x, y, z; the slot is ``(x side + y) side + z``.
+    """Voxels in patches of ``patch_size``^3: tokens sorted by scene, x, y, z; the slot is ``(x patch_size + y) patch_size + z``.
 
     Raises:
         InputError: two voxels in one place, or a scene that is too large for the positions.
@@ -85,7 +85,9 @@ def patches(scene: Voxels, patch_size: int) -> Patches:
     places, inside = scene.coords.div(patch_size, rounding_mode="floor"), scene.coords % patch_size
     largest = places.amax(0).tolist()
     if any(value >= limit for value, limit in zip(largest, LIMITS, strict=True)):
-        raise InputError(f"{largest} tokens a side", where="coords", remedy=f"cut scenes: {LIMITS} of {patch_size} voxels are the most")
+        raise InputError(
+            f"{largest} tokens a side", where="coords", remedy=f"cut scenes: {LIMITS} of {patch_size} voxels are the most"
+        )
     key = scene.batch
     for axis, limit in enumerate(LIMITS):
         key = key * limit + places[:, axis]
@@ -191,7 +193,7 @@ class VoltNetwork(Backbone):
     """Volume transformer: occupied patches of ``patch``^3 voxels as tokens, global attention, a vector for each voxel.
 
     ``forward(scene)``: logits [n, num_classes] of voxels, in their order; [B, num_classes, X, Y, Z] of a grid, 0 where it
-    is empty (see :data:`Scene`). ``in_chans``: features a voxel; ``outputs``: U, the width of :meth:`points`. Stages of a grid:
+    is empty (see :data:`Scene`). ``in_chans``: features a voxel; ``out_chans``: U, the width of :meth:`points`. Stages of a grid:
     ``voxels`` (stride 1, U channels) and ``tokens`` (stride ``patch``). The counts of the published sizes follow from
     those of the paper's, 23,683,584 and 94,025,728 with 6 features and no head.
 

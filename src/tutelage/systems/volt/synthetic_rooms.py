@@ -15,7 +15,7 @@ CLASSES = ("floor", "wall", "box", "ball", "cylinder", "cone", "table", "stool")
 
 
 def room(seed: int, size: int = 24, objects: int = 6) -> Points:
-    """A room of ``side`` x ``side`` x ``side * 2 / 3`` voxels: floor, two walls, ``objects`` objects, some in part behind
+    """A room of ``size`` x ``size`` x ``size * 2 / 3`` voxels: floor, two walls, ``objects`` objects, some in part behind
     others' place. Colours say little: each surface draws one of its own, and every point is noisy."""
     rng = numpy_rng(seed, "room", size, objects)
     height = 2 * size // 3

@@ -9,7 +9,16 @@ from types import MappingProxyType
 import numpy as np
 
 from tutelage.datasets.synthetic.oracle import ATTRIBUTES, attribute
-from tutelage.datasets.synthetic.questions.base import QuestionCandidate, FunctionalStep, SceneQuestion, pick, yes_no, select, unique, make_question
+from tutelage.datasets.synthetic.questions.base import (
+    FunctionalStep,
+    QuestionCandidate,
+    SceneQuestion,
+    make_question,
+    pick,
+    select,
+    unique,
+    yes_no,
+)
 from tutelage.datasets.synthetic.scene import Scene, SceneObject
 from tutelage.datasets.synthetic.script import GoldProgramBuilder
 
@@ -111,7 +120,9 @@ def choose(kinds: Sequence[str], scene: Scene, rng: np.random.Generator) -> Iter
     for thing in unique(scene):
         for kind, word, truth in properties(thing, rng, kinds):
             if not truth:
-                yield QuestionCandidate(str(attribute(thing, kind)), f"choose {kind}", partial(_write_choose, kind, word, scene, thing))
+                yield QuestionCandidate(
+                    str(attribute(thing, kind)), f"choose {kind}", partial(_write_choose, kind, word, scene, thing)
+                )
 
 
 def _write_choose(kind: str, word: str, scene: Scene, thing: SceneObject, rng: np.random.Generator, name: str) -> SceneQuestion:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tutelage.datasets.synthetic.scene import Scene, SceneObject
-from tutelage.datasets.synthetic.script import GoldValue, GoldPrograms
+from tutelage.datasets.synthetic.script import GoldPrograms, GoldValue
 
 
 class FunctionalStep(NamedTuple):
@@ -32,8 +32,8 @@ class SceneQuestion:
     """A question with all that is known about it.
 
     ``kind`` is its detailed type, ``structural`` and ``about`` GQA's structural and semantic type. ``group`` is the
-    global group (None for yes/no), ``local`` the local one. ``objects`` pairs nouns of the text with object ids.
-    ``knows`` are the facts that question and answer give away, ``needs`` those that the answer follows from.
+    global group (None for yes/no), ``topic`` the local one. ``objects`` pairs nouns of the text with object ids.
+    ``gives_away`` are the facts that question and answer give away, ``depends_on`` those that the answer follows from.
     """
 
     id: str
@@ -81,7 +81,9 @@ class AnswerBalancer:
         if not candidates:
             return None
         tie = rng.random(len(candidates))
-        draft = candidates[min(range(len(candidates)), key=lambda i: (self.used[candidates[i].group][candidates[i].answer], tie[i]))]
+        draft = candidates[
+            min(range(len(candidates)), key=lambda i: (self.used[candidates[i].group][candidates[i].answer], tie[i]))
+        ]
         used = self.used[draft.group]
         if used[draft.answer] - min(used.values(), default=0) >= self.slack:
             return None

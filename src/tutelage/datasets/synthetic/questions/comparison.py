@@ -8,9 +8,18 @@ from itertools import combinations, product
 
 import numpy as np
 
-from tutelage.datasets.synthetic.questions.attribute import canonical, properties
 from tutelage.datasets.synthetic.oracle import attribute
-from tutelage.datasets.synthetic.questions.base import QuestionCandidate, FunctionalStep, SceneQuestion, pick, yes_no, select, unique, make_question
+from tutelage.datasets.synthetic.questions.attribute import canonical, properties
+from tutelage.datasets.synthetic.questions.base import (
+    FunctionalStep,
+    QuestionCandidate,
+    SceneQuestion,
+    make_question,
+    pick,
+    select,
+    unique,
+    yes_no,
+)
 from tutelage.datasets.synthetic.scene import Scene, SceneObject
 from tutelage.datasets.synthetic.script import AnswerRef, GoldProgramBuilder
 
@@ -50,7 +59,8 @@ def _write_logic(word: str, a: Claim, b: Claim, scene: Scene, rng: np.random.Gen
         ("logical", "attr"),
         pick(rng, texts).format(a=a[0].shape, x=a[2], w=word, b=b[0].shape, y=b[2]),
         yes_no(truth),
-        f"{yes_no(truth).capitalize()}, the {a[0].shape} is {attribute(a[0], a[1])} and the {b[0].shape} is {attribute(b[0], b[1])}.",
+        f"{yes_no(truth).capitalize()}, the {a[0].shape} is {attribute(a[0], a[1])} "
+        f"and the {b[0].shape} is {attribute(b[0], b[1])}.",
         [*semantic, FunctionalStep(word, "", (1, 3))],
         programs,
         ("yes", "no"),

@@ -8,7 +8,16 @@ from itertools import combinations
 
 import numpy as np
 
-from tutelage.datasets.synthetic.questions.base import QuestionCandidate, FunctionalStep, SceneQuestion, pick, plural, yes_no, select, make_question
+from tutelage.datasets.synthetic.questions.base import (
+    FunctionalStep,
+    QuestionCandidate,
+    SceneQuestion,
+    make_question,
+    pick,
+    plural,
+    select,
+    yes_no,
+)
 from tutelage.datasets.synthetic.scene import SHAPES, Scene
 from tutelage.datasets.synthetic.script import GoldProgramBuilder
 
@@ -82,7 +91,9 @@ def compare_count(scene: Scene, rng: np.random.Generator) -> Iterator[QuestionCa
         for first, second in ((a, b), (b, a)):
             for word, sign in (("more", 1), ("fewer", -1)):
                 truth = (len(scene.of(first)) - len(scene.of(second))) * sign > 0
-                yield QuestionCandidate(yes_no(truth), f"compare count {word}", partial(_write_compare_count, word, first, second, scene))
+                yield QuestionCandidate(
+                    yes_no(truth), f"compare count {word}", partial(_write_compare_count, word, first, second, scene)
+                )
 
 
 def _write_compare_count(word: str, first: str, second: str, scene: Scene, rng: np.random.Generator, name: str) -> SceneQuestion:

@@ -8,9 +8,19 @@ from types import MappingProxyType
 
 import numpy as np
 
-from tutelage.datasets.synthetic.questions.attribute import QUERY_TEXTS, canonical
 from tutelage.datasets.synthetic.oracle import ATTRIBUTES, attribute
-from tutelage.datasets.synthetic.questions.base import QuestionCandidate, FunctionalStep, SceneQuestion, object_id, pick, yes_no, select, unique, make_question
+from tutelage.datasets.synthetic.questions.attribute import QUERY_TEXTS, canonical
+from tutelage.datasets.synthetic.questions.base import (
+    FunctionalStep,
+    QuestionCandidate,
+    SceneQuestion,
+    make_question,
+    object_id,
+    pick,
+    select,
+    unique,
+    yes_no,
+)
 from tutelage.datasets.synthetic.scene import SHAPES, Scene, SceneObject
 from tutelage.datasets.synthetic.script import GoldProgramBuilder
 
@@ -96,7 +106,13 @@ def relation_exist(scene: Scene, rng: np.random.Generator) -> Iterator[QuestionC
 
 
 def _write_relation_exist(
-    direction: str, anchor: SceneObject, noun: str, matches: Sequence[SceneObject], scene: Scene, rng: np.random.Generator, name: str
+    direction: str,
+    anchor: SceneObject,
+    noun: str,
+    matches: Sequence[SceneObject],
+    scene: Scene,
+    rng: np.random.Generator,
+    name: str,
 ) -> SceneQuestion:
     script = GoldProgramBuilder({"IMAGE": scene})
     side = script.crop_side(script.locate(script.view(), anchor.shape), direction)
@@ -131,7 +147,9 @@ def relation_choose(scene: Scene, rng: np.random.Generator) -> Iterator[Question
         for anchor in things:
             for direction in ("left", "right") if thing is not anchor else ():
                 if objects_on_side(scene, thing.shape, anchor, direction):
-                    yield QuestionCandidate(direction, "relation choose", partial(_write_relation_choose, direction, anchor, thing, scene))
+                    yield QuestionCandidate(
+                        direction, "relation choose", partial(_write_relation_choose, direction, anchor, thing, scene)
+                    )
 
 
 def _write_relation_choose(
