@@ -10,8 +10,8 @@ from typer.testing import CliRunner
 from tutelage.bench import data
 from tutelage.bench.data_memory import MadeItems, pass_through
 from tutelage.cli import main
-from tutelage.distill.datasource.dataset import DatasetData
-from tutelage.distill.datasource.images import ImageFolder
+from tutelage.distillation.data.dataset import DatasetData
+from tutelage.distillation.data.images import ImageFolder
 from tutelage.errors import InputError
 
 

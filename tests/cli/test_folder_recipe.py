@@ -1,4 +1,4 @@
-"""A recipe on a folder of image files: trained, cached, looked at by the doctor, and scored on another folder."""
+"""A recipe on a folder of image storage: trained, cached, looked at by the doctor, and scored on another folder."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tutelage.distill.models import load_data
-from tutelage.distill.recipe import DataPart, read_recipe
+from tutelage.distillation.recipe import DataSpec, read_recipe
+from tutelage.distillation.resolve import load_data
 from tutelage.errors import InputError
 
 from .recipes import tutelage
@@ -70,7 +70,7 @@ def test_a_folder_of_images_is_distilled_from_a_recipe(tmp_path: Path) -> None:
 
 def test_test_labels_are_numbered_as_in_training(tmp_path: Path) -> None:
     images(tmp_path, ("dog",), 4)
-    part = DataPart(kind="folder", path=str(tmp_path), image_size=8)
+    part = DataSpec(kind="folder", path=str(tmp_path), image_size=8)
     assert load_data(part, classes=["cat", "dog"]).labels.tolist() == [1, 1, 1, 1]
 
 

@@ -1,7 +1,7 @@
-"""Data side by side: the loader beside a plain torch ``DataLoader`` over the same files and the same transform, memory over
+"""Data side by side: the loader beside a plain torch ``DataLoader`` over the same storage and the same transform, memory over
 ten times the items, and a run with a cached teacher beside the student alone.
 
-The files are JPEGs made here. Variants take turns; a figure is the median over rounds, a ratio the median of the rounds' own
+The storage are JPEGs made here. Variants take turns; a figure is the median over rounds, a ratio the median of the rounds' own
 ratios. Two workers and the training process share the machine's cores, so times are wall time.
 """
 
@@ -23,24 +23,24 @@ import PIL.Image
 import torch
 from torch.utils.data import DataLoader, RandomSampler
 
-from tutelage import files, workers
+from tutelage import storage, workers
 from tutelage.bench.data_memory import BATCH as MADE_BATCH
-from tutelage.distill.cache_build import build
-from tutelage.distill.data import Order
-from tutelage.distill.datasource.images import ImageFolder, ImageTransform
-from tutelage.distill.datasource.loader import BatchLoader
-from tutelage.distill.datasource.sources import image_folder
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.networks import ResNet, SmallCNN
-from tutelage.distill.supervised import Supervised
-from tutelage.distill.teacher import Cached
-from tutelage.distill.trainer import train
-from tutelage.environment import environment
+from tutelage.distillation.cache_build import build
+from tutelage.distillation.data import SampleOrder
+from tutelage.distillation.data.images import ImageFolder, ImageTransform
+from tutelage.distillation.data.loader import BatchLoader
+from tutelage.distillation.data.sources import image_folder
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.small_models import ResNet, SmallCNN
+from tutelage.distillation.supervised import Supervised
+from tutelage.distillation.teacher import CachedTeacher
+from tutelage.distillation.trainer import train
+from tutelage.environment import run_metadata
 from tutelage.errors import InputError
 from tutelage.systems.kd import KD
 
 FILES, CLASSES, SIDE = 20_000, 10, 256
-"""How many JPEG files, in how many folders, of how many pixels a side."""
+"""How many JPEG storage, in how many folders, of how many pixels a side."""
 
 CROP, AREA, FLIP = 64, (0.35, 1.0), 0.5
 BATCH, WORKERS = 64, 2
@@ -56,14 +56,14 @@ def bench(
     smoke: bool = False,
     progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Make the files, then measure loading, memory and a cached teacher.
+    """Make the storage, then measure loading, memory and a cached teacher.
 
     Returns:
         ``{loading, memory, cached, verdicts, …}`` and the stamp of the environment.
 
     Raises:
         InputError: no round.
-        StorageError: no room for the files.
+        StorageError: no room for the storage.
     """
     if rounds < 1:
         raise InputError("nothing to measure", where="--rounds", remedy="at least 1")
@@ -93,15 +93,15 @@ def bench(
         "smoke": smoke,
         "clock": "wall time, one thread a process",
         "seconds": time.perf_counter() - began,
-        **environment([0]),
+        **run_metadata([0]),
     }
 
 
-# -- files -------------------------------------------------------------------------------------------------------------
+# -- storage -------------------------------------------------------------------------------------------------------------
 
 
 def make_files(folder: Path, count: int, side: int) -> None:
-    """``count`` JPEG files of smooth noise, ``side`` pixels square, in :data:`CLASSES` sub-folders, by two processes."""
+    """``count`` JPEG storage of smooth noise, ``side`` pixels square, in :data:`CLASSES` sub-folders, by two processes."""
     for label in range(CLASSES):
         (folder / f"class-{label}").mkdir(parents=True)
     shares = [(numbers.tolist(),) for numbers in np.array_split(np.arange(count), max(1, count // 500))]
@@ -122,7 +122,7 @@ def _write(folder: Path, side: int, numbers: Sequence[int]) -> None:
 
 
 def plain_seconds(folder: Path, batches: int) -> float:
-    """A loop over a plain ``DataLoader`` with the same files, transform, batch and workers."""
+    """A loop over a plain ``DataLoader`` with the same storage, transform, batch and workers."""
     dataset = ImageFolder(folder, ImageTransform(CROP, AREA, FLIP))
     sampler = RandomSampler(dataset, num_samples=batches * BATCH, replacement=len(dataset) < batches * BATCH)
     began = time.perf_counter()
@@ -135,7 +135,7 @@ def loader_seconds(folder: Path, batches: int) -> float:
     """The same by :class:`BatchLoader`, each item in a view that can be replayed."""
     data = image_folder(folder, CROP, crop_area=AREA, flip=FLIP, workers=WORKERS)
     began = time.perf_counter()
-    with contextlib.closing(BatchLoader(data, Order(len(data), BATCH, 0), batches)) as loader:
+    with contextlib.closing(BatchLoader(data, SampleOrder(len(data), BATCH, 0), batches)) as loader:
         for number in range(batches):
             assert loader.take(number).inputs.shape == (BATCH, 3, CROP, CROP)
     return time.perf_counter() - began
@@ -176,7 +176,7 @@ def measure_memory(items: int) -> dict[str, Any]:
             done = subprocess.run([*words, "--workers", str(WORKERS)], env=variables, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise InputError(f"the measured process failed: {done.stderr.strip()[-2000:]}", where="bench data")
-            rows.append(files.read_json(out))
+            rows.append(storage.read_json(out))
     return {"rows": rows, "ratio": rows[-1]["peak_mib"] / rows[0]["peak_mib"], "peak_mib": rows[-1]["peak_mib"]}
 
 
@@ -187,19 +187,19 @@ def measure_cached(folder: Path, rounds: int, steps: int) -> dict[str, Any]:
     """``{alone, cached: [ms a step of each round], ratio}``: a student that reads its teacher's outputs from a cache, and the
     same student on labels alone, both on the folder of images with two workers."""
     data = image_folder(folder / "images", CROP, crop_area=AREA, flip=FLIP, workers=WORKERS)
-    settings = Settings(steps=steps, batch_size=BATCH, lr=1e-3, log_every=0)
+    settings = TrainingSettings(steps=steps, batch_size=BATCH, lr=1e-3, log_every=0)
 
-    def lesson(teacher: Any) -> Lesson:
+    def job(teacher: Any) -> TrainingJob:
         student = SmallCNN(CLASSES, 16, 32, inputs=3, stride=2)
-        return Lesson(student, teacher, Supervised() if teacher is None else KD(), data, settings, "bench data")
+        return TrainingJob(student, teacher, Supervised() if teacher is None else KD(), data, settings, "bench data")
 
-    live = lesson(ResNet(20, CLASSES))
-    teacher = Cached(build(live, folder / "cache", "fp16"), live.teacher)
-    train(lesson(None)), train(lesson(teacher))  # what is loaded on first use
+    live = job(ResNet(20, CLASSES))
+    teacher = CachedTeacher(build(live, folder / "cache", "fp16"), live.teacher)
+    train(job(None)), train(job(teacher))  # what is loaded on first use
     alone, cached = [], []
     for number in range(rounds):
         for times, who in ((alone, None), (cached, teacher))[:: 1 if number % 2 else -1]:
-            times.append(1000 * train(lesson(who)).seconds / steps)
+            times.append(1000 * train(job(who)).seconds / steps)
     return {
         "alone_ms_per_step": median(alone),
         "cached_ms_per_step": median(cached),
@@ -229,7 +229,7 @@ def table(result: dict[str, Any]) -> str:
     """The figures and verdicts as plain text."""
     loading, cached = result["loading"], result["cached"]
     lines = [
-        f"{result['files']:,} JPEG files of {result['file_pixels']} x {result['file_pixels']}, {WORKERS} workers: "
+        f"{result['storage']:,} JPEG storage of {result['file_pixels']} x {result['file_pixels']}, {WORKERS} workers: "
         f"{loading['loader_images_per_s']:.0f} images/s, plain DataLoader {loading['plain_images_per_s']:.0f}",
         *(f"{row['items']:>9,} items made on the fly: peak {row['peak_mib']:.0f} MiB" for row in result["memory"]["rows"]),
         f"a step: student alone {cached['alone_ms_per_step']:.1f} ms, cached teacher {cached['cached_ms_per_step']:.1f} ms",

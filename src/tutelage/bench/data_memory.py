@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tutelage import files
-from tutelage.distill.data import Order
-from tutelage.distill.datasource.dataset import DatasetData, Loading
-from tutelage.distill.datasource.loader import BatchLoader
+from tutelage import storage
+from tutelage.distillation.data import SampleOrder
+from tutelage.distillation.data.dataset import DatasetData, Loading
+from tutelage.distillation.data.loader import BatchLoader
 from tutelage.environment import PeakMemory
 
 BATCH = 256
@@ -46,7 +46,7 @@ def pass_through(items: int, workers: int, passes: int | None = None) -> dict[st
     """
     data = DatasetData(MadeItems(items), loading=Loading(workers), random=True, version="made")
     total = -(-items // BATCH) if passes is None else passes
-    loader = BatchLoader(data, Order(items, BATCH, 0), total)
+    loader = BatchLoader(data, SampleOrder(items, BATCH, 0), total)
     began = time.perf_counter()
     with PeakMemory() as memory:
         for number in range(total):
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, help="batches to fetch; by default every item once")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    files.write_json(options.out, pass_through(options.items, options.workers, options.passes))
+    storage.write_json(options.out, pass_through(options.items, options.workers, options.passes))
 
 
 if __name__ == "__main__":
