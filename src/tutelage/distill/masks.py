@@ -1,7 +1,7 @@
 """Masks over tokens and pixels, drawn row by row from view seeds: a mask can be replayed bit for bit.
 
-Every function takes ``seeds`` [B] int64 (those of the batch) and returns bool, True where something is hidden. Two masks
-of one view come from different ``stream`` numbers.
+Every function takes ``seeds`` [B] int64 (those of the batch) and returns bool on the CPU, True where something is hidden.
+Two masks of one view come from different ``stream`` numbers.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ def masked_count(tokens: int, ratio: float) -> int:
     return tokens - math.floor(tokens * (1 - ratio) + 1e-9)  # 10 (1 - 0.9) is 0.9999…
 
 
-def hard_mask(
-    scores: Tensor | None, seeds: Tensor, tokens: int, ratio: float, hard_share: float, stream: int = 101
-) -> Tensor:
+def hard_mask(scores: Tensor | None, seeds: Tensor, tokens: int, ratio: float, hard_share: float, stream: int = 101) -> Tensor:
     """M places of every row: the ``floor(M hard_share)`` of highest score, the others uniformly (HPM, Wang et al., 2023).
 
     Args:
@@ -51,14 +49,16 @@ def hard_mask(
     count = masked_count(tokens, ratio)
     if not 0 <= hard_share <= 1 or (hard_share > 0 and (scores is None or scores.shape != (len(seeds), tokens))):
         raise InputError(
-            f"a hard share of {hard_share} needs scores [{len(seeds)}, {tokens}]", where="hard_share", remedy="0 to 1"
+            f"a hard share of {hard_share} needs scores [{len(seeds)}, {tokens}]",
+            where="hard_share",
+            remedy="0 to 1",
         )
     order = draws(seeds, stream, tokens)
     hard = math.floor(count * hard_share + 1e-9)
     if hard and scores is not None:
         hardest = scores.detach().float().cpu().topk(hard, 1).indices
         order = order.scatter(1, hardest, -1.0)
-    places = order.argsort(1, stable=True)[:, :count]
+    places = order.argsort(dim=1, stable=True)[:, :count]
     return torch.zeros(len(seeds), tokens, dtype=torch.bool).scatter(1, places, True)
 
 
@@ -147,7 +147,9 @@ def group_mask(
     shares = [share] * len(seeds) if isinstance(share, (int, float)) else list(share)
     if height % align or width % align or not all(0 <= s <= 1 for s in shares):
         raise InputError(
-            f"cannot cover {shares[:1]} of {size} in steps of {align}", where="share", remedy="0..1; a step that divides"
+            f"cannot cover {shares[:1]} of {size} in steps of {align}",
+            where="share",
+            remedy="0..1; a step that divides",
         )
     rows, columns = height // align, width // align
     tallest, widest = max(1, int(side * height) // align), max(1, int(side * width) // align)

@@ -63,7 +63,8 @@ class FeatureQueue(nn.Module):
         size = len(self.features)
         if features.ndim != 2 or features.shape[1] != self.features.shape[1]:
             raise InputError(
-                f"vectors {tuple(features.shape)} for a queue of width {self.features.shape[1]}", where="features"
+                f"vectors {tuple(features.shape)} for a queue of width {self.features.shape[1]}",
+                where="features",
             )
         first = max(0, len(features) - size)
         count = torch.arange(first, len(features), device=self.features.device)

@@ -55,14 +55,10 @@ def advantages(returns: Tensor, mask: Tensor, baseline: str = "none", eps: float
             raise InputError("a leave-one-out baseline needs two sequences", where="baseline", remedy="episode, or none")
         totals = returns[:, :1]
         return (returns - (totals.sum() - totals) / (len(totals) - 1)) * real
-    raise InputError(
-        f"unknown baseline {baseline!r}", where="baseline", remedy="none, episode, standardized or batch"
-    )
+    raise InputError(f"unknown baseline {baseline!r}", where="baseline", remedy="none, episode, standardized or batch")
 
 
-def policy_gradient_loss(
-    log_probs: Tensor, advantage: Tensor, mask: Tensor, per_step: bool = False
-) -> Tensor:
+def policy_gradient_loss(log_probs: Tensor, advantage: Tensor, mask: Tensor, per_step: bool = False) -> Tensor:
     """``-sum_t A_t log p(a_t)`` of each sequence [B]; its gradient is REINFORCE's.
 
     Args:

@@ -99,9 +99,7 @@ def ridge_predict(features: Tensor, labels: Tensor, queries: Tensor, strength: f
     return (((queries - mean) / std).double() @ weights + bias).argmax(1)
 
 
-def linear_predict(
-    features: Tensor, labels: Tensor, queries: Tensor, decay: float = 1e-3, steps: int = 100
-) -> Tensor:
+def linear_predict(features: Tensor, labels: Tensor, queries: Tensor, decay: float = 1e-3, steps: int = 100) -> Tensor:
     """The class of each query [M] by multinomial logistic regression, fitted by L-BFGS from zero: no randomness.
 
     Args:

@@ -136,9 +136,9 @@ class SWAD:
     """Stochastic weight averaging, densely: all weights between convergence and overfitting (Cha et al., 2021).
 
     Training is cut into segments, each ended by a validation loss; the weights of every step count alike. Averaging
-    begins with the segment of the lowest loss among the first ``converge`` + 1 of a window (no later one is better), and
-    ends when ``overfit`` losses in a row exceed ``tolerance`` times the mean loss of that window. If the loss never
-    settles, the average is that of the last window.
+    begins with the first segment whose loss none of the next ``converge - 1`` beats. It ends before the first of
+    ``overfit`` losses in a row above ``tolerance`` times the mean loss of those ``converge``. If the loss never settles,
+    the average is that of the last ``converge`` segments.
 
     Args:
         converge: N_s, the window's length in validations.
@@ -197,6 +197,31 @@ class SWAD:
         for _, part in self.waiting:
             last.merge(part)
         return last
+
+    def state(self) -> dict[str, Tensor]:
+        """What must be saved to resume."""
+        parts = {"segment": self.segment, **({"result": self.result} if self.result is not None else {})}
+        parts |= {f"waiting{i}": part for i, (_, part) in enumerate(self.waiting)}
+        parts |= {f"over{i}": part for i, part in enumerate(self.over)}
+        saved = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state().items()}
+        losses = [loss for loss, _ in self.waiting]
+        return saved | {
+            "losses": torch.tensor(losses, dtype=torch.float64),
+            "threshold": torch.tensor(self.threshold, dtype=torch.float64),
+        }
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`state` gave."""
+        parts: dict[str, WeightedAverage] = {}
+        for name in dict.fromkeys(key.partition("/")[0] for key in state if "/" in key):
+            parts[name] = WeightedAverage()
+            parts[name].load({k.partition("/")[2]: v for k, v in state.items() if k.partition("/")[0] == name})
+        self.segment, self.result = parts["segment"], parts.get("result")
+        losses = state["losses"].tolist()
+        self.waiting = [(loss, parts[f"waiting{i}"]) for i, loss in enumerate(losses)]
+        self.over = [parts[f"over{i}"] for i in range(self.overfit) if f"over{i}" in parts]
+        self.threshold = float(state["threshold"])
+        self.done = len(self.over) == self.overfit
 
 
 def gaussian_weights(count: int, mean: float, std: float) -> list[float]:

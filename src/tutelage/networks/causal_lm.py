@@ -156,9 +156,7 @@ class CausalLM(nn.Module):
         super().__init__()
         self.head_dim = dim // num_heads
         self.embedding = nn.Embedding(vocab_size, dim)
-        self.blocks = nn.ModuleList(
-            CausalBlock(dim, num_heads, num_kv_heads or num_heads, mlp_ratio) for _ in range(depth)
-        )
+        self.blocks = nn.ModuleList(CausalBlock(dim, num_heads, num_kv_heads or num_heads, mlp_ratio) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, vocab_size, bias=False)
         init_weights(self)
@@ -213,7 +211,11 @@ class CausalLM(nn.Module):
         states, cache = embeddings, []
         for i, block in enumerate(self.blocks):
             states, seen = block(
-                states, angles, allowed, None if past is None else past[i], None if inject is None else inject[i]
+                states,
+                angles,
+                allowed,
+                None if past is None else past[i],
+                None if inject is None else inject[i],
             )
             cache.append(seen)
         hidden = self.norm(states)

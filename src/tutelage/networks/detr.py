@@ -74,17 +74,16 @@ class DetrHead(nn.Module):
         self.queries = nn.Parameter(torch.zeros(queries, dim))
         self.encoder_token = nn.Parameter(torch.zeros(extra_tokens, dim))
         self.decoder_token = nn.Parameter(torch.zeros(extra_tokens, dim))
-        self.encoder = nn.ModuleList(
-            TransformerBlock(dim, num_heads, 2, dropout=dropout) for _ in range(encoder_depth)
-        )
+        self.encoder = nn.ModuleList(TransformerBlock(dim, num_heads, 2, dropout=dropout) for _ in range(encoder_depth))
         self.decoder = nn.ModuleList(
             TransformerBlock(dim, num_heads, 2, context_dim=dim, dropout=dropout) for _ in range(decoder_depth)
         )
         self.norm = nn.LayerNorm(dim)
         self.classify = nn.Linear(dim, num_classes + 1)
-        self.box = nn.Sequential(Mlp(dim, 1, nn.ReLU), nn.ReLU(), nn.Linear(dim, 4))
+        offset = nn.Linear(dim, 4)
+        self.box = nn.Sequential(Mlp(dim, 1, nn.ReLU), nn.ReLU(), offset)
         init_weights(self)
-        nn.init.zeros_(self.box[-1].weight)
+        nn.init.zeros_(offset.weight)
         for token in (self.queries, self.encoder_token, self.decoder_token):
             nn.init.trunc_normal_(token, std=0.02)
         centres = (torch.arange(query_grid) + 0.5) / query_grid
@@ -115,9 +114,7 @@ class DetrHead(nn.Module):
             states = block(states, self._mask(states), context)
             decoder.append(states)
         normed = self.norm(states[:, extra:])
-        return Detections(
-            self.classify(normed), (self.anchors + self.box(normed)).sigmoid(), encoder, decoder, extra
-        )
+        return Detections(self.classify(normed), (self.anchors + self.box(normed)).sigmoid(), encoder, decoder, extra)
 
     def _mask(self, tokens: Tensor) -> Tensor | None:
         """Pairs that may attend [1, N, N]: the extra tokens are columns that only they themselves read."""

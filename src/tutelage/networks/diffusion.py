@@ -38,7 +38,9 @@ def noise_betas(name: str, steps: int) -> Tensor:
         alphas = ((times + 0.008) / 1.008 * math.pi / 2).cos() ** 2
         return (1 - alphas[1:] / alphas[:-1]).clamp(max=0.999)
     raise InputError(
-        f"unknown schedule {name!r}", where="schedule", remedy=did_you_mean(name, ["linear", "scaled_linear", "cosine"])
+        f"unknown schedule {name!r}",
+        where="schedule",
+        remedy=did_you_mean(name, ["linear", "scaled_linear", "cosine"]),
     )
 
 
@@ -58,9 +60,7 @@ class DiffusionSchedule(nn.Module):
     def __init__(self, name: str = "scaled_linear", steps: int = 1000, prediction: Prediction = "epsilon"):
         super().__init__()
         if prediction not in ("epsilon", "x0", "v"):
-            raise InputError(
-                f"unknown prediction {prediction!r}", where="prediction", remedy="one of epsilon, x0 and v"
-            )
+            raise InputError(f"unknown prediction {prediction!r}", where="prediction", remedy="one of epsilon, x0 and v")
         self.steps, self.prediction = steps, prediction
         squared = (1 - noise_betas(name, steps)).cumprod(0)
         self.signal: Tensor

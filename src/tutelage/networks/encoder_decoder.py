@@ -48,9 +48,7 @@ class EncoderDecoder(nn.Module):
         self.embed_in = nn.Embedding(inputs, dim) if vocab_in else nn.Linear(inputs, dim)
         self.embed_out = nn.Embedding(vocab_size, dim)
         self.encoder = nn.ModuleList(TransformerBlock(dim, num_heads, dropout=dropout) for _ in range(depth))
-        self.decoder = nn.ModuleList(
-            TransformerBlock(dim, num_heads, context_dim=dim, dropout=dropout) for _ in range(depth)
-        )
+        self.decoder = nn.ModuleList(TransformerBlock(dim, num_heads, context_dim=dim, dropout=dropout) for _ in range(depth))
         self.encoder_norm = nn.LayerNorm(dim)
         self.decoder_norm = nn.LayerNorm(dim)
         self.head = nn.Linear(dim, vocab_size)

@@ -53,9 +53,7 @@ def guided_velocity(
     return velocity
 
 
-def integrate(
-    velocity: Velocity, x: Tensor, steps: int = 50, method: str = "heun", start: float = 1.0, end: float = 0.0
-) -> Tensor:
+def integrate(velocity: Velocity, x: Tensor, steps: int = 50, method: str = "heun", start: float = 1.0, end: float = 0.0) -> Tensor:
     """Follow the flow from time ``start`` to time ``end`` in equal steps.
 
     Args:

@@ -54,9 +54,7 @@ class LayerScale(nn.Module):
         return x * (self.weight if self.axis == -1 else self.weight.view(-1, *[1] * (x.ndim - 2)))
 
 
-def residual_branch(
-    branch: nn.Module, layer_scale: float | None, dim: int, drop_path: float, axis: int = -1
-) -> nn.Sequential:
+def residual_branch(branch: nn.Module, layer_scale: float | None, dim: int, drop_path: float, axis: int = -1) -> nn.Sequential:
     """A residual branch with its layer scale (None: without) and its stochastic depth.
 
     Args:

@@ -100,6 +100,9 @@ def add_lora(
     """
     if rank < 1:
         raise InputError(f"a rank is at least 1, this is {rank}", where="rank")
+    for name, layer in network.named_modules():
+        if parametrize.is_parametrized(layer, "weight") and any(fnmatch(name, pattern) for pattern in patterns):
+            raise InputError("the layer has an update already", where=name, remedy="merge it first: merge_lora(network)")
     layers = dict(untied_layers(network))
     chosen = [name for name in layers if any(fnmatch(name, pattern) for pattern in patterns)]
     for pattern in patterns:
@@ -114,8 +117,6 @@ def add_lora(
         network.requires_grad_(False)
     for name in chosen:
         layer = layers[name]
-        if parametrize.is_parametrized(layer, "weight"):
-            raise InputError("the layer has an update already", where=name, remedy="merge it first: merge_lora(network)")
         weight = layer.get_parameter("weight")
         square = blocked and weight.ndim == 4 and weight.shape[2] == weight.shape[3]
         update = (BlockedLowRankUpdate if square else LowRankUpdate)(weight, rank, alpha / rank, generator)

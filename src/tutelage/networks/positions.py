@@ -68,5 +68,6 @@ def rotary_angles(positions: Tensor, dim: int, period: float = 10_000.0) -> tupl
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """``x`` [B, heads, N, d] turned by the angles [B, N, d]: inner products then depend on distances alone."""
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     first, second = x.chunk(2, -1)
     return x * cos[:, None] + torch.cat([-second, first], -1) * sin[:, None]
