@@ -13,6 +13,7 @@ from tutelage.networks.gradient_reversal import (
     reversal_scale,
     reverse_gradient,
 )
+from tutelage.networks.layer_copy import copy_layers, spread_layers
 from tutelage.networks.lora import add_lora, lora_parameters, merge_lora, unmerge_lora
 from tutelage.networks.token_injection import TokenInjector
 from tutelage.networks.two_towers import CosineHead, MiniCLIP, TextTower, class_vectors, contrastive_loss
@@ -207,3 +208,18 @@ def test_cosine_head_over_any_list_of_classes():
     assert torch.allclose(head(3 * x), head(x), atol=1e-4) and float(head(rows[1:2])[0, 1]) == pytest.approx(50, rel=1e-5)
     told = CosineHead(rows, 50, background=True)
     assert torch.allclose(told(x)[:, 1:], longer(x), atol=1e-4) and [n for n, _ in told.named_parameters()] == ["background"]
+
+
+def test_a_student_begins_with_layers_of_its_teacher():
+    teacher = nn.ModuleList(nn.Linear(3, 3) for _ in range(6))
+    student = nn.ModuleList(nn.Linear(3, 3) for _ in range(3))
+    assert copy_layers(student, teacher) == [0, 2, 5] == spread_layers(6, 3) and spread_layers(4, 1) == [0]
+    assert torch.equal(student[2].weight, teacher[5].weight) and student[2].weight is not teacher[5].weight
+    assert copy_layers(student, teacher, [5, 5, 1]) == [5, 5, 1] and torch.equal(student[0].bias, teacher[5].bias)
+    for wrong in ([0, 1], [0, 1, 6]):
+        with pytest.raises(InputError, match="for a student of 3"):
+            copy_layers(student, teacher, wrong)
+    with pytest.raises(InputError, match="weight differs"):
+        copy_layers([nn.Linear(2, 3)], teacher, [0])
+    with pytest.raises(InputError, match="7 of 6"):
+        spread_layers(6, 7)
