@@ -100,7 +100,10 @@ def test_patches_are_in_raster_order_for_images_and_clips():
     video = PatchEmbed(1, 5, (2, 2, 2))
     late = F.linear(clip[:, :, 2:, :2, :2].flatten(1), video.proj.weight.flatten(1), video.proj.bias)
     assert torch.allclose(video(clip)[:, 4], late, atol=1e-5)
-    assert OverlapPatchEmbed(3, 5, 2)(torch.zeros(1, 3, 7, 8)).shape == (1, 16, 5)
+    overlap, wide = OverlapPatchEmbed(3, 5, 2), PatchEmbed(3, 5, 7, 4, 2)
+    assert overlap(torch.zeros(1, 3, 7, 8)).shape == (1, 16, 5) and overlap.map_size((7, 8)) == (4, 4)
+    assert embed.map_size((8, 12)) == (2, 3) and video.map_size((4, 4, 4)) == (2, 2, 2)
+    assert wide.map_size((32, 30)) == tuple(wide.proj(torch.zeros(1, 3, 32, 30)).shape[2:])
 
 
 def test_init_weights_leaves_convolutions_alone_where_told():

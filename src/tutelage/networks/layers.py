@@ -144,6 +144,12 @@ class PatchEmbed(nn.Module):
         """The tokens."""
         return self.norm(self.proj(images).flatten(2).transpose(1, 2))
 
+    def map_size(self, image_size: Sequence[int]) -> tuple[int, ...]:
+        """The grid of the tokens of an input with these sides: (H', W'), or (T', H', W')."""
+        conv = self.proj
+        sizes = zip(image_size, conv.kernel_size, conv.stride, conv.padding)
+        return tuple((side + 2 * pad - kernel) // stride + 1 for side, kernel, stride, pad in sizes)  # type: ignore[operator]
+
 
 class OverlapPatchEmbed(PatchEmbed):
     """Overlapping patches with a layer norm: kernel ``2 stride - 1``; the map is [ceil(H / stride), ceil(W / stride)]."""

@@ -18,7 +18,7 @@ from torch.nn.utils import parametrize
 
 from tutelage.errors import InputError
 
-LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+LAYERS = (nn.Linear, nn.Conv2d)
 
 
 class LowRankUpdate(nn.Module):
