@@ -3,7 +3,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.distill.masks import block_mask, group_mask, hard_mask, index_lists, masked_count, random_mask
+from tutelage.distill.masks import block_mask, group_mask, hard_mask, index_lists, mask_tokens, masked_count, random_mask
 from tutelage.errors import InputError
 
 
@@ -88,3 +88,23 @@ def test_groups_cover_their_share_in_whole_steps(align):
     assert not group_mask(_seeds(2), (8, 8), 0.0).any() and group_mask(_seeds(2), (8, 8), 1.0).all()
     with pytest.raises(InputError, match="in steps of 3"):
         group_mask(_seeds(1), (8, 8), 0.5, 3)
+
+
+def test_words_are_masked_replaced_or_kept_and_padding_never_is():
+    ids = torch.randint(5, 40, (2000, 12), generator=torch.Generator().manual_seed(0))
+    real = torch.ones(2000, 12, dtype=torch.bool)
+    real[:, 9:] = False
+    inputs, labels = mask_tokens(ids, _seeds(2000), real, mask_id=3, vocab_size=40, ratio=0.3)
+    chosen = labels != -100
+    assert not chosen[:, 9:].any() and bool(chosen.any(1).all()) and torch.equal(labels[chosen], ids[chosen])
+    assert torch.equal(inputs[~chosen], ids[~chosen])
+    assert float(chosen[:, :9].float().mean()) == pytest.approx(0.3, abs=0.02)
+    masked, kept = inputs[chosen] == 3, inputs[chosen] == ids[chosen]
+    assert float(masked.float().mean()) == pytest.approx(0.8 + 0.1 / 40, abs=0.02)
+    assert float(kept.float().mean()) == pytest.approx(0.1 + 0.1 / 40, abs=0.02)
+    again, _ = mask_tokens(ids[7:9], _seeds(2, 7), real[7:9], 3, 40, 0.3)
+    assert torch.equal(again, inputs[7:9])
+    rare = mask_tokens(ids, _seeds(2000), real, 3, 40, 0.0)[1]
+    assert (rare != -100).sum(1).tolist() == [1] * 2000
+    nothing = mask_tokens(ids[:1], _seeds(1), torch.zeros(1, 12), 3, 40)
+    assert torch.equal(nothing[0], ids[:1]) and (nothing[1] == -100).all()

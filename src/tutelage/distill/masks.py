@@ -164,3 +164,38 @@ def group_mask(
             y, x = int(top * rows), int(left * columns)
             mask[i, y : y + 1 + int(tall * tallest), x : x + 1 + int(wide * widest)] = True
     return mask.repeat_interleave(align, 1).repeat_interleave(align, 2)
+
+
+def mask_tokens(
+    ids: Tensor,
+    seeds: Tensor,
+    real: Tensor,
+    mask_id: int,
+    vocab_size: int,
+    ratio: float = 0.15,
+    ignore: int = -100,
+    stream: int = 105,
+) -> tuple[Tensor, Tensor]:
+    """Inputs and labels [B, L] of masked language modelling (Devlin et al., 2019): of the chosen tokens 80 % become the
+    mask token, 10 % a random one, 10 % stay; labels are the chosen tokens, ``ignore`` elsewhere.
+
+    Each real token is chosen with probability ``ratio``, alone; a row without any choice gets its most likely one.
+
+    Args:
+        ids: [B, L] int64 on the CPU.
+        seeds: [B].
+        real: [B, L], True for tokens that may be chosen: no padding, no separators.
+        mask_id: the mask token.
+        vocab_size: random tokens are drawn below it.
+        ratio: see above.
+        ignore: the label of tokens that were not chosen.
+        stream: see the module.
+    """
+    length = ids.shape[1]
+    numbers = draws(seeds, stream, 3 * length)
+    chance, action, other = numbers.split(length, 1)
+    chance = chance.masked_fill(~real.bool(), 2.0)
+    chosen = (chance < ratio) | (chance == chance.amin(1, keepdim=True)) & real.bool()
+    inputs = torch.where(chosen & (action < 0.8), mask_id, ids)
+    inputs = torch.where(chosen & (action >= 0.9), (other * vocab_size).long(), inputs)
+    return inputs, torch.where(chosen, ids, ignore)
