@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.distill import losses
+from tutelage.distillation import losses
 from tutelage.errors import InputError
 from tutelage.networks.detr import DetrHead, SmallDETR
 from tutelage.networks.roi import box_iou, decode_boxes, encode_boxes, nms, roi_align

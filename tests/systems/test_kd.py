@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tutelage.distill.data import Batch, TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.trainer import train
+from tutelage.distillation.data import Batch, TensorData
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
-from tutelage.systems._shared import SmallCNN, built, toy_images
+from tutelage.systems._toy import SmallCNN, build_with_seed, toy_images
 from tutelage.systems.kd import KD
 
 
@@ -24,15 +24,15 @@ def test_loss_equals_a_hand_value() -> None:
 
 def test_without_label_term_the_data_needs_no_labels() -> None:
     images = toy_images(0).inputs
-    student, teacher = built(lambda: SmallCNN(4, 4, 8), 0), built(lambda: SmallCNN(4, 4, 8), 1)
-    result = train(Lesson(student, teacher, KD(alpha=1.0), TensorData(images), Settings(steps=3, batch_size=8)))
+    student, teacher = build_with_seed(lambda: SmallCNN(4, 4, 8), 0), build_with_seed(lambda: SmallCNN(4, 4, 8), 1)
+    result = train(TrainingJob(student, teacher, KD(alpha=1.0), TensorData(images), TrainingSettings(steps=3, batch_size=8)))
     assert set(result.history[-1]["terms"]) == {"kd"}
 
 
 def test_with_label_term_missing_labels_are_refused() -> None:
-    student, teacher = built(lambda: SmallCNN(4, 4, 8), 0), built(lambda: SmallCNN(4, 4, 8), 1)
+    student, teacher = build_with_seed(lambda: SmallCNN(4, 4, 8), 0), build_with_seed(lambda: SmallCNN(4, 4, 8), 1)
     with pytest.raises(InputError):
-        train(Lesson(student, teacher, KD(), TensorData(toy_images(0).inputs), Settings(steps=3, batch_size=8)))
+        train(TrainingJob(student, teacher, KD(), TensorData(toy_images(0).inputs), TrainingSettings(steps=3, batch_size=8)))
 
 
 @pytest.mark.parametrize("options", [{"alpha": 1.5}, {"tau": 0.0}])

@@ -128,7 +128,7 @@ class DetrHead(nn.Module):
 class SmallDETR(nn.Module):
     """Three 3x3 convolutions of stride 2, 2 and 1, then a :class:`DetrHead`: images [B, C, H, W] -> a dict of heads.
 
-    Heads: ``logits`` [B, Q, C + 1] and ``boxes`` [B, Q, 4], as ``distill.losses.set_loss`` takes them. ``detect``
+    Heads: ``logits`` [B, Q, C + 1] and ``boxes`` [B, Q, 4], as ``distillation.losses.set_loss`` takes them. ``detect``
     gives the states of all layers too. ``options``: those of :class:`DetrHead`.
     """
 
