@@ -44,7 +44,7 @@ def test_what_needs_whole_weights_is_refused() -> None:
         check_supported(lesson(channels_last=True))
     follows = lesson()
     follows.teacher = EMATeacher(follows.student)
-    with pytest.raises(InputError, match="the teacher MovingAverage follows"):
+    with pytest.raises(InputError, match="the teacher EMATeacher follows"):
         check_supported(follows)
 
 

@@ -218,7 +218,9 @@ def test_final_answers_are_a_term_of_the_lesson() -> None:
     assert "final" not in plain.reports[0].loss
 
 
-@pytest.mark.parametrize("changed", [{"blame": 0.5}, {"loss": StepwiseWithFinalAnswer.Config()}], ids=["blame", "final"])
+@pytest.mark.parametrize(
+    "changed", [{"attribution_floor": 0.5}, {"loss": StepwiseWithFinalAnswer.Config()}], ids=["attribution", "final"]
+)
 def test_options_that_need_answers_say_so(changed: dict) -> None:
     unlabelled = [replace(q, answer=None) for q in small.questions(6)]
     stage = SdvpTask("s", unlabelled, {"COLOR": from_callable(small.brightest)})

@@ -28,7 +28,7 @@ from tutelage.sdvp.continual.low_rank import Adapter, LoRA
 from tutelage.sdvp.continual.options import with_strategy
 from tutelage.sdvp.objective import StepwiseDistillation, make_job
 
-from . import small
+from .. import small
 
 
 class Line(nn.Module):
@@ -169,8 +169,8 @@ def taught(
     old = [Call("COLOR", {"image": small.picture(100 + i, "red")}) for i in range(8)]
     given = make_job(
         module,
-        module.exercise(asked, labels),
-        module.exercise(old, None) if replay else None,
+        module.training_examples(asked, labels),
+        module.training_examples(old, None) if replay else None,
         replace(small.SETTINGS, steps=steps),
         StepwiseDistillation.Config(self_weight=keep),
         retain,
@@ -251,7 +251,7 @@ def test_named_options_set_replay_and_lambda() -> None:
 
 def test_lessons_under_different_options_are_different_runs(tmp_path) -> None:
     module = small.color()
-    task = module.exercise([Call("COLOR", {"image": small.picture(1, "red")})], [CallLabel("red")])
+    task = module.training_examples([Call("COLOR", {"image": small.picture(1, "red")})], [CallLabel("red")])
 
     def parts(retain: ContinualStrategy) -> object:
         return make_job(module, task, None, small.SETTINGS, StepwiseDistillation.Config(self_weight=0), retain).fingerprint_parts()

@@ -27,7 +27,7 @@ from tutelage.sdvp.real_data.evaluation import Evaluator, GeneratedPrograms, gen
 from tutelage.sdvp.real_data.protocols import VIPER_GQA, VISPROG_GQA, VISPROG_GQA_VAL, VISPROG_NLVR2
 from tutelage.sdvp.real_data.splits import LEARN, PROBE, REPORT, draw_sample, drop_missing_images, read_items
 
-from ...programs.writers.stub_server import PROGRAM, said, serving
+from ...programs.generators.stub_server import PROGRAM, said, serving
 from .. import small
 
 runner = CliRunner()

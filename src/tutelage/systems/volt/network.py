@@ -268,7 +268,7 @@ class VoltNetwork(Backbone):
         """The method's lesson."""
         from tutelage.systems.volt.method import Volt
 
-        return Volt.tiny(seed)
+        return Volt.tiny_job(seed)
 
 
 def _grid(values: Tensor, scene: Voxels, count: int, sides: Sequence[int]) -> Tensor:
