@@ -14,7 +14,7 @@ from typing import ClassVar, Self
 from torch import nn
 
 from tutelage.distillation.weight_penalties import L2Penalty, PenaltySum
-from tutelage.errors import InputError, did_you_mean
+from tutelage.errors import InputError
 from tutelage.modules.visual_module import CallLabel, TrainingExamples, VisualModule
 from tutelage.programs.types import Call
 
@@ -194,31 +194,3 @@ class CombinedStrategy(ContinualStrategy):
         for option in reversed(self.options):
             student = option.finish(student)
         return student
-
-
-def strategies() -> dict[str, type[ContinualStrategy]]:
-    """Every option by name: the subclasses of :class:`ContinualStrategy` that state one, wherever they are defined."""
-
-    found: dict[str, type[ContinualStrategy]] = {}
-    left = [ContinualStrategy]
-    while left:
-        kind = left.pop()
-        if "name" in vars(kind):
-            found[kind.name] = kind
-        left += kind.__subclasses__()
-    return found
-
-
-def parse(text: str, examples: Examples | None = None) -> ContinualStrategy:
-    """The options that ``text`` names, joined by ``+``: ``none``, ``self_distill``, ``ewc+lora`` …
-
-    Raises:
-        InputError: an unknown name; the message offers the nearest.
-    """
-    kinds = strategies()
-    names = [word.strip() for word in text.split("+")]
-    for name in names:
-        if name not in kinds:
-            raise InputError(f"unknown retain option {name!r}", where="retain", remedy=did_you_mean(name, list(kinds)))
-    options = tuple(kinds[name].build(examples or {}) for name in names)
-    return options[0] if len(options) == 1 else CombinedStrategy(options)
