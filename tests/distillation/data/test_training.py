@@ -44,7 +44,7 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from tutelage.distillation.trainer import train
-from distill.data.test_training import LONG, job
+from distillation.data.test_training import LONG, job
 def kill(done, steps):
     if done == {step}:
         os.kill(os.getpid(), signal.SIGKILL)
