@@ -1,4 +1,4 @@
-"""A recipe on a folder of image storage: trained, cached, looked at by the doctor, and scored on another folder."""
+"""A recipe on a folder of image files: trained, cached, looked at by the doctor, and scored on another folder."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Data side by side: the loader beside a plain torch ``DataLoader`` over the same storage and the same transform, memory over
+"""Data side by side: the loader beside a plain torch ``DataLoader`` over the same files and the same transform, memory over
 ten times the items, and a run with a cached teacher beside the student alone.
 
-The storage are JPEGs made here. Variants take turns; a figure is the median over rounds, a ratio the median of the rounds' own
+The files are JPEGs made here. Variants take turns; a figure is the median over rounds, a ratio the median of the rounds' own
 ratios. Two workers and the training process share the machine's cores, so times are wall time.
 """
 
@@ -40,7 +40,7 @@ from tutelage.errors import InputError
 from tutelage.systems.kd import KD
 
 FILES, CLASSES, SIDE = 20_000, 10, 256
-"""How many JPEG storage, in how many folders, of how many pixels a side."""
+"""How many JPEG files, in how many folders, of how many pixels a side."""
 
 CROP, AREA, FLIP = 64, (0.35, 1.0), 0.5
 BATCH, WORKERS = 64, 2
@@ -56,7 +56,7 @@ def bench(
     smoke: bool = False,
     progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Make the storage, then measure loading, memory and a cached teacher.
+    """Make the files, then measure loading, memory and a cached teacher.
 
     Returns:
         ``{loading, memory, cached, verdicts, …}`` and the stamp of the environment.
@@ -97,11 +97,11 @@ def bench(
     }
 
 
-# -- storage -------------------------------------------------------------------------------------------------------------
+# -- files -------------------------------------------------------------------------------------------------------------
 
 
 def make_files(folder: Path, count: int, side: int) -> None:
-    """``count`` JPEG storage of smooth noise, ``side`` pixels square, in :data:`CLASSES` sub-folders, by two processes."""
+    """``count`` JPEG files of smooth noise, ``side`` pixels square, in :data:`CLASSES` sub-folders, by two processes."""
     for label in range(CLASSES):
         (folder / f"class-{label}").mkdir(parents=True)
     shares = [(numbers.tolist(),) for numbers in np.array_split(np.arange(count), max(1, count // 500))]
@@ -122,7 +122,7 @@ def _write(folder: Path, side: int, numbers: Sequence[int]) -> None:
 
 
 def plain_seconds(folder: Path, batches: int) -> float:
-    """A loop over a plain ``DataLoader`` with the same storage, transform, batch and workers."""
+    """A loop over a plain ``DataLoader`` with the same files, transform, batch and workers."""
     dataset = ImageFolder(folder, ImageTransform(CROP, AREA, FLIP))
     sampler = RandomSampler(dataset, num_samples=batches * BATCH, replacement=len(dataset) < batches * BATCH)
     began = time.perf_counter()
@@ -229,7 +229,7 @@ def table(result: dict[str, Any]) -> str:
     """The figures and verdicts as plain text."""
     loading, cached = result["loading"], result["cached"]
     lines = [
-        f"{result['storage']:,} JPEG storage of {result['file_pixels']} x {result['file_pixels']}, {WORKERS} workers: "
+        f"{result['files']:,} JPEG files of {result['file_pixels']} x {result['file_pixels']}, {WORKERS} workers: "
         f"{loading['loader_images_per_s']:.0f} images/s, plain DataLoader {loading['plain_images_per_s']:.0f}",
         *(f"{row['items']:>9,} items made on the fly: peak {row['peak_mib']:.0f} MiB" for row in result["memory"]["rows"]),
         f"a step: student alone {cached['alone_ms_per_step']:.1f} ms, cached teacher {cached['cached_ms_per_step']:.1f} ms",

@@ -1,4 +1,4 @@
-"""Image folders and manifests, on storage written here."""
+"""Image folders and manifests, on files written here."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading a folder of JPEG storage, beside a plain torch DataLoader; memory; a cached teacher."""
+"""Reading a folder of JPEG files, beside a plain torch DataLoader; memory; a cached teacher."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def data(
     smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
     json: JsonOut = None,
 ) -> None:
-    """Read 20,000 JPEG storage by two workers, pass 1.28 million items through, and train with a cached teacher."""
+    """Read 20,000 JPEG files by two workers, pass 1.28 million items through, and train with a cached teacher."""
     from tutelage.bench.data import bench, table
 
     with progress("measuring", 1) as bar:

@@ -22,7 +22,7 @@ from tutelage.distillation.data.seeding import (
     seed_generators,
 )
 from tutelage.errors import InputError, TutelageError
-from tutelage.storage import fingerprint
+from tutelage.files import fingerprint
 
 READING = "seeded-items-1"
 """Names how an item's view seed becomes its bytes; changed when that changes."""
@@ -212,7 +212,7 @@ class DatasetData:
     @cached_property
     def fingerprint(self) -> str:
         """Names the content and the augmentation. Without ``version`` or a ``fingerprint`` of the dataset it covers
-        code, state and 16 items (read twice): bytes that lie elsewhere, in storage say, count by these items alone.
+        code, state and 16 items (read twice): bytes that lie elsewhere, in files say, count by these items alone.
 
         Raises:
             InputError: an item read twice with one seed differs.

@@ -1,4 +1,4 @@
-"""Image storage as a dataset: a folder with a sub-folder for each class, or a manifest that lists storage and labels."""
+"""Image files as a dataset: a folder with a sub-folder for each class, or a manifest that lists files and labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from torch import Tensor
 from tutelage.distillation.data.items import image_tensor
 from tutelage.distillation.data.object_hash import ObjectHash
 from tutelage.errors import InputError, did_you_mean
-from tutelage.storage import fingerprint, read_json_lines
+from tutelage.files import fingerprint, read_json_lines
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -144,7 +144,7 @@ class ImageFolder:
         return self.root / os.fsdecode(self._names[first : self._ends[number]].tobytes())
 
     def with_transform(self, transform: Callable[[PIL.Image.Image], Any] | None) -> ImageFolder:
-        """The same storage and labels with another transform."""
+        """The same files and labels with another transform."""
         other = object.__new__(ImageFolder)
         other.__dict__ |= {name: value for name, value in self.__dict__.items() if name != "fingerprint"}
         other.transform = transform
@@ -152,7 +152,7 @@ class ImageFolder:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the storage by name and size, 32 of them by their bytes too, the labels and the transform."""
+        """Names the files by name and size, 32 of them by their bytes too, the labels and the transform."""
         paths = [self.path(number) for number in range(len(self))]
         some = np.linspace(0, len(self) - 1, min(32, len(self))).astype(int).tolist()
         try:
@@ -160,7 +160,7 @@ class ImageFolder:
             content = [paths[number].read_bytes() for number in some]
         except OSError as error:
             raise InputError(
-                f"cannot read: {error.strerror}", where=error.filename, remedy="were storage moved meanwhile?"
+                f"cannot read: {error.strerror}", where=error.filename, remedy="were files moved meanwhile?"
             ) from error
         state = ObjectHash((self.transform, self.classes, self.targets)).hexdigest()
         return fingerprint("image-folder-1", self._names.data, self._ends.data.cast("B"), sizes, state, *content)
@@ -186,7 +186,7 @@ def read_image(path: str | Path) -> PIL.Image.Image:
         raise InputError(f"cannot decode: {text}", where=path, remedy="is the file whole? replace or remove it") from error
 
 
-# -- which storage, which labels -----------------------------------------------------------------------------------------
+# -- which files, which labels -----------------------------------------------------------------------------------------
 
 Found = tuple[list[str], "np.ndarray | None", list[str]]
 """File names below the root, labels [N] (or [N, C]), class names."""
@@ -213,9 +213,9 @@ def _from_folders(root: Path, classes: Sequence[str] | None) -> Found:
 
 
 def _images(folder: Path, root: Path) -> Iterator[str]:
-    for place, _, storage in os.walk(folder):
+    for place, _, files in os.walk(folder):
         below = os.path.relpath(place, root)
-        for file in storage:
+        for file in files:
             if os.path.splitext(file)[1].lower() in SUFFIXES and not file.startswith("."):
                 yield file if below == "." else os.path.join(below, file)
 
@@ -231,7 +231,7 @@ def _from_manifest(root: Path, manifest: Path, classes: Sequence[str] | None) ->
         if file is None:
             raise InputError("the line names no file", where=where, remedy=f"give a column {' or '.join(FILE_COLUMNS)}")
         if Path(file).is_absolute() or ".." in Path(file).parts:
-            raise InputError(f"{file!r} lies outside the folder", where=where, remedy=f"name storage relative to {root}")
+            raise InputError(f"{file!r} lies outside the folder", where=where, remedy=f"name files relative to {root}")
         names.append(file)
         label = next((row[key] for key in LABEL_COLUMNS if row.get(key) not in (None, "")), None)
         if values and (label is None) != (values[0][1] is None):

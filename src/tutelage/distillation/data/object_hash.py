@@ -30,7 +30,7 @@ class ObjectHash:
     Covered: plain values, tensors and arrays (their bytes), containers, functions (code, defaults, closure, and the
     functions and constants of their module that they use), and objects (the methods of their class, their
     attributes). An object with an attribute ``fingerprint`` that is text is named by it. Not covered, and named by
-    their class alone: open storage, handles of C libraries, random generators, and what ``cached_property`` keeps.
+    their class alone: open files, handles of C libraries, random generators, and what ``cached_property`` keeps.
 
     Everything but large arrays is read at once, so that what an object caches later does not change its hash.
 

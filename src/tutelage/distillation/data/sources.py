@@ -91,10 +91,10 @@ def image_folder(
     workers: int = 0,
     labels: bool = True,
 ) -> DatasetData:
-    """A folder of image storage as data; see :class:`ImageFolder` and :class:`ImageTransform`.
+    """A folder of image files as data; see :class:`ImageFolder` and :class:`ImageTransform`.
 
     Args:
-        root: a folder with a sub-folder for each class, or with the storage that ``manifest`` lists.
+        root: a folder with a sub-folder for each class, or with the files that ``manifest`` lists.
         image_size: height and width in pixels.
         crop_area: (least, most) share of the area of a random crop; None: the middle.
         flip: probability of a mirror image.
