@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tutelage.errors import InputError
 from tutelage.seeds import derive, torch_rng
-from tutelage.files import fingerprint
+from tutelage.storage import fingerprint
 
 Tree = Any
 """A tensor, or any nest of dicts, lists and tuples of tensors."""

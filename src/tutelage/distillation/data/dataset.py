@@ -22,7 +22,7 @@ from tutelage.distillation.data.seeding import (
     seed_generators,
 )
 from tutelage.errors import InputError, TutelageError
-from tutelage.files import fingerprint
+from tutelage.storage import fingerprint
 
 READING = "seeded-items-1"
 """Names how an item's view seed becomes its bytes; changed when that changes."""

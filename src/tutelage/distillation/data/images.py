@@ -19,7 +19,7 @@ from torch import Tensor
 from tutelage.distillation.data.items import image_tensor
 from tutelage.distillation.data.object_hash import ObjectHash
 from tutelage.errors import InputError, did_you_mean
-from tutelage.files import fingerprint, read_json_lines
+from tutelage.storage import fingerprint, read_json_lines
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})

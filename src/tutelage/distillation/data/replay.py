@@ -15,7 +15,7 @@ from tutelage.errors import InputError
 
 
 def check_replay(data: ReplayableData, batch: Batch, count: int) -> None:
-    """Read the first ``count`` samples of ``batch`` twice, each by itself. ReplayableData of other kinds are not looked at.
+    """Read the first ``count`` samples of ``batch`` twice, each by itself. Data of other kinds are not looked at.
 
     Raises:
         InputError: a sample read twice with one seed differs; it is named.
