@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import experiments, registry
-from tutelage.distillation.method import Method
-from tutelage.distillation.supervised import Supervised
-from tutelage.distillation.tasks.base import tasks
 from tutelage.storage import read_json, write_text
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +34,7 @@ def page(entry: registry.SystemEntry) -> str:
         "## Run it",
         f"```sh\ntutelage show {entry.name}\n```" if entry.name in experiments.names() else None,
         f"```python\nfrom tutelage import registry\nfrom tutelage.distillation.trainer import train\n\n"
-        f'train(registry.find("{entry.name}").target.tiny(seed=0))  # a lesson of a few seconds\n```',
+        f'train(registry.find("{entry.name}").target.tiny_job(seed=0))  # a training job of a few seconds\n```',
         "## Result",
         result(RESULTS / f"{entry.name}.json"),
     ]

@@ -29,8 +29,8 @@ each_system = pytest.mark.parametrize("entry", registry.systems().values(), ids=
 
 def short(entry: SystemEntry, **changes: Any) -> TrainingJob:
     """The system's tiny lesson, cut to a few steps that reach every stage."""
-    lesson = entry.target.tiny(0)
-    steps = max(4, 2 * len(lesson.method.stages()))
+    lesson = entry.target.tiny_job(0)
+    steps = max(4, 2 * len(lesson.method.phases()))
     settings = {"steps": steps, "checkpoint_every": 2, "log_every": 1, "eval_every": 0, "warmup": 0} | changes
     lesson.settings, lesson.evaluate = replace(lesson.settings, **settings), None
     return lesson
@@ -305,7 +305,7 @@ class Random(Sound):
 
     def loss_terms(self, batch: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> dict[str, Tensor]:
         noise = torch.rand((), generator=torch.Generator().manual_seed(torch.Generator().seed()))
-        return {"mse": super().terms(batch, student, teacher)["mse"] * (1 + noise)}
+        return {"mse": super().loss_terms(batch, student, teacher)["mse"] * (1 + noise)}
 
 
 class Hooked(Sound):
@@ -357,7 +357,7 @@ def test_a_cache_that_misses_is_caught(tmp_path: Path) -> None:
     class Drifting(Sound):
         @classmethod
         def tiny_job(cls, seed: int) -> TrainingJob:
-            lesson = super().tiny(seed)
+            lesson = super().tiny_job(seed)
             network = lesson.teacher.network
             network.register_forward_hook(lambda module, inputs, output: output + module.drift.add_(1e-3))
             network.drift = torch.zeros(())

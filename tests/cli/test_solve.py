@@ -14,7 +14,7 @@ from tutelage.programs.confidence import confidence, probability
 from tutelage.programs.trace import RecordOrigin, StepRecord, Trace
 from tutelage.programs.values import Box
 
-from ..modules.packaged.needed import needs_networks
+from ..modules.pretrained.needed import needs_networks
 
 runner = CliRunner()
 

@@ -11,7 +11,7 @@ from tutelage.cli import main
 from tutelage.programs.generators import grammar
 
 from ..modules.tiny_language_model import make_model
-from ..programs.writers.stub_server import PROGRAM, Reply, refused, said, serving
+from ..programs.generators.stub_server import PROGRAM, Reply, refused, said, serving
 
 runner = CliRunner()
 COLOR = "What color is the circle?"

@@ -1,4 +1,4 @@
-"""What each of the processes runs in ``test_sharded.py``: ``torchrun -m tests.distill.sharded_run``."""
+"""What each of the processes runs in ``test_sharded.py``: ``torchrun -m tests.distillation.fsdp_run``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each of the processes runs in ``test_parallel.py``: ``torchrun -m tests.distill.parallel_run FOLDER``, a folder with
+"""What each of the processes runs in ``test_parallel.py``: ``torchrun -m tests.distillation.parallel_run FOLDER``, a folder with
 labelled records of the tiny world in ``labelled``."""
 
 from __future__ import annotations

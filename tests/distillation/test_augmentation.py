@@ -43,7 +43,9 @@ def test_draws_are_uniform_and_differ_by_row_stream_and_number() -> None:
 
 
 @pytest.mark.parametrize(
-    "views", [Augmentation(crop=2), Augmentation(resize=(0.2, 1)), Augmentation(flip=0.5), Augmentation(randaugment=(2, 9)), Augmentation(colour=0.4),
+    "views",
+    [Augmentation(crop=2), Augmentation(resize=(0.2, 1)), Augmentation(flip=0.5), Augmentation(randaugment=(2, 9)),
+     Augmentation(colour=0.4),
               Augmentation(erase=1.0), EVERYTHING],
 )  # fmt: skip
 def test_a_view_is_replayed_bit_for_bit_whatever_rows_are_beside_it(views: Augmentation) -> None:

@@ -18,7 +18,7 @@ from .toy import Distil, Net, lesson
 @pytest.mark.slow
 def test_a_split_student_learns_the_same_or_is_refused() -> None:
     pytest.importorskip("accelerate")
-    torchrun("tests.distill.sharded_run", fsdp=True)
+    torchrun("tests.distillation.fsdp_run", fsdp=True)
 
 
 class Averaging(Distil):
@@ -44,7 +44,7 @@ def test_what_needs_whole_weights_is_refused() -> None:
         check_supported(lesson(channels_last=True))
     follows = lesson()
     follows.teacher = EMATeacher(follows.student)
-    with pytest.raises(InputError, match="the teacher MovingAverage follows"):
+    with pytest.raises(InputError, match="the teacher EMATeacher follows"):
         check_supported(follows)
 
 

@@ -48,7 +48,7 @@ def test_two_processes_learn_what_one_does_and_resume_to_the_same_bits(tmp_path:
     alone = train(lesson(), tmp_path / "alone")
     records_of = collect_to_folder(tmp_path / "records", small.questions(30), small.modules())
     label_to_folder(tmp_path / "labelled", records_of, small.modules(), {"COLOR": from_callable(small.brightest)})
-    torchrun("tests.distill.parallel_run", tmp_path, fsdp=fsdp)
+    torchrun("tests.distillation.parallel_run", tmp_path, fsdp=fsdp)
     assert sorted(file.name for file in tmp_path.glob("rank-*")) == ["rank-0-of-2", "rank-1-of-2"]
     first, second = ((tmp_path / f"rank-{rank}-of-2").read_text() for rank in (0, 1))
     assert first == second, "figures and seconds are the same in every process"

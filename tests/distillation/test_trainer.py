@@ -244,7 +244,7 @@ def test_parameters_without_gradient_are_reported_unless_idle() -> None:
             self.unused = nn.Linear(2, 2)
 
     class Tolerant(Distil):
-        idle = ("student.unused.*",)
+        unused_parameters = ("student.unused.*",)
 
     assert train(lesson(student=Spare())).parameters_without_gradient == ("student.unused.weight", "student.unused.bias")
     assert train(lesson(Tolerant(), student=Spare())).parameters_without_gradient == ()
@@ -396,7 +396,7 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from tutelage.distillation.trainer import train
-from distill.test_trainer import LONG, rich
+from distillation.test_trainer import LONG, rich
 train(rich(steps=1))  # what is loaded on first use is loaded before the forks
 rng = random.Random({rounds})
 for _ in range({rounds}):

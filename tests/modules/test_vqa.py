@@ -86,7 +86,7 @@ def test_an_exercise_asks_the_network_what_the_calls_ask(module) -> None:
         calls = [ask(image, question) for question in QUESTIONS for image in images]
     else:
         calls = [check(image, noun, word) for noun in ("star", "object") for word in ("red", "small") for image in images]
-    exercise = module.exercise(calls, None)
+    exercise = module.training_examples(calls, None)
     with torch.no_grad():
         (expected,), (found,) = module.forward(module.encode(calls)).values(), module.forward(exercise.inputs).values()
     order = [(i % 4, i // 4) for i in range(len(calls))]

@@ -169,7 +169,9 @@ def test_modules_are_taught_in_order_and_only_those_asked_for() -> None:
 
 
 def test_a_retain_option_that_wraps_the_student_leaves_a_plain_module() -> None:
-    result = sdvp_compile(small.questions(9), small.modules(), {"COLOR": small.brightest}, options=replace(OPTIONS, strategy=LoRA()))
+    result = sdvp_compile(
+        small.questions(9), small.modules(), {"COLOR": small.brightest}, options=replace(OPTIONS, strategy=LoRA())
+    )
     network = result.modules["COLOR"].network
     assert network.state_dict().keys() == small.color().network.state_dict().keys()
     assert result.reports[0].kept == 9
@@ -216,7 +218,9 @@ def test_final_answers_are_a_term_of_the_lesson() -> None:
     assert "final" not in plain.reports[0].loss
 
 
-@pytest.mark.parametrize("changed", [{"blame": 0.5}, {"loss": StepwiseWithFinalAnswer.Config()}], ids=["blame", "final"])
+@pytest.mark.parametrize(
+    "changed", [{"attribution_floor": 0.5}, {"loss": StepwiseWithFinalAnswer.Config()}], ids=["attribution", "final"]
+)
 def test_options_that_need_answers_say_so(changed: dict) -> None:
     unlabelled = [replace(q, answer=None) for q in small.questions(6)]
     stage = SdvpTask("s", unlabelled, {"COLOR": from_callable(small.brightest)})

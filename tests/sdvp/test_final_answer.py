@@ -189,7 +189,7 @@ def test_where_a_box_is_the_answer_only_the_first_matters():
         modules["LOC"].network.out.bias[:2] = -0.4
     text = "A=LOC(image=IMAGE,object='star')\nFINAL_RESULT=RESULT(var=A)"
     asked = question(5, text, "red")
-    best = modules["LOC"].candidates([Call("LOC", {"image": asked.images["IMAGE"], "object": "star"})])[0]
+    best = modules["LOC"].scored_boxes([Call("LOC", {"image": asked.images["IMAGE"], "object": "star"})])[0]
     data = prepare([replace(asked, answer=best[1])], modules, [])
     (graph,) = data.graphs
     assert [len(value) for value in graph.answers] == [0] + [1] * min(8, len(best))
@@ -288,7 +288,7 @@ def test_boxes_are_read_where_the_heat_map_has_its_peaks():
     data = prepare([asked], modules, ["LOC"])
     (one,) = data.graphs[0].calls
     call = Call("LOC", {"image": asked.images["IMAGE"], "object": "star"})
-    boxes = modules["LOC"].candidates([call], 0.05)[0][:8]
+    boxes = modules["LOC"].scored_boxes([call], 0.05)[0][:8]
     assert one.outcomes[-1] == boxes and len(boxes) > 1
     heads = modules["LOC"].forward(modules["LOC"].encode([call]))
     classes, rows, columns = one.detail
@@ -318,13 +318,13 @@ def test_final_labels_beside_stepwise_distillation():
     asked = [question(n, CROPPED, ("red", "blue")[n % 2]) for n in range(8)]
     data = prepare(asked, modules, ["VQA"])
     calls = [Call("VQA", {"image": q.images["IMAGE"], "question": "What color is the star?"}) for q in asked]
-    task = vqa.exercise(calls, [CallLabel(q.answer) for q in asked])
-    replay = vqa.exercise(calls, None)
+    task = vqa.training_examples(calls, [CallLabel(q.answer) for q in asked])
+    replay = vqa.training_examples(calls, None)
     given = make_final_answer_job(vqa, task, replay, data, STEPS, StepwiseWithFinalAnswer.Config(mu=2.0))
     history = train(given, None).history
     assert set(history[-1]["terms"]) == {"step", "self", "final"}
     weights = given.method.loss_weights()
-    assert weights == {"final": 2.0, "step": 1.0, "self": given.method.config.keep}
+    assert weights == {"final": 2.0, "step": 1.0, "self": given.method.config.self_weight}
     start = prepare(asked, modules, [])
     assert history[-1]["terms"]["final"] < -start.likelihoods(start.graphs, {}).log().mean().item()
 
@@ -370,5 +370,5 @@ def test_a_function_has_one_answer():
 
 
 def _at(graph, answer: str) -> list[Tensor]:  # noqa: ANN001
-    (asked,) = (one for one in graph.asked if one.call.module == "VQA")
+    (asked,) = (one for one in graph.calls if one.call.module == "VQA")
     return [torch.tensor([float(value == answer) for value in asked.outcomes]).double()]

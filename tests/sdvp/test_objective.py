@@ -116,7 +116,7 @@ def test_the_whole_self_term_reaches_every_parameter() -> None:
     batch = given.data.batch(torch.arange(2), torch.arange(2))
     ours, _ = given.method(batch, given.student, None)
     terms = given.method.loss_terms(batch, ours, {})
-    assert set(terms) == {"step", "self"} and given.method.loss_weights() == {"self": given.method.config.keep}
+    assert set(terms) == {"step", "self"} and given.method.loss_weights() == {"self": given.method.config.self_weight}
     terms["self"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in given.student.parameters())
 

@@ -127,5 +127,5 @@ def test_ready_teachers_can_be_sent_to_another_process() -> None:
     )
     for teacher, call in pairs:
         sent = pickle.loads(pickle.dumps(teacher))
-        assert (sent.version, sent.expand) == (teacher.version, teacher.label_related_calls)
+        assert (sent.version, sent.label_related_calls) == (teacher.version, teacher.label_related_calls)
         assert sent.label([call]) == teacher.label([call]) != [None]

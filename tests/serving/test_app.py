@@ -352,7 +352,7 @@ def test_the_schema_describes_examples_that_work(served: Served) -> None:
                 response = client.post(path, json=example)
                 assert response.status_code == 200, response.text
                 (schemas.BatchResponse if path == "/v1/batch" else schemas.RunResponse).model_validate(response.json())
-        for example in schema["components"]["schemas"]["Failed"]["examples"]:
+        for example in schema["components"]["schemas"]["ErrorResponse"]["examples"]:
             schemas.ErrorResponse.model_validate(example)
         with pytest.raises(pydantic.ValidationError):
             schemas.RunRequest.model_validate({"images": [], "program": "x"})

@@ -121,7 +121,7 @@ def test_a_module_that_does_not_answer_is_left_behind(caplog: pytest.LogCaptureF
 def test_a_lone_client_never_waits_and_clients_in_step_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     """With an hour to wait for others: alone, nobody was expected; after two at once, two are, and a third comes in time."""
 
-    monkeypatch.setattr(engine_module, "SHARE", 1e12)
+    monkeypatch.setattr(engine_module, "MAX_WAIT_SHARE", 1e12)
 
     async def go() -> list[int]:
         echo = Echo()

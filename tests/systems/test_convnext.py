@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from tutelage.errors import InputError
+from tutelage.networks.layers import DropPath
 from tutelage.systems._backbone import count_parameters, create, create_on_meta
-from tutelage.systems._layers import DropPath
 from tutelage.systems.convnext import ConvNeXt, ConvNeXtBlock
 
 SMALL = {"depths": (1, 2, 1), "dims": (8, 12, 16), "stem": 4}
@@ -83,10 +83,10 @@ def test_the_same_logits_as_the_library_with_its_weights() -> None:
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.normal_(std=0.2)
-    ours, images = ConvNeXt(5, **SMALL).adopt(theirs.state_dict(), "hf"), torch.randn(2, 3, 32, 48)
+    ours, images = ConvNeXt(5, **SMALL).load_converted(theirs.state_dict(), "hf"), torch.randn(2, 3, 32, 48)
     expected = theirs(images).logits
     assert torch.allclose(ours(images), expected, atol=1e-4 * expected.abs().max().item())
     with pytest.raises(InputError, match="build the same size"):
-        ConvNeXt(6, **SMALL).adopt(theirs.state_dict(), "hf")
+        ConvNeXt(6, **SMALL).load_converted(theirs.state_dict(), "hf")
     with pytest.raises(InputError, match="no weights from 'tf'"):
-        ours.adopt({}, "tf")
+        ours.load_converted({}, "tf")

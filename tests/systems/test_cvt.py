@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.errors import InputError
-from tutelage.systems._layers import DropPath
+from tutelage.networks.layers import DropPath
 from tutelage.systems.cvt import ConvProjection, CvT, CvTAttention, CvTBlock, quick_gelu
 
 MINI: dict[str, Any] = CvT.options("mini")
@@ -107,9 +107,9 @@ def test_the_same_logits_as_the_library_with_its_weights() -> None:
         embed_dim=[8, 12, 16], num_heads=[1, 3, 2], depth=[1, 2, 3], drop_path_rate=[0.0, 0.0, 0.0], num_labels=5
     )
     theirs = wild(transformers.CvtForImageClassification(config))
-    ours = CvT(5, depths=(1, 2, 3), dims=(8, 12, 16), heads=(1, 3, 2), quick=False).adopt(theirs.state_dict(), "hf")
+    ours = CvT(5, depths=(1, 2, 3), dims=(8, 12, 16), heads=(1, 3, 2), quick=False).load_converted(theirs.state_dict(), "hf")
     images = torch.randn(2, 3, 32, 48)
     expected = theirs(images).logits
     assert torch.allclose(ours(images), expected, atol=1e-4 * expected.abs().max().item())
-    quick = CvT(5, depths=(1, 2, 3), dims=(8, 12, 16), heads=(1, 3, 2)).adopt(theirs.state_dict(), "hf")
+    quick = CvT(5, depths=(1, 2, 3), dims=(8, 12, 16), heads=(1, 3, 2)).load_converted(theirs.state_dict(), "hf")
     assert not torch.allclose(quick(images), expected, atol=1e-4)

@@ -75,12 +75,12 @@ def test_weighted_loss_equals_a_hand_computation() -> None:
     method = method_at(2.0)
     dist, teacher = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.eye(4)[[0, 3, 3, 1, 2, 0]]
     output = {"cls": torch.zeros(6, 4), "dist": dist}
-    terms = method.terms(Batch(torch.zeros(6)), output, {"logits": teacher, "labels": torch.full((6, 4), 0.25)})
+    terms = method.loss_terms(Batch(torch.zeros(6)), output, {"logits": teacher, "labels": torch.full((6, 4), 0.25)})
     targets = [0, 3, 3, 1, 2, 0]
     w = method.class_weights
     losses = [-w[k] * dist[i].log_softmax(0)[k] for i, k in enumerate(targets)]
     assert terms["dist"].item() == pytest.approx((sum(losses) / sum(w[k] for k in targets)).item(), abs=1e-6)
-    early = method_at(1.99).terms(Batch(torch.zeros(6)), output, {"logits": teacher, "labels": torch.full((6, 4), 0.25)})
+    early = method_at(1.99).loss_terms(Batch(torch.zeros(6)), output, {"logits": teacher, "labels": torch.full((6, 4), 0.25)})
     assert early["dist"].item() == pytest.approx(F.cross_entropy(dist, torch.tensor(targets)).item(), abs=1e-6)
 
 
@@ -114,15 +114,15 @@ def test_the_teacher_sees_the_very_images_of_the_student(epoch: float) -> None:
 def test_a_head_without_weight_gets_no_gradient(a: float, silent: str, learns: str) -> None:
     batch, student, teacher = case()
     method = method_at(0.0, a=a)
-    terms = method.terms(batch, *method(batch, student, teacher))
-    sum(method.weights()[name] * term for name, term in terms.items() if method.weights()[name]).backward()
+    terms = method.loss_terms(batch, *method(batch, student, teacher))
+    sum(method.loss_weights()[name] * term for name, term in terms.items() if method.loss_weights()[name]).backward()
     assert student.get_submodule(silent).weight.grad is None
     assert student.get_submodule(learns).weight.grad.abs().sum() > 0
 
 
 def test_the_phase_changes_with_the_epoch_and_after_a_resume(tmp_path: Path) -> None:
     def lesson() -> TrainingJob:
-        made = DeiTLT.tiny(0)
+        made = DeiTLT.tiny_job(0)
         made.method = DeiTLT(drw=2)
         made.settings = TrainingSettings(steps=7, batch_size=16, checkpoint_every=3, log_every=1)
         return made

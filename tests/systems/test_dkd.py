@@ -35,12 +35,12 @@ def test_terms_and_warm_up() -> None:
     rises = []
     for epoch in (0.0, 9.5, 19.0, 40.0):
         method.progress = TrainingProgress(epoch=epoch)
-        rises.append(method.weights()["other"])
+        rises.append(method.loss_weights()["other"])
     assert rises == [8 / 20, 8 * 10 / 20, 8.0, 8.0]
-    assert DKD(warmup=0).weights() == {"label": 1.0, "target": 1.0, "other": 8.0}
+    assert DKD(warmup=0).loss_weights() == {"label": 1.0, "target": 1.0, "other": 8.0}
 
 
 def test_mixed_labels_are_refused() -> None:
     logits = {"logits": torch.zeros(2, 3)}
     with pytest.raises(InputError, match="class id"):
-        DKD().terms(Batch(torch.zeros(2, 1), torch.full((2, 3), 1 / 3)), logits, logits)
+        DKD().loss_terms(Batch(torch.zeros(2, 1), torch.full((2, 3), 1 / 3)), logits, logits)

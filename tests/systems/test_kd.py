@@ -14,12 +14,12 @@ from tutelage.systems.kd import KD
 def test_loss_equals_a_hand_value() -> None:
     ours, theirs = torch.tensor([[0.0, 0.0]]), torch.tensor([[2 * torch.log(torch.tensor(3.0)), 0.0]])
     method = KD(tau=2.0, alpha=0.75)
-    terms = method.terms(Batch(ours, torch.tensor([0])), {"logits": ours}, {"logits": theirs})
+    terms = method.loss_terms(Batch(ours, torch.tensor([0])), {"logits": ours}, {"logits": theirs})
     # the teacher says (3/4, 1/4) at T = 2: KL against (1/2, 1/2) = 3/4 ln 3/2 + 1/4 ln 1/2
     expected = 4 * (0.75 * torch.log(torch.tensor(1.5)) + 0.25 * torch.log(torch.tensor(0.5)))
     assert terms["kd"].item() == pytest.approx(expected.item(), abs=1e-6)
     assert terms["label"].item() == pytest.approx(0.6931472, abs=1e-6)
-    assert method.weights() == {"kd": 0.75, "label": 0.25}
+    assert method.loss_weights() == {"kd": 0.75, "label": 0.25}
 
 
 def test_without_label_term_the_data_needs_no_labels() -> None:

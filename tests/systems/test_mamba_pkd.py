@@ -193,7 +193,7 @@ def test_images_that_do_not_fit_are_refused() -> None:
 
 
 def lesson(combine: str = "residual", lr: float = 1e-2, steps: int = 24) -> TrainingJob:
-    made = MambaPKD.tiny(0)
+    made = MambaPKD.tiny_job(0)
     made.student.combine = combine
     made.settings = replace(made.settings, lr=lr, steps=steps, weight_decay=0.1)
     return made

@@ -18,7 +18,7 @@ def loss(method: MiniLM, student: nn.Module, teacher: nn.Module, tokens: Tensor,
     batch, live = Batch({"input_ids": tokens, "attention_mask": mask}), NetworkTeacher(teacher)
     with torch.no_grad():
         method.prepare(student, live, batch, TensorData(batch.inputs))
-    return method.terms(batch, *method(batch, student, live))
+    return method.loss_terms(batch, *method(batch, student, live))
 
 
 def encoder(seed: int, width: int = 16, heads: int = 4) -> TinyEncoder:
@@ -96,7 +96,7 @@ def test_a_sequence_of_padding_alone_gives_no_nan() -> None:
 
 
 def test_gradients_end_at_the_tapped_projections() -> None:
-    trainer = Trainer(MiniLM.tiny(0))
+    trainer = Trainer(MiniLM.tiny_job(0))
     trainer.advance()
     assert trainer.parameters_without_gradient == ()
     graded = {name for name, p in trainer.student.named_parameters() if p.grad is not None}
@@ -139,7 +139,7 @@ def test_the_generalisation_with_as_many_heads_is_the_same() -> None:
     assert all(plain[name].item() == pytest.approx(general[name].item(), abs=1e-6) for name in plain)
     method = MiniLM(relations=(("q", "q", 0.5), ("k", "k", 2.0)))
     assert set(loss(method, encoder(0), encoder(1), ids, torch.ones_like(ids))) == {"qq", "kk"}
-    assert method.weights() == {"qq": 0.5, "kk": 2.0}
+    assert method.loss_weights() == {"qq": 0.5, "kk": 2.0}
 
 
 class Fused(nn.Module):
@@ -168,7 +168,7 @@ def test_a_fused_projection_is_split() -> None:
 
 
 def test_the_trainer_leaves_the_teacher_in_eval_mode() -> None:
-    lesson = MiniLM.tiny(0)
+    lesson = MiniLM.tiny_job(0)
     trainer = Trainer(lesson)
     trainer.method.train()
     trainer.advance()

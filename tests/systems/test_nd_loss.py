@@ -136,15 +136,15 @@ def test_without_the_feature_term_it_is_plain_distillation_bit_for_bit() -> None
 
 def test_the_warm_up_touches_the_base_alone() -> None:
     method = NDLoss(kd=3.0, warmup=20)
-    assert method.weights() == {"label": 1.0, "kd": 0.0, "nd": 2.0}
+    assert method.loss_weights() == {"label": 1.0, "kd": 0.0, "nd": 2.0}
     method.progress = TrainingProgress(epoch=5.9)
-    assert method.weights() == {"label": 1.0, "kd": 3.0 * 5 / 20, "nd": 2.0}
+    assert method.loss_weights() == {"label": 1.0, "kd": 3.0 * 5 / 20, "nd": 2.0}
 
 
 @pytest.mark.parametrize("base", ["kd", "dkd", "dist"])
 @pytest.mark.parametrize("feature", ["nd", "direction", "norm-step", "norm-match"])
 def test_every_combination_trains(base: str, feature: str) -> None:
-    lesson = NDLoss.tiny(0)
+    lesson = NDLoss.tiny_job(0)
     lesson.method = NDLoss(base=base, feature=feature, warmup=0)
     terms = train(lesson).history[-1]["terms"]
     assert set(terms) == {"label", base, feature}

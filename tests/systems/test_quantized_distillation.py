@@ -188,13 +188,13 @@ def test_ask_the_teacher_adds_two_subset_means(ask: str) -> None:
     theirs, labels = torch.tensor([[1.0, 0.0, 2.0]]).repeat(3, 1), torch.tensor([0, 1, 2])
     method = QuantizedDistillation(ask=ask, cut=1.0)
     torch.manual_seed(0)
-    mask = method.asked(ours, labels)
+    mask = method.teacher_mask(ours, labels)
     if ask == "entropy":
         assert mask.tolist() == [False, True, False]
     if ask == "wrong":
         assert mask.tolist() == [False, True, True]
     torch.manual_seed(0)
-    terms = method.terms(Batch(ours, labels), {"logits": ours}, {"logits": theirs})
+    terms = method.loss_terms(Batch(ours, labels), {"logits": ours}, {"logits": theirs})
     plain = F.cross_entropy(ours, labels, reduction="none")
     assert terms["plain"].item() == pytest.approx(plain[~mask].mean().item(), abs=1e-6)
     assert terms["label"].item() == pytest.approx(plain[mask].mean().item(), abs=1e-6)

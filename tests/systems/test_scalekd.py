@@ -142,8 +142,8 @@ def test_the_student_is_untouched() -> None:
 def test_without_soft_labels_and_features_it_is_cross_entropy() -> None:
     method = ScaleKD(a=0.0, direct_weight=0.0, alternative_weight=0.0)
     logits, labels = maps(0, 4, 3), torch.tensor([0, 1, 2, 0])
-    terms = method.terms(Batch(logits, labels), {"logits": logits}, {"logits": maps(1, 4, 3)})
-    assert set(terms) == {"label"} and method.weights() == {"label": 1.0}
+    terms = method.loss_terms(Batch(logits, labels), {"logits": logits}, {"logits": maps(1, 4, 3)})
+    assert set(terms) == {"label"} and method.loss_weights() == {"label": 1.0}
     assert terms["label"].item() == F.cross_entropy(logits, labels).item()
     result = train(lesson(a=0.0, direct_weight=0.0, alternative_weight=0.0))
     assert set(result.history[-1]["terms"]) == {"label"}
@@ -152,7 +152,7 @@ def test_without_soft_labels_and_features_it_is_cross_entropy() -> None:
 def test_the_soft_term_has_the_gradient_of_the_divergence() -> None:
     ours, theirs = maps(0, 4, 3).requires_grad_(), maps(1, 4, 3)
     method = ScaleKD(tau=2.0, direct_weight=0.0, alternative_weight=0.0)
-    terms = method.terms(Batch(ours, torch.zeros(4).long()), {"logits": ours}, {"logits": theirs})
+    terms = method.loss_terms(Batch(ours, torch.zeros(4).long()), {"logits": ours}, {"logits": theirs})
     (gradient,) = torch.autograd.grad(terms["kd"], ours)
     divergence = 4 * F.kl_div((ours / 2).log_softmax(1), (theirs / 2).softmax(1), reduction="batchmean")
     torch.testing.assert_close(gradient, torch.autograd.grad(divergence, ours)[0])

@@ -29,7 +29,7 @@ def made(seed: int = 0, **config: object) -> UniFormer:
     return network.eval()
 
 
-@pytest.mark.parametrize("size", list(UniFormer.PUBLISHED))
+@pytest.mark.parametrize("size", list(UniFormer.VARIANTS))
 def test_published_sizes(size: str) -> None:
     network, known = create_on_meta(f"uniformer:{size}"), published("uniformer")[size]
     assert count_parameters(network) == known.parameters
@@ -174,7 +174,9 @@ def test_heads() -> None:
     said = dense.heads(noise(2, 2, 64, 64))
     assert said["patches"].shape == (2, 4, 5)
     torch.testing.assert_close(dense(noise(2, 2, 64, 64)), said["logits"] + 0.5 * said["patches"].amax(1))
-    torch.testing.assert_close(dense.train().classify(noise(2, 16, 2, 2)), dense.heads.__self__.classify(noise(2, 16, 2, 2)))
+    torch.testing.assert_close(
+        dense.train().forward_head(noise(2, 16, 2, 2)), dense.heads.__self__.forward_head(noise(2, 16, 2, 2))
+    )
 
 
 def test_the_light_form_learns_through_the_pruning() -> None:

@@ -200,7 +200,7 @@ def test_lovasz_by_hand() -> None:
 
 
 def test_terms_by_hand() -> None:
-    made = Volt.tiny(0)
+    made = Volt.tiny_job(0)
     trainer = Trainer(made)
     batch = trainer.batch(0)
     batch.labels = batch.labels.clone()
@@ -221,10 +221,10 @@ def test_terms_by_hand() -> None:
 
 
 def test_without_a_teacher_the_labels_alone_teach() -> None:
-    made = replace(Volt.tiny(0), teacher=None)
+    made = replace(Volt.tiny_job(0), teacher=None)
     result = train(made)
     assert set(result.history[-1]["terms"]) == {"label"} and not result.parameters_without_gradient
-    taught = train(Volt.tiny(0))
+    taught = train(Volt.tiny_job(0))
     assert not taught.parameters_without_gradient and set(dict(taught.student.named_children())) == set(
         dict(result.student.named_children())
     )
@@ -234,7 +234,7 @@ def test_bad_lessons_are_refused() -> None:
     with pytest.raises(InputError, match="distill"):
         Volt(distill=1.0)
     with pytest.raises(InputError, match="no VoltNetwork"):
-        train(replace(Volt.tiny(0), student=ConvUNet(len(CLASSES), 6, (4, 8))))
+        train(replace(Volt.tiny_job(0), student=ConvUNet(len(CLASSES), 6, (4, 8))))
     with pytest.raises(InputError, match="empty scenes"):
         SceneDataset([])
 

@@ -53,7 +53,7 @@ def resolve_systems(systems: Sequence[str], smoke: bool = False) -> list[str]:
             raise InputError(f"no backbone {system!r}", where="systems", remedy=did_you_mean(system, list(known)))
         if size:
             known[system].options(size)
-        sizes = known[system].PUBLISHED
+        sizes = known[system].VARIANTS
         if smoke and not systems and min(it.size for it in sizes.values()) > 32:
             continue
         names.append(f"{system}:{size or (min(sizes, key=lambda it: sizes[it].size) if smoke else next(iter(sizes)))}")
@@ -205,9 +205,9 @@ def networks(name: str, device: str, left_out: dict[str, str]) -> Iterator[tuple
         except ImportError as error:
             left_out[library] = f"cannot be imported: {error}"
             continue
-        if library in ours.KEYS:
-            ours.adopt(other.state_dict(), library)
-        yield library, other, library if library in ours.KEYS else ""
+        if library in ours.KEY_PATTERNS:
+            ours.load_converted(other.state_dict(), library)
+        yield library, other, library if library in ours.KEY_PATTERNS else ""
     yield TUTELAGE, ours, ""
     if hasattr(ours, "folded"):
         yield FOLDED, ours.folded(), TUTELAGE
@@ -225,7 +225,7 @@ def measure_one(name: str, rounds: int, batch: int, device: str, compiled: bool)
     left_out: dict[str, str] = {}
     made = {way: (network, shared) for way, network, shared in networks(name, device, left_out)}
     ours = made[TUTELAGE][0]
-    side = ours.PUBLISHED[name.partition(":")[2]].size
+    side = ours.VARIANTS[name.partition(":")[2]].size
     images = ours.example(batch, side, torch_rng(0, "bench", "images")).to(device)
     ways, differences = {}, {}
     # the last library that shares weights has lent its own to ours

@@ -58,7 +58,8 @@ def bench(
     smoke: bool = False,
     progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """``{measured, scenarios, simulation}``: see :func:`measure`, :func:`extrapolate` and :func:`tutelage.bench.worker_simulation.check`.
+    """``{measured, scenarios, simulation}``: see :func:`measure`, :func:`extrapolate` and
+    :func:`tutelage.bench.worker_simulation.check`.
 
     ``images``: of the embedded world in GQA's layout, about ten questions each. ``smoke``: few of them, and networks that know
     nothing.

@@ -19,7 +19,8 @@ def bench(
     seeds: list[int], *, smoke: bool = False, progress: Callable[[float, float], object] = lambda done, total: None
 ) -> dict[str, Any]:
     """``{rows, by_seed, smoke}``: a row for each set of questions and writer, its figures (shares, see
-    :func:`~tutelage.sdvp.learned_generator.evaluation.exact_match`) as {mean, sd} over ``seeds``, null where a set has none. ``smoke``: a
+    :func:`~tutelage.sdvp.learned_generator.evaluation.exact_match`) as {mean, sd} over ``seeds``, null where
+    a set has none. ``smoke``: a
     writer that has learned nothing."""
     config = QUICK if smoke else GeneratorTraining()
     by_seed: list[dict[str, Any]] = []

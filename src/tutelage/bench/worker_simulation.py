@@ -116,7 +116,8 @@ def stub_shards(
 
 
 def stub_seconds(shard_size: int, calls: Mapping[str, float], modules: Mapping[str, Any], batch: float, call: float) -> float:
-    """What a shard of ``shard_size`` questions should take over timed stubs, from the calls a question alone: each module's calls in
+    """What a shard of ``shard_size`` questions should take over timed stubs, from the calls a question
+    alone: each module's calls in
     batches that are full but for the last."""
     asked = {name: shard_size * each for name, each in calls.items()}
     return sum(count * call + math.ceil(count / modules[name].batch_size) * batch for name, count in asked.items())

@@ -31,6 +31,7 @@ def show(screen: Any, attribution: ErrorAttribution) -> None:
     screen.print(kinds)
     failed = ", ".join(f"{count} {kind}" for kind, count in attribution.failures.items()) or "none"
     screen.print(
-        f"{attribution.questions} questions: {attribution.accuracy:.1f} % right, {attribution.ceiling:.1f} % with every step answered by "
+        f"{attribution.questions} questions: {attribution.accuracy:.1f} % right, "
+        f"{attribution.ceiling:.1f} % with every step answered by "
         f"{attribution.source}; {len(attribution.program_errors)} errors of program logic; programs that could not run: {failed}"
     )

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 
 def load_modules(folder: Path | None, seed: int, quick: bool, module_names: Sequence[str] = ()) -> dict[str, Module]:
-    """Symbolic modules, those saved in ``folder``, those that ``module_names`` names, and embedded ones in place of what is missing."""
+    """Symbolic modules, those saved in ``folder``, those that ``module_names`` names, and embedded ones in
+    place of what is missing."""
     from tutelage.cli._programs import load_module, with_toy_modules
     from tutelage.errors import InputError
     from tutelage.modules.symbolic import symbolic_modules

@@ -47,7 +47,7 @@ def read_command(file: Path, package: str) -> CommandSpec | None:
 @cache
 def found_commands(folder: Path, package: str) -> dict[str, CommandSpec]:
     """Every command in ``folder``, which is the Python package ``package``, by name, in alphabetical order."""
-    files = [file for file in folder.glob("[!_]*.py") if file.stem not in ("main", "common", "folder")]
+    files = [file for file in folder.glob("[!_]*.py") if file.stem not in ("main", "common", "lazy")]
     commands = (read_command(file, package) for file in [*files, *folder.glob("[!_]*/__init__.py")])
     return {command.name: command for command in sorted(command for command in commands if command)}
 

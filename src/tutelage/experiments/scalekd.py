@@ -50,7 +50,7 @@ class FeatureMSE(Method):
 
     def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``label``, ``kd`` and ``map``."""
-        kd = KD(tau=1.0, alpha=0.5).terms(batch, student, teacher)
+        kd = KD(tau=1.0, alpha=0.5).loss_terms(batch, student, teacher)
         return {"label": 0.5 * kd["label"], "kd": 0.5 * kd["kd"], "map": F.mse_loss(student["map"], teacher[LAST])}
 
 

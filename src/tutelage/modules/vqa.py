@@ -117,7 +117,8 @@ class QuestionModule(VisualModule):
         return batch if allowed is None else {**batch, "allowed": allowed}
 
     def training_examples(self, calls: Sequence[Call], labels: Sequence[CallLabel] | None) -> TrainingExamples:
-        """Rows of one crop with up to ``max_questions_per_image`` questions: pixels uint8 [N, 3, s, s], words [N, K, L]; targets and
+        """Rows of one crop with up to ``max_questions_per_image`` questions: pixels uint8 [N, 3, s, s],
+        words [N, K, L]; targets and
         weights [N, K, ...]."""
         rows = group_by_image([call.args["image"].key for call in calls], self.max_questions_per_image)
         first = [calls[row[0]] for row in rows]

@@ -42,7 +42,8 @@ class SdvpOptions:
 
     ``order``: modules taught first come first, others follow. ``replay``: off is naive tuning. ``on_policy``: later steps
     of the collection see the modules' own answers, else the teachers'. ``max_drop``: how far the guard score (0..1) may
-    fall; None: no guard. ``max_replay``: replayed calls a lesson. ``loss``: a ``StepwiseWithFinalAnswer.Config`` adds the final answers of
+    fall; None: no guard. ``max_replay``: replayed calls a lesson. ``loss``: a
+    ``StepwiseWithFinalAnswer.Config`` adds the final answers of
     the stage's questions, weighed by its mu. ``attribution_floor``: calls count by their blame for the stage's wrong answers, those
     without blame this much (0..1); None: all alike. Both need answers.
     """

@@ -88,7 +88,7 @@ class StepwiseDistillation(Method):
 
     def loss_weights(self) -> Mapping[str, float]:
         """``self`` weighs lambda."""
-        return {"self": self.config.keep} if self._replayed else {}
+        return {"self": self.config.self_weight} if self._replayed else {}
 
     def phases(self) -> tuple[Phase, ...]:
         """One stage; the retain option may freeze parts of the student."""

@@ -202,7 +202,8 @@ def label_shards(
     pool: WorkerPool | int = 1,
     progress: Progress | None = None,
 ) -> dict[str, list[TeacherField | None]]:
-    """What each module's teacher says to each record of ``unlabelled``, in order, through shards of ``shard_size`` calls in ``root``."""
+    """What each module's teacher says to each record of ``unlabelled``, in order, through shards of
+    ``shard_size`` calls in ``root``."""
     shards, tasks = [], []
     for name, records in unlabelled.items():
         teacher = [name, teachers[name].name, teachers[name].version, teachers[name].temperature]

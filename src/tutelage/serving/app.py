@@ -173,7 +173,7 @@ async def _batch(service: QuestionService, body: schemas.BatchRequest, request: 
 
 
 async def _error_handler(request: Request, error: Exception) -> Response:
-    request.scope["visit"].notes["kind"] = status_and_kind(error)[1]
+    request.scope["visit"].log_fields["kind"] = status_and_kind(error)[1]
     return error_response(error)
 
 

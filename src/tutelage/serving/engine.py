@@ -47,7 +47,8 @@ MAX_WAIT_SHARE = 0.125
 class PendingRun:
     """A program that a client wants run: its text, and the images it reads by name. ``future`` gets the trace.
 
-    Whoever no longer wants it sets ``cancelled``: it ends at its next step. ``queued_at``, ``started_at`` and ``finished_at`` are seconds of
+    Whoever no longer wants it sets ``cancelled``: it ends at its next step. ``queued_at``, ``started_at``
+    and ``finished_at`` are seconds of
     :func:`time.perf_counter`.
     """
 

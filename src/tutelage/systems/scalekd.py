@@ -18,6 +18,7 @@ from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, Output, Terms, forward_heads
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
+from tutelage.networks.layers import LayerNorm2d
 from tutelage.registry import system
 from tutelage.systems._toy import HierarchicalTransformer, build_with_seed, conv_norm, toy_images
 
@@ -47,14 +48,6 @@ def center_maps(maps: Tensor) -> Tensor:
 
 
 # -- the projector ---------------------------------------------------------------------------------------------------
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of a map [B, C, H, W]."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The normed map."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class CrossAttentionProjector(nn.Module):
@@ -91,7 +84,7 @@ class CrossAttentionProjector(nn.Module):
             raise InputError(f"{heads} heads do not divide {outer} channels", where="heads", remedy="choose a divisor")
         self.heads, self.size = heads, teacher[1:]
         self.scale = scale * (outer // heads) ** -0.5
-        normed = nn.BatchNorm2d(inner) if norm == "batch" else LayerNorm2d(inner)
+        normed = nn.BatchNorm2d(inner) if norm == "batch" else LayerNorm2d(inner, 1e-5)
         self.entry = nn.Sequential(nn.Conv2d(inner, inner, 3, padding=1), normed, nn.ReLU())
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, *student), std=0.02))
         self.table = nn.Parameter(torch.randn(1, math.prod(self.size), outer)) if learned else None
@@ -127,7 +120,8 @@ class ScaleKD(Method):
     """ScaleKD: any student copies a vision transformer's last map, partly through the teacher's own last stage.
 
     ``L = (1 - a) CE + a tau^2 CE(softmax(z_t / tau), softmax(z_s / tau)) + 0.08 (dir3 + dir4) + 0.06 (alt3 + alt4)``.
-    Of each view (:func:`direct_view_loss`, :func:`alternative_view_loss`) on its own projectors: the student's third map goes through a
+    Of each view (:func:`direct_view_loss`, :func:`alternative_view_loss`) on its own projectors: the
+    student's third map goes through a
     cross-attention projector with learned queries, then through the teacher's frozen last stage, and is compared with
     the teacher's last map (``3``); the fourth goes through a projector whose queries are that result (``4``). Gradients
     pass through the frozen stage. Projectors are dropped at export.

@@ -217,7 +217,7 @@ def test_a_square_frame_keeps_the_image_in_its_upper_left(opened: Opened) -> Non
     config = replace(opened("grounding dino").config, square=20)
     wide = Image.from_array(np.full((3, 10, 40), 255, np.uint8))
     assert config.sides(wide) == (40, 40)
-    seen = np.asarray(config.framed(wide))
+    seen = np.asarray(config.resize_with_padding(wide))
     assert seen.shape == (20, 20, 3) and (seen[:4] == 255).all() and (seen[7:] == 127).all()
 
 
@@ -236,5 +236,5 @@ def test_closed_scores_are_the_log_probabilities_of_whole_answers(name: str, ope
             total = torch.zeros(4)
             for at in range(len(ids)):
                 before = torch.cat([ids[:at], ids.new_zeros(1)]).repeat(4, 1)
-                total += network.continued(prompt, before, 1)[:, at].log_softmax(-1)[:, ids[at]]
+                total += network.continuation_logits(prompt, before, 1)[:, at].log_softmax(-1)[:, ids[at]]
             assert torch.allclose(scores[:, number], total, atol=1e-4)

@@ -205,13 +205,13 @@ def test_answers_are_kept_on_disk_and_failures_are_not(tmp_path: Path) -> None:
 
     requests = [GenerationRequest("good"), GenerationRequest("bad"), GenerationRequest("good")]
     with serving(script) as server:
-        first = writer(endpoint(server), responses=CompletionCache(tmp_path))
+        first = writer(endpoint(server), cache=CompletionCache(tmp_path))
         drafts = first.generate(requests)
         assert len(server.asked) == 4  # the second "good" is the first
-        second = writer(endpoint(server), responses=CompletionCache(tmp_path))
+        second = writer(endpoint(server), cache=CompletionCache(tmp_path))
         again = second.generate(requests)
         assert len(server.asked) == 7
-        writer(endpoint(server, max_tokens=9), responses=CompletionCache(tmp_path)).generate([GenerationRequest("good")])
+        writer(endpoint(server, max_tokens=9), cache=CompletionCache(tmp_path)).generate([GenerationRequest("good")])
         assert len(server.asked) == 8
     assert [d.text for (d,) in drafts] == [d.text for (d,) in again] == [PROGRAM, "", PROGRAM]
     assert drafts[0][0].probability == again[0][0].probability
@@ -224,7 +224,7 @@ def test_the_key_is_sent_and_stands_nowhere_else(tmp_path: Path, monkeypatch: An
     replies = {"a": said(f"# {KEY}\n{PROGRAM}"), "b": refused(400, "x" * 290 + KEY), "c": Reply(f"not {KEY} JSON".encode())}
     with serving(lambda asked, number: replies[asked.question]) as server:
         model = endpoint(server, key_variable="MY_KEY")
-        drafts = writer(model, responses=CompletionCache(tmp_path)).generate([GenerationRequest(name) for name in replies])
+        drafts = writer(model, cache=CompletionCache(tmp_path)).generate([GenerationRequest(name) for name in replies])
         with pytest.raises(InputError) as error:
             server.script = in_turn(refused(401, f"Incorrect API key provided: {KEY}"))
             answer(model)
@@ -341,7 +341,7 @@ def test_a_repair_asks_with_the_error() -> None:
 def test_progress_is_told() -> None:
     told = list[tuple[float, float]]()
     with serving(in_turn(said(PROGRAM))) as server:
-        writer(endpoint(server), on_done=lambda done, total: told.append((done, total))).generate(
+        writer(endpoint(server), on_progress=lambda done, total: told.append((done, total))).generate(
             [GenerationRequest("a"), GenerationRequest("b")]
         )
     assert told == [(0, 2), (1, 2), (2, 2)]
@@ -358,7 +358,7 @@ def test_who_stops_listening_stops_the_asking() -> None:
 
 def test_halves_of_characters_neither_stop_the_asking_nor_the_keeping(tmp_path: Path) -> None:
     with serving(in_turn(Reply(b'{"choices": [{"message": {"content": "a\\ud800b"}}]}'))) as server:
-        made = writer(endpoint(server), responses=CompletionCache(tmp_path))
+        made = writer(endpoint(server), cache=CompletionCache(tmp_path))
         ((draft,),) = made.generate([GenerationRequest("What is \udcff?")])
     assert draft.text == "a?b" and server.asked[0].question == "What is \udcff?"
     assert len(list(tmp_path.rglob("*.json"))) == 1

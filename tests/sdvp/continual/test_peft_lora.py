@@ -13,13 +13,14 @@ from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 from tutelage.modules import hf
 from tutelage.modules.visual_module import VisualModule, load
-from tutelage.sdvp.continual.base import CombinedStrategy, SelfDistill, parse
+from tutelage.sdvp.continual.base import CombinedStrategy, SelfDistill
 from tutelage.sdvp.continual.low_rank import LoRA
 from tutelage.sdvp.continual.peft_lora import PeftLoRA
+from tutelage.sdvp.continual.registry import parse
 from tutelage.sdvp.objective import StepwiseDistillation, make_job
 
-from ..modules.hf.cases import CASES
-from . import small
+from ...modules.hf.cases import CASES
+from .. import small
 
 CASE = CASES["blip"]
 
@@ -35,7 +36,7 @@ def test_parts_start_as_nothing_are_trained_alone_and_merge_exactly(option: Any,
     batch = blip.encode(CASE.calls)
     student = option.prepare(blip.copy_network(), blip)
     assert torch.allclose(student(batch)["answer"], blip.network(batch)["answer"], atol=1e-5)
-    trained = [(name, p) for name, p in student.named_parameters() if option.trains(f"student.{name}")]
+    trained = [(name, p) for name, p in student.named_parameters() if option.is_trainable(f"student.{name}")]
     assert trained and not any("predictions.decoder" in name for name, _ in trained)
     assert {name for name, p in student.named_parameters() if p.requires_grad} == {name for name, _ in trained}
     generator = torch.Generator().manual_seed(1)

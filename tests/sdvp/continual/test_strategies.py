@@ -20,15 +20,14 @@ from tutelage.sdvp.continual.base import (
     Freeze,
     LabelledReplay,
     SelfDistill,
-    parse,
-    strategies,
 )
 from tutelage.sdvp.continual.ewc import EWC, fisher
 from tutelage.sdvp.continual.low_rank import Adapter, LoRA
 from tutelage.sdvp.continual.options import with_strategy
+from tutelage.sdvp.continual.registry import parse, strategies
 from tutelage.sdvp.objective import StepwiseDistillation, make_job
 
-from . import small
+from .. import small
 
 
 class Line(nn.Module):
@@ -169,8 +168,8 @@ def taught(
     old = [Call("COLOR", {"image": small.picture(100 + i, "red")}) for i in range(8)]
     given = make_job(
         module,
-        module.exercise(asked, labels),
-        module.exercise(old, None) if replay else None,
+        module.training_examples(asked, labels),
+        module.training_examples(old, None) if replay else None,
         replace(small.SETTINGS, steps=steps),
         StepwiseDistillation.Config(self_weight=keep),
         retain,
@@ -229,7 +228,7 @@ def test_ewc_without_old_inputs_is_refused() -> None:
 
 
 def test_options_are_named_and_combine() -> None:
-    assert {"none", "self_distill", "ewc", "l2sp", "lora", "adapter", "freeze", "labelled"} <= set(strategies())
+    assert {"none", "self_distill", "ewc", "l2sp", "lora", "adapter", "freeze", "labelled", "peft"} == set(strategies())
     assert parse("none") == NO_STRATEGY
     both = parse("self_distill + lora")
     assert both == CombinedStrategy((SelfDistill(), LoRA())) and both.uses_self_distillation and both.reads_inputs
@@ -251,7 +250,7 @@ def test_named_options_set_replay_and_lambda() -> None:
 
 def test_lessons_under_different_options_are_different_runs(tmp_path) -> None:
     module = small.color()
-    task = module.exercise([Call("COLOR", {"image": small.picture(1, "red")})], [CallLabel("red")])
+    task = module.training_examples([Call("COLOR", {"image": small.picture(1, "red")})], [CallLabel("red")])
 
     def parts(retain: ContinualStrategy) -> object:
         return make_job(module, task, None, small.SETTINGS, StepwiseDistillation.Config(self_weight=0), retain).fingerprint_parts()

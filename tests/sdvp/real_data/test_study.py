@@ -27,7 +27,7 @@ from tutelage.sdvp.real_data.evaluation import Evaluator, GeneratedPrograms, gen
 from tutelage.sdvp.real_data.protocols import VIPER_GQA, VISPROG_GQA, VISPROG_GQA_VAL, VISPROG_NLVR2
 from tutelage.sdvp.real_data.splits import LEARN, PROBE, REPORT, draw_sample, drop_missing_images, read_items
 
-from ...programs.writers.stub_server import PROGRAM, said, serving
+from ...programs.generators.stub_server import PROGRAM, said, serving
 from .. import small
 
 runner = CliRunner()
@@ -273,13 +273,13 @@ def test_the_majority_of_several_programs_answers(folder: Path, tmp_path: Path) 
 
 def test_programs_are_written_once_part_by_part(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     items, _ = gqa_items(folder, 5)
-    monkeypatch.setattr(evaluation_module, "PART", 2)
+    monkeypatch.setattr(evaluation_module, "SHARD_SIZE", 2)
     asked: list[str] = []
 
     class Counting:
         name = "counting"
 
-        def write(self, requests: list[GenerationRequest], n: int = 1) -> list[list[Candidate]]:
+        def generate(self, requests: list[GenerationRequest], n: int = 1) -> list[list[Candidate]]:
             asked.extend(request.id for request in requests)
             return [[Candidate(f"{request.id}/{number}", "counting", 0.5) for number in range(n)] for request in requests]
 

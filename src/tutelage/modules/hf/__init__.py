@@ -17,7 +17,7 @@ __all__ = ["PREFIX", "HfModule", "Source", "resolve", "classes", "open_module"]
 
 def classes() -> list[type[HfModule]]:
     """Every class of module that wraps a transformers model, those for particular families first."""
-    from tutelage.modules.hf import depth, generative_vqa, image_text, loc, seg, vqa
+    from tutelage.modules.hf import depth, generative_vqa, image_text, loc, seg, vqa  # noqa: F401
 
     found = [kind for kind in HfModule.kinds().values() if kind.name]
     return sorted(found, key=lambda kind: not kind.families)

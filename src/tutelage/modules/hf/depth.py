@@ -53,7 +53,9 @@ class HfDepth(HfModule):
         image = call.args["image"]
         picture = Image(image.root, image.root_key)
         region = torch.tensor(image.region) / torch.tensor(self.config.sides(picture) * 2)
-        return drop_batch_dim(self.processor(images=self.config.framed(picture), return_tensors="pt")) | {"region": region}
+        return drop_batch_dim(self.processor(images=self.config.resize_with_padding(picture), return_tensors="pt")) | {
+            "region": region
+        }
 
     def training_examples(self, calls: Sequence[Call], labels: Sequence[CallLabel] | None) -> TrainingExamples:
         """Targets by head: ``size``, the model's own numbers, and ``peaks``, 1 where they are known."""

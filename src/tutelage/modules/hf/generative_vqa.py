@@ -55,7 +55,7 @@ class ChatVqa(HfVqa):
         text = (self.config.prompt or self.question).format(question=call.args["question"])
         turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
         asked = self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
-        images = [self.config.framed(call.args["image"])]
+        images = [self.config.resize_with_padding(call.args["image"])]
         return drop_batch_dim(self.processor(images=images, text=[asked], return_tensors="pt", add_special_tokens=False))
 
     def padding(self, name: str) -> tuple[str, int]:
@@ -124,7 +124,9 @@ class Blip2(HfVqa):
         instructed = self.network.model.config.model_type == "instructblip"
         asked = self.config.prompt or ("{question}" if instructed else "Question: {question} Answer:")
         text = asked.format(question=call.args["question"])
-        return drop_batch_dim(self.processor(images=self.config.framed(call.args["image"]), text=text, return_tensors="pt"))
+        return drop_batch_dim(
+            self.processor(images=self.config.resize_with_padding(call.args["image"]), text=text, return_tensors="pt")
+        )
 
     def padding(self, name: str) -> tuple[str, int]:
         """On the left where the answer follows the question's own tokens."""

@@ -105,7 +105,9 @@ class Owl(HfLoc):
     def row(self, call: Call) -> ModelInputs:
         """Image and phrase as the processor gives them; its texts are all of one length."""
         return drop_batch_dim(
-            self.processor(images=self.config.framed(call.args["image"]), text=[[self.text(call)]], return_tensors="pt")
+            self.processor(
+                images=self.config.resize_with_padding(call.args["image"]), text=[[self.text(call)]], return_tensors="pt"
+            )
         )
 
 
@@ -147,7 +149,9 @@ class GroundingDino(Owl):
     def row(self, call: Call) -> ModelInputs:
         """Image and phrase, in small letters and ended by a dot."""
         return drop_batch_dim(
-            self.processor(images=self.config.framed(call.args["image"]), text=self.text(call).lower(), return_tensors="pt")
+            self.processor(
+                images=self.config.resize_with_padding(call.args["image"]), text=self.text(call).lower(), return_tensors="pt"
+            )
         )
 
 

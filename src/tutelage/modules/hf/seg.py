@@ -38,7 +38,8 @@ class HfSeg(HfModule):
         raise NotImplementedError
 
     def training_examples(self, calls: Sequence[Call], labels: Sequence[CallLabel] | None) -> TrainingExamples:
-        """Targets ``heat`` [N, K, h, w], the labels' masks at the head's size, and ``requested_objects`` [N, K]; a label is the objects of
+        """Targets ``heat`` [N, K, h, w], the labels' masks at the head's size, and ``requested_objects`` [N,
+        K]; a label is the objects of
         the call, in the order asked for; a phrase's objects make one mask.
 
         Raises:

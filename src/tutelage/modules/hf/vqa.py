@@ -55,7 +55,9 @@ class HfVqa(HfModule):
     def row(self, call: Call) -> ModelInputs:
         """The image and the question as the processor gives them."""
         text = (self.config.prompt or self.question).format(question=call.args["question"])
-        return drop_batch_dim(self.processor(images=self.config.framed(call.args["image"]), text=text, return_tensors="pt"))
+        return drop_batch_dim(
+            self.processor(images=self.config.resize_with_padding(call.args["image"]), text=text, return_tensors="pt")
+        )
 
     def training_examples(self, calls: Sequence[Call], labels: Sequence[CallLabel] | None) -> TrainingExamples:
         """Closed: classes. Open: ``written`` [N, T], the label's tokens, is an input, and the head's target ``tokens``; a

@@ -188,7 +188,7 @@ def _choose_relation(c: ProgramBuilder, text: str, things: SelectedObjects) -> N
 
 
 def _exist(c: ProgramBuilder, detail: str, text: str, inputs: list[Any]) -> Node:
-    return BooleanExpr(f"{{{c.count(inputs[0].located(c))}}} > 0", as_words=True)
+    return BooleanExpr(f"{{{c.count(inputs[0].locate(c))}}} > 0", as_words=True)
 
 
 def _logic(word: str) -> Callable[[ProgramBuilder, str, str, list[Any]], Node]:
@@ -221,7 +221,7 @@ def _common(c: ProgramBuilder, detail: str, text: str, inputs: list[Any]) -> Nod
 
 
 def _count(c: ProgramBuilder, detail: str, text: str, inputs: list[Any]) -> Node:
-    return c.count(inputs[0].located(c))
+    return c.count(inputs[0].locate(c))
 
 
 def _amounts(sign: str) -> Callable[[ProgramBuilder, str, str, list[Any]], Node]:

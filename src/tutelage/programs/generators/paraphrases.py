@@ -1,4 +1,4 @@
-"""One question in many wordings, read from ``phrasings.txt``, and pairs of a question and its program made of them.
+"""One question in many wordings, read from ``paraphrases.txt``, and pairs of a question and its program made of them.
 
 A form has one wording that the grammar reads, which gives the program, and others that mean the same; some of these are
 held out, to be tried only on a writer that never saw them. Forms and words are ours.
@@ -68,7 +68,7 @@ def read_paraphrases(path: str | Path | None = None) -> list[Paraphrase]:
     Raises:
         InputError: the file is absent, or a line is no wording; file and line are named.
     """
-    path = Path(__file__).with_name("phrasings.txt") if path is None else Path(path)
+    path = Path(__file__).with_name("paraphrases.txt") if path is None else Path(path)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

@@ -36,7 +36,8 @@ Player = TypeVar("Player", bound=Hashable)
 
 @dataclass(frozen=True)
 class StepAttribution:
-    """One step of a wrong answer. ``attribute_errors``: the answer's correctness after the swap, less before (its Shapley value where
+    """One step of a wrong answer. ``attribute_errors``: the answer's correctness after the swap, less before
+    (its Shapley value where
     ``joint``); ``share``: its part of the error, the shares of an answer summing to 1; ``input`` names the call."""
 
     id: str

@@ -71,7 +71,8 @@ class ConditionalTable:
 @dataclass
 class Graph:
     """A question's program on its images. ``answers`` are the values of the result (a ProgramFailure among them where the
-    program may fail), ``right`` [answers] marks the correct ones; ``fixed_distributions`` holds distributions that stay as they are."""
+    program may fail), ``right`` [answers] marks the correct ones; ``fixed_distributions`` holds
+    distributions that stay as they are."""
 
     question: Question
     calls: list[GraphCall]

@@ -1,6 +1,7 @@
 """What wrong programs cost distillation, and what the vote of several programs gives back.
 
-A share of the programs of one stage is made wrong as a writer that misreads questions would (``datasets/synthetic/program_noise.py``).
+A share of the programs of one stage is made wrong as a writer that misreads questions would
+(``datasets/synthetic/program_noise.py``).
 Gains are in accuracy points over the frozen modules on the same reported questions. All of it is ours.
 """
 

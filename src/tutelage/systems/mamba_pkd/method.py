@@ -48,7 +48,7 @@ class MambaPKD(Method):
     tasks = ("classification",)
     needs_labels = True
     before: Tensor
-    taught: Tensor
+    teacher_logits: Tensor
     best: Tensor
 
     @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class MambaPKD(Method):
         self._data = [data]  # in a list: beside the method
         device = example.inputs.device
         taught = torch.cat([teacher.uncached(batch.to(device))["logits"] for batch in _plain(data)])
-        self.register_buffer("taught", taught)
+        self.register_buffer("teacher_logits", taught)
         self.register_buffer("before", torch.zeros_like(taught))
         self.register_buffer("best", torch.tensor(torch.inf))
         self.best.fill_(self._start(student))
@@ -175,7 +175,7 @@ class MambaPKD(Method):
     def _loss(self, logits: Tensor) -> Tensor:
         """The loss of logits of all plain training images."""
         labels = torch.cat([class_ids(batch.labels) for batch in _plain(self._data[0])]).to(logits.device)
-        terms = self.loss_terms(Batch(None, labels), {"logits": logits}, {"logits": self.taught})
+        terms = self.loss_terms(Batch(None, labels), {"logits": logits}, {"logits": self.teacher_logits})
         return sum(
             (weight * terms[name] for name, weight in self.loss_weights().items()), start=torch.zeros((), device=logits.device)
         )

@@ -59,7 +59,8 @@ def _write_logic(word: str, a: Claim, b: Claim, scene: Scene, rng: np.random.Gen
         ("logical", "attr"),
         pick(rng, texts).format(a=a[0].shape, x=a[2], w=word, b=b[0].shape, y=b[2]),
         yes_no(truth),
-        f"{yes_no(truth).capitalize()}, the {a[0].shape} is {attribute(a[0], a[1])} and the {b[0].shape} is {attribute(b[0], b[1])}.",
+        f"{yes_no(truth).capitalize()}, the {a[0].shape} is {attribute(a[0], a[1])} "
+        f"and the {b[0].shape} is {attribute(b[0], b[1])}.",
         [*semantic, FunctionalStep(word, "", (1, 3))],
         programs,
         ("yes", "no"),
