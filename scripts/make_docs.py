@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import experiments, registry
+from tutelage.distillation.method import Method
+from tutelage.distillation.supervised import Supervised
+from tutelage.distillation.tasks.base import tasks
 from tutelage.storage import read_json, write_text
 
 ROOT = Path(__file__).parents[1]

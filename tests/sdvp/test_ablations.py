@@ -68,7 +68,7 @@ def test_an_interval_shows_something_only_where_it_leaves_zero() -> None:
 
 def test_both_frameworks_are_compared_with_frozen_modules_in_their_own_programs() -> None:
     found = tables([part("framework", "taught through ViperGPT", 0.45, 0.9)])
-    rows = {(row["train_ablation"], row["asked"]): row for row in found.all()["frameworks"]}
+    rows = {(row["taught"], row["asked"]): row for row in found.all()["frameworks"]}
     assert rows["visprog", "viper"]["current"]["mean"] == pytest.approx(20)
     assert rows["viper", "viper"]["current"]["mean"] == pytest.approx(50)
     assert rows["viper", "visprog"]["current"]["mean"] == pytest.approx(-5)

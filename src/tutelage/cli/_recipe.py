@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tutelage.distillation.job import TrainingJob
     from tutelage.distillation.method import Method
     from tutelage.distillation.recipe import DataSpec, Recipe
+    from tutelage.distillation.tasks import Task
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What is taught, by whom, how.", show_default=False)]
 Overrides = Annotated[

@@ -160,6 +160,7 @@ def distill(
         settings = replace(settings, view_seed=chosen[0] if settings.view_seed is None else settings.view_seed)
     together = parallel or SingleProcess()
     results, facts = [], None
+    chosen_task = make_task(task, task_options) if task is not None else None
     for seed in chosen:
         job = TrainingJob(
             make_student(student, seed),

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.distillation.data import Batch, flatten_tree
+from tutelage.distillation.data.replay import check_replay
 from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.method import Method, Output, forward_heads
 from tutelage.distillation.supervised import Supervised
@@ -64,6 +65,7 @@ def check_first_batch(job: TrainingJob, batch: Batch) -> None:
     """
     task = job.task if isinstance(job.task, Task) and job.method.tasks else None
     _finite("inputs", batch.inputs)
+    check_replay(job.data, batch, 4)
     if not isinstance(task, Regression):  # there a label that is nan is missing
         _finite("labels", batch.labels)
     _check_labels(job, batch, task)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from tutelage.distillation.data import Batch, ReplayableData, TensorData, flatten_tree
 from tutelage.distillation.data.dataset import DatasetData
 from tutelage.distillation.data.loader import in_order
+from tutelage.distillation.evaluate import evaluate, evaluate_outputs, task_of
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, forward_heads
 from tutelage.distillation.supervised import Supervised

@@ -29,6 +29,7 @@ from tutelage.distillation.checkpoint import (
 )
 from tutelage.distillation.data import Batch
 from tutelage.distillation.data.loader import BatchLoader
+from tutelage.distillation.evaluate import evaluate
 from tutelage.distillation.export import save_weights
 from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.method import Phase, TrainingProgress

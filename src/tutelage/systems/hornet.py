@@ -15,7 +15,6 @@ from tutelage.networks.layers import DropPath, LayerNorm2d
 from tutelage.registry import system
 from tutelage.systems._backbone import Variant
 from tutelage.systems._convnext_base import ConvNeXtBase
-from tutelage.systems._layers import DropPath, LayerNorm2d
 
 
 class GlobalLocalFilter(nn.Module):
