@@ -1,0 +1,460 @@
+"""Runs programs that nobody vouches for, many at a time, in worker processes that have nothing to misuse.
+
+A run is a generator of module calls. Between two of its calls a program is not suspended: it is run again from its beginning
+with the outputs that are known (see :mod:`~tutelage.programs.sandbox_driver`). So a worker keeps nothing that could be lost:
+when it dies, or a program uses it up, the others go on in another, and no module is called twice. Programs that wait for
+their turn go to the worker together, in rounds; full rounds run in a thread beside whoever brings them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import count
+from typing import Any, Protocol
+
+from tutelage.programs.language import (
+    Call,
+    LimitExceeded,
+    ParseFailure,
+    ProgramFailure,
+    Refused,
+    RuntimeFailure,
+    Signature,
+    TimeoutFailure,
+    TypeFailure,
+    UndefinedVariable,
+    UnknownModule,
+    Value,
+)
+from tutelage.programs.sandbox_worker import Limits, SessionLost, Worker, check_home
+
+ROUND = 64
+"""Programs that go to the worker at once: it costs as much for each as 512 do, and a bad one sends fewer back."""
+RENEW = 2_000
+"""Programs after which a session is renewed: the code of all that ran in it is kept until then."""
+SESSIONS = 4
+"""Sessions that are kept at once: for clients, and for sets of modules."""
+REPLAY = 5
+"""All runs of a program from its beginning may take so many times its limit of time."""
+ROUND_SHARE, ROUND_LEAST = 0.25, 0.25
+"""A round may take this share of a program's own seconds, and at least so many: it usually takes milliseconds."""
+
+
+class Codec(Protocol):
+    """How values cross: pictures stay outside, and are numbers inside."""
+
+    def encode(self, value: Value) -> Any:
+        """A value from outside as plain data."""
+        ...
+
+    def decode(self, data: Any) -> Value:
+        """Plain data from inside as a value."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class SandboxProgram:
+    """A checked program as the sandbox takes it.
+
+    Args:
+        source: its text. entry: the function that is called. first_line: of ``source`` in the program's own text.
+        once: its top level changes nothing, so it need not run again before each run of the entry.
+        seeded: it draws random numbers, from the same seed in every run.
+        private: it defines classes, so no other program may share its session.
+    """
+
+    source: str
+    entry: str
+    first_line: int = 1
+    once: bool = True
+    seeded: bool = False
+    private: bool = False
+
+
+class SandboxRun(Generator[Call | list[Call], Value, Value]):
+    """A run of a program: a generator of calls, which can also be sent a value without waiting.
+
+    It keeps what it takes to begin it again: the outputs it was given. ``due``: a value was posted, and the next :meth:`send`
+    tells what comes of it.
+    """
+
+    def __init__(self, sandbox: Sandbox, program: SandboxProgram, described: tuple[Any, ...], codec: Codec, place: Hashable):
+        self.number = next(sandbox.numbers)
+        self.program, self.described, self.codec, self.place = program, described, codec, place
+        self.outputs: list[Any] = []
+        self.sent, self.session = 0, -1
+        self.reply: tuple[Any, ...] | ProgramFailure | None = None
+        self.under_way: Future[None] | None = None
+        self.seconds = 0.0
+        self.due = False
+        self._several = 0
+        self._sandbox, self._begun, self.ended = sandbox, False, False
+
+    def post(self, value: Value) -> None:
+        """Send ``value`` (None to begin) and do not wait: what the next :meth:`send` is given does not count."""
+        if self.ended:
+            return
+        if self._begun:
+            try:
+                if self._several:
+                    self.outputs.extend([self.codec.encode(one) for one in value])
+                else:
+                    self.outputs.append(self.codec.encode(value))
+            except BaseException:
+                self.close()
+                raise
+        self._begun = self.due = True
+        self._sandbox.post(self)
+
+    def send(self, value: Value) -> Call | list[Call]:
+        """The next call, or calls that are answered together; ``value`` answers the last, where none was posted.
+
+        Raises:
+            StopIteration: the program ended; its value is the answer.
+            ProgramFailure: whatever stopped the program.
+        """
+        if not self.due:
+            self.post(value)
+        if self.ended:
+            raise StopIteration
+        self.due = False
+        try:
+            reply = self._sandbox.fetch(self)
+            if isinstance(reply, ProgramFailure):
+                raise reply
+            if reply[1] == "ask":
+                calls = [Call(module, self._arguments(args), number) for module, args, number in reply[2]]
+                self._several = len(calls) > 1
+                return calls if self._several else calls[0]
+            answer = self.codec.decode(reply[2])
+        except BaseException:
+            self.close()
+            raise
+        self.ended = True
+        raise StopIteration(answer)
+
+    def _arguments(self, args: Mapping[str, Any]) -> dict[str, Value]:
+        decode = self.codec.decode
+        return {name: arg if type(arg) is str else decode(arg) for name, arg in args.items()}
+
+    def throw(self, *error: Any) -> Any:
+        """Give the run up."""
+        self.close()
+        raise error[0]
+
+    def close(self) -> None:
+        """Give the run up; a reply under way is thrown away when it comes."""
+        if not self.ended:
+            self.ended = True
+            self._sandbox.drop(self)
+
+    def __del__(self) -> None:
+        if not getattr(self, "ended", True):
+            self.ended = True
+            self._sandbox.drop(self)
+
+
+class Sandbox:
+    """Runs restricted programs in worker processes; give them back with :meth:`close`, or use it in ``with``.
+
+    ``limits`` are those of each program.
+    """
+
+    def __init__(self, limits: Limits | None = None):
+        self.limits = limits or Limits()
+        self.numbers = count()
+        self._lock, self._turn = threading.Lock(), threading.RLock()
+        self._posted: list[SandboxRun] = []
+        self._dropped: list[tuple[int, int]] = []
+        self._workers: OrderedDict[Hashable, Worker] = OrderedDict()
+        self._signatures: dict[Hashable, list[Any]] = {}
+        self._thread: ThreadPoolExecutor | None = None
+
+    def run(
+        self,
+        program: SandboxProgram,
+        signatures: Mapping[str, Signature],
+        codec: Codec,
+        positional: Sequence[Any] = (),
+        named: Mapping[str, Any] | None = None,
+        names: Mapping[str, Any] | None = None,
+        client: str = "",
+    ) -> SandboxRun:
+        """A run of ``program``, which may call modules of these ``signatures``.
+
+        Its entry is called with ``positional`` and ``named`` arguments, and ``names`` are variables of its top level; all are
+        as ``codec.encode`` gives them. Programs of different ``client``s never share a session.
+        """
+        modules = described_modules(signatures)
+        key = repr(modules)
+        self._signatures.setdefault(key, modules)
+        described = (program.source, program.once and not names, program.seeded, program.entry)
+        described += (list(positional), dict(named or {}), dict(names or {}))
+        return SandboxRun(self, program, described, codec, (key, client))
+
+    @property
+    def granted(self) -> dict[str, bool]:
+        """Which measures that need the system's leave the workers were granted; empty: the wall could not be raised."""
+        with self._turn:
+            return self._any_worker().granted
+
+    @property
+    def pid(self) -> int | None:
+        """A worker process that serves now, where its number is known."""
+        with self._turn:
+            return self._any_worker().pid
+
+    @property
+    def pids(self) -> set[int]:
+        """All worker processes that serve now, as far as their numbers are known."""
+        with self._turn:
+            return {worker.pid for worker in self._workers.values() if worker.pid is not None}
+
+    def close(self) -> None:
+        """End the workers."""
+        if self._thread is not None:
+            self._thread.shutdown()
+            self._thread = None
+        with self._turn:
+            while self._workers:
+                self._workers.popitem()[1].close()
+
+    def __enter__(self) -> Sandbox:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # What runs ask for
+
+    def post(self, run: SandboxRun) -> None:
+        """Have ``run`` go on in the next round."""
+        with self._lock:
+            self._posted.append(run)
+            if len(self._posted) < ROUND:
+                return
+            batch, self._posted = self._posted, []
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, "sandbox")
+            future = self._thread.submit(self._play, batch)
+            for posted in batch:
+                posted.under_way = future
+
+    def fetch(self, run: SandboxRun) -> tuple[Any, ...] | ProgramFailure:
+        """The reply to what was posted to ``run``; programs that wait for their turn go on with it."""
+        while run.reply is None:
+            future, run.under_way = run.under_way, None
+            if future is not None:
+                future.result()
+                continue
+            with self._lock:
+                batch, self._posted = self._posted, []
+            self._play(batch if run in batch else [*batch, run])
+        reply, run.reply = run.reply, None
+        return reply
+
+    def drop(self, run: SandboxRun) -> None:
+        """Forget ``run``."""
+        self._dropped.append((run.number, run.session))
+
+    # Rounds
+
+    def _play(self, runs: Sequence[SandboxRun]) -> None:
+        """Take ``runs`` as far as they go. Each has its reply afterwards, if it has not ended meanwhile."""
+        with self._turn:
+            places: dict[Hashable, list[SandboxRun]] = {}
+            for run in runs:
+                if run.ended or run.reply is not None:
+                    continue
+                if run.program.private:
+                    self._play_alone(run)
+                else:
+                    places.setdefault(run.place, []).append(run)
+            for place, group in places.items():
+                self._play_together(place, group)
+
+    def _play_together(self, place: Hashable, group: Sequence[SandboxRun]) -> None:
+        seconds = self.limits.seconds
+        try:
+            worker = self._worker(place, place, max(ROUND_LEAST, ROUND_SHARE * seconds) if seconds > ROUND_LEAST else seconds)
+            self._exchange(worker, group)
+        except SessionLost:  # by one of them, or by no fault of theirs: each shows alone
+            self._leave(place)
+            for run in group:
+                if run.reply is None:
+                    self._play_alone(run)
+        except ProgramFailure as failure:
+            for run in group:
+                run.reply = failure
+        except BaseException:  # Ctrl-C: what the session is at nobody knows
+            self._leave(place)
+            raise
+
+    def _play_alone(self, run: SandboxRun) -> None:
+        """One program in a session of its own."""
+        for attempt in (1, 2):
+            used = 0.0
+            worker = None
+            try:
+                worker = self._worker("alone", run.place, self.limits.seconds, fresh=True)
+                used = worker.cpu_seconds() or 0.0
+                self._exchange(worker, [run])
+                worker.leave()
+                return
+            except SessionLost as loss:
+                spent = (worker.cpu_seconds() or 0.0) - used if worker is not None else 0.0
+                self._leave("alone", kill=loss.kind == "crash")
+                if attempt == 1 and (loss.kind == "crash" or (loss.kind == "timeout" and 0 < spent < 0.8 * self.limits.seconds)):
+                    continue  # somebody killed the worker, or it got no processor
+                run.reply = self._blamed(run, loss)
+                return
+            except ProgramFailure as failure:
+                run.reply = failure
+                return
+            except BaseException:
+                self._leave("alone")
+                raise
+
+    def _exchange(self, worker: Worker, group: Sequence[SandboxRun]) -> None:
+        session = worker.session
+        opened, items = [], []
+        for run in group:
+            if run.session != session:
+                run.session, run.sent = session, 0
+                opened.append((run.number, run.described))
+            items.append((run.number, run.outputs[run.sent :]))
+            run.sent = len(run.outputs)
+        dropped, self._dropped = self._dropped, []
+        try:
+            replies = worker.play(opened, items, [number for number, where in dropped if where == session])
+        except BaseException:
+            for run in group:
+                run.session = -1
+            raise
+        for run, reply in zip(group, replies, strict=True):
+            run.seconds += reply[0]
+            if reply[1] == "fail":
+                run.reply = self._failure(worker, run, reply)
+            elif run.seconds > REPLAY * self.limits.seconds:
+                run.reply = self._late()
+            else:
+                run.reply = reply
+
+    def _failure(self, worker: Worker, run: SandboxRun, reply: tuple[Any, ...]) -> ProgramFailure:
+        failure = typed_failure(reply[2], reply[3])
+        try:
+            return self._located(failure, run, worker.line_of(run.number))
+        except SessionLost:
+            run.reply = failure
+            raise
+
+    def _blamed(self, run: SandboxRun, loss: SessionLost) -> ProgramFailure:
+        match loss.kind:
+            case "timeout":
+                return self._located(self._late(), run, loss.line)
+            case "memory":
+                memory = LimitExceeded(f"more than {self.limits.memory_mib} MiB of memory", remedy="make fewer and shorter values")
+                return self._located(memory, run, loss.line)
+            case "crash":
+                return LimitExceeded("the program ended the worker process", remedy="does it nest too deeply?")
+        return self._located(RuntimeFailure(loss.message), run, loss.line)
+
+    def _late(self) -> ProgramFailure:
+        message = f"more than {self.limits.seconds:g} s of the program's own time"
+        return TimeoutFailure(message, remedy="does a loop never end?")
+
+    @staticmethod
+    def _located(failure: ProgramFailure, run: SandboxRun, line: int | None) -> ProgramFailure:
+        if line is not None:
+            failure.where = f"line {line + run.program.first_line - 1}"
+        return failure
+
+    # Workers
+
+    def _worker(self, key: Hashable, place: Hashable, seconds: float, fresh: bool = False) -> Worker:
+        """The worker under ``key`` with a session for ``place``; a new session where there is none, or where it is worn."""
+        check_home()
+        worker = self._workers.get(key)
+        if worker is not None and not fresh and worker.programs < RENEW:
+            self._workers.move_to_end(key)
+            return worker
+        if worker is not None and worker.worn:
+            self._leave(key, kill=True)
+            worker = None
+        if worker is None and len(self._workers) >= SESSIONS:
+            _, worker = self._workers.popitem(last=False)
+        if worker is None:
+            worker = Worker(self.limits)
+        self._workers[key] = worker
+        self._workers.move_to_end(key)
+        try:
+            worker.open(next(self.numbers), self._signatures[place[0]], seconds)  # type: ignore[index]
+        except BaseException:
+            self._leave(key, kill=True)
+            raise
+        return worker
+
+    def _leave(self, key: Hashable, kill: bool = True) -> None:
+        """Give a session up, and its process with it where ``kill``."""
+        worker = self._workers.get(key)
+        if worker is not None and kill:
+            del self._workers[key]
+            worker.close()
+        elif worker is not None:
+            worker.leave()
+
+    def _any_worker(self) -> Worker:
+        if not self._workers:
+            self._signatures.setdefault("[]", [])
+            return self._worker(("[]", ""), ("[]", ""), self.limits.seconds)
+        return next(reversed(self._workers.values()))
+
+
+def described_modules(signatures: Mapping[str, Signature]) -> list[Any]:
+    """Modules as the driver takes them: (name, names in programs, types of arguments, optional arguments)."""
+    import builtins
+
+    found = []
+    for name, signature in signatures.items():
+        called = [name]
+        if not hasattr(builtins, name.lower()) and name.lower() not in signatures:
+            called.append(name.lower())  # a module LIST does not hide list(), nor EVAL stand in for eval()
+        found.append((name, called, dict(signature.args), sorted(signature.optional)))
+    return found
+
+
+_KINDS: dict[str, Callable[[str], ProgramFailure]] = {
+    "TypeError": TypeFailure,
+    "AttributeError": TypeFailure,
+    "NameError": UndefinedVariable,
+    "UnboundLocalError": UndefinedVariable,
+    "LimitExceeded": LimitExceeded,
+    "UnknownModule": lambda text: UnknownModule(text, remedy=f"register {text.split('the module ')[-1].split(',')[0]}"),
+    "RecursionError": lambda text: LimitExceeded("functions call each other too deeply", remedy="does a function call itself?"),
+    "MemoryError": lambda text: LimitExceeded("out of memory"),
+    "OverflowError": LimitExceeded,
+    "ModuleNotFoundError": Refused,
+    "ImportError": Refused,
+    "SyntaxError": lambda text: LimitExceeded(text) if "deeply nested" in text else ParseFailure(f"not Python: {text}"),
+}
+
+
+def typed_failure(name: str, message: str) -> ProgramFailure:
+    """The typed failure for an exception that ended a program."""
+    if name == "NotImplementedError" and "syntax parser" in message:
+        return Refused(message.split("support ")[-1] + ": the sandbox has no such construct", remedy="write it another way")
+    make = _KINDS.get(name)
+    if make is not None:
+        return make(message)
+    return RuntimeFailure(f"{name}: {'no key ' if name == 'KeyError' else ''}{message}")
+
+
+@cache
+def shared_sandbox(limits: Limits) -> Sandbox:
+    """The sandbox of this process for programs with these limits, made on first use."""
+    return Sandbox(limits)
