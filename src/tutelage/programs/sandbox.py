@@ -8,14 +8,15 @@ their turn go to the worker together, in rounds; full rounds run in a thread bes
 
 from __future__ import annotations
 
+import builtins
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tutelage.programs.language import (
     Call,
@@ -57,6 +58,25 @@ class Codec(Protocol):
         ...
 
 
+class Modules(NamedTuple):
+    """Modules as programs may call them: (name, names in programs, (argument, type) pairs, optional arguments) for each."""
+
+    described: tuple[tuple[str, tuple[str, ...], tuple[tuple[str, str], ...], tuple[str, ...]], ...]
+
+    @classmethod
+    def of(cls, signatures: Mapping[str, Signature]) -> Modules:
+        """Modules of these signatures, under their names and, where Python has no function of that name, in lower case."""
+        found = []
+        for name, signature in signatures.items():
+            lower = () if hasattr(builtins, name.lower()) or name.lower() in signatures else (name.lower(),)
+            found.append((name, (name, *lower), tuple(signature.args.items()), tuple(sorted(signature.optional))))
+        return cls(tuple(found))
+
+
+Place = tuple[Modules, str]
+"""What programs of one session have in common: the modules they may call, and their client."""
+
+
 @dataclass(frozen=True, eq=False)
 class SandboxProgram:
     """A checked program as the sandbox takes it.
@@ -83,7 +103,7 @@ class SandboxRun(Generator[Call | list[Call], Value, Value]):
     tells what comes of it.
     """
 
-    def __init__(self, sandbox: Sandbox, program: SandboxProgram, described: tuple[Any, ...], codec: Codec, place: Hashable):
+    def __init__(self, sandbox: Sandbox, program: SandboxProgram, described: tuple[Any, ...], codec: Codec, place: Place):
         self.number = next(sandbox.numbers)
         self.program, self.described, self.codec, self.place = program, described, codec, place
         self.outputs: list[Any] = []
@@ -171,31 +191,28 @@ class Sandbox:
         self._lock, self._turn = threading.Lock(), threading.RLock()
         self._posted: list[SandboxRun] = []
         self._dropped: list[tuple[int, int]] = []
-        self._workers: OrderedDict[Hashable, Worker] = OrderedDict()
-        self._signatures: dict[Hashable, list[Any]] = {}
+        self._workers: OrderedDict[Place | str, Worker] = OrderedDict()
         self._thread: ThreadPoolExecutor | None = None
+        self._states: dict[tuple[Modules, float], bytes] = {}
 
     def run(
         self,
         program: SandboxProgram,
-        signatures: Mapping[str, Signature],
+        modules: Modules,
         codec: Codec,
         positional: Sequence[Any] = (),
         named: Mapping[str, Any] | None = None,
         names: Mapping[str, Any] | None = None,
         client: str = "",
     ) -> SandboxRun:
-        """A run of ``program``, which may call modules of these ``signatures``.
+        """A run of ``program``, which may call these ``modules``.
 
         Its entry is called with ``positional`` and ``named`` arguments, and ``names`` are variables of its top level; all are
         as ``codec.encode`` gives them. Programs of different ``client``s never share a session.
         """
-        modules = described_modules(signatures)
-        key = repr(modules)
-        self._signatures.setdefault(key, modules)
         described = (program.source, program.once and not names, program.seeded, program.entry)
         described += (list(positional), dict(named or {}), dict(names or {}))
-        return SandboxRun(self, program, described, codec, (key, client))
+        return SandboxRun(self, program, described, codec, (modules, client))
 
     @property
     def granted(self) -> dict[str, bool]:
@@ -267,7 +284,7 @@ class Sandbox:
     def _play(self, runs: Sequence[SandboxRun]) -> None:
         """Take ``runs`` as far as they go. Each has its reply afterwards, if it has not ended meanwhile."""
         with self._turn:
-            places: dict[Hashable, list[SandboxRun]] = {}
+            places: dict[Place, list[SandboxRun]] = {}
             for run in runs:
                 if run.ended or run.reply is not None:
                     continue
@@ -278,7 +295,7 @@ class Sandbox:
             for place, group in places.items():
                 self._play_together(place, group)
 
-    def _play_together(self, place: Hashable, group: Sequence[SandboxRun]) -> None:
+    def _play_together(self, place: Place, group: Sequence[SandboxRun]) -> None:
         seconds = self.limits.seconds
         try:
             worker = self._worker(place, place, max(ROUND_LEAST, ROUND_SHARE * seconds) if seconds > ROUND_LEAST else seconds)
@@ -376,7 +393,7 @@ class Sandbox:
 
     # Workers
 
-    def _worker(self, key: Hashable, place: Hashable, seconds: float, fresh: bool = False) -> Worker:
+    def _worker(self, key: Place | str, place: Place, seconds: float, fresh: bool = False) -> Worker:
         """The worker under ``key`` with a session for ``place``; a new session where there is none, or where it is worn."""
         check_home()
         worker = self._workers.get(key)
@@ -393,13 +410,14 @@ class Sandbox:
         self._workers[key] = worker
         self._workers.move_to_end(key)
         try:
-            worker.open(next(self.numbers), self._signatures[place[0]], seconds)  # type: ignore[index]
+            state = self._states.get((place[0], seconds))
+            self._states[place[0], seconds] = worker.open(next(self.numbers), place[0].described, seconds, state)
         except BaseException:
             self._leave(key, kill=True)
             raise
         return worker
 
-    def _leave(self, key: Hashable, kill: bool = True) -> None:
+    def _leave(self, key: Place | str, kill: bool = True) -> None:
         """Give a session up, and its process with it where ``kill``."""
         worker = self._workers.get(key)
         if worker is not None and kill:
@@ -410,22 +428,9 @@ class Sandbox:
 
     def _any_worker(self) -> Worker:
         if not self._workers:
-            self._signatures.setdefault("[]", [])
-            return self._worker(("[]", ""), ("[]", ""), self.limits.seconds)
+            place = (Modules(()), "")
+            return self._worker(place, place, self.limits.seconds)
         return next(reversed(self._workers.values()))
-
-
-def described_modules(signatures: Mapping[str, Signature]) -> list[Any]:
-    """Modules as the driver takes them: (name, names in programs, types of arguments, optional arguments)."""
-    import builtins
-
-    found = []
-    for name, signature in signatures.items():
-        called = [name]
-        if not hasattr(builtins, name.lower()) and name.lower() not in signatures:
-            called.append(name.lower())  # a module LIST does not hide list(), nor EVAL stand in for eval()
-        found.append((name, called, dict(signature.args), sorted(signature.optional)))
-    return found
 
 
 _KINDS: dict[str, Callable[[str], ProgramFailure]] = {

@@ -28,22 +28,24 @@ class _Run:
         self.source, self.once, self.seeded, self.entry = source, once, seeded, entry
         self.positional, self.named, self.extra = positional, named, extra
         self.outputs = []
+        self.made = {}
+        self.arguments = None
         self.used = 0
         self.asked = None
         self.failure = None
 
 
-def setup(signatures, limits):
-    """Make the names of the prelude, and modules of these signatures, known to programs."""
+def setup(modules, limits):
+    """Make the names of the prelude, and these modules, known to programs."""
     defined = {"ImagePatch": ImagePatch, "VideoSegment": VideoSegment, "distance": distance, "llm_query": llm_query}
     defined.update({"bool_to_yesno": bool_to_yesno, "coerce_to_numeric": coerce_to_numeric, "print": _silent})
     defined.update({"process_guesses": process_guesses, "best_image_match": best_image_match})
     defined.update({"_first": _first, "_next": _next, "_modules": _module_table()})
     _public.update(defined)
     _limits.update(limits)
-    for name, called, types, optional in signatures:
+    for name, called, types, optional in modules:
         _modules[name] = True
-        function = _module_function(name, types, optional)
+        function = _module_function(name, dict(types), optional)
         for alias in called:
             _public[alias] = function
 
@@ -70,14 +72,18 @@ def has_module(name):
     return name in _modules
 
 
-def call_modules(calls):
+def call_modules(calls, make=None):
     """The outputs of these calls, known from before; else the program stops here."""
     run = _current
     if run.asked is None and run.failure is None:
         first = run.used
         run.used += len(calls)
         if run.used <= len(run.outputs):
-            return [_decode(output) for output in run.outputs[first : run.used]]
+            if make is None:
+                return [_decode(output) for output in run.outputs[first : run.used]]
+            if first not in run.made:
+                run.made[first] = make([_decode(output) for output in run.outputs[first : run.used]])
+            return run.made[first]
         if run.used > _limits["calls"]:
             run.failure = ("LimitExceeded", f"more than {_limits['calls']:,} module calls")
         else:
@@ -146,8 +152,13 @@ def _entry(run):
         exec(run.source, names)
         if run.once:
             _programs[run.source] = names
-    positional = [_decode(value) for value in run.positional]
-    return names[run.entry](*positional, **{name: _decode(run.named[name]) for name in run.named})
+    if run.named:
+        return names[run.entry](*_decode(run.positional), **_decode(run.named))
+    if len(run.positional) == 1 and isinstance(run.positional[0], tuple):  # one image: nothing in it can change
+        if run.arguments is None:
+            run.arguments = _decode(run.positional)
+        return names[run.entry](run.arguments[0])
+    return names[run.entry](*_decode(run.positional))
 
 
 def _decode(value):

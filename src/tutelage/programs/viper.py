@@ -14,10 +14,11 @@ from typing import Any
 
 from tutelage import files
 from tutelage.programs.language import ProgramFailure, RuntimeFailure, Signature, Steps, TypeFailure, UndefinedVariable, Value
-from tutelage.programs.sandbox import Sandbox, SandboxProgram, shared_sandbox
+from tutelage.programs.sandbox import Modules, Sandbox, SandboxProgram, shared_sandbox
 from tutelage.programs.sandbox_worker import Limits
 from tutelage.programs.values import Box, Image, Object
-from tutelage.programs.viper_check import Api, api_of, check, prelude_names
+from tutelage.programs.viper_api import Api, api_of, prelude_names
+from tutelage.programs.viper_check import check
 from tutelage.programs.viper_source import Role, entry_of, read_source, role_of_name, roles_of
 
 _INPUTS = {"image": ("IMAGE",), "pair": ("LEFT", "RIGHT"), "video": ("VIDEO",), "left": ("LEFT",), "right": ("RIGHT",)}
@@ -39,7 +40,7 @@ class ViperProgram:
     roles: tuple[Role, ...]
     names: tuple[str, ...]
     body: SandboxProgram
-    signatures: Mapping[str, Signature]
+    modules: Modules
     sandbox: Sandbox
     client: str = ""
     dsl: str = "viper"
@@ -65,7 +66,7 @@ class ViperProgram:
         positional = [value for role, value in given if not role.keyword]
         named = {role.name: value for role, value in given if role.keyword}
         names = {name: self._argument(pictures, role_of_name(name) or "", name, state) for name in self.names}
-        return self.sandbox.run(self.body, self.signatures, pictures, positional, named, names, self.client)
+        return self.sandbox.run(self.body, self.modules, pictures, positional, named, names, self.client)
 
     def _argument(self, pictures: Pictures, role: str, name: str, state: Mapping[str, Value]) -> Any:
         match role:
@@ -197,7 +198,7 @@ class Parser:
     ):
         self.signatures, self._keep = dict(signatures), keep
         self.limits = sandbox.limits if sandbox is not None else limits or Limits()
-        self._given = sandbox
+        self._given, self._modules = sandbox, Modules.of(signatures)
         self._known: dict[str, ViperProgram | ProgramFailure] = {}
 
     @cached_property
@@ -250,7 +251,7 @@ class Parser:
         inputs = tuple(dict.fromkeys(name for role in wanted for name in _INPUTS.get(role, ())))
         body = SandboxProgram(checked.text, entry.name, source.first_line, checked.once, checked.seeded, checked.private)
         name = files.fingerprint("viper", text.encode(errors="surrogatepass"))
-        return ViperProgram(text, name, inputs, tuple(roles), checked.reads, body, self.signatures, self.sandbox)
+        return ViperProgram(text, name, inputs, tuple(roles), checked.reads, body, self._modules, self.sandbox)
 
 
 def parse(

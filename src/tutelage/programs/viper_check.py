@@ -6,25 +6,16 @@ The check finds what would harm other programs of a session, what the sandbox la
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from tutelage.errors import did_you_mean
-from tutelage.programs import viper_prelude
-from tutelage.programs.language import ProgramFailure, Refused, UndefinedVariable, UnknownModule
+from tutelage.programs.language import ProgramFailure, Refused, TypeFailure, UndefinedVariable, UnknownModule
+from tutelage.programs.viper_api import ASKING, Api, Arguments
 from tutelage.programs.viper_rewrite import IGNORED, NATIVE, STAND_INS, Rewriter, all_names, targets
 from tutelage.programs.viper_source import ENTRY, role_of_name
-
-NEEDS = {
-    **{"exists": "LOC", "simple_query": "VQA", "verify_property": "VERIFY", "best_text_match": "MATCH"},
-    **{"compute_depth": "DEPTH", "llm_query": "LLM", "best_image_match": "SCORE", "process_guesses": "LLM"},
-    "select_answer": "LLM",
-}
-"""The module that a method or function of the prelude needs. ``find`` is not here: texts have a method of that name too."""
-ASKING = frozenset({*NEEDS, "find"})
 
 BUILTINS = frozenset(
     "abs all any bool chr dict divmod enumerate filter float format frozenset hex bin oct int isinstance iter len list map max"
@@ -33,6 +24,7 @@ BUILTINS = frozenset(
     " AttributeError NameError UnboundLocalError ValueError TypeError ZeroDivisionError OverflowError StopIteration AssertionError"
     " ImportError ModuleNotFoundError OSError FileNotFoundError TimeoutError MemoryError".split()
 )
+EAGER = frozenset({"sum", "max", "min", "list", "tuple", "set", "dict", "sorted", "join", "any", "all", "len", "frozenset"})
 METHODS = frozenset({"__init__", "__repr__", "__str__", "__eq__", "__call__", "__iter__", "__getitem__", "__contains__", "__hash__"})
 
 _REFUSED: dict[type, tuple[str, str]] = {
@@ -54,31 +46,6 @@ class Checked(NamedTuple):
     once: bool
     seeded: bool
     private: bool
-
-
-class Api(NamedTuple):
-    """What the prelude gives programs: names and the names of methods, which of both need which module that is absent."""
-
-    names: frozenset[str]
-    absent: Mapping[str, str]
-
-
-def api_of(modules: Mapping[str, Any]) -> Api:
-    """What programs find where these modules are registered."""
-    absent = {name: module for name, module in NEEDS.items() if module not in modules}
-    if "LOC" in modules and not modules.keys() & {"VQA", "VERIFY"}:
-        absent["exists"] = "VQA or VERIFY"
-    called = {alias for name in modules for alias in (name, name.lower())}
-    return Api(prelude_names() | called, absent)
-
-
-@cache
-def prelude_names() -> frozenset[str]:
-    """Functions and classes of the prelude that programs see."""
-    hidden = {"call_module", "call_modules", "has_module", "Image"}
-    tree = ast.parse(Path(viper_prelude.__file__).read_text(encoding="utf-8"))
-    names = [node.name for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-    return frozenset(name for name in names if not name.startswith("_") and name not in hidden)
 
 
 def check(tree: ast.Module, text: str, api: Api) -> Checked:
@@ -137,6 +104,8 @@ class _Walk:
     _stores: list[ast.Attribute] = field(default_factory=list)
     _attributes: list[ast.Attribute] = field(default_factory=list)
     _methods: set[str] = field(default_factory=set)
+    _eager: set[int] = field(default_factory=set)
+    _prelude_calls: list[ast.Call] = field(default_factory=list)
 
     def visit(self, tree: ast.Module) -> None:
         """Walk all nodes, in no order that matters."""
@@ -184,6 +153,8 @@ class _Walk:
                 else:
                     remedy = did_you_mean(name, [*self.bound, *self.api.names, *BUILTINS])
                     faults.append((line, UndefinedVariable(f"{name!r} is not defined", where=f"line {line}", remedy=remedy)))
+        for call in self._prelude_calls:
+            self._call_fault(call, faults)
         for store in self._stores:
             self._store_fault(store, faults)
         if faults:
@@ -211,6 +182,19 @@ class _Walk:
             faults.append((line, _refused(f"the attribute {name} is not allowed", line, remedy)))
         elif name in self.api.absent and name not in self._methods:
             faults.append((line, _absent(name, self.api.absent[name], line)))
+
+    def _call_fault(self, node: ast.Call, faults: list[tuple[int, ProgramFailure]]) -> None:
+        if isinstance(node.func, ast.Attribute):
+            name, known = node.func.attr, None if node.func.attr in self._methods else self.api.methods[node.func.attr]
+        else:
+            assert isinstance(node.func, ast.Name)
+            name, known = node.func.id, None if node.func.id in self.bound else self.api.functions[node.func.id]
+        if known is None or any(isinstance(arg, ast.Starred) for arg in node.args) or any(word.arg is None for word in node.keywords):
+            return
+        message = _misfit(name, known, len(node.args), [str(word.arg) for word in node.keywords])
+        if message:
+            remedy = f"write {name}({', '.join(known.names)})"
+            faults.append((node.lineno, TypeFailure(message, where=f"line {node.lineno}", remedy=remedy)))
 
     def _store_fault(self, node: ast.Attribute, faults: list[tuple[int, ProgramFailure]]) -> None:
         owner = node.value
@@ -285,11 +269,23 @@ class _Walk:
             raise _refused(f"{module or '.'} cannot be imported", line, f"programs may import {', '.join(known)}")
 
     def _call(self, node: ast.Call) -> None:
-        if isinstance(node.func, ast.Name) and node.func.id in ("any", "all", "next"):
+        """Note calls of the prelude, and what is rewritten: where a generator expression is walked to its end at once, the list
+        that the sandbox makes of it will do."""
+        if (isinstance(node.func, ast.Attribute) and node.func.attr in self.api.methods) or (
+            isinstance(node.func, ast.Name) and node.func.id in self.api.functions
+        ):
+            self._prelude_calls.append(node)
+        if isinstance(node.func, ast.Name) and node.func.id == "next":
             self.special = True
+        elif node.args and isinstance(node.args[0], ast.GeneratorExp):
+            name = node.func.id if isinstance(node.func, ast.Name) else "join" if isinstance(node.func, ast.Attribute) else ""
+            if name not in EAGER or (name in ("any", "all") and _calls(node.args[0])):
+                self.special = True
+            else:
+                self._eager.add(id(node.args[0]))
 
     def _special(self, node: Any) -> None:
-        self.special = True
+        self.special |= id(node) not in self._eager
 
     def _scope(self, node: ast.Global) -> None:
         self.changing = True
@@ -308,6 +304,30 @@ _HANDLERS: dict[type, Callable[[_Walk, Any], None]] = {
     **{ast.Import: _Walk._import, ast.ImportFrom: _Walk._import_from, ast.Global: _Walk._scope},
     **{ast.GeneratorExp: _Walk._special, ast.Delete: _Walk._special, ast.MatchAs: _Walk._match, ast.MatchStar: _Walk._match},
 }
+
+
+def _misfit(name: str, known: Arguments, count: int, words: list[str]) -> str:
+    """What is wrong with a call of ``count`` plain arguments and these ``words``; empty where it fits."""
+    if count > len(known.names):
+        return f"{name}() takes {len(known.names)} arguments, not {count}"
+    given = [*known.names[:count], *words]
+    for word in words:
+        if word not in known.names:
+            return f"{name}() has no argument {word!r}"
+    missing = [word for word in known.names[: known.fewest] if word not in given]
+    return f"{name}() lacks {', '.join(missing)}" if missing else ""
+
+
+def _calls(node: ast.AST) -> bool:
+    """Whether it calls a function that may call a module."""
+    for part in ast.walk(node):
+        if isinstance(part, ast.Call):
+            function = part.func
+            if isinstance(function, ast.Attribute) and function.attr in ASKING:
+                return True
+            if not isinstance(function, ast.Attribute) and not (isinstance(function, ast.Name) and function.id in BUILTINS):
+                return True
+    return False
 
 
 def _refused(message: str, line: int, remedy: str) -> Refused:

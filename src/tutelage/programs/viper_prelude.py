@@ -18,8 +18,11 @@ FULL_SIZE = 375
 (the proportion is our choice)."""
 
 
-def call_modules(calls):
-    """The outputs of several module calls ``(name, arguments)`` that do not need one another. The driver replaces this."""
+def call_modules(calls, make=None):
+    """The outputs of several module calls ``(name, arguments)`` that do not need one another. The driver replaces this.
+
+    ``make`` is applied to the list of them; what it makes is kept for the program's next runs, and must not be changed.
+    """
     raise NotImplementedError
 
 
@@ -53,13 +56,13 @@ class ImagePatch:
     """A part of an image. ImagePatch(image) is the whole of it."""
 
     def __init__(self, image, left=None, lower=None, right=None, upper=None):
-        if isinstance(image, VideoSegment) and isinstance(left, int) and lower is None:
-            image, left = image.frame_from_index(left).cropped_image, None
-        if isinstance(image, ImagePatch):
-            image = image.cropped_image
         if not isinstance(image, Image):
-            raise TypeError(f"ImagePatch takes an image, not {_kind(image)}")
-        if not (left is None and lower is None and right is None and upper is None):
+            if isinstance(image, VideoSegment) and isinstance(left, int) and lower is None:
+                image, left = image.frame_from_index(left), None
+            if not isinstance(image, ImagePatch):
+                raise TypeError(f"ImagePatch takes an image, not {_kind(image)}")
+            image = image.cropped_image
+        if left is not None or lower is not None or right is not None or upper is not None:
             sides = [left, lower, right, upper]
             whole = [0, 0, image.width, image.height]
             image = _region(image, [_number(whole[i] if sides[i] is None else sides[i]) for i in range(4)], 0)
@@ -81,8 +84,9 @@ class ImagePatch:
         """-> list of patches: all things of that name, the surest first. Name a thing, not its properties."""
         if not has_module("LOC"):
             _unregistered("find", "LOC")
-        boxes = call_module("LOC", {"image": self.cropped_image, "object": _text(object_name, "object_name")})
-        return [_cut(self.cropped_image, box) for box in boxes]
+        image = self.cropped_image
+        call = ("LOC", {"image": image, "object": _text(object_name, "object_name")})
+        return list(call_modules([call], lambda outputs: [_cut(image, box) for box in outputs[0]]))
 
     def exists(self, object_name):
         """-> bool: whether there is one."""

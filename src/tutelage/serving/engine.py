@@ -21,7 +21,7 @@ from typing import Any
 
 from tutelage.programs import viper, visprog
 from tutelage.programs.cache import ResultCache
-from tutelage.programs.isolation import Sandbox
+from tutelage.programs.sandbox import Sandbox
 from tutelage.programs.lanes import as_failure
 from tutelage.programs.language import Answers, Call, Module, Program, ProgramFailure, Steps, TimeoutFailure, Value
 from tutelage.programs.scheduler import Context, Job, Scheduler
@@ -73,7 +73,7 @@ class Engine:
         signatures = self._context.signatures
         self._parsers: dict[str, visprog.Parser | viper.Parser] = {
             "visprog": visprog.Parser(signatures),
-            "viper": viper.Parser(signatures, isolate=self._sandbox, limits=settings.programs),
+            "viper": viper.Parser(signatures, sandbox=self._sandbox),
         }
         self._inbox: SimpleQueue[Ticket | None] = SimpleQueue()
         self._held: dict[int, Ticket] = {}

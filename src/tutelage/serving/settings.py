@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from tutelage.errors import InputError
-from tutelage.programs.interpreter.meter import Limits
+from tutelage.programs.sandbox_worker import Limits
 from tutelage.programs.pictures import ImageLimits
 
 

@@ -255,8 +255,7 @@ class Prompts:
 
     @cached_property
     def _parsers(self) -> dict[str, Parser[Any]]:
-        # Examples are only checked here, never run: no sandbox.
-        return {"visprog": visprog.Parser(self.signatures), "viper": viper.Parser(self.signatures, isolate=False)}
+        return {"visprog": visprog.Parser(self.signatures), "viper": viper.Parser(self.signatures)}
 
 
 def _question(text: str, inputs: tuple[str, ...]) -> str:
