@@ -40,7 +40,7 @@ RENEW = 2_000
 """Programs after which a session is renewed: the code of all that ran in it is kept until then."""
 SESSIONS = 4
 """Sessions that are kept at once: for clients, and for sets of modules."""
-REPLAY = 5
+REPLAY = 2
 """All runs of a program from its beginning may take so many times its limit of time."""
 ROUND_SHARE, ROUND_LEAST = 0.25, 0.25
 """A round may take this share of a program's own seconds, and at least so many: it usually takes milliseconds."""
@@ -325,7 +325,7 @@ class Sandbox:
                 return
             except SessionLost as loss:
                 spent = (worker.cpu_seconds() or 0.0) - used if worker is not None else 0.0
-                self._leave("alone", kill=loss.kind == "crash")
+                self._leave("alone")
                 if attempt == 1 and (loss.kind == "crash" or (loss.kind == "timeout" and 0 < spent < 0.8 * self.limits.seconds)):
                     continue  # somebody killed the worker, or it got no processor
                 run.reply = self._blamed(run, loss)
@@ -401,7 +401,7 @@ class Sandbox:
             self._workers.move_to_end(key)
             return worker
         if worker is not None and worker.worn:
-            self._leave(key, kill=True)
+            self._leave(key)
             worker = None
         if worker is None and len(self._workers) >= SESSIONS:
             _, worker = self._workers.popitem(last=False)
@@ -413,18 +413,15 @@ class Sandbox:
             state = self._states.get((place[0], seconds))
             self._states[place[0], seconds] = worker.open(next(self.numbers), place[0].described, seconds, state)
         except BaseException:
-            self._leave(key, kill=True)
+            self._leave(key)
             raise
         return worker
 
-    def _leave(self, key: Place | str, kill: bool = True) -> None:
-        """Give a session up, and its process with it where ``kill``."""
-        worker = self._workers.get(key)
-        if worker is not None and kill:
-            del self._workers[key]
+    def _leave(self, key: Place | str) -> None:
+        """Give a session up, and its process with it."""
+        worker = self._workers.pop(key, None)
+        if worker is not None:
             worker.close()
-        elif worker is not None:
-            worker.leave()
 
     def _any_worker(self) -> Worker:
         if not self._workers:

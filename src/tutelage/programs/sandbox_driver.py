@@ -178,7 +178,7 @@ def _encode(value, room, answer=False):
     if isinstance(value, str):
         room[0] -= len(value)
         return value if room[0] >= 0 else None
-    room[0] -= 1
+    room[0] -= 4
     if room[0] < 0 or value is None or isinstance(value, (bool, float)):
         return None if room[0] < 0 else value
     if isinstance(value, int):

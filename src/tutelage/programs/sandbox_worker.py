@@ -34,6 +34,8 @@ BASE_MIB = 512
 CPU_SECONDS = 600
 """The system ends a worker that has used so much processor time; it is replaced long before that."""
 RECYCLE_CPU_SECONDS = 300.0
+GRACE = 0.1
+"""Seconds past its limit after which a worker is killed that does not stop by itself."""
 FRAMES = 40
 """Calls within calls that the driver and the prelude may add to a program's own."""
 
@@ -47,7 +49,7 @@ class Limits:
         calls: calls of modules.
         depth: functions that call each other.
         seconds: the program's own time from its beginning to its next module call; waiting for modules is free. All its runs
-            from its beginning together may take five times as long.
+            from its beginning together may take twice as long.
         memory_mib: values of all programs of a session.
         length: characters and items of the arguments of one module call; an answer may have four times as many.
         bits: of an integer that is answered or given to a module.
@@ -79,8 +81,8 @@ class Worker:
         """The number of the session: programs that are known in one must be described again to the next."""
         self.programs = 0
         self._monty, self._report = _start(limits)
-        self._session: Any = None
-        self.close = weakref.finalize(self, _end, self._monty, self._report, os.getpid())
+        self._open: list[Any] = []  # the session: a process lives as long as one of its sessions
+        self.close = weakref.finalize(self, _end, self._monty, self._open, self._report, os.getpid())
         os.register_at_fork(after_in_child=_leak(self._monty))
 
     @property
@@ -123,7 +125,7 @@ class Worker:
         self.session = number
         self.programs = 0
         try:
-            self._session = self._monty.checkout(
+            session = self._monty.checkout(
                 script_name="program.py",
                 limits={
                     "max_feed_duration_secs": seconds,
@@ -138,15 +140,15 @@ class Worker:
                     "random_start": {"seed": 0},
                 },
             )
-            self._session.__enter__()
+            self._open.append(session.__enter__())
             if state is not None:
-                self._session.load_session(state)
+                session.load_session(state)
                 return state
             for text in _inside():
-                self._session.feed_run(text, print_callback=_unread)
+                session.feed_run(text, print_callback=_unread)
             given = {"calls": limits.calls, "length": limits.length, "bits": limits.bits}
             self._feed("setup(modules, limits)", {"modules": list(modules), "limits": given})
-            dumped: bytes = self._session.dump()
+            dumped: bytes = session.dump()
             return dumped
         except Exception as error:
             if _is_crash(error):
@@ -173,7 +175,7 @@ class Worker:
         from pydantic_monty import MontyRuntimeError
 
         try:
-            self._session.feed_run("again(number)", inputs={"number": number}, print_callback=_unread)
+            self._open[-1].feed_run("again(number)", inputs={"number": number}, print_callback=_unread)
         except MontyRuntimeError as error:
             if isinstance(error.exception(), TimeoutError | MemoryError):
                 raise SessionLost("timeout", str(error)) from None
@@ -184,22 +186,19 @@ class Worker:
 
     def leave(self) -> None:
         """Give the session back; what its programs left is gone."""
-        session, self._session = self._session, None
-        if session is not None:
-            with contextlib.suppress(Exception):
-                session.__exit__(None, None, None)
+        _leave(self._open)
 
     def _feed(self, code: str, inputs: Mapping[str, Any]) -> Any:
         from pydantic_monty import MontyRuntimeError
 
         try:
-            return self._session.feed_run(code, inputs=dict(inputs), print_callback=_unread)
+            return self._open[-1].feed_run(code, inputs=dict(inputs), print_callback=_unread)
         except MontyRuntimeError as error:
             cause = error.exception()
             kind = "timeout" if isinstance(cause, TimeoutError) else "memory" if isinstance(cause, MemoryError) else "error"
             raise SessionLost(kind, str(error), _line(error)) from None
         except Exception as error:
-            kind = "crash" if _is_crash(error) else "error"
+            kind = ("timeout" if getattr(error, "timed_out", False) else "crash") if _is_crash(error) else "error"
             raise SessionLost(kind, f"{type(error).__name__}: {error}") from None
 
     def _noted(self) -> dict[str, Any]:
@@ -245,7 +244,7 @@ def _start(limits: Limits) -> tuple[Any, Path]:
         try:
             starts = [_launcher(folder, report, limits), _binary()]
             for number, start in enumerate(starts):
-                monty = Monty(binary_path=start, min_processes=1, max_processes=1, feed_duration_limit_grace=0.5)
+                monty = Monty(binary_path=start, min_processes=1, max_processes=1, feed_duration_limit_grace=GRACE)
                 try:
                     monty.__enter__()
                     with monty.checkout() as session:
@@ -293,8 +292,15 @@ def _launcher(folder: Path, report: Path, limits: Limits) -> str:
     return str(script)
 
 
-def _end(monty: Any, report: Path, owner: int) -> None:
+def _leave(sessions: list[Any]) -> None:
+    while sessions:
+        with contextlib.suppress(Exception):
+            sessions.pop().__exit__(None, None, None)
+
+
+def _end(monty: Any, sessions: list[Any], report: Path, owner: int) -> None:
     if os.getpid() == owner:
+        _leave(sessions)
         with contextlib.suppress(Exception):
             monty.__exit__(None, None, None)
         shutil.rmtree(report.parent, ignore_errors=True)

@@ -124,6 +124,8 @@ class _Walk:
                     bound.add(name)
                 continue
             if kind is ast.Constant:
+                if type(node.value) is str and "__" in node.value and "{" in node.value:
+                    raise _refused("a text that formats private attributes", node.lineno, "leave the underscores out")
                 continue
             handler = _HANDLERS.get(kind)
             if handler is not None:
@@ -143,9 +145,8 @@ class _Walk:
         reads = []
         for name, line in self.read.items():
             if name in self.bound:
-                if name.startswith("__"):
-                    faults.append((line, _refused(f"{name} is not allowed", line, "use another name")))
-            elif name in self.api.absent:
+                continue
+            if name in self.api.absent:
                 faults.append((line, _absent(name, self.api.absent[name], line)))
             elif name not in self.api.names and name not in BUILTINS:
                 if role_of_name(name) is not None:
@@ -153,6 +154,10 @@ class _Walk:
                 else:
                     remedy = did_you_mean(name, [*self.bound, *self.api.names, *BUILTINS])
                     faults.append((line, UndefinedVariable(f"{name!r} is not defined", where=f"line {line}", remedy=remedy)))
+        for name in self.bound:
+            if name.startswith("__") and name not in METHODS:
+                line = self.read.get(name, 1)
+                faults.append((line, _refused(f"the name {name} is not allowed", line, "use another name")))
         for call in self._prelude_calls:
             self._call_fault(call, faults)
         for store in self._stores:
@@ -259,7 +264,7 @@ class _Walk:
                 self.bound.update(all_names(module))
             elif alias.name.startswith("_"):
                 raise _refused(f"{alias.name} cannot be imported", node.lineno, "leave it out")
-            elif module not in IGNORED:
+            elif module not in IGNORED and module != "__future__":
                 self.bound.add(alias.asname or alias.name)
 
     def _check_module(self, module: str, line: int) -> None:
