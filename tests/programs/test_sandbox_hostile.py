@@ -26,7 +26,7 @@ SIGNATURES = {
     "LLM": Signature({"question": "text", "long_answer": "bool"}, "text", frozenset({"long_answer"})),
 }
 IMAGE = Image.from_array(np.arange(3 * 48 * 48, dtype=np.uint8).reshape(3, 48, 48))
-SECONDS = 1.0
+SECONDS = 0.25
 MEMORY = Limits().memory_mib
 SECRET = "a secret of the parent's"
 

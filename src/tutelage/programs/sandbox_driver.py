@@ -9,7 +9,9 @@ Values cross as plain data: an image is ``("image", root, x1, y1, x2, y2, width,
 score)``, a name of the prelude ``("name", name)``; no other tuples cross.
 """
 
+import math
 import random
+import re
 import time
 
 _public = {}
@@ -40,7 +42,7 @@ def setup(modules, limits):
     defined = {"ImagePatch": ImagePatch, "VideoSegment": VideoSegment, "distance": distance, "llm_query": llm_query}
     defined.update({"bool_to_yesno": bool_to_yesno, "coerce_to_numeric": coerce_to_numeric, "print": _silent})
     defined.update({"process_guesses": process_guesses, "best_image_match": best_image_match})
-    defined.update({"_first": _first, "_next": _next, "_modules": _module_table()})
+    defined.update({"math": math, "re": re, "_first": _first, "_next": _next, "_modules": _module_table()})
     _public.update(defined)
     _limits.update(limits)
     for name, called, types, optional in modules:

@@ -44,7 +44,7 @@ def api_of(signatures: Mapping[str, Signature]) -> Api:
     if "LOC" in signatures and not signatures.keys() & {"VQA", "VERIFY"}:
         absent["exists"] = "VQA or VERIFY"
     called = {alias for _, aliases, _, _ in Modules.of(signatures).described for alias in aliases}
-    return Api(prelude_names() | called, *_arguments(), absent)
+    return Api(prelude_names() | called | {"math", "re"}, *_arguments(), absent)
 
 
 @cache

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from tutelage.errors import did_you_mean
 from tutelage.programs.language import ProgramFailure, Refused, TypeFailure, UndefinedVariable, UnknownModule
 from tutelage.programs.viper_api import ASKING, Api, Arguments
-from tutelage.programs.viper_rewrite import IGNORED, NATIVE, STAND_INS, Rewriter, all_names, targets
+from tutelage.programs.viper_rewrite import IGNORED, METHODS_AS_VALUES, NATIVE, STAND_INS, TYPES, Rewriter, all_names, targets
 from tutelage.programs.viper_source import ENTRY, role_of_name
 
 BUILTINS = frozenset(
@@ -61,7 +61,7 @@ def check(tree: ast.Module, text: str, api: Api) -> Checked:
     walk.visit(tree)
     reads = walk.finish()
     if walk.special or walk.left_out(tree):
-        text = Rewriter(text, walk.lazy).module(tree)
+        text = Rewriter(text, walk.lazy, walk.as_value).module(tree)
     once = not walk.changing and not reads and all(map(_is_fixed, tree.body))
     return Checked(text, tuple(reads), once, walk.seeded, walk.private)
 
@@ -105,6 +105,8 @@ class _Walk:
     _attributes: list[ast.Attribute] = field(default_factory=list)
     _methods: set[str] = field(default_factory=set)
     _eager: set[int] = field(default_factory=set)
+    _called: set[int] = field(default_factory=set)
+    _fields: set[str] = field(default_factory=set)
     _prelude_calls: list[ast.Call] = field(default_factory=list)
 
     def visit(self, tree: ast.Module) -> None:
@@ -180,6 +182,12 @@ class _Walk:
         plain = all(targets(part.target) is not None and not part.is_async for part in generator.generators)
         return plain and not any(isinstance(part, ast.NamedExpr) for part in ast.walk(generator))
 
+    def as_value(self, node: ast.Attribute) -> bool:
+        """Whether it is a method of a text, list, dict or set that is not called but passed on."""
+        of_type = isinstance(node.value, ast.Name) and node.value.id in TYPES and node.value.id not in self.bound
+        known = of_type or (node.attr in METHODS_AS_VALUES and node.attr not in self._fields)
+        return known and id(node) not in self._called
+
     def _attribute_fault(self, node: ast.Attribute, faults: list[tuple[int, ProgramFailure]]) -> None:
         name, line = node.attr, node.lineno
         if name.startswith("_") and (not self.private or name.startswith("__")):
@@ -240,6 +248,9 @@ class _Walk:
         self._attributes.append(node)
         if not isinstance(node.ctx, ast.Load):
             self._stores.append(node)
+            self._fields.add(node.attr)
+        elif self.as_value(node):
+            self.special = True
 
     def _handler(self, node: ast.ExceptHandler) -> None:
         if node.name is not None:
@@ -276,9 +287,11 @@ class _Walk:
     def _call(self, node: ast.Call) -> None:
         """Note calls of the prelude, and what is rewritten: where a generator expression is walked to its end at once, the list
         that the sandbox makes of it will do."""
-        if (isinstance(node.func, ast.Attribute) and node.func.attr in self.api.methods) or (
-            isinstance(node.func, ast.Name) and node.func.id in self.api.functions
-        ):
+        if isinstance(node.func, ast.Attribute):
+            self._called.add(id(node.func))
+            if node.func.attr in self.api.methods:
+                self._prelude_calls.append(node)
+        elif isinstance(node.func, ast.Name) and node.func.id in self.api.functions:
             self._prelude_calls.append(node)
         if isinstance(node.func, ast.Name) and node.func.id == "next":
             self.special = True

@@ -22,6 +22,15 @@ IGNORED = frozenset({"image_patch", "video_segment", "vision_functions", "vision
 """Modules that published prompts import their library from: the names are there anyway."""
 
 
+METHODS_AS_VALUES = frozenset(
+    "get keys values items pop append extend insert remove count index sort add update discard strip lstrip rstrip"
+    " title capitalize split join replace startswith endswith isdigit isalpha".split()
+)
+"""Methods of texts, lists, dicts and sets: the sandbox calls them, but has no value for ``counts.get`` itself."""
+TYPES = frozenset({"str", "list", "dict", "set"})
+"""Nor for ``str.lower``. (Patches have fields ``lower`` and ``upper``, so those are told by what they are taken from.)"""
+
+
 @cache
 def all_names(module: str) -> tuple[str, ...]:
     """What ``from module import *`` gives."""
@@ -44,8 +53,8 @@ def targets(target: ast.expr) -> str | None:
 class Rewriter:
     """Replaces pieces of a program's text; every line keeps its number."""
 
-    def __init__(self, text: str, lazy: Callable[[ast.Call], bool]):
-        self._lazy = lazy
+    def __init__(self, text: str, lazy: Callable[[ast.Call], bool], as_value: Callable[[ast.Attribute], bool]):
+        self._lazy, self._as_value = lazy, as_value
         self._bytes = text.encode()
         self._starts = [0]
         for line in self._bytes.split(b"\n"):
@@ -97,6 +106,10 @@ class Rewriter:
             return self._call(node)
         if isinstance(node, ast.GeneratorExp):
             return self._listed(node)
+        if isinstance(node, ast.Attribute) and self._as_value(node):
+            if isinstance(node.value, ast.Name) and node.value.id in TYPES:
+                return f"(lambda _, *others: _.{node.attr}(*others))"
+            return f"(lambda *_: ({self._text(node.value)}).{node.attr}(*_))"
         return None
 
     def _call(self, node: ast.Call) -> str | None:
