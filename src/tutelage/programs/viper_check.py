@@ -81,7 +81,7 @@ def _sets_entry(node: ast.AST) -> bool:
     return any(isinstance(part, ast.Name) and part.id == ENTRY and isinstance(part.ctx, ast.Store) for part in ast.walk(node))
 
 
-_NO_FIELDS = frozenset({"ctx", "op", "ops", "annotation", "returns", "type_comment", "kind", "type_params", "simple", "level"})
+_NO_FIELDS = frozenset({"ctx", "op", "ops", "annotation", "returns", "type_comment", "kind", "type_params", "bases", "level"})
 
 
 @cache
@@ -184,9 +184,9 @@ class _Walk:
 
     def as_value(self, node: ast.Attribute) -> bool:
         """Whether it is a method of a text, list, dict or set that is not called but passed on."""
-        of_type = isinstance(node.value, ast.Name) and node.value.id in TYPES and node.value.id not in self.bound
-        known = of_type or (node.attr in METHODS_AS_VALUES and node.attr not in self._fields)
-        return known and id(node) not in self._called
+        if isinstance(node.value, ast.Name) and node.value.id in TYPES and node.value.id not in self.bound:
+            return node.attr not in ("fromkeys", "maketrans")
+        return node.attr in METHODS_AS_VALUES and node.attr not in self._fields and id(node) not in self._called
 
     def _attribute_fault(self, node: ast.Attribute, faults: list[tuple[int, ProgramFailure]]) -> None:
         name, line = node.attr, node.lineno

@@ -63,7 +63,7 @@ def read_source(given: str, limit: int) -> Source:
         raise LimitExceeded(f"{size:,} bytes of source; at most {limit:,} are read")
     given = given.replace("\r\n", "\n").replace("\r", "\n").lstrip("\ufeff")
     tree = _parsed(given)
-    if isinstance(tree, ast.Module) and entry_of(tree) is not None:
+    if isinstance(tree, ast.Module) and (entry := entry_of(tree)) is not None and not _is_only_a_header(entry):
         return Source(tree, given, 1)
     for text, first_line in _candidates(given):
         found = _parsed(text)
@@ -129,6 +129,11 @@ def _role(name: str, place: int, needed: bool, library: frozenset[str]) -> Role:
     if place == 0 and needed:
         return Role(name, "image")
     return Role(name, "nothing" if needed else "default")
+
+
+def _is_only_a_header(entry: ast.FunctionDef) -> bool:
+    """Whether the function holds nothing but the header given again, with its body."""
+    return any(isinstance(node, ast.FunctionDef) and node.name == entry.name for node in entry.body) and not _answers(entry)
 
 
 def _answers(function: ast.FunctionDef) -> bool:
