@@ -34,6 +34,8 @@ BASE_MIB = 512
 CPU_SECONDS = 600
 """The system ends a worker that has used so much processor time; it is replaced long before that."""
 RECYCLE_CPU_SECONDS = 300.0
+START_SECONDS = 10.0
+"""A worker that does not answer for so long is no worker."""
 GRACE = 0.1
 """Seconds past its limit after which a worker is killed that does not stop by itself."""
 FRAMES = 40
@@ -244,7 +246,7 @@ def _start(limits: Limits) -> tuple[Any, Path]:
         try:
             starts = [_launcher(folder, report, limits), _binary()]
             for number, start in enumerate(starts):
-                monty = Monty(binary_path=start, min_processes=1, max_processes=1, feed_duration_limit_grace=GRACE)
+                monty = Monty(binary_path=start, min_processes=1, max_processes=1, feed_duration_limit_grace=GRACE, request_timeout=START_SECONDS)
                 try:
                     monty.__enter__()
                     with monty.checkout() as session:
