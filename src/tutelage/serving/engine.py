@@ -47,7 +47,7 @@ SHARE = 0.125
 class Ticket:
     """A program that a client wants run: its text, and the images it reads by name. ``answer`` gets the trace.
 
-    Whoever no longer wants it sets ``gone``: it ends at its next step. ``came``, ``began`` and ``ended`` are seconds of
+    Programs of different ``client``s never share a session of the sandbox. Whoever no longer wants it sets ``gone``: it ends at its next step. ``came``, ``began`` and ``ended`` are seconds of
     :func:`time.perf_counter`.
     """
 
@@ -55,6 +55,7 @@ class Ticket:
     text: str
     state: Mapping[str, Image]
     question: str | None = None
+    client: str = ""
     answer: asyncio.Future[Trace] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     came: float = field(default_factory=perf_counter)
     began: float = 0.0
@@ -106,8 +107,8 @@ class Engine:
     def _live(self) -> None:
         fault = "the server is stopping"
         try:
-            with contextlib.suppress(OSError):  # where no child can be made, each program that needs it says so
-                self._sandbox.pid  # noqa: B018  the child begins before the first program comes
+            with contextlib.suppress(ProgramFailure):  # where no worker can be made, each program that needs it says so
+                self._sandbox.pid  # noqa: B018  the worker begins before the first program comes
             self._work(Scheduler(self._context))
         except BaseException as error:  # those who wait must hear of it, whatever it is
             fault = f"the engine has ended: {type(error).__name__}: {error}"
@@ -161,6 +162,8 @@ class Engine:
         self._held[number] = ticket
         try:
             found = self._parsers[ticket.dsl].try_parse(ticket.text, tuple(ticket.state))
+            if isinstance(found, viper.ViperProgram):
+                found = found.for_client(ticket.client)
         except Exception as error:
             found = as_failure(error, "reading the program")
         program = found if isinstance(found, ProgramFailure) else Wanted(found, ticket)

@@ -13,6 +13,7 @@ from typing import Any
 from starlette.requests import Request
 
 from tutelage.errors import InputError
+from tutelage.files import fingerprint
 from tutelage.programs.confidence import confidence
 from tutelage.programs.encoding import encode
 from tutelage.programs.language import ProgramFailure
@@ -88,6 +89,12 @@ class Scribe:
                     answer.set_result(draft)
 
 
+def client_of(request: Request) -> str:
+    """Who asks, as far as the connection tells: the peer's address with the key it gave."""
+    host = request.client.host if request.client is not None else ""
+    return fingerprint(host, request.headers.get("authorization", ""))
+
+
 class Service:
     """What the paths of the application call. ``decoders`` threads read and write pictures."""
 
@@ -124,7 +131,7 @@ class Service:
             Stopped: the engine takes no more programs.
         """
         tickets: list[Ticket] = []
-        work = asyncio.ensure_future(self._run(wishes, tickets))
+        work = asyncio.ensure_future(self._run(wishes, tickets, client_of(request)))
         gone = asyncio.ensure_future(request.receive())  # the body is read: what comes next is that the client left
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -137,10 +144,10 @@ class Service:
             for ticket in tickets:
                 ticket.gone = True
 
-    async def _run(self, wishes: Sequence[Wish], tickets: list[Ticket]) -> list[tuple[Trace | ProgramFailure, dict[str, Any]]]:
+    async def _run(self, wishes: Sequence[Wish], tickets: list[Ticket], client: str) -> list[tuple[Trace | ProgramFailure, dict[str, Any]]]:
         drafts = await asyncio.gather(*map(self._draft, wishes))
         runs = [
-            None if draft.failure is not None else Ticket(wish.dsl, draft.text, wish.state, wish.question)
+            None if draft.failure is not None else Ticket(wish.dsl, draft.text, wish.state, wish.question, client)
             for wish, draft in zip(wishes, drafts, strict=True)
         ]
         tickets += [ticket for ticket in runs if ticket is not None]
