@@ -38,6 +38,8 @@ START_SECONDS = 10.0
 """A worker that does not answer for so long is no worker."""
 GRACE = 0.1
 """Seconds past its limit after which a worker is killed that does not stop by itself."""
+FOLLOW = 32
+"""Turns between two looks at which processor the worker should be on."""
 FRAMES = 40
 """Calls within calls that the driver and the prelude may add to a program's own."""
 
@@ -66,6 +68,9 @@ class Limits:
     bits: int = 4_096
 
 
+_processor = getattr(ctypes.CDLL(None), "sched_getcpu", None)
+
+
 class SessionLost(Exception):
     """The session cannot go on. ``kind`` is timeout, memory or crash; ``line`` is that of the program, where it is known."""
 
@@ -82,6 +87,9 @@ class Worker:
         self.session = -1
         """The number of the session: programs that are known in one must be described again to the next."""
         self.programs = 0
+        self._turns, self._single = FOLLOW - 4, True
+        self._processors = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
+        self._settled = self._processors
         self._monty, self._report = _start(limits)
         self._open: list[Any] = []  # the session: a process lives as long as one of its sessions
         self.close = weakref.finalize(self, _end, self._monty, self._open, self._report, os.getpid())
@@ -134,6 +142,7 @@ class Worker:
                     "max_memory": limits.memory_mib << 20,
                     "max_recursion_depth": limits.depth + FRAMES,
                     "max_suspensions": 16,
+                    "gc_interval": 100_000,
                 },
                 os_policy={
                     "datetime": datetime.datetime(2000, 1, 1),
@@ -164,6 +173,7 @@ class Worker:
             SessionLost: some program used up its time or memory, or the worker has died.
         """
         self.programs += len(opened)
+        self._follow(len(items) == 1)
         given = {"opened": list(opened), "items": list(items), "dropped": list(dropped)}
         replies: list[Any] = self._feed("play(opened, items, dropped)", given)
         return replies
@@ -189,6 +199,19 @@ class Worker:
     def leave(self) -> None:
         """Give the session back; what its programs left is gone."""
         _leave(self._open)
+
+    def _follow(self, single: bool) -> None:
+        """Choose the worker's processor. Where one program goes on at a time, it is that of this thread: one of the two waits
+        while the other works, and waking another processor takes longer than most turns. Else it works beside its parent."""
+        self._turns += 1
+        self._single = self._single and single
+        if self._turns % FOLLOW == 0:
+            wanted = {_processor()} if self._single and _processor is not None else self._processors
+            self._single = True
+            if wanted != self._settled and self.pid is not None:
+                self._settled = wanted
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(self.pid, wanted)
 
     def _feed(self, code: str, inputs: Mapping[str, Any]) -> Any:
         from pydantic_monty import MontyRuntimeError
