@@ -217,7 +217,8 @@ def test_programs_of_different_clients_never_share_a_session(shared: Sandbox) ->
 def test_what_one_program_defines_another_does_not_see(shared: Sandbox) -> None:
     leaves = "SEEN = []\nclass Patch:\n    n = 0\n" + program("SEEN.append(1)\nPatch.n += 1\nreturn [len(SEEN), Patch.n]")
     assert outcomes(posted(shared, [leaves] * 3)) == [[1, 1]] * 3
-    grows = "SEEN = []\n" + program("SEEN.append(ImagePatch(image).simple_query('a'))\nImagePatch(image).find('b')\nreturn len(SEEN)")
+    body = "SEEN.append(ImagePatch(image).simple_query('a'))\nImagePatch(image).find('b')\nreturn len(SEEN)"
+    grows = "SEEN = []\n" + program(body)
     assert outcomes(posted(shared, [grows] * 3)) == [1] * 3
 
 
@@ -346,7 +347,8 @@ def test_answers_of_modules_cross_whole(shared: Sandbox, said: Any) -> None:
 def test_a_forged_value_is_refused() -> None:
     pictures = viper.Pictures()
     pictures.view(picture(0))
-    for data in (("image", 7, 0, 0, 1, 1, 16, 16), ("image", 0, 0, 0, 99, 1, 16, 16), ("image", -1, 0, 0, 1, 1), ("box", "a"), ("x",), ()):
+    images = [("image", 7, 0, 0, 1, 1, 16, 16), ("image", 0, 0, 0, 99, 1, 16, 16), ("image", -1, 0, 0, 1, 1, 16, 16)]
+    for data in (*images, ("box", "a"), ("x",), ()):
         with pytest.raises(RuntimeFailure):
             pictures.decode(data)
 

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from tutelage.modules.function import module
 from tutelage.programs import viper, visprog
 from tutelage.programs import viper_prelude as prelude
-from tutelage.programs.sandbox_worker import Limits
 from tutelage.programs.language import (
     Answers,
     Call,
@@ -24,6 +23,7 @@ from tutelage.programs.language import (
     TypeFailure,
     UnknownModule,
 )
+from tutelage.programs.sandbox_worker import Limits
 from tutelage.programs.scheduler import Context, Job, run
 from tutelage.programs.values import Box, Image
 

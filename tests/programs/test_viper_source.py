@@ -72,7 +72,8 @@ GOOD = f"def execute_command(image):\n{BODY}"
         f"```python\n{BODY}\n```",
         f"# What is it?\n{GOOD.replace('(image)', '(image)->str', 1)}",
         f"import math\nfrom typing import List\n\n{GOOD}\n\nprint(execute_command(image))",
-        f"from image_patch import ImagePatch\nfrom PIL import Image\nimage = Image.open('a.png').convert('RGB')\n{GOOD}\nanswer = execute_command(image)",
+        "from image_patch import ImagePatch\nfrom PIL import Image\nimage = Image.open('a.png').convert('RGB')\n"
+        f"{GOOD}\nanswer = execute_command(image)",
         f"{GOOD}\n\nif __name__ == '__main__':\n    print(execute_command(None))",
         f"{GOOD}\n\n# Question: What next?\n# Program:\n",
         GOOD.replace("\n", "\r\n"),
@@ -209,7 +210,8 @@ def test_a_generator_under_any_stops_where_it_knows_enough() -> None:
 
 
 def test_lines_of_failures_are_those_of_the_text() -> None:
-    text = "Here it is:\n\n```python\n# a comment\ndef execute_command(image):\n    x = any(\n        len(p.find('a')) > 9\n        for p in [ImagePatch(image)]\n    )\n    return [][0]\n```\n"
+    body = "    x = any(\n        len(p.find('a')) > 9\n        for p in [ImagePatch(image)]\n    )\n    return [][0]\n"
+    text = f"Here it is:\n\n```python\n# a comment\ndef execute_command(image):\n{body}```\n"
     with pytest.raises(ProgramFailure) as caught:
         run(text)
     assert caught.value.where == "line 10"

@@ -74,8 +74,9 @@ def overhead(programs: Sequence[Item], modules: Mapping[str, Module], rounds: in
     context = Context(fixed, deduplicate=False)
     found: dict[str, list[float]] = {}
     for turn in range(rounds):
-        kinds = {"repeated": list(programs), "fresh": [(fresh(text, turn * len(programs) + n), s) for n, (text, s) in enumerate(programs)]}
-        for kind, items in kinds.items():
+        first = turn * len(programs)
+        renewed = [(fresh(text, first + number), state) for number, (text, state) in enumerate(programs)]
+        for kind, items in (("repeated", list(programs)), ("fresh", renewed)):
             parser = viper.Parser(context.signatures)
             found.setdefault(f"batched_{kind}", []).append(_seconds(items, parser, context) / len(items))
             singles = items[:SINGLE]
@@ -86,7 +87,9 @@ def overhead(programs: Sequence[Item], modules: Mapping[str, Module], rounds: in
     return {f"{name}_us": 1e6 * median(values) for name, values in found.items()}
 
 
-def accelerated(viper_programs: Sequence[Item], visprog_programs: Sequence[Item], modules: Mapping[str, Module]) -> dict[str, float]:
+def accelerated(
+    viper_programs: Sequence[Item], visprog_programs: Sequence[Item], modules: Mapping[str, Module]
+) -> dict[str, float]:
     """Programs a second with modules of an accelerator's shape, and the share of VisProg's rate for the same questions."""
     slow: dict[str, Module] = {name: m if m.symbolic else Fixed(m, CALL_S, ITEM_S) for name, m in modules.items()}
     context = Context(slow, deduplicate=False)
@@ -166,4 +169,3 @@ def _seconds(programs: Sequence[Item], parser: Any, context: Context) -> float:
     jobs = (Job(str(number), parser.try_parse(text, tuple(state)), state) for number, (text, state) in enumerate(programs))
     run(jobs, context)
     return time.perf_counter() - started
-

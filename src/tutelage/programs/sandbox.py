@@ -8,30 +8,26 @@ their turn go to the worker together, in rounds; full rounds run in a thread bes
 
 from __future__ import annotations
 
-import builtins
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import count
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 from tutelage.programs.language import (
-    Call,
     LimitExceeded,
     ParseFailure,
     ProgramFailure,
     Refused,
     RuntimeFailure,
-    Signature,
     TimeoutFailure,
     TypeFailure,
     UndefinedVariable,
     UnknownModule,
-    Value,
 )
+from tutelage.programs.sandbox_run import Codec, Modules, Place, SandboxProgram, SandboxRun
 from tutelage.programs.sandbox_worker import Limits, SessionLost, Worker, check_home
 
 ROUND = 64
@@ -44,139 +40,6 @@ REPLAY = 2
 """All runs of a program from its beginning may take so many times its limit of time."""
 ROUND_SHARE, ROUND_LEAST = 0.25, 0.25
 """A round may take this share of a program's own seconds, and at least so many: it usually takes milliseconds."""
-
-
-class Codec(Protocol):
-    """How values cross: pictures stay outside, and are numbers inside."""
-
-    def encode(self, value: Value) -> Any:
-        """A value from outside as plain data."""
-        ...
-
-    def decode(self, data: Any) -> Value:
-        """Plain data from inside as a value."""
-        ...
-
-
-class Modules(NamedTuple):
-    """Modules as programs may call them: (name, names in programs, (argument, type) pairs, optional arguments) for each."""
-
-    described: tuple[tuple[str, tuple[str, ...], tuple[tuple[str, str], ...], tuple[str, ...]], ...]
-
-    @classmethod
-    def of(cls, signatures: Mapping[str, Signature]) -> Modules:
-        """Modules of these signatures, under their names and, where Python has no function of that name, in lower case."""
-        found = []
-        for name, signature in signatures.items():
-            lower = () if hasattr(builtins, name.lower()) or name.lower() in signatures else (name.lower(),)
-            found.append((name, (name, *lower), tuple(signature.args.items()), tuple(sorted(signature.optional))))
-        return cls(tuple(found))
-
-
-Place = tuple[Modules, str]
-"""What programs of one session have in common: the modules they may call, and their client."""
-
-
-@dataclass(frozen=True, eq=False)
-class SandboxProgram:
-    """A checked program as the sandbox takes it.
-
-    Args:
-        source: its text. entry: the function that is called. first_line: of ``source`` in the program's own text.
-        once: its top level changes nothing, so it need not run again before each run of the entry.
-        seeded: it draws random numbers, from the same seed in every run.
-        private: it defines classes, so no other program may share its session.
-    """
-
-    source: str
-    entry: str
-    first_line: int = 1
-    once: bool = True
-    seeded: bool = False
-    private: bool = False
-
-
-class SandboxRun(Generator[Call | list[Call], Value, Value]):
-    """A run of a program: a generator of calls, which can also be sent a value without waiting.
-
-    It keeps what it takes to begin it again: the outputs it was given. ``due``: a value was posted, and the next :meth:`send`
-    tells what comes of it.
-    """
-
-    def __init__(self, sandbox: Sandbox, program: SandboxProgram, described: tuple[Any, ...], codec: Codec, place: Place):
-        self.number = next(sandbox.numbers)
-        self.program, self.described, self.codec, self.place = program, described, codec, place
-        self.outputs: list[Any] = []
-        self.sent, self.session = 0, -1
-        self.reply: tuple[Any, ...] | ProgramFailure | None = None
-        self.under_way: Future[None] | None = None
-        self.seconds = 0.0
-        self.due = False
-        self._several = 0
-        self._sandbox, self._begun, self.ended = sandbox, False, False
-
-    def post(self, value: Value) -> None:
-        """Send ``value`` (None to begin) and do not wait: what the next :meth:`send` is given does not count."""
-        if self.ended:
-            return
-        if self._begun:
-            try:
-                if self._several:
-                    self.outputs.extend([self.codec.encode(one) for one in value])
-                else:
-                    self.outputs.append(self.codec.encode(value))
-            except BaseException:
-                self.close()
-                raise
-        self._begun = self.due = True
-        self._sandbox.post(self)
-
-    def send(self, value: Value) -> Call | list[Call]:
-        """The next call, or calls that are answered together; ``value`` answers the last, where none was posted.
-
-        Raises:
-            StopIteration: the program ended; its value is the answer.
-            ProgramFailure: whatever stopped the program.
-        """
-        if not self.due:
-            self.post(value)
-        if self.ended:
-            raise StopIteration
-        self.due = False
-        try:
-            reply = self._sandbox.fetch(self)
-            if isinstance(reply, ProgramFailure):
-                raise reply
-            if reply[1] == "ask":
-                calls = [Call(module, self._arguments(args), number) for module, args, number in reply[2]]
-                self._several = len(calls) > 1
-                return calls if self._several else calls[0]
-            answer = self.codec.decode(reply[2])
-        except BaseException:
-            self.close()
-            raise
-        self.ended = True
-        raise StopIteration(answer)
-
-    def _arguments(self, args: Mapping[str, Any]) -> dict[str, Value]:
-        decode = self.codec.decode
-        return {name: arg if type(arg) is str else decode(arg) for name, arg in args.items()}
-
-    def throw(self, *error: Any) -> Any:
-        """Give the run up."""
-        self.close()
-        raise error[0]
-
-    def close(self) -> None:
-        """Give the run up; a reply under way is thrown away when it comes."""
-        if not self.ended:
-            self.ended = True
-            self._sandbox.drop(self)
-
-    def __del__(self) -> None:
-        if not getattr(self, "ended", True):
-            self.ended = True
-            self._sandbox.drop(self)
 
 
 class Sandbox:
@@ -210,8 +73,8 @@ class Sandbox:
         Its entry is called with ``positional`` and ``named`` arguments, and ``names`` are variables of its top level; all are
         as ``codec.encode`` gives them. Programs of different ``client``s never share a session.
         """
-        described = (program.source, program.once and not names, program.seeded, program.entry)
-        described += (list(positional), dict(named or {}), dict(names or {}))
+        how = (program.source, program.once and not names, program.seeded, program.entry)
+        described = (*how, list(positional), dict(named or {}), dict(names or {}))
         return SandboxRun(self, program, described, codec, (modules, client))
 
     @property

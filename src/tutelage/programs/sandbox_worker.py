@@ -269,7 +269,13 @@ def _start(limits: Limits) -> tuple[Any, Path]:
         try:
             starts = [_launcher(folder, report, limits), _binary()]
             for number, start in enumerate(starts):
-                monty = Monty(binary_path=start, min_processes=1, max_processes=1, feed_duration_limit_grace=GRACE, request_timeout=START_SECONDS)
+                monty = Monty(
+                    binary_path=start,
+                    min_processes=1,
+                    max_processes=1,
+                    feed_duration_limit_grace=GRACE,
+                    request_timeout=START_SECONDS,
+                )
                 try:
                     monty.__enter__()
                     with monty.checkout() as session:

@@ -14,7 +14,8 @@ from typing import Any
 
 from tutelage import files
 from tutelage.programs.language import ProgramFailure, RuntimeFailure, Signature, Steps, TypeFailure, UndefinedVariable, Value
-from tutelage.programs.sandbox import Modules, Sandbox, SandboxProgram, shared_sandbox
+from tutelage.programs.sandbox import Sandbox, shared_sandbox
+from tutelage.programs.sandbox_run import Modules, SandboxProgram
 from tutelage.programs.sandbox_worker import Limits
 from tutelage.programs.values import Box, Image, Object
 from tutelage.programs.viper_api import Api, api_of, prelude_names

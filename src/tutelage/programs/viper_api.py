@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from tutelage.programs import viper_prelude
 from tutelage.programs.language import Signature
-from tutelage.programs.sandbox import Modules
+from tutelage.programs.sandbox_run import Modules
 
 NEEDS = {
     **{"exists": "LOC", "simple_query": "VQA", "verify_property": "VERIFY", "best_text_match": "MATCH"},
@@ -94,7 +94,8 @@ def _public(node: ast.Module | ast.ClassDef) -> list[ast.FunctionDef | ast.Class
 
 @cache
 def _arguments() -> tuple[dict[str, Arguments], dict[str, Arguments]]:
-    functions, methods = {}, {}
+    functions: dict[str, Arguments] = {}
+    methods: dict[str, Arguments] = {}
     for node in _public(_prelude()):
         if isinstance(node, ast.FunctionDef):
             functions[node.name] = _arguments_of(node)

@@ -18,14 +18,17 @@ from tutelage.programs.viper_rewrite import IGNORED, METHODS_AS_VALUES, NATIVE, 
 from tutelage.programs.viper_source import ENTRY, role_of_name
 
 BUILTINS = frozenset(
-    "abs all any bool chr dict divmod enumerate filter float format frozenset hex bin oct int isinstance iter len list map max"
-    " min next ord pow print range repr reversed round set slice sorted str sum tuple type zip True False None NotImplemented Ellipsis"
-    " Exception BaseException ArithmeticError LookupError IndexError KeyError RuntimeError NotImplementedError RecursionError"
-    " AttributeError NameError UnboundLocalError ValueError TypeError ZeroDivisionError OverflowError StopIteration AssertionError"
-    " ImportError ModuleNotFoundError OSError FileNotFoundError TimeoutError MemoryError".split()
+    "abs all any bool chr dict divmod enumerate filter float format frozenset hex bin oct int isinstance "
+    "iter len list map max min next ord pow print range repr reversed round set slice sorted str sum "
+    "tuple type zip True False None NotImplemented Ellipsis Exception BaseException ArithmeticError "
+    "LookupError IndexError KeyError RuntimeError NotImplementedError RecursionError AttributeError "
+    "NameError UnboundLocalError ValueError TypeError ZeroDivisionError OverflowError StopIteration "
+    "AssertionError ImportError ModuleNotFoundError OSError FileNotFoundError TimeoutError MemoryError".split()
 )
-EAGER = frozenset({"sum", "max", "min", "list", "tuple", "set", "dict", "sorted", "join", "any", "all", "len", "frozenset"})
-METHODS = frozenset({"__init__", "__repr__", "__str__", "__eq__", "__call__", "__iter__", "__getitem__", "__contains__", "__hash__"})
+EAGER = frozenset("sum max min list tuple set dict sorted join any all len frozenset".split())
+"""What walks through all that it is given at once."""
+METHODS = frozenset("__init__ __repr__ __str__ __eq__ __call__ __iter__ __getitem__ __contains__ __hash__".split())
+"""Methods with a meaning that classes may define."""
 
 _REFUSED: dict[type, tuple[str, str]] = {
     ast.AsyncFunctionDef: ("async is not allowed", "write a plain function"),
@@ -85,7 +88,7 @@ _NO_FIELDS = frozenset({"ctx", "op", "ops", "annotation", "returns", "type_comme
 
 
 @cache
-def _fields(kind: type[ast.AST]) -> tuple[str, ...]:
+def _fields(kind: Any) -> tuple[str, ...]:
     """The fields of a kind of node that are walked: annotations are not run."""
     return tuple(name for name in kind._fields if name not in _NO_FIELDS)
 
@@ -132,7 +135,7 @@ class _Walk:
             handler = _HANDLERS.get(kind)
             if handler is not None:
                 handler(self, node)
-            for name in _fields(kind):
+            for name in _fields(kind):  # type: ignore[arg-type]
                 value = getattr(node, name, None)
                 if type(value) is list:
                     waiting.extend(part for part in value if isinstance(part, ast.AST))
@@ -202,7 +205,8 @@ class _Walk:
         else:
             assert isinstance(node.func, ast.Name)
             name, known = node.func.id, None if node.func.id in self.bound else self.api.functions[node.func.id]
-        if known is None or any(isinstance(arg, ast.Starred) for arg in node.args) or any(word.arg is None for word in node.keywords):
+        unpacked = any(isinstance(arg, ast.Starred) for arg in node.args) or any(word.arg is None for word in node.keywords)
+        if known is None or unpacked:
             return
         message = _misfit(name, known, len(node.args), [str(word.arg) for word in node.keywords])
         if message:
@@ -312,7 +316,6 @@ class _Walk:
     def _match(self, node: Any) -> None:
         if node.name is not None:
             self.bound.add(node.name)
-
 
 
 _HANDLERS: dict[type, Callable[[_Walk, Any], None]] = {

@@ -299,9 +299,7 @@ def _region(image, sides, margin):
     x1, x2 = max(image._x1, image._x1 + math.floor(left)), min(image._x2, image._x1 + math.ceil(right))
     y1, y2 = max(image._y1, image._y2 - math.ceil(upper)), min(image._y2, image._y2 - math.floor(lower))
     if x1 >= x2 or y1 >= y2:
-        raise ValueError(
-            f"a crop of zero area: ({left:g}, {lower:g}, {right:g}, {upper:g}) of {image.width}x{image.height}"
-        )
+        raise ValueError(f"a crop of zero area: ({left:g}, {lower:g}, {right:g}, {upper:g}) of {image.width}x{image.height}")
     x1, x2 = max(image._x1, x1 - margin), min(image._x2, x2 + margin)
     y1, y2 = max(image._y1, y1 - margin), min(image._y2, y2 + margin)
     return Image(image._root, x1, y1, x2, y2, image._size[0], image._size[1])

@@ -17,7 +17,8 @@ def program_lines(text: str) -> str | None:
     """The lines of ``text`` from the first step to the one that gives the result, at their places; None: it has no more.
 
     Signs of such a text are a label, a fence, numbered lines, or a line that ends with a colon; where there is none, the text is
-    taken as it stands. A label ``Program:``, fences and prose before the first step go, and whatever follows the result, as a next question.
+    taken as it stands. A label ``Program:``, fences and prose before the first step go, and whatever follows the result, as a
+    next question.
     """
     if not _SIGNS.search(text):
         return None

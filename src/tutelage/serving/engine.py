@@ -21,9 +21,9 @@ from typing import Any
 
 from tutelage.programs import viper, visprog
 from tutelage.programs.cache import ResultCache
-from tutelage.programs.sandbox import Sandbox
 from tutelage.programs.lanes import as_failure
 from tutelage.programs.language import Answers, Call, Module, Program, ProgramFailure, Steps, TimeoutFailure, Value
+from tutelage.programs.sandbox import Sandbox
 from tutelage.programs.scheduler import Context, Job, Scheduler
 from tutelage.programs.trace import Trace
 from tutelage.programs.values import Image
@@ -47,8 +47,8 @@ SHARE = 0.125
 class Ticket:
     """A program that a client wants run: its text, and the images it reads by name. ``answer`` gets the trace.
 
-    Programs of different ``client``s never share a session of the sandbox. Whoever no longer wants it sets ``gone``: it ends at its next step. ``came``, ``began`` and ``ended`` are seconds of
-    :func:`time.perf_counter`.
+    Programs of different ``client``s never share a session of the sandbox. Whoever no longer wants it sets ``gone``: it ends at
+    its next step. ``came``, ``began`` and ``ended`` are seconds of :func:`time.perf_counter`.
     """
 
     dsl: str

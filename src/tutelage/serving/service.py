@@ -144,7 +144,9 @@ class Service:
             for ticket in tickets:
                 ticket.gone = True
 
-    async def _run(self, wishes: Sequence[Wish], tickets: list[Ticket], client: str) -> list[tuple[Trace | ProgramFailure, dict[str, Any]]]:
+    async def _run(
+        self, wishes: Sequence[Wish], tickets: list[Ticket], client: str
+    ) -> list[tuple[Trace | ProgramFailure, dict[str, Any]]]:
         drafts = await asyncio.gather(*map(self._draft, wishes))
         runs = [
             None if draft.failure is not None else Ticket(wish.dsl, draft.text, wish.state, wish.question, client)

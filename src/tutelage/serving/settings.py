@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from tutelage.errors import InputError
-from tutelage.programs.sandbox_worker import Limits
 from tutelage.programs.pictures import ImageLimits
+from tutelage.programs.sandbox_worker import Limits
 
 
 @dataclass(frozen=True)

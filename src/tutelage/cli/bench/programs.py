@@ -60,5 +60,6 @@ def _table(result: dict[str, Any]) -> Any:
         if "skipped" not in other:
             theirs = f"{other['smolagents_ms']:.2f} ms, {other['smolagents_refused']} of {other['programs']} refused"
             table.add_row("smolagents' local executor", f"{1000 / other['smolagents_ms']:,.0f}", theirs)
-            table.add_row("the same programs here", f"{1000 / other['ms']:,.0f}", f"{other['ms']:.2f} ms, {other['refused']} refused")
+            here = f"{other['ms']:.2f} ms, {other['refused']} refused"
+            table.add_row("the same programs here", f"{1000 / other['ms']:,.0f}", here)
     return table
