@@ -184,7 +184,7 @@ def test_a_crop_of_zero_area_is_a_typed_failure(sides: str) -> None:
     st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 20), st.integers(1, 20)),
 )
 def test_a_region_lies_inside_and_covers_what_was_asked(sides: Any, margin: int, at: Any) -> None:
-    view = prelude.Image(0, at[0], at[1], at[0] + at[2], at[1] + at[3], 48, 48)
+    view = prelude.Image(0, (at[0], at[1], at[0] + at[2], at[1] + at[3]), (48, 48))
     left, lower, right, upper = sides
     try:
         part = prelude._region(view, sides, margin)
@@ -192,14 +192,15 @@ def test_a_region_lies_inside_and_covers_what_was_asked(sides: Any, margin: int,
         width, height = max(0, min(right, at[2]) - max(left, 0)), max(0, min(upper, at[3]) - max(lower, 0))
         assert width <= 0 or height <= 0
         return
-    assert view._x1 <= part._x1 < part._x2 <= view._x2 and view._y1 <= part._y1 < part._y2 <= view._y2
-    assert part._x1 - view._x1 <= max(0, left) and view._y2 - part._y2 <= max(0, lower)
-    assert part._x2 - view._x1 >= min(at[2], right) and view._y2 - part._y1 >= min(at[3], upper)
+    (x1, y1, x2, y2), (a1, b1, a2, b2) = part._region, view._region
+    assert a1 <= x1 < x2 <= a2 and b1 <= y1 < y2 <= b2
+    assert x1 - a1 <= max(0, left) and b2 - y2 <= max(0, lower)
+    assert x2 - a1 >= min(at[2], right) and b2 - y1 >= min(at[3], upper)
 
 
 def test_the_margin_is_ten_pixels_of_a_photo() -> None:
     def margin(width: int, height: int) -> int:
-        return prelude._margin(prelude.Image(0, 0, 0, 9, 9, width, height))
+        return prelude._margin(prelude.Image(0, (0, 0, 9, 9), (width, height)))
 
     assert margin(500, 375) == prelude.MARGIN == margin(2000, 1000)
     assert margin(48, 48) == 2

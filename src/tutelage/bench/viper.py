@@ -121,7 +121,7 @@ def beside_smolagents(programs: Sequence[Item], modules: Mapping[str, Module]) -
     library = _library()
     seconds, refused = [], 0
     for text, state in texts:
-        pictures = [library["Image"](0, 0, 0, image.width, image.height, image.width, image.height) for image in state.values()]
+        pictures = [library["Image"](0, (0, 0, image.width, image.height), (image.width, image.height)) for image in state.values()]
         given: Any = pictures[0] if len(pictures) == 1 else {"left": pictures[0], "right": pictures[1]}
         executor = LocalPythonExecutor([])
         executor.send_variables({"given": given})

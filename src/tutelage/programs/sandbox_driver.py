@@ -5,7 +5,7 @@ A program is never suspended. It runs from its beginning until it needs an outpu
 has the output, the program runs again from its beginning, and outputs that are known are given at once. Programs are
 deterministic, so each run takes the same way. A call that was noted counts, whatever a program made of the exception.
 
-Values cross as plain data: an image is ``("image", root, x1, y1, x2, y2, width, height)``, a box ``("box", x1, y1, x2, y2,
+Values cross as plain data: an image is ``("image", root, (x1, y1, x2, y2), (width, height))``, a box ``("box", x1, y1, x2, y2,
 score)``, a name of the prelude ``("name", name)``; no other tuples cross.
 """
 
@@ -188,9 +188,9 @@ def _encode(value, room, answer=False):
             raise OverflowError(f"an integer of more than {_limits['bits']} bits")
         return value
     if isinstance(value, ImagePatch):
-        return ("box", *value._box) if answer else _encode(value.cropped_image, room)
+        return ("box", *_box_of(value)) if answer else _encode(value.cropped_image, room)
     if isinstance(value, Image):
-        return ("image", value._root, value._x1, value._y1, value._x2, value._y2, *value._size)
+        return ("image", value._root, value._region, value._size)
     if isinstance(value, tuple) and len(value) == 6 and value[0] == "box" and not answer:
         return value
     if isinstance(value, (list, tuple, set, frozenset, range)):
@@ -243,6 +243,7 @@ from tutelage.programs.viper_prelude import (  # noqa: E402
     Image,
     ImagePatch,
     VideoSegment,
+    _box_of,
     _module_function,
     best_image_match,
     bool_to_yesno,

@@ -104,7 +104,7 @@ class Pictures:
             raise TypeFailure(f"an image is needed, not {type(image).__name__}")
         x1, y1, x2, y2 = image.region
         width, height = x2 - x1, y2 - y1
-        found = ("image", len(self._roots), 0, 0, width, height, width, height)
+        found = ("image", len(self._roots), (0, 0, width, height), (width, height))
         self._roots.append((image, (0, 0, width, height)))
         self._seen[found] = image
         return found
@@ -174,7 +174,7 @@ class Pictures:
     def _image(self, data: tuple[Any, ...]) -> Image:
         found = self._seen.get(data)
         if found is None:
-            root, (x1, y1, x2, y2) = int(data[1]), map(int, data[2:6])
+            root, (x1, y1, x2, y2) = int(data[1]), map(int, data[2])
             image, (_, _, width, height) = self._roots[root]
             if not (root >= 0 and 0 <= x1 < x2 <= width and 0 <= y1 < y2 <= height):
                 raise IndexError

@@ -37,14 +37,14 @@ def call_module(name, arguments):
 
 
 class Image:
-    """A region of picture number ``_root``: ``_x1, _y1, _x2, _y2`` from the top left of a picture of ``_size``."""
+    """A region of picture number ``_root``: ``_region`` is x1, y1, x2, y2 from the top left of a picture of ``_size``."""
 
-    def __init__(self, root, x1, y1, x2, y2, width, height):
+    def __init__(self, root, region, size):
         self._root = root
-        self._x1, self._y1, self._x2, self._y2 = x1, y1, x2, y2
-        self._size = (width, height)
-        self.width = x2 - x1
-        self.height = y2 - y1
+        self._region = region
+        self._size = size
+        self.width = region[2] - region[0]
+        self.height = region[3] - region[1]
         self.size = (self.width, self.height)
         self.shape = (3, self.height, self.width)
 
@@ -66,16 +66,18 @@ class ImagePatch:
             sides = [left, lower, right, upper]
             whole = [0, 0, image.width, image.height]
             image = _region(image, [_number(whole[i] if sides[i] is None else sides[i]) for i in range(4)], 0)
+        x1, y1, x2, y2 = image._region
+        end = image._size[1]
         self.cropped_image = image
-        self.left = image._x1
-        self.right = image._x2
-        self.lower = image._size[1] - image._y2
-        self.upper = image._size[1] - image._y1
-        self.width = self.right - self.left
-        self.height = self.upper - self.lower
-        self.horizontal_center = (self.left + self.right) / 2
-        self.vertical_center = (self.lower + self.upper) / 2
-        self._box = (image._x1, image._y1, image._x2, image._y2, 1.0)
+        self.left = x1
+        self.right = x2
+        self.lower = end - y2
+        self.upper = end - y1
+        self.width = image.width
+        self.height = image.height
+        self.horizontal_center = (x1 + x2) / 2
+        self.vertical_center = end - (y1 + y2) / 2
+        self._box = None
 
     def __repr__(self):
         return f"ImagePatch({self.left}, {self.lower}, {self.right}, {self.upper})"
@@ -86,7 +88,7 @@ class ImagePatch:
             _unregistered("find", "LOC")
         image = self.cropped_image
         call = ("LOC", {"image": image, "object": _text(object_name, "object_name")})
-        return list(call_modules([call], lambda outputs: [_cut(image, box) for box in outputs[0]]))
+        return list(call_modules([call], lambda outputs: _cut_all(image, outputs[0])))
 
     def exists(self, object_name):
         """-> bool: whether there is one."""
@@ -296,22 +298,31 @@ def _margin(image):
 def _region(image, sides, margin):
     """The part of ``image`` between left, lower, right and upper, from its own bottom left, grown by ``margin``."""
     left, lower, right, upper = sides
-    x1, x2 = max(image._x1, image._x1 + math.floor(left)), min(image._x2, image._x1 + math.ceil(right))
-    y1, y2 = max(image._y1, image._y2 - math.ceil(upper)), min(image._y2, image._y2 - math.floor(lower))
+    first, top, last, bottom = image._region
+    x1, x2 = max(first, first + math.floor(left)), min(last, first + math.ceil(right))
+    y1, y2 = max(top, bottom - math.ceil(upper)), min(bottom, bottom - math.floor(lower))
     if x1 >= x2 or y1 >= y2:
         raise ValueError(f"a crop of zero area: ({left:g}, {lower:g}, {right:g}, {upper:g}) of {image.width}x{image.height}")
-    x1, x2 = max(image._x1, x1 - margin), min(image._x2, x2 + margin)
-    y1, y2 = max(image._y1, y1 - margin), min(image._y2, y2 + margin)
-    return Image(image._root, x1, y1, x2, y2, image._size[0], image._size[1])
+    region = (max(first, x1 - margin), max(top, y1 - margin), min(last, x2 + margin), min(bottom, y2 + margin))
+    return Image(image._root, region, image._size)
 
 
-def _cut(image, box):
-    """The patch round a box ``("box", x1, y1, x2, y2, score)`` that was found in ``image``, from its top left."""
-    _, x1, y1, x2, y2, score = box
-    sides = [x1, image.height - y2, x2, image.height - y1]
-    patch = ImagePatch(_region(image, sides, _margin(image)))
-    patch._box = (image._x1 + x1, image._y1 + y1, image._x1 + x2, image._y1 + y2, score)
-    return patch
+def _cut_all(image, boxes):
+    """The patches round boxes ``("box", x1, y1, x2, y2, score)`` that were found in ``image``, from its top left."""
+    margin = _margin(image)
+    height = image.height
+    first, top, _, _ = image._region
+    patches = []
+    for _, x1, y1, x2, y2, score in boxes:
+        patch = ImagePatch(_region(image, (x1, height - y2, x2, height - y1), margin))
+        patch._box = (first + x1, top + y1, first + x2, top + y2, score)
+        patches.append(patch)
+    return patches
+
+
+def _box_of(patch):
+    """Where a patch was found, without the margin round it."""
+    return patch._box if patch._box is not None else (*patch.cropped_image._region, 1.0)
 
 
 def _choose(answer, options):
@@ -341,7 +352,7 @@ def _module_function(name, types, optional):
         given = {arg: _argument(f"{name}({arg}=…)", types[arg], given[arg]) for arg in given}
         images = [given[arg] for arg in given if isinstance(given[arg], Image)]
         if images:
-            given = {arg: _shifted(given[arg], -images[0]._x1, -images[0]._y1) for arg in given}
+            given = {arg: _shifted(given[arg], -images[0]._region[0], -images[0]._region[1]) for arg in given}
         return _answered(call_module(name, given), images[0] if images else None)
 
     return call
@@ -350,7 +361,7 @@ def _module_function(name, types, optional):
 def _argument(where, kind, value):
     """A program's value as the module takes it: an image, boxes, or a value of its own type."""
     if isinstance(value, ImagePatch):
-        value = [("box", *value._box)] if kind in ("boxes", "objects") else value.cropped_image
+        value = [("box", *_box_of(value))] if kind in ("boxes", "objects") else value.cropped_image
     elif isinstance(value, (list, tuple)):
         value = [_argument(where, "boxes" if kind == "boxes" else "any", part) for part in value]
         if kind == "boxes":
@@ -375,5 +386,5 @@ def _shifted(value, across, down):
 def _answered(answer, image):
     """A module's output as programs hold it."""
     if _is_box(answer):
-        return list(answer[1:5]) if image is None else _cut(image, answer)
+        return list(answer[1:5]) if image is None else _cut_all(image, [answer])[0]
     return [_answered(part, image) for part in answer] if isinstance(answer, list) else answer
