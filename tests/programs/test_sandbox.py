@@ -282,14 +282,14 @@ def test_a_worker_that_hangs_costs_time_and_nobody() -> None:
 def test_a_worker_that_always_dies_is_the_programs_failure(monkeypatch: pytest.MonkeyPatch) -> None:
     with Sandbox() as sandbox:
         steps = start(sandbox)
-        plays = sandbox_worker.Worker.play
+        turn = sandbox_worker.Worker._follow
 
-        def die(worker: Any, *args: Any) -> Any:
+        def die(worker: Any, single: bool) -> Any:
             os.kill(worker.pid, signal.SIGKILL)
             time.sleep(0.02)
-            return plays(worker, *args)
+            return turn(worker, single)
 
-        monkeypatch.setattr(sandbox_worker.Worker, "play", die)
+        monkeypatch.setattr(sandbox_worker.Worker, "_follow", die)
         with pytest.raises(LimitExceeded, match="ended the worker"):
             next(steps)
         monkeypatch.undo()

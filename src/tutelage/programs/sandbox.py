@@ -53,6 +53,7 @@ class Sandbox:
         self.numbers = count()
         self._lock, self._turn = threading.Lock(), threading.RLock()
         self._posted: list[SandboxRun] = []
+        self._under_way: set[int] = set()
         self._dropped: list[tuple[int, int]] = []
         self._workers: OrderedDict[Place | str, Worker] = OrderedDict()
         self._thread: ThreadPoolExecutor | None = None
@@ -138,8 +139,17 @@ class Sandbox:
         reply, run.reply = run.reply, None
         return reply
 
+    def begin(self, run: SandboxRun) -> None:
+        """Note that ``run`` is under way."""
+        self._under_way.add(run.number)
+
+    def end(self, run: SandboxRun) -> None:
+        """Note that ``run`` is no longer under way. (No lock: it may be called wherever memory is freed.)"""
+        self._under_way.discard(run.number)
+
     def drop(self, run: SandboxRun) -> None:
-        """Forget ``run``."""
+        """Forget ``run``, which is given up."""
+        self.end(run)
         self._dropped.append((run.number, run.session))
 
     # Rounds
@@ -159,10 +169,13 @@ class Sandbox:
                 self._play_together(place, group)
 
     def _play_together(self, place: Place, group: Sequence[SandboxRun]) -> None:
-        seconds = self.limits.seconds
+        seconds = min(self.limits.seconds, max(ROUND_LEAST, ROUND_SHARE * self.limits.seconds))
+        live = self._under_way == {group[0].number}  # nobody else needs the worker until this one is answered
         try:
-            worker = self._worker(place, place, max(ROUND_LEAST, ROUND_SHARE * seconds) if seconds > ROUND_LEAST else seconds)
-            self._exchange(worker, group)
+            worker = self._worker(place, place, seconds)
+            if worker.suspended is not None and not (live and worker.suspended == group[0].number):
+                worker = self._worker(place, place, seconds, fresh=True)
+            self._exchange(worker, group, live)
         except SessionLost:  # by one of them, or by no fault of theirs: each shows alone
             self._leave(place)
             for run in group:
@@ -200,7 +213,7 @@ class Sandbox:
                 self._leave("alone")
                 raise
 
-    def _exchange(self, worker: Worker, group: Sequence[SandboxRun]) -> None:
+    def _exchange(self, worker: Worker, group: Sequence[SandboxRun], live: bool = False) -> None:
         session = worker.session
         opened, items = [], []
         for run in group:
@@ -211,7 +224,10 @@ class Sandbox:
             run.sent = len(run.outputs)
         dropped, self._dropped = self._dropped, []
         try:
-            replies = worker.play(opened, items, [number for number, where in dropped if where == session])
+            if live:
+                replies = [worker.live(opened, *items[0])]
+            else:
+                replies = worker.play(opened, items, [number for number, where in dropped if where == session])
         except BaseException:
             for run in group:
                 run.session = -1

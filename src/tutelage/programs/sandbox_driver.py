@@ -20,6 +20,7 @@ _limits = {}
 _programs = {}
 _runs = {}
 _current = None
+_live = False
 
 
 class _Run:
@@ -61,6 +62,19 @@ def play(opened, items, dropped):
     return [_advance(number, outputs) for number, outputs in items]
 
 
+def live(opened, item):
+    """Take one program as far as it goes, with the host waiting for its calls: those it answers while the program is suspended.
+    Nothing else may run meanwhile."""
+    global _live
+    for number, description in opened:
+        _runs[number] = _Run(*description)
+    _live = True
+    try:
+        return _advance(*item)
+    finally:
+        _live = False
+
+
 def again(number):
     """Run a failed program once more, with nothing between its exception and the host: the host sees the line."""
     global _current
@@ -96,9 +110,21 @@ def call_modules(calls, make=None):
                 asked.append((name, {arg: _encode(arguments[arg], room) for arg in arguments}, first + at))
             if room[0] < 0:
                 run.failure = ("LimitExceeded", f"a module call longer than {_limits['length']:,}")
+            elif _live and _answered_at_once(run, asked):
+                run.used = first
+                return call_modules(calls, make)
             else:
                 run.asked = asked
     raise KeyboardInterrupt
+
+
+def _answered_at_once(run, asked):
+    """Whether the host could answer a call while the program is suspended: not where the sandbox sorts, or prints a value."""
+    try:
+        run.outputs.extend(_host(asked))
+    except RuntimeError:
+        return False
+    return True
 
 
 def _unregistered(name, module):
@@ -252,3 +278,8 @@ from tutelage.programs.viper_prelude import (  # noqa: E402
     llm_query,
     process_guesses,
 )
+
+
+def _host(asked):
+    """What suspends a program: inside the sandbox there is no function of this name, and calls of it come to the host."""
+    raise RuntimeError

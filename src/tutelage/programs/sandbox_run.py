@@ -77,8 +77,16 @@ class Player(Protocol):
         """The reply to what was posted to a run."""
         ...
 
+    def begin(self, run: SandboxRun) -> None:
+        """Note that a run is under way."""
+        ...
+
+    def end(self, run: SandboxRun) -> None:
+        """Note that a run is no longer under way."""
+        ...
+
     def drop(self, run: SandboxRun) -> None:
-        """Forget a run."""
+        """Forget a run that is given up."""
         ...
 
 
@@ -99,13 +107,13 @@ class SandboxRun(Generator[Call | list[Call], Value, Value]):
         self.seconds = 0.0
         self.due = False
         self._several = 0
-        self._sandbox, self._begun, self.ended = sandbox, False, False
+        self._sandbox, self.begun, self.ended = sandbox, False, False
 
     def post(self, value: Value) -> None:
         """Send ``value`` (None to begin) and do not wait: what the next :meth:`send` is given does not count."""
         if self.ended:
             return
-        if self._begun:
+        if self.begun:
             try:
                 if self._several:
                     self.outputs.extend([self.codec.encode(one) for one in value])
@@ -114,7 +122,9 @@ class SandboxRun(Generator[Call | list[Call], Value, Value]):
             except BaseException:
                 self.close()
                 raise
-        self._begun = self.due = True
+        else:
+            self._sandbox.begin(self)
+        self.begun = self.due = True
         self._sandbox.post(self)
 
     def send(self, value: Value) -> Call | list[Call]:
@@ -142,6 +152,7 @@ class SandboxRun(Generator[Call | list[Call], Value, Value]):
             self.close()
             raise
         self.ended = True
+        self._sandbox.end(self)
         raise StopIteration(answer)
 
     def _arguments(self, args: Mapping[str, Any]) -> dict[str, Value]:

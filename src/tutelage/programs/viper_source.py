@@ -28,6 +28,8 @@ QUESTION = ("query", "question", "statement", "prompt", "text")
 
 _FENCE = re.compile(r"^[ \t]*```[^\n`]*\n(.*?)(?:^[ \t]*```[ \t]*$|\Z)", re.MULTILINE | re.DOTALL)
 _HEADER = re.compile(rf"^[ \t]*def[ \t]+{ENTRY}\w*[ \t]*\(.*$")
+_WARNS = re.compile(r"\\|\d[^\W\d]")
+"""What Python's parser may warn of: escapes that are none, and numbers that end in letters."""
 _RETURNS = re.compile(r"^[ \t]*return\b", re.MULTILINE)
 _BEGINS = re.compile(r"(?:def|class|import|from|@)\b|@")
 
@@ -151,6 +153,8 @@ def _answers(function: ast.FunctionDef) -> bool:
 def _parsed(text: str) -> ast.Module | SyntaxError | None:
     """The tree, what is wrong with the text, or None where it is nested too deeply."""
     try:
+        if _WARNS.search(text) is None:
+            return ast.parse(text)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # what a program writes oddly is no news to the one who runs it
             return ast.parse(text)
