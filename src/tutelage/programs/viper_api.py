@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -53,12 +53,13 @@ def prelude_names() -> frozenset[str]:
     return frozenset(node.name for node in _public(_prelude()) if node.name not in _HIDDEN)
 
 
-def stub(signatures: Mapping[str, Signature]) -> str:
-    """The prelude in words, for language models: a line a method or function, without those whose module is absent."""
-    absent = api_of(signatures).absent
+def stub(signatures: Mapping[str, Signature], without: Collection[str] = ()) -> str:
+    """The prelude in words, for language models: a line a method or function, but for names in ``without`` and what needs a
+    module that is absent."""
+    absent = {*api_of(signatures).absent, *without, *_HIDDEN}
     lines = []
     for node in _public(_prelude()):
-        if node.name in _HIDDEN or node.name in absent:
+        if node.name in absent:
             continue
         if isinstance(node, ast.ClassDef):
             start = next(part for part in node.body if isinstance(part, ast.FunctionDef) and part.name == "__init__")

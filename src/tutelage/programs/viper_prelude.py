@@ -236,7 +236,7 @@ def distance(a, b):
 
 
 def bool_to_yesno(value):
-    """-> "yes" or "no"."""
+    """-> text: "yes" or "no"."""
     if isinstance(value, str) and value.lower() in ("yes", "no"):
         return value.lower()
     return "yes" if value else "no"

@@ -28,6 +28,7 @@ import numpy as np
 from tutelage.errors import InputError
 from tutelage.programs import viper, visprog
 from tutelage.programs.language import ParseFailure, ProgramFailure, Signature, UnknownModule
+from tutelage.programs.viper_api import NEEDS, stub
 from tutelage.programs.writers.embedding import Embed, hashed_words
 from tutelage.programs.writers.writer import Fault, Parser, Request
 from tutelage.seeds import derive
@@ -136,13 +137,15 @@ def _blocks(path: Path) -> list[tuple[Example, int]]:
 
 def rules_of(dsl: str, signatures: Mapping[str, Signature]) -> str:
     """The language in words: the shipped rules without lines that need an absent module, then modules they do not name."""
-    told = {match[1] for name in ("visprog", "viper") for match in _NEEDS.finditer(_rules_text(name))}
+    told = {*NEEDS.values(), *(match[1] for name in ("visprog", "viper") for match in _NEEDS.finditer(_rules_text(name)))}
     others = sorted(signatures.keys() - told)
     lines = list[str]()
     for line in _rules_text(dsl).splitlines():
         needs = _NEEDS.fullmatch(line)
         if needs is None:
             lines.append(line)
+        elif needs[1] == "STUB":
+            lines += stub(signatures, without=("VideoSegment",)).splitlines()
         elif needs[1] == "OTHERS":
             lines += [f"  {name}({_arguments(signatures[name])}) -> {signatures[name].returns}" for name in others]
         elif needs[1] in signatures and needs[2]:
