@@ -347,7 +347,12 @@ def test_answers_of_modules_cross_whole(shared: Sandbox, said: Any) -> None:
 def test_a_forged_value_is_refused() -> None:
     pictures = viper.Pictures()
     pictures.view(picture(0))
-    images = [("image", 7, (0, 0, 1, 1), ()), ("image", 0, (0, 0, 99, 1), ()), ("image", -1, (0, 0, 1, 1), ()), ("image", 0, (0, 0), ())]
+    images = [
+        ("image", 7, (0, 0, 1, 1), ()),
+        ("image", 0, (0, 0, 99, 1), ()),
+        ("image", -1, (0, 0, 1, 1), ()),
+        ("image", 0, (0, 0), ()),
+    ]
     for data in (*images, ("box", "a"), ("x",), ()):
         with pytest.raises(RuntimeFailure):
             pictures.decode(data)

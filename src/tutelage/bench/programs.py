@@ -74,7 +74,7 @@ def bench(
             pairs = [[_run(items[name], modules, clock, name)[1] for name in ("visprog", "viper")] for _ in range(rounds)]
             result["share_of_visprog"] = median(lines / python for lines, python in pairs)
             result["overhead"] = viper_bench.overhead(items["viper"][:500], modules, rounds)
-            result["accelerator"] = viper_bench.accelerated(items["viper"][:500], items["visprog"][:500], modules)
+            result["accelerator"] = viper_bench.accelerated(items["viper"], items["visprog"], modules)
             result["smolagents"] = viper_bench.beside_smolagents(items["viper"], modules)
     finally:
         torch.set_num_threads(threads)
