@@ -6,7 +6,7 @@ import pytest
 
 from tutelage.bench import viper as bench
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.language import Signature
+from tutelage.programs.types import Signature
 
 from ..programs.stubs import Stub, by_name, loc, picture, vqa
 

@@ -19,10 +19,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.programs import sandbox_worker, viper
-from tutelage.programs.language import Call, LimitExceeded, ProgramFailure, RuntimeFailure, TimeoutFailure, TypeFailure
 from tutelage.programs.sandbox import ROUND, SESSIONS, Sandbox
 from tutelage.programs.sandbox_worker import Limits
-from tutelage.programs.scheduler import Context, Job, run, stream
+from tutelage.programs.scheduler import Job, RunContext, run, stream
+from tutelage.programs.types import Call, LimitExceeded, ProgramFailure, RuntimeFailure, TimeoutFailure, TypeFailure
 from tutelage.programs.values import Box, Image
 
 from .stubs import Stub, by_name, loc, picture, vqa
@@ -87,7 +87,7 @@ def outcomes(runs: list[Any]) -> list[Any]:
 
 
 def traces(texts: list[str], sandbox: Sandbox, size: int = 4, **options: Any) -> list[str]:
-    context = Context(by_name(loc(batch_size=size), vqa(batch_size=size)), **options)
+    context = RunContext(by_name(loc(batch_size=size), vqa(batch_size=size)), **options)
     parser = viper.Parser(SIGNATURES, sandbox=sandbox)
     jobs = [Job(str(n), parser.try_parse(text), {"IMAGE": picture(n % 5)}) for n, text in enumerate(texts)]
     return [json.dumps(trace.to_json(timing=False)) for trace in run(jobs, context)]
@@ -119,7 +119,7 @@ def test_batches_are_full_though_programs_go_in_rounds(shared: Sandbox) -> None:
     parser = viper.Parser(SIGNATURES, sandbox=shared)
     text = program("return len(ImagePatch(image).find('abc')) + len(ImagePatch(image).find('d'))")
     jobs = [Job(str(n), parser.parse(text), {"IMAGE": picture(n)}) for n in range(64)]
-    run(jobs, Context(by_name(finder, vqa()), deduplicate=False))
+    run(jobs, RunContext(by_name(finder, vqa()), deduplicate=False))
     assert [len(batch) for batch in finder.batches] == [16] * 8
 
 
@@ -132,7 +132,7 @@ def test_memory_is_bounded_by_the_window(shared: Sandbox) -> None:
             taken += 1
             yield Job(str(taken), parser.parse(ASKS), {"IMAGE": picture(taken)})
 
-    given_out = stream(endless(), Context(by_name(loc(), vqa()), window=8))
+    given_out = stream(endless(), RunContext(by_name(loc(), vqa()), window=8))
     for number in range(1, 100):
         assert next(given_out).id == str(number)
         assert taken - number <= 17 * 8
@@ -320,7 +320,7 @@ def test_a_module_answer_that_no_program_can_hold(shared: Sandbox) -> None:
         steps.send(None)
     bad = Stub("VQA", vqa().signature, lambda call: object())
     job = Job("a", viper.parse(ASKS, SIGNATURES, sandbox=shared), {"IMAGE": picture(0)})
-    (trace,) = run([job], Context(by_name(loc(), bad)))
+    (trace,) = run([job], RunContext(by_name(loc(), bad)))
     assert trace.status == "type"
 
 
@@ -353,7 +353,7 @@ def test_a_forged_value_is_refused() -> None:
         ("image", -1, (0, 0, 1, 1), ()),
         ("image", 0, (0, 0), ()),
     ]
-    for data in (*images, ("box", "a"), ("x",), ()):
+    for data in (*images, ("image", 0, (0, 0), ()), ("box", "a"), ("x",), ()):
         with pytest.raises(RuntimeFailure):
             pictures.decode(data)
 
@@ -371,7 +371,7 @@ _FORK = """
 import os, sys
 sys.path.insert(0, {tests!r})
 from tests.programs.test_sandbox import ASKS, DONE, finish, start
-from tutelage.programs.language import RuntimeFailure
+from tutelage.programs.types import RuntimeFailure
 from tutelage.programs.sandbox import Sandbox
 
 def main():

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from tutelage.programs import viper
-from tutelage.programs.language import STATUSES, Call, ProgramFailure, Signature
 from tutelage.programs.sandbox import REPLAY, Sandbox
 from tutelage.programs.sandbox_worker import Limits
+from tutelage.programs.types import STATUSES, Call, ProgramFailure, Signature
 from tutelage.programs.values import Box, Image
 
 CORPUS = Path(__file__).parent / "hostile"
@@ -107,8 +107,8 @@ RAW = [
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
     os.environ["TUTELAGE_TEST_SECRET"] = SECRET
-    global most_before
-    most_before = largest_ended()
+    global most_before, children_before
+    most_before, children_before = largest_ended(), children()
     with Sandbox(Limits(seconds=SECONDS)) as sandbox:
         yield sandbox
     del os.environ["TUTELAGE_TEST_SECRET"]
@@ -144,13 +144,19 @@ def largest_ended() -> float:
     return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
+def children() -> set[int]:
+    """The processes that this one has started."""
+    return set(map(int, Path("/proc/self/task", str(os.getpid()), "children").read_text().split()))
+
+
 most_before = 0.0
+children_before: set[int] = set()
 
 
 def processor_seconds(sandbox: Sandbox) -> float:
     """Of this process, of the workers that have ended, and of those that live."""
     deadline = time.monotonic() + 5
-    while set(map(int, Path("/proc/self/task", str(os.getpid()), "children").read_text().split())) - sandbox.pids:
+    while children() - sandbox.pids - children_before:
         assert time.monotonic() < deadline, "a worker that was given up lives"
     ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + ended.ru_utime + ended.ru_stime + sum(time.clock_gettime((~pid << 3) | 2) for pid in sandbox.pids)

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tutelage.programs import viper
-from tutelage.programs.language import LimitExceeded, ProgramFailure, TimeoutFailure, UndefinedVariable
 from tutelage.programs.sandbox_worker import Limits
+from tutelage.programs.types import LimitExceeded, ProgramFailure, TimeoutFailure, UndefinedVariable
 from tutelage.programs.values import Image
 
 STATE = {"IMAGE": Image.from_array(np.zeros((3, 8, 8), np.uint8))}

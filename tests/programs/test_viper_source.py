@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tutelage.programs import viper
-from tutelage.programs.language import ParseFailure, ProgramFailure, Refused, Signature
+from tutelage.programs.types import ForbiddenSyntax, ParseFailure, ProgramFailure, Signature
 from tutelage.programs.values import Box, Image
 
 SIGNATURES = {
@@ -230,16 +230,16 @@ def test_lines_of_failures_are_those_of_the_text() -> None:
         ("There is nothing to run here.", ParseFailure),
         ("```python\nx = 1\n```", ParseFailure),
         ("def other(image):\n    return 1", ParseFailure),
-        (program("import os"), Refused),
-        (program("import subprocess as math"), Refused),
-        (program("from os import path"), Refused),
-        (program("ImagePatch.find = None"), Refused),
-        (program("p.left = 3"), Refused),
-        (program("yield 1"), Refused),
-        (program("with p: pass"), Refused),
-        ("class A:\n    @property\n    def x(self):\n        return 1\n" + GOOD, Refused),
-        ("class A(dict):\n    pass\n" + GOOD, Refused),
-        ("class A:\n    def f(self):\n        ImagePatch.find = None\n" + GOOD, Refused),
+        (program("import os"), ForbiddenSyntax),
+        (program("import subprocess as math"), ForbiddenSyntax),
+        (program("from os import path"), ForbiddenSyntax),
+        (program("ImagePatch.find = None"), ForbiddenSyntax),
+        (program("p.left = 3"), ForbiddenSyntax),
+        (program("yield 1"), ForbiddenSyntax),
+        (program("with p: pass"), ForbiddenSyntax),
+        ("class A:\n    @property\n    def x(self):\n        return 1\n" + GOOD, ForbiddenSyntax),
+        ("class A(dict):\n    pass\n" + GOOD, ForbiddenSyntax),
+        ("class A:\n    def f(self):\n        ImagePatch.find = None\n" + GOOD, ForbiddenSyntax),
     ],
 )
 def test_what_cannot_run_is_said_before_it_runs(text: str, kind: type[ProgramFailure]) -> None:

@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.writers.writer import grammar_writer
+from tutelage.programs.generators.base import grammar_generator
 from tutelage.serving.app import application
 from tutelage.serving.settings import ServerSettings
 
@@ -30,7 +30,7 @@ def live(echo: Echo) -> Live:
 
     @contextmanager
     def live(**settings: Any) -> Iterator[int]:
-        app = application({**symbolic_modules(), "VQA": echo}, grammar_writer(), ServerSettings(**settings))
+        app = application({**symbolic_modules(), "VQA": echo}, grammar_generator(), ServerSettings(**settings))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))

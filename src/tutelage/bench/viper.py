@@ -12,8 +12,8 @@ from statistics import median
 from typing import Any
 
 from tutelage.programs import viper, viper_prelude, visprog
-from tutelage.programs.language import Answers, Call, Module, Value
-from tutelage.programs.scheduler import Context, Job, run
+from tutelage.programs.scheduler import Job, RunContext, run
+from tutelage.programs.types import Call, Module, ModuleOutputs, Value
 from tutelage.programs.values import Box
 from tutelage.programs.viper_api import prelude_names
 
@@ -38,11 +38,11 @@ class Fixed:
         self.name, self.version, self.signature, self.batch_size = module.name, "1", module.signature, module.batch_size
         self._call_s, self._item_s = call_s, item_s
 
-    def run(self, calls: Sequence[Call]) -> Answers:
+    def run(self, calls: Sequence[Call]) -> ModuleOutputs:
         """The same answer to every call."""
         if self._call_s:
             time.sleep(self._call_s + self._item_s * len(calls))
-        return Answers([fixed_answer(call.module, call.args) for call in calls])
+        return ModuleOutputs([fixed_answer(call.module, call.args) for call in calls])
 
 
 def fixed_answer(module: str, args: Mapping[str, Value]) -> Value:
@@ -71,7 +71,7 @@ def fresh(text: str, number: int) -> str:
 def overhead(programs: Sequence[Item], modules: Mapping[str, Module], rounds: int) -> dict[str, float]:
     """Microseconds a program where modules answer at once: batched and one at a time, texts repeated and all new."""
     fixed: dict[str, Module] = {name: module if module.symbolic else Fixed(module) for name, module in modules.items()}
-    context = Context(fixed, deduplicate=False)
+    context = RunContext(fixed, deduplicate=False)
     found: dict[str, list[float]] = {}
     for turn in range(rounds):
         first = turn * len(programs)
@@ -92,13 +92,13 @@ def accelerated(
 ) -> dict[str, float]:
     """Programs a second with modules of an accelerator's shape, and the share of VisProg's rate for the same questions."""
     slow: dict[str, Module] = {name: m if m.symbolic else Fixed(m, CALL_S, ITEM_S) for name, m in modules.items()}
-    context = Context(slow, deduplicate=False)
+    context = RunContext(slow, deduplicate=False)
     rates = {}
     for name, programs in (("viper", viper_programs), ("visprog", visprog_programs)):
         parser: Any = viper.Parser(context.signatures) if name == "viper" else visprog.Parser(context.signatures)
         rates[name] = len(programs) / _seconds(programs, parser, context)
     alone = viper_programs[:16]
-    one = Context(slow, batch_size=1, window=1, deduplicate=False)
+    one = RunContext(slow, batch_size=1, window=1, deduplicate=False)
     rates["one_at_a_time"] = len(alone) / _seconds(alone, viper.Parser(one.signatures), one)
     return {
         "programs_per_s": rates["viper"],
@@ -133,7 +133,7 @@ def beside_smolagents(programs: Sequence[Item], modules: Mapping[str, Module]) -
             refused += 1
         seconds.append(time.perf_counter() - started)
     fixed: dict[str, Module] = {name: module if module.symbolic else Fixed(module) for name, module in modules.items()}
-    context = Context(fixed)
+    context = RunContext(fixed)
     parser = viper.Parser(context.signatures)
     ours, failed = [], 0
     for number, (text, state) in enumerate(texts):
@@ -164,7 +164,7 @@ def _library() -> dict[str, Any]:
     return library
 
 
-def _seconds(programs: Sequence[Item], parser: Any, context: Context) -> float:
+def _seconds(programs: Sequence[Item], parser: Any, context: RunContext) -> float:
     started = time.perf_counter()
     jobs = (Job(str(number), parser.try_parse(text, tuple(state)), state) for number, (text, state) in enumerate(programs))
     run(jobs, context)

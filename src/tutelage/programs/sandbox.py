@@ -16,19 +16,19 @@ from functools import cache
 from itertools import count
 from typing import Any
 
-from tutelage.programs.language import (
+from tutelage.programs.sandbox_run import Codec, Modules, Place, SandboxProgram, SandboxRun
+from tutelage.programs.sandbox_worker import Limits, SessionLost, Worker, check_home
+from tutelage.programs.types import (
+    ForbiddenSyntax,
     LimitExceeded,
     ParseFailure,
     ProgramFailure,
-    Refused,
     RuntimeFailure,
     TimeoutFailure,
     TypeFailure,
     UndefinedVariable,
     UnknownModule,
 )
-from tutelage.programs.sandbox_run import Codec, Modules, Place, SandboxProgram, SandboxRun
-from tutelage.programs.sandbox_worker import Limits, SessionLost, Worker, check_home
 
 ROUND = 64
 """Programs that go to the worker at once: it costs as much for each as 512 do, and a bad one sends fewer back."""
@@ -319,8 +319,8 @@ _KINDS: dict[str, Callable[[str], ProgramFailure]] = {
     "RecursionError": lambda text: LimitExceeded("functions call each other too deeply", remedy="does a function call itself?"),
     "MemoryError": lambda text: LimitExceeded("out of memory"),
     "OverflowError": LimitExceeded,
-    "ModuleNotFoundError": Refused,
-    "ImportError": Refused,
+    "ModuleNotFoundError": ForbiddenSyntax,
+    "ImportError": ForbiddenSyntax,
     "SyntaxError": lambda text: LimitExceeded(text) if "deeply nested" in text else ParseFailure(f"not Python: {text}"),
 }
 
@@ -328,7 +328,7 @@ _KINDS: dict[str, Callable[[str], ProgramFailure]] = {
 def typed_failure(name: str, message: str) -> ProgramFailure:
     """The typed failure for an exception that ended a program."""
     if name == "NotImplementedError" and "syntax parser" in message:
-        return Refused(message.split("support ")[-1] + ": the sandbox has no such construct", remedy="write it another way")
+        return ForbiddenSyntax(message.split("support ")[-1] + ": the sandbox has no such construct", remedy="write it another way")
     make = _KINDS.get(name)
     if make is not None:
         return make(message)

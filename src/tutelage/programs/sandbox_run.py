@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from tutelage.programs.language import Call, ProgramFailure, Signature, Value
+from tutelage.programs.types import Call, ProgramFailure, Signature, Value
 
 
 class Codec(Protocol):

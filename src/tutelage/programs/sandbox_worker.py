@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.programs import sandbox_driver, sandbox_launcher, sandbox_shims, viper_prelude
-from tutelage.programs.language import RuntimeFailure
+from tutelage.programs.types import RuntimeFailure
 
 INSTALL = "pip install 'pydantic-monty>=1.4'"
 BASE_MIB = 512

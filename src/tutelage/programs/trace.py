@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tutelage.errors import InputError
-from tutelage.programs.encoding import FindImage, ImageRef, decode, encode, input_hash
-from tutelage.programs.language import Call, ProgramFailure, Value
+from tutelage.programs.serialization import FindImage, ImageRef, decode, encode, input_hash
+from tutelage.programs.types import Call, ProgramFailure, Value
 from tutelage.programs.values import Image
 
 
-class Origin(NamedTuple):
+class RecordOrigin(NamedTuple):
     """Where records come from: the sample's id, task and stage, and the program that asked."""
 
     id: str
@@ -33,7 +33,7 @@ class StepRecord:
     0..1 is the record's weight in a lesson.
     """
 
-    origin: Origin
+    origin: RecordOrigin
     step: int
     call_no: int
     module: str
@@ -74,7 +74,7 @@ class StepRecord:
         """The record as a line of JSON; without ``timing``, equal runs give equal bytes."""
         head: dict[str, Any] = {}
         if origin:
-            head = {name: getattr(self.origin, name) for name in Origin._fields}
+            head = {name: getattr(self.origin, name) for name in RecordOrigin._fields}
         body = {
             "step": self.step,
             "module": self.module,
@@ -108,7 +108,7 @@ class StepRecord:
             if given.get("teacher"):
                 given["teacher"] = {**given["teacher"], "hard": decode(given["teacher"]["hard"], find_image)}
             return cls(
-                Origin(**{name: data.get(name, "") for name in Origin._fields}),
+                RecordOrigin(**{name: data.get(name, "") for name in RecordOrigin._fields}),
                 int(data["step"]),
                 int(data["call_no"]),
                 data["module"],
@@ -142,7 +142,7 @@ class Trace:
     answer: Value = None
     error: str | None = None
     fallback: bool = False
-    origin: Origin = Origin("")
+    origin: RecordOrigin = RecordOrigin("")
     log: list[Entry] = field(default_factory=list)
     ordered: bool = True
     _steps: list[StepRecord] | None = None
@@ -180,7 +180,7 @@ def _order(entry: Entry) -> tuple[bool, int, int]:
     return step < 0, step, entry[1]
 
 
-def _record(origin: Origin, entry: Entry) -> StepRecord:
+def _record(origin: RecordOrigin, entry: Entry) -> StepRecord:
     call, number, version, value, distribution, unknown, ms, substituted = entry
     error = str(value) if isinstance(value, ProgramFailure) else None
     output = None if error is not None else value

@@ -12,11 +12,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from tutelage import files
-from tutelage.programs.language import ProgramFailure, RuntimeFailure, Signature, Steps, TypeFailure, UndefinedVariable, Value
+from tutelage import storage
 from tutelage.programs.sandbox import Sandbox, shared_sandbox
 from tutelage.programs.sandbox_run import Modules, SandboxProgram
 from tutelage.programs.sandbox_worker import Limits
+from tutelage.programs.types import ProgramFailure, ProgramRun, RuntimeFailure, Signature, TypeFailure, UndefinedVariable, Value
 from tutelage.programs.values import Box, Image, Object
 from tutelage.programs.viper_api import Api, api_of, prelude_names
 from tutelage.programs.viper_check import check
@@ -50,7 +50,7 @@ class ViperProgram:
         """The same program, run for another client."""
         return replace(self, client=client)
 
-    def start(self, state: Mapping[str, Value]) -> Steps:
+    def start(self, state: Mapping[str, Value]) -> ProgramRun:
         """Run on ``state``: a generator of calls, several at a time where none of them waits for another's answer.
 
         ``Call.step`` counts the calls from 0. The generator also has ``post(value)``: it sends a value without waiting, and
@@ -251,7 +251,7 @@ class Parser:
         wanted = [*[role.role for role in roles], *[role_of_name(name) or "" for name in checked.reads]]
         inputs = tuple(dict.fromkeys(name for role in wanted for name in _INPUTS.get(role, ())))
         body = SandboxProgram(checked.text, entry.name, source.first_line, checked.once, checked.seeded, checked.private)
-        name = files.fingerprint("viper", text.encode(errors="surrogatepass"))
+        name = storage.fingerprint("viper", text.encode(errors="surrogatepass"))
         return ViperProgram(text, name, inputs, tuple(roles), checked.reads, body, self._modules, self.sandbox)
 
 
@@ -266,7 +266,7 @@ def parse(
 
     Raises:
         ParseFailure: not Python, or no ``execute_command``.
-        Refused: a construct, name or attribute that the language does not have.
+        ForbiddenSyntax: a construct, name or attribute that the language does not have.
         UndefinedVariable: a name that nothing defines.
         UnknownModule: the program needs a module that is not in ``signatures``.
         LimitExceeded: the text is too long or too deeply nested.

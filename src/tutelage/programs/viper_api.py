@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tutelage.programs import viper_prelude
-from tutelage.programs.language import Signature
 from tutelage.programs.sandbox_run import Modules
+from tutelage.programs.types import Signature
 
 NEEDS = {
     **{"exists": "LOC", "simple_query": "VQA", "verify_property": "VERIFY", "best_text_match": "MATCH"},

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from tutelage.errors import did_you_mean
-from tutelage.programs.language import ProgramFailure, Refused, TypeFailure, UndefinedVariable, UnknownModule
+from tutelage.programs.types import ForbiddenSyntax, ProgramFailure, TypeFailure, UndefinedVariable, UnknownModule
 from tutelage.programs.viper_api import ASKING, Api, Arguments
 from tutelage.programs.viper_rewrite import IGNORED, METHODS_AS_VALUES, NATIVE, STAND_INS, TYPES, Rewriter, all_names, targets
 from tutelage.programs.viper_source import ENTRY, role_of_name
@@ -55,7 +55,7 @@ def check(tree: ast.Module, text: str, api: Api) -> Checked:
     """The program of ``tree`` and ``text``, found harmless and ready to run.
 
     Raises:
-        Refused: a construct, module, name or attribute that programs may not use.
+        ForbiddenSyntax: a construct, module, name or attribute that programs may not use.
         UndefinedVariable: a name that nothing defines.
         UnknownModule: it needs a module that is not registered.
     """
@@ -351,8 +351,8 @@ def _calls(node: ast.AST) -> bool:
     return False
 
 
-def _refused(message: str, line: int, remedy: str) -> Refused:
-    return Refused(message, where=f"line {line}", remedy=remedy)
+def _refused(message: str, line: int, remedy: str) -> ForbiddenSyntax:
+    return ForbiddenSyntax(message, where=f"line {line}", remedy=remedy)
 
 
 def _absent(name: str, module: str, line: int) -> UnknownModule:

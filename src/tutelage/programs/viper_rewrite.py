@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-from tutelage.programs.language import Refused
+from tutelage.programs.types import ForbiddenSyntax
 
 NATIVE = frozenset({"math", "re", "typing", "itertools", "random", "json", "copy", "dataclasses", "__future__"})
 """Modules of the sandbox that programs may import."""
@@ -153,7 +153,7 @@ class Rewriter:
             return f"({self._text(target.value)}).pop({self._text(target.slice)})"
         if isinstance(target, ast.Name):
             return f"{target.id} = None"
-        raise Refused("this cannot be deleted", where=f"line {target.lineno}", remedy="make a list without it")
+        raise ForbiddenSyntax("this cannot be deleted", where=f"line {target.lineno}", remedy="make a list without it")
 
     def _import(self, node: ast.Import) -> str | None:
         if all(alias.name in NATIVE for alias in node.names):

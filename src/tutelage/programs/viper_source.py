@@ -12,7 +12,7 @@ import re
 import warnings
 from typing import NamedTuple
 
-from tutelage.programs.language import LimitExceeded, ParseFailure
+from tutelage.programs.types import LimitExceeded, ParseFailure
 
 ENTRY = "execute_command"
 FORM = f"write def {ENTRY}(image): …"

@@ -13,15 +13,15 @@ _SIGNS = re.compile(r"^\s*(?:(?:Program|Question|Statement|Instruction)\s*:|```|
 _NEXT = re.compile(r"\s*(?:Question|Statement|Instruction|Program)\s*:", re.IGNORECASE)
 
 
-def program_lines(text: str) -> str | None:
-    """The lines of ``text`` from the first step to the one that gives the result, at their places; None: it has no more.
+def program_lines(text: str) -> str:
+    """The lines of ``text`` from the first step to the one that gives the result, at their places; empty where it has no more.
 
     Signs of such a text are a label, a fence, numbered lines, or a line that ends with a colon; where there is none, the text is
     taken as it stands. A label ``Program:``, fences and prose before the first step go, and whatever follows the result, as a
     next question.
     """
     if not _SIGNS.search(text):
-        return None
+        return ""
     lines = text.splitlines()
     kept = [""] * len(lines)
     for number, line in enumerate(lines):
@@ -40,7 +40,7 @@ def program_lines(text: str) -> str | None:
             kept[number] = last[0].strip()
             break
     found = "\n".join(kept)
-    return found if found.strip() and found != text else None
+    return found if found.strip() and found != text else ""
 
 
 def requoted(line: str) -> str:

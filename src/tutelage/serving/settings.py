@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from tutelage.errors import InputError
-from tutelage.programs.pictures import ImageLimits
+from tutelage.programs.image_io import ImageLimits
 from tutelage.programs.sandbox_worker import Limits
 
 
