@@ -6,8 +6,8 @@ Source: Gupta and Kembhavi, "Visual Programming: Compositional visual reasoning 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -27,12 +27,11 @@ from tutelage.programs.types import (
     UnknownModule,
     Value,
 )
+from tutelage.programs.visprog_source import program_lines, requoted
 
 MAX_SOURCE = 20_000
 FINAL = ("FINAL_RESULT", "FINAL_ANSWER")
 
-# A quoted argument ends at the quote that the next argument or the closing bracket follows: so it may hold apostrophes.
-_QUOTED = re.compile(r"""(?P<name>\w+\s*=\s*)(?P<quote>['"])(?P<text>.*?)(?P=quote)(?=\s*(?:,\s*\w+\s*=|\)\s*(?:\#.*)?$))""")
 _FORM = "VAR=MODULE(arg=value, ...)"
 
 
@@ -179,11 +178,21 @@ def read(text: str, lines: Lines | None = None) -> tuple[Step, ...]:
     """The steps of ``text`` as they stand, unchecked but for their form; ``lines`` as in :func:`parse`.
 
     Raises:
-        ParseFailure, Refused, LimitExceeded: as :func:`parse`.
+        ParseFailure, ForbiddenSyntax, LimitExceeded: as :func:`parse`.
     """
     if len(text) > MAX_SOURCE:
         raise LimitExceeded(f"a program of {len(text):,} characters; at most {MAX_SOURCE:,} are read")
-    steps = _read_lines(text, {} if lines is None else lines)
+    known: Lines = {} if lines is None else lines
+    try:
+        return _steps(text, known)
+    except (ParseFailure, ForbiddenSyntax):
+        with contextlib.suppress(ProgramFailure):
+            return _steps(program_lines(text), known)
+        raise
+
+
+def _steps(text: str, known: Lines) -> tuple[Step, ...]:
+    steps = _read_lines(text, known)
     if steps is None:
         steps = _read_whole(text)
     if not steps or steps[-1].target not in FINAL or steps[-1].module != "RESULT":
@@ -214,7 +223,7 @@ def _read_whole(text: str) -> tuple[Step, ...]:
     try:
         tree = _tree(text)
     except SyntaxError:
-        lines = [_QUOTED.sub(_requote, line.strip()) for line in text.splitlines()]
+        lines = [requoted(line.strip()) for line in text.splitlines()]
         try:
             tree = _tree("\n".join(lines))
         except SyntaxError as error:
@@ -326,11 +335,6 @@ def _tree(text: str) -> ast.Module:
         raise
     except ValueError as error:
         raise ParseFailure(f"not text: {error}", where="line 1") from None
-
-
-def _requote(match: re.Match[str]) -> str:
-    text = match["text"].replace("\\" + match["quote"], match["quote"])
-    return match["name"] + repr(text)
 
 
 def _step(statement: ast.stmt) -> Step:
