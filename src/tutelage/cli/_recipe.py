@@ -124,7 +124,13 @@ class LoadedRecipe:
             settings = replace(settings, view_seed=self.seeds[0])
         method = make_method(self.method, self.recipe.options)
         return TrainingJob(
-            make_student(self.student, seed), as_teacher(self.teacher), method, self.data, settings, self.recipe.method
+            make_student(self.student, seed),
+            as_teacher(self.teacher),
+            method,
+            self.data,
+            settings,
+            self.recipe.method,
+            task=self.task,
         )
 
 

@@ -127,7 +127,7 @@ def train_student_alone(
 
     settings = curve(job)
     data = job.labelled if job.labelled is not None else job.data
-    more: dict[str, Any] = {"seeds": job.seeds, "evaluate": job.score, "parallel": together}
+    more: dict[str, Any] = {"seeds": job.seeds, "evaluate": job.score, "parallel": together, "task": job.task}
     plain = run(
         job.student, None, data, Supervised, settings=settings, out=folder / "alone", progress=arm_progress(bar, ALONE), **more
     )

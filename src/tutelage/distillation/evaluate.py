@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.distillation.data import Batch, ReplayableData
+from tutelage.distillation.data.loader import in_order
 from tutelage.distillation.method import forward_heads
 from tutelage.distillation.tasks.base import Task, infer_task, make_task
 from tutelage.errors import InputError
@@ -48,12 +49,14 @@ def task_of(network: nn.Module, data: ReplayableData) -> Task:
     """The task that a network's heads on two samples of labelled ``data``, and their labels, leave possible.
 
     Raises:
-        InputError: the task is not clear; the message lists the candidates.
+        InputError: there are no labels, or the task is not clear; the message lists the candidates.
     """
     was_training = network.training
     try:
         with torch.no_grad():
             batch = data.batch(torch.arange(min(2, len(data))), None)
+            if batch.labels is None:
+                raise InputError("the test data has no labels", where="test", remedy="give labelled data")
             return infer_task(forward_heads(network.eval(), batch.inputs), batch)
     finally:
         network.train(was_training)
@@ -70,8 +73,8 @@ def evaluate_outputs(
     chosen = None if task is None else make_task(task)
     meter: Any = None
     with torch.no_grad():
-        for rows in torch.arange(len(data)).split(batch_size):
-            batch = data.batch(rows, None).to(device)
+        for batch in in_order(data, batch_size):
+            batch = batch.to(device)
             output = predict(batch)
             if chosen is None:
                 chosen = infer_task(output, batch)

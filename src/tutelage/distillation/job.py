@@ -117,7 +117,7 @@ class TrainingJob:
                 where=self.name,
                 remedy="give teacher=…, a network or a Teacher",
             )
-        if self.evaluate is not None and not callable(self.evaluate) and not callable(getattr(self.evaluate, "batch", None)):
+        if self.evaluate is not None and not callable(self.evaluate):
             self.evaluate = as_data(self.evaluate)
         if self.task is not None:
             self.set_task(make_task(self.task))

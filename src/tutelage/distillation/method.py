@@ -94,7 +94,11 @@ class Method(nn.Module):
     ``method.…``) that get no gradient by design; the doctor and the contract test allow these and no others.
     ``needs_labels`` / ``needs_teacher``: refused at the start rather than in the middle. ``deterministic_teacher``: the
     teacher is asked for exactly one answer a batch, on the batch as the data supplied it: only then can it be cached.
-    ``matched_heads``: the heads in which student and teacher must have one shape.
+    ``matched_heads``: the heads in which student and teacher must have one shape, where the method reads no task.
+
+    ``tasks``: the names of the tasks that the method supports; a job of any other is refused. Label loss and distance to
+    the teacher then come from ``self.task``, which the trainer sets before ``prepare``. Empty: the method has losses of
+    its own and reads no task; a job's task then only chooses the metrics.
 
     A system also offers ``tiny(seed) -> TrainingJob``, a class method: a lesson of a few seconds that tests and the doctor
     run.

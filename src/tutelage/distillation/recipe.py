@@ -121,9 +121,11 @@ class CacheSpec:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole distillation; see the module's example. ``task_options``: of the task named by ``task``.
-    ``test``: labelled data to score on (a packaged data set brings its own). ``labelled``: what the student alone
-    learns from in a comparison, by default ``data``. ``tensorboard``: write the logs as its events too."""
+    """A whole distillation; see the module's example.
+
+    ``task_options``: of the task named by ``task``. ``test``: labelled data to score on (a packaged data set brings its
+    own). ``labelled``: what the student alone learns from in a comparison, by default ``data``. ``tensorboard``: write the
+    logs as its events too."""
 
     student: ModelSpec
     data: DataSpec

@@ -18,6 +18,9 @@ from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.tasks import Regression, Segmentation, make_task, tasks
 from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError, StaleError
+from tutelage.networks.detr import SmallDETR
+from tutelage.networks.two_towers import MiniCLIP, TextTower
+from tutelage.networks.unet import UNet
 from tutelage.systems.dkd import DKD
 from tutelage.systems.kd import KD
 
@@ -186,3 +189,43 @@ def test_evaluate_refuses_data_without_labels():
     assert case.student.training and set(figures) == {"accuracy", "F1"}
     assert evaluate(case.student, case.data, batch_size=3) == pytest.approx(figures)
     assert make_task("classification").name == "classification" and len(whole_batch(case)) == N
+
+
+@pytest.mark.parametrize("method", ["nd-loss", "mamba-pkd", "quantized-distillation", "deit-lt"])
+def test_a_method_that_needs_every_label_refuses_ignored_ones(method):
+    job = methods()[method].tiny_job(0)
+    job.data.labels = job.data.labels.clone()
+    job.data.labels[:] = -100
+    with pytest.raises(InputError, match="a label is ignored"):
+        train(job)
+
+
+def test_a_variant_of_a_task_is_supported_as_the_task_is():
+    class Weighted(Segmentation):
+        pass
+
+    case = make_case("segmentation")
+    job = TrainingJob(case.student, case.teacher, DKD(), case.data, TrainingSettings(steps=1), task=Weighted())
+    assert job.task.name == "segmentation"
+
+
+def test_shared_networks_are_of_their_tasks():
+    def trained(student, teacher, data):
+        job = TrainingJob(student, teacher, KD(), data, TrainingSettings(steps=2, batch_size=4), evaluate=data)
+        result = train(job)
+        return job.task.name, set(result.metrics)
+
+    images = torch.rand(8, 3, 16, 16)
+    boxes = {"labels": torch.tensor([[0, 1, -100]] * 8), "boxes": torch.full((8, 3, 4), 0.3)}
+    small, large = (SmallDETR(3, 2, dim, encoder_depth=1, decoder_depth=1, query_grid=2) for dim in (8, 16))
+    assert trained(small, large, TensorData(images, boxes)) == ("detection", {"AP", "AP50"})
+
+    def clip(dim):
+        image_tower = nn.Sequential(nn.Flatten(), nn.Linear(768, dim))
+        return MiniCLIP(image_tower, TextTower(11, dim), dim, dim, dim)
+
+    pairs = TensorData((images, torch.randint(1, 11, (8, 5))))
+    name, figures = trained(clip(4), clip(8), pairs)
+    assert name == "embeddings" and "text R@1" in figures
+    masks = torch.randint(0, 4, (8, 16, 16))
+    assert trained(UNet(3, 4, (4, 8)), UNet(3, 4, (8, 8)), TensorData(images, masks)) == ("segmentation", {"mIoU", "accuracy"})

@@ -1,8 +1,6 @@
 """What holds for every task: distance, weights, ignored labels, metrics, inference; and the formulas of single ones."""
 
-import importlib.util
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -27,9 +25,7 @@ from tutelage.distillation.tasks import (
 )
 from tutelage.errors import InputError
 
-_spec = importlib.util.spec_from_file_location("task_cases", Path(__file__).with_name("cases.py"))
-cases = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(cases)
+from . import cases
 
 every_task = pytest.mark.parametrize("name", sorted(tasks()))
 # inferred from heads, labels and types alone; the others have a rival and are asked for

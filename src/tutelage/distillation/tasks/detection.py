@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tutelage.distillation import losses
-from tutelage.distillation.boxes import box_cxcywh_to_xyxy
 from tutelage.distillation.data import Batch, Tree
+from tutelage.distillation.tasks.average_precision import BoxPrecision
 from tutelage.distillation.tasks.base import Fit, Task, TaskMeter, head, mismatch, task
-from tutelage.distillation.tasks.metrics import BoxPrecision, Metric
+from tutelage.distillation.tasks.metrics import Metric
 from tutelage.errors import InputError
 
 
@@ -109,7 +109,7 @@ class Detection(Task):
         present = 1 - other.softmax(-1)[:, -1]
         with torch.no_grad():
             classes = -F.log_softmax(logits, -1) @ other.softmax(-1).T
-            overlap = losses.generalized_iou(box_cxcywh_to_xyxy(boxes)[:, None], box_cxcywh_to_xyxy(targets)[None])
+            overlap = losses.generalized_iou(losses.box_cxcywh_to_xyxy(boxes)[:, None], losses.box_cxcywh_to_xyxy(targets)[None])
             cost = classes + present * (5 * torch.cdist(boxes, targets, p=1) - 2 * overlap)
         pairs = torch.tensor(losses.hungarian_assignment(cost.float().cpu().numpy()), dtype=torch.long, device=logits.device)
         rows, columns = pairs.unbind(1)
@@ -117,7 +117,7 @@ class Detection(Task):
         counts = present + self.no_object * (1 - present)
         apart = losses.average(losses.kl_divergence(logits[rows], other[columns], tau), counts)
         near = (boxes[rows] - targets[columns]).abs().sum(-1)
-        overlap = losses.generalized_iou(box_cxcywh_to_xyxy(boxes[rows]), box_cxcywh_to_xyxy(targets[columns]))
+        overlap = losses.generalized_iou(losses.box_cxcywh_to_xyxy(boxes[rows]), losses.box_cxcywh_to_xyxy(targets[columns]))
         total = apart + losses.average(5 * near + 2 * (1 - overlap), present)
         free = torch.ones(len(logits), dtype=torch.bool, device=logits.device)
         free[rows] = False
@@ -147,8 +147,8 @@ class DetectionMeter(TaskMeter):
         scores, classes = output["logits"].softmax(-1)[..., :-1].max(-1)
         real = labels["labels"] >= 0
         for i, mask in enumerate(real):
-            goals = box_cxcywh_to_xyxy(labels["boxes"][i][mask].float())
-            found = box_cxcywh_to_xyxy(boxes[i].float())
+            goals = losses.box_cxcywh_to_xyxy(labels["boxes"][i][mask].float())
+            found = losses.box_cxcywh_to_xyxy(boxes[i].float())
             self.precision.update(found, scores[i].float(), classes[i], goals, labels["labels"][i][mask])
 
     def compute(self) -> dict[str, float]:

@@ -15,7 +15,8 @@ from tutelage.distillation.data import Batch, Tree
 from tutelage.distillation.tasks.base import Fit, Task, TaskMeter, head, mismatch, task
 from tutelage.distillation.tasks.metrics import Metric, recall_at
 
-TOWERS = ("image_embeds", "text_embeds")
+HEADS = (("image_embeds", "text_embeds"), ("image", "text"))
+"""The names of the two towers' heads: those of ``transformers``, or short."""
 RANKS = (1, 5, 10)
 
 
@@ -31,23 +32,25 @@ class Embeddings(Task):
     Distance: the KL divergence between the two networks' similarity distributions, over rows and over columns
     (affinity mimicking; Wu et al., TinyCLIP, 2023). The widths of the two networks may differ.
 
-    ``scale``: the factor on cosine similarities, if the network gives no head ``logit_scale`` (already exponentiated).
+    ``scale``: the factor on cosine similarities, if the network gives no head ``logit_scale`` or ``scale`` (the factor
+    itself, not its logarithm).
     """
 
     metrics = tuple(Metric(f"{way} R@{k}", "%") for way in ("text", "image") for k in RANKS)
     needs_labels = False
-    layout = "image_embeds [B, D] and text_embeds [B, D]; labels: none, or group ids [B]"
+    layout = "image_embeds [B, D] and text_embeds [B, D] (or image and text); labels: none, or group ids [B]"
 
     scale: float = 1 / 0.07
 
     @classmethod
     def fit(cls, output: Mapping[str, Tensor], batch: Batch) -> Fit:
         """See :class:`Task`; the names of the heads say it."""
-        return Fit.CERTAIN if all(name in output and output[name].ndim == 2 for name in TOWERS) else Fit.NO
+        named = any(one in output and two in output for one, two in HEADS)
+        return Fit.CERTAIN if named and all(tower.ndim == 2 for tower in _towers(output)) else Fit.NO
 
     def check(self, output: Mapping[str, Tensor], labels: Tree) -> None:
         """See :class:`Task`."""
-        a, b = (head(output, name, self) for name in TOWERS)
+        a, b = self._towers(output, "student")
         if a.ndim != 2 or a.shape != b.shape:
             raise mismatch(self, f"embeddings {list(a.shape)} and {list(b.shape)}", "student")
         if labels is not None and not (isinstance(labels, Tensor) and labels.shape == a.shape[:1]):
@@ -55,14 +58,20 @@ class Embeddings(Task):
 
     def check_teacher(self, student: Mapping[str, Tensor], teacher: Mapping[str, Tensor]) -> None:
         """See :class:`Task`; widths may differ."""
-        for name in TOWERS:
-            if len(head(teacher, name, self, "teacher")) != len(student[name]):
-                raise mismatch(self, f"{len(student[name])} and {len(teacher[name])} rows in {name}", "teacher")
+        own, other = _towers(student)[0], self._towers(teacher, "teacher")[0]
+        if len(own) != len(other):
+            raise mismatch(self, f"{len(own)} and {len(other)} rows", "teacher")
+
+    def _towers(self, output: Mapping[str, Tensor], who: str) -> tuple[Tensor, Tensor]:
+        if not all(name in output for name in HEADS[1]):  # a missing head is named by its longer name
+            for name in HEADS[0]:
+                head(output, name, self, who)
+        return _towers(output)
 
     def similarities(self, output: Mapping[str, Tensor]) -> Tensor:
         """Scaled cosine similarities [B, B]: rows are images, columns texts."""
-        a, b = (F.normalize(output[name], dim=-1) for name in TOWERS)
-        scale = output.get("logit_scale")
+        a, b = (F.normalize(tower, dim=-1) for tower in _towers(output))
+        scale = output.get("logit_scale", output.get("scale"))
         return (a @ b.T) * (self.scale if scale is None else scale.mean())
 
     def label_loss(self, output: Mapping[str, Tensor], labels: Tree, weights: Tensor | None = None) -> Tensor:
@@ -90,6 +99,11 @@ class Embeddings(Task):
         return EmbeddingMeter()
 
 
+def _towers(output: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    one, two = next(names for names in HEADS if names[0] in output and names[1] in output)
+    return output[one], output[two]
+
+
 def _right(logits: Tensor, groups: Tensor | None) -> Tensor:
     """Which pairs belong together: [B, B] bool."""
     if groups is None:
@@ -107,9 +121,10 @@ class EmbeddingMeter(TaskMeter):
 
     def update(self, output: Mapping[str, Tensor], labels: Tree) -> None:
         """See :class:`TaskMeter`."""
-        for kept, name in zip(self.towers, TOWERS):
-            kept.append(F.normalize(output[name].double(), dim=-1).cpu())
-        count = len(output[TOWERS[0]])
+        towers = _towers(output)
+        for kept, tower in zip(self.towers, towers):
+            kept.append(F.normalize(tower.double(), dim=-1).cpu())
+        count = len(towers[0])
         self.groups.append(torch.arange(self.seen, self.seen + count) if labels is None else labels.cpu())
         self.seen += count
 

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tutelage.distillation.boxes import COCO_THRESHOLDS, average_precision, match_detections
-
 
 @dataclass(frozen=True)
 class Metric:
@@ -173,42 +171,6 @@ class RegressionErrors:
         cells = self.count * len(self.residual)
         r2 = torch.where(spread > 0, 1 - self.residual / spread, math.nan).mean()
         return {"R2": float(r2), "MAE": self.absolute / cells, "RMSE": math.sqrt(float(self.residual.sum()) / cells)}
-
-
-class BoxPrecision:
-    """Average precision of boxes over overlaps 0.50 to 0.95 (COCO), and at 0.50; mean over classes with objects.
-
-    At most the 100 highest scores of an image count. There are no crowd regions and no ranges of areas.
-    """
-
-    def __init__(self, most: int = 100) -> None:
-        self.most = most
-        self.scores: dict[int, list[Tensor]] = {}
-        self.right: dict[int, list[Tensor]] = {}
-        self.targets: dict[int, int] = {}
-
-    def update(self, boxes: Tensor, scores: Tensor, classes: Tensor, targets: Tensor, labels: Tensor) -> None:
-        """One image: boxes [n, 4] ``xyxy``, scores [n], classes [n]; targets [m, 4] ``xyxy``, labels [m]."""
-        best = scores.argsort(descending=True, stable=True)[: self.most]
-        boxes, scores, classes = boxes[best].cpu(), scores[best].cpu(), classes[best].cpu()
-        targets, labels = targets.cpu(), labels.cpu()
-        for name in set(classes.tolist()) | set(labels.tolist()):
-            rows, wanted = classes == name, targets[labels == name]
-            self.right.setdefault(name, []).append(match_detections(boxes[rows], scores[rows], wanted))
-            self.scores.setdefault(name, []).append(scores[rows])
-            self.targets[name] = self.targets.get(name, 0) + len(wanted)
-
-    def compute(self) -> dict[str, float]:
-        """``AP`` and ``AP50``, in percent."""
-        table = []
-        for name, count in self.targets.items():
-            if count:
-                scores, right = torch.cat(self.scores[name]), torch.cat(self.right[name], 1)
-                table.append([average_precision(scores, row, count) for row in right])
-        if not table:
-            return {"AP": math.nan, "AP50": math.nan}
-        grid = 100 * torch.tensor(table, dtype=torch.float64)
-        return {"AP": float(grid.mean()), "AP50": float(grid[:, COCO_THRESHOLDS.index(0.5)].mean())}
 
 
 class Average:

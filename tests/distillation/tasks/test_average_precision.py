@@ -1,4 +1,4 @@
-"""Boxes: formats, overlap, suppression and average precision against hand-made cases and plain loops."""
+"""Average precision of boxes against hand-made cases and the loops of the COCO tools."""
 
 import numpy as np
 import pytest
@@ -6,53 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.distillation.boxes import (
-    average_precision,
-    box_cxcywh_to_xyxy,
-    box_xyxy_to_cxcywh,
-    match_detections,
-    nms,
-    pairwise_iou,
-)
-from tutelage.distillation.tasks.metrics import BoxPrecision
-
-
-def random_boxes(count: int, seed: int) -> torch.Tensor:
-    rng = torch.Generator().manual_seed(seed)
-    low = torch.rand(count, 2, generator=rng)
-    return torch.cat([low, low + 0.05 + torch.rand(count, 2, generator=rng)], 1)
-
-
-def test_formats_are_inverse():
-    boxes = random_boxes(9, 0)
-    assert torch.allclose(box_cxcywh_to_xyxy(box_xyxy_to_cxcywh(boxes)), boxes)
-    assert box_xyxy_to_cxcywh(torch.tensor([0.0, 0.0, 4.0, 2.0])).tolist() == [2, 1, 4, 2]
-
-
-def test_overlap_of_known_boxes():
-    a = torch.tensor([[0.0, 0.0, 2.0, 2.0], [0.0, 0.0, 0.0, 0.0]])
-    b = torch.tensor([[1.0, 0.0, 3.0, 2.0], [0.0, 0.0, 2.0, 2.0], [5.0, 5.0, 6.0, 6.0]])
-    assert torch.allclose(pairwise_iou(a, b), torch.tensor([[1 / 3, 1.0, 0.0], [0.0, 0.0, 0.0]]))
-    assert pairwise_iou(torch.zeros(0, 4), b).shape == (0, 3)
-
-
-def plain_nms(boxes, scores, threshold, classes):
-    kept = []
-    for i in sorted(range(len(boxes)), key=lambda i: (-scores[i], i)):
-        if all(classes[i] != classes[j] or pairwise_iou(boxes[i][None], boxes[j][None]) <= threshold for j in kept):
-            kept.append(i)
-    return kept
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 12), st.integers(0, 10**6), st.sampled_from([0.1, 0.3, 0.5]))
-def test_suppression_equals_the_plain_loop(count, seed, threshold):
-    rng = torch.Generator().manual_seed(seed)
-    boxes, scores = random_boxes(count, seed), torch.randint(0, 5, (count,), generator=rng).float()
-    classes = torch.randint(0, 2, (count,), generator=rng)
-    assert nms(boxes, scores, threshold, classes).tolist() == plain_nms(boxes, scores, threshold, classes)
-    same = torch.zeros_like(classes)
-    assert nms(boxes, scores, threshold).tolist() == plain_nms(boxes, scores, threshold, same)
+from tutelage.distillation.tasks.average_precision import BoxPrecision, average_precision, match_detections
 
 
 def test_a_target_is_found_once():
