@@ -193,6 +193,11 @@ def test_modules_that_do_not_hold_are_refused() -> None:
         VisualAgent({"LOC": "detector"})  # type: ignore[dict-item]
 
 
+def test_a_generator_that_gives_no_candidate_is_refused() -> None:
+    with pytest.raises(InputError, match="fixed: .*empty"):
+        VisualAgent(modules(), Writer()).ask(image(), COLOR)
+
+
 def test_the_page_runs_as_it_stands(tmp_path: Path) -> None:
     page = (Path(__file__).parents[1] / "docs" / "agent.md").read_text()
     script = tmp_path / "page.py"

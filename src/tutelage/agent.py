@@ -4,8 +4,8 @@
     trace = agent.ask("photo.jpg", "How many people are there?")
     trace.answer, trace.confidence, trace.status
 
-The steps are those of VisProg (Gupta and Kembhavi, CVPR 2023) and ViperGPT (Surís et al., ICCV 2023): a generator
-writes programs, a parser checks them, the scheduler runs them on the modules. Repair and voting are optional.
+The steps are those of VisProg (Gupta and Kembhavi, CVPR 2023) and ViperGPT (Surís et al., ICCV 2023): a
+generator writes programs, a parser checks them, the scheduler runs them on the modules. Repair and voting are optional.
 """
 
 from __future__ import annotations
@@ -99,23 +99,23 @@ class AgentResult(NamedTuple):
 class VisualAgent:
     """Answers questions about images with programs that call ``modules``.
 
-    A question that cannot be answered gives a trace, not an exception: ``trace.status`` names the kind of failure,
-    ``trace.error`` its cause, and ``trace.answer`` is None.
+    A question that cannot be answered gives a trace, not an exception. ``trace.status`` names the kind of
+    failure, ``trace.error`` its cause, and ``trace.answer`` is None.
 
     Args:
-        modules: The modules that programs may call, by name. Modules without a network (COUNT, CROP, EVAL, RESULT and
-            so on) are added where ``modules`` has none of their name.
+        modules: The modules that programs may call, by name. Modules without a network (COUNT, CROP, EVAL, RESULT
+            and so on) are added where ``modules`` has none of their name.
         generator: What writes the programs; the rule-based grammar by default.
         dsl: The language of the programs.
         samples: Programs per question. The answer of the majority is taken; failed programs do not vote.
         repair: Whether a failed program goes back to its generator once, with its error.
-        fallback: Whether the module VQA is asked the question directly where no program succeeds. Such a trace has
-            ``fallback`` True and keeps the status of the failure.
+        fallback: Whether the module VQA is asked the question directly where no program succeeds. Such a
+            trace has ``fallback`` True and keeps the status of the failure.
         cache: Stored results of modules, or None.
 
     Raises:
-        InputError: an unknown language, fewer than one sample, a value that is no module, a generator that cannot
-            repair, or a fallback without the module VQA.
+        InputError: an unknown language, fewer than one sample, a value that is no module, a generator that
+            cannot repair, or a fallback without the module VQA.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class VisualAgent:
         return self.solve([(image, question)]).solutions[0].trace
 
     def ask_many(self, questions: Iterable[tuple[ImageOrPair, str] | VisualQuestion]) -> list[Trace]:
-        """The traces of many (image, question) pairs, in order. Their calls to one module are answered in batches.
+        """The traces of many (image, question) pairs, in order. Calls to one module share batches.
 
         Raises:
             InputError: an image cannot be read.
@@ -163,10 +163,11 @@ class VisualAgent:
 
         Args:
             questions: The (image, question) pairs.
-            candidates: Programs already written, for each question at least one; left out, the generator writes them.
+            candidates: Programs already written, one or more per question; by default the generator
+                writes them.
 
         Raises:
-            InputError: an image cannot be read.
+            InputError: an image cannot be read, or a question has no candidate.
         """
         asked = [VisualQuestion(*item) for item in questions]
         states = [item.state for item in asked]
@@ -176,6 +177,9 @@ class VisualAgent:
         ]
         if candidates is None:
             candidates = self.generator.generate(requests, self.samples) if requests else []
+        if len(candidates) != len(requests) or not all(candidates):
+            fault = f"{len(candidates)} lists of programs for {len(requests)} questions, or an empty one"
+            raise InputError(fault, where=self.generator.name, remedy="give each question one program or more")
         return self._run(requests, states, candidates)
 
     def _run(
@@ -184,7 +188,7 @@ class VisualAgent:
         states: Sequence[Mapping[str, Value]],
         candidates: Sequence[Sequence[Candidate]],
     ) -> AgentResult:
-        """Run every candidate of every question together, vote question by question, then run the fallbacks."""
+        """Run all candidates together, vote question by question, then run the fallbacks."""
         strict = replace(self.context, fallback=None)  # the answer of a fallback has no vote
         flat = [
             RepairRequest(request, candidate, state)
@@ -200,7 +204,8 @@ class VisualAgent:
         end = 0
         for request, own in zip(requests, candidates, strict=True):
             start, end = end, end + len(own)
-            vote = majority_vote(traces[start:end], [candidate.probability for candidate in written[start:end]])
+            probabilities = [candidate.probability for candidate in written[start:end]]
+            vote = majority_vote(traces[start:end], probabilities)
             taken = start + (vote.winner or 0)
             program = written[taken].program(self.parser, request.inputs)
             solutions.append(Solution(traces[taken], program, written[start:end], vote))
@@ -216,7 +221,8 @@ class VisualAgent:
         if self.context.fallback is None:
             return solutions
         failed = [number for number, solution in enumerate(solutions) if solution.vote.winner is None]
-        jobs = [self._job(requests[number], solutions[number].candidates[0], states[number]) for number in failed]
+        first = {number: solutions[number].candidates[0] for number in failed}
+        jobs = [self._job(requests[number], candidate, states[number]) for number, candidate in first.items()]
         for number, trace in zip(failed, run(jobs, self.context), strict=True):
             solutions[number] = replace(solutions[number], trace=trace)
         return solutions
@@ -229,20 +235,13 @@ class VisualAgent:
             raise InputError(f"{self.samples} programs per question", where="samples", remedy="give 1 or more")
         for name, module in self.modules.items():
             if not isinstance(module, Module):
-                raise InputError(
-                    f"{type(module).__name__} is no module",
-                    where=name,
-                    remedy="make it one with tutelage.module",
-                )
+                kind = type(module).__name__
+                raise InputError(f"{kind} is no module", where=name, remedy="make it one with tutelage.module")
         if self.repair and not can_repair(self.generator):
-            name = self.generator.name
-            raise InputError(
-                f"the generator {self.generator.name} cannot repair its programs",
-                where="repair",
-                remedy="leave it out",
-            )
+            fault = f"the generator {self.generator.name} cannot repair programs"
+            raise InputError(fault, where="repair", remedy="leave it out")
         if fallback and "VQA" not in self.modules:
-            raise InputError("no module VQA, which the fallback asks", where="fallback", remedy='add modules["VQA"]')
+            raise InputError("the fallback needs a module VQA", where="fallback", remedy="give modules['VQA']")
 
 
 def _parser(dsl: str, signatures: Mapping[str, Signature]) -> Parser[Program]:
@@ -262,4 +261,4 @@ def _open(source: object) -> Image:
         return source
     if isinstance(source, (str, os.PathLike)):
         return Image.from_file(os.fspath(source))
-    raise InputError(f"{type(source).__name__} is no image", remedy="give a path, or tutelage.Image.from_array(pixels)")
+    raise InputError(f"{type(source).__name__} is no image", remedy="give a path or a tutelage.Image")
