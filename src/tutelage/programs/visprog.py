@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tutelage.errors import did_you_mean
-from tutelage.programs.expression import Expression
+from tutelage.programs.expression import MAX_NUMBER, Expression
 from tutelage.programs.language import (
     Call,
     LimitExceeded,
@@ -29,10 +29,15 @@ from tutelage.programs.language import (
 )
 
 MAX_SOURCE = 20_000
+MAX_REMEMBERED = 8_000_000
+"""Characters of the programs that a parser remembers."""
 FINAL = ("FINAL_RESULT", "FINAL_ANSWER")
 
 # A quoted argument ends at the quote that the next argument or the closing bracket follows: so it may hold apostrophes.
-_QUOTED = re.compile(r"""(?P<name>\w+\s*=\s*)(?P<quote>['"])(?P<text>.*?)(?P=quote)(?=\s*(?:,\s*\w+\s*=|\)\s*(?:\#.*)?$))""")
+# What is possessive and bounded in it keeps the search short on a long line of quotes or of one word.
+_QUOTED = re.compile(
+    r"""(?P<name>\b\w++\s*+=\s*+)(?P<quote>['"])(?P<text>.{0,2000}?)(?P=quote)(?=\s*+(?:,\s*+\w++\s*+=|\)\s*+(?:\#.*)?$))"""
+)
 _FORM = "VAR=MODULE(arg=value, ...)"
 
 
@@ -128,6 +133,7 @@ class Parser:
         self.signatures, self._keep = dict(signatures), keep
         self._known: dict[tuple[str, tuple[str, ...]], VisProgProgram | ProgramFailure] = {}
         self._lines: Lines = {}
+        self._characters = self._characters_of_lines = 0
 
     def try_parse(self, text: str, inputs: tuple[str, ...] = ("IMAGE",)) -> VisProgProgram | ProgramFailure:
         """The program, or the typed failure that :func:`parse` would raise."""
@@ -138,12 +144,21 @@ class Parser:
                 found = parse(text, self.signatures, inputs, self._lines)
             except ProgramFailure as failure:
                 found = failure
-            while len(self._known) >= self._keep:
-                del self._known[next(iter(self._known))]
-            if len(self._lines) > self._keep:
-                self._lines.clear()
-            self._known[key] = found
+            self._remember(key, found)
         return found
+
+    def _remember(self, key: tuple[str, tuple[str, ...]], found: VisProgProgram | ProgramFailure) -> None:
+        """Keep ``found``, and let the oldest go where there are too many programs, or too long ones."""
+        self._characters += len(key[0])
+        self._characters_of_lines += len(key[0])
+        while self._known and (len(self._known) >= self._keep or self._characters > MAX_REMEMBERED):
+            oldest = next(iter(self._known))
+            self._characters -= len(oldest[0])
+            del self._known[oldest]
+        if len(self._lines) > self._keep or self._characters_of_lines > MAX_REMEMBERED:
+            self._lines.clear()
+            self._characters_of_lines = 0
+        self._known[key] = found
 
     def parse(self, text: str, inputs: tuple[str, ...] = ("IMAGE",)) -> VisProgProgram:
         """The program; raises as :func:`parse` does."""
@@ -240,7 +255,7 @@ def check(steps: tuple[Step, ...], signatures: Mapping[str, Signature], inputs: 
         given: dict[str, Value] = {}
         places: list[tuple[str, int]] = []
         for name, variable, value in arguments:
-            if name not in wanted or name in given:
+            if name not in wanted:
                 raise _unknown_argument(step, name, signature)
             if variable:
                 if value not in variables:
@@ -278,11 +293,8 @@ def _unknown_module(step: Step, signatures: Mapping[str, Signature]) -> ProgramF
 
 
 def _unknown_argument(step: Step, name: str, signature: Signature) -> ProgramFailure:
-    where, given = f"line {step.line}", [argument.name for argument in step.arguments]
-    if name in signature.args:
-        return TypeFailure(f"{name!r} is given {given.count(name)} times", where=where, remedy="give it once")
     remedy = did_you_mean(name, list(signature.args))
-    return TypeFailure(f"{step.module} has no argument {name!r}", where=where, remedy=remedy)
+    return TypeFailure(f"{step.module} has no argument {name!r}", where=f"line {step.line}", remedy=remedy)
 
 
 def _undefined(step: Step, name: str, variables: Mapping[str, Variable]) -> ProgramFailure:
@@ -338,10 +350,19 @@ def _step(statement: ast.stmt) -> Step:
             if call.args:
                 raise TypeFailure(f"{module} takes its arguments by name", where=where, remedy=f"write {_FORM}")
             arguments = tuple([_argument(keyword, where) for keyword in call.keywords])
+            _check_doubled(arguments, where)
             if module == "EVAL":
                 arguments = tuple([_expression(argument, where) for argument in arguments])
             return Step(target, module, arguments, statement.lineno)
     raise Refused("not a call of a module", where=f"line {statement.lineno}", remedy=f"write {_FORM}")
+
+
+def _check_doubled(arguments: tuple[Argument, ...], where: str) -> None:
+    seen: set[str] = set()
+    for argument in arguments:
+        if argument.name in seen:
+            raise TypeFailure(f"{argument.name!r} is given more than once", where=where, remedy="give it once")
+        seen.add(argument.name)
 
 
 def _argument(keyword: ast.keyword, where: str) -> Argument:
@@ -351,6 +372,8 @@ def _argument(keyword: ast.keyword, where: str) -> Argument:
         return Argument(keyword.arg, True, keyword.value.id)
     try:
         return Argument(keyword.arg, False, _literal(keyword.value))
+    except LimitExceeded as failure:
+        raise LimitExceeded(f"{keyword.arg!r} holds {failure.message}", where=where) from None
     except ValueError:
         raise Refused(
             f"the argument {keyword.arg!r} is neither a variable nor a literal",
@@ -362,12 +385,19 @@ def _argument(keyword: ast.keyword, where: str) -> Argument:
 def _literal(node: ast.expr) -> Value:
     match node:
         case ast.Constant(value=str() | bool() | int() | float() | None as value):
-            return value
+            return _checked_number(value) if type(value) is int else value
         case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-            return -value
+            return -_checked_number(value)
         case ast.List(elts=items) | ast.Tuple(elts=items) if not any(isinstance(item, ast.List) for item in items):
             return [_literal(item) for item in items]
     raise ValueError
+
+
+def _checked_number(value: Any) -> Any:
+    """``value`` if later steps and messages can write it."""
+    if not abs(value) <= MAX_NUMBER:
+        raise LimitExceeded(f"a number above {MAX_NUMBER:g}")
+    return value
 
 
 def _expression(argument: Argument, where: str) -> Argument:
