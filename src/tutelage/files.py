@@ -65,7 +65,12 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write ``text`` to ``path`` atomically, as UTF-8."""
-    return write_bytes(path, text.encode())
+    return write_bytes(path, encode_text(text))
+
+
+def encode_text(text: str) -> bytes:
+    r"""``text`` as UTF-8; a lone surrogate, which UTF-8 does not have, is written as JSON and Python do: ``\udc80``."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager
@@ -170,7 +175,7 @@ def write_json_lines(path: str | Path, rows: Iterable[Any]) -> Path:
     """Write one JSON value a line, atomically."""
     with atomic(path) as file:
         for row in rows:
-            file.write((json.dumps(plain(row), ensure_ascii=False) + "\n").encode())
+            file.write(encode_text(json.dumps(plain(row), ensure_ascii=False) + "\n"))
     return Path(path)
 
 

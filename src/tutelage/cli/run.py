@@ -77,9 +77,9 @@ def run(
 
 
 def _text(program: str) -> str:
-    if program == "-":
-        return sys.stdin.read().strip()
     try:
+        if program == "-":
+            return sys.stdin.read().strip()
         return Path(program).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the program: {error}", where=program, remedy="give a text file, or -") from error
@@ -150,6 +150,7 @@ def _jobs(
         InputError: a line that is not JSON, or lacks a field; the message names file and line.
     """
     from tutelage import files
+    from tutelage.programs.lanes import as_failure
     from tutelage.programs.language import ProgramFailure, RuntimeFailure
     from tutelage.programs.scheduler import Job
     from tutelage.programs.values import Image
@@ -164,12 +165,15 @@ def _jobs(
     for number, row in files.read_json_lines(batch):
         name, dsl, text, paths = _fields(row, f"{batch}:{number}")
         keep(name)
-        program, state = parser(dsl).try_parse(text, tuple(paths)), {}
-        if not isinstance(program, ProgramFailure):
-            try:
+        state = {}
+        try:
+            program = parser(dsl).try_parse(text, tuple(paths))
+            if not isinstance(program, ProgramFailure):
                 state = {view: picture(folder / path) for view, path in paths.items()}
-            except InputError as error:
-                program = RuntimeFailure(error.message, where=error.where, remedy=error.remedy)
+        except InputError as error:
+            program = RuntimeFailure(error.message, where=error.where, remedy=error.remedy)
+        except Exception as error:  # whatever is wrong with one line, the others are answered
+            program = as_failure(error, "reading the program and its pictures")
         yield Job(str(name), program, state)
 
 
@@ -195,7 +199,14 @@ def _fields(row: Any, where: str) -> tuple[str | int, Dsl, str, dict[str, str]]:
 
 
 def _line(trace: Trace, name: str | int) -> bytes:
-    """The trace as a line of JSON under the id of its line."""
+    """The trace as a line of JSON under the id of its line. One that cannot be written becomes a failure."""
     from tutelage.programs.encoding import strict_json
+    from tutelage.programs.lanes import as_failure
 
-    return strict_json(trace.to_json() | {"id": name}) + b"\n"
+    try:
+        return strict_json(trace.to_json() | {"id": name}) + b"\n"
+    except Exception as error:
+        failure = as_failure(error, "writing the trace")
+        trace.status, trace.error = failure.kind, str(failure)
+        row = {"id": name, "status": trace.status, "answer": None, "steps": [], "error": trace.error}
+        return strict_json(row | {"fallback": trace.fallback, "out_of_vocabulary": 0}) + b"\n"
