@@ -38,10 +38,16 @@ def seal(data: bytes, start: int = 0, end: int | None = None) -> bytes:
     Raises:
         ValueError: there is not exactly one.
     """
+    return b"".join(seal_parts(data, start, end))
+
+
+def seal_parts(data: bytes, start: int = 0, end: int | None = None) -> tuple[memoryview, bytes, memoryview]:
+    """As :func:`seal`, in three parts that are written one after the other: nothing large is copied."""
     if len(_SEAL.findall(data, start, len(data) if end is None else end)) != 1:
         raise ValueError("a file is sealed where it holds one blank")
     at = data.index(BLANK.encode(), start) + len(PREFIX)
-    return b"".join((data[:at], digest(data).encode(), data[at + 32 :]))
+    view = memoryview(data)
+    return view[:at], digest(data).encode(), view[at + 32 :]
 
 
 def check_seal(data: Bytes, where: object, remedy: str, *, start: int = 0, end: int | None = None, required: bool = True) -> bool:

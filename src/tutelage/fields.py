@@ -43,7 +43,7 @@ _WORDS = {int: "a whole number", float: "a number", str: "a text", bool: "true o
 
 
 @overload
-def field(
+def check_field(
     data: Any,
     name: str,
     kind: type[T],
@@ -55,7 +55,7 @@ def field(
     remedy: str = DAMAGED,
 ) -> T: ...
 @overload
-def field(
+def check_field(
     data: Any,
     name: str,
     kind: type[T],
@@ -67,7 +67,7 @@ def field(
     choices: Collection[Any] | None = None,
     remedy: str = DAMAGED,
 ) -> Any: ...
-def field(
+def check_field(
     data: Any,
     name: str,
     kind: type[T],
@@ -96,7 +96,7 @@ def field(
         InputError: the message names the field.
 
     Example:
-        >>> field({"width": 640}, "width", int, 1, 10**5, where="config.json")
+        >>> check_field({"width": 640}, "width", int, 1, 10**5, where="config.json")
         640
     """
     place = f"{where}: {name}"
@@ -109,7 +109,7 @@ def field(
     return _checked(value, least, most, place, choices, remedy)
 
 
-def items(
+def check_items(
     data: Any,
     name: str,
     kind: type[T],
@@ -120,12 +120,12 @@ def items(
     max_items: int = 1_000_000,
     remedy: str = DAMAGED,
 ) -> list[T]:
-    """A field that is a list of at most ``max_items`` values of one ``kind``, each checked as :func:`field` checks it.
+    """A field that is a list of at most ``max_items`` values of one ``kind``, each checked as :func:`check_field` checks it.
 
     Raises:
         InputError: the message names the field and the position.
     """
-    values = field(data, name, list, 0, max_items, where=where, remedy=remedy)
+    values = check_field(data, name, list, 0, max_items, where=where, remedy=remedy)
     places = (f"{where}: {name}[{number}]" for number in range(len(values)))
     return [
         _checked(check_kind(value, kind, place, remedy), least, most, place, None, remedy)

@@ -27,6 +27,7 @@ from tutelage.distill.checkpoint import (
     part,
     read_tensors,
     restore_optimizer,
+    taken_from,
 )
 from tutelage.distill.data import Batch
 from tutelage.distill.export import save_weights
@@ -36,6 +37,7 @@ from tutelage.distill.optimizer import make_optimizer, trainable
 from tutelage.distill.parallel import Alone
 from tutelage.distill.teacher import network_fingerprint
 from tutelage.errors import InputError, TrainingError
+from tutelage.fields import check_field, check_items
 from tutelage.seeds import derive
 
 Record = dict[str, Any]
@@ -366,15 +368,19 @@ class Trainer:
             log.unlink(missing_ok=True)
             return
         tensors, head = read_tensors(latest)
-        self.parallel.load(self.student, part(tensors, "student"))
-        self.method.load_state_dict(part(tensors, "method"))
-        if self.teacher is not None and (state := part(tensors, "teacher")):
-            self.teacher.load(state)
-        restore_optimizer(self.optimizer, part(tensors, "optimizer"))
-        self.parallel.adopt(self.optimizer)
-        self._sums = {name: value.to(self.device) for name, value in part(tensors, "sums").items()}
-        self.step, self._since, self.seconds = head["step"], head["since"], head["seconds"]
-        self.ungraded = tuple(head["ungraded"])
+        with taken_from(latest):
+            self.parallel.load(self.student, part(tensors, "student"))
+            self.method.load_state_dict(part(tensors, "method"))
+            if self.teacher is not None and (state := part(tensors, "teacher")):
+                self.teacher.load(state)
+            restore_optimizer(self.optimizer, part(tensors, "optimizer"))
+            self.parallel.adopt(self.optimizer)
+            self._sums = {name: value.to(self.device) for name, value in part(tensors, "sums").items()}
+            self.step, self._since = (
+                check_field(head, name, int, 0, self.settings.steps, where=latest) for name in ("step", "since")
+            )
+            self.seconds = check_field(head, "seconds", float, 0, where=latest)
+            self.ungraded = tuple(check_items(head, "ungraded", str, where=latest))
         self.history = kept_records(log, self.step)
 
     def _finish(self) -> Result:
