@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import re
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints, overload
 
 from tutelage.errors import InputError, did_you_mean
 from tutelage.reading import DAMAGED
@@ -153,6 +154,40 @@ def _checked(value: Any, least: float | None, most: float | None, where: str, ch
 def _shown(value: Any) -> str:
     text = f"{type(value).__name__} of {len(value):,} entries" if isinstance(value, (list, dict)) else repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def check_dataclass(value: Any, where: object, least: int = 0, most: int = 100_000) -> None:
+    """Check a dataclass made of what a file held: its fields, and those of dataclasses in it, are of the types declared.
+
+    Args:
+        value: the dataclass.
+        where: the file, for messages.
+        least: the smallest of its whole numbers, which are sizes and counts.
+        most: the largest.
+
+    Raises:
+        InputError: the message names the field.
+    """
+    hints = get_type_hints(type(value))
+    for item in dataclasses.fields(value):
+        _check_hint(getattr(value, item.name), hints[item.name], f"{where}: {item.name}", least, most)
+
+
+def _check_hint(value: Any, hint: Any, where: str, least: int, most: int) -> None:
+    origin, inner = get_origin(hint), get_args(hint)
+    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, hint):
+        check_dataclass(value, where, least, most)
+    elif origin is tuple:
+        kinds = [inner[0]] * len(value) if isinstance(value, tuple) and inner[-1] is Ellipsis else list(inner)
+        if not isinstance(value, tuple) or len(kinds) != len(value):
+            raise InputError(f"{_shown(value)} is not a list of the right length", where=where, remedy=DAMAGED)
+        for number, (part, kind) in enumerate(zip(value, kinds, strict=True)):
+            _check_hint(part, kind, f"{where}[{number}]", least, most)
+    elif hint in (int, float, str, bool):
+        bounds = (least, most) if hint is int else (None, None)
+        _checked(check_kind(value, hint, where), *bounds, where, None, DAMAGED)
+    elif isinstance(hint, type) and not isinstance(value, hint):
+        raise InputError(f"{_shown(value)} is not a {hint.__name__}", where=where, remedy=DAMAGED)
 
 
 def available_memory() -> int:

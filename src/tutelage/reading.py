@@ -76,7 +76,7 @@ def read_bytes(path: str | Path, max_bytes: int = MAX_BYTES) -> bytes:
         if size > max_bytes:
             raise InputError(f"{size:,} bytes; at most {max_bytes:,} are read", where=path, remedy="is this the right file?")
         try:
-            return file.read(max_bytes)
+            return file.read()
         except OSError as error:
             raise InputError(f"cannot read: {error.strerror}", where=path, remedy="check the disk") from error
 

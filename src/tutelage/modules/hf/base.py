@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tutelage import files
 from tutelage.errors import InputError, StaleError
 from tutelage.modules.hf.source import Source, processor_of, quiet, transformers, weights_of
+from tutelage.modules.module_folder import read_head, write_head
 from tutelage.modules.visual_module import HEAD_FILE, VisualModule, tensor_bytes
 from tutelage.programs.language import Answers, Call, RuntimeFailure
 from tutelage.programs.values import Image
@@ -263,7 +264,7 @@ class HfModule(VisualModule):
         with files.whole_folder(folder, last=HEAD_FILE) as place, quiet():
             self.network.model.save_pretrained(place)
             self.processor.save_pretrained(place)
-            files.write_json(place / HEAD_FILE, self.head())
+            write_head(place / HEAD_FILE, self.head(), [file.name for file in place.iterdir() if file.is_file()])
         return folder
 
     @classmethod
@@ -272,7 +273,7 @@ class HfModule(VisualModule):
         config = replace(config, device="cpu")
         module = cls.open(replace(config, revision=""), Source(str(folder)))
         module.config = config  # it remembers where it first came from
-        if files.read_json(folder / HEAD_FILE).get("version") != module.version:
+        if read_head(folder / HEAD_FILE)["version"] != module.version:
             raise StaleError(f"the weights are not the ones that {HEAD_FILE} names", where=folder, remedy="save the module again")
         return module
 
