@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
-from tutelage import registry
+from tutelage import reading, registry
 from tutelage.distill.data import TensorData
 from tutelage.distill.export import load_weights
 from tutelage.distill.method import Method
@@ -20,6 +20,7 @@ from tutelage.distill.networks import plain_networks
 from tutelage.distill.recipe import DataPart, ModelPart
 from tutelage.distill.views import Views
 from tutelage.errors import InputError, MissingExtra, did_you_mean
+from tutelage.fields import check_memory
 from tutelage.seeds import derive
 
 
@@ -79,9 +80,22 @@ def _registered(name: str, what: str = "system or network") -> Any:
 
 def _made(build: Any, part: ModelPart) -> Any:
     try:
+        _check_size(build, part)
         return build(**part.options)
-    except TypeError as error:
-        raise InputError(f"{part.model}: {error}", where="options", remedy="check the names of its options") from error
+    except (TypeError, ValueError, RuntimeError, OverflowError, ArithmeticError, LookupError) as error:
+        raise InputError(f"{part.model}: {error}"[:500], where="options", remedy="check its options: names and sizes") from error
+
+
+def _check_size(build: Any, part: ModelPart) -> None:
+    """Multiply out the weights of the network, which is built without memory for them, and compare them with the memory."""
+    try:
+        with torch.device("meta"):
+            network = build(**part.options)
+    except NotImplementedError:  # it looks at its own weights while it is built
+        return
+    if isinstance(network, nn.Module):
+        size = sum(value.nbytes for value in network.state_dict().values() if isinstance(value, Tensor))
+        check_memory(size, f"{part.model} with these options", "options", "choose smaller sizes")
 
 
 def load_data(part: DataPart, views: Views | None = None) -> TensorData:
@@ -107,10 +121,14 @@ def load_data(part: DataPart, views: Views | None = None) -> TensorData:
 def _arrays(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".npz":
+            with reading.open_regular(path):
+                pass
             with np.load(path, allow_pickle=False) as found:
                 return {name: torch.from_numpy(found[name]) for name in found.files}
         if path.suffix == ".safetensors":
-            return load_tensors(path.read_bytes())
+            return load_tensors(reading.read_bytes(path, 64 << 30))
+    except InputError:
+        raise
     except (OSError, ValueError, EOFError, SafetensorError) as error:
         raise InputError(f"cannot read: {error}", where=path, remedy="the file may be cut; make it again") from error
     except Exception as error:  # a damaged zip raises several kinds
