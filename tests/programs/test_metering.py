@@ -17,6 +17,7 @@ from tutelage.modules.function import module
 from tutelage.modules.regions import MAX_RUNS, segment
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import visprog
+from tutelage.programs.album import Album, FileImage
 from tutelage.programs.expression import MAX_ITEMS as EVAL_ITEMS
 from tutelage.programs.expression import Expression
 from tutelage.programs.language import Call, LimitExceeded, TypeFailure
@@ -135,6 +136,17 @@ def test_a_crop_takes_no_bytes_and_room_for_a_picture_is_there_before_it_is_made
     meter.charge(Image.from_array(np.zeros((3, 8, 8), np.uint8)))
     with pytest.raises(LimitExceeded):
         meter.reserve_image(call)
+
+
+def test_a_picture_that_lies_in_a_file_is_not_opened_to_be_counted(tmp_path: Path) -> None:
+    SMALL.to_pil().save(tmp_path / "a.png")
+    album = Album()
+    image = FileImage(album, tmp_path / "a.png", "key", (0, 0, 8, 8))
+    (tmp_path / "a.png").unlink()
+    meter, call = Meter(bytes=200), Call("VQA", {"image": image})
+    meter.charge_call(call)
+    meter.charge([image, image.part((0, 0, 2, 2))])
+    assert meter.bytes == 200
 
 
 def test_masks_of_noise_are_refused_before_they_are_written() -> None:

@@ -64,7 +64,7 @@ class Meter:
                 for part in value.values():
                     if type(part) not in FREE:
                         self.charge(part)
-            elif kind not in SMALL:
+            elif kind not in SMALL and not isinstance(value, Image):
                 self.charge(value)
 
     def reserve_image(self, call: Call) -> None:
@@ -74,9 +74,10 @@ class Meter:
             LimitExceeded: there is not enough left.
         """
         for value in call.args.values():
-            if type(value) is Image:
-                self._seen = self._seen or {}
-                self._seen[id(value.root)] = value.root, 0
+            if isinstance(value, Image):
+                if type(value) is Image:
+                    self._seen = self._seen or {}
+                    self._seen[id(value.root)] = value.root, 0
                 if 3 * value.width * value.height > self.bytes:
                     raise LimitExceeded(f"the steps make more than {MAX_BYTES >> 20:,} MiB of pictures")
 
@@ -114,7 +115,7 @@ class Meter:
                     inner.extend(part.values() if isinstance(part, dict) else part)
                     if isinstance(part, dict):
                         inner.extend(part)
-                elif isinstance(part, Image):
+                elif type(part) is Image:  # others hold no pixels: they lie in a file
                     self._take_bytes(part.root)
                 elif isinstance(part, Object):
                     self._take_object(part)

@@ -15,13 +15,14 @@ from tutelage import environment, files
 from tutelage.distill.parallel import Alone
 from tutelage.distill.trainer import train
 from tutelage.errors import InputError, StorageError, did_you_mean
+from tutelage.fields import check_kind
 from tutelage.modules.visual_module import VisualModule
 from tutelage.programs.encoding import decode, encode
 from tutelage.programs.language import Call, Module
 from tutelage.programs.trace import StepRecord
 from tutelage.sdvp.accept import Probe, accept
 from tutelage.sdvp.adapt import StepTeacher
-from tutelage.sdvp.collect import Records, call_of, collect, find_images, load, save, save_pictures
+from tutelage.sdvp.collect import Records, call_of, collect, find_images, load, read_records, save, save_pictures
 from tutelage.sdvp.compile import Options
 from tutelage.sdvp.label import Field, Filters, calibrate, fields, keep, label_of, labelled, to_label
 from tutelage.sdvp.lesson import lesson
@@ -39,6 +40,7 @@ MADE = "made.json"
 """What the lessons of a folder of taught modules were: its card is written from it."""
 BESIDE = "beside"
 """The folder, inside a labelled one, of the sibling calls that the teacher does not speak to."""
+DELETE = "delete it and run the same command again: the other shards are kept"
 Progress = Callable[[int, int], None]
 
 
@@ -76,8 +78,7 @@ def collect_into(
     records: Records = {name: [] for name, module in modules.items() if isinstance(module, VisualModule)}
     seen: set[str] = set()
     for shard in shards:
-        for _, row in files.read_json_lines(shard):
-            record = StepRecord.from_json(row, find)
+        for record in read_records(shard, find, sealed=True, remedy=DELETE):
             if (name := record.input_hash) not in seen:
                 seen.add(name)
                 records[record.module].append(record)
@@ -92,7 +93,7 @@ def collect_shard(
     """Collect one shard's questions: its file of records, and their pictures in ``root``. What a worker runs."""
     found = [record for records in collect(questions, modules, dsl, stage=stage).values() for record in records]
     save_pictures(found, root)
-    files.write_json_lines(shard, (record.to_json(timing=False) for record in found))
+    files.write_json_lines(shard, (record.to_json(timing=False) for record in found), sealed=True)
 
 
 def _shard(root: Path, settings: Any, content: Any) -> Path:
@@ -204,9 +205,10 @@ def label_shards(
     _fill(shards, label_shard, tasks, (dict(teachers),), pool, progress)
     said: dict[str, list[Field | None]] = {name: [] for name in asked}
     for shard, name, calls in tasks:
-        rows = [row and {**row, "hard": decode(row["hard"])} for _, row in files.read_json_lines(shard)]
+        read = files.read_json_lines(shard, sealed=True, remedy=DELETE)
+        rows = [row and {**row, "hard": decode(check_kind(row, dict, f"{shard}:{number}").get("hard"))} for number, row in read]
         if len(rows) != len(calls):
-            raise InputError(f"{len(rows)} labels of {len(calls)} calls", where=shard, remedy="delete it and label again")
+            raise InputError(f"{len(rows)} labels of {len(calls)} calls", where=shard, remedy=DELETE)
         said[name] += rows
     return said
 
@@ -214,7 +216,7 @@ def label_shards(
 def label_shard(teachers: Mapping[str, StepTeacher], shard: Path, name: str, calls: Sequence[Call]) -> None:
     """Have one shard's calls labelled: a line each, null where the teacher has nothing to say. What a worker runs."""
     said = fields(teachers[name], calls)
-    files.write_json_lines(shard, (field and {**field, "hard": encode(field["hard"])} for field in said))
+    files.write_json_lines(shard, (field and {**field, "hard": encode(field["hard"])} for field in said), sealed=True)
 
 
 def uncovered(records: Sequence[StepRecord], module: VisualModule, teacher: StepTeacher) -> list[StepRecord]:

@@ -153,7 +153,7 @@ def learned_writer(
     wordings = Path(str(phrasings.__file__)).with_suffix(".txt").read_bytes()
     key = files.fingerprint("writer", config, seed, wordings, Path(__file__).read_bytes(), *sources)
     folder = None if store is None else store.path(key)
-    if folder is None or not (folder / "weights.safetensors").exists():
+    if folder is None or not (folder / "codes.json").exists():
         writer = train_writer(seed, config)
         if folder is None:
             return LearnedWriter(writer.codes, writer.network, single, least)
