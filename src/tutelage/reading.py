@@ -96,6 +96,7 @@ def read_json(path: str | Path, max_bytes: int = MAX_BYTES, *, sealed: bool = Fa
     Raises:
         InputError: as :func:`read_bytes` and :func:`parse_json`, or its bytes are not those that were written.
     """
+    path = Path(path)
     data = read_bytes(path, max_bytes)
     if not sealed:
         return parse_json(data, path, remedy)
@@ -148,7 +149,7 @@ def parse_json(text: str | bytes, where: object, remedy: str = DAMAGED) -> Any:
 
     Args:
         text: what to read; bytes are UTF-8.
-        where: the file and line, for messages.
+        where: the file and line, for messages; a path is given the number of the line.
         remedy: what to do where it is not JSON.
 
     Raises:
@@ -162,7 +163,7 @@ def parse_json(text: str | bytes, where: object, remedy: str = DAMAGED) -> Any:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         lines = data.count(b"\n", 0, len(data.rstrip()))
-        place = f"{where}:{error.lineno}" if lines else where
+        place = f"{where}:{error.lineno}" if lines or isinstance(where, Path) else where
         raise InputError(f"not JSON: {error.msg}", where=place, remedy=remedy) from error
     except RecursionError:
         raise _too_deep(where) from None

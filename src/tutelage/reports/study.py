@@ -38,7 +38,7 @@ from typing import Any
 from tutelage.errors import InputError
 from tutelage.reports import numbers
 from tutelage.reports.charts import Axis, Band, Mark, Row
-from tutelage.reports.page import REMEDY, check_format, load, need, render
+from tutelage.reports.page import REMEDY, check_format, load, need, reads_results, render
 
 FORMAT, VERSION, FILE = "tutelage-study", 1, "study.json"
 
@@ -214,6 +214,7 @@ def check(data: Mapping[str, Any], where: object) -> None:
             need(data, f"samples.{n}.arms.{side}.correct", bool, where)
 
 
+@reads_results
 def study_report(source: str | Path | Mapping[str, Any]) -> str:
     """The page of a study, from its results: a mapping, a JSON file, or the run folder that holds ``study.json``.
 

@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tutelage.reports.page import check_format, finite, need, render
+from tutelage.reports.page import check_format, finite, need, reads_results, render
 
 FORMAT, VERSION = "tutelage-trace", 1
 
 
+@reads_results
 def trace_report(data: Mapping[str, Any]) -> str:
     """The page, as one self-contained HTML text.
 

@@ -9,10 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from tutelage.errors import StaleError
+from tutelage.errors import InputError, StaleError
+from tutelage.fields import check_field
 from tutelage.files import Store, fingerprint
 from tutelage.programs.language import ProgramFailure
 from tutelage.programs.writers.prompts import Prompt
+from tutelage.reading import parse_json
 
 
 class Ask(NamedTuple):
@@ -129,11 +131,12 @@ class Responses:
         if found is None:
             return None
         try:
-            entry = json.loads(found)
+            entry = parse_json(found, self._store.path(key, ".json"))
             if entry["asked"] != asked:
                 raise ValueError("it answers another prompt")
+            check_field(entry["answer"], "text", str, where="answer")
             return Completion(**entry["answer"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (InputError, ValueError, TypeError, KeyError) as error:
             where = self._store.path(key, ".json")
             raise StaleError(f"not a kept response: {error}", where=where, remedy="delete this file") from error
 
