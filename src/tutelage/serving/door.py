@@ -19,10 +19,19 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tutelage.serving.metrics import Metrics
-from tutelage.serving.problems import BadKey, Busy, ClientGone, TooLarge, TooLate, code_and_kind, told
+from tutelage.serving.problems import BadKey, Busy, ClientGone, TooLarge, TooLate, TooSlow, code_and_kind, told
 from tutelage.serving.settings import ServerSettings
 
 LOG = logging.getLogger("tutelage.serving")
+BEGIN_S = 2.0
+"""Seconds from the beginning of a body in which nothing need come."""
+SAFE = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"content-security-policy", b"frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+)
+"""Headers of every answer: browsers take it for what it says it is, and show it in no other site's frame."""
 OPEN = ("/", "/healthz")
 """What needs no key: the page, which asks for one, and whether the server is well."""
 
@@ -113,6 +122,7 @@ class Door:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), *SAFE]}
             await send(message)
 
         try:
@@ -129,8 +139,8 @@ class Door:
             if status == 500:
                 visit.notes["fault"] = traceback.format_exc()
             if not code:
-                code = status
-                await self._refuse(refused, visit, scope, receive, send)
+                await self._refuse(refused, visit, scope, receive, answer)
+                code = code or status
         finally:
             visit.end()
             self._write(scope, code, perf_counter() - started, visit)
@@ -154,7 +164,8 @@ class Door:
         if self._key is None or scope["path"] in OPEN:
             return
         headers = dict(scope["headers"])
-        given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        given = headers.get(b"x-api-key") or (token if scheme.lower() == b"bearer" else b"")
         if not hmac.compare_digest(given, self._key):
             raise BadKey("no API key, or a wrong one", remedy="send the header Authorization: Bearer KEY, or X-API-Key: KEY")
 
@@ -164,8 +175,14 @@ class Door:
         stated = dict(scope["headers"]).get(b"content-length", b"0")
         if stated.isdigit() and int(stated) > most:
             raise TooLarge(f"a body of {int(stated):,} bytes; at most {most:,} are read", remedy=remedy)
+        began, rate = asyncio.get_running_loop().time(), 1024 * self._settings.body_kib_s
         while not visit.read:
-            part = await visit.part(receive)
+            try:
+                async with asyncio.timeout_at(began + BEGIN_S + size / rate):
+                    part = await visit.part(receive)
+            except TimeoutError:
+                slow = f"{size:,} bytes came in {asyncio.get_running_loop().time() - began:.1f} s"
+                raise TooSlow(slow, remedy=f"send at least {self._settings.body_kib_s:g} KiB/s") from None
             size += len(part)
             if size > most:
                 raise TooLarge(f"a body of more than {most:,} bytes", remedy=remedy)
@@ -176,7 +193,7 @@ class Door:
     async def _refuse(self, error: Exception, visit: Visit, scope: Scope, receive: Receive, send: Send) -> None:
         """Say no. What the client still sends is thrown away first, within bounds: else it would not hear the answer."""
         with contextlib.suppress(Exception):
-            async with asyncio.timeout(0.0 if isinstance(error, TooLate) else 1.0):
+            async with asyncio.timeout(0.0 if isinstance(error, TooLate | TooSlow) else 1.0):
                 left = 2 * self._settings.body_bytes
                 while left > 0 and not visit.read:
                     left -= len(await visit.part(receive))
@@ -192,7 +209,7 @@ class Door:
         row = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "client": (scope.get("client") or ("?",))[0],
-            "method": scope["method"],
+            "method": scope["method"][:20],
             "path": scope["path"][:200],
             "code": code,
             "ms": round(1000 * seconds, 2),

@@ -24,6 +24,13 @@ class BadKey(Refusal):
     kind = "key"
 
 
+class TooSlow(Refusal):
+    """A body that comes too slowly."""
+
+    code = 408
+    kind = "slow"
+
+
 class TooLarge(Refusal):
     """A body over the limit."""
 
