@@ -7,7 +7,7 @@ from torch import nn
 
 import tutelage
 from tutelage import sdvp
-from tutelage.modules.classifying import Classifier
+from tutelage.modules.classification import Classifier
 from tutelage.modules.symbolic import symbolic_modules
 
 
@@ -15,7 +15,7 @@ class Color(Classifier):  # your network, as the module COLOR(image=…) of both
     name = "COLOR"
 
     @classmethod
-    def network_of(cls, config):
+    def build_network(cls, config):
         return nn.Sequential(nn.AvgPool2d(8), nn.Flatten(), nn.Linear(48, 32), nn.ReLU(), nn.Linear(32, len(config.answers)))
 
 
@@ -32,7 +32,7 @@ if __name__ == "__main__":
     programs, images, out = sys.argv[1:]
     torch.set_num_threads(1)
     questions = sdvp.questions_from(programs, images)
-    modules = {**symbolic_modules(), "COLOR": Color.of("red", "green", "blue"), "MIDDLE": MIDDLE}
+    modules = {**symbolic_modules(), "COLOR": Color.with_classes("red", "green", "blue"), "MIDDLE": MIDDLE}
     taught = sdvp.compile(questions, modules, teachers={"COLOR": teacher}).modules
     taught["COLOR"].save(out)
     after = {**modules, "COLOR": tutelage.load(out)}

@@ -12,14 +12,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tutelage import demonstrations, registry
-from tutelage.files import read_json, write_text
+from tutelage import experiments, registry
+from tutelage.storage import read_json, write_text
 
 ROOT = Path(__file__).parents[1]
 PAGES, RESULTS = ROOT / "docs" / "systems", ROOT / "results" / "systems"
 
 
-def page(entry: registry.Entry) -> str:
+def page(entry: registry.SystemEntry) -> str:
     """The page of one system, as Markdown."""
     module = inspect.getmodule(entry.target)
     about = inspect.getdoc(module)
@@ -32,9 +32,9 @@ def page(entry: registry.Entry) -> str:
         own if own != about else None,
         options(entry.target),
         "## Run it",
-        f"```sh\ntutelage show {entry.name}\n```" if entry.name in demonstrations.names() else None,
-        f"```python\nfrom tutelage import registry\nfrom tutelage.distill.trainer import train\n\n"
-        f'train(registry.find("{entry.name}").target.tiny(seed=0))  # a lesson of a few seconds\n```',
+        f"```sh\ntutelage show {entry.name}\n```" if entry.name in experiments.names() else None,
+        f"```python\nfrom tutelage import registry\nfrom tutelage.distillation.trainer import train\n\n"
+        f'train(registry.find("{entry.name}").target.tiny_job(seed=0))  # a training job of a few seconds\n```',
         "## Result",
         result(RESULTS / f"{entry.name}.json"),
     ]

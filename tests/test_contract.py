@@ -15,22 +15,22 @@ import torch
 from torch import Tensor, nn
 
 from tutelage import registry
-from tutelage.distill.cache_build import build, verify
-from tutelage.distill.lesson import Lesson, Settings, TensorData
-from tutelage.distill.method import Method, answer
-from tutelage.distill.teacher import Cached
-from tutelage.distill.trainer import Result, Trainer, train
+from tutelage.distillation.cache_build import build, verify
+from tutelage.distillation.job import TensorData, TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, forward_heads
+from tutelage.distillation.teacher import CachedTeacher
+from tutelage.distillation.trainer import Trainer, TrainingResult, train
 from tutelage.errors import InputError
-from tutelage.registry import Entry, system
+from tutelage.registry import SystemEntry, system
 
 DOCS = Path(__file__).parents[1] / "docs" / "systems"
 each_system = pytest.mark.parametrize("entry", registry.systems().values(), ids=lambda entry: entry.name)
 
 
-def short(entry: Entry, **changes: Any) -> Lesson:
+def short(entry: SystemEntry, **changes: Any) -> TrainingJob:
     """The system's tiny lesson, cut to a few steps that reach every stage."""
-    lesson = entry.target.tiny(0)
-    steps = max(4, 2 * len(lesson.method.stages()))
+    lesson = entry.target.tiny_job(0)
+    steps = max(4, 2 * len(lesson.method.phases()))
     settings = {"steps": steps, "checkpoint_every": 2, "log_every": 1, "eval_every": 0, "warmup": 0} | changes
     lesson.settings, lesson.evaluate = replace(lesson.settings, **settings), None
     return lesson
@@ -45,19 +45,19 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def figures(result: Result) -> list[Any]:
+def figures(result: TrainingResult) -> list[Any]:
     return [(record["step"], record["terms"]) for record in result.history]
 
 
 @functools.cache
-def uninterrupted(entry: Entry) -> Result:
+def uninterrupted(entry: SystemEntry) -> TrainingResult:
     return train(short(entry))
 
 
 # -- the checks ------------------------------------------------------------------------------------------------------
 
 
-def check_names(entry: Entry) -> None:
+def check_names(entry: SystemEntry) -> None:
     module = entry.target.__module__.removeprefix("tutelage.systems.").partition(".")[0]
     assert module == entry.name.replace("-", "_"), "the file is named as the system"
     assert entry.card == entry.name, "the card is named as the system"
@@ -66,7 +66,7 @@ def check_names(entry: Entry) -> None:
     assert page.exists() and page.read_text().startswith(f"# {entry.name}\n"), "run `make docs`"
 
 
-def check_one_step_lowers_the_loss(entry: Entry) -> None:
+def check_one_step_lowers_the_loss(entry: SystemEntry) -> None:
     trainer = Trainer(short(entry))
     trainer.advance()
     batch = trainer.batch(0)
@@ -75,8 +75,8 @@ def check_one_step_lowers_the_loss(entry: Entry) -> None:
     def loss() -> Tensor:
         torch.manual_seed(0)
         ours, theirs = trainer.method(batch, trainer.student, trainer.teacher)
-        weights = trainer.method.weights()
-        terms = trainer.method.terms(batch, ours, theirs)
+        weights = trainer.method.loss_weights()
+        terms = trainer.method.loss_terms(batch, ours, theirs)
         return sum((weights.get(name, 1.0) * term for name, term in terms.items()), start=torch.zeros(()))
 
     def restore() -> None:
@@ -108,7 +108,7 @@ def _learners(trainer: Trainer) -> Iterator[tuple[str, nn.Module]]:
     yield "method", trainer.method
 
 
-def check_the_teacher_is_left_alone(entry: Entry) -> None:
+def check_the_teacher_is_left_alone(entry: SystemEntry) -> None:
     lesson = short(entry)
     network = lesson.teacher.network if lesson.teacher is not None else None
     trainer = Trainer(lesson)
@@ -116,7 +116,7 @@ def check_the_teacher_is_left_alone(entry: Entry) -> None:
     if network is None:
         return
     assert not learned & {id(parameter) for parameter in network.parameters()}, "a teacher's parameter is optimised"
-    frozen = not lesson.teacher.state()
+    frozen = not lesson.teacher.state_dict()
     before = bits(network.state_dict())
     trainer.run()
     assert not any(parameter.requires_grad for parameter in network.parameters())
@@ -124,7 +124,7 @@ def check_the_teacher_is_left_alone(entry: Entry) -> None:
         assert same(before, network.state_dict()), "a frozen teacher changed"
 
 
-def check_every_parameter_learns(entry: Entry) -> None:
+def check_every_parameter_learns(entry: SystemEntry) -> None:
     trainer = Trainer(short(entry))
     graded: set[str] = set()
 
@@ -133,11 +133,11 @@ def check_every_parameter_learns(entry: Entry) -> None:
 
     trainer.run(look)
     silent = set(trainer.parameters) - graded
-    silent = {name for name in silent if not any(fnmatch(name, pattern) for pattern in trainer.method.idle)}
+    silent = {name for name in silent if not any(fnmatch(name, pattern) for pattern in trainer.method.unused_parameters)}
     assert not silent, f"no gradient, and not declared idle: {sorted(silent)}"
 
 
-def check_same_seed_same_figures(entry: Entry) -> None:
+def check_same_seed_same_figures(entry: SystemEntry) -> None:
     first, second = uninterrupted(entry), train(short(entry))
     assert figures(first) == figures(second)
     assert same(first.student.state_dict(), second.student.state_dict())
@@ -147,7 +147,7 @@ class _Stop(Exception):
     pass
 
 
-def check_resume_is_exact(entry: Entry, folder: Path) -> None:
+def check_resume_is_exact(entry: SystemEntry, folder: Path) -> None:
     def stop(done: int, steps: int) -> None:
         if done == 3:
             raise _Stop
@@ -159,15 +159,15 @@ def check_resume_is_exact(entry: Entry, folder: Path) -> None:
     assert same(resumed.student.state_dict(), uninterrupted(entry).student.state_dict())
 
 
-def check_cached_equals_live(entry: Entry, folder: Path) -> None:
+def check_cached_equals_live(entry: SystemEntry, folder: Path) -> None:
     asked = short(entry)
     teacher = asked.teacher
-    if teacher is None or teacher.state() or not asked.method.deterministic_teacher:
+    if teacher is None or teacher.state_dict() or not asked.method.deterministic_teacher:
         return
     Trainer(asked)  # the method now has asked the teacher for the inner outputs that it wants
     cache = build(asked, folder / "fp32", "fp32")
     lesson = short(entry)
-    lesson.teacher = Cached(cache, lesson.teacher)
+    lesson.teacher = CachedTeacher(cache, lesson.teacher)
     cached = train(lesson)
     assert figures(cached) == figures(uninterrupted(entry))
     assert same(cached.student.state_dict(), uninterrupted(entry).student.state_dict())
@@ -175,25 +175,27 @@ def check_cached_equals_live(entry: Entry, folder: Path) -> None:
     assert verify(folder / "fp16", asked)["asked"] > 0
 
 
-def check_the_export_stands_alone(entry: Entry) -> None:
+def check_the_export_stands_alone(entry: SystemEntry) -> None:
     lesson = short(entry)
     result = train(lesson)
     student = result.student
     assert not student.training
     for name, module in student.named_modules():
         home = type(module).__module__
-        plain = not home.startswith("tutelage.distill") or home == "tutelage.distill.networks"  # nn.Modules, no training
+        plain = (
+            not home.startswith("tutelage.distillation") or home == "tutelage.distillation.small_models"
+        )  # nn.Modules, no training
         assert plain, f"{name} is training code"
         assert not module._forward_hooks and not module._forward_pre_hooks, f"{name} carries a hook"
-    inputs = lesson.data.batch(*lesson.order().step(0)).inputs
+    inputs = lesson.data.batch(*lesson.sample_order().step(0)).inputs
     with torch.no_grad():
-        said = answer(student, inputs)
+        said = forward_heads(student, inputs)
         assert said and all(value.isfinite().all() for value in said.values())
         fresh = copy.deepcopy(student)
         for parameter in fresh.parameters():
             parameter.zero_()
         fresh.load_state_dict(bits(student.state_dict()))
-        again = answer(fresh, inputs)
+        again = forward_heads(fresh, inputs)
     assert same(said, again), "the state does not hold all that the answer depends on"
 
 
@@ -201,67 +203,67 @@ def check_the_export_stands_alone(entry: Entry) -> None:
 
 
 @each_system
-def test_names_agree(entry: Entry) -> None:
+def test_names_agree(entry: SystemEntry) -> None:
     check_names(entry)
 
 
 @each_system
-def test_one_step_lowers_the_loss(entry: Entry) -> None:
+def test_one_step_lowers_the_loss(entry: SystemEntry) -> None:
     check_one_step_lowers_the_loss(entry)
 
 
 @each_system
-def test_the_teacher_is_left_alone(entry: Entry) -> None:
+def test_the_teacher_is_left_alone(entry: SystemEntry) -> None:
     check_the_teacher_is_left_alone(entry)
 
 
 @each_system
-def test_every_parameter_learns(entry: Entry) -> None:
+def test_every_parameter_learns(entry: SystemEntry) -> None:
     check_every_parameter_learns(entry)
 
 
 @each_system
-def test_same_seed_same_figures(entry: Entry) -> None:
+def test_same_seed_same_figures(entry: SystemEntry) -> None:
     check_same_seed_same_figures(entry)
 
 
 @each_system
-def test_resume_is_exact(entry: Entry, tmp_path: Path) -> None:
+def test_resume_is_exact(entry: SystemEntry, tmp_path: Path) -> None:
     check_resume_is_exact(entry, tmp_path)
 
 
 @each_system
-def test_cached_equals_live(entry: Entry, tmp_path: Path) -> None:
+def test_cached_equals_live(entry: SystemEntry, tmp_path: Path) -> None:
     check_cached_equals_live(entry, tmp_path)
 
 
 @each_system
-def test_the_export_stands_alone(entry: Entry) -> None:
+def test_the_export_stands_alone(entry: SystemEntry) -> None:
     check_the_export_stands_alone(entry)
 
 
 # -- the checks themselves -------------------------------------------------------------------------------------------
 
 
-def tiny(method: Method, seed: int, student: nn.Module | None = None) -> Lesson:
+def tiny(method: Method, seed: int, student: nn.Module | None = None) -> TrainingJob:
     made = torch.Generator().manual_seed(seed)
     inputs, labels = torch.randn(16, 4, generator=made), torch.randint(0, 3, (16,), generator=made)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         student = student or nn.Linear(4, 3)
         teacher = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3))
-    return Lesson(student, teacher, method, TensorData(inputs, labels), Settings(steps=6, batch_size=8, lr=0.01))
+    return TrainingJob(student, teacher, method, TensorData(inputs, labels), TrainingSettings(steps=6, batch_size=8, lr=0.01))
 
 
 @system("sound", kind="distillation")
 class Sound(Method):
     """The square of the difference of the logits, and nothing wrong with it."""
 
-    def terms(self, batch: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> dict[str, Tensor]:
+    def loss_terms(self, batch: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> dict[str, Tensor]:
         return {"mse": (student["logits"] - teacher["logits"]).square().mean()}
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         return tiny(cls(), seed)
 
 
@@ -294,16 +296,16 @@ class Forgetful(Sound):
     def after_step(self, student: nn.Module) -> None:
         self.count = getattr(self, "count", 0) + 1
 
-    def weights(self) -> dict[str, float]:
+    def loss_weights(self) -> dict[str, float]:
         return {"mse": 1.0 + getattr(self, "count", 0)}
 
 
 class Random(Sound):
     """Draws from a generator that no seed reaches."""
 
-    def terms(self, batch: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> dict[str, Tensor]:
+    def loss_terms(self, batch: Any, student: dict[str, Tensor], teacher: dict[str, Tensor]) -> dict[str, Tensor]:
         noise = torch.rand((), generator=torch.Generator().manual_seed(torch.Generator().seed()))
-        return {"mse": super().terms(batch, student, teacher)["mse"] * (1 + noise)}
+        return {"mse": super().loss_terms(batch, student, teacher)["mse"] * (1 + noise)}
 
 
 class Hooked(Sound):
@@ -315,8 +317,8 @@ class Hooked(Sound):
         return exported
 
 
-def entry_of(target: Any) -> Entry:
-    return Entry("sound", "distillation", "sound", target)
+def entry_of(target: Any) -> SystemEntry:
+    return SystemEntry("sound", "distillation", "sound", target)
 
 
 CHECKS = {
@@ -354,8 +356,8 @@ def test_a_cache_that_misses_is_caught(tmp_path: Path) -> None:
 
     class Drifting(Sound):
         @classmethod
-        def tiny(cls, seed: int) -> Lesson:
-            lesson = super().tiny(seed)
+        def tiny_job(cls, seed: int) -> TrainingJob:
+            lesson = super().tiny_job(seed)
             network = lesson.teacher.network
             network.register_forward_hook(lambda module, inputs, output: output + module.drift.add_(1e-3))
             network.drift = torch.zeros(())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage import digests, files, reading
+from tutelage import digests, reading, storage
 from tutelage.errors import InputError
 
 ROWS: list[Any] = [{"id": number, "text": "red \n cube", "box": [1.5, 2, 3]} for number in range(3)]
@@ -22,7 +22,7 @@ def flip(data: bytes, bit: int) -> bytes:
 
 
 def test_every_bit_of_sealed_json_lines_is_noticed(tmp_path: Path) -> None:
-    file = files.write_json_lines(tmp_path / "a.jsonl", ROWS, sealed=True)
+    file = storage.write_json_lines(tmp_path / "a.jsonl", ROWS, sealed=True)
     assert [row for _, row in reading.read_json_lines(file, sealed=True)] == ROWS
     data = file.read_bytes()
     for bit in range(8 * len(data)):
@@ -32,7 +32,7 @@ def test_every_bit_of_sealed_json_lines_is_noticed(tmp_path: Path) -> None:
 
 
 def test_every_bit_of_sealed_json_is_noticed(tmp_path: Path) -> None:
-    file = files.write_json(tmp_path / "a.json", {"rows": ROWS[:1], "width": 7}, sealed=True)
+    file = storage.write_json(tmp_path / "a.json", {"rows": ROWS[:1], "width": 7}, sealed=True)
     assert reading.read_json(file, sealed=True) == {"rows": ROWS[:1], "width": 7}
     data = file.read_bytes()
     for bit in range(8 * len(data)):
@@ -42,7 +42,7 @@ def test_every_bit_of_sealed_json_is_noticed(tmp_path: Path) -> None:
 
 
 def test_lines_that_are_missing_or_added_are_noticed(tmp_path: Path) -> None:
-    file = files.write_json_lines(tmp_path / "a.jsonl", ROWS, sealed=True)
+    file = storage.write_json_lines(tmp_path / "a.jsonl", ROWS, sealed=True)
     lines = file.read_bytes().splitlines(keepends=True)
     for changed in (lines[1:], lines[:-1], lines[:-2] + lines[-1:], [*lines, lines[0]], []):
         file.write_bytes(b"".join(changed))
@@ -51,7 +51,7 @@ def test_lines_that_are_missing_or_added_are_noticed(tmp_path: Path) -> None:
 
 
 def test_a_file_without_digest_is_read_where_none_is_required(tmp_path: Path) -> None:
-    file = files.write_json_lines(tmp_path / "a.jsonl", ROWS)
+    file = storage.write_json_lines(tmp_path / "a.jsonl", ROWS)
     assert len(list(reading.read_json_lines(file))) == 3
     assert digests.check_seal(b"{}", "f", "", required=False) is False
     with pytest.raises(InputError, match="no digest"):

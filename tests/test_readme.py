@@ -32,7 +32,7 @@ def test_the_ten_line_module_is_a_module_of_both_languages(tmp_path: Path) -> No
     use = """
 import numpy as np
 from tutelage.programs import viper, visprog
-from tutelage.programs.scheduler import Context, Job, run
+from tutelage.programs.scheduler import Job, RunContext, run
 from tutelage.modules.symbolic import symbolic_modules
 
 pixels = np.zeros((3, 8, 8), np.uint8)
@@ -43,7 +43,7 @@ lines = "BOX0=BRIGHTEST(image=IMAGE)\\nFINAL_RESULT=RESULT(var=BOX0)"
 function = "def execute_command(image):\\n    return brightest(image)"
 programs = visprog.parse(lines, signatures), viper.parse(function, signatures, isolate=False)
 for program in programs:
-    trace = run([Job("a", program, {"IMAGE": Image.from_array(pixels)})], Context(modules))[0]
+    trace = run([Job("a", program, {"IMAGE": Image.from_array(pixels)})], RunContext(modules))[0]
     print(trace.status, [tuple(map(int, box[:4])) for box in trace.answer], trace.error or "")
 """
     script.write_text(block + use)

@@ -10,7 +10,7 @@ import pytest
 
 from tutelage import workers
 from tutelage.errors import InputError, MissingExtra
-from tutelage.workers import Pool, WorkerLost, map_tasks
+from tutelage.workers import WorkerLost, WorkerPool, map_tasks
 
 
 def square(x: int) -> tuple[int, int]:
@@ -72,11 +72,11 @@ class Deaf:
 
 
 @pytest.fixture(scope="module")
-def ray() -> Iterator[Pool]:
+def ray() -> Iterator[WorkerPool]:
     found = pytest.importorskip("ray")
-    engine = workers._Ray(square, (), Pool("ray", 2), 1)
+    engine = workers._Ray(square, (), WorkerPool("ray", 2), 1)
     with engine:  # an instance that is up is used by every test, and started once
-        yield Pool("ray", 2)
+        yield WorkerPool("ray", 2)
     assert not found.is_initialized()
 
 
@@ -151,18 +151,18 @@ def test_what_cannot_be_sent_is_told_before_anything_runs() -> None:
 
 def test_a_pool_that_cannot_be_is_refused() -> None:
     with pytest.raises(InputError, match="no engine 'rya'") as caught:
-        Pool("rya")
+        WorkerPool("rya")
     assert "ray" in caught.value.remedy
     with pytest.raises(InputError, match="no address"):
-        Pool("local", 2, "auto")
+        WorkerPool("local", 2, "auto")
     with pytest.raises(InputError, match="0 workers"):
-        Pool("ray", 0)
+        WorkerPool("ray", 0)
 
 
 def test_ray_missing_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
     with pytest.raises(MissingExtra) as caught:
-        list(map_tasks(square, [(1,)], Pool("ray")))
+        list(map_tasks(square, [(1,)], WorkerPool("ray")))
     assert "tutelage[ray]" in caught.value.remedy
 
 
@@ -170,12 +170,12 @@ def test_ray_missing_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_cluster_at_the_address_is_told() -> None:  # before the tests below start an instance
     pytest.importorskip("ray")
     with pytest.raises(InputError, match="no Ray cluster") as caught:
-        list(map_tasks(square, [(1,)], Pool("ray", address="auto")))
+        list(map_tasks(square, [(1,)], WorkerPool("ray", address="auto")))
     assert caught.value.where == "auto"
 
 
 @pytest.mark.slow
-def test_ray_gives_the_same_in_the_same_order(ray: Pool) -> None:
+def test_ray_gives_the_same_in_the_same_order(ray: WorkerPool) -> None:
     results = list(map_tasks(square, [(i,) for i in range(6)], ray))
     assert [value for value, _ in results] == [0, 1, 4, 9, 16, 25]
     assert os.getpid() not in {pid for _, pid in results}
@@ -184,13 +184,13 @@ def test_ray_gives_the_same_in_the_same_order(ray: Pool) -> None:
 
 
 @pytest.mark.slow
-def test_ray_does_a_lost_workers_task_again(ray: Pool, tmp_path: Path) -> None:
+def test_ray_does_a_lost_workers_task_again(ray: WorkerPool, tmp_path: Path) -> None:
     assert list(map_tasks(killed_once, [(x,) for x in range(6)], ray, common=(tmp_path,))) == [0, 10, 20, 30, 40, 50]
     assert sorted((tmp_path / "done").read_text().split()) == list("012345")
 
 
 @pytest.mark.slow
-def test_rays_errors_are_ours(ray: Pool) -> None:
+def test_rays_errors_are_ours(ray: WorkerPool) -> None:
     with pytest.raises(InputError, match="task 1") as told:
         list(map_tasks(fail, [(1,), (2,)], ray))
     assert (told.value.where, told.value.remedy) == ("file:3", "mend it")

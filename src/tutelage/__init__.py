@@ -14,10 +14,11 @@ _HOMES = {
     "TutelageError": "tutelage.errors",
     "Image": "tutelage.programs.values",
     "Box": "tutelage.programs.values",
-    "module": "tutelage.modules.function",
+    "module": "tutelage.modules.function_module",
     "load": "tutelage.modules.visual_module",
+    "distill": "tutelage.distillation.api",
 }
-_PACKAGES = ("sdvp", "distill", "programs", "modules", "tasks", "systems")
+_PACKAGES = ("sdvp", "distillation", "programs", "modules", "datasets", "systems")
 
 __all__ = ["__version__", *_HOMES, *_PACKAGES]  # noqa: PLE0604
 

@@ -27,26 +27,26 @@ from types import MappingProxyType
 from typing import NamedTuple
 
 from tutelage.errors import InputError, did_you_mean
-from tutelage.files import cache_home, write_bytes
+from tutelage.storage import cache_home, write_bytes
 
 
-class AssetAbsent(InputError):
+class AssetNotFound(InputError):
     """The asset is not on this machine; the remedy names the command that brings it."""
 
 
-class WrongHash(InputError):
+class HashMismatch(InputError):
     """A file is not the one that was published: which file, the hash that is wanted, the hash that was found."""
 
 
-class ClientMissing(InputError):
+class PackageManagerMissing(InputError):
     """The client that brings the asset's package (pip, npm or apt) is not installed."""
 
 
-class FetchFailed(InputError):
+class DownloadFailed(InputError):
     """The client could not bring the package: no network, no such version, or a package without the file."""
 
 
-class Part(NamedTuple):
+class AssetFile(NamedTuple):
     """A file of an asset: its place in the package, and its SHA-256."""
 
     path: str
@@ -64,7 +64,7 @@ class Asset:
     bytes: int
     licence: str
     contract: str
-    files: Mapping[str, Part]
+    files: Mapping[str, AssetFile]
     version: str | None = None
 
     @property
@@ -96,7 +96,7 @@ def manifest() -> Mapping[str, Asset]:
 
 
 def _asset(name: str, entry: dict) -> Asset:
-    return Asset(name, **{**entry, "files": {key: Part(**part) for key, part in entry["files"].items()}})
+    return Asset(name, **{**entry, "files": {key: AssetFile(**part) for key, part in entry["files"].items()}})
 
 
 def asset(name: str) -> Asset:
@@ -119,7 +119,7 @@ def paths(name: str) -> dict[str, Path]:
     """
     found = asset(name).find()
     if found is None:
-        raise AssetAbsent("not on this machine", where=f"asset {name}", remedy=f"tutelage assets fetch {name}")
+        raise AssetNotFound("not on this machine", where=f"asset {name}", remedy=f"tutelage assets fetch {name}")
     return found
 
 
@@ -145,8 +145,8 @@ def verify(name: str) -> dict[str, Path]:
     return found
 
 
-def fetch(name: str, again: bool = False) -> dict[str, Path]:
-    """Where the asset's files lie, after its client has brought them, if they were not here or are wanted ``again``.
+def fetch(name: str, force: bool = False) -> dict[str, Path]:
+    """Where the asset's files lie, after its client has brought them, if they were not here or are wanted ``force``.
 
     Files appear in the cache whole or not at all, and only if their hashes are the published ones. Other assets out of the
     same package are kept along with it: a package is brought once.
@@ -155,15 +155,17 @@ def fetch(name: str, again: bool = False) -> dict[str, Path]:
         ClientMissing, FetchFailed, WrongHash: it cannot be had; see there.
     """
     wanted = asset(name)
-    if not again and wanted.find() is not None:
+    if not force and wanted.find() is not None:
         return verify(name)
     with tempfile.TemporaryDirectory() as scratch:
-        root = _BRING[wanted.client](wanted, Path(scratch))
+        root = _DOWNLOAD[wanted.client](wanted, Path(scratch))
         data = {}
-        for entry in _together(wanted):
+        for entry in _assets_of_package(wanted):
             for file, part in entry.files.items():
                 if not (root / part.path).is_file():
-                    raise FetchFailed(f"the package has no {part.path}", where=wanted.source, remedy="is it the published package?")
+                    raise DownloadFailed(
+                        f"the package has no {part.path}", where=wanted.source, remedy="is it the published package?"
+                    )
                 remedy = "the package is not the published one: report it, do not use it"
                 data[entry.folder / file] = checked(root / part.path, part.sha256, remedy)
         for path, content in data.items():
@@ -171,7 +173,7 @@ def fetch(name: str, again: bool = False) -> dict[str, Path]:
     return {file: wanted.folder / file for file in wanted.files}
 
 
-def _together(wanted: Asset) -> list[Asset]:
+def _assets_of_package(wanted: Asset) -> list[Asset]:
     """The assets of the same package, ``wanted`` among them."""
     return [entry for entry in manifest().values() if (entry.client, entry.source) == (wanted.client, wanted.source)]
 
@@ -185,7 +187,7 @@ def checked(path: Path, sha256: str, remedy: str) -> bytes:
     data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != sha256:
-        raise WrongHash(f"not the published file: wanted SHA-256 {sha256}, found {found}", where=path, remedy=remedy)
+        raise HashMismatch(f"not the published file: wanted SHA-256 {sha256}, found {found}", where=path, remedy=remedy)
     return data
 
 
@@ -197,38 +199,40 @@ def _installed_by_pip(wanted: Asset) -> Path | None:
     return None
 
 
-def _bring_by_pip(wanted: Asset, scratch: Path) -> Path:
+def _download_with_pip(wanted: Asset, scratch: Path) -> Path:
     """A wheel, unpacked; never a source package, whose installation would run its code."""
     pip = [sys.executable, "-m", "pip", "--retries", "1"] if importlib.util.find_spec("pip") else None
     uv = ["uv", "pip"] if shutil.which("uv") else None
     if pip is None and uv is None:
-        raise ClientMissing("neither pip nor uv is installed", where=wanted.source, remedy="python -m ensurepip")
+        raise PackageManagerMissing("neither pip nor uv is installed", where=wanted.source, remedy="python -m ensurepip")
     options = ["--no-deps", "--only-binary", ":all:", "--target", str(scratch / "out"), wanted.source]
     _run([*(pip or uv or ()), "install", "--quiet", *options], wanted, scratch)
     return scratch / "out"
 
 
-def _bring_by_npm(wanted: Asset, scratch: Path) -> Path:
+def _download_with_npm(wanted: Asset, scratch: Path) -> Path:
     """The published tarball; no script of the package is run."""
-    _need(["npm"], wanted, "install Node.js, which brings npm (apt-get install npm)")
+    _require_programs(["npm"], wanted, "install Node.js, which brings npm (apt-get install npm)")
     _run(["npm", "pack", "--silent", "--ignore-scripts", f"{wanted.package}@{wanted.version}"], wanted, scratch)
-    names = {f"package/{part.path}" for entry in _together(wanted) for part in entry.files.values()}
-    packed = _one(scratch, "*.tgz", wanted)
+    names = {f"package/{part.path}" for entry in _assets_of_package(wanted) for part in entry.files.values()}
+    packed = _only_file(scratch, "*.tgz", wanted)
     try:
         with tarfile.open(packed, "r:gz") as archive:
             for member in archive:
                 if member.name in names and member.isfile():
                     write_bytes(scratch / member.name, archive.extractfile(member).read())  # type: ignore[union-attr]
     except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise FetchFailed(f"not a whole package: {error}", where=wanted.source, remedy="try again") from error
+        raise DownloadFailed(f"not a whole package: {error}", where=wanted.source, remedy="try again") from error
     return scratch / "package"
 
 
-def _bring_by_apt(wanted: Asset, scratch: Path) -> Path:
+def _download_with_apt(wanted: Asset, scratch: Path) -> Path:
     """The Debian package, unpacked without root and without installing anything."""
-    _need(["apt-get", "dpkg"], wanted, f"on Debian or Ubuntu: apt-get update; or install {wanted.package} by other means")
+    _require_programs(
+        ["apt-get", "dpkg"], wanted, f"on Debian or Ubuntu: apt-get update; or install {wanted.package} by other means"
+    )
     _run(["apt-get", "download", wanted.source], wanted, scratch)
-    _run(["dpkg", "-x", str(_one(scratch, "*.deb", wanted)), "out"], wanted, scratch)
+    _run(["dpkg", "-x", str(_only_file(scratch, "*.deb", wanted)), "out"], wanted, scratch)
     return scratch / "out"
 
 
@@ -237,19 +241,23 @@ _INSTALLED: Mapping[str, Callable[[Asset], Path | None]] = {
     "npm": lambda wanted: None,
     "apt": lambda wanted: Path("/"),
 }
-_BRING: Mapping[str, Callable[[Asset, Path], Path]] = {"pip": _bring_by_pip, "npm": _bring_by_npm, "apt": _bring_by_apt}
+_DOWNLOAD: Mapping[str, Callable[[Asset, Path], Path]] = {
+    "pip": _download_with_pip,
+    "npm": _download_with_npm,
+    "apt": _download_with_apt,
+}
 
 
-def _need(programs: list[str], wanted: Asset, remedy: str) -> None:
+def _require_programs(programs: list[str], wanted: Asset, remedy: str) -> None:
     for program in programs:
         if shutil.which(program) is None:
-            raise ClientMissing(f"there is no {program} to fetch it", where=wanted.source, remedy=remedy)
+            raise PackageManagerMissing(f"there is no {program} to fetch it", where=wanted.source, remedy=remedy)
 
 
-def _one(folder: Path, pattern: str, wanted: Asset) -> Path:
+def _only_file(folder: Path, pattern: str, wanted: Asset) -> Path:
     found = list(folder.glob(pattern))
     if len(found) != 1:
-        raise FetchFailed(f"{wanted.client} brought {len(found)} packages", where=wanted.source, remedy="try again")
+        raise DownloadFailed(f"{wanted.client} brought {len(found)} packages", where=wanted.source, remedy="try again")
     return found[0]
 
 
@@ -258,6 +266,6 @@ def _run(command: list[str], wanted: Asset, folder: Path) -> None:
     if done.returncode:
         told = " ".join((done.stderr or done.stdout).split())[-300:]
         remedy = "is there a network, or a mirror in the client's settings? Files from elsewhere: put them into "
-        raise FetchFailed(
+        raise DownloadFailed(
             f"{wanted.client} failed: {told}", where=wanted.source, remedy=f"{remedy}{wanted.folder} under their names"
         )

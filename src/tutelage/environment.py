@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 
-def collect_rarely() -> None:
+def tune_garbage_collector() -> None:
     """Have the garbage collector look after every 200,000 new objects instead of 700.
 
     Traces and records are many, long-lived and free of cycles: sweeping them finds nothing. For
@@ -43,7 +43,7 @@ def machine() -> str:
     return f"{platform.system()} {platform.machine()}, {processor}, {gib:.0f} GiB"
 
 
-def environment(seeds: Sequence[int] = ()) -> dict[str, Any]:
+def run_metadata(seeds: Sequence[int] = ()) -> dict[str, Any]:
     """``{command, seeds, versions, machine, cores}``; ``cores`` are those this process may use."""
     from tutelage import __version__
 
@@ -79,16 +79,16 @@ class PeakMemory:
         self._stop.set()
         self._thread.join()
         if not self.mib:
-            self.mib = own_memory()
+            self.mib = process_memory()
 
     def _watch(self) -> None:
         while True:
-            self.mib = max(self.mib, sum(map(_held, _family(os.getpid()))))
+            self.mib = max(self.mib, sum(map(_proportional_memory, _family(os.getpid()))))
             if self._stop.wait(0.5):
                 return
 
 
-def own_memory(field: str = "VmHWM") -> float:
+def process_memory(field: str = "VmHWM") -> float:
     """VmRSS (now) or VmHWM (the most) of this process in MiB; without ``/proc`` the most either way, which on Linux would
     count what the parent held when it started us."""
     try:
@@ -107,7 +107,7 @@ def _family(pid: int) -> list[int]:
     return [pid, *(p for child in children for p in _family(child))]
 
 
-def _held(pid: int) -> float:
+def _proportional_memory(pid: int) -> float:
     """The proportional set size of one process in MiB; 0 where it is gone."""
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():

@@ -108,7 +108,7 @@ def read_json(path: str | Path, max_bytes: int = MAX_BYTES, *, sealed: bool = Fa
 def read_json_lines(path: str | Path, *, sealed: bool = False, remedy: str = DAMAGED) -> Iterator[tuple[int, Any]]:
     """Yield (line number from 1, value) for each line of a JSON-lines file, holding one line at a time.
 
-    Where the last line is a digest, as :func:`tutelage.files.write_json_lines` seals a file, it is checked and not yielded.
+    Where the last line is a digest, as :func:`tutelage.storage.write_json_lines` seals a file, it is checked and not yielded.
 
     Args:
         path: the file.

@@ -24,7 +24,7 @@ KINDS = (
 
 
 @dataclass(frozen=True)
-class Entry:
+class SystemEntry:
     """One registered system: its name, kind, card, and the class or function that is it."""
 
     name: str
@@ -48,7 +48,7 @@ def system(name: str, *, kind: str, card: str | None = None) -> Callable[[Any], 
         raise InputError(f"unknown kind {kind!r} of system {name!r}", remedy=did_you_mean(kind, list(KINDS)))
 
     def mark(target: Any) -> Any:
-        target.system_entry = Entry(name, kind, card or name, target)
+        target.system_entry = SystemEntry(name, kind, card or name, target)
         return target
 
     return mark
@@ -61,19 +61,19 @@ def _modules(package: str) -> Iterator[Any]:
             yield found.name, package
 
 
-def systems(package: str = "tutelage.systems") -> dict[str, Entry]:
+def systems(package: str = "tutelage.systems") -> dict[str, SystemEntry]:
     """Every system in ``package``, by name, in the order of the folder."""
-    entries: dict[str, Entry] = {}
+    entries: dict[str, SystemEntry] = {}
     for module_name, home in _modules(package):
         module = importlib.import_module(f"{home}.{module_name}")
         for target in vars(module).values():
             entry = vars(target).get("system_entry") if hasattr(target, "__dict__") else None
-            if isinstance(entry, Entry) and f"{target.__module__}.".startswith(f"{module.__name__}."):
+            if isinstance(entry, SystemEntry) and f"{target.__module__}.".startswith(f"{module.__name__}."):
                 entries[entry.name] = entry
     return entries
 
 
-def find(name: str, package: str = "tutelage.systems") -> Entry:
+def find(name: str, package: str = "tutelage.systems") -> SystemEntry:
     """The system ``name``.
 
     Raises:

@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tutelage.environment import collect_rarely
+from tutelage.environment import tune_garbage_collector
 from tutelage.errors import InputError, MissingExtra, TutelageError, did_you_mean
 
 ENGINES = ("local", "ray")
@@ -32,10 +32,10 @@ class WorkerLost(TutelageError):
 
 
 @dataclass(frozen=True)
-class Pool:
+class WorkerPool:
     """Where tasks are computed, and how many at once.
 
-    ``engine``: ``local``, processes of this machine; or ``ray`` (extra ``ray``), this machine, or the cluster at ``address``
+    ``backend``: ``local``, processes of this machine; or ``ray`` (extra ``ray``), this machine, or the cluster at ``address``
     (``auto``, or the HOST:PORT of its head), where files must lie on storage that every node sees. ``workers`` None: one a
     core.
 
@@ -56,15 +56,15 @@ class Pool:
             raise InputError(f"{self.workers} workers", where="workers", remedy="at least 1")
 
 
-def processes(asked: int | None = None) -> int:
-    """How many workers to use: ``asked``, else the cores this process may use."""
-    return asked if asked else len(os.sched_getaffinity(0))
+def processes(requested: int | None = None) -> int:
+    """How many workers to use: ``requested``, else the cores this process may use."""
+    return requested if requested else len(os.sched_getaffinity(0))
 
 
 def map_tasks(
     function: Callable[..., Any],
     tasks: Sequence[tuple[Any, ...]],
-    pool: Pool | int | None = None,
+    pool: WorkerPool | int | None = None,
     *,
     common: tuple[Any, ...] = (),
     names: Sequence[str] = (),
@@ -79,7 +79,7 @@ def map_tasks(
         InputError: what the workers need cannot be sent to them; no Ray cluster at the address.
         MissingExtra: Ray is asked for and not installed.
     """
-    pool = pool if isinstance(pool, Pool) else Pool(workers=pool)
+    pool = pool if isinstance(pool, WorkerPool) else WorkerPool(workers=pool)
     titles = names or [f"task {number} of {len(tasks)}" for number in range(1, len(tasks) + 1)]
     if pool.engine == "local" and min(processes(pool.workers), len(tasks)) <= 1:
         for task, title in zip(tasks, titles, strict=True):
@@ -90,7 +90,7 @@ def map_tasks(
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
+def single_threaded() -> Iterator[None]:
     """Have this process compute as a worker does; afterwards with as many threads as before."""
     import torch
 
@@ -102,7 +102,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class _Engine(Protocol):
+class _Backend(Protocol):
     ahead: int  # tasks sent and not yet done; more than there are workers, so that none waits for its next one
 
     def start(self, task: tuple[Any, ...], title: str) -> Any: ...
@@ -112,19 +112,19 @@ class _Engine(Protocol):
     def result(self, handle: Any, task: tuple[Any, ...], title: str) -> Any: ...
 
 
-def _in_order(engine: _Engine, tasks: Sequence[tuple[Any, ...]], titles: Sequence[str]) -> Iterator[Any]:
+def _in_order(backend: _Backend, tasks: Sequence[tuple[Any, ...]], titles: Sequence[str]) -> Iterator[Any]:
     """Keep workers supplied, and give results in the order of the tasks."""
     flying: dict[Any, int] = {}
     finished: dict[int, Any] = {}
     last, sent, given = len(tasks), 0, 0
     while given < last:
-        while sent < last and len(flying) < engine.ahead:
-            flying[engine.start(tasks[sent], titles[sent])] = sent
+        while sent < last and len(flying) < backend.ahead:
+            flying[backend.start(tasks[sent], titles[sent])] = sent
             sent += 1
-        handle = engine.first(list(flying))
+        handle = backend.first(list(flying))
         number = flying.pop(handle)
         try:
-            finished[number] = engine.result(handle, tasks[number], titles[number])
+            finished[number] = backend.result(handle, tasks[number], titles[number])
         except Exception as error:  # raised when its turn comes: the tasks before it are under way
             finished[number], last = _Failed(error), min(last, number + 1)
         while given in finished:
@@ -140,10 +140,10 @@ class _Failed:
     error: Exception
 
 
-def _do(function: Callable[..., Any], given: tuple[Any, ...], title: str) -> Any:
+def _do(function: Callable[..., Any], args: tuple[Any, ...], title: str) -> Any:
     """The task's result; memory that runs out is named."""
     try:
-        return function(*given)
+        return function(*args)
     except (MemoryError, RuntimeError) as error:  # torch's allocators raise a RuntimeError
         if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
             raise _lost(title, "ran out of memory") from error
@@ -177,7 +177,7 @@ def _start(packed: bytes) -> None:
 def _settle() -> None:
     import torch
 
-    collect_rarely()
+    tune_garbage_collector()
     torch.set_num_threads(1)
 
 
@@ -190,7 +190,7 @@ class _Local:
     """Processes of this machine. Where one is killed, Python ends them all: each task that was sent is then done again, alone
     in a process, so that the one to blame is known."""
 
-    def __init__(self, function: Callable[..., Any], common: tuple[Any, ...], pool: Pool, tasks: int):
+    def __init__(self, function: Callable[..., Any], common: tuple[Any, ...], pool: WorkerPool, tasks: int):
         self.count = min(processes(pool.workers), tasks)
         self.ahead = 2 * self.count
         try:
@@ -263,7 +263,7 @@ def _ray_task(shared: tuple[Callable[..., Any], tuple[Any, ...]], task: tuple[An
 class _Ray:
     """Ray tasks. Ray itself sends a task again whose worker or node died. An instance that is up already is used, and left up."""
 
-    def __init__(self, function: Callable[..., Any], common: tuple[Any, ...], pool: Pool, tasks: int):
+    def __init__(self, function: Callable[..., Any], common: tuple[Any, ...], pool: WorkerPool, tasks: int):
         try:
             import ray
         except ImportError:

@@ -8,7 +8,7 @@ import torch
 
 from tutelage.bench import distill, distill_steps
 from tutelage.bench.distill_steps import ALONE, CACHED, HAND, ONLINE, OTHER, QUICK
-from tutelage.distill.trainer import Trainer
+from tutelage.distillation.trainer import Trainer
 from tutelage.errors import InputError
 
 
@@ -58,9 +58,11 @@ def test_what_cannot_be_measured_is_refused(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_every_way_teaches_the_same_student() -> None:
     """One step of the loop written by hand, and one of the trainer on the same batch, give the same weights."""
-    task = distill_steps.make_task(8, 8, "cpu", images=distill_steps.BATCH)
+    task = distill_steps.make_setup(8, 8, "cpu", images=distill_steps.BATCH)
     hand = distill_steps.hand_written(task)
-    mine = distill_steps.ours(task, distill_steps.KD(tau=4.0, alpha=0.9), distill_steps.Live(copy.deepcopy(task.teacher)))
+    mine = distill_steps.tutelage_step(
+        task, distill_steps.KD(tau=4.0, alpha=0.9), distill_steps.NetworkTeacher(copy.deepcopy(task.teacher))
+    )
     hand.step(), mine.step()
     for a, b in zip(hand.networks[0].state_dict().values(), mine.networks[0].state_dict().values()):
         assert torch.allclose(a.float(), b.float(), atol=1e-5)

@@ -10,7 +10,7 @@ from tutelage.bench.photos import PhotoQuestion, bench, read_photos, read_questi
 from tutelage.cli import main
 from tutelage.errors import InputError
 
-from ..modules.packaged.needed import needs, needs_photos
+from ..modules.pretrained.needed import needs, needs_photos
 
 TABLE = Path(__file__).parents[2] / "examples" / "photos" / "questions.jsonl"
 

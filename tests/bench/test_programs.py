@@ -5,7 +5,7 @@ import pytest
 from tutelage.bench.programs import measure
 from tutelage.errors import InputError
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.language import Call
+from tutelage.programs.types import Call
 
 from ..programs.stubs import Stub, by_name, loc, picture, vqa
 

@@ -8,14 +8,14 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from tutelage.sdvp import embedded
+from tutelage.sdvp import toy_modules
 
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options that name saved modules for every embedded one."""
     folder = tmp_path_factory.mktemp("modules")
-    saved = [module.save(folder / name) for name, module in embedded.generalists(0, quick=True).items()]
+    saved = [module.save(folder / name) for name, module in toy_modules.generalists(0, quick=True).items()]
     return [word for path in saved for word in ("--module", str(path))]
 
 

@@ -8,13 +8,13 @@ import numpy as np
 from typer.testing import CliRunner
 
 from tutelage.cli import main
-from tutelage.distill.data import TensorData
-from tutelage.distill.export import save_weights
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.networks import SmallCNN
-from tutelage.distill.supervised import Supervised
-from tutelage.distill.trainer import train
-from tutelage.systems._shared import built, toy_images
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.export import save_weights
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.small_models import SmallCNN
+from tutelage.distillation.supervised import Supervised
+from tutelage.distillation.trainer import train
+from tutelage.systems._toy import build_with_seed, toy_images
 
 RECIPE = """
 out = "{folder}/run"
@@ -48,9 +48,9 @@ def written(folder: Path, more: str = "") -> Path:
     data = toy_images(0, 96)
     for name, part in (("data", slice(0, 64)), ("test", slice(64, 96))):
         np.savez(folder / f"{name}.npz", inputs=data.inputs[part].numpy(), labels=data.labels[part].numpy())
-    teacher = built(lambda: SmallCNN(4, 8, 16), 0, "teacher")
-    settings = Settings(steps=40, batch_size=16, lr=1e-2)
-    train(Lesson(teacher, None, Supervised(), TensorData(data.inputs[:64], data.labels[:64]), settings))
+    teacher = build_with_seed(lambda: SmallCNN(4, 8, 16), 0, "teacher")
+    settings = TrainingSettings(steps=40, batch_size=16, lr=1e-2)
+    train(TrainingJob(teacher, None, Supervised(), TensorData(data.inputs[:64], data.labels[:64]), settings))
     save_weights(teacher, folder / "teacher.safetensors")
     file = folder / "recipe.toml"
     file.write_text((RECIPE + more).format(folder=folder))

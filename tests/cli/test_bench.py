@@ -7,7 +7,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from tutelage.bench.programs import ONE, PAIRS, on_device, world_questions
+from tutelage.bench.programs import ONE, PAIRS, on_device, synthetic_questions
 from tutelage.cli import main
 
 from ..modules.networks import ask, crops, vqa
@@ -36,7 +36,7 @@ def test_the_benchmark_of_programs_writes_its_figures(dsl: str, tmp_path: Path) 
 
 
 def test_the_measured_programs_are_2000_over_500_images() -> None:
-    questions = world_questions(0, ONE, PAIRS)
+    questions = synthetic_questions(0, ONE, PAIRS)
     images = {image.key for question in questions for image in question.images.values()}
     assert (len(questions), len(images)) == (2000, 500)
     assert {(image.width, image.height) for question in questions for image in question.images.values()} == {(48, 48)}

@@ -10,9 +10,9 @@ import torch
 
 from tutelage.cli._comparison import cache_facts, intervals
 from tutelage.cli._recipe import PACKAGED, load
-from tutelage.distill.export import load_weights
-from tutelage.distill.networks import SmallCNN
-from tutelage.distill.recipe import DataPart, read_recipe
+from tutelage.distillation.export import load_weights
+from tutelage.distillation.recipe import DataSpec, read_recipe
+from tutelage.distillation.small_models import SmallCNN
 from tutelage.errors import InputError
 
 from .recipes import CACHE, tutelage, written
@@ -61,7 +61,7 @@ def test_students_of_different_seeds_start_from_different_weights(tmp_path: Path
     from tutelage.cli._recipe import prepare
 
     job = prepare(read_recipe(written(tmp_path)))
-    first, again, second = (job.lesson(seed).student.head.weight for seed in (0, 0, 1))
+    first, again, second = (job.training_job(seed).student.head.weight for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, second)
 
 
@@ -98,13 +98,13 @@ def test_a_comparison_without_labels_is_refused_before_anything_is_trained(tmp_p
 def test_packaged_data_come_by_name_and_never_share_an_image() -> None:
     pytest.importorskip("sklearn")
     assert {"fashion-mnist", "digits", "mnist-5k"} == set(PACKAGED)
-    train, test = load(DataPart("digits"), "data", None)
+    train, test = load(DataSpec("digits"), "data", None)
     assert (len(train), len(test)) == (1400, 397) and train.inputs.shape[1:] == (1, 8, 8)
     assert 0 <= float(train.inputs.min()) and float(train.inputs.max()) <= 1
-    few, _ = load(DataPart("digits", labels=False, limit=10), "data", None)
+    few, _ = load(DataSpec("digits", labels=False, limit=10), "data", None)
     assert few.labels is None and torch.equal(few.inputs, train.inputs[:10])
     with pytest.raises(InputError, match="no data set"):
-        load(DataPart("imagenet"), "data", None)
+        load(DataSpec("imagenet"), "data", None)
 
 
 def test_intervals_and_verdicts_by_hand() -> None:

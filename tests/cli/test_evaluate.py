@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from tutelage.cli.main import app
 
-SPEC = importlib.util.spec_from_file_location("gqa_by_hand", Path(__file__).parents[1] / "tasks" / "test_gqa_metrics.py")
+SPEC = importlib.util.spec_from_file_location("gqa_by_hand", Path(__file__).parents[1] / "datasets" / "test_gqa_metrics.py")
 gqa_by_hand = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(gqa_by_hand)
 

@@ -14,10 +14,10 @@ import typer
 from typer.testing import CliRunner
 
 from tutelage import errors
-from tutelage.cli import common, folder, main
+from tutelage.cli import common, lazy, main
 
 FOLDER = Path(main.__file__).parent
-FOUND = folder.found_commands(FOLDER, "tutelage.cli")
+FOUND = lazy.found_commands(FOLDER, "tutelage.cli")
 runner = CliRunner()
 
 
@@ -26,7 +26,7 @@ def tutelage(*words: str, **options: object) -> subprocess.CompletedProcess[str]
 
 
 def test_every_command_file_is_found_with_a_name_and_a_help_line() -> None:
-    apps = {file.stem for file in FOLDER.glob("[!_]*.py")} - {"main", "common", "folder"}
+    apps = {file.stem for file in FOLDER.glob("[!_]*.py")} - {"main", "common", "lazy"}
     apps |= {file.parent.name for file in FOLDER.glob("[!_]*/__init__.py")}
     found = FOUND
     assert {command.module.rpartition(".")[2] for command in found.values()} == apps
@@ -39,7 +39,7 @@ def test_help_lists_every_command_and_imports_none() -> None:
     program = (
         "import sys; from tutelage.cli.main import app\n"
         "try: app(['--help'])\nexcept SystemExit as end: assert end.code == 0\n"
-        "heavy = {'torch', 'numpy', 'PIL', 'rich', 'jinja2', 'tutelage.cli.systems', 'tutelage.files'}\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'rich', 'jinja2', 'tutelage.cli.systems', 'tutelage.storage'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -58,7 +58,7 @@ def _commands(command: Any, words: tuple[str, ...]) -> Iterator[tuple[str, ...]]
 
 
 @pytest.mark.parametrize("found", FOUND.values(), ids=lambda found: found.name)
-def test_every_command_has_help_with_an_example(found: folder.Found) -> None:
+def test_every_command_has_help_with_an_example(found: lazy.CommandSpec) -> None:
     command = typer.main.get_command(importlib.import_module(found.module).app)
     for words in _commands(command, (found.name,)):
         result = runner.invoke(main.app, [*words, "--help"])
@@ -88,10 +88,10 @@ def test_the_debug_variable_lets_the_traceback_through() -> None:
     assert done.returncode != 0 and "Traceback" in done.stderr
 
 
-def _write(place: Path, text: str) -> folder.Found | None:
+def _write(place: Path, text: str) -> lazy.CommandSpec | None:
     file = place / "my_file.py"
     file.write_text(text)
-    return folder.read_command(file, "some.where")
+    return lazy.read_command(file, "some.where")
 
 
 def test_a_command_is_named_by_its_file_or_by_its_app(tmp_path: Path) -> None:
@@ -106,8 +106,8 @@ def test_a_folder_is_a_group_of_its_files(tmp_path: Path) -> None:
     group.mkdir()
     (group / "__init__.py").write_text('"""Things."""\nimport typer\napp = typer.Typer()\n')
     (group / "one.py").write_text('"""The first."""\nimport typer\napp = typer.Typer()\n')
-    assert folder.found_commands(tmp_path, "pack") == {"group": ("group", "Things.", "pack.group")}
-    assert folder.found_commands(group, "pack.group") == {"one": ("one", "The first.", "pack.group.one")}
+    assert lazy.found_commands(tmp_path, "pack") == {"group": ("group", "Things.", "pack.group")}
+    assert lazy.found_commands(group, "pack.group") == {"one": ("one", "The first.", "pack.group.one")}
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_bar_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_result_is_stamped() -> None:
-    stamp = common.environment([1, 2])
+    stamp = common.run_metadata([1, 2])
     assert set(stamp) == {"command", "seeds", "versions", "machine", "cores"}
     assert stamp["seeds"] == [1, 2] and stamp["cores"] >= 1 and set(stamp["versions"]) == {"tutelage", "python", "torch", "numpy"}
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 from tutelage.cli import main
 from tutelage.cli.run import _line
 from tutelage.programs.trace import Trace
-from tutelage.sdvp import embedded
+from tutelage.sdvp import toy_modules
 
 runner = CliRunner()
 COLOR = "B=LOC(image=IMAGE,object='circle')\nI=CROP(image=IMAGE,box=B)\nA=VQA(image=I,question='{}')\nFINAL_RESULT=RESULT(var=A)"
@@ -146,7 +146,7 @@ def test_words_outside_the_vocabulary_are_answered_and_counted(home: Path, taugh
     unknown = "A=LOC(image=IMAGE,object='zebra')\nB=COUNT(box=A)\nFINAL_RESULT=RESULT(var=B)"
     result, answers = batch(home, [row("vqa", COLOR.format("What color is the zebra?")), row("loc", unknown)], taught)
     assert [answer["status"] for answer in answers] == ["ok", "ok"]
-    assert answers[1]["answer"] == 0 and answers[0]["answer"] in dict(embedded.VOCABULARY.answers)["color"]
+    assert answers[1]["answer"] == 0 and answers[0]["answer"] in dict(toy_modules.VOCABULARY.answers)["color"]
     assert [answer["out_of_vocabulary"] for answer in answers] == [1, 1] and "2 calls out_of_vocabulary" in result.stderr
 
 

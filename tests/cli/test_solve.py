@@ -9,12 +9,12 @@ import pytest
 from typer.testing import CliRunner
 
 from tutelage.cli import main
-from tutelage.cli._programs import shown
+from tutelage.cli._programs import format_value
 from tutelage.programs.confidence import confidence, probability
-from tutelage.programs.trace import Origin, StepRecord, Trace
+from tutelage.programs.trace import RecordOrigin, StepRecord, Trace
 from tutelage.programs.values import Box
 
-from ..modules.packaged.needed import needs_networks
+from ..modules.pretrained.needed import needs_networks
 
 runner = CliRunner()
 
@@ -58,7 +58,7 @@ def test_what_cannot_be_solved_is_told_with_a_remedy(words: tuple[str, ...], cod
 
 
 def record(output: object, dist: dict[str, float] | None) -> StepRecord:
-    return StepRecord(Origin("x"), 0, 0, "M", "1", {}, output, dist)
+    return StepRecord(RecordOrigin("x"), 0, 0, "M", "1", {}, output, dist)
 
 
 def _trace(steps: list[StepRecord]) -> Trace:
@@ -77,8 +77,13 @@ def test_confidence_is_the_product_of_what_the_modules_say() -> None:
 
 def test_values_are_shown_in_few_words() -> None:
     boxes = [Box(0, 0, 1, 1, 0.5)] * 3
-    assert shown(boxes) == "[(0, 0, 1, 1) 0.50, (0, 0, 1, 1) 0.50, … 3 in all]"
-    assert (shown("red"), shown(0.123456), shown(True), len(shown("x" * 500))) == ("'red'", "0.1235", "True", 60)
+    assert format_value(boxes) == "[(0, 0, 1, 1) 0.50, (0, 0, 1, 1) 0.50, … 3 in all]"
+    assert (format_value("red"), format_value(0.123456), format_value(True), len(format_value("x" * 500))) == (
+        "'red'",
+        "0.1235",
+        "True",
+        60,
+    )
 
 
 def photo(folder: Path, width: int = 200, height: int = 150) -> Path:

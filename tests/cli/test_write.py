@@ -8,10 +8,10 @@ import pytest
 from typer.testing import CliRunner
 
 from tutelage.cli import main
-from tutelage.programs.writers import grammar
+from tutelage.programs.generators import grammar
 
 from ..modules.tiny_language_model import make_model
-from ..programs.writers.stub_server import PROGRAM, Reply, refused, said, serving
+from ..programs.generators.stub_server import PROGRAM, Reply, refused, said, serving
 
 runner = CliRunner()
 COLOR = "What color is the circle?"
@@ -29,7 +29,7 @@ def test_the_grammar_writes(dsl: str, tmp_path: Path) -> None:
     code, out, err = tutelage("write", COLOR, "How many signs are there?", "--dsl", dsl, "--json", tmp_path / "w.json")
     written = json.loads((tmp_path / "w.json").read_text())
     assert code == 0 and "programs: 2 ok" in out, err
-    assert [draft["text"] for draft in written["drafts"]][0] == grammar.write(COLOR)._asdict()[dsl]
+    assert [draft["text"] for draft in written["drafts"]][0] == grammar.generate(COLOR)._asdict()[dsl]
     assert written["counts"] == {"ok": 2} and written["writer"] == "grammar" and "usage" not in written
 
 
@@ -59,7 +59,7 @@ def test_stored_programs_and_functional_ones(tmp_path: Path) -> None:
     (tmp_path / "q.json").write_text(json.dumps({"07": asked}))
     semantic = ("--writer", "semantic", "--set", f"semantic.questions={tmp_path / 'q.json'}")
     code, out, err = tutelage("write", COLOR, "07", *semantic)
-    assert code == 0 and out.count(grammar.write(COLOR).visprog) == 2, err
+    assert code == 0 and out.count(grammar.generate(COLOR).visprog) == 2, err
 
 
 def at(url: str, folder: Path, **changes: object) -> list[str]:

@@ -15,36 +15,36 @@ import PIL.Image
 import torch
 from torch import nn
 
-from tutelage import files, reading
+from tutelage import reading, storage
 from tutelage.cli.run import _jobs
-from tutelage.distill.cache import Cache
-from tutelage.distill.cache_build import build
-from tutelage.distill.checkpoint import kept_records, read_tensors, write_tensors
-from tutelage.distill.data import TensorData
-from tutelage.distill.export import load_weights, save_weights
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.models import load_data
-from tutelage.distill.recipe import DataPart, read_recipe
-from tutelage.distill.supervised import Supervised
-from tutelage.modules.asking import AskConfig, Vqa
-from tutelage.modules.packaged.graph import read_graph
+from tutelage.datasets import gqa, nlvr2
+from tutelage.datasets.easy_vqa import _read as read_easy_vqa
+from tutelage.datasets.sampling import SampledIds, Subset
+from tutelage.distillation.cache import Cache
+from tutelage.distillation.cache_build import build
+from tutelage.distillation.checkpoint import read_tensors, truncate_log, write_tensors
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.export import load_weights, save_weights
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.recipe import DataSpec, read_recipe
+from tutelage.distillation.resolve import load_data
+from tutelage.distillation.supervised import Supervised
+from tutelage.modules.pretrained.tfjs_graph import read_graph
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.modules.visual_module import load as load_module
-from tutelage.modules.words import Vocabulary
-from tutelage.programs.cache import ResultCache, Stored
-from tutelage.programs.scheduler import Context, stream
-from tutelage.programs.trace import Origin, StepRecord
+from tutelage.modules.vocabulary import Vocabulary
+from tutelage.modules.vqa import FiLMConfig, Vqa
+from tutelage.programs.generators.completions import Completion, CompletionCache, CompletionRequest
+from tutelage.programs.generators.few_shot import Prompt
+from tutelage.programs.generators.from_file import read_programs
+from tutelage.programs.result_cache import CachedResult, ResultCache
+from tutelage.programs.scheduler import RunContext, stream
+from tutelage.programs.trace import RecordOrigin, StepRecord
 from tutelage.programs.values import Box, Image
-from tutelage.programs.writers.gold import read_programs
-from tutelage.programs.writers.prompts import Prompt
-from tutelage.programs.writers.responses import Ask, Completion, Responses
 from tutelage.reports import render_report
 from tutelage.reports.trace import trace_report
 from tutelage.sdvp import collect
 from tutelage.systems.quantized_distillation import packing
-from tutelage.tasks import gqa, nlvr2
-from tutelage.tasks.easy_vqa import _read as read_easy_vqa
-from tutelage.tasks.sampling import Part, Sample
 
 from ..reports import made_up_comparison, made_up_results, made_up_trace
 
@@ -111,27 +111,27 @@ def batch(folder: Path) -> Path:
 
 def run_batch(file: Path) -> None:
     modules = dict(symbolic_modules())
-    for trace in stream(_jobs(file, file.parent, modules, lambda name: None, Counter()), Context(modules)):
+    for trace in stream(_jobs(file, file.parent, modules, lambda name: None, Counter()), RunContext(modules)):
         trace.to_json()
 
 
 def records(folder: Path) -> Path:
     image = Image.from_array(np.zeros((3, 6, 5), np.uint8))
     args = {"image": image.crop(0, 0, 3, 3), "object": "cube", "boxes": [Box(0, 1, 2, 3, 0.5)]}
-    found = [StepRecord(Origin("q", "t", "s", "visprog", "h"), 0, 0, "LOC", "1", args, [Box(1, 2, 3, 4)], {"found": 0.5})]
-    collect.save({"LOC": found}, folder)
+    found = [StepRecord(RecordOrigin("q", "t", "s", "visprog", "h"), 0, 0, "LOC", "1", args, [Box(1, 2, 3, 4)], {"found": 0.5})]
+    collect.save_records({"LOC": found}, folder)
     return folder / "LOC.jsonl"
 
 
 def read_records(file: Path) -> None:
-    for found in collect.load(file.parent).values():
+    for found in collect.load_records(file.parent).values():
         for record in found:
             assert record.input_hash and record.to_json()
 
 
 def cache(folder: Path) -> Path:
     samples = TensorData(torch.arange(48.0).reshape(12, 4), torch.arange(12) % 3)
-    lesson = Lesson(nn.Linear(4, 3), nn.Linear(4, 3), Supervised(), samples, Settings(steps=2, batch_size=4), "fuzz")
+    lesson = TrainingJob(nn.Linear(4, 3), nn.Linear(4, 3), Supervised(), samples, TrainingSettings(steps=2, batch_size=4), "fuzz")
     build(lesson, folder)
     return folder / "cache.json"
 
@@ -145,7 +145,7 @@ VOCABULARY = Vocabulary((("color", ("red", "green")), ("yes/no", ("yes", "no")))
 
 
 def module(folder: Path) -> Path:
-    return Vqa.build(AskConfig(VOCABULARY, width=4, pixels=16), 0).save(folder) / "config.json"
+    return Vqa.build(FiLMConfig(VOCABULARY, width=4, pixels=16), 0).save(folder) / "config.json"
 
 
 def module_weights(folder: Path) -> Path:
@@ -172,30 +172,30 @@ def packed(folder: Path) -> Path:
 
 def results(folder: Path) -> Path:
     with ResultCache(folder / "r.sqlite") as kept:
-        kept.put(symbolic_modules()["LIST"], "key", Stored(["red"], {"red": 1.0}))
+        kept.put(symbolic_modules()["LIST"], "key", CachedResult(["red"], {"red": 1.0}))
     return folder / "r.sqlite"
 
 
 def read_results(file: Path) -> None:
     with ResultCache(file) as kept:
         kept.get(symbolic_modules()["LIST"], "key")
-        kept.put(symbolic_modules()["LIST"], "other", Stored("red"))
+        kept.put(symbolic_modules()["LIST"], "other", CachedResult("red"))
 
 
 def run_folder(folder: Path) -> Path:
-    files.RunFolder(folder, {"a": 1})
+    storage.RunFolder(folder, {"a": 1})
     return folder / "run.json"
 
 
 def sample(folder: Path) -> Path:
-    return Sample({"seed": 1}, {"a": Part("train", "balanced", ("1", "2"))}).save(folder / "s.json")
+    return SampledIds({"seed": 1}, {"a": Subset("train", "balanced", ("1", "2"))}).save(folder / "s.json")
 
 
-ASKED = ({"model": "m"}, Ask(Prompt("rules", ("turn",)), 0.0, 0))
+ASKED = ({"model": "m"}, CompletionRequest(Prompt("rules", ("turn",)), 0.0, 0))
 
 
 def responses(folder: Path) -> Path:
-    Responses(folder).put(*ASKED, Completion("A=RESULT(var=1)", "stop", 0.5))
+    CompletionCache(folder).put(*ASKED, Completion("A=RESULT(var=1)", "stop", 0.5))
     return next(folder.rglob("*.json"))
 
 
@@ -259,17 +259,17 @@ FORMATS = MappingProxyType(
         "module, resealed": Format(module, lambda file: load_module(file.parent), resealed=True),
         "module's weights": Format(module_weights, lambda file: load_module(file.parent)),
         "records": Format(records, read_records),
-        "log": Format(text("log.jsonl", '{"step": 1, "loss": 2.0}\n{"step": 2}\n'), lambda file: kept_records(file, 5)),
-        "arrays": Format(arrays, lambda file: load_data(DataPart(file=str(file)))),
+        "log": Format(text("log.jsonl", '{"step": 1, "loss": 2.0}\n{"step": 2}\n'), lambda file: truncate_log(file, 5)),
+        "arrays": Format(arrays, lambda file: load_data(DataSpec(file=str(file)))),
         "packed weights": Format(packed, lambda file: packing.unpack(file.read_bytes())),
         "results": Format(results, read_results),
-        "responses": Format(responses, lambda file: Responses(file.parent.parent).get(*ASKED)),
+        "responses": Format(responses, lambda file: CompletionCache(file.parent.parent).get(*ASKED)),
         "graph": Format(graph, lambda file: read_graph(file.read_bytes(), b"\0\0\0\0")),
         "study": Format(study, lambda file: render_report(file)),
         "comparison": Format(comparison, lambda file: render_report(file)),
         "trace": Format(data("t.json", made_up_trace.trace()), trace_page),
-        "run folder": Format(run_folder, lambda file: files.RunFolder(file.parent, {"a": 1})),
-        "sample": Format(sample, Sample.load),
+        "run folder": Format(run_folder, lambda file: storage.RunFolder(file.parent, {"a": 1})),
+        "sample": Format(sample, SampledIds.load),
         "gqa questions": Format(data("q.json", {"1": GQA_QUESTION}), lambda file: list(gqa.read_questions(file))),
         "scene graphs": Format(
             data("g.json", {"n1": {"width": 64, "height": 48, "objects": {"7": BOWL}}}),

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from tutelage.modules.asking import AskConfig, Verify, Vqa
-from tutelage.modules.locating import Loc, LocConfig
-from tutelage.modules.words import Vocabulary
-from tutelage.programs.language import Call
+from tutelage.modules.detection import Loc, LocConfig
+from tutelage.modules.vocabulary import Vocabulary
+from tutelage.modules.vqa import FiLMConfig, Verify, Vqa
+from tutelage.programs.types import Call
 from tutelage.programs.values import Image
 
 VOCABULARY = Vocabulary(
@@ -33,15 +33,15 @@ def louder(module: Loc) -> Loc:
     network = module.copy_network()
     torch.nn.init.constant_(network.out.bias[: len(CLASSES)], 0.0)
     torch.nn.init.normal_(network.out.weight, std=0.3, generator=torch.Generator().manual_seed(1))
-    return module.taught(network)
+    return module.with_network(network)
 
 
 def vqa(seed: int = 0) -> Vqa:
-    return Vqa.build(AskConfig(VOCABULARY, width=4, pixels=16), seed)
+    return Vqa.build(FiLMConfig(VOCABULARY, width=4, pixels=16), seed)
 
 
 def verify(seed: int = 0) -> Verify:
-    return Verify.build(AskConfig(VOCABULARY, width=4, pixels=16), seed)
+    return Verify.build(FiLMConfig(VOCABULARY, width=4, pixels=16), seed)
 
 
 def find(image: Image, phrase: str) -> Call:

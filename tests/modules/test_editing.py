@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tutelage.modules.connected_components import label
 from tutelage.modules.editing import classify_with, list_with
-from tutelage.modules.regions import label
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.language import Call, RuntimeFailure
+from tutelage.programs.types import Call, RuntimeFailure
 from tutelage.programs.values import Box, Image, Object
 
 MODULES = symbolic_modules()

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from tutelage.errors import InputError
-from tutelage.modules.asking import Verify, Vqa
 from tutelage.modules.visual_module import VisualModule, load
+from tutelage.modules.vqa import Verify, Vqa
 
 from .networks import loc, verify, vqa
 
@@ -58,6 +58,6 @@ def test_weights_that_two_layers_share_are_saved(tmp_path: Path) -> None:
     network.twin = torch.nn.Linear(4, 4)
     network.other = torch.nn.Linear(4, 4)
     network.other.weight = network.twin.weight
-    folder = module.taught(network).save(tmp_path / "kept")
+    folder = module.with_network(network).save(tmp_path / "kept")
     weights = load_file(folder / "weights.safetensors")
     assert torch.equal(weights["twin.weight"], weights["other.weight"])

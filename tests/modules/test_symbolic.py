@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.language import Call, Module, ProgramFailure, RuntimeFailure
+from tutelage.programs.types import Call, Module, ProgramFailure, RuntimeFailure
 from tutelage.programs.values import Box, Image
 
 MODULES = symbolic_modules()

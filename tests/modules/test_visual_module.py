@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.errors import InputError, StaleError, StorageError
-from tutelage.modules.rows import hash_index, padded, seeded, shared_rows
-from tutelage.modules.visual_module import Exercise, Label, VisualModule, class_targets, load
-from tutelage.programs.language import Module
+from tutelage.modules.rows import build_with_seed, group_by_image, hash_index, pad_ids
+from tutelage.modules.visual_module import CallLabel, TrainingExamples, VisualModule, class_targets, load
+from tutelage.programs.types import Module
 
 from .networks import ask, check, crops, find, loc, picture, verify, vqa
 
@@ -28,7 +28,7 @@ def changed(module: VisualModule) -> VisualModule:
     network = module.copy_network()
     with torch.no_grad():
         next(network.parameters()).add_(0.01)
-    return module.taught(network)
+    return module.with_network(network)
 
 
 @each
@@ -183,7 +183,7 @@ def test_a_folder_that_cannot_be_written_is_told_and_nothing_is_left(tmp_path: P
 def test_a_module_learns_from_its_own_calls_alone() -> None:
     """Isolation: an exercise of one module holds nothing of another's network or calls."""
     one, other = vqa(), verify()
-    exercise = one.exercise([ask(image, "Is the star red?") for image in crops(2)], [Label("yes"), Label("no")])
+    exercise = one.training_examples([ask(image, "Is the star red?") for image in crops(2)], [CallLabel("yes"), CallLabel("no")])
     assert set(exercise.targets) == set(one.heads) and not set(one.heads) & set(other.heads)
     kept = other.version
     for parameter in one.copy_network().parameters():
@@ -196,15 +196,15 @@ def test_a_module_learns_from_its_own_calls_alone() -> None:
 
 
 def test_class_targets_are_ids_and_probabilities() -> None:
-    hard, soft = class_targets([Label("b"), Label("a", {"a": 0.75, "b": 0.25})], ["a", "b"], "X")
+    hard, soft = class_targets([CallLabel("b"), CallLabel("a", {"a": 0.75, "b": 0.25})], ["a", "b"], "X")
     assert hard.tolist() == [1, 0] and soft.tolist() == [[0, 1], [0.75, 0.25]]
     with pytest.raises(InputError, match="'c' is no answer of X"):
-        class_targets([Label("c")], ["a", "b"], "X")
+        class_targets([CallLabel("c")], ["a", "b"], "X")
 
 
 def test_rows_share_a_key_and_hold_so_many_at_most() -> None:
-    assert shared_rows(["a", "b", "a", "a", "b"], 2) == [[0, 2], [1, 4], [3]]
-    assert padded([[1, 2], [], [3]]).tolist() == [[1, 2], [-1, -1], [3, -1]]
+    assert group_by_image(["a", "b", "a", "a", "b"], 2) == [[0, 2], [1, 4], [3]]
+    assert pad_ids([[1, 2], [], [3]]).tolist() == [[1, 2], [-1, -1], [3, -1]]
     assert all(0 <= hash_index(("key", i), 7) < 7 for i in range(50)) and len({hash_index(i, 7) for i in range(50)}) == 7
 
 
@@ -212,11 +212,11 @@ def test_a_seeded_network_leaves_the_generator_alone() -> None:
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    one, two = (seeded(3, lambda: torch.nn.Linear(2, 2)) for _ in range(2))
+    one, two = (build_with_seed(3, lambda: torch.nn.Linear(2, 2)) for _ in range(2))
     assert torch.equal(torch.rand(1), expected) and torch.equal(one.weight, two.weight)
 
 
 def test_an_exercise_is_as_long_as_its_rows() -> None:
-    exercise = Exercise({"x": torch.zeros(3, 2)}, {}, torch.ones(3))
+    exercise = TrainingExamples({"x": torch.zeros(3, 2)}, {}, torch.ones(3))
     assert len(exercise) == 3
     assert picture(1).key != picture(2).key

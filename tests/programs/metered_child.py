@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.modules.function import module
+from tutelage.modules.function_module import module
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import visprog
-from tutelage.programs.encoding import strict_json
-from tutelage.programs.expression import Expression
-from tutelage.programs.language import ProgramFailure
-from tutelage.programs.scheduler import Context, Job, run
+from tutelage.programs.eval_expression import Expression
+from tutelage.programs.scheduler import Job, RunContext, run
+from tutelage.programs.serialization import strict_json
+from tutelage.programs.types import ProgramFailure
 from tutelage.programs.values import Box, Image, Object
 
 ALLOWED = 64 << 20
@@ -126,7 +126,7 @@ def run_programs(held: dict[str, Any], share: int, report: Counter[str], faults:
     for text in texts:
         program = parser.try_parse(text)
         try:
-            (trace,) = run([Job("1", program, {"IMAGE": held["image"]})], Context(modules))
+            (trace,) = run([Job("1", program, {"IMAGE": held["image"]})], RunContext(modules))
             strict_json(trace.to_json())
             report[trace.status] += 1
             if "MemoryError" in str(trace.error):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tutelage.programs.language import Answers, Call, Module, Signature, Steps, Value
+from tutelage.programs.types import Call, Module, ModuleOutputs, ProgramRun, Signature, Value
 from tutelage.programs.values import Box, Image
 
 
@@ -23,10 +23,10 @@ class Stub:
     batch_size: int = 4
     batches: list[list[Call]] = field(default_factory=list)
 
-    def run(self, calls: Sequence[Call]) -> Answers:
+    def run(self, calls: Sequence[Call]) -> ModuleOutputs:
         self.batches.append(list(calls))
         values = [self.answer(call) for call in calls]
-        return Answers(values, [{"sure": 1.0}] * len(calls), ["unknown" in str(call.args) for call in calls])
+        return ModuleOutputs(values, [{"sure": 1.0}] * len(calls), ["unknown" in str(call.args) for call in calls])
 
     @property
     def calls(self) -> list[Call]:
@@ -62,13 +62,13 @@ def vqa(**fields: object) -> Stub:
 class Handwritten:
     """A program given as a Python generator: branches and loops that VisProg's lines cannot write."""
 
-    body: Callable[[Mapping[str, Value]], Steps]
+    body: Callable[[Mapping[str, Value]], ProgramRun]
     dsl: str = "handwritten"
     text: str = ""
     hash: str = "0"
     inputs: tuple[str, ...] = ("IMAGE",)
 
-    def start(self, state: Mapping[str, Value]) -> Steps:
+    def start(self, state: Mapping[str, Value]) -> ProgramRun:
         return self.body(state)
 
 

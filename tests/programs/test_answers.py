@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.programs.answers import Normaliser, normalise, same_answer
+from tutelage.programs.answers import AnswerNormalizer, answers_match, normalize_answer
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ from tutelage.programs.answers import Normaliser, normalise, same_answer
     ],
 )
 def test_one_spelling(answer: object, spelling: str) -> None:
-    assert normalise(answer) == spelling
+    assert normalize_answer(answer) == spelling
 
 
 @pytest.mark.parametrize(
@@ -48,16 +48,16 @@ def test_one_spelling(answer: object, spelling: str) -> None:
     ],
 )
 def test_each_rule_may_be_off(rule: str, answer: object, kept: str) -> None:
-    assert Normaliser(**{rule: False})(answer) == kept
-    assert normalise(answer) != kept
+    assert AnswerNormalizer(**{rule: False})(answer) == kept
+    assert normalize_answer(answer) != kept
 
 
 def test_same_answer() -> None:
-    assert same_answer(True, "Yes")
-    assert same_answer("two", 2)
-    assert not same_answer("red", "blue")
+    assert answers_match(True, "Yes")
+    assert answers_match("two", 2)
+    assert not answers_match("red", "blue")
 
 
 @given(st.text() | st.integers() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False))
 def test_a_spelling_is_its_own_spelling(answer: object) -> None:
-    assert normalise(normalise(answer)) == normalise(answer)
+    assert normalize_answer(normalize_answer(answer)) == normalize_answer(answer)

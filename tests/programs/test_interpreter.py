@@ -19,7 +19,7 @@ from tutelage.programs.interpreter.meter import Limits, Meter
 from tutelage.programs.interpreter.reader import Reader, shape_of
 from tutelage.programs.interpreter.run import compile_program
 from tutelage.programs.interpreter.values import measure
-from tutelage.programs.language import LimitExceeded, ProgramFailure, TimeoutFailure, UndefinedVariable
+from tutelage.programs.types import LimitExceeded, ProgramFailure, TimeoutFailure, UndefinedVariable
 
 LIBRARY = viper_library({})
 

@@ -13,7 +13,7 @@ import pytest
 from tutelage.programs import viper
 from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.isolation import Sandbox
-from tutelage.programs.language import STATUSES, Call, ProgramFailure, Signature
+from tutelage.programs.types import STATUSES, Call, ProgramFailure, Signature
 from tutelage.programs.values import Box, Image
 
 CORPUS = Path(__file__).parent / "hostile"

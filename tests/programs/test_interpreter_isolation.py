@@ -17,7 +17,7 @@ from tutelage.programs.interpreter import wire
 from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.patches import Found, Request, Video, View
 from tutelage.programs.isolation import Sandbox
-from tutelage.programs.language import Call, LimitExceeded, ProgramFailure, RuntimeFailure, Signature, TimeoutFailure
+from tutelage.programs.types import Call, LimitExceeded, ProgramFailure, RuntimeFailure, Signature, TimeoutFailure
 from tutelage.programs.values import Box, Image
 
 SIGNATURES = {
@@ -93,7 +93,7 @@ def test_the_child_loads_only_the_interpreter() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {name.partition(".")[0] for name in loaded} & {"torch", "numpy", "PIL", "socket", "subprocess", "pickle"}
     ours = {name for name in loaded if name.startswith("tutelage.")}
-    allowed = ("tutelage.errors", "tutelage.programs", "tutelage.programs.language", "tutelage.programs.interpreter")
+    allowed = ("tutelage.errors", "tutelage.programs", "tutelage.programs.types", "tutelage.programs.interpreter")
     assert all(name in allowed or name.startswith("tutelage.programs.interpreter.") for name in ours)
 
 

@@ -13,7 +13,7 @@ from tutelage.programs.interpreter.library import viper_library
 from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.patches import Found, Request, View
 from tutelage.programs.interpreter.run import compile_program
-from tutelage.programs.language import ProgramFailure, Signature
+from tutelage.programs.types import ProgramFailure, Signature
 
 SIGNATURES = {
     "LOC": Signature({"image": "image", "object": "text"}, "boxes"),

@@ -20,8 +20,8 @@ from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.reader import MARK, shape_of
 from tutelage.programs.interpreter.wire import LONGEST
 from tutelage.programs.isolation import Sandbox
-from tutelage.programs.language import Call, LimitExceeded, ProgramFailure, TypeFailure
-from tutelage.programs.scheduler import AHEAD, Context, Job, run, stream
+from tutelage.programs.scheduler import AHEAD, Job, RunContext, run, stream
+from tutelage.programs.types import Call, LimitExceeded, ProgramFailure, TypeFailure
 from tutelage.programs.values import Box, Image
 
 from .stubs import Stub, by_name, loc, picture, vqa
@@ -51,7 +51,7 @@ def shared() -> Iterator[Sandbox]:
 
 
 def traces(texts: list[str], how: bool | Sandbox, size: int = 4, **options: Any) -> list[str]:
-    context = Context(by_name(loc(batch_size=size), vqa(batch_size=size)), **options)
+    context = RunContext(by_name(loc(batch_size=size), vqa(batch_size=size)), **options)
     parser = viper.Parser(SIGNATURES, isolate=how)
     jobs = [Job(str(n), parser.try_parse(text), {"IMAGE": picture(n % 5)}) for n, text in enumerate(texts)]
     return [json.dumps(trace.to_json(timing=False)) for trace in run(jobs, context)]
@@ -73,7 +73,7 @@ def test_batches_are_full_though_programs_go_ahead(shared: Sandbox) -> None:
     parser = viper.Parser(SIGNATURES, isolate=shared)
     text = program("return len(ImagePatch(image).find('abc')) + len(ImagePatch(image).find('d'))")
     jobs = [Job(str(n), parser.parse(text), {"IMAGE": picture(n)}) for n in range(64)]
-    run(jobs, Context(by_name(finder, vqa()), deduplicate=False))
+    run(jobs, RunContext(by_name(finder, vqa()), deduplicate=False))
     assert [len(batch) for batch in finder.batches] == [16] * 8
 
 
@@ -86,7 +86,7 @@ def test_memory_is_bounded_by_the_window(shared: Sandbox) -> None:
             taken += 1
             yield Job(str(taken), parser.parse(ASKS), {"IMAGE": picture(taken)})
 
-    given_out = stream(endless(), Context(by_name(loc(), vqa()), window=8))
+    given_out = stream(endless(), RunContext(by_name(loc(), vqa()), window=8))
     for number in range(1, 100):
         assert next(given_out).id == str(number)
         assert taken - number <= 17 * 8
@@ -222,7 +222,7 @@ def test_a_posted_answer_that_no_program_can_hold_ends_the_run(shared: Sandbox) 
         steps.send(None)
     bad = Stub("VQA", vqa().signature, lambda call: object())
     job = Job("a", viper.parse(ASKS, SIGNATURES, isolate=shared), {"IMAGE": picture(0)})
-    (trace,) = run([job], Context(by_name(loc(), bad)))
+    (trace,) = run([job], RunContext(by_name(loc(), bad)))
     assert trace.status == "type"
 
 

@@ -13,18 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.modules.function import module
-from tutelage.modules.regions import MAX_RUNS, segment
+from tutelage.modules.connected_components import MAX_RUNS, segment
+from tutelage.modules.function_module import module
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import visprog
-from tutelage.programs.album import Album, FileImage
-from tutelage.programs.expression import MAX_ITEMS as EVAL_ITEMS
-from tutelage.programs.expression import Expression
-from tutelage.programs.language import Call, LimitExceeded, TypeFailure
+from tutelage.programs.eval_expression import MAX_ITEMS as EVAL_ITEMS
+from tutelage.programs.eval_expression import Expression
+from tutelage.programs.image_cache import FileImage, ImageCache
 from tutelage.programs.metering import MAX_ITEMS, MAX_LEVELS, Meter, measure
 from tutelage.programs.metering import MAX_RUNS as MASK_RUNS
-from tutelage.programs.scheduler import Context, Job, direct_vqa, run
+from tutelage.programs.scheduler import Job, RunContext, direct_vqa, run
 from tutelage.programs.trace import Trace
+from tutelage.programs.types import Call, LimitExceeded, TypeFailure
 from tutelage.programs.values import Box, Image, Object
 
 CHILD = Path(__file__).with_name("metered_child.py")
@@ -51,7 +51,7 @@ def answer(text: str, images: int = 1, **given: Any) -> Trace:
 
     modules = {**symbolic_modules(), "GIVE": give}
     parser = visprog.Parser({name: entry.signature for name, entry in modules.items()})
-    (trace,) = run([Job("1", parser.try_parse(text), {"IMAGE": SMALL})], Context(modules))
+    (trace,) = run([Job("1", parser.try_parse(text), {"IMAGE": SMALL})], RunContext(modules))
     return trace
 
 
@@ -113,8 +113,8 @@ def test_a_batch_goes_on_after_the_program_that_took_too_much() -> None:
     parser = visprog.Parser({name: entry.signature for name, entry in modules.items()})
     texts = [f"A=GIVE(name='{name}')\nFINAL_RESULT=RESULT(var=A)" for name in ("few", "many", "few")]
     jobs = [Job(str(place), parser.try_parse(text), {"IMAGE": SMALL}, "what?") for place, text in enumerate(texts)]
-    assert [trace.status for trace in run(jobs, Context(modules))] == ["ok", "limit", "ok"]
-    fallen = run(jobs, Context(modules, fallback=direct_vqa))
+    assert [trace.status for trace in run(jobs, RunContext(modules))] == ["ok", "limit", "ok"]
+    fallen = run(jobs, RunContext(modules, fallback=direct_vqa))
     assert [trace.answer for trace in fallen] == ["yes", "fallen back", "yes"]
 
 
@@ -140,7 +140,7 @@ def test_a_crop_takes_no_bytes_and_room_for_a_picture_is_there_before_it_is_made
 
 def test_a_picture_that_lies_in_a_file_is_not_opened_to_be_counted(tmp_path: Path) -> None:
     SMALL.to_pil().save(tmp_path / "a.png")
-    album = Album()
+    album = ImageCache()
     image = FileImage(album, tmp_path / "a.png", "key", (0, 0, 8, 8))
     (tmp_path / "a.png").unlink()
     meter, call = Meter(bytes=200), Call("VQA", {"image": image})

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from tutelage.errors import InputError
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.language import Answers, Call, RuntimeFailure, Signature, Steps, TypeFailure, Value
-from tutelage.programs.scheduler import KEEP, Context, Job, direct_vqa, run, stream
+from tutelage.programs.scheduler import USE_MODULE, Job, RunContext, direct_vqa, run, stream
+from tutelage.programs.types import Call, ModuleOutputs, ProgramRun, RuntimeFailure, Signature, TypeFailure, Value
 from tutelage.programs.values import Box
 from tutelage.programs.visprog import Parser
 
@@ -26,11 +26,11 @@ ANSWER1=EVAL(expr="'yes' if {{ANSWER0}} > 3 else 'no'")
 FINAL_RESULT=RESULT(var=ANSWER1)"""
 
 
-def context(*modules: object, **options: object) -> Context:
-    return Context(symbolic_modules() | by_name(*(modules or (loc(), vqa()))), **options)
+def context(*modules: object, **options: object) -> RunContext:
+    return RunContext(symbolic_modules() | by_name(*(modules or (loc(), vqa()))), **options)
 
 
-def jobs(where: Context, number: int = 30) -> list[Job]:
+def jobs(where: RunContext, number: int = 30) -> list[Job]:
     parser = Parser(where.signatures)
     nouns = ("circle", "star", "sign")
     texts = [template.format(noun=noun) for noun in nouns for template in (COLOR, COUNT)]
@@ -143,7 +143,7 @@ def test_memory_is_bounded_by_the_window() -> None:
         assert taken - number <= 17 * 8
 
 
-def branching(state: Mapping[str, Value]) -> Steps:
+def branching(state: Mapping[str, Value]) -> ProgramRun:
     """Asks A of an image again and again, and B of what A said, along branches that depend on the answers."""
     said = []
     for turn in range(3):
@@ -179,7 +179,7 @@ def test_a_step_of_one_module_never_reaches_the_data_of_another(secrets: list[st
     b = Stub("B", Signature({"text": "text"}, "text"), answer, batch_size=size)
     image = picture(0)
     work = [Job(str(n), Handwritten(branching), {"IMAGE": image, "SECRET": s}) for n, s in enumerate(secrets)]
-    traces = run(work, Context(by_name(a, b), deduplicate=merge, window=5))
+    traces = run(work, RunContext(by_name(a, b), deduplicate=merge, window=5))
     assert all(call.module == "A" and set(call.args) == {"image", "text"} for call in a.calls)
     assert all(call.module == "B" and set(call.args) == {"text"} for call in b.calls)
     for trace, secret in zip(traces, secrets, strict=True):
@@ -195,7 +195,7 @@ def _calls(asked: list[tuple[str, str]]) -> list[tuple[str, dict[str, str]]]:
 
 
 def test_what_a_program_does_to_its_values_reaches_nobody_else() -> None:
-    def body(state: Mapping[str, Value]) -> Steps:
+    def body(state: Mapping[str, Value]) -> ProgramRun:
         boxes = yield Call("LOC", {"image": state["IMAGE"], "object": "star"})
         boxes.clear()
         return len(boxes)
@@ -233,7 +233,7 @@ def test_failures_of_every_kind_have_their_status() -> None:
     parser = Parser(where.signatures)
 
     def body(name: str):
-        def steps(state: Mapping[str, Value]) -> Steps:
+        def steps(state: Mapping[str, Value]) -> ProgramRun:
             if name == "bug":
                 raise KeyError("oops")
             if name == "type":
@@ -267,7 +267,7 @@ def test_a_module_that_answers_too_few_is_at_fault() -> None:
         name, version, signature, symbolic, batch_size = "VQA", "1", vqa().signature, False, 8
 
         def run(self, calls):
-            return Answers([])
+            return ModuleOutputs([])
 
     where = context(loc(), Short())
     traces = run(jobs(where, 4), where)
@@ -311,7 +311,7 @@ def test_a_substitute_stands_in_for_one_step() -> None:
 
     def substitute(job: Job, call: Call, number: int) -> Value:
         asked.append((job.id, call.module, number))
-        return [Box(0, 0, 4, 4)] if call.step == 0 else KEEP
+        return [Box(0, 0, 4, 4)] if call.step == 0 else USE_MODULE
 
     finder = loc()
     where = context(finder, vqa(), substitute=substitute)

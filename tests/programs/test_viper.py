@@ -10,21 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.modules.function import module
+from tutelage.modules.function_module import module
 from tutelage.programs import viper, visprog
 from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.patches import MARGIN, View, margin_of, region
-from tutelage.programs.language import (
-    Answers,
+from tutelage.programs.scheduler import Job, RunContext, run
+from tutelage.programs.types import (
     Call,
     LimitExceeded,
+    ModuleOutputs,
     ProgramFailure,
     RuntimeFailure,
     Signature,
     TypeFailure,
     UnknownModule,
 )
-from tutelage.programs.scheduler import Context, Job, run
 from tutelage.programs.values import Box, Image
 
 SIGNATURES = {
@@ -297,7 +297,7 @@ def test_a_registered_function_is_a_function_of_programs() -> None:
         return [Box(0, 0, image.width / 2, image.height), Box(image.width / 2, 0, image.width, image.height)]
 
     modules = {m.name: m for m in (legs, halves)}
-    context = Context(modules)
+    context = RunContext(modules)
     text = source(
         "p = ImagePatch(image)",
         "first, second = HALVES(p)",
@@ -354,9 +354,9 @@ class Recorder:
         self.name, self.signature, self._answer = name, SIGNATURES[name], answer
         self.sizes: list[int] = []
 
-    def run(self, calls: Any) -> Answers:
+    def run(self, calls: Any) -> ModuleOutputs:
         self.sizes.append(len(calls))
-        return Answers([self._answer(call) for call in calls])
+        return ModuleOutputs([self._answer(call) for call in calls])
 
 
 def boxes(call: Call) -> list[Box]:
@@ -384,7 +384,7 @@ def test_many_programs_share_batches_and_traces_are_equal_each_time(isolate: boo
     results = []
     for batch_size in (None, 1, None):
         loc, vqa = Recorder("LOC", boxes), Recorder("VQA", word)
-        context = Context({"LOC": loc, "VQA": vqa}, batch_size=batch_size)  # type: ignore[dict-item]
+        context = RunContext({"LOC": loc, "VQA": vqa}, batch_size=batch_size)  # type: ignore[dict-item]
         parser = viper.Parser(context.signatures, isolate=isolate)
         jobs = [Job(str(n), parser.try_parse(texts[n % 2]), {"IMAGE": picture(seed=n)}) for n in range(64)]
         results.append([trace.to_json(timing=False) for trace in run(jobs, context)])
@@ -403,7 +403,7 @@ def test_both_languages_ask_the_same_modules() -> None:
             return [Box(5, 5, 20, 20)] if call.module == "LOC" else "red"
 
         modules = {name: Recorder(name, keep) for name in ("LOC", "VQA")}
-        context = Context(modules)  # type: ignore[arg-type]
+        context = RunContext(modules)  # type: ignore[arg-type]
         if dsl == "visprog":
             text = "B=LOC(image=IMAGE,object='circle')\nA=VQA(image=IMAGE,question='What?')\nFINAL_RESULT=RESULT(var=A)"
             signatures = context.signatures | {"RESULT": Signature({"var": "any"}, "any")}
@@ -419,7 +419,7 @@ def test_a_failing_module_fails_its_program_alone() -> None:
     def fail(call: Call) -> Any:
         return RuntimeFailure("blind") if call.args["question"] == "Q0" else "seen"
 
-    context = Context({"VQA": Recorder("VQA", fail)})  # type: ignore[dict-item]
+    context = RunContext({"VQA": Recorder("VQA", fail)})  # type: ignore[dict-item]
     parser = viper.Parser(context.signatures, isolate=False)
     jobs = [
         Job(str(n), parser.parse(source(f"return ImagePatch(image).simple_query('Q{n}')")), {"IMAGE": picture()}) for n in range(3)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.reports.charts import Axis, Lines, Series, ticks
+from tutelage.reports.charts import Axis, LineChart, Series, ticks
 
 FINITE = st.floats(-1e6, 1e6, allow_nan=False)
 
@@ -52,7 +52,7 @@ def test_places_on_an_axis_are_clipped_percentages() -> None:
 
 def test_a_line_runs_up_the_page_and_its_band_surrounds_it() -> None:
     rising = Series("a", "0", [(0, 0), (10, 1)], [(0, -1, 1), (10, 0, 2)])
-    chart = Lines([rising], "step", "loss")
+    chart = LineChart([rising], "step", "loss")
     (x0, y0), (x1, y1) = [map(float, p.split(",")) for p in chart.path(rising).split()]
     assert (x0, x1) == (0, 100) and y1 < y0
     area = [tuple(map(float, p.split(","))) for p in chart.area(rising).split()]
@@ -61,4 +61,4 @@ def test_a_line_runs_up_the_page_and_its_band_surrounds_it() -> None:
 
 def test_one_point_still_has_an_axis() -> None:
     only = Series("a", "0", [(5, 2)])
-    assert Lines([only], "step", "loss").path(only) == "50.00,50.00"
+    assert LineChart([only], "step", "loss").path(only) == "50.00,50.00"

@@ -10,8 +10,8 @@ import made_up_comparison
 import pytest
 
 from tutelage.errors import InputError
-from tutelage.files import write_json
 from tutelage.reports import comparison_report, write_report
+from tutelage.storage import write_json
 
 RESULTS = made_up_comparison.comparison()
 

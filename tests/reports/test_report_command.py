@@ -7,7 +7,7 @@ import made_up_comparison
 from typer.testing import CliRunner
 
 from tutelage.cli.main import app
-from tutelage.files import write_json
+from tutelage.storage import write_json
 
 
 def test_a_run_becomes_a_page(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import made_up_results
 import pytest
 
 from tutelage.errors import InputError, StorageError
-from tutelage.files import write_json
 from tutelage.reports import study_report, write_report
+from tutelage.storage import write_json
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from tutelage.distill.lesson import Settings
-from tutelage.modules.classifying import Classifier, ClassifierConfig
-from tutelage.modules.function import module
+from tutelage.distillation.job import TrainingSettings
+from tutelage.modules.classification import Classifier, ClassifierConfig
+from tutelage.modules.function_module import module
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.language import Call, Module
+from tutelage.programs.types import Call, Module
 from tutelage.programs.values import Box, Image
 from tutelage.sdvp.questions import Question
 
@@ -23,7 +23,7 @@ PROGRAM = (
     "BOX0=MIDDLE(image=IMAGE)\nIMAGE0=CROP(image=IMAGE,box=BOX0)\nANSWER0=COLOR(image=IMAGE0)\nFINAL_RESULT=RESULT(var=ANSWER0)"
 )
 VIPER = "def execute_command(image):\n    return color(image)"
-SETTINGS = Settings(steps=60, batch_size=16, lr=2e-2, clip=5.0, checkpoint_every=7)
+SETTINGS = TrainingSettings(steps=60, batch_size=16, lr=2e-2, clip=5.0, checkpoint_every=7)
 
 
 class Color(Classifier):
@@ -32,7 +32,7 @@ class Color(Classifier):
     name = "COLOR"
 
     @classmethod
-    def network_of(cls, config: ClassifierConfig) -> nn.Module:
+    def build_network(cls, config: ClassifierConfig) -> nn.Module:
         return nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, len(config.answers)))
 
 
@@ -44,7 +44,7 @@ def MIDDLE(image: Image) -> list[Box]:
 
 
 def color(seed: int = 0, answers: Sequence[str] = COLORS) -> Color:
-    return Color.of(*answers, pixels=8, seed=seed)
+    return Color.with_classes(*answers, pixels=8, seed=seed)
 
 
 def modules(**others: Module) -> dict[str, Module]:

@@ -15,18 +15,18 @@ from typing import Any
 
 import pytest
 
-from tutelage import files
+from tutelage import storage
+from tutelage.datasets.confidence_intervals import Interval
 from tutelage.errors import StaleError
-from tutelage.sdvp import benchmark
-from tutelage.sdvp.compile import Stage
+from tutelage.sdvp.compile import SdvpTask
 from tutelage.sdvp.study import ablations
+from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.ablation_tables import AblationTables, verdict
-from tutelage.sdvp.study.ablations import FROZEN, FULL, AblationPlan, Cell, cells, part_file, run_ablations, stage_of
-from tutelage.tasks.intervals import Interval
+from tutelage.sdvp.study.ablations import FROZEN, FULL, Ablation, AblationPlan, cells, part_file, run_ablations, stage_of
 
 from . import small
 
-TASKS = (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN)
+TASKS = (*study_questions.CURRENT, *study_questions.PREVIOUS, *study_questions.UNSEEN)
 PLAN = replace(AblationPlan.smoke(3), axes=("order",))
 
 
@@ -47,7 +47,7 @@ REFERENCE = [[part("reference", "frozen", 0.5, 0.4, images=IMAGES)], [part("refe
 
 
 def tables(*others: list[dict[str, Any]]) -> AblationTables:
-    return AblationTables([*REFERENCE, *others], benchmark.group_of)
+    return AblationTables([*REFERENCE, *others], study_questions.group_of)
 
 
 def test_rows_are_paired_with_the_frozen_modules_and_with_sdvp() -> None:
@@ -97,15 +97,15 @@ def test_every_cell_has_its_own_name_and_file() -> None:
 
 
 def test_a_cell_sees_as_much_as_it_says() -> None:
-    stage = Stage("s", small.questions(40), {}, {"COLOR": []})
+    stage = SdvpTask("s", small.questions(40), {}, {"COLOR": []})
     assert {q.answer for q in stage_of(stage, FULL).questions} == {None}
-    assert len(stage_of(stage, Cell("data", "a quarter", share=0.25)).questions) == 10
-    assert all(q.answer for q in stage_of(stage, Cell("x", "y", answers=True)).questions)
-    assert stage_of(stage, Cell("x", "y", probe=False)).probe == {}
+    assert len(stage_of(stage, Ablation("data", "a quarter", share=0.25)).questions) == 10
+    assert all(q.answer for q in stage_of(stage, Ablation("x", "y", answers=True)).questions)
+    assert stage_of(stage, Ablation("x", "y", probe=False)).probe == {}
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
-    files.write_json(tmp_path / "run.json", {"format": "tutelage-run", "version": 1, "settings": {"plan": "another"}})
+    storage.write_json(tmp_path / "run.json", {"format": "tutelage-run", "version": 1, "settings": {"plan": "another"}})
     with pytest.raises(StaleError, match="other settings"):
         run_ablations(PLAN, tmp_path, 1)
 
@@ -141,7 +141,7 @@ def test_killed_ablations_go_on_cell_by_cell_to_the_same_result(tmp_path: Path, 
     def never(*given: object, **named: object) -> None:
         raise AssertionError("a finished cell is run again")
 
-    monkeypatch.setattr(ablations, "taught", never)
+    monkeypatch.setattr(ablations, "train_ablation", never)
     monkeypatch.setenv("TUTELAGE_HOME", str(tmp_path / "home"))
     again = run_ablations(PLAN, tmp_path / "killed", 1)
     assert part_file(tmp_path / "killed", 3, FROZEN).exists()

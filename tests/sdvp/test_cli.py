@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from tutelage import files
+from tutelage import storage
 from tutelage.cli.main import app
+from tutelage.datasets.synthetic.export import write_gqa, write_nlvr2
 from tutelage.modules.visual_module import load
-from tutelage.tasks.world.export import write_gqa, write_nlvr2
 
 from . import small
 
@@ -90,8 +90,8 @@ def test_a_folder_of_other_work_or_of_another_version_is_refused(folder: Path, t
     where = [folder / "gqa", tmp_path / "r", "--split", "val", "--quick"]
     sdvp("collect", *where, "--limit", 3)
     assert "other settings" in sdvp("collect", *where, "--limit", 4, code=3)
-    head = files.read_json(tmp_path / "r" / "run.json")
-    files.write_json(tmp_path / "r" / "run.json", head | {"version": 99})
+    head = storage.read_json(tmp_path / "r" / "run.json")
+    storage.write_json(tmp_path / "r" / "run.json", head | {"version": 99})
     assert "a run of format 99" in sdvp("collect", *where, "--limit", 3, code=3)
 
 
@@ -124,7 +124,7 @@ def test_a_probe_calibrates_teachers_and_refuses_bad_ones(folder: Path, tmp_path
 
 
 def test_blame_ranks_modules_by_question_type(folder: Path, tmp_path: Path) -> None:
-    files.write_json(tmp_path / "run.json", {"settings": {"plan": {"seeds": [0], "quick": True}}})
+    storage.write_json(tmp_path / "run.json", {"settings": {"plan": {"seeds": [0], "quick": True}}})
     out = sdvp("blame", tmp_path, "--count", 12, "--task", "b_gqa", "--json", tmp_path / "b.json")
     found = json.loads((tmp_path / "b.json").read_text())
     assert found["questions"] == 12 and found["ceiling"] == 100 and found["arm"] == "frozen" and found["seeds"] == [0]

@@ -7,16 +7,16 @@ from pathlib import Path
 import pytest
 
 from tutelage.errors import InputError, StaleError
-from tutelage.programs.language import Call
-from tutelage.programs.trace import Origin, StepRecord
+from tutelage.programs.trace import RecordOrigin, StepRecord
+from tutelage.programs.types import Call
 from tutelage.programs.values import Box
-from tutelage.sdvp.adapt import StepTeacher, from_callable
-from tutelage.sdvp.collect import call_of, collect, gold_forcing, load, save
-from tutelage.sdvp.compile import Options
+from tutelage.sdvp.baselines import RoutedModule
+from tutelage.sdvp.collect import call_of, collect, gold_forcing, load_records, save_records
+from tutelage.sdvp.compile import SdvpOptions
 from tutelage.sdvp.label import label, label_of
 from tutelage.sdvp.questions import solve
-from tutelage.sdvp.rivals import Routed
-from tutelage.sdvp.steps import collect_into, label_into, train_into
+from tutelage.sdvp.stages import collect_to_folder, label_to_folder, train_to_folder
+from tutelage.sdvp.teachers import ModuleTeacher, from_callable
 
 from . import small
 
@@ -31,7 +31,7 @@ class Tint(small.Color):
 
 
 def both() -> dict:
-    return small.modules(TINT=Tint.of(*small.COLORS, pixels=8, seed=1))
+    return small.modules(TINT=Tint.with_classes(*small.COLORS, pixels=8, seed=1))
 
 
 def test_each_distinct_call_is_kept_once_under_its_module() -> None:
@@ -48,8 +48,8 @@ def test_each_distinct_call_is_kept_once_under_its_module() -> None:
 
 def test_failed_calls_are_not_collected() -> None:
     modules = small.modules()
-    modules["COLOR"] = Routed(small.color(), StepTeacher("t", "1", lambda call: False, lambda calls: []), replaced=True)
-    assert collect(small.questions(2), {**modules, "TINT": Tint.of(*small.COLORS)}) == {"TINT": []}
+    modules["COLOR"] = RoutedModule(small.color(), ModuleTeacher("t", "1", lambda call: False, lambda calls: []), replaced=True)
+    assert collect(small.questions(2), {**modules, "TINT": Tint.with_classes(*small.COLORS)}) == {"TINT": []}
 
 
 def test_on_policy_and_forced_runs_see_different_inputs() -> None:
@@ -57,7 +57,7 @@ def test_on_policy_and_forced_runs_see_different_inputs() -> None:
     where = from_callable(lambda calls: [[Box(0, 0, 4, 4)]] * len(calls))
     program = small.PROGRAM
     asked = small.questions(2, programs={"visprog": program})
-    plain, forced = collect(asked, small.modules()), collect(asked, small.modules(), forced={"MIDDLE": where})
+    plain, forced = collect(asked, small.modules()), collect(asked, small.modules(), teacher_forced={"MIDDLE": where})
     assert plain["COLOR"][0].args["image"].region != forced["COLOR"][0].args["image"].region
 
 
@@ -71,8 +71,8 @@ def test_gold_values_replace_answers_step_by_step() -> None:
 def test_records_with_labels_survive_their_files(tmp_path: Path) -> None:
     found = collect(small.questions(4), small.modules())
     labelled = {"COLOR": label(found["COLOR"], small.color(), from_callable(small.brightest))}
-    save(labelled, tmp_path)
-    again = load(tmp_path)
+    save_records(labelled, tmp_path)
+    again = load_records(tmp_path)
     assert [r.to_json(timing=False) for r in again["COLOR"]] == [r.to_json(timing=False) for r in labelled["COLOR"]]
     for old, new in zip(labelled["COLOR"], again["COLOR"], strict=True):
         assert (call_of(old).args["image"].bytes == call_of(new).args["image"].bytes).all()
@@ -82,20 +82,20 @@ def test_records_with_labels_survive_their_files(tmp_path: Path) -> None:
 
 
 def test_labels_that_are_boxes_survive_too(tmp_path: Path) -> None:
-    from tutelage.modules.locating import Loc, LocConfig
+    from tutelage.modules.detection import Loc, LocConfig
 
     image = small.picture(0, "red", 48)
-    record = StepRecord(Origin("q"), 0, 0, "LOC", "v", {"image": image, "object": "circle"})
+    record = StepRecord(RecordOrigin("q"), 0, 0, "LOC", "v", {"image": image, "object": "circle"})
     module = Loc.build(LocConfig(("circle", "star"), 4), 0)
     teacher = from_callable(lambda calls: [[Box(1, 2, 30, 40, 0.9)], []][: len(calls)])
-    save({"LOC": label([record], module, teacher)}, tmp_path)
-    (again,) = load(tmp_path)["LOC"]
-    assert label_of(again).hard == [Box(1, 2, 30, 40, 0.9)] and isinstance(label_of(again).hard[0], Box)
-    assert module.exercise([call_of(again)], [label_of(again)]).targets["size"]["peaks"].sum() == 1
+    save_records({"LOC": label([record], module, teacher)}, tmp_path)
+    (again,) = load_records(tmp_path)["LOC"]
+    assert label_of(again).value == [Box(1, 2, 30, 40, 0.9)] and isinstance(label_of(again).value[0], Box)
+    assert module.training_examples([call_of(again)], [label_of(again)]).targets["size"]["peaks"].sum() == 1
 
 
 def test_equal_pictures_are_stored_once(tmp_path: Path) -> None:
-    save(collect(small.questions(3, programs={"visprog": TWO}), both()), tmp_path)
+    save_records(collect(small.questions(3, programs={"visprog": TWO}), both()), tmp_path)
     assert len(list((tmp_path / "images").iterdir())) == 3
 
 
@@ -111,10 +111,10 @@ def test_equal_pictures_are_stored_once(tmp_path: Path) -> None:
     ids=["cut line", "missing field", "lost picture", "broken picture", "nothing"],
 )
 def test_broken_records_are_named(tmp_path: Path, break_it, words: str) -> None:  # noqa: ANN001
-    save(collect(small.questions(1), small.modules()), tmp_path)
+    save_records(collect(small.questions(1), small.modules()), tmp_path)
     break_it(tmp_path)
     with pytest.raises(InputError, match=words):
-        load(tmp_path)
+        load_records(tmp_path)
 
 
 def lines(folder: Path) -> dict[str, bytes]:
@@ -123,7 +123,7 @@ def lines(folder: Path) -> dict[str, bytes]:
 
 def test_collecting_in_parts_goes_on_and_ends_with_the_same_bytes(tmp_path: Path) -> None:
     asked, modules = small.questions(10), small.modules()
-    collect_into(tmp_path / "whole", asked, modules, part=4)
+    collect_to_folder(tmp_path / "whole", asked, modules, shard_size=4)
 
     class Stop(Exception):
         pass
@@ -133,30 +133,30 @@ def test_collecting_in_parts_goes_on_and_ends_with_the_same_bytes(tmp_path: Path
             raise Stop
 
     with pytest.raises(Stop):
-        collect_into(tmp_path / "cut", asked, modules, part=4, progress=stop)
+        collect_to_folder(tmp_path / "cut", asked, modules, shard_size=4, progress=stop)
     finished = sorted((tmp_path / "cut" / "parts").glob("*.jsonl"))
     assert len(finished) == 2 and not (tmp_path / "cut" / "COLOR.jsonl").exists()
     finished[0].unlink()
     again: list[int] = []
-    collect_into(tmp_path / "cut", asked, modules, part=4, progress=lambda n, _: again.append(n))
+    collect_to_folder(tmp_path / "cut", asked, modules, shard_size=4, progress=lambda n, _: again.append(n))
     assert lines(tmp_path / "cut") == lines(tmp_path / "whole") and again == [2, 3]
-    assert len(load(tmp_path / "cut")["COLOR"]) == 10
+    assert len(load_records(tmp_path / "cut")["COLOR"]) == 10
 
 
 def test_a_folder_belongs_to_its_questions_and_modules(tmp_path: Path) -> None:
-    collect_into(tmp_path, small.questions(2), small.modules())
+    collect_to_folder(tmp_path, small.questions(2), small.modules())
     with pytest.raises(StaleError):
-        collect_into(tmp_path, small.questions(3), small.modules())
+        collect_to_folder(tmp_path, small.questions(3), small.modules())
     with pytest.raises(StaleError):
-        collect_into(tmp_path, small.questions(2), small.modules(COLOR=small.color(5)))
+        collect_to_folder(tmp_path, small.questions(2), small.modules(COLOR=small.color(5)))
 
 
 def test_labelled_records_teach_a_module_from_folder_to_folder(tmp_path: Path) -> None:
     asked, modules = small.questions(30), small.modules()
-    records = collect_into(tmp_path / "records", asked, modules)
-    label_into(tmp_path / "labelled", records, modules, {"COLOR": from_callable(small.brightest)})
-    options = Options(settings=small.SETTINGS)
-    taught = train_into(tmp_path / "taught", tmp_path / "labelled", modules, [tmp_path / "records"], options)
+    records = collect_to_folder(tmp_path / "records", asked, modules)
+    label_to_folder(tmp_path / "labelled", records, modules, {"COLOR": from_callable(small.brightest)})
+    options = SdvpOptions(settings=small.SETTINGS)
+    taught = train_to_folder(tmp_path / "taught", tmp_path / "labelled", modules, [tmp_path / "records"], options)
     calls = [call_of(r) for r in records["COLOR"]]
     truth = small.brightest(calls)
 
@@ -164,22 +164,22 @@ def test_labelled_records_teach_a_module_from_folder_to_folder(tmp_path: Path) -
         return sum(a == b for a, b in zip(module.run(calls).values, truth, strict=True)) / len(calls)
 
     assert right(taught["COLOR"]) > right(modules["COLOR"])
-    again = train_into(tmp_path / "taught", tmp_path / "labelled", modules, [tmp_path / "records"], options)
+    again = train_to_folder(tmp_path / "taught", tmp_path / "labelled", modules, [tmp_path / "records"], options)
     assert again["COLOR"].version == taught["COLOR"].version
 
 
 def test_labels_of_nobody_teach_nothing(tmp_path: Path) -> None:
     modules = small.modules()
-    records = collect_into(tmp_path / "records", small.questions(2), modules)
-    label_into(tmp_path / "labelled", records, modules, {"COLOR": from_callable(lambda calls: [None] * len(calls))})
+    records = collect_to_folder(tmp_path / "records", small.questions(2), modules)
+    label_to_folder(tmp_path / "labelled", records, modules, {"COLOR": from_callable(lambda calls: [None] * len(calls))})
     with pytest.raises(InputError, match="no record has a label"):
-        train_into(tmp_path / "taught", tmp_path / "labelled", modules)
+        train_to_folder(tmp_path / "taught", tmp_path / "labelled", modules)
     with pytest.raises(InputError, match="no trainable module 'MIDDLE'"):
-        label_into(tmp_path / "x", records, modules, {"MIDDLE": from_callable(small.brightest)})
+        label_to_folder(tmp_path / "x", records, modules, {"MIDDLE": from_callable(small.brightest)})
 
 
 def test_records_are_json_a_person_can_read(tmp_path: Path) -> None:
-    save(collect(small.questions(1), small.modules()), tmp_path)
+    save_records(collect(small.questions(1), small.modules()), tmp_path)
     row = json.loads((tmp_path / "COLOR.jsonl").read_text().splitlines()[0])
     assert row["module"] == "COLOR" and row["id"] == "q0" and row["input"]["crop_box"] and "ms" not in row
     assert Call("COLOR", {})

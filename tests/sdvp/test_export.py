@@ -10,20 +10,20 @@ from typer.testing import CliRunner
 import tutelage
 from tutelage.cli.main import app
 from tutelage.errors import InputError
-from tutelage.files import read_json, write_json
-from tutelage.modules import asking
-from tutelage.reports.card import card, cell
-from tutelage.sdvp.adapt import from_callable
-from tutelage.sdvp.compile import Options, Stage, compile, run_stage
+from tutelage.modules import vqa as vqa_module
+from tutelage.reports.model_card import card, cell
+from tutelage.sdvp.compile import SdvpOptions, SdvpTask, compile, distill_task
 from tutelage.sdvp.export import export, export_run
-from tutelage.sdvp.steps import MADE, collect_into, label_into, train_into
+from tutelage.sdvp.stages import TRAINING_INFO, collect_to_folder, label_to_folder, train_to_folder
+from tutelage.sdvp.teachers import from_callable
+from tutelage.storage import read_json, write_json
 
 from ..modules.networks import vqa
 from . import small
 
 
-def options() -> Options:
-    return Options(settings=small.SETTINGS, replay=False, allowed=None)
+def options() -> SdvpOptions:
+    return SdvpOptions(settings=small.SETTINGS, replay=False, max_drop=None)
 
 
 def front(folder: Path) -> dict:
@@ -45,8 +45,8 @@ def test_a_compiled_module_is_exported_with_what_taught_it(tmp_path: Path) -> No
 def test_stages_are_told_in_the_order_they_were_taught(tmp_path: Path) -> None:
     modules = small.modules()
     for name in ("second", "first"):
-        stage = Stage(name, small.questions(), {"COLOR": from_callable(small.brightest, f"who taught {name}")})
-        modules = run_stage(modules, stage, options(), tmp_path / "run").modules
+        stage = SdvpTask(name, small.questions(), {"COLOR": from_callable(small.brightest, f"who taught {name}")})
+        modules = distill_task(modules, stage, options(), tmp_path / "run").modules
     out = export_run(tmp_path / "run", "COLOR", tmp_path / "out")
     assert small.Color.from_pretrained(out).version == modules["COLOR"].version
     text = (out / "README.md").read_text()
@@ -55,10 +55,10 @@ def test_stages_are_told_in_the_order_they_were_taught(tmp_path: Path) -> None:
 
 def test_modules_that_the_command_trained_tell_their_run(tmp_path: Path) -> None:
     modules = small.modules()
-    records = collect_into(tmp_path / "records", small.questions(12), modules)
-    label_into(tmp_path / "labelled", records, modules, {"COLOR": from_callable(small.brightest)})
-    taught = train_into(tmp_path / "taught", tmp_path / "labelled", modules, (), options())
-    made = read_json(tmp_path / "taught" / MADE)
+    records = collect_to_folder(tmp_path / "records", small.questions(12), modules)
+    label_to_folder(tmp_path / "labelled", records, modules, {"COLOR": from_callable(small.brightest)})
+    taught = train_to_folder(tmp_path / "taught", tmp_path / "labelled", modules, (), options())
+    made = read_json(tmp_path / "taught" / TRAINING_INFO)
     assert made["lessons"][0]["teacher"] == "brightest" and made["lessons"][0]["kept"] == 12
     out = export_run(tmp_path / "taught", "COLOR", tmp_path / "out")
     assert tutelage.load(out).version == taught["COLOR"].version
@@ -108,7 +108,7 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
 
 def test_the_front_matter_is_yaml_whatever_the_facts_say(tmp_path: Path) -> None:
     module = vqa()
-    assert isinstance(module, asking.Vqa)
+    assert isinstance(module, vqa_module.Vqa)
     out = export(module, tmp_path / "out", lessons=[{"stage": "a|b\nc", "teacher": '--- : "<script>"', "records": 3}])
     assert front(out) == {
         "library_name": "tutelage",

@@ -9,16 +9,16 @@ import pytest
 
 pytest.importorskip("transformers", reason="needs the extra `hf`")
 
-from tutelage.distill.lesson import Settings
+from tutelage.distillation.job import TrainingSettings
 from tutelage.modules import hf
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.values import Image
-from tutelage.sdvp.adapt import same_skill
-from tutelage.sdvp.blame import blame, teacher_source
-from tutelage.sdvp.compile import Options, compile
+from tutelage.sdvp.attribution import attribute_errors, teacher_oracle
+from tutelage.sdvp.compile import SdvpOptions, compile
+from tutelage.sdvp.continual.base import CombinedStrategy, parse
 from tutelage.sdvp.label import Filters
 from tutelage.sdvp.questions import Question, solve
-from tutelage.sdvp.retain import Together, parse
+from tutelage.sdvp.teachers import teacher_from_module
 
 from ..modules.hf import tiny
 from . import small
@@ -32,10 +32,10 @@ VIPER = """def execute_command(image):
     if patch.verify_property('star', 'red'):
         return patch.best_text_match(['red', 'blue'])
     return patch.simple_query('what color is it ?')"""
-OPTIONS = Options(
-    filters=Filters(gate=0.0),
-    settings=Settings(steps=3, batch_size=4, lr=1e-3, checkpoint_every=0),
-    retain=Together((parse("self_distill"), parse("peft"))),
+OPTIONS = SdvpOptions(
+    filters=Filters(min_confidence=0.0),
+    settings=TrainingSettings(steps=3, batch_size=4, lr=1e-3, checkpoint_every=0),
+    strategy=CombinedStrategy((parse("self_distill"), parse("peft"))),
 )
 
 
@@ -43,8 +43,8 @@ OPTIONS = Options(
 def modules(tmp_path_factory: Any) -> dict[str, Any]:
     place = tmp_path_factory.mktemp("models")
     vilt, owl, clip = (make(place / make.__name__) for make in (tiny.vilt, tiny.owl, tiny.clip))
-    opened = [hf.opened("VQA", str(vilt), answers=("red", "blue"), square=8), hf.opened("LOC", str(owl))]
-    opened += [hf.opened(name, str(clip)) for name in ("MATCH", "VERIFY")]
+    opened = [hf.open_module("VQA", str(vilt), answers=("red", "blue"), square=8), hf.open_module("LOC", str(owl))]
+    opened += [hf.open_module(name, str(clip)) for name in ("MATCH", "VERIFY")]
     return {**symbolic_modules(), **{module.name: module for module in opened}}
 
 
@@ -63,10 +63,10 @@ def test_they_answer_programs_of_both_languages(dsl: str, modules: dict[str, Any
 
 
 def test_they_are_taught_and_teach_and_the_run_is_resumed(modules: dict[str, Any], tmp_path: Path) -> None:
-    teachers = {name: same_skill(modules[name]) for name in ("VQA", "LOC")}
+    teachers = {name: teacher_from_module(modules[name]) for name in ("VQA", "LOC")}
     given = {"replay": questions(4)[2:], "guarded": questions(2), "options": OPTIONS, "folder": tmp_path}
     first = compile(questions(4), modules, teachers, **given)
-    assert [(row.module, row.kept > 0, row.replayed > 0) for row in first.lessons] == [("LOC", True, True), ("VQA", True, True)]
+    assert [(row.module, row.kept > 0, row.replayed > 0) for row in first.reports] == [("LOC", True, True), ("VQA", True, True)]
     assert first.modules["VQA"].version != modules["VQA"].version
     again = compile(questions(4), modules, teachers, **given)
     assert {n: m.version for n, m in again.modules.items()} == {n: m.version for n, m in first.modules.items()}
@@ -75,11 +75,11 @@ def test_they_are_taught_and_teach_and_the_run_is_resumed(modules: dict[str, Any
 
 
 def test_the_blame_for_wrong_answers_is_found(modules: dict[str, Any]) -> None:
-    found = blame(questions(4), modules, teacher_source({"VQA": same_skill(modules["VQA"])}), "visprog")
+    found = attribute_errors(questions(4), modules, teacher_oracle({"VQA": teacher_from_module(modules["VQA"])}), "visprog")
     assert found.to_json()["questions"] == 4
 
 
 def test_a_teacher_is_as_sure_of_boxes_as_of_the_best(modules: dict[str, Any]) -> None:
     image = Image.from_array(small.picture(1, "red").bytes)
-    (label,) = same_skill(modules["LOC"]).label([small.Call("LOC", {"image": image, "object": "star"})])
-    assert label.dist is None and label.conf == (label.hard[0].score if label.hard else 1.0)
+    (label,) = teacher_from_module(modules["LOC"]).label([small.Call("LOC", {"image": image, "object": "star"})])
+    assert label.probabilities is None and label.confidence == (label.value[0].score if label.value else 1.0)

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from tutelage.datasets.synthetic.export import write_gqa, write_nlvr2
 from tutelage.errors import InputError
-from tutelage.programs.language import ParseFailure
+from tutelage.programs.types import ParseFailure
 from tutelage.programs.values import Box
-from tutelage.sdvp.questions import Programs, Question, correct, solve
-from tutelage.sdvp.sources import Source, questions_from, written
-from tutelage.tasks.world.export import write_gqa, write_nlvr2
+from tutelage.sdvp.questions import ProgramParser, Question, score_answer, solve
+from tutelage.sdvp.sources import QuestionSource, grammar_programs, questions_from
 
 from . import small
 
@@ -19,21 +19,21 @@ def test_programs_of_both_languages_answer_a_question() -> None:
     viper = "def execute_command(image):\n    return 'green'"
     asked = small.questions(1, programs={"visprog": small.PROGRAM, "viper": viper})
     assert solve(asked, small.modules(), "visprog")[0].answer in small.COLORS
-    (trace,) = solve(asked, small.modules(), "viper", programs=Programs("viper", small.modules(), trusted=True))
+    (trace,) = solve(asked, small.modules(), "viper", programs=ProgramParser("viper", small.modules(), trusted=True))
     assert (trace.status, trace.answer) == ("ok", "green")
 
 
 def test_a_text_is_parsed_once_and_failures_are_kept_as_statuses() -> None:
-    programs = Programs("visprog", small.modules())
+    programs = ProgramParser("visprog", small.modules())
     first, second = small.questions(2)
-    assert programs.of(first) is programs.of(second)
+    assert programs.parse(first) is programs.parse(second)
     unknown = small.questions(1, programs={"visprog": "A=NOBODY(image=IMAGE)\nFINAL_RESULT=RESULT(var=A)"})[0]
     assert solve([unknown], small.modules())[0].status == "unknown_module"
 
 
 def test_a_question_without_a_program_is_a_failure_of_its_own() -> None:
     asked = small.questions(1, programs={})
-    assert isinstance(Programs("visprog", small.modules()).of(asked[0]), ParseFailure)
+    assert isinstance(ProgramParser("visprog", small.modules()).parse(asked[0]), ParseFailure)
     assert solve(asked, small.modules())[0].status == "parse"
 
 
@@ -51,7 +51,7 @@ def test_a_question_without_a_program_is_a_failure_of_its_own() -> None:
     ],
 )
 def test_answers_are_marked(gold: object, answer: object, mark: int) -> None:
-    assert correct(Question("q", "t", {}, "?", {}, gold), answer) == mark
+    assert score_answer(Question("q", "t", {}, "?", {}, gold), answer) == mark
 
 
 def test_questions_come_from_a_file_of_programs_and_a_folder_of_images(tmp_path: Path) -> None:
@@ -76,15 +76,15 @@ def test_a_missing_picture_is_named_with_its_line(tmp_path: Path) -> None:
 def test_the_folders_of_gqa_and_nlvr2_become_questions(tmp_path: Path) -> None:
     write_gqa(tmp_path / "gqa", seed=2, images=3)
     write_nlvr2(tmp_path / "nlvr2", seed=2, pairs=4)
-    gqa = Source("gqa", tmp_path / "gqa", "val").questions()
+    gqa = QuestionSource("gqa", tmp_path / "gqa", "val").questions()
     assert gqa and all(q.programs.keys() == {"visprog", "viper"} and q.answer and q.kind for q in gqa)
-    assert len(Source("gqa", tmp_path / "gqa", "val", limit=2).questions()) == 2
-    assert all(q.answer is None for q in Source("gqa", tmp_path / "gqa", "test").questions())
-    pairs = Source("nlvr2", tmp_path / "nlvr2", "dev").questions()
+    assert len(QuestionSource("gqa", tmp_path / "gqa", "val", limit=2).questions()) == 2
+    assert all(q.answer is None for q in QuestionSource("gqa", tmp_path / "gqa", "test").questions())
+    pairs = QuestionSource("nlvr2", tmp_path / "nlvr2", "dev").questions()
     assert pairs and all(set(q.images) == {"LEFT", "RIGHT"} and q.answer in ("yes", "no") and q.programs for q in pairs)
     with pytest.raises(InputError, match="unknown layout 'gqua'"):
-        Source("gqua", tmp_path).questions()
+        QuestionSource("gqua", tmp_path).questions()
 
 
 def test_what_the_grammar_does_not_read_has_no_program() -> None:
-    assert written("Why?") == {}
+    assert grammar_programs("Why?") == {}

@@ -14,26 +14,26 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.sdvp.adapt import from_callable
-from tutelage.sdvp.compile import Compiled, Options, Stage, run_stage
-from tutelage.sdvp.steps import collect_into
+from tutelage.sdvp.compile import CompileResult, SdvpOptions, SdvpTask, distill_task
+from tutelage.sdvp.stages import collect_to_folder
+from tutelage.sdvp.teachers import from_callable
 
 from . import small
 from .test_compile import BOTH, Tint
 
-OPTIONS = Options(settings=replace(small.SETTINGS, steps=120, checkpoint_every=5, log_every=10))
+OPTIONS = SdvpOptions(settings=replace(small.SETTINGS, steps=120, checkpoint_every=5, log_every=10))
 
 
-def stage(folder: Path) -> Compiled:
-    modules = small.modules(TINT=Tint.of(*small.COLORS, pixels=8, seed=3))
+def stage(folder: Path) -> CompileResult:
+    modules = small.modules(TINT=Tint.with_classes(*small.COLORS, pixels=8, seed=3))
     teacher = from_callable(small.brightest)
     asked = small.questions(12, programs={"visprog": BOTH})
-    task = Stage("s", asked, {"COLOR": teacher, "TINT": teacher}, replay=small.questions(4, first=40), guarded=asked[:3])
-    return run_stage(modules, task, OPTIONS, folder)
+    task = SdvpTask("s", asked, {"COLOR": teacher, "TINT": teacher}, replay=small.questions(4, first=40), guarded=asked[:3])
+    return distill_task(modules, task, OPTIONS, folder)
 
 
 def collecting(folder: Path) -> None:
-    collect_into(folder, small.questions(60), small.modules(), part=3)
+    collect_to_folder(folder, small.questions(60), small.modules(), shard_size=3)
 
 
 def killed(work: Callable[[Path], object], folder: Path, when: Callable[[float], bool]) -> bool:
@@ -51,9 +51,9 @@ def killed(work: Callable[[Path], object], folder: Path, when: Callable[[float],
     return alive
 
 
-def bits(result: Compiled) -> tuple[dict[str, str], list[dict]]:
+def bits(result: CompileResult) -> tuple[dict[str, str], list[dict]]:
     versions = {name: module.version for name, module in result.modules.items()}
-    return versions, [{k: v for k, v in vars(taught).items() if k != "seconds"} for taught in result.lessons]
+    return versions, [{k: v for k, v in vars(taught).items() if k != "seconds"} for taught in result.reports]
 
 
 def written(folder: Path) -> dict[str, object]:
@@ -73,13 +73,13 @@ def written(folder: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Compiled, float]:
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CompileResult, float]:
     folder = tmp_path_factory.mktemp("whole")
     began = time.monotonic()
     return folder, stage(folder), time.monotonic() - began
 
 
-def test_a_stage_killed_in_its_second_lesson_goes_on(whole: tuple[Path, Compiled, float], tmp_path: Path) -> None:
+def test_a_stage_killed_in_its_second_lesson_goes_on(whole: tuple[Path, CompileResult, float], tmp_path: Path) -> None:
     checkpoints = tmp_path / "s" / "TINT" / "lesson"
     assert killed(stage, tmp_path, lambda _: any(checkpoints.glob("checkpoint-*.safetensors")))
     assert (tmp_path / "s" / "COLOR" / "taught.json").exists() and not (tmp_path / "s" / "TINT" / "taught.json").exists()
@@ -87,7 +87,7 @@ def test_a_stage_killed_in_its_second_lesson_goes_on(whole: tuple[Path, Compiled
     assert written(tmp_path) == written(whole[0])
 
 
-def test_a_finished_stage_is_read_back(whole: tuple[Path, Compiled, float]) -> None:
+def test_a_finished_stage_is_read_back(whole: tuple[Path, CompileResult, float]) -> None:
     before = {file: file.stat().st_mtime_ns for file in whole[0].rglob("*") if file.is_file()}
     assert bits(stage(whole[0])) == bits(whole[1])
     assert before == {file: file.stat().st_mtime_ns for file in whole[0].rglob("*") if file.is_file()}
@@ -104,7 +104,7 @@ def test_collecting_killed_between_two_parts_goes_on(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 def test_a_stage_killed_at_random_points_ends_with_the_same_bits(
-    whole: tuple[Path, Compiled, float], tmp_path: Path, seed: int
+    whole: tuple[Path, CompileResult, float], tmp_path: Path, seed: int
 ) -> None:
     draw = random.Random(seed)
     for _ in range(4):

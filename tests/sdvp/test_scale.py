@@ -13,16 +13,16 @@ from typer.testing import CliRunner
 
 from tutelage import workers
 from tutelage.cli.main import app
+from tutelage.datasets.synthetic.export import write_gqa
 from tutelage.errors import InputError, StorageError
-from tutelage.modules.function import module
-from tutelage.programs.language import Call
+from tutelage.modules.function_module import module
+from tutelage.programs.types import Call
 from tutelage.programs.values import Box, Image
-from tutelage.sdvp import steps
-from tutelage.sdvp.adapt import StepTeacher, from_callable
-from tutelage.sdvp.collect import Records, load
-from tutelage.sdvp.steps import collect_into, label_into
-from tutelage.tasks.world.export import write_gqa
-from tutelage.workers import Pool, WorkerLost
+from tutelage.sdvp import stages
+from tutelage.sdvp.collect import Records, load_records
+from tutelage.sdvp.stages import collect_to_folder, label_to_folder
+from tutelage.sdvp.teachers import ModuleTeacher, from_callable
+from tutelage.workers import WorkerLost, WorkerPool
 
 from . import small
 
@@ -66,14 +66,14 @@ def hungry(calls: Sequence[Call]) -> list[str]:
         resource.setrlimit(resource.RLIMIT_AS, before)
 
 
-def teachers() -> dict[str, StepTeacher]:
+def teachers() -> dict[str, ModuleTeacher]:
     return {"COLOR": from_callable(brightest)}
 
 
-def run(folder: Path, pool: Pool | int) -> Records:
+def run(folder: Path, pool: WorkerPool | int) -> Records:
     modules = small.modules(MIDDLE=MIDDLE)
-    records = collect_into(folder / "records", small.questions(24), modules, part=4, pool=pool)
-    return label_into(folder / "labelled", records, modules, teachers(), part=5, pool=pool)
+    records = collect_to_folder(folder / "records", small.questions(24), modules, shard_size=4, pool=pool)
+    return label_to_folder(folder / "labelled", records, modules, teachers(), shard_size=5, pool=pool)
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -93,7 +93,7 @@ def ray(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]
     pytest.importorskip("ray")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(MARKS, str(tmp_path_factory.mktemp("marks")))  # before its workers are started
-        with workers._Ray(os.getpid, (), Pool("ray", 2), 1):
+        with workers._Ray(os.getpid, (), WorkerPool("ray", 2), 1):
             yield Path(os.environ[MARKS])
 
 
@@ -107,50 +107,50 @@ def test_two_processes_killed_once_a_stage_write_what_one_writes(
 ) -> None:
     (tmp_path / "marks").mkdir()
     monkeypatch.setenv(MARKS, str(tmp_path / "marks"))
-    run(tmp_path / "out", Pool("local", 2))
+    run(tmp_path / "out", WorkerPool("local", 2))
     assert marks(tmp_path / "marks") == ["collecting", "labelling"], "a worker was killed in each stage"
     assert written(tmp_path / "out") == written(whole)
 
 
 @pytest.mark.slow
 def test_two_workers_of_ray_killed_once_a_stage_write_what_one_process_writes(whole: Path, tmp_path: Path, ray: Path) -> None:
-    run(tmp_path / "out", Pool("ray", 2))
+    run(tmp_path / "out", WorkerPool("ray", 2))
     assert marks(ray) == ["collecting", "labelling"], "a worker was killed in each stage"
     assert written(tmp_path / "out") == written(whole)
 
 
 def test_labels_come_back_bit_for_bit(whole: Path) -> None:
-    said = load(whole / "labelled")["COLOR"]
+    said = load_records(whole / "labelled")["COLOR"]
     assert len(said) == 24
     for record, shares in zip(said, brightest([Call("COLOR", record.args) for record in said])):
         assert record.teacher is not None and record.teacher["dist"] == shares and record.teacher["hard"] in small.COLORS
 
 
 def test_a_worker_without_memory_names_its_shard_and_loses_no_other(whole: Path, tmp_path: Path) -> None:
-    records, modules = load(whole / "records"), small.modules()
+    records, modules = load_records(whole / "records"), small.modules()
     with pytest.raises(WorkerLost, match="ran out of memory") as caught:
-        label_into(tmp_path, records, modules, {"COLOR": from_callable(hungry)}, part=5)
+        label_to_folder(tmp_path, records, modules, {"COLOR": from_callable(hungry)}, shard_size=5)
     assert str(caught.value.where).startswith("shard 2 of 5, ") and "smaller parts" in caught.value.remedy
     kept = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "parts").glob("*.jsonl")}
     assert kept and Path(str(caught.value.where).partition(", ")[2]).name not in kept
     redone: list[int] = []
     with_room = {"COLOR": from_callable(small.brightest, "hungry")}
-    label_into(tmp_path, records, modules, with_room, part=5, progress=lambda done, _: redone.append(done))
+    label_to_folder(tmp_path, records, modules, with_room, shard_size=5, progress=lambda done, _: redone.append(done))
     assert redone == list(range(len(kept) + 1, 6))
 
 
 def test_a_shard_that_cannot_be_seen_from_here_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "collect_shard", lambda *given: None)
+    monkeypatch.setattr(stages, "collect_shard", lambda *given: None)
     with pytest.raises(StorageError, match="cannot be seen") as caught:
-        collect_into(tmp_path, small.questions(3), small.modules())
+        collect_to_folder(tmp_path, small.questions(3), small.modules())
     assert "shares" in caught.value.remedy
 
 
 def test_a_shard_cut_short_is_told(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steps, "label_shard", lambda teachers, shard, name, calls: shard.write_text("null\n"))
+    monkeypatch.setattr(stages, "label_shard", lambda teachers, shard, name, calls: shard.write_text("null\n"))
     (tmp_path / "parts").mkdir()
     with pytest.raises(InputError, match="1 labels of 24 calls"):
-        label_into(tmp_path, load(whole / "records"), small.modules(), teachers())
+        label_to_folder(tmp_path, load_records(whole / "records"), small.modules(), teachers())
 
 
 @pytest.mark.slow

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from tutelage.errors import StaleError
-from tutelage.modules.visual_module import Label
+from tutelage.modules.visual_module import CallLabel
 from tutelage.programs.values import Box
-from tutelage.sdvp import benchmark
-from tutelage.sdvp.study.measures import answered, area, average_precision, located
-from tutelage.sdvp.study.run import Plan, run_study
-from tutelage.sdvp.study.setting import STAGES
-from tutelage.sdvp.study.tables import Tables
+from tutelage.sdvp.study import questions as study_questions
+from tutelage.sdvp.study.module_metrics import answer_metrics, average_precision, detection_metrics, roc_auc
+from tutelage.sdvp.study.run import StudyPlan, run_study
+from tutelage.sdvp.study.setup import STAGES
+from tutelage.sdvp.study.tables import StudyTables
 
-TASKS = (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN)
+TASKS = (*study_questions.CURRENT, *study_questions.PREVIOUS, *study_questions.UNSEEN)
 
 
 def part(seed: int, shares: dict[str, float], **by_task: dict[str, float]) -> dict[str, Any]:
@@ -59,7 +59,7 @@ SHARES = {"frozen": 0.5, "replaced": 0.7, "routed": 0.62, "naive": 0.3, "sdvp": 
 
 
 def test_the_summary_is_what_the_arms_say() -> None:
-    summary = Tables([part(0, SHARES), part(1, SHARES)]).summary()
+    summary = StudyTables([part(0, SHARES), part(1, SHARES)]).summary()
     assert summary["current_gain"] == pytest.approx(15)
     assert summary["gap_closed"] == pytest.approx(15 / 20)
     assert summary["previous_change"] == summary["unseen_change"] == pytest.approx(15)
@@ -70,12 +70,12 @@ def test_the_summary_is_what_the_arms_say() -> None:
 
 def test_a_task_without_a_gap_does_not_count_in_gap_closed() -> None:
     flat = {"frozen": 0.5, "replaced": 0.52, "sdvp": 0.9}
-    assert Tables([part(0, SHARES, b_nlvr=flat)]).summary()["gap_closed"] == pytest.approx(15 / 20)
+    assert StudyTables([part(0, SHARES, b_nlvr=flat)]).summary()["gap_closed"] == pytest.approx(15 / 20)
 
 
 def test_misses_are_said_with_their_reason() -> None:
     fallen = {"sdvp": 0.1}
-    tables = Tables([part(0, SHARES | {"routed": 0.66}, a_count=fallen, a_exist=fallen, a_size=fallen)])
+    tables = StudyTables([part(0, SHARES | {"routed": 0.66}, a_count=fallen, a_exist=fallen, a_size=fallen)])
     verdicts = {v["claim"]: v for v in tables.verdicts(tables.summary())}
     assert not verdicts["Previous tasks kept"]["met"]
     assert "a_count -40.0" in verdicts["Previous tasks kept"]["reason"]
@@ -86,7 +86,7 @@ def test_misses_are_said_with_their_reason() -> None:
 
 def test_gains_are_resampled_by_image_and_seed() -> None:
     """Two answers of an image that always agree are one observation: the interval must not shrink by sqrt(2)."""
-    tables = Tables([part(0, SHARES)])
+    tables = StudyTables([part(0, SHARES)])
     row = next(row for row in tables.arms() if row["task"] == "b_gqa")
     width = row["gain"]["hi"] - row["gain"]["lo"]
     share = 0.15
@@ -95,7 +95,7 @@ def test_gains_are_resampled_by_image_and_seed() -> None:
 
 
 def test_every_table_has_its_rows() -> None:
-    tables = Tables([part(0, SHARES)]).all()
+    tables = StudyTables([part(0, SHARES)]).all()
     assert {row["task"] for row in tables["arms"]} == set(TASKS)
     assert [row["type"] for row in tables["types"] if row["task"] == "b_gqa"] == ["one", "two"]
     assert len(tables["matrix"]["sdvp"]) == len(STAGES) + 1
@@ -106,39 +106,41 @@ def test_every_table_has_its_rows() -> None:
 
 def test_module_measures_by_hand() -> None:
     one, two = Box(0, 0, 10, 10), Box(20, 20, 30, 30)
-    found = located([(Label([one]), Label([one, two])), (Label([one, two]), Label([one])), (None, Label([two]))])
+    found = detection_metrics(
+        [(CallLabel([one]), CallLabel([one, two])), (CallLabel([one, two]), CallLabel([one])), (None, CallLabel([two]))]
+    )
     assert found == {
         "average precision": pytest.approx(50.0),
         "precision": pytest.approx(100 * 2 / 3),
         "recall": pytest.approx(100 * 2 / 4),
         "count error": pytest.approx(1.0),
     }
-    said = answered([(Label("red", None, 0.95), Label("red")), (Label("red", None, 0.95), Label("blue"))])
+    said = answer_metrics([(CallLabel("red", None, 0.95), CallLabel("red")), (CallLabel("red", None, 0.95), CallLabel("blue"))])
     assert said == {"accuracy": 50.0, "calibration error": pytest.approx(45.0)}
 
 
 def test_average_precision_falls_with_misses_ahead_of_hits() -> None:
-    def found(*scores: float) -> list[tuple[Label, Label]]:
+    def found(*scores: float) -> list[tuple[CallLabel, CallLabel]]:
         places = [Box(40 * i, 0, 40 * i + 10, 10) for i in range(3)]
         boxes = [Box(*box[:4], score) for box, score in zip(places, scores)]
-        return [(Label(boxes), Label(places[:2]))]  # the third is wrong
+        return [(CallLabel(boxes), CallLabel(places[:2]))]  # the third is wrong
 
     assert average_precision(found(0.9, 0.8, 0.7)) == 1.0
     assert average_precision(found(0.9, 0.7, 0.8)) == pytest.approx((1 + 2 / 3) / 2)
     assert average_precision(found(0.8, 0.7, 0.9)) == pytest.approx(2 / 3)
-    assert average_precision([(Label([]), Label([Box(0, 0, 1, 1)]))]) == 0.0
+    assert average_precision([(CallLabel([]), CallLabel([Box(0, 0, 1, 1)]))]) == 0.0
 
 
 def test_the_area_is_the_share_of_pairs_ranked_rightly() -> None:
-    yes = [(Label(True, {"yes": p, "no": 1 - p}), Label(True)) for p in (0.9, 0.5)]
-    no = [(Label(False, {"yes": p, "no": 1 - p}), Label(False)) for p in (0.5, 0.1)]
-    assert area(yes + no) == pytest.approx(100 * (3 + 0.5) / 4)
+    yes = [(CallLabel(True, {"yes": p, "no": 1 - p}), CallLabel(True)) for p in (0.9, 0.5)]
+    no = [(CallLabel(False, {"yes": p, "no": 1 - p}), CallLabel(False)) for p in (0.5, 0.1)]
+    assert roc_auc(yes + no) == pytest.approx(100 * (3 + 0.5) / 4)
 
 
 def test_a_folder_of_another_plan_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(json.dumps({"format": "tutelage-run", "version": 1, "settings": {"plan": "another"}}))
     with pytest.raises(StaleError, match="other settings"):
-        run_study(Plan.smoke(), tmp_path, 1)
+        run_study(StudyPlan.smoke(), tmp_path, 1)
 
 
 def smoke(out: Path, home: Path) -> subprocess.Popen[bytes]:

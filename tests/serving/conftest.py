@@ -20,13 +20,13 @@ pytest.importorskip("prometheus_client", reason="prometheus-client is not instal
 
 from starlette.testclient import TestClient
 
-from tutelage.modules.function import module
+from tutelage.modules.function_module import module
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.language import Answers, Call, Module, Signature
+from tutelage.programs.generators.base import ProgramGenerator, grammar_generator
+from tutelage.programs.types import Call, Module, ModuleOutputs, Signature
 from tutelage.programs.values import Box, Image
-from tutelage.programs.writers.writer import Writer, grammar_writer
 from tutelage.serving.app import application
-from tutelage.serving.samples import Sample, scene
+from tutelage.serving.sample_images import Sample, scene
 from tutelage.serving.settings import ServerSettings
 
 VISPROG = "A=VQA(image=IMAGE,question='{}')\nFINAL_RESULT=RESULT(var=A)"
@@ -49,13 +49,13 @@ class Echo:
     def __post_init__(self) -> None:
         self.gate.set()
 
-    def run(self, calls: Sequence[Call]) -> Answers:
+    def run(self, calls: Sequence[Call]) -> ModuleOutputs:
         self.batches.append(len(calls))
         self.entered.set()
         assert self.gate.wait(30)
         if any(call.args["question"] == "die" for call in calls):
             raise SystemExit("no module should do this")
-        return Answers([f"{call.args['question']} {call.args['image'].bytes[0, 0, 0]}" for call in calls])
+        return ModuleOutputs([f"{call.args['question']} {call.args['image'].bytes[0, 0, 0]}" for call in calls])
 
 
 def picture(shade: int, size: int = 8, format: str = "PNG") -> str:
@@ -84,10 +84,10 @@ def served(echo: Echo) -> Callable[..., Any]:
 
     @contextmanager
     def served(
-        key: str | None = None, writer: Writer | None = None, sample: Sample = scene, **settings: Any
+        key: str | None = None, writer: ProgramGenerator | None = None, sample: Sample = scene, **settings: Any
     ) -> Iterator[TestClient]:
         modules: dict[str, Module] = {**symbolic_modules(), "VQA": echo, "LOC": loc}
-        app = application(modules, writer or grammar_writer(), ServerSettings(**settings), key=key, sample=sample)
+        app = application(modules, writer or grammar_generator(), ServerSettings(**settings), key=key, sample=sample)
         with TestClient(app) as client:
             yield client
 

@@ -19,11 +19,11 @@ import pydantic
 import pytest
 
 from tutelage import assets
-from tutelage.programs.writers.grammar import write
-from tutelage.programs.writers.writer import Draft, NoDraft, Request
-from tutelage.serving import wire
-from tutelage.serving.engine import BRIEF_S
-from tutelage.serving.samples import photograph, scene
+from tutelage.programs.generators.base import Candidate, GenerationFailed, GenerationRequest
+from tutelage.programs.generators.grammar import generate
+from tutelage.serving import schemas
+from tutelage.serving.engine import FAST_BATCH_S
+from tutelage.serving.sample_images import photograph, scene
 
 from .conftest import VIPER, VISPROG, Echo, held, picture, run, until, waiting
 
@@ -40,17 +40,17 @@ def problem(response: Any) -> tuple[int, str]:
 def test_a_program_runs_on_a_picture(served: Served, dsl: str, text: str) -> None:
     with served() as client:
         response = client.post("/v1/run", json={"images": [picture(9)], "program": text.format("what"), "dsl": dsl})
-    answer = wire.Answer(**response.json())
+    answer = schemas.RunResponse(**response.json())
     assert response.status_code == 200 and answer.answer == "what 9" and answer.status == "ok"
     assert [step["module"] for step in answer.steps or []][:1] == ["VQA"]
-    assert answer.program == wire.Written(dsl=dsl, text=text.format("what"), source="client")
+    assert answer.program == schemas.ProgramInfo(dsl=dsl, text=text.format("what"), source="client")
     assert (answer.images[0].width, answer.images[0].notes) == (8, [])
 
 
 def test_a_question_becomes_a_program(served: Served) -> None:
     with served() as client:
         asked = {"images": [picture(1)], "question": "What color is the circle?", "trace": False}
-        answer = wire.Answer(**client.post("/v1/solve", json=asked).json())
+        answer = schemas.RunResponse(**client.post("/v1/solve", json=asked).json())
         unread = client.post("/v1/solve", json=asked | {"question": "Tell me a joke"})
     assert answer.program is not None and "VQA" in answer.program.text and answer.program.source == "grammar"
     assert str(answer.answer).endswith(" 1") and answer.steps is None
@@ -75,7 +75,7 @@ def test_a_batch_answers_each_item_by_itself(served: Served, echo: Echo) -> None
     with served() as client:
         asked = {"pictures": {"a": picture(1), "b": picture(2), "unused": "not base64"}, "items": items}
         response = client.post("/v1/batch", json=asked)
-    answers = wire.Answers(**response.json()).answers
+    answers = schemas.BatchResponse(**response.json()).answers
     assert response.status_code == 200
     assert [answer.status for answer in answers] == ["ok", "ok", "parse", "ok", "parse"]
     assert [answer.answer for answer in answers][:3] == ["x 1", "x 2", None]
@@ -92,7 +92,7 @@ def test_requests_under_way_meet_in_one_batch_and_get_the_answers_they_get_alone
             assert echo.entered.wait(10)
             rest = [pool.submit(run, client, question, number) for number, question in enumerate(questions)]
             until(lambda: waiting(client) == 12)
-            sleep(2 * BRIEF_S)  # the first batch is no brief one, for which few would be gathered
+            sleep(2 * FAST_BATCH_S)  # the first batch is no brief one, for which few would be gathered
             echo.gate.set()
             first.result()
             return [future.result().json() for future in rest]
@@ -302,10 +302,10 @@ class Broken:
 
     name = "broken"
 
-    def write(self, requests: Sequence[Request], n: int = 1) -> list[list[Draft]]:
+    def generate(self, requests: Sequence[GenerationRequest], n: int = 1) -> list[list[Candidate]]:
         if any("joke" in request.question for request in requests):
             raise ZeroDivisionError("secret of the inside")
-        return [[Draft("", self.name, failure=NoDraft("the model is away", remedy="wait"))] for _ in requests]
+        return [[Candidate("", self.name, failure=GenerationFailed("the model is away", remedy="wait"))] for _ in requests]
 
 
 def test_a_writer_that_gives_nothing_and_one_that_breaks(served: Served, caplog: pytest.LogCaptureFixture) -> None:
@@ -339,7 +339,7 @@ def test_the_pictures_that_steps_looked_at(served: Served) -> None:
 
 
 def test_the_schema_describes_examples_that_work(served: Served) -> None:
-    models = {"/v1/solve": wire.SolveRequest, "/v1/run": wire.RunRequest, "/v1/batch": wire.BatchRequest}
+    models = {"/v1/solve": schemas.SolveRequest, "/v1/run": schemas.RunRequest, "/v1/batch": schemas.BatchRequest}
     with served() as client:
         schema = client.get("/openapi.json").json()
         for path, model in models.items():
@@ -351,11 +351,11 @@ def test_the_schema_describes_examples_that_work(served: Served) -> None:
                 assert model.model_validate(example).model_dump(exclude_unset=True) == example
                 response = client.post(path, json=example)
                 assert response.status_code == 200, response.text
-                (wire.Answers if path == "/v1/batch" else wire.Answer).model_validate(response.json())
-        for example in schema["components"]["schemas"]["Failed"]["examples"]:
-            wire.Failed.model_validate(example)
+                (schemas.BatchResponse if path == "/v1/batch" else schemas.RunResponse).model_validate(response.json())
+        for example in schema["components"]["schemas"]["ErrorResponse"]["examples"]:
+            schemas.ErrorResponse.model_validate(example)
         with pytest.raises(pydantic.ValidationError):
-            wire.RunRequest.model_validate({"images": [], "program": "x"})
+            schemas.RunRequest.model_validate({"images": [], "program": "x"})
         assert {"/v1/solve", "/v1/run", "/v1/batch", "/v1/modules", "/v1/sample", "/healthz", "/metrics"} == set(schema["paths"])
 
 
@@ -367,7 +367,7 @@ def test_a_scene_to_try(served: Served) -> None:
         assert problem(client.get("/v1/sample?number=-1")) == (422, "input")
     for number in range(200):
         for question in scene(number)["questions"]:
-            assert write(question, ("IMAGE",)).visprog, question
+            assert generate(question, ("IMAGE",)).visprog, question
 
 
 def test_a_photograph_to_try(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -378,7 +378,7 @@ def test_a_photograph_to_try(served: Served, monkeypatch: pytest.MonkeyPatch) ->
             program = {"images": [first["picture"]], "program": VISPROG.format("x")}
             assert client.post("/v1/run", json=program).json()["images"][0]["width"] == 512
             for question in first["questions"]:
-                assert write(question, ("IMAGE",), photo=True).visprog, question
+                assert generate(question, ("IMAGE",), photo=True).visprog, question
         monkeypatch.setattr(assets.Asset, "find", lambda self: None)
         refused = client.get("/v1/sample")
         assert problem(refused) == (422, "input") and refused.json()["error"]["remedy"] == "tutelage assets fetch photos"

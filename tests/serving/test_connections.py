@@ -15,8 +15,8 @@ import pytest
 import uvicorn
 
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.writers.writer import grammar_writer
-from tutelage.serving import door
+from tutelage.programs.generators.base import grammar_generator
+from tutelage.serving import middleware
 from tutelage.serving.app import application
 from tutelage.serving.settings import ServerSettings
 
@@ -32,7 +32,7 @@ def live(echo: Echo) -> Live:
 
     @contextmanager
     def live(**settings: Any) -> Iterator[int]:
-        app = application({**symbolic_modules(), "VQA": echo}, grammar_writer(), ServerSettings(**settings))
+        app = application({**symbolic_modules(), "VQA": echo}, grammar_generator(), ServerSettings(**settings))
         server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on"))
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
@@ -164,7 +164,7 @@ def test_texts_that_no_encoding_holds_and_nesting_without_end(live: Live) -> Non
 
 
 def test_bodies_that_trickle_give_their_places_back(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "BEGIN_S", 0.3)
+    monkeypatch.setattr(middleware, "BEGIN_S", 0.3)
     with live(queue=4) as port:
         slow = [sent(port, b"{", stated=100_000) for _ in range(4)]
         until(lambda: figure(port, "tutelage_held_programs") == 4)
@@ -177,7 +177,7 @@ def test_bodies_that_trickle_give_their_places_back(live: Live, monkeypatch: pyt
 
 
 def test_a_body_that_comes_fast_enough_is_waited_for(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "BEGIN_S", 0.3)
+    monkeypatch.setattr(middleware, "BEGIN_S", 0.3)
     body = request("x")
     with live(body_kib_s=len(body) / 1024) as port, sent(port, body[:-10], stated=len(body)) as client:
         sleep(0.5)  # beyond the beginning, within what the bytes so far allow

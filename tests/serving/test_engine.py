@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import viper, visprog
-from tutelage.programs.language import Call, Signature
-from tutelage.programs.scheduler import Context, Job
+from tutelage.programs.scheduler import Job, RunContext
 from tutelage.programs.scheduler import run as run_all
 from tutelage.programs.trace import Trace
+from tutelage.programs.types import Call, Signature
 from tutelage.programs.values import Box, Image
 from tutelage.serving import engine as engine_module
-from tutelage.serving.engine import Engine, Ticket
+from tutelage.serving.engine import BatchingEngine, PendingRun
+from tutelage.serving.errors import ServiceUnavailable
 from tutelage.serving.metrics import Metrics
-from tutelage.serving.problems import Stopped
 from tutelage.serving.settings import ServerSettings
 
 from .conftest import VISPROG, Echo
@@ -75,15 +75,15 @@ def test_each_program_gets_what_it_gets_alone(wanted: list[Any], batch_size: int
     own = modules(batch_size)
     signatures = {name: module.signature for name, module in own.items()}
     parsers = {"visprog": visprog.Parser(signatures), "viper": viper.Parser(signatures)}
-    alone = [run_all([Job("", parsers[dsl].try_parse(text, ("IMAGE",)), state)], Context(own))[0] for dsl, text, state in asked]
+    alone = [run_all([Job("", parsers[dsl].try_parse(text, ("IMAGE",)), state)], RunContext(own))[0] for dsl, text, state in asked]
 
     async def together() -> list[Trace]:
-        engine = Engine(modules(batch_size), ServerSettings(batching=batching, max_wait_ms=1), Metrics())
-        tickets = [Ticket(dsl, text, state) for dsl, text, state in asked]
+        engine = BatchingEngine(modules(batch_size), ServerSettings(batching=batching, max_wait_ms=1), Metrics())
+        tickets = [PendingRun(dsl, text, state) for dsl, text, state in asked]
         for ticket in tickets:
             engine.submit([ticket])
             await asyncio.sleep(0)
-        found = await asyncio.gather(*(ticket.answer for ticket in tickets))
+        found = await asyncio.gather(*(ticket.future for ticket in tickets))
         await asyncio.to_thread(engine.close)
         return list(found)
 
@@ -92,13 +92,13 @@ def test_each_program_gets_what_it_gets_alone(wanted: list[Any], batch_size: int
 
 def test_what_was_submitted_before_the_end_is_finished() -> None:
     async def go() -> list[Any]:
-        engine = Engine(modules(4), ServerSettings(), Metrics())
-        tickets = [Ticket("visprog", PROGRAMS[0][1].replace("{}", "ab"), {"IMAGE": Image(pixels(1))}) for _ in range(9)]
+        engine = BatchingEngine(modules(4), ServerSettings(), Metrics())
+        tickets = [PendingRun("visprog", PROGRAMS[0][1].replace("{}", "ab"), {"IMAGE": Image(pixels(1))}) for _ in range(9)]
         engine.submit(tickets)
         await asyncio.to_thread(engine.close)
-        with pytest.raises(Stopped, match="stopping"):
+        with pytest.raises(ServiceUnavailable, match="stopping"):
             engine.submit(tickets)
-        return [(await ticket.answer).answer for ticket in tickets]
+        return [(await ticket.future).answer for ticket in tickets]
 
     assert asyncio.run(go()) == [2] * 9
 
@@ -107,8 +107,8 @@ def test_a_module_that_does_not_answer_is_left_behind(caplog: pytest.LogCaptureF
     async def go() -> Echo:
         echo = Echo()
         echo.gate.clear()
-        engine = Engine({**symbolic_modules(), "VQA": echo}, ServerSettings(), Metrics())
-        engine.submit([Ticket("visprog", VISPROG.format("x"), {"IMAGE": Image(pixels(1))})])
+        engine = BatchingEngine({**symbolic_modules(), "VQA": echo}, ServerSettings(), Metrics())
+        engine.submit([PendingRun("visprog", VISPROG.format("x"), {"IMAGE": Image(pixels(1))})])
         await asyncio.to_thread(echo.entered.wait)
         await asyncio.to_thread(engine.close, 0.05)
         return echo
@@ -121,19 +121,19 @@ def test_a_module_that_does_not_answer_is_left_behind(caplog: pytest.LogCaptureF
 def test_a_lone_client_never_waits_and_clients_in_step_meet(monkeypatch: pytest.MonkeyPatch) -> None:
     """With an hour to wait for others: alone, nobody was expected; after two at once, two are, and a third comes in time."""
 
-    monkeypatch.setattr(engine_module, "SHARE", 1e12)
+    monkeypatch.setattr(engine_module, "MAX_WAIT_SHARE", 1e12)
 
     async def go() -> list[int]:
         echo = Echo()
-        engine = Engine({**symbolic_modules(), "VQA": echo}, ServerSettings(max_wait_ms=3_600_000), Metrics())
+        engine = BatchingEngine({**symbolic_modules(), "VQA": echo}, ServerSettings(max_wait_ms=3_600_000), Metrics())
 
-        def ticket(shade: int) -> Ticket:
-            return Ticket("visprog", VISPROG.format("x"), {"IMAGE": Image(pixels(shade))})
+        def ticket(shade: int) -> PendingRun:
+            return PendingRun("visprog", VISPROG.format("x"), {"IMAGE": Image(pixels(shade))})
 
         for shade in range(3):
             alone = ticket(shade)
             engine.submit([alone])
-            await alone.answer
+            await alone.future
         echo.gate.clear()
         echo.entered.clear()
         pair = [ticket(1), ticket(2), ticket(3)]
@@ -141,12 +141,12 @@ def test_a_lone_client_never_waits_and_clients_in_step_meet(monkeypatch: pytest.
         await asyncio.to_thread(echo.entered.wait)
         engine.submit(pair[1:])
         echo.gate.set()
-        await asyncio.gather(*(one.answer for one in pair))
+        await asyncio.gather(*(one.future for one in pair))
         first, second = ticket(4), ticket(5)
         engine.submit([first])
         await asyncio.sleep(0.05)
         engine.submit([second])
-        await asyncio.gather(first.answer, second.answer)
+        await asyncio.gather(first.future, second.future)
         await asyncio.to_thread(engine.close)
         return echo.batches
 

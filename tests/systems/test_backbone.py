@@ -8,22 +8,22 @@ import torch
 from torch import Tensor, nn
 
 from tutelage import registry
-from tutelage.distill.export import save_onnx, save_torchscript, save_weights
-from tutelage.distill.models import build_model
-from tutelage.distill.recipe import ModelPart
+from tutelage.distillation.export import save_onnx, save_torchscript, save_weights
+from tutelage.distillation.recipe import ModelSpec
+from tutelage.distillation.resolve import build_model
 from tutelage.errors import InputError
-from tutelage.registry import Entry
+from tutelage.registry import SystemEntry
 from tutelage.systems import _backbone
-from tutelage.systems._backbone import Backbone, Published, count_macs, count_parameters, create, load, on_meta, published
-from tutelage.systems._layers import ChannelNorm, DropPath, Scale, drop_rates, init_weights
+from tutelage.systems._backbone import Backbone, Variant, count_macs, count_parameters, create, create_on_meta, load, published
+from tutelage.systems._layers import DropPath, LayerNorm2d, LayerScale, drop_path_rates, init_weights
 
 
 class Pair(Backbone):
     """Two strided convolutions and a linear classifier."""
 
-    PUBLISHED = {
-        "small": Published({"widths": (4, 8)}, 4 * 3 * 4 + 4 + 8 * 4 * 4 + 8 + 8 * 1000 + 1000, size=8),
-        "large": Published({"widths": (8, 16)}, size=8),
+    VARIANTS = {
+        "small": Variant({"widths": (4, 8)}, 4 * 3 * 4 + 4 + 8 * 4 * 4 + 8 + 8 * 1000 + 1000, size=8),
+        "large": Variant({"widths": (8, 16)}, size=8),
     }
 
     def __init__(self, num_classes: int = 1000, in_chans: int = 3, *, widths: tuple[int, int] = (4, 8)):
@@ -31,11 +31,11 @@ class Pair(Backbone):
         self.first, self.second = nn.Conv2d(in_chans, widths[0], 2, 2), nn.Conv2d(*widths, 2, 2)
         self.head = nn.Linear(widths[1], num_classes)
 
-    def maps(self, images: Tensor) -> list[Tensor]:
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
         first = self.first(images)
         return [first, self.second(first)]
 
-    def classify(self, maps: Tensor) -> Tensor:
+    def forward_head(self, maps: Tensor) -> Tensor:
         return self.head(maps.mean((2, 3)))
 
 
@@ -48,9 +48,9 @@ class Teaching:
 @pytest.fixture
 def pair(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     made = {"pair": Pair, "teaching": Teaching, "bare": object}
-    entries = {name: Entry(name, "backbone", name, target) for name, target in made.items()}
+    entries = {name: SystemEntry(name, "backbone", name, target) for name, target in made.items()}
 
-    def find(name: str) -> Entry:
+    def find(name: str) -> SystemEntry:
         if name not in entries:
             raise InputError(f"unknown system {name!r}")
         return entries[name]
@@ -65,7 +65,7 @@ def test_a_network_is_found_by_system_and_size() -> None:
     large = create("pair:large", 5, 1)
     assert (large.second.out_channels, large.head.out_features, large.first.in_channels) == (16, 5, 1)
     assert create("pair:large", widths=(2, 3)).second.out_channels == 3
-    assert isinstance(create("teaching:small", 2), Pair) and published("teaching") is Pair.PUBLISHED
+    assert isinstance(create("teaching:small", 2), Pair) and published("teaching") is Pair.VARIANTS
     with pytest.raises(InputError, match="small") as told:
         create("pair:smal")
     assert "'smal'" in str(told.value)
@@ -80,16 +80,16 @@ def test_a_network_is_found_by_system_and_size() -> None:
 @pytest.mark.usefixtures("pair")
 def test_a_recipe_names_a_backbone_or_a_size_of_it() -> None:
     options = {"num_classes": 3, "in_chans": 1}
-    assert build_model(ModelPart("pair", options)).second.out_channels == 8
-    large = build_model(ModelPart("pair:large", options))
+    assert build_model(ModelSpec("pair", options)).second.out_channels == 8
+    large = build_model(ModelSpec("pair:large", options))
     assert large.second.out_channels == 16 and large(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
-    assert isinstance(build_model(ModelPart("teaching:large", options)), Pair)
+    assert isinstance(build_model(ModelSpec("teaching:large", options)), Pair)
     with pytest.raises(InputError, match="no size 'huge'"):
-        build_model(ModelPart("pair:huge"))
+        build_model(ModelSpec("pair:huge"))
     with pytest.raises(InputError, match="unknown source 'pear'"):
-        build_model(ModelPart("pear:large"))
+        build_model(ModelSpec("pear:large"))
     with pytest.raises(InputError, match="bare has no sizes"):
-        build_model(ModelPart("bare:large"))
+        build_model(ModelSpec("bare:large"))
 
 
 @pytest.mark.usefixtures("pair")
@@ -119,7 +119,7 @@ def test_images_that_do_not_fit_are_refused_with_what_fits(shape: tuple[int, ...
 
 @pytest.mark.usefixtures("pair")
 def test_parameters_and_operations_are_counted_without_memory() -> None:
-    network = on_meta("pair:small")
+    network = create_on_meta("pair:small")
     assert network.head.weight.is_meta
     assert count_parameters(network) == published("pair")["small"].parameters
     # 4x4 positions of 2x2x3x4, 2x2 of 2x2x4x8, one classifier
@@ -148,20 +148,20 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
     assert torch.equal(dropped, dropped[:, :1, :1].expand_as(dropped))
     assert dropped.mean().item() == pytest.approx(1, abs=0.05)
     assert DropPath(1.0)(x).count_nonzero() == 0 and drop.eval()(x) is x
-    assert drop_rates(0.5, (1, 3, 2)) == [[0], pytest.approx([0.1, 0.2, 0.3]), pytest.approx([0.4, 0.5])]
-    assert drop_rates(0.5, (1,)) == [[0]]
+    assert drop_path_rates(0.5, (1, 3, 2)) == [[0], pytest.approx([0.1, 0.2, 0.3]), pytest.approx([0.4, 0.5])]
+    assert drop_path_rates(0.5, (1,)) == [[0]]
 
 
 def test_a_norm_of_channels_is_a_layer_norm_at_every_position() -> None:
-    norm = ChannelNorm(6)
+    norm = LayerNorm2d(6)
     with torch.no_grad():
         norm.weight.normal_(), norm.bias.normal_()
     for shape in ((2, 6, 4, 5), (2, 6, 3, 4, 5)):
         x = torch.randn(shape)
         plain = nn.functional.layer_norm(x.movedim(1, -1), (6,), norm.weight, norm.bias, 1e-6).movedim(-1, 1)
         assert torch.equal(norm(x), plain)
-    scale = Scale(6, 0.5, axis=1)
-    assert torch.equal(scale(x), x / 2) and torch.equal(Scale(5, 2.0)(x), 2 * x)
+    scale = LayerScale(6, 0.5, axis=1)
+    assert torch.equal(scale(x), x / 2) and torch.equal(LayerScale(5, 2.0)(x), 2 * x)
 
 
 def test_weights_start_truncated_normal() -> None:
@@ -186,7 +186,7 @@ def backbones() -> list[str]:
     ("name", "size"), [(name, size) for name in backbones() for size in _backbone.published(name)], ids=lambda it: str(it)
 )
 def test_published_sizes_have_exactly_their_parameters(name: str, size: str) -> None:
-    network, told = on_meta(f"{name}:{size}"), published(name)[size]
+    network, told = create_on_meta(f"{name}:{size}"), published(name)[size]
     if told.parameters is not None:
         assert count_parameters(network) == told.parameters
     if told.macs is not None and network.spatial == 2:

@@ -6,16 +6,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from tutelage.errors import InputError
-from tutelage.systems._backbone import count_parameters, create, on_meta
+from tutelage.systems._backbone import count_parameters, create, create_on_meta
 from tutelage.systems._layers import DropPath
-from tutelage.systems.convnext import Block, ConvNeXt
+from tutelage.systems.convnext import ConvNeXt, ConvNeXtBlock
 
 SMALL = {"depths": (1, 2, 1), "dims": (8, 12, 16), "stem": 4}
 
 
 def test_a_block_is_the_published_equation_in_channels_first_form() -> None:
     torch.manual_seed(0)
-    block, x = Block(6, layer_scale=0.5), torch.randn(2, 6, 9, 11)
+    block, x = ConvNeXtBlock(6, layer_scale=0.5), torch.randn(2, 6, 9, 11)
     with torch.no_grad():
         for parameter in block.parameters():
             parameter.normal_(std=0.3)
@@ -46,7 +46,7 @@ def test_any_size_that_the_stages_divide_works(size: tuple[int, int]) -> None:
 
 
 def test_the_mini_size_is_as_large_as_said() -> None:
-    assert count_parameters(on_meta("convnext:mini", 10)) == pytest.approx(592_000, rel=2e-3)
+    assert count_parameters(create_on_meta("convnext:mini", 10)) == pytest.approx(592_000, rel=2e-3)
 
 
 def test_stochastic_depth_rises_over_the_blocks_and_sleeps_in_eval_mode() -> None:
@@ -83,10 +83,10 @@ def test_the_same_logits_as_the_library_with_its_weights() -> None:
     with torch.no_grad():
         for parameter in theirs.parameters():
             parameter.normal_(std=0.2)
-    ours, images = ConvNeXt(5, **SMALL).adopt(theirs.state_dict(), "hf"), torch.randn(2, 3, 32, 48)
+    ours, images = ConvNeXt(5, **SMALL).load_converted(theirs.state_dict(), "hf"), torch.randn(2, 3, 32, 48)
     expected = theirs(images).logits
     assert torch.allclose(ours(images), expected, atol=1e-4 * expected.abs().max().item())
     with pytest.raises(InputError, match="build the same size"):
-        ConvNeXt(6, **SMALL).adopt(theirs.state_dict(), "hf")
+        ConvNeXt(6, **SMALL).load_converted(theirs.state_dict(), "hf")
     with pytest.raises(InputError, match="no weights from 'tf'"):
-        ours.adopt({}, "tf")
+        ours.load_converted({}, "tf")

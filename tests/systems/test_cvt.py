@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tutelage.errors import InputError
 from tutelage.systems._layers import DropPath
-from tutelage.systems.cvt import Attention, Block, ConvProjection, CvT, quick_gelu
+from tutelage.systems.cvt import ConvProjection, CvT, CvTAttention, CvTBlock, quick_gelu
 
 MINI: dict[str, Any] = CvT.options("mini")
 
@@ -28,7 +28,7 @@ def wild(module: nn.Module) -> Any:
 @pytest.mark.parametrize("size", [(8, 8), (7, 5), (1, 4)])
 @pytest.mark.parametrize("classes", [0, 1])
 def test_keys_are_about_a_quarter_of_the_queries(size: tuple[int, int], classes: int) -> None:
-    attention, count = Attention(12, 3), size[0] * size[1]
+    attention, count = CvTAttention(12, 3), size[0] * size[1]
     q, k, v = attention.project(torch.randn(2, count + classes, 12), size)
     assert q.shape[1] == count + classes
     assert k.shape == v.shape == (2, -(-size[0] // 2) * -(-size[1] // 2) + classes, 12)
@@ -37,7 +37,7 @@ def test_keys_are_about_a_quarter_of_the_queries(size: tuple[int, int], classes:
 
 @pytest.mark.parametrize("classes", [0, 1])
 def test_with_delta_kernels_a_block_is_an_ordinary_transformer_block(classes: int) -> None:
-    block = wild(Block(12, 3, 0.0, kv_stride=1, quick=False, convolutional=True))
+    block = wild(CvTBlock(12, 3, 0.0, kv_stride=1, quick=False, convolutional=True))
     with torch.no_grad():
         for module in block.modules():
             if isinstance(module, ConvProjection):
@@ -57,7 +57,7 @@ def test_only_the_convolutions_know_where_a_token_is() -> None:
     x, order = torch.randn(2, 16, 12), torch.randperm(16, generator=torch.Generator().manual_seed(1))
 
     def moved(convolutional: bool) -> tuple[Tensor, Tensor]:
-        block = wild(Block(12, 3, 0.0, kv_stride=2, quick=True, convolutional=convolutional))
+        block = wild(CvTBlock(12, 3, 0.0, kv_stride=2, quick=True, convolutional=convolutional))
         return block(x, (4, 4))[:, order], block(x[:, order], (4, 4))
 
     assert torch.allclose(*moved(False), atol=1e-5)
@@ -107,9 +107,9 @@ def test_the_same_logits_as_the_library_with_its_weights() -> None:
         embed_dim=[8, 12, 16], num_heads=[1, 3, 2], depth=[1, 2, 3], drop_path_rate=[0.0, 0.0, 0.0], num_labels=5
     )
     theirs = wild(transformers.CvtForImageClassification(config))
-    ours = CvT(5, depths=(1, 2, 3), dims=(8, 12, 16), heads=(1, 3, 2), quick=False).adopt(theirs.state_dict(), "hf")
+    ours = CvT(5, depths=(1, 2, 3), dims=(8, 12, 16), heads=(1, 3, 2), quick=False).load_converted(theirs.state_dict(), "hf")
     images = torch.randn(2, 3, 32, 48)
     expected = theirs(images).logits
     assert torch.allclose(ours(images), expected, atol=1e-4 * expected.abs().max().item())
-    quick = CvT(5, depths=(1, 2, 3), dims=(8, 12, 16), heads=(1, 3, 2)).adopt(theirs.state_dict(), "hf")
+    quick = CvT(5, depths=(1, 2, 3), dims=(8, 12, 16), heads=(1, 3, 2)).load_converted(theirs.state_dict(), "hf")
     assert not torch.allclose(quick(images), expected, atol=1e-4)

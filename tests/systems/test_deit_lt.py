@@ -7,13 +7,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.data import Batch
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Progress
-from tutelage.distill.teacher import Live
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.data import Batch
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import TrainingProgress
+from tutelage.distillation.teacher import NetworkTeacher
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
-from tutelage.systems._shared import SmallCNN, built, toy_images
+from tutelage.systems._toy import SmallCNN, build_with_seed, toy_images
 from tutelage.systems.deit_lt import (
     DeiTLT,
     DistilledViT,
@@ -24,7 +24,7 @@ from tutelage.systems.deit_lt import (
     group_accuracy,
     long_tailed_counts,
     long_tailed_subset,
-    mixed,
+    mixup_cutmix,
 )
 
 COUNTS = [5000, 2997, 1796, 1077, 645, 387, 232, 139, 83, 50]
@@ -61,26 +61,26 @@ def test_group_accuracy_is_a_mean_over_classes() -> None:
 def method_at(epoch: float, **options: object) -> DeiTLT:
     method = DeiTLT(drw=2, counts=(40, 20, 10, 5), **options)
     method.class_weights = effective_weights([40, 20, 10, 5])
-    method.progress = Progress(epoch=epoch)
+    method.progress = TrainingProgress(epoch=epoch)
     return method
 
 
-def case() -> tuple[Batch, nn.Module, Live]:
+def case() -> tuple[Batch, nn.Module, NetworkTeacher]:
     data = toy_images(0, 16)
-    student = built(lambda: DistilledViT(4, 8, 4, width=16, depth=1, heads=2), 0, "student")
-    return data.batch(torch.arange(16), None), student, Live(built(lambda: SmallCNN(4, 4, 8), 0, "teacher"))
+    student = build_with_seed(lambda: DistilledViT(4, 8, 4, dim=16, depth=1, heads=2), 0, "student")
+    return data.batch(torch.arange(16), None), student, NetworkTeacher(build_with_seed(lambda: SmallCNN(4, 4, 8), 0, "teacher"))
 
 
 def test_weighted_loss_equals_a_hand_computation() -> None:
     method = method_at(2.0)
     dist, teacher = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.eye(4)[[0, 3, 3, 1, 2, 0]]
     output = {"cls": torch.zeros(6, 4), "dist": dist}
-    terms = method.terms(Batch(torch.zeros(6)), output, {"logits": teacher, "labels": torch.full((6, 4), 0.25)})
+    terms = method.loss_terms(Batch(torch.zeros(6)), output, {"logits": teacher, "labels": torch.full((6, 4), 0.25)})
     targets = [0, 3, 3, 1, 2, 0]
     w = method.class_weights
     losses = [-w[k] * dist[i].log_softmax(0)[k] for i, k in enumerate(targets)]
     assert terms["dist"].item() == pytest.approx((sum(losses) / sum(w[k] for k in targets)).item(), abs=1e-6)
-    early = method_at(1.99).terms(Batch(torch.zeros(6)), output, {"logits": teacher, "labels": torch.full((6, 4), 0.25)})
+    early = method_at(1.99).loss_terms(Batch(torch.zeros(6)), output, {"logits": teacher, "labels": torch.full((6, 4), 0.25)})
     assert early["dist"].item() == pytest.approx(F.cross_entropy(dist, torch.tensor(targets)).item(), abs=1e-6)
 
 
@@ -114,17 +114,17 @@ def test_the_teacher_sees_the_very_images_of_the_student(epoch: float) -> None:
 def test_a_head_without_weight_gets_no_gradient(a: float, silent: str, learns: str) -> None:
     batch, student, teacher = case()
     method = method_at(0.0, a=a)
-    terms = method.terms(batch, *method(batch, student, teacher))
-    sum(method.weights()[name] * term for name, term in terms.items() if method.weights()[name]).backward()
+    terms = method.loss_terms(batch, *method(batch, student, teacher))
+    sum(method.loss_weights()[name] * term for name, term in terms.items() if method.loss_weights()[name]).backward()
     assert student.get_submodule(silent).weight.grad is None
     assert student.get_submodule(learns).weight.grad.abs().sum() > 0
 
 
 def test_the_phase_changes_with_the_epoch_and_after_a_resume(tmp_path: Path) -> None:
-    def lesson() -> Lesson:
-        made = DeiTLT.tiny(0)
+    def lesson() -> TrainingJob:
+        made = DeiTLT.tiny_job(0)
         made.method = DeiTLT(drw=2)
-        made.settings = Settings(steps=7, batch_size=16, checkpoint_every=3, log_every=1)
+        made.settings = TrainingSettings(steps=7, batch_size=16, checkpoint_every=3, log_every=1)
         return made
 
     trainer, phases = Trainer(lesson()), []
@@ -145,7 +145,7 @@ def test_the_phase_changes_with_the_epoch_and_after_a_resume(tmp_path: Path) -> 
 
 
 def test_the_student_network() -> None:
-    student = DistilledViT(5, 8, 2, width=16, depth=1, heads=2)
+    student = DistilledViT(5, 8, 2, dim=16, depth=1, heads=2)
     said = student(torch.randn(3, 1, 8, 8))
     torch.testing.assert_close(said["logits"], (said["cls"] + said["dist"]) / 2)
     assert student.positions.shape == (1, 16 + 2, 16)
@@ -158,15 +158,15 @@ def test_mixed_labels_weigh_what_is_left_of_each_image(mixup: float, cutmix: flo
     images = torch.tensor([0.0, 1.0])[:, None, None, None].expand(2, 1, 9, 9).contiguous()
     torch.manual_seed(0)
     for _ in range(10):
-        pictures, targets = mixed(images, torch.eye(2), mixup, cutmix)
+        pictures, targets = mixup_cutmix(images, torch.eye(2), mixup, cutmix)
         torch.testing.assert_close(pictures.mean((1, 2, 3)), targets[:, 1])
     assert torch.equal(images[0], torch.zeros(1, 9, 9))
 
 
-def sam_lesson(rho: float | None) -> Lesson:
-    student = built(lambda: SmallCNN(4, 4, 8), 0)
-    settings = Settings(steps=5, batch_size=16, optimizer="sgd", lr=0.1)
-    return Lesson(student, None, SharpnessAware(rho=rho or 0.0), toy_images(0), settings)
+def sam_lesson(rho: float | None) -> TrainingJob:
+    student = build_with_seed(lambda: SmallCNN(4, 4, 8), 0)
+    settings = TrainingSettings(steps=5, batch_size=16, optimizer="sgd", lr=0.1)
+    return TrainingJob(student, None, SharpnessAware(rho=rho or 0.0), toy_images(0), settings)
 
 
 def test_sharpness_aware_gradient_is_taken_nearby_and_weights_are_restored() -> None:
@@ -196,11 +196,11 @@ def test_sharpness_aware_gradient_is_taken_nearby_and_weights_are_restored() -> 
 
 def test_radius_zero_is_the_plain_optimiser() -> None:
     ours = train(sam_lesson(None)).student
-    plain = built(lambda: SmallCNN(4, 4, 8), 0)
+    plain = build_with_seed(lambda: SmallCNN(4, 4, 8), 0)
     lesson = sam_lesson(None)
     optimizer = torch.optim.SGD(plain.parameters(), lr=0.1, momentum=0.9, fused=True)
     for step in range(5):
-        batch = lesson.data.batch(*lesson.order().step(step))
+        batch = lesson.data.batch(*lesson.sample_order().step(step))
         optimizer.param_groups[0]["lr"] = 0.1 * 0.5 * (1 + torch.cos(torch.tensor(torch.pi * step / 5)).item())
         optimizer.zero_grad()
         F.cross_entropy(plain.train()(batch.inputs), batch.labels).backward()

@@ -5,9 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.distill import losses
-from tutelage.distill.data import Batch
-from tutelage.distill.method import Progress
+from tutelage.distillation import losses
+from tutelage.distillation.data import Batch
+from tutelage.distillation.method import TrainingProgress
 from tutelage.errors import InputError
 from tutelage.systems.dkd import DKD
 
@@ -19,7 +19,7 @@ def test_the_two_parts_make_up_classic_distillation(seed: int, tau: float) -> No
     labels = torch.randint(0, 5, (6,), generator=rng)
     target, other = losses.decoupled(ours, theirs, labels, tau)
     rest = 1 - (theirs / tau).softmax(-1).gather(1, labels[:, None])[:, 0]
-    torch.testing.assert_close(target + rest * other, losses.divergence(ours, theirs, tau))
+    torch.testing.assert_close(target + rest * other, losses.kl_divergence(ours, theirs, tau))
 
 
 def test_parts_see_only_what_is_theirs() -> None:
@@ -34,13 +34,13 @@ def test_terms_and_warm_up() -> None:
     method = DKD(alpha=1.0, beta=8.0, warmup=20)
     rises = []
     for epoch in (0.0, 9.5, 19.0, 40.0):
-        method.progress = Progress(epoch=epoch)
-        rises.append(method.weights()["other"])
+        method.progress = TrainingProgress(epoch=epoch)
+        rises.append(method.loss_weights()["other"])
     assert rises == [8 / 20, 8 * 10 / 20, 8.0, 8.0]
-    assert DKD(warmup=0).weights() == {"label": 1.0, "target": 1.0, "other": 8.0}
+    assert DKD(warmup=0).loss_weights() == {"label": 1.0, "target": 1.0, "other": 8.0}
 
 
 def test_mixed_labels_are_refused() -> None:
     logits = {"logits": torch.zeros(2, 3)}
     with pytest.raises(InputError, match="class id"):
-        DKD().terms(Batch(torch.zeros(2, 1), torch.full((2, 3), 1 / 3)), logits, logits)
+        DKD().loss_terms(Batch(torch.zeros(2, 1), torch.full((2, 3), 1 / 3)), logits, logits)

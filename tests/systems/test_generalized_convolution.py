@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.errors import InputError
-from tutelage.systems._shared import built, toy_images
+from tutelage.systems._toy import build_with_seed, toy_images
 from tutelage.systems.generalized_convolution import DISTANCES, GeneralizedCNN, GeneralizedConv2d, Kind, Monotone, WeightedL1
 
 KINDS = get_args(Kind)
@@ -16,7 +16,7 @@ KINDS = get_args(Kind)
 
 def layer(kind: Kind, inputs: int = 3, outputs: int = 5, size: int = 3, **options: Any) -> GeneralizedConv2d:
     """A layer in float64 whose every parameter is random."""
-    made = built(lambda: GeneralizedConv2d(inputs, outputs, size, kind=kind, **options), 0, kind).double()
+    made = build_with_seed(lambda: GeneralizedConv2d(inputs, outputs, size, kind=kind, **options), 0, kind).double()
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in made.parameters():
@@ -181,7 +181,7 @@ def test_templates_come_from_patches_that_are_not_flat() -> None:
 
 
 def test_the_network_starts_from_its_own_inputs_and_keeps_its_statistics() -> None:
-    network, data = built(lambda: GeneralizedCNN(4, 1, kind="l2"), 0, "net"), toy_images(0)
+    network, data = build_with_seed(lambda: GeneralizedCNN(4, 1, kind="l2"), 0, "net"), toy_images(0)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     network.draw_templates(data.inputs, 0)
     after = network.state_dict()

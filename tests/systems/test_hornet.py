@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.errors import InputError
-from tutelage.systems._backbone import count_macs, count_parameters, on_meta
+from tutelage.systems._backbone import count_macs, count_parameters, create_on_meta
 from tutelage.systems.hornet import GlobalLocalFilter, GnConv, HorNet
 
 
@@ -117,7 +117,7 @@ def test_any_size_that_the_stages_divide_works() -> None:
 
 
 def test_the_mini_size_is_as_large_as_said() -> None:
-    assert count_parameters(on_meta("hornet:mini", 10)) == pytest.approx(823_000, rel=2e-3)
+    assert count_parameters(create_on_meta("hornet:mini", 10)) == pytest.approx(823_000, rel=2e-3)
 
 
 def test_a_decoder_of_order_2_saves_operations() -> None:

@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
 from tutelage.systems._backbone import create
-from tutelage.systems._shared import SmallCNN, built, toy_images
-from tutelage.systems.mamba_pkd import Group, MambaBlock, MambaClassifier, MambaPKD, fastest, selective_scan, time_paths
-from tutelage.systems.mamba_pkd.scan import PATHS, ScanPath
+from tutelage.systems._toy import SmallCNN, build_with_seed, toy_images
+from tutelage.systems.mamba_pkd import ClassifierGroup, MambaBlock, MambaClassifier, MambaPKD, fastest, selective_scan, time_paths
+from tutelage.systems.mamba_pkd.selective_scan import PATHS, ScanPath
 
 
 def inputs(seed: int, batch: int, length: int, width: int, states: int) -> list[Tensor]:
@@ -101,7 +101,7 @@ def test_the_fastest_path_has_the_smallest_median() -> None:
 
 
 def classifier(width: int = 8, depth: int = 1, **options: object) -> MambaClassifier:
-    return built(lambda: MambaClassifier(4, 1, width, depth, states=4, patch=None, size=8, **options), 0)  # type: ignore[arg-type]
+    return build_with_seed(lambda: MambaClassifier(4, 1, width, depth, states=4, patch=None, size=8, **options), 0)  # type: ignore[arg-type]
 
 
 def test_parameters_of_the_reference_layers() -> None:
@@ -192,8 +192,8 @@ def test_images_that_do_not_fit_are_refused() -> None:
 # -- the group -------------------------------------------------------------------------------------------------------
 
 
-def lesson(combine: str = "residual", lr: float = 1e-2, steps: int = 24) -> Lesson:
-    made = MambaPKD.tiny(0)
+def lesson(combine: str = "residual", lr: float = 1e-2, steps: int = 24) -> TrainingJob:
+    made = MambaPKD.tiny_job(0)
     made.student.combine = combine
     made.settings = replace(made.settings, lr=lr, steps=steps, weight_decay=0.1)
     return made
@@ -235,7 +235,7 @@ def test_the_training_loss_never_rises_from_member_to_member(lr: float) -> None:
             member = step // 8
             with torch.no_grad():
                 said = sum(f.eval()(batch.inputs) for f in made.student.students[: member + 1])
-                terms = trainer.method.terms(batch, {"logits": said}, made.teacher(batch))
+                terms = trainer.method.loss_terms(batch, {"logits": said}, made.teacher(batch))
             losses.append(float(0.5 * terms["label"] + 0.5 * terms["soft"]))
             assert losses[-1] == pytest.approx(float(trainer.method.best), abs=1e-4)
     assert losses == sorted(losses, reverse=True)
@@ -282,18 +282,18 @@ def test_anytime_asks_one_or_all_or_as_many_as_it_takes() -> None:
 
 
 def test_views_and_plain_samples_are_both_taught() -> None:
-    from tutelage.distill.data import TensorData
-    from tutelage.distill.views import Views
+    from tutelage.distillation.augmentation import Augmentation
+    from tutelage.distillation.data import TensorData
 
     made = lesson()
-    made.data = TensorData(made.data.inputs, made.data.labels, views=Views(crop=1))
+    made.data = TensorData(made.data.inputs, made.data.labels, views=Augmentation(crop=1))
     assert train(made).history[-1]["terms"]["label"] > 0
 
 
 def test_a_student_that_is_no_group_is_refused() -> None:
     with pytest.raises(InputError, match="no group of 2"):
-        train(Lesson(classifier(), SmallCNN(4), MambaPKD(students=2), toy_images(0), Settings(steps=2)))
+        train(TrainingJob(classifier(), SmallCNN(4), MambaPKD(students=2), toy_images(0), TrainingSettings(steps=2)))
     with pytest.raises(InputError, match="at least one member"):
-        Group([])
+        ClassifierGroup([])
     with pytest.raises(InputError, match="students"):
         MambaPKD(students=0)

@@ -4,25 +4,25 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tutelage.distill.data import Batch, TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Terms
-from tutelage.distill.teacher import Live
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.data import Batch, TensorData
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Terms
+from tutelage.distillation.teacher import NetworkTeacher
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
-from tutelage.systems._shared import built
-from tutelage.systems.minilm import Encoder, MiniLM, needs_assistant, projections, relation, relation_divergence
+from tutelage.systems._toy import build_with_seed
+from tutelage.systems.minilm import MiniLM, TinyEncoder, needs_assistant, projections, relation_divergence, relation_logits
 
 
 def loss(method: MiniLM, student: nn.Module, teacher: nn.Module, tokens: Tensor, mask: Tensor) -> Terms:
-    batch, live = Batch({"input_ids": tokens, "attention_mask": mask}), Live(teacher)
+    batch, live = Batch({"input_ids": tokens, "attention_mask": mask}), NetworkTeacher(teacher)
     with torch.no_grad():
         method.prepare(student, live, batch, TensorData(batch.inputs))
-    return method.terms(batch, *method(batch, student, live))
+    return method.loss_terms(batch, *method(batch, student, live))
 
 
-def encoder(seed: int, width: int = 16, heads: int = 4) -> Encoder:
-    return built(lambda: Encoder(20, width, 2, heads, std=0.3), seed)
+def encoder(seed: int, width: int = 16, heads: int = 4) -> TinyEncoder:
+    return build_with_seed(lambda: TinyEncoder(20, width, 2, heads, std=0.3), seed)
 
 
 def tokens(seed: int, count: int = 3, length: int = 7) -> Tensor:
@@ -38,11 +38,11 @@ def test_an_exact_copy_has_no_loss() -> None:
 
 def test_hand_value_of_the_value_relation() -> None:
     mask, zero = torch.ones(1, 2), torch.zeros(1, 2, 2)
-    theirs = relation(torch.eye(2)[None], torch.eye(2)[None], 1, mask)
+    theirs = relation_logits(torch.eye(2)[None], torch.eye(2)[None], 1, mask)
     torch.testing.assert_close(theirs.exp()[0, 0, 0], torch.tensor([0.66976, 0.33024]), atol=1e-5, rtol=0)
-    value = relation_divergence(theirs, relation(zero, zero, 1, mask), mask)
+    value = relation_divergence(theirs, relation_logits(zero, zero, 1, mask), mask)
     assert value.item() == pytest.approx(0.0587998, abs=1e-6)
-    assert relation_divergence(relation(zero, zero, 1, mask), relation(zero, zero, 1, mask), mask).item() == 0
+    assert relation_divergence(relation_logits(zero, zero, 1, mask), relation_logits(zero, zero, 1, mask), mask).item() == 0
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -52,7 +52,7 @@ def test_padding_gives_the_mean_of_the_single_sequences(side: str) -> None:
     parts = [[torch.randn(1, n, 8, generator=rng) for _ in range(4)] for n in lengths]
 
     def value(q: Tensor, k: Tensor, q2: Tensor, k2: Tensor, mask: Tensor) -> Tensor:
-        return relation_divergence(relation(q, k, heads, mask), relation(q2, k2, heads, mask), mask).mean()
+        return relation_divergence(relation_logits(q, k, heads, mask), relation_logits(q2, k2, heads, mask), mask).mean()
 
     singles = torch.stack([value(*part, torch.ones(1, n)) for part, n in zip(parts, lengths)])
     padded = [torch.full((3, 6, 8), 50.0) for _ in range(4)]
@@ -70,33 +70,35 @@ def test_value_relation_does_not_see_a_rotation_but_the_head_width() -> None:
     v, mask = torch.randn(2, 5, 8, generator=rng), torch.ones(2, 5)
     turn = torch.linalg.qr(torch.randn(4, 4, generator=rng)).Q
     turned = (v.unflatten(-1, (2, 4)) @ turn).flatten(2)
-    torch.testing.assert_close(relation(turned, turned, 2, mask), relation(v, v, 2, mask))
+    torch.testing.assert_close(relation_logits(turned, turned, 2, mask), relation_logits(v, v, 2, mask))
     wide = torch.cat([v.unflatten(-1, (2, 4)), torch.zeros(2, 5, 2, 4)], -1).flatten(2)  # zero columns in each head
     half = v / 2**0.25  # the same dot products over sqrt(2)
-    torch.testing.assert_close(relation(wide, wide, 2, mask), relation(half, half, 2, mask))
+    torch.testing.assert_close(relation_logits(wide, wide, 2, mask), relation_logits(half, half, 2, mask))
 
 
 def test_direction_and_finiteness() -> None:
     rng, mask = torch.Generator().manual_seed(2), torch.ones(2, 5)
-    one, other = (relation(*(3 * torch.randn(2, 5, 8, generator=rng) for _ in range(2)), 2, mask) for _ in range(2))
+    one, other = (relation_logits(*(3 * torch.randn(2, 5, 8, generator=rng) for _ in range(2)), 2, mask) for _ in range(2))
     assert (relation_divergence(one, other, mask) - relation_divergence(other, one, mask)).abs().max() > 1e-3
-    flat = relation(torch.zeros(2, 5, 8), torch.zeros(2, 5, 8), 2, mask)
+    flat = relation_logits(torch.zeros(2, 5, 8), torch.zeros(2, 5, 8), 2, mask)
     assert bool(relation_divergence(one, flat, mask).isfinite().all())
 
 
 def test_a_sequence_of_padding_alone_gives_no_nan() -> None:
     q = torch.randn(1, 4, 8, requires_grad=True)
     value = relation_divergence(
-        relation(q.detach(), q.detach(), 2, torch.zeros(1, 4)), relation(q, q, 2, torch.zeros(1, 4)), torch.zeros(1, 4)
+        relation_logits(q.detach(), q.detach(), 2, torch.zeros(1, 4)),
+        relation_logits(q, q, 2, torch.zeros(1, 4)),
+        torch.zeros(1, 4),
     )
     value.sum().backward()
     assert value.abs().max() == 0 and bool(q.grad.isfinite().all())
 
 
 def test_gradients_end_at_the_tapped_projections() -> None:
-    trainer = Trainer(MiniLM.tiny(0))
+    trainer = Trainer(MiniLM.tiny_job(0))
     trainer.advance()
-    assert trainer.ungraded == ()
+    assert trainer.parameters_without_gradient == ()
     graded = {name for name, p in trainer.student.named_parameters() if p.grad is not None}
     for name, parameter in trainer.student.named_parameters():
         if name not in graded:
@@ -107,7 +109,7 @@ def test_gradients_end_at_the_tapped_projections() -> None:
         else:
             assert size > 0, name
     assert {"blocks.1.attention.query.weight", "blocks.1.attention.value.bias", "blocks.0.mlp.0.weight"} <= graded
-    idle = {name.removeprefix("student.") for name in trainer.method.idle}
+    idle = {name.removeprefix("student.") for name in trainer.method.unused_parameters}
     assert {"blocks.1.attention.out.weight", "blocks.1.mlp.2.bias", "norm.weight"} <= idle
     assert graded | idle == {name for name, _ in trainer.student.named_parameters()} and not graded & idle
     assert all(p.grad is None for p in trainer.teacher.network.parameters())
@@ -137,7 +139,7 @@ def test_the_generalisation_with_as_many_heads_is_the_same() -> None:
     assert all(plain[name].item() == pytest.approx(general[name].item(), abs=1e-6) for name in plain)
     method = MiniLM(relations=(("q", "q", 0.5), ("k", "k", 2.0)))
     assert set(loss(method, encoder(0), encoder(1), ids, torch.ones_like(ids))) == {"qq", "kk"}
-    assert method.weights() == {"qq": 0.5, "kk": 2.0}
+    assert method.loss_weights() == {"qq": 0.5, "kk": 2.0}
 
 
 class Fused(nn.Module):
@@ -152,21 +154,21 @@ class Fused(nn.Module):
 
 
 def test_a_fused_projection_is_split() -> None:
-    student, teacher, ids = built(Fused, 0), encoder(1), tokens(5)
+    student, teacher, ids = build_with_seed(Fused, 0), encoder(1), tokens(5)
     terms = loss(MiniLM(student=("qkv",)), student, teacher, ids, torch.ones_like(ids))
     weight = student.qkv.weight.chunk(3)
     x = student.words(ids)
     q, k = (x @ part.T + bias for part, bias in zip(weight[:2], student.qkv.bias.chunk(3)[:2]))
     mask = torch.ones_like(ids)
-    live = Live(teacher, taps=projections("encoder", 1))
+    live = NetworkTeacher(teacher, taps=projections("encoder", 1))
     said = live(Batch({"input_ids": ids, "attention_mask": mask}))
-    theirs = relation(said["blocks.1.attention.query"], said["blocks.1.attention.key"], 4, mask)
-    expected = relation_divergence(theirs, relation(q, k, 4, mask), mask).mean()
+    theirs = relation_logits(said["blocks.1.attention.query"], said["blocks.1.attention.key"], 4, mask)
+    expected = relation_divergence(theirs, relation_logits(q, k, 4, mask), mask).mean()
     torch.testing.assert_close(terms["attention"], expected)
 
 
 def test_the_trainer_leaves_the_teacher_in_eval_mode() -> None:
-    lesson = MiniLM.tiny(0)
+    lesson = MiniLM.tiny_job(0)
     trainer = Trainer(lesson)
     trainer.method.train()
     trainer.advance()
@@ -204,17 +206,19 @@ def test_a_bert_of_transformers_teaches_a_narrower_one() -> None:
 
     def bert(width: int, layers: int, seed: int) -> nn.Module:
         sizes = SIZES | {"hidden_size": width, "num_hidden_layers": layers, "hidden_dropout_prob": 0.0}
-        return built(lambda: transformers.BertModel(transformers.BertConfig(vocab_size=20, **sizes), add_pooling_layer=False), seed)
+        return build_with_seed(
+            lambda: transformers.BertModel(transformers.BertConfig(vocab_size=20, **sizes), add_pooling_layer=False), seed
+        )
 
     ids = tokens(6)
     data = TensorData({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
     method = MiniLM(teacher=projections("bert", 1), student=projections("bert", 0), teacher_heads=2, student_heads=2)
     student = bert(8, 1, 0)
-    made = Lesson(student, bert(16, 2, 1), method, data, Settings(steps=30, batch_size=len(ids), lr=1e-2, log_every=1))
+    made = TrainingJob(student, bert(16, 2, 1), method, data, TrainingSettings(steps=30, batch_size=len(ids), lr=1e-2, log_every=1))
     terms = [record["terms"] for record in train(made).history]
     assert terms[-1]["attention"] < terms[0]["attention"] and terms[-1]["value"] < terms[0]["value"]
 
 
 def test_no_data_without_tokens() -> None:
     with pytest.raises(InputError):
-        Lesson(encoder(0), encoder(1), MiniLM(), TensorData({"input_ids": torch.empty(0, 4)}), Settings(steps=1))
+        TrainingJob(encoder(0), encoder(1), MiniLM(), TensorData({"input_ids": torch.empty(0, 4)}), TrainingSettings(steps=1))

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tutelage.distill.data import TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Progress
-from tutelage.distill.teacher import Live
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import TrainingProgress
+from tutelage.distillation.teacher import NetworkTeacher
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
-from tutelage.systems._shared import SmallCNN, built, toy_images
+from tutelage.systems._toy import SmallCNN, build_with_seed, toy_images
 from tutelage.systems.kd import KD
 from tutelage.systems.nd_loss import PRESETS, NDLoss, class_means, correlation, direction_loss, nd_loss, norm_loss
 
@@ -104,8 +104,8 @@ def test_relation_loss_is_blind_to_scale_and_shift() -> None:
 
 
 def test_class_means_equal_numpy() -> None:
-    data, teacher = toy_images(3, 50), Live(built(lambda: SmallCNN(4, 4, 8), 0))
-    teacher.want("in:head")
+    data, teacher = toy_images(3, 50), NetworkTeacher(build_with_seed(lambda: SmallCNN(4, 4, 8), 0))
+    teacher.request_features("in:head")
     means = class_means(teacher, data, "in:head", 4, batch_size=16)
     features = teacher(data.batch(torch.arange(50), None))["in:head"].double().numpy()
     for k in range(4):
@@ -115,15 +115,17 @@ def test_class_means_equal_numpy() -> None:
 def test_an_absent_class_is_named() -> None:
     data = toy_images(0, 12)
     absent = TensorData(data.inputs, data.labels.clamp_max(2))
-    lesson = Lesson(SmallCNN(4, 4, 8), SmallCNN(4, 4, 8), NDLoss(), absent, Settings(steps=1, batch_size=4))
+    lesson = TrainingJob(SmallCNN(4, 4, 8), SmallCNN(4, 4, 8), NDLoss(), absent, TrainingSettings(steps=1, batch_size=4))
     with pytest.raises(InputError, match=r"\[3\]"):
         Trainer(lesson)
 
 
 def test_without_the_feature_term_it_is_plain_distillation_bit_for_bit() -> None:
     def run(method: NDLoss | KD) -> dict[str, Tensor]:
-        student, teacher = built(lambda: SmallCNN(4, 4, 8), 0), built(lambda: SmallCNN(4, 8, 16), 1)
-        return train(Lesson(student, teacher, method, toy_images(0), Settings(steps=6, batch_size=16))).student.state_dict()
+        student, teacher = build_with_seed(lambda: SmallCNN(4, 4, 8), 0), build_with_seed(lambda: SmallCNN(4, 8, 16), 1)
+        return train(
+            TrainingJob(student, teacher, method, toy_images(0), TrainingSettings(steps=6, batch_size=16))
+        ).student.state_dict()
 
     plain = run(KD(alpha=0.5))
     same = run(NDLoss(ce=0.5, kd=0.5, nd=0.0, warmup=0))
@@ -134,15 +136,15 @@ def test_without_the_feature_term_it_is_plain_distillation_bit_for_bit() -> None
 
 def test_the_warm_up_touches_the_base_alone() -> None:
     method = NDLoss(kd=3.0, warmup=20)
-    assert method.weights() == {"label": 1.0, "kd": 0.0, "nd": 2.0}
-    method.progress = Progress(epoch=5.9)
-    assert method.weights() == {"label": 1.0, "kd": 3.0 * 5 / 20, "nd": 2.0}
+    assert method.loss_weights() == {"label": 1.0, "kd": 0.0, "nd": 2.0}
+    method.progress = TrainingProgress(epoch=5.9)
+    assert method.loss_weights() == {"label": 1.0, "kd": 3.0 * 5 / 20, "nd": 2.0}
 
 
 @pytest.mark.parametrize("base", ["kd", "dkd", "dist"])
 @pytest.mark.parametrize("feature", ["nd", "direction", "norm-step", "norm-match"])
 def test_every_combination_trains(base: str, feature: str) -> None:
-    lesson = NDLoss.tiny(0)
+    lesson = NDLoss.tiny_job(0)
     lesson.method = NDLoss(base=base, feature=feature, warmup=0)
     terms = train(lesson).history[-1]["terms"]
     assert set(terms) == {"label", base, feature}

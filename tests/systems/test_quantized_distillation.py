@@ -10,15 +10,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from tutelage.distill.data import Batch
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.data import Batch
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
-from tutelage.systems._shared import SmallCNN, built, toy_images
+from tutelage.systems._toy import SmallCNN, build_with_seed, toy_images
 from tutelage.systems.kd import KD
 from tutelage.systems.quantized_distillation import (
     DifferentiableQuantization,
-    Packed,
+    PackedWeights,
     QuantizedDistillation,
     nearest,
     pack,
@@ -126,9 +126,11 @@ def test_scale_gradient_by_hand() -> None:
     torch.testing.assert_close(w.grad, expected)
 
 
-def lesson(method: object, steps: int = 6) -> Lesson:
-    student, teacher = built(lambda: SmallCNN(4, 4, 8), 0), built(lambda: SmallCNN(4, 8, 16), 1)
-    return Lesson(student, teacher, method, toy_images(0), Settings(steps=steps, batch_size=16, optimizer="sgd", lr=0.05))
+def lesson(method: object, steps: int = 6) -> TrainingJob:
+    student, teacher = build_with_seed(lambda: SmallCNN(4, 4, 8), 0), build_with_seed(lambda: SmallCNN(4, 8, 16), 1)
+    return TrainingJob(
+        student, teacher, method, toy_images(0), TrainingSettings(steps=steps, batch_size=16, optimizer="sgd", lr=0.05)
+    )
 
 
 def test_the_gradient_at_low_precision_moves_full_precision_weights() -> None:
@@ -139,13 +141,13 @@ def test_the_gradient_at_low_precision_moves_full_precision_weights() -> None:
     assert len(weight.unique()) > 4  # stored weights stay full precision
     low = quantize(weight.detach(), 2)
     ours, theirs = trainer.method(batch, trainer.student, trainer.teacher)
-    terms = trainer.method.terms(batch, ours, theirs)
+    terms = trainer.method.loss_terms(batch, ours, theirs)
     weight.grad = None
     (0.7 * terms["kd"] + 0.3 * terms["label"]).backward()
-    copied = built(lambda: SmallCNN(4, 4, 8), 0).train()
+    copied = build_with_seed(lambda: SmallCNN(4, 4, 8), 0).train()
     copied.load_state_dict(trainer.method.export(trainer.student).state_dict())
     assert torch.equal(copied.head.weight, low)
-    loss = trainer.method.terms(batch, {"logits": copied(batch.inputs)}, theirs)
+    loss = trainer.method.loss_terms(batch, {"logits": copied(batch.inputs)}, theirs)
     (0.7 * loss["kd"] + 0.3 * loss["label"]).backward()
     torch.testing.assert_close(weight.grad, copied.head.weight.grad)
 
@@ -166,7 +168,7 @@ def test_at_32_bits_it_is_plain_training_bit_for_bit() -> None:
 
 
 def test_options_choose_tensors_and_stop_gradients() -> None:
-    student = built(lambda: SmallCNN(4, 4, 8), 0)
+    student = build_with_seed(lambda: SmallCNN(4, 4, 8), 0)
     names = set(QuantizedDistillation(bits=2).quantized(student))
     assert names == {"body.0.0.weight", "body.1.0.weight", "body.2.0.weight", "head.weight"}
     assert set(QuantizedDistillation(bits=2, keep_ends=True).quantized(student)) == {
@@ -186,20 +188,20 @@ def test_ask_the_teacher_adds_two_subset_means(ask: str) -> None:
     theirs, labels = torch.tensor([[1.0, 0.0, 2.0]]).repeat(3, 1), torch.tensor([0, 1, 2])
     method = QuantizedDistillation(ask=ask, cut=1.0)
     torch.manual_seed(0)
-    mask = method.asked(ours, labels)
+    mask = method.teacher_mask(ours, labels)
     if ask == "entropy":
         assert mask.tolist() == [False, True, False]
     if ask == "wrong":
         assert mask.tolist() == [False, True, True]
     torch.manual_seed(0)
-    terms = method.terms(Batch(ours, labels), {"logits": ours}, {"logits": theirs})
+    terms = method.loss_terms(Batch(ours, labels), {"logits": ours}, {"logits": theirs})
     plain = F.cross_entropy(ours, labels, reduction="none")
     assert terms["plain"].item() == pytest.approx(plain[~mask].mean().item(), abs=1e-6)
     assert terms["label"].item() == pytest.approx(plain[mask].mean().item(), abs=1e-6)
 
 
 def test_points_get_the_gradient_of_their_elements() -> None:
-    network = built(lambda: SmallCNN(4, 4, 8), 0).double()
+    network = build_with_seed(lambda: SmallCNN(4, 4, 8), 0).double()
     method = DifferentiableQuantization(bits=2, bucket=64)
     data = toy_images(0)
     batch = data.batch(torch.arange(8), None)
@@ -239,7 +241,7 @@ def test_differentiable_quantisation_leaves_the_network_and_sorts_its_points() -
     start = [points.detach().clone() for points in trainer.method.points]
     result = trainer.run()
     assert all(torch.equal(p, before[name]) for name, p in made.student.named_parameters())
-    assert result.ungraded == ()
+    assert result.parameters_without_gradient == ()
     for points, first in zip(trainer.method.points, start):
         assert not torch.equal(points, first) and bool((points.diff() >= 0).all())
     assert len(result.student.head.weight.unique()) <= 4
@@ -293,7 +295,7 @@ def test_packed_files(bits: int, huffman: bool) -> None:
 
 def test_the_size_of_a_large_tensor_is_bits_and_two_floats_a_bucket() -> None:
     state = {"w": values(0, 256 * 400).float()}
-    data = pack(state, {"w": Packed(torch.linspace(0, 1, 16))})
+    data = pack(state, {"w": PackedWeights(torch.linspace(0, 1, 16))})
     assert 8 * len(data) / state["w"].numel() == pytest.approx(4.25, rel=5e-3)
     torch.testing.assert_close(unpack(data)["w"], quantize(state["w"], 4))
 

@@ -9,21 +9,21 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.data import Batch
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.taps import Taps
-from tutelage.distill.teacher import BlackBox
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.data import Batch
+from tutelage.distillation.feature_hooks import FeatureHooks
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.teacher import BlackBoxTeacher
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
-from tutelage.systems._shared import built, toy_images
+from tutelage.systems._toy import build_with_seed, toy_images
 from tutelage.systems.scalekd import (
     CrossAttentionProjector,
     ScaleKD,
     StagedCNN,
     StagedTransformer,
-    alternative,
-    centred,
-    direct,
+    alternative_view_loss,
+    center_maps,
+    direct_view_loss,
 )
 
 
@@ -44,20 +44,20 @@ def test_removing_the_first_coefficient_is_subtracting_the_mean(size: tuple[int,
     x, (a, b) = maps(0, 2, 3, *size), (dct(size[0]), dct(size[1]))
     spectrum = a @ x @ b.T
     spectrum[..., 0, 0] = 0
-    torch.testing.assert_close(a.T @ spectrum @ b, centred(x), atol=1e-5, rtol=0)
+    torch.testing.assert_close(a.T @ spectrum @ b, center_maps(x), atol=1e-5, rtol=0)
 
 
 @given(st.integers(0, 1000), st.floats(0.01, 100))
 def test_what_the_views_see(seed: int, factor: float) -> None:
     s, t = maps(seed, 2, 6, 4, 5), maps(seed + 1, 2, 6, 4, 5)
-    for view in (direct, alternative):
+    for view in (direct_view_loss, alternative_view_loss):
         assert view(t, t).item() == pytest.approx(0, abs=1e-9)
         assert view(factor * s, t).item() == pytest.approx(view(s, t).item(), rel=1e-6)
-    assert 0 <= direct(s, t).item() <= 4 * 20
-    assert direct(s, t).item() == pytest.approx(2 * (1 - F.cosine_similarity(s, t, dim=1)).sum().item() / 2)
+    assert 0 <= direct_view_loss(s, t).item() <= 4 * 20
+    assert direct_view_loss(s, t).item() == pytest.approx(2 * (1 - F.cosine_similarity(s, t, dim=1)).sum().item() / 2)
     shifted = s + maps(seed + 2, 1, 6, 1, 1)
-    assert alternative(shifted, t).item() == pytest.approx(alternative(s, t).item(), rel=1e-6)
-    assert direct(shifted, t).item() != pytest.approx(direct(s, t).item(), rel=1e-6)
+    assert alternative_view_loss(shifted, t).item() == pytest.approx(alternative_view_loss(s, t).item(), rel=1e-6)
+    assert direct_view_loss(shifted, t).item() != pytest.approx(direct_view_loss(s, t).item(), rel=1e-6)
 
 
 def test_the_projectors_shape_is_the_queries() -> None:
@@ -70,8 +70,8 @@ def test_the_projectors_shape_is_the_queries() -> None:
 
 
 def test_attention_rows() -> None:
-    projector = built(lambda: CrossAttentionProjector((5, 4, 4), (16, 3, 3), heads=4), 0)
-    with Taps(projector, ["weights"]) as taken:
+    projector = build_with_seed(lambda: CrossAttentionProjector((5, 4, 4), (16, 3, 3), heads=4), 0)
+    with FeatureHooks(projector, ["weights"]) as taken:
         projector(torch.randn(2, 5, 4, 4))
     rows = taken["weights"]
     assert rows.shape == (2, 4, 9, 16)
@@ -80,7 +80,7 @@ def test_attention_rows() -> None:
     with torch.no_grad():
         projector.query.weight.zero_()
         projector.query.bias.zero_()
-    with Taps(projector, ["weights"]) as taken:
+    with FeatureHooks(projector, ["weights"]) as taken:
         projector(torch.randn(2, 5, 4, 4))
     torch.testing.assert_close(taken["weights"], torch.full((2, 4, 9, 16), 1 / 16))
 
@@ -99,12 +99,12 @@ class DropPath(nn.Module):
         return x * (torch.rand(len(x), *[1] * (x.ndim - 1)) > 0.5)
 
 
-def lesson(**options: object) -> Lesson:
-    student = built(lambda: StagedCNN((4, 8, 8, 12), 4), 0)
-    teacher = built(lambda: StagedTransformer((8, 8, 16, 16), 4, first=1), 1)
+def lesson(**options: object) -> TrainingJob:
+    student = build_with_seed(lambda: StagedCNN((4, 8, 8, 12), 4), 0)
+    teacher = build_with_seed(lambda: StagedTransformer((8, 8, 16, 16), 4, first=1), 1)
     teacher.stages[3].blocks.append(DropPath())
     method = ScaleKD(heads3=2, heads4=2, **options)
-    return Lesson(student, teacher, method, toy_images(0, side=16), Settings(steps=3, batch_size=8, log_every=1))
+    return TrainingJob(student, teacher, method, toy_images(0, image_size=16), TrainingSettings(steps=3, batch_size=8, log_every=1))
 
 
 def test_gradients_pass_through_the_frozen_stage() -> None:
@@ -115,7 +115,7 @@ def test_gradients_pass_through_the_frozen_stage() -> None:
     network = trainer.teacher.network
     before = {name: value.clone() for name, value in network.state_dict().items()}
     ours, theirs = trainer.method(batch, trainer.student, trainer.teacher)
-    terms = trainer.method.terms(batch, ours, theirs)
+    terms = trainer.method.loss_terms(batch, ours, theirs)
     (terms["direct3"] + terms["alternative3"]).backward()
     assert all(p.grad is None for p in network.parameters())
     assert all(torch.equal(network.state_dict()[name], value) for name, value in before.items())
@@ -130,9 +130,9 @@ def test_gradients_pass_through_the_frozen_stage() -> None:
 
 def test_the_student_is_untouched() -> None:
     made = lesson()
-    plain = built(lambda: StagedCNN((4, 8, 8, 12), 4), 0)
+    plain = build_with_seed(lambda: StagedCNN((4, 8, 8, 12), 4), 0)
     trainer = Trainer(made)
-    image = toy_images(1, side=16).inputs[:2]
+    image = toy_images(1, image_size=16).inputs[:2]
     assert plain.state_dict().keys() == made.student.state_dict().keys()
     assert torch.equal(plain.eval()(image), made.student.eval()(image))
     exported = trainer.run().student
@@ -142,8 +142,8 @@ def test_the_student_is_untouched() -> None:
 def test_without_soft_labels_and_features_it_is_cross_entropy() -> None:
     method = ScaleKD(a=0.0, direct_weight=0.0, alternative_weight=0.0)
     logits, labels = maps(0, 4, 3), torch.tensor([0, 1, 2, 0])
-    terms = method.terms(Batch(logits, labels), {"logits": logits}, {"logits": maps(1, 4, 3)})
-    assert set(terms) == {"label"} and method.weights() == {"label": 1.0}
+    terms = method.loss_terms(Batch(logits, labels), {"logits": logits}, {"logits": maps(1, 4, 3)})
+    assert set(terms) == {"label"} and method.loss_weights() == {"label": 1.0}
     assert terms["label"].item() == F.cross_entropy(logits, labels).item()
     result = train(lesson(a=0.0, direct_weight=0.0, alternative_weight=0.0))
     assert set(result.history[-1]["terms"]) == {"label"}
@@ -152,7 +152,7 @@ def test_without_soft_labels_and_features_it_is_cross_entropy() -> None:
 def test_the_soft_term_has_the_gradient_of_the_divergence() -> None:
     ours, theirs = maps(0, 4, 3).requires_grad_(), maps(1, 4, 3)
     method = ScaleKD(tau=2.0, direct_weight=0.0, alternative_weight=0.0)
-    terms = method.terms(Batch(ours, torch.zeros(4).long()), {"logits": ours}, {"logits": theirs})
+    terms = method.loss_terms(Batch(ours, torch.zeros(4).long()), {"logits": ours}, {"logits": theirs})
     (gradient,) = torch.autograd.grad(terms["kd"], ours)
     divergence = 4 * F.kl_div((ours / 2).log_softmax(1), (theirs / 2).softmax(1), reduction="batchmean")
     torch.testing.assert_close(gradient, torch.autograd.grad(divergence, ours)[0])
@@ -170,7 +170,7 @@ def test_parts_can_be_left_out(options: dict[str, object], names: set[str]) -> N
     trainer = Trainer(lesson(**options))
     result = trainer.run()
     assert set(result.history[-1]["terms"]) == {"label", "kd"} | names
-    assert result.ungraded == ()
+    assert result.parameters_without_gradient == ()
 
 
 class PlainViT(nn.Module):
@@ -191,15 +191,15 @@ class PlainViT(nn.Module):
 def test_a_plain_transformer_teacher_shares_its_blocks_out() -> None:
     made = lesson()
     options = {"teacher": "norm", "path": ("blocks.1",), "path4": ("blocks.2", "norm"), "layout": "tokens"}
-    made = Lesson(made.student, PlainViT(), ScaleKD(heads3=2, heads4=2, **options), made.data, made.settings)
+    made = TrainingJob(made.student, PlainViT(), ScaleKD(heads3=2, heads4=2, **options), made.data, made.settings)
     trainer = Trainer(made)
     ours, theirs = trainer.method(trainer.batch(0), trainer.student, trainer.teacher)
     assert ours["direct3"].shape == ours["direct4"].shape == theirs["map"].shape == (8, 16, 4, 4)
-    assert trainer.run().ungraded == ()
+    assert trainer.run().parameters_without_gradient == ()
 
 
 def test_a_teacher_that_cannot_be_run_is_refused() -> None:
     made = lesson()
-    made.teacher = BlackBox(lambda x: torch.zeros(len(x), 4), "none")
+    made.teacher = BlackBoxTeacher(lambda x: torch.zeros(len(x), 4), "none")
     with pytest.raises(InputError, match="live teacher"):
         Trainer(made)

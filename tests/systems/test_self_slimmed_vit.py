@@ -6,24 +6,24 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.teacher import Live
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.teacher import NetworkTeacher
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
-from tutelage.systems._backbone import count_macs, count_parameters, on_meta, published
-from tutelage.systems._shared import SmallCNN, built, toy_images
+from tutelage.systems._backbone import count_macs, count_parameters, create_on_meta, published
+from tutelage.systems._toy import SmallCNN, build_with_seed, toy_images
 from tutelage.systems.self_slimmed_vit import _TINY, ReverseSlimming, SelfSlimmedViT, SlimViT, TokenSlimming
 
 SIZES = published("self-slimmed-vit")
 
 
 def network(seed: int = 0, **options: object) -> SlimViT:
-    return built(lambda: SlimViT(4, 1, **{**_TINY, **options}), seed)  # type: ignore[arg-type]
+    return build_with_seed(lambda: SlimViT(4, 1, **{**_TINY, **options}), seed)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("variant", SIZES)
 def test_published_sizes(variant: str) -> None:
-    size, made = SIZES[variant], on_meta(f"self-slimmed-vit:{variant}")
+    size, made = SIZES[variant], create_on_meta(f"self-slimmed-vit:{variant}")
     assert count_parameters(made) == size.parameters
     assert count_macs(made, size.size) == pytest.approx(size.macs, rel=0.02)
 
@@ -32,7 +32,7 @@ def test_published_sizes(variant: str) -> None:
     ("variant", "count"), [("t", 14_015_176), ("xs", 21_782_640), ("s", 11_065_760), ("m", 25_318_284), ("l", 78_774_876)]
 )
 def test_parameters_of_the_reverse_modules(variant: str, count: int) -> None:
-    made = on_meta(f"self-slimmed-vit:{variant}")
+    made = create_on_meta(f"self-slimmed-vit:{variant}")
     many, width = made.side**2, made.norm.normalized_shape[0]
     with torch.device("meta"):
         reverse = [ReverseSlimming(width, few, many) for few in made.tokens if few < many]
@@ -40,10 +40,10 @@ def test_parameters_of_the_reverse_modules(variant: str, count: int) -> None:
 
 
 def test_tokens_of_each_layer() -> None:
-    assert on_meta("self-slimmed-vit:t").tokens == [98, 49] + [24] * 12
-    assert on_meta("self-slimmed-vit:s").tokens == [196] * 8 + [98] * 3 + [49] * 2 + [24] * 3
-    assert on_meta("self-slimmed-vit:l").tokens == [324] * 9 + [162] * 4 + [81] * 3 + [40] * 8
-    assert set(on_meta("self-slimmed-vit:host-t").tokens) == {196}
+    assert create_on_meta("self-slimmed-vit:t").tokens == [98, 49] + [24] * 12
+    assert create_on_meta("self-slimmed-vit:s").tokens == [196] * 8 + [98] * 3 + [49] * 2 + [24] * 3
+    assert create_on_meta("self-slimmed-vit:l").tokens == [324] * 9 + [162] * 4 + [81] * 3 + [40] * 8
+    assert set(create_on_meta("self-slimmed-vit:host-t").tokens) == {196}
 
 
 def test_a_new_token_is_a_convex_combination_of_all() -> None:
@@ -67,10 +67,10 @@ def test_stages_of_features() -> None:
     assert host[0].stride == 4
 
 
-def lesson(ratio: float = 0.5, teacher: nn.Module | None = None, **options: object) -> Lesson:
+def lesson(ratio: float = 0.5, teacher: nn.Module | None = None, **options: object) -> TrainingJob:
     teacher = teacher if teacher is not None else network(1, ratio=1.0)
-    settings = Settings(steps=4, batch_size=16, lr=1e-2)
-    return Lesson(network(0, ratio=ratio), teacher, SelfSlimmedViT(**options), toy_images(0, side=16), settings)  # type: ignore[arg-type]
+    settings = TrainingSettings(steps=4, batch_size=16, lr=1e-2)
+    return TrainingJob(network(0, ratio=ratio), teacher, SelfSlimmedViT(**options), toy_images(0, image_size=16), settings)  # type: ignore[arg-type]
 
 
 def test_without_slimming_the_student_is_the_teacher() -> None:
@@ -79,7 +79,7 @@ def test_without_slimming_the_student_is_the_teacher() -> None:
     batch = trainer.batch(0)
     assert torch.equal(student(batch.inputs), host(batch.inputs))
     ours, theirs = trainer.method(batch, student, trainer.teacher)
-    terms = trainer.method.terms(batch, ours, theirs)
+    terms = trainer.method.loss_terms(batch, ours, theirs)
     assert terms["tokens"].item() == 0 and terms["soft"].item() == pytest.approx(0, abs=1e-6)
     assert not list(trainer.method.parameters())
 
@@ -100,7 +100,7 @@ def test_terms_by_hand() -> None:
     with torch.no_grad():
         student.head.weight *= 30
     ours, theirs = trainer.method(batch, student, trainer.teacher)
-    terms = trainer.method.terms(batch, ours, theirs)
+    terms = trainer.method.loss_terms(batch, ours, theirs)
     assert [type(reverse).__name__ for reverse in trainer.method.reverse] == ["ReverseSlimming"] * 3
     x = v = None
     total = 0.0
@@ -115,13 +115,13 @@ def test_terms_by_hand() -> None:
     assert terms["tokens"].item() == pytest.approx(total, rel=1e-5)
     t, z = host(batch.inputs).softmax(-1), student(batch.inputs).log_softmax(-1)
     assert terms["soft"].item() == pytest.approx((t * (t.log() - z)).sum(-1).mean().item(), rel=1e-4)
-    assert trainer.method.weights() == {"tokens": 2.0, "soft": 2.0}
+    assert trainer.method.loss_weights() == {"tokens": 2.0, "soft": 2.0}
 
 
 def test_layers_before_any_slimming_are_compared_as_they_are() -> None:
     made = lesson()
     made.student, host = network(0, stages=(2, 1)), network(1, stages=(2, 1), ratio=1.0)
-    made.teacher = Live(host)
+    made.teacher = NetworkTeacher(host)
     trainer = Trainer(made)
     assert [type(module).__name__ for module in trainer.method.reverse] == ["Identity", "ReverseSlimming", "ReverseSlimming"]
 
@@ -131,7 +131,7 @@ def test_the_teacher_gets_no_gradient_and_the_export_no_reverse_module() -> None
     result = train(made)
     assert all(parameter.grad is None for parameter in made.teacher.network.parameters())
     assert not any(isinstance(module, ReverseSlimming) for module in result.student.modules())
-    images = toy_images(2, side=16).inputs
+    images = toy_images(2, image_size=16).inputs
     assert torch.equal(result.student(images), made.student.eval()(images))
 
 

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tutelage.errors import InputError
-from tutelage.systems._backbone import count_macs, count_parameters, create, on_meta, published
-from tutelage.systems._shared import built
-from tutelage.systems.spartan import ChannelMixer, Contrast, SpatialMixer, Wave
+from tutelage.systems._backbone import count_macs, count_parameters, create, create_on_meta, published
+from tutelage.systems._toy import build_with_seed
+from tutelage.systems.spartan import ChannelMixer, MeanContrast, SpatialMixer, WaveModulation
 
 MINI = {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128)}
 
@@ -18,15 +18,15 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def wave(real: float, imaginary: float, channels: int = 6) -> Wave:
-    made = Wave(channels)
+def wave(real: float, imaginary: float, channels: int = 6) -> WaveModulation:
+    made = WaveModulation(channels)
     with torch.no_grad():
         made.weight.copy_(torch.tensor([real, imaginary]).expand(channels // 2, 2))
     return made
 
 
 def test_published_size() -> None:
-    (name, size), network = *published("spartan").items(), on_meta("spartan:3.8m")
+    (name, size), network = *published("spartan").items(), create_on_meta("spartan:3.8m")
     assert name == "3.8m" and count_parameters(network) == size.parameters == 3_820_296
     assert count_macs(network, 224) == pytest.approx(0.800e9, rel=0.002)
     assert count_macs(network, 256) == pytest.approx(1.044e9, rel=0.002)
@@ -52,7 +52,7 @@ def test_a_weight_of_modulus_one_keeps_the_norm_of_each_pair(angle: float, seed:
 
 
 def test_contrast_never_moves_the_mean() -> None:
-    x, contrast = noise(2, 4, 5, 5), Contrast(4)
+    x, contrast = noise(2, 4, 5, 5), MeanContrast(4)
     with torch.no_grad():
         contrast.gain.fill_(3.0)
         torch.testing.assert_close(contrast(x).mean((2, 3)), x.mean((2, 3)))
@@ -62,7 +62,7 @@ def test_contrast_never_moves_the_mean() -> None:
 
 
 def test_blocks_start_close_to_the_identity() -> None:
-    network = built(lambda: create("spartan", 10, 3, **MINI), 0).eval()
+    network = build_with_seed(lambda: create("spartan", 10, 3, **MINI), 0).eval()
     x = noise(2, 16, 8, 8)
     block = network.stages[0][0]
     assert 0 < (block(x) - x).abs().max() < 1e-2
@@ -71,7 +71,7 @@ def test_blocks_start_close_to_the_identity() -> None:
 @pytest.mark.parametrize(("part", "reach"), [("high", 3), ("low", 9)])
 @pytest.mark.parametrize("dense", [True, False])
 def test_reach_of_the_branches(part: str, reach: int, dense: bool) -> None:
-    mixer = built(lambda: SpatialMixer(16, dense), 0).eval()
+    mixer = build_with_seed(lambda: SpatialMixer(16, dense), 0).eval()
     branch = nn.Sequential(*list(getattr(mixer, part))[:-1])  # without the gate, which sees all
     x = noise(1, 8, 15, 15).requires_grad_()
     (slope,) = torch.autograd.grad(branch(x)[..., 7, 7].sum(), x)
@@ -83,7 +83,7 @@ def test_reach_of_the_branches(part: str, reach: int, dense: bool) -> None:
 
 def test_the_strongest_channel_is_added_to_all() -> None:
     """By hand: one place, C = 2 of e = 4 channels; the index points at the input's larger channel."""
-    mixer = built(lambda: ChannelMixer(8, 2, 8, wave=False), 0).eval()
+    mixer = build_with_seed(lambda: ChannelMixer(8, 2, 8, wave=False), 0).eval()
     seen: list[Tensor] = []
     mixer.local.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     x = noise(2, 8, 3, 3)
@@ -99,7 +99,7 @@ def test_the_strongest_channel_is_added_to_all() -> None:
 
 
 def test_gradient_flows_through_the_picked_channel_alone() -> None:
-    mixer = built(lambda: ChannelMixer(8, 2, 8, wave=False), 0).eval()
+    mixer = build_with_seed(lambda: ChannelMixer(8, 2, 8, wave=False), 0).eval()
     kept: dict[str, Tensor] = {}
     mixer.phase.register_forward_hook(lambda module, inputs, output: output.retain_grad() or kept.update(phi=output))
     mixer.local.register_forward_pre_hook(lambda module, inputs: kept.update(f=inputs[0]))
@@ -111,7 +111,7 @@ def test_gradient_flows_through_the_picked_channel_alone() -> None:
 
 
 def test_dense_convolutions_in_the_first_half_of_the_stages() -> None:
-    network = on_meta("spartan:3.8m")
+    network = create_on_meta("spartan:3.8m")
     groups = [stage[-1].spatial.high[0].groups for stage in network.stages]
     assert groups == [1, 1, 64, 128]
     assert [stage[-1].channel.local[0].groups for stage in network.stages] == [128, 256, 128, 256]
@@ -121,7 +121,7 @@ def test_dense_convolutions_in_the_first_half_of_the_stages() -> None:
 
 @pytest.mark.parametrize(("side", "sides"), [(32, [8, 4, 2, 1]), (29, [8, 4, 2, 1]), (60, [15, 7, 3, 1])])
 def test_odd_maps_lose_their_last_row(side: int, sides: list[int]) -> None:
-    network = built(lambda: create("spartan", 10, 3, **MINI), 0).eval()
+    network = build_with_seed(lambda: create("spartan", 10, 3, **MINI), 0).eval()
     features = network.forward_features(noise(1, 3, side, side))
     assert [feature.maps.shape[-1] for feature in features] == sides
     assert network(noise(1, 3, side, side)).isfinite().all()

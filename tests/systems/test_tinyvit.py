@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from tutelage.distill.cache import densify, sparsify
-from tutelage.distill.cache_build import build
-from tutelage.distill.data import TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.teacher import Cached
-from tutelage.distill.trainer import train
-from tutelage.distill.views import Views
+from tutelage.distillation.augmentation import Augmentation
+from tutelage.distillation.cache import densify, sparsify
+from tutelage.distillation.cache_build import build
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.teacher import CachedTeacher
+from tutelage.distillation.trainer import train
 from tutelage.errors import InputError, StaleError
-from tutelage.systems._shared import SmallCNN, built, toy_images
-from tutelage.systems.tinyvit import Records, TinyViT, soft_cross_entropy
+from tutelage.systems._toy import SmallCNN, build_with_seed, toy_images
+from tutelage.systems.tinyvit import PublishedLabels, TinyViT, soft_cross_entropy
 
 
 def logits(seed: int, classes: int, sharpness: float = 1.0) -> Tensor:
@@ -49,21 +49,21 @@ def test_loss_by_hand() -> None:
     assert soft_cross_entropy(z, q).item() == pytest.approx(-(0.25 * log[0] + 0.75 * log[1]).item())
 
 
-def lesson(k: int | None, mixing: bool = False) -> Lesson:
+def lesson(k: int | None, mixing: bool = False) -> TrainingJob:
     images = toy_images(0, 32)
-    views = Views(crop=1, flip=0.5, mixup=0.8 if mixing else 0.0, cutmix=1.0 if mixing else 0.0, classes=4)
+    views = Augmentation(crop=1, flip=0.5, mixup=0.8 if mixing else 0.0, cutmix=1.0 if mixing else 0.0, classes=4)
     data = TensorData(images.inputs, images.labels, views=views)
-    student, teacher = built(lambda: SmallCNN(4, 4, 8), 0), built(lambda: SmallCNN(4, 8, 16), 1)
-    return Lesson(student, teacher, TinyViT(k=k), data, Settings(steps=6, batch_size=8, views=2, log_every=1))
+    student, teacher = build_with_seed(lambda: SmallCNN(4, 4, 8), 0), build_with_seed(lambda: SmallCNN(4, 8, 16), 1)
+    return TrainingJob(student, teacher, TinyViT(k=k), data, TrainingSettings(steps=6, batch_size=8, views=2, log_every=1))
 
 
 @pytest.mark.parametrize("mixing", [False, True])
 @pytest.mark.parametrize("k", [2, 4])
 def test_stored_labels_are_those_of_the_live_teacher_on_the_same_views(tmp_path: Path, k: int, mixing: bool) -> None:
     live = train(lesson(k, mixing))
-    cache = build(lesson(k, mixing), tmp_path, store=f"top{k}")
+    cache = build(lesson(k, mixing), tmp_path, storage_format=f"top{k}")
     stored = lesson(k, mixing)
-    stored.teacher = Cached(cache, stored.teacher)
+    stored.teacher = CachedTeacher(cache, stored.teacher)
     replayed = train(stored)
     ours, theirs = ([r["terms"]["soft"] for r in result.history] for result in (replayed, live))
     assert ours == pytest.approx(theirs, abs=1e-5)
@@ -75,15 +75,15 @@ def test_stored_labels_are_those_of_the_live_teacher_on_the_same_views(tmp_path:
 def test_a_view_replays_bit_for_bit() -> None:
     one, other = lesson(2, mixing=True), lesson(2, mixing=True)
     for step in range(3):
-        first, again = (made.data.batch(*made.order().step(step)) for made in (one, other))
+        first, again = (made.data.batch(*made.sample_order().step(step)) for made in (one, other))
         assert torch.equal(first.inputs, again.inputs) and torch.equal(first.labels, again.labels)
 
 
 def test_labels_of_another_augmentation_are_refused(tmp_path: Path) -> None:
-    cache = build(lesson(2), tmp_path, store="top2")
+    cache = build(lesson(2), tmp_path, storage_format="top2")
     changed = lesson(2)
-    changed.settings = Settings(steps=6, batch_size=8, views=2, seed=1)
-    changed.teacher = Cached(cache, changed.teacher)
+    changed.settings = TrainingSettings(steps=6, batch_size=8, views=2, seed=1)
+    changed.teacher = CachedTeacher(cache, changed.teacher)
     with pytest.raises(StaleError):
         train(changed)
 
@@ -94,9 +94,9 @@ def test_records_round_trip(tmp_path_factory: pytest.TempPathFactory, seed: int,
     folder = tmp_path_factory.mktemp("records") / f"logits_top{k}_epoch0"
     z = logits(seed, 6)
     seeds = torch.randint(0, 2**31, (5,), generator=torch.Generator().manual_seed(seed))
-    Records.write(folder, [f"n01/{i}.jpg" for i in range(3)], seeds[:3], z[:3], k, rank=0)
-    Records.write(folder, ["n02/3.jpg", "n02/4.jpg"], seeds[3:], z[3:], k, rank=1)
-    records = Records(folder, k)
+    PublishedLabels.write(folder, [f"n01/{i}.jpg" for i in range(3)], seeds[:3], z[:3], k, rank=0)
+    PublishedLabels.write(folder, ["n02/3.jpg", "n02/4.jpg"], seeds[3:], z[3:], k, rank=1)
+    records = PublishedLabels(folder, k)
     assert len(records) == 5
     assert (folder / "rank1-values.bin").stat().st_size == 2 * (4 + 4 * k)
     ids, values = sparsify(z, k)
@@ -107,7 +107,7 @@ def test_records_round_trip(tmp_path_factory: pytest.TempPathFactory, seed: int,
 
 
 def test_a_record_by_hand(tmp_path: Path) -> None:
-    Records.write(tmp_path, ["a"], torch.tensor([258]), torch.tensor([[0.25, 0.75]]).log(), 2)
+    PublishedLabels.write(tmp_path, ["a"], torch.tensor([258]), torch.tensor([[0.25, 0.75]]).log(), 2)
     data = (tmp_path / "rank0-values.bin").read_bytes()
     assert data == bytes([2, 1, 0, 0]) + bytes([1, 0, 0, 0]) + bytes([0x00, 0x3A, 0x00, 0x34])
     assert (tmp_path / "rank0-keys.txt").read_text() == "a\n"
@@ -116,18 +116,18 @@ def test_a_record_by_hand(tmp_path: Path) -> None:
 def test_bad_records_are_refused(tmp_path: Path) -> None:
     z, seeds = logits(0, 4), torch.arange(5)
     with pytest.raises(InputError, match="int16"):
-        Records.write(tmp_path, ["a"], seeds[:1], torch.zeros(1, 2**15 + 1), 1)
+        PublishedLabels.write(tmp_path, ["a"], seeds[:1], torch.zeros(1, 2**15 + 1), 1)
     with pytest.raises(InputError, match="unique"):
-        Records.write(tmp_path, ["a", "a"], seeds[:2], z[:2], 1)
+        PublishedLabels.write(tmp_path, ["a", "a"], seeds[:2], z[:2], 1)
     with pytest.raises(InputError, match="31 bits"):
-        Records.write(tmp_path, ["a"], torch.tensor([2**31]), z[:1], 1)
+        PublishedLabels.write(tmp_path, ["a"], torch.tensor([2**31]), z[:1], 1)
     with pytest.raises(InputError, match="keys"):
-        Records(tmp_path, 1)
-    Records.write(tmp_path, list("abcde"), seeds, z, 2)
+        PublishedLabels(tmp_path, 1)
+    PublishedLabels.write(tmp_path, list("abcde"), seeds, z, 2)
     with pytest.raises(InputError, match="no record"):
-        Records(tmp_path, 2)["f"]
+        PublishedLabels(tmp_path, 2)["f"]
     with pytest.raises(InputError, match="12 bytes"):
-        Records(tmp_path, 2 + 0).__class__(_cut(tmp_path), 2)
+        PublishedLabels(tmp_path, 2 + 0).__class__(_cut(tmp_path), 2)
 
 
 def _cut(folder: Path) -> Path:

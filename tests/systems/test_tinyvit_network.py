@@ -7,29 +7,29 @@ import pytest
 import torch
 from torch import Tensor
 
-from tutelage.distill.data import TensorData
-from tutelage.distill.lesson import Settings
-from tutelage.distill.trainer import train
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.job import TrainingSettings
+from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
-from tutelage.systems._backbone import count_macs, count_parameters, create, on_meta, published
-from tutelage.systems._shared import built, toy_images
-from tutelage.systems.tinyvit import Brief, Shrink, TinyViTNetwork, contract, neighbours, throughput
-from tutelage.systems.tinyvit.network import Block, WindowAttention
+from tutelage.systems._backbone import count_macs, count_parameters, create, create_on_meta, published
+from tutelage.systems._toy import build_with_seed, toy_images
+from tutelage.systems.tinyvit import CandidateScorer, ShrinkSteps, TinyViTNetwork, contract, neighbours, throughput
+from tutelage.systems.tinyvit.network import TinyViTBlock, WindowAttention
 
 SMALL: dict[str, Any] = {"dims": (8, 8, 16, 16), "depths": (1, 1, 2, 1), "windows": (4, 2, 2), "head_width": 8}
 FULL = SMALL | {"mbconv_ratio": 4.0, "mlp_ratio": 4.0}
 
 
 def network(seed: int = 0, **options: Any) -> TinyViTNetwork:
-    return built(lambda: TinyViTNetwork(4, 1, **{**SMALL, **options}), seed)
+    return build_with_seed(lambda: TinyViTNetwork(4, 1, **{**SMALL, **options}), seed)
 
 
 @pytest.mark.parametrize(("variant", "many"), [("5m", 12_082_725), ("11m", 20_354_581), ("21m", 33_223_825)])
 def test_published_sizes(variant: str, many: int) -> None:
-    size, made = published("tinyvit")[variant], on_meta(f"tinyvit:{variant}")
+    size, made = published("tinyvit")[variant], create_on_meta(f"tinyvit:{variant}")
     assert count_parameters(made) == size.parameters
     assert count_macs(made) == pytest.approx(size.macs, rel=0.02)
-    assert count_parameters(on_meta(f"tinyvit:{variant}", 21_841)) == many
+    assert count_parameters(create_on_meta(f"tinyvit:{variant}", 21_841)) == many
 
 
 def test_stages_of_strides_4_to_32() -> None:
@@ -72,7 +72,7 @@ def test_attention_by_hand() -> None:
 @torch.no_grad()
 def test_windows_see_themselves_alone_and_padding_is_a_normed_zero() -> None:
     torch.manual_seed(0)
-    block = Block(8, 2, 2, 4.0, 0.0)
+    block = TinyViTBlock(8, 2, 2, 4.0, 0.0)
     torch.nn.init.normal_(block.attn.norm.bias)
     x = torch.randn(1, 3, 4, 8)
     attended = block._attended(x)
@@ -83,7 +83,7 @@ def test_windows_see_themselves_alone_and_padding_is_a_normed_zero() -> None:
 
 def test_a_window_of_the_map_is_full_attention() -> None:
     torch.manual_seed(0)
-    block, x = Block(8, 2, 3, 4.0, 0.0), torch.randn(2, 3, 3, 8)
+    block, x = TinyViTBlock(8, 2, 3, 4.0, 0.0), torch.randn(2, 3, 3, 8)
     torch.testing.assert_close(block._attended(x).flatten(1, 2), by_hand(block.attn, x.flatten(1, 2), 3))
 
 
@@ -135,7 +135,7 @@ def test_timms_weights_load_as_they_are() -> None:
 
 
 def test_the_network_learns() -> None:
-    made = TinyViTNetwork.tiny(0)
+    made = TinyViTNetwork.tiny_job(0)
     made.settings = replace(made.settings, steps=120, log_every=20)
     losses = [record["terms"]["label"] for record in train(made).history]
     assert losses[-1] < 0.5 * losses[0]
@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 
 def test_neighbours_have_one_factor_shrunk() -> None:
-    found = dict(neighbours(FULL, Shrink(dims=4, least_head=4)))
+    found = dict(neighbours(FULL, ShrinkSteps(dims=4, min_head=4)))
     assert found["dims[0]"]["dims"] == (4, 8, 16, 16)
     assert found["dims[2]"]["dims"] == (8, 8, 8, 16), "whole heads"
     assert "dims[1]" not in found, "one head is the least"
@@ -167,8 +167,8 @@ def test_neighbours_have_one_factor_shrunk() -> None:
     for name, sizes in found.items():
         key = name.partition("[")[0]
         assert {k for k in FULL if sizes[k] != FULL[k]} == {key}
-        built(lambda sizes=sizes: TinyViTNetwork(4, 1, **sizes), 0)
-    assert not dict(neighbours(FULL, Shrink(0, 0, 0, 0, 0, 1)))
+        build_with_seed(lambda sizes=sizes: TinyViTNetwork(4, 1, **sizes), 0)
+    assert not dict(neighbours(FULL, ShrinkSteps(0, 0, 0, 0, 0, 1)))
 
 
 def test_the_best_neighbour_is_the_next_base() -> None:
@@ -181,12 +181,12 @@ def test_the_best_neighbour_is_the_next_base() -> None:
         return 10 * sum(len(stage.blocks) for stage in made.stages) - mlp.fc1.out_features / mlp.fc1.in_features
 
     start = count_parameters(network())
-    path = contract(FULL, score, parameters=start - 3000, shrink=Shrink(dims=8, head_width=1), classes=4, in_chans=1)
+    path = contract(FULL, score, parameters=start - 3000, shrink=ShrinkSteps(dims=8, head_width=1), classes=4, in_chans=1)
     assert [step.shrunk for step in path][:3] == ["", "mlp_ratio", "mlp_ratio"]
     assert path[0].parameters == start and path[-1].parameters <= start - 3000 < path[-2].parameters
     assert all(step.sizes["depths"] == FULL["depths"] for step in path)
     assert sum(step.candidates for step in path) == len(asked)
-    again = contract(FULL, score, parameters=start - 3000, shrink=Shrink(dims=8, head_width=1), classes=4, in_chans=1)
+    again = contract(FULL, score, parameters=start - 3000, shrink=ShrinkSteps(dims=8, head_width=1), classes=4, in_chans=1)
     assert again == path
 
 
@@ -201,34 +201,36 @@ def test_only_candidates_inside_the_limits_are_trained() -> None:
     def speed(made: TinyViTNetwork) -> float:
         return 100.0 if len(made.stages[2].blocks) == 1 else 10.0
 
-    limits = {"classes": 4, "in_chans": 1, "shrink": Shrink(dims=8)}
-    path = contract(FULL, score, parameters=start - 1, speed=speed, least_speed=50.0, **limits)
+    limits = {"classes": 4, "in_chans": 1, "shrink": ShrinkSteps(dims=8)}
+    path = contract(FULL, score, parameters=start - 1, speed=speed, min_speed=50.0, **limits)
     assert [step.shrunk for step in path] == ["", "depths[2]"] and path[1].speed == 100.0
     assert len(scored) == 1 == path[1].candidates
     scored.clear()
-    contract(FULL, score, parameters=start - 1, least_parameters=start - 600, **limits)
+    contract(FULL, score, parameters=start - 1, min_parameters=start - 600, **limits)
     assert scored and all(start - 600 <= count_parameters(made) < start for made in scored)
 
 
 def test_a_search_that_cannot_end_well_is_refused() -> None:
     with pytest.raises(InputError, match="no neighbour"):
-        contract(FULL, lambda made: 0.0, parameters=100, shrink=Shrink(depths=1, dims=0), classes=4, in_chans=1)
+        contract(FULL, lambda made: 0.0, parameters=100, shrink=ShrinkSteps(depths=1, dims=0), classes=4, in_chans=1)
     with pytest.raises(InputError, match="at least"):
-        contract(FULL, lambda made: 0.0, parameters=100, least_parameters=200)
+        contract(FULL, lambda made: 0.0, parameters=100, min_parameters=200)
     with pytest.raises(InputError, match="no mbconv_ratio"):
         contract(SMALL, lambda made: 0.0, parameters=100)
 
 
 def test_a_brief_training_scores_on_images_held_out() -> None:
-    images = toy_images(0, 64, side=16)
+    images = toy_images(0, 64, image_size=16)
     data = TensorData(torch.cat([images.inputs, torch.arange(64.0).view(64, 1, 1, 1).expand(64, 1, 16, 16)], 1), images.labels)
-    brief = Brief(data, Settings(steps=12, batch_size=16, lr=5e-3), 4, 2, holdout=0.25)
+    brief = CandidateScorer(data, TrainingSettings(steps=12, batch_size=16, lr=5e-3), 4, 2, holdout=0.25)
     kept, held = brief.split()
     assert (len(kept), len(held)) == (48, 16)
     numbers = torch.cat([part.inputs[:, 1, 0, 0] for part in (kept, held)])
     assert torch.equal(numbers.sort().values, torch.arange(64.0))
     assert torch.equal(brief.split()[1].inputs, held.inputs)
-    plain = Brief(toy_images(0, 128, side=16), Settings(steps=60, batch_size=16, lr=5e-3), 4, 1, holdout=0.25)
+    plain = CandidateScorer(
+        toy_images(0, 128, image_size=16), TrainingSettings(steps=60, batch_size=16, lr=5e-3), 4, 1, holdout=0.25
+    )
     score = plain(network())
     assert score == plain(network()) and 25 < score <= 100
 

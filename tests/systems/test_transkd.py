@@ -7,14 +7,14 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.data import Batch, TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.data import Batch, TensorData
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
-from tutelage.systems._shared import built
+from tutelage.systems._toy import build_with_seed
 from tutelage.systems.transkd import (
-    Assistant,
-    Fusion,
+    CrossSelectiveFusion,
+    EmbeddingAssistant,
     GlobalLocalMixer,
     SmallSegmenter,
     TransKD,
@@ -56,7 +56,7 @@ def test_channel_divergence() -> None:
 
 
 def test_the_gate_of_the_fusion() -> None:
-    fusion = built(lambda: Fusion(6, 10, 8, True), 0)
+    fusion = build_with_seed(lambda: CrossSelectiveFusion(6, 10, 8, True), 0)
     x, y = maps(0, 3, 8, 4, 4), maps(1, 3, 8, 4, 4)
     weights = fusion.gate(x, y)
     assert weights.shape == (2, 3, 8, 1, 1)
@@ -71,27 +71,27 @@ def test_the_gate_of_the_fusion() -> None:
 
 
 def test_the_deepest_block_ignores_a_residual() -> None:
-    fusion = built(lambda: Fusion(6, 10, 8, False), 0).eval()
+    fusion = build_with_seed(lambda: CrossSelectiveFusion(6, 10, 8, False), 0).eval()
     features = maps(0, 2, 6, 3, 3)
     alone, given = fusion(features), fusion(features, maps(1, 2, 8, 1, 1))
     assert torch.equal(alone[0], given[0]) and torch.equal(alone[1], given[1])
 
 
 def test_a_single_sample() -> None:
-    fusion = built(lambda: Fusion(6, 10, 8, True), 0)
+    fusion = build_with_seed(lambda: CrossSelectiveFusion(6, 10, 8, True), 0)
     features, residual = maps(0, 4, 6, 4, 4), maps(1, 4, 8, 2, 2)
     assert bool(fusion.train()(features[:1], residual[:1])[0].isfinite().all())
     fusion.eval()
     torch.testing.assert_close(fusion(features[:1], residual[:1])[0], fusion(features, residual)[0][:1])
 
 
-def lesson(side: tuple[int, int] = (32, 32), batch_size: int = 4, **options: object) -> Lesson:
+def lesson(side: tuple[int, int] = (32, 32), batch_size: int = 4, **options: object) -> TrainingJob:
     images = maps(0, 8, 3, *side)
     labels = torch.randint(0, 3, (8, *side), generator=torch.Generator().manual_seed(1))
-    student = built(lambda: SmallSegmenter((8, 8, 16, 16), 3), 0)
-    teacher = built(lambda: SmallSegmenter((8, 16, 16, 24), 3), 1)
+    student = build_with_seed(lambda: SmallSegmenter((8, 8, 16, 16), 3), 0)
+    teacher = build_with_seed(lambda: SmallSegmenter((8, 16, 16, 24), 3), 1)
     method = TransKD(middle=16, mixer_heads=2, **options)
-    return Lesson(student, teacher, method, TensorData(images, labels), Settings(steps=3, batch_size=batch_size))
+    return TrainingJob(student, teacher, method, TensorData(images, labels), TrainingSettings(steps=3, batch_size=batch_size))
 
 
 @pytest.mark.parametrize("variant", ["base", "gl", "ea"])
@@ -105,14 +105,14 @@ def test_outputs_have_the_teachers_shapes(variant: str, side: tuple[int, int]) -
     assert not any(value.requires_grad for value in theirs.values())
     trainer.student.train()
     trainer.advance()
-    assert trainer.ungraded == ()
+    assert trainer.parameters_without_gradient == ()
 
 
 def test_alignment_weights_and_where_its_gradient_goes() -> None:
     trainer = Trainer(lesson())
     batch = trainer.batch(0)
     ours, theirs = trainer.method(batch, trainer.student, trainer.teacher)
-    pea = trainer.method.terms(batch, ours, theirs)["pea"]
+    pea = trainer.method.loss_terms(batch, ours, theirs)["pea"]
     parts = [(ours[f"embedding{i}"] - theirs[f"embedding{i}"]).square().mean() for i in range(4)]
     assert pea.item() == pytest.approx(sum(w * p.item() for w, p in zip((0.1, 0.1, 0.5, 1.0), parts)), rel=1e-5)
     pea.backward()
@@ -122,7 +122,7 @@ def test_alignment_weights_and_where_its_gradient_goes() -> None:
 
 
 def test_mixer_by_its_two_parts() -> None:
-    mixer = built(lambda: GlobalLocalMixer(8, 2), 0)
+    mixer = build_with_seed(lambda: GlobalLocalMixer(8, 2), 0)
     tokens, order = maps(0, 2, 9, 8), torch.randperm(9, generator=torch.Generator().manual_seed(0))
     assert mixer.alpha.item() == mixer.beta.item() == 0.5
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_mixer_by_its_two_parts() -> None:
 
 
 def test_assistant_weights_begin_as_published() -> None:
-    stages = [Assistant(3, 8, i) for i in range(4)]
+    stages = [EmbeddingAssistant(3, 8, i) for i in range(4)]
     assert [a.u.item() for a in stages] == pytest.approx([0.1, 0.2, 0.3, 0.4])
     assert [a.v.item() for a in stages] == pytest.approx([0.5, 0.6, 0.7, 0.8])
     assert (stages[0].conv.kernel_size, stages[0].conv.stride) == ((7, 7), (4, 4))
@@ -205,7 +205,7 @@ def test_a_segformer_of_transformers_teaches_another() -> None:
         config = transformers.SegformerConfig(
             depths=[1] * 4, hidden_sizes=widths, num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=8, num_labels=3
         )
-        return built(lambda: transformers.SegformerForSemanticSegmentation(config), seed)
+        return build_with_seed(lambda: transformers.SegformerForSemanticSegmentation(config), seed)
 
     student = segformer([8, 8, 16, 16], 0)
     recent = hasattr(student.segformer, "stages")
@@ -216,7 +216,7 @@ def test_a_segformer_of_transformers_teaches_another() -> None:
     taps = {f"{whose}_{part}": found for part, found in names.items() for whose in ("student", "teacher")}
     keys, image = student.state_dict().keys(), maps(5, 1, 3, 64, 64)
     plain = lesson((64, 64))
-    made = Lesson(student, segformer([8, 16, 16, 24], 1), TransKD(middle=16, **taps), plain.data, plain.settings)
+    made = TrainingJob(student, segformer([8, 16, 16, 24], 1), TransKD(middle=16, **taps), plain.data, plain.settings)
     result = train(made)
-    assert result.ungraded == () and result.student.state_dict().keys() == keys
+    assert result.parameters_without_gradient == () and result.student.state_dict().keys() == keys
     assert torch.equal(result.student(image).logits, student.eval()(image).logits)

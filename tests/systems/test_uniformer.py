@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from tutelage.errors import InputError
-from tutelage.systems._backbone import count_macs, count_parameters, create, on_meta, published
-from tutelage.systems._shared import built
+from tutelage.systems._backbone import count_macs, count_parameters, create, create_on_meta, published
+from tutelage.systems._toy import build_with_seed
 from tutelage.systems.uniformer import UniFormer
-from tutelage.systems.uniformer.blocks import IMAGE, VIDEO, Carried, GlobalBlock, LocalBlock, pooled_scores, pruned
+from tutelage.systems.uniformer.blocks import IMAGE, VIDEO, BlockState, GlobalBlock, LocalBlock, pooled_scores, pruned
 
 MINI = {"depths": (1, 1, 2, 1), "dims": (8, 8, 16, 16), "head": 8}
 LIGHT = MINI | {"light": True, "stem": "light"}
@@ -22,28 +22,28 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 def made(seed: int = 0, **config: object) -> UniFormer:
     """A network in eval mode whose layer norms, biases and token are not at their start values."""
-    network = built(lambda: UniFormer(5, 2, **config), seed)
+    network = build_with_seed(lambda: UniFormer(5, 2, **config), seed)
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.add_(0.1 * noise(*parameter.shape, seed=seed))
     return network.eval()
 
 
-@pytest.mark.parametrize("size", list(UniFormer.PUBLISHED))
+@pytest.mark.parametrize("size", list(UniFormer.VARIANTS))
 def test_published_sizes(size: str) -> None:
-    network, known = on_meta(f"uniformer:{size}"), published("uniformer")[size]
+    network, known = create_on_meta(f"uniformer:{size}"), published("uniformer")[size]
     assert count_parameters(network) == known.parameters
     assert count_macs(network) == pytest.approx(known.macs, rel=0.02)
 
 
 def test_the_token_label_head_of_l() -> None:
-    with_head, without = on_meta("uniformer:l", token_labels=True), on_meta("uniformer:l")
+    with_head, without = create_on_meta("uniformer:l", token_labels=True), create_on_meta("uniformer:l")
     assert count_parameters(with_head) - count_parameters(without) == 641_000
 
 
 def test_attention_costs_most_where_maps_are_large() -> None:
     config = {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 48), "head": 8}
-    macs = {layout: count_macs(on_meta("uniformer", layout=layout, **config), 32) for layout in ("llgg", "gggg", "ggll")}
+    macs = {layout: count_macs(create_on_meta("uniformer", layout=layout, **config), 32) for layout in ("llgg", "gggg", "ggll")}
     assert macs["gggg"] == max(macs.values()) and macs["llgg"] < 0.8 * macs["gggg"] < macs["ggll"]
 
 
@@ -57,7 +57,7 @@ def test_strides_and_sizes() -> None:
 
 
 def test_a_centre_kernel_mixes_nothing() -> None:
-    block = built(lambda: LocalBlock(IMAGE, 8, 4.0, 0.0, None), 0).eval()
+    block = build_with_seed(lambda: LocalBlock(IMAGE, 8, 4.0, 0.0, None), 0).eval()
     with torch.no_grad():
         block.mix[1].weight.zero_()
         block.mix[1].weight[..., 2, 2] = 1
@@ -67,7 +67,7 @@ def test_a_centre_kernel_mixes_nothing() -> None:
 
 
 def test_attention_rows_sum_to_one() -> None:
-    block = built(lambda: GlobalBlock(IMAGE, 16, 8, 4.0, 0.0, None), 0).eval()
+    block = build_with_seed(lambda: GlobalBlock(IMAGE, 16, 8, 4.0, 0.0, None), 0).eval()
     tokens = noise(2, 6, 16)
     mixed, weights = block.attention.weighed(tokens)
     assert weights.shape == (2, 2, 6, 6)
@@ -79,7 +79,7 @@ def test_attention_rows_sum_to_one() -> None:
 def test_receptive_field(kind: type[nn.Module], reach: int) -> None:
     """A local block: 5x5 after 3x3, three pixels to each side; a global one sees the whole map."""
     head = (8,) if kind is GlobalBlock else ()
-    block = built(lambda: kind(IMAGE, 16, *head, 4.0, 0.0, None), 0).eval()
+    block = build_with_seed(lambda: kind(IMAGE, 16, *head, 4.0, 0.0, None), 0).eval()
     x = noise(1, 16, 15, 15).requires_grad_()
     (slope,) = torch.autograd.grad(block(x)[..., 7, 7].sum(), x)
     seen = slope[0].abs().sum(0).nonzero()
@@ -89,7 +89,7 @@ def test_receptive_field(kind: type[nn.Module], reach: int) -> None:
 @given(st.integers(0, 1000))
 @settings(deadline=None, max_examples=10)
 def test_only_the_position_encoding_tells_places_apart(seed: int) -> None:
-    block = built(lambda: GlobalBlock(IMAGE, 16, 8, 4.0, 0.0, None), seed).eval()
+    block = build_with_seed(lambda: GlobalBlock(IMAGE, 16, 8, 4.0, 0.0, None), seed).eval()
     x, order = noise(1, 16, 4, 4, seed=seed), torch.randperm(16, generator=torch.Generator().manual_seed(seed))
 
     def moved(maps: Tensor) -> Tensor:
@@ -104,13 +104,13 @@ def test_only_the_position_encoding_tells_places_apart(seed: int) -> None:
 # -- the light form --------------------------------------------------------------------------------------------------
 
 
-def carried(seed: int = 0, scores: bool = True) -> Carried:
+def carried(seed: int = 0, scores: bool = True) -> BlockState:
     weight = torch.rand(2, 16, generator=torch.Generator().manual_seed(seed)) if scores else None
-    return Carried(noise(2, 16, 4, 4, seed=seed), noise(2, 1, 16, seed=seed + 1), weight)
+    return BlockState(noise(2, 16, 4, 4, seed=seed), noise(2, 1, 16, seed=seed + 1), weight)
 
 
 def test_pruning_that_keeps_all_is_the_plain_block() -> None:
-    block = built(lambda: GlobalBlock(IMAGE, 16, 8, 4.0, 0.0, None), 0).eval()
+    block = build_with_seed(lambda: GlobalBlock(IMAGE, 16, 8, 4.0, 0.0, None), 0).eval()
     start = carried()
     ended = pruned(block, start, 1.0)
     x = start.maps + block.position(start.maps)
@@ -121,7 +121,7 @@ def test_pruning_that_keeps_all_is_the_plain_block() -> None:
 
 
 def test_the_first_pruning_block_only_looks() -> None:
-    block = built(lambda: GlobalBlock(IMAGE, 16, 8, 4.0, 0.0, None), 0).eval()
+    block = build_with_seed(lambda: GlobalBlock(IMAGE, 16, 8, 4.0, 0.0, None), 0).eval()
     start = carried(scores=False)
     ended = pruned(block, start, 0.5)
     torch.testing.assert_close(ended.maps, pruned(block, carried(), 1.0).maps)
@@ -130,7 +130,7 @@ def test_the_first_pruning_block_only_looks() -> None:
 
 def test_pruning_by_hand() -> None:
     """Kept patches go through the block beside the merged one; the others all move by what the merged one gained."""
-    block = built(lambda: GlobalBlock(IMAGE, 16, 8, 4.0, 0.0, None), 3).eval()
+    block = build_with_seed(lambda: GlobalBlock(IMAGE, 16, 8, 4.0, 0.0, None), 3).eval()
     start = carried(5)
     ended = pruned(block, start, 0.5)
     x = (start.maps + block.position(start.maps)).flatten(2).transpose(1, 2)
@@ -174,7 +174,9 @@ def test_heads() -> None:
     said = dense.heads(noise(2, 2, 64, 64))
     assert said["patches"].shape == (2, 4, 5)
     torch.testing.assert_close(dense(noise(2, 2, 64, 64)), said["logits"] + 0.5 * said["patches"].amax(1))
-    torch.testing.assert_close(dense.train().classify(noise(2, 16, 2, 2)), dense.heads.__self__.classify(noise(2, 16, 2, 2)))
+    torch.testing.assert_close(
+        dense.train().forward_head(noise(2, 16, 2, 2)), dense.heads.__self__.forward_head(noise(2, 16, 2, 2))
+    )
 
 
 def test_the_light_form_learns_through_the_pruning() -> None:
@@ -207,7 +209,7 @@ def test_an_inflated_network_sees_a_still_clip_as_its_image(stem: str) -> None:
 
 
 def test_attention_over_a_still_clip_is_that_over_its_image() -> None:
-    flat, deep = (built(lambda f=forms: GlobalBlock(f, 16, 8, 4.0, 0.0, None), 0).eval() for forms in (IMAGE, VIDEO))
+    flat, deep = (build_with_seed(lambda f=forms: GlobalBlock(f, 16, 8, 4.0, 0.0, None), 0).eval() for forms in (IMAGE, VIDEO))
     with torch.no_grad():
         for block in (flat, deep):
             block.position.weight.zero_()
@@ -219,7 +221,7 @@ def test_attention_over_a_still_clip_is_that_over_its_image() -> None:
 
 
 def test_split_attention_starts_as_attention_within_frames() -> None:
-    video = built(lambda: UniFormer(5, 2, **MINI, video=True, attention="split"), 0).eval()
+    video = build_with_seed(lambda: UniFormer(5, 2, **MINI, video=True, attention="split"), 0).eval()
     block = video.stages[2][0]
     x = noise(1, 16, 3, 4, 4)
     with torch.no_grad():
@@ -233,7 +235,7 @@ def test_split_attention_starts_as_attention_within_frames() -> None:
 
 
 def test_the_published_start_of_the_time_branch_cannot_learn() -> None:
-    block = built(lambda: GlobalBlock(VIDEO, 16, 8, 4.0, 0.0, None, split=True), 0)
+    block = build_with_seed(lambda: GlobalBlock(VIDEO, 16, 8, 4.0, 0.0, None, split=True), 0)
     x, aim = noise(2, 16, 3, 4, 4), noise(2, 16, 3, 4, 4, seed=1)
 
     def slopes() -> list[float]:
@@ -250,7 +252,7 @@ def test_the_published_start_of_the_time_branch_cannot_learn() -> None:
 
 
 def test_the_residual_of_split_attention_is_the_input() -> None:
-    block = built(lambda: GlobalBlock(VIDEO, 16, 8, 4.0, 0.0, None, split=True), 0).eval()
+    block = build_with_seed(lambda: GlobalBlock(VIDEO, 16, 8, 4.0, 0.0, None, split=True), 0).eval()
     with torch.no_grad():
         for last in (block.position, block.attention.out, block.mlp[-1]):
             last.weight.zero_()

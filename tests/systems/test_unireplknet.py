@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.export import save_weights
+from tutelage.distillation.export import save_weights
 from tutelage.errors import InputError
-from tutelage.systems._backbone import count_macs, count_parameters, create, on_meta, published
-from tutelage.systems._shared import built
-from tutelage.systems.unireplknet import BRANCHES, Block, UniRepLKNet, centred_kernel, dense_kernel
+from tutelage.systems._backbone import count_macs, count_parameters, create, create_on_meta, published
+from tutelage.systems._toy import build_with_seed
+from tutelage.systems.unireplknet import BRANCHES, UniRepLKNet, UniRepLKNetBlock, centred_kernel, dense_kernel
 
 MINI = {"depths": (1, 1, 2, 1), "dims": (8, 16, 24, 32), "kernels": ((3,), (13,), (9, 3), (7,))}
 
@@ -44,17 +44,17 @@ def apart(one: Tensor, other: Tensor) -> float:
 def test_published_sizes(size: str) -> None:
     sizes = published("unireplknet")
     for name in (size, f"{size}-deploy"):
-        assert count_parameters(on_meta(f"unireplknet:{name}")) == sizes[name].parameters
-    folded = on_meta(f"unireplknet:{size}-deploy")
+        assert count_parameters(create_on_meta(f"unireplknet:{name}")) == sizes[name].parameters
+    folded = create_on_meta(f"unireplknet:{size}-deploy")
     macs = count_macs(folded)
     assert macs == pytest.approx(sizes[f"{size}-deploy"].macs, rel=0.02)
-    assert count_macs(on_meta(f"unireplknet:{size}")) > macs
+    assert count_macs(create_on_meta(f"unireplknet:{size}")) > macs
 
 
 @pytest.mark.parametrize("kernel", [3, 5, 7, 9, 11, 13, 15, 17])
 def test_a_folded_block_is_the_block(kernel: int) -> None:
-    block = lived(built(lambda: Block(8, kernel, 0.0, 1.0), kernel))
-    folded = Block(8, kernel, 0.0, 1.0, deploy=True).eval()
+    block = lived(build_with_seed(lambda: UniRepLKNetBlock(8, kernel, 0.0, 1.0), kernel))
+    folded = UniRepLKNetBlock(8, kernel, 0.0, 1.0, deploy=True).eval()
     folded.load_state_dict(block.folded_state())
     for side in (4, 20):
         x = noise(2, 8, side, side)
@@ -79,7 +79,7 @@ def test_no_branch_is_larger_than_its_kernel() -> None:
 
 @pytest.mark.parametrize("branches", [True, False])
 def test_a_folded_network_is_the_network(branches: bool) -> None:
-    network = lived(built(lambda: UniRepLKNet(5, 1, **MINI, scale=1.0, branches=branches), 0))
+    network = lived(build_with_seed(lambda: UniRepLKNet(5, 1, **MINI, scale=1.0, branches=branches), 0))
     folded = network.folded()
     images = noise(8, 1, 32, 32)
     with torch.no_grad():

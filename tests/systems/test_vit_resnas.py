@@ -9,35 +9,35 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Progress
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import TrainingProgress
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
 from tutelage.seeds import torch_rng
-from tutelage.systems._backbone import count_macs, count_parameters, create, on_meta, published
-from tutelage.systems._shared import built, toy_images
+from tutelage.systems._backbone import count_macs, count_parameters, create, create_on_meta, published
+from tutelage.systems._toy import build_with_seed, toy_images
 from tutelage.systems.vit_resnas import (
     SPACES,
     Architecture,
-    Evolution,
+    EvolutionSettings,
     MaskedNorm,
-    Reduction,
-    Space,
+    ResidualReduction,
+    SearchSpace,
     ViTRes,
     ViTResNAS,
     evolve,
     hold_out,
     macs,
     masked_forward,
-    mixed,
+    mix_tokens,
     random_search,
     ranks_of,
     reorder,
     sliced,
 )
-from tutelage.systems.vit_resnas.space import PUBLISHED_SUPER
+from tutelage.systems.vit_resnas.search_space import PUBLISHED_SUPER
 
-SMALL = Space(
+SMALL = SearchSpace(
     widths=((12, 8, 4), (24, 16, 8), (48, 32, 24)),
     heads=((3, 2, 1), (4, 2), (4, 3, 2)),
     units=((24, 12), (32, 16, 8), (64, 32)),
@@ -51,16 +51,16 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def network(seed: int = 0, space: Space = SMALL, **config: object) -> ViTRes:
+def network(seed: int = 0, space: SearchSpace = SMALL, **config: object) -> ViTRes:
     """A super-network whose norms and biases are not at their start values, in eval mode."""
-    made = built(lambda: ViTRes(5, 2, **space.options(), patch=4, size=32, **config), seed)
+    made = build_with_seed(lambda: ViTRes(5, 2, **space.options(), patch=4, size=32, **config), seed)
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(0.1 * noise(*parameter.shape, seed=seed + 1))
     return made.eval()
 
 
-def drawn(seed: int, space: Space = SMALL) -> Architecture:
+def drawn(seed: int, space: SearchSpace = SMALL) -> Architecture:
     """Any architecture of a space."""
     rng = torch.Generator().manual_seed(seed)
 
@@ -77,9 +77,9 @@ def drawn(seed: int, space: Space = SMALL) -> Architecture:
 # -- published figures -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", list(ViTRes.PUBLISHED))
+@pytest.mark.parametrize("size", list(ViTRes.VARIANTS))
 def test_published_sizes(size: str) -> None:
-    made, known = on_meta(f"vit-resnas:{size}"), published("vit-resnas")[size]
+    made, known = create_on_meta(f"vit-resnas:{size}"), published("vit-resnas")[size]
     assert count_parameters(made) == known.parameters
     assert count_macs(made) == pytest.approx(known.macs, rel=1e-4)
     blocks = tuple(tuple(zip(heads, units)) for heads, units in zip(made.config["heads"], made.config["units"]))
@@ -88,14 +88,14 @@ def test_published_sizes(size: str) -> None:
 
 @pytest.mark.parametrize("name", ["tiny", "small"])
 def test_published_super_networks(name: str) -> None:
-    made = on_meta("vit-resnas", **SPACES[name].options())
+    made = create_on_meta("vit-resnas", **SPACES[name].options())
     assert count_parameters(made) == PUBLISHED_SUPER[name][0]
     assert macs(SPACES[name].largest, made) == pytest.approx(PUBLISHED_SUPER[name][1], rel=1e-4)
 
 
 def test_published_networks_lie_in_the_published_spaces() -> None:
     for size, space in (("tiny", "tiny"), ("small", "small"), ("medium", "small")):
-        config, where = ViTRes.PUBLISHED[size].config, SPACES[space]
+        config, where = ViTRes.VARIANTS[size].config, SPACES[space]
         for s in range(3):
             assert config["widths"][s] in where.widths[s]
             assert set(config["heads"][s]) <= set(where.heads[s]) and set(config["units"][s]) <= set(where.units[s])
@@ -185,7 +185,7 @@ def test_an_empty_place_empties_the_optional_ones_after_it() -> None:
 
 
 def test_reduction_without_its_branch_is_pooling_and_padding() -> None:
-    part = Reduction(6, 10, 4)
+    part = ResidualReduction(6, 10, 4)
     with torch.no_grad():
         for parameter in (*part.conv.parameters(), *part.token.parameters(), part.positions):
             parameter.zero_()
@@ -196,16 +196,18 @@ def test_reduction_without_its_branch_is_pooling_and_padding() -> None:
     patches = x[:, 1:].reshape(2, 2, 2, 2, 2, 6).mean((2, 4)).reshape(2, 4, 6)
     torch.testing.assert_close(made[:, 1:, :6], patches)
     assert (made[..., 6:] == 0).all()
-    assert (Reduction(6, 10, 4, skip=False).positions.shape) == (1, 4, 10)
+    assert (ResidualReduction(6, 10, 4, skip=False).positions.shape) == (1, 4, 10)
 
 
 # -- training the super-network --------------------------------------------------------------------------------------
 
 
 def trainer(**options: object) -> Trainer:
-    student = built(lambda: ViTRes(4, 1, **SMALL.options(), patch=4, size=16), 0)
+    student = build_with_seed(lambda: ViTRes(4, 1, **SMALL.options(), patch=4, size=16), 0)
     method = ViTResNAS(**{"space": SMALL, "sub_batch": 4, "warmup": 0} | options)
-    return Trainer(Lesson(student, None, method, toy_images(0, side=16), Settings(steps=8, batch_size=20, seed=0)))
+    return Trainer(
+        TrainingJob(student, None, method, toy_images(0, image_size=16), TrainingSettings(steps=8, batch_size=20, seed=0))
+    )
 
 
 def test_every_option_is_drawn_as_often_as_any_other() -> None:
@@ -238,7 +240,7 @@ def test_fewer_sub_batches_than_options_draw_all_of_them_in_the_long_run() -> No
 @pytest.mark.parametrize(("epoch", "options"), [(0.0, 1), (0.9, 1), (14.0, 2), (15.0, 3), (29.0, 4), (30.0, 5), (90.0, 5)])
 def test_options_grow_in_the_warmup(epoch: float, options: int) -> None:
     method = trainer(warmup=30).method
-    method.progress = Progress(epoch=epoch, epochs=120.0)
+    method.progress = TrainingProgress(epoch=epoch, epochs=120.0)
     assert method.options(5) == options
     if epoch < 1:
         assert set(method.draw(4)) == {SMALL.largest}
@@ -256,7 +258,7 @@ def test_ranks_are_taken_at_the_epochs_of_the_warmup_and_applied_at_the_export()
     made.student.eval()
     torch.testing.assert_close(result.student(images), made.student(images), atol=1e-5, rtol=1e-5)
     # what masks by rank keep is what leading slices of the exported network hold
-    from tutelage.systems.vit_resnas.space import masks_of, spread
+    from tutelage.systems.vit_resnas.search_space import masks_of, spread
 
     architecture = drawn(5)
     masks = spread(masks_of(SMALL, [architecture], made.method.ranks(), images), torch.tensor([len(images)]))
@@ -279,8 +281,10 @@ def test_each_sub_batch_has_its_own_network() -> None:
 
 
 def test_a_winner_is_trained_by_the_same_method() -> None:
-    student = built(lambda: ViTRes(4, 1, **drawn(1).options(), head=SMALL.head, patch=4, size=16, patch_head=True), 0)
-    result = train(Lesson(student, None, ViTResNAS(space=None), toy_images(0, side=16), Settings(steps=3, batch_size=8)))
+    student = build_with_seed(lambda: ViTRes(4, 1, **drawn(1).options(), head=SMALL.head, patch=4, size=16, patch_head=True), 0)
+    result = train(
+        TrainingJob(student, None, ViTResNAS(space=None), toy_images(0, image_size=16), TrainingSettings(steps=3, batch_size=8))
+    )
     assert set(result.history[-1]["terms"]) == {"label", "patches"}
 
 
@@ -290,7 +294,7 @@ def test_token_mixing_labels_what_it_shows(seed: int, grid: int) -> None:
     """Images that hold their own number everywhere: a patch's label must be the mixture of the numbers in it."""
     torch.manual_seed(seed)
     images = torch.arange(6.0)[:, None, None, None].expand(-1, 1, 8, 8)
-    out, labels, patches = mixed(images, torch.arange(6), 6, grid)
+    out, labels, patches = mix_tokens(images, torch.arange(6), 6, grid)
     assert labels.shape == (6, 6) and patches.shape == (6 * grid**2, 6)
     torch.testing.assert_close(labels.sum(1), torch.ones(6))
     seen = torch.nn.functional.avg_pool2d(out, 8 // grid).flatten()
@@ -303,7 +307,7 @@ def test_token_mixing_labels_what_it_shows(seed: int, grid: int) -> None:
 
 # -- the search ------------------------------------------------------------------------------------------------------
 
-QUICK = Evolution(population=12, rounds=4, parents=4, mutants=5, crossovers=5)
+QUICK = EvolutionSettings(population=12, rounds=4, parents=4, mutants=5, crossovers=5)
 
 
 def goodness(architecture: Architecture) -> float:
@@ -331,8 +335,8 @@ def test_every_candidate_fits_and_none_comes_twice() -> None:
 
 def test_evolution_finds_more_than_chance() -> None:
     space = SPACES["tiny"]
-    whole, budget = on_meta("vit-resnas", **space.options()), 1.7944e9
-    how, gains = Evolution(population=40, rounds=10, parents=10, mutants=10, crossovers=10), []
+    whole, budget = create_on_meta("vit-resnas", **space.options()), 1.7944e9
+    how, gains = EvolutionSettings(population=40, rounds=10, parents=10, mutants=10, crossovers=10), []
     for seed in range(3):
         found = evolve(space, lambda a: macs(a, whole), goodness, budget, how, seed)
         chance = random_search(space, lambda a: macs(a, whole), goodness, budget, len(found), seed=seed)
@@ -342,12 +346,12 @@ def test_evolution_finds_more_than_chance() -> None:
 
 
 def test_the_published_number_of_evaluations() -> None:
-    how = Evolution()
+    how = EvolutionSettings()
     assert how.population + how.rounds * (how.mutants + how.crossovers) == 3350
 
 
 def test_the_published_windows_can_be_filled() -> None:
-    whole = on_meta("vit-resnas", **SPACES["small"].options())
+    whole = create_on_meta("vit-resnas", **SPACES["small"].options())
     for budget in (2.9e9, 4.6e9):
         found = random_search(SPACES["small"], lambda a: macs(a, whole), lambda a: 0.0, budget, 5)
         assert all(0.975 * budget <= one.macs <= budget for one in found)
@@ -390,8 +394,8 @@ def test_bad_input() -> None:
 
 
 def test_a_student_that_is_not_the_super_network_is_refused() -> None:
-    data = toy_images(0, side=16)
+    data = toy_images(0, image_size=16)
     for config in ({"patch_head": False}, {"widths": (8, 24, 48)}):
         student = ViTRes(4, 1, **SMALL.options() | config, patch=4, size=16)
         with pytest.raises(InputError, match="student"):
-            Trainer(Lesson(student, None, ViTResNAS(space=SMALL), data, Settings(steps=1, batch_size=8)))
+            Trainer(TrainingJob(student, None, ViTResNAS(space=SMALL), data, TrainingSettings(steps=1, batch_size=8)))

@@ -10,20 +10,31 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
-from tutelage.distill.trainer import Trainer, train
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
-from tutelage.systems._backbone import count_parameters, create, on_meta, published
-from tutelage.systems._shared import built
-from tutelage.systems.volt import CLASSES, ConvUNet, Points, Scenes, SceneViews, Volt, VoltNetwork, Voxels, lovasz_softmax, room
+from tutelage.systems._backbone import count_parameters, create, create_on_meta, published
+from tutelage.systems._toy import build_with_seed
+from tutelage.systems.volt import (
+    CLASSES,
+    ConvUNet,
+    Points,
+    SceneAugmentation,
+    SceneDataset,
+    Volt,
+    VoltNetwork,
+    Voxels,
+    lovasz_softmax,
+    room,
+)
 from tutelage.systems.volt.augment import IGNORED, joined, rotation
-from tutelage.systems.volt.network import Rotary, patches
+from tutelage.systems.volt.network import RotaryEmbedding, patches
 
-OFF = SceneViews(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+OFF = SceneAugmentation(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def network(patch: int = 4, **options: int) -> VoltNetwork:
     sizes = {"width": 24, "heads": 2, "depth": 2, "outputs": 8} | options
-    made = built(lambda: VoltNetwork(5, 3, patch=patch, **sizes), 0)  # type: ignore[arg-type]
+    made = build_with_seed(lambda: VoltNetwork(5, 3, patch=patch, **sizes), 0)  # type: ignore[arg-type]
     for module in made.modules():  # away from the start: norms and biases count, weights are not tiny
         for parameter in module.parameters(recurse=False):
             torch.nn.init.normal_(parameter, std=0.3, generator=torch.Generator().manual_seed(parameter.numel()))
@@ -45,9 +56,9 @@ def voxels(seed: int, count: int = 60, side: int = 11, scenes: int = 1) -> Voxel
 
 @pytest.mark.parametrize(("variant", "features", "count"), [("s", 6, 23_683_584), ("b", 6, 94_025_728), ("s", 4, 23_587_584)])
 def test_published_sizes(variant: str, features: int, count: int) -> None:
-    made = on_meta(f"volt:{variant}", 20, features)
+    made = create_on_meta(f"volt:{variant}", 20, features)
     assert count_parameters(made) - count_parameters(made.head) == count
-    assert count_parameters(on_meta(f"volt:{variant}")) == published("volt")[variant].parameters
+    assert count_parameters(create_on_meta(f"volt:{variant}")) == published("volt")[variant].parameters
     parts = {"s": (288_384, 1_774_720, 2_098_560), "b": (576_768, 7_088_128, 8_391_424)}[variant]
     assert count_parameters(made.decoder) == parts[2] and {count_parameters(block) for block in made.blocks} == {parts[1]}
     if features == 6:
@@ -81,8 +92,8 @@ def test_whole_patches_of_shift_change_nothing_and_one_voxel_does() -> None:
 
 
 def test_rotary_depends_on_differences_and_keeps_norms() -> None:
-    rotary = Rotary(64)
-    assert rotary.split == [12, 12, 8] and Rotary(32).split == [6, 6, 4]
+    rotary = RotaryEmbedding(64)
+    assert rotary.split == [12, 12, 8] and RotaryEmbedding(32).split == [6, 6, 4]
     frequencies = rotary.frequencies.split([12, 12, 8])
     torch.testing.assert_close(frequencies[0], torch.tensor([100 ** (-j / 11) for j in range(12)]))
     torch.testing.assert_close(frequencies[2], torch.tensor([100 ** (-j / 7) for j in range(8)]))
@@ -90,12 +101,14 @@ def test_rotary_depends_on_differences_and_keeps_norms() -> None:
     q, k = torch.randn(1, 1, 64), torch.randn(1, 1, 64)
 
     def score(a: list[int], b: list[int]) -> Tensor:
-        return (Rotary.rotate(q, rotary.turns(torch.tensor([a]))) * Rotary.rotate(k, rotary.turns(torch.tensor([b])))).sum()
+        return (
+            RotaryEmbedding.rotate(q, rotary.turns(torch.tensor([a]))) * RotaryEmbedding.rotate(k, rotary.turns(torch.tensor([b])))
+        ).sum()
 
     torch.testing.assert_close(score([3, 1, 2], [5, 0, 2]), score([13, 8, 12], [15, 7, 12]), atol=1e-4, rtol=1e-4)
     assert not torch.isclose(score([3, 1, 2], [5, 0, 2]), score([3, 1, 2], [5, 0, 3]), atol=1e-3)
-    torch.testing.assert_close(Rotary.rotate(q, rotary.turns(torch.tensor([[9, 4, 7]]))).norm(), q.norm())
-    turned = Rotary.rotate(torch.eye(64)[:1].view(1, 1, 64), rotary.turns(torch.tensor([[2, 0, 0]])))[0, 0]
+    torch.testing.assert_close(RotaryEmbedding.rotate(q, rotary.turns(torch.tensor([[9, 4, 7]]))).norm(), q.norm())
+    turned = RotaryEmbedding.rotate(torch.eye(64)[:1].view(1, 1, 64), rotary.turns(torch.tensor([[2, 0, 0]])))[0, 0]
     torch.testing.assert_close(turned[:2], torch.tensor([np.cos(2.0), np.sin(2.0)], dtype=torch.float32))
 
 
@@ -187,13 +200,13 @@ def test_lovasz_by_hand() -> None:
 
 
 def test_terms_by_hand() -> None:
-    made = Volt.tiny(0)
+    made = Volt.tiny_job(0)
     trainer = Trainer(made)
     batch = trainer.batch(0)
     batch.labels = batch.labels.clone()
     batch.labels[::3] = IGNORED
     ours, theirs = trainer.method(batch, trainer.student, trainer.teacher)
-    terms = trainer.method.terms(batch, ours, theirs)
+    terms = trainer.method.loss_terms(batch, ours, theirs)
     known = batch.labels >= 0
 
     def criterion(z: Tensor, y: Tensor) -> float:
@@ -202,26 +215,28 @@ def test_terms_by_hand() -> None:
     assert terms["label"].item() == pytest.approx(criterion(ours["logits"][known], batch.labels[known]), rel=1e-5)
     labels = made.teacher(batch)["logits"].argmax(-1)
     assert terms["teacher"].item() == pytest.approx(criterion(ours["distilled"], labels), rel=1e-5), "ignored points too"
-    assert trainer.method.weights() == {"label": 0.5, "teacher": 0.5}
+    assert trainer.method.loss_weights() == {"label": 0.5, "teacher": 0.5}
     batch.labels[:] = IGNORED
-    assert trainer.method.terms(batch, ours, theirs)["label"].item() == 0
+    assert trainer.method.loss_terms(batch, ours, theirs)["label"].item() == 0
 
 
 def test_without_a_teacher_the_labels_alone_teach() -> None:
-    made = replace(Volt.tiny(0), teacher=None)
+    made = replace(Volt.tiny_job(0), teacher=None)
     result = train(made)
-    assert set(result.history[-1]["terms"]) == {"label"} and not result.ungraded
-    taught = train(Volt.tiny(0))
-    assert not taught.ungraded and set(dict(taught.student.named_children())) == set(dict(result.student.named_children()))
+    assert set(result.history[-1]["terms"]) == {"label"} and not result.parameters_without_gradient
+    taught = train(Volt.tiny_job(0))
+    assert not taught.parameters_without_gradient and set(dict(taught.student.named_children())) == set(
+        dict(result.student.named_children())
+    )
 
 
 def test_bad_lessons_are_refused() -> None:
     with pytest.raises(InputError, match="distill"):
         Volt(distill=1.0)
     with pytest.raises(InputError, match="no VoltNetwork"):
-        train(replace(Volt.tiny(0), student=ConvUNet(len(CLASSES), 6, (4, 8))))
+        train(replace(Volt.tiny_job(0), student=ConvUNet(len(CLASSES), 6, (4, 8))))
     with pytest.raises(InputError, match="empty scenes"):
-        Scenes([])
+        SceneDataset([])
 
 
 # -- scenes and their views ------------------------------------------------------------------------------------------
@@ -298,7 +313,7 @@ def test_joined_scenes_keep_both_and_tell_objects_apart() -> None:
 
 def test_batches_hold_scenes_end_to_end() -> None:
     scenes = [some(i) for i in range(3)]
-    data = Scenes(scenes, SceneViews())
+    data = SceneDataset(scenes, SceneAugmentation())
     plain = data.batch(torch.tensor([2, 0]), None)
     assert plain.inputs["batch"].unique_consecutive().tolist() == [0, 1]
     assert torch.equal(plain.inputs["coords"][: len(scenes[2].points)], torch.from_numpy(scenes[2].points).long())
@@ -308,4 +323,4 @@ def test_batches_hold_scenes_end_to_end() -> None:
     second = data.batch(torch.tensor([1]), torch.tensor([6]))
     rows = one.inputs["batch"] == 1
     assert torch.equal(one.inputs["coords"][rows], second.inputs["coords"]), "a view depends on its own seed alone"
-    assert data.fingerprint != Scenes(scenes).fingerprint != Scenes(scenes[:2]).fingerprint
+    assert data.fingerprint != SceneDataset(scenes).fingerprint != SceneDataset(scenes[:2]).fingerprint

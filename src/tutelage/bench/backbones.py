@@ -18,12 +18,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tutelage import files, registry
-from tutelage.bench import _beside
-from tutelage.environment import environment
+from tutelage import registry, storage
+from tutelage.bench import _isolated_packages
+from tutelage.environment import run_metadata
 from tutelage.errors import InputError, did_you_mean
 
-OURS, FOLDED, COMPILED = "ours", "ours, folded", ", compiled"
+TUTELAGE, FOLDED, COMPILED = "ours", "ours, folded", ", compiled"
 LIMIT = 1.15
 """No backbone may take longer than this times its reference."""
 
@@ -36,10 +36,10 @@ def backbones() -> dict[str, Any]:
     from tutelage.systems._backbone import Backbone
 
     found = {name: getattr(entry.target, "Network", entry.target) for name, entry in registry.systems().items()}
-    return {name: net for name, net in found.items() if isinstance(net, type) and issubclass(net, Backbone) and net.PUBLISHED}
+    return {name: net for name, net in found.items() if isinstance(net, type) and issubclass(net, Backbone) and net.VARIANTS}
 
 
-def chosen(systems: Sequence[str], smoke: bool = False) -> list[str]:
+def resolve_systems(systems: Sequence[str], smoke: bool = False) -> list[str]:
     """``system:size`` of what to measure. A bare system stands for its first size, nothing for all systems; in a smoke
     test the smallest size that is made for small images.
 
@@ -53,7 +53,7 @@ def chosen(systems: Sequence[str], smoke: bool = False) -> list[str]:
             raise InputError(f"no backbone {system!r}", where="systems", remedy=did_you_mean(system, list(known)))
         if size:
             known[system].options(size)
-        sizes = known[system].PUBLISHED
+        sizes = known[system].VARIANTS
         if smoke and not systems and min(it.size for it in sizes.values()) > 32:
             continue
         names.append(f"{system}:{size or (min(sizes, key=lambda it: sizes[it].size) if smoke else next(iter(sizes)))}")
@@ -72,7 +72,7 @@ def run(
 ) -> dict[str, Any]:
     """The whole result: ``{rows, ratios, verdicts, left_out, …}`` and the stamp of the environment.
 
-    A row: ``{system, size, way, images_per_s, ms, peak_tensor_mib, parameters, macs, side, difference}``; ``difference`` is
+    A row: ``{system, size, variant, images_per_s, ms, peak_tensor_mib, parameters, macs, side, difference}``; ``difference`` is
     the largest one of the way's logits from ours with the same weights, relative to the largest logit; null where the
     weights are others. ``peak_tensor_mib`` counts what a forward pass allocates, not the weights.
 
@@ -87,7 +87,7 @@ def run(
     if device != "cpu" and not torch.cuda.is_available():
         raise InputError(f"torch finds no {device} here", where="--device", remedy="--device cpu")
     began = time.perf_counter()
-    names = chosen(systems, smoke)
+    names = resolve_systems(systems, smoke)
     left_out: dict[str, str] = {}
     packages = None if smoke else _timm(left_out)
     rows: list[dict[str, Any]] = []
@@ -95,7 +95,7 @@ def run(
     for number, name in enumerate(names):
         progress(number, len(names))
         try:
-            found = _measured(name, rounds, batch, device, compiled, packages)
+            found = _measure_in_process(name, rounds, batch, device, compiled, packages)
         except InputError as error:
             if len(names) == 1:
                 raise
@@ -103,7 +103,7 @@ def run(
             continue
         left_out |= {f"{name}, {way}": reason for way, reason in found["left_out"].items()}
         rows += [row(name, way, it, found["about"], batch) for way, it in found["ways"].items()]
-        ratios += compared(name, found["ways"])
+        ratios += compare_variants(name, found["ways"])
     progress(len(names), len(names))
     return {
         "rows": rows,
@@ -116,32 +116,32 @@ def run(
         "batch": batch,
         "smoke": smoke,
         "seconds": time.perf_counter() - began,
-        **environment([0]),
+        **run_metadata([0]),
     }
 
 
-def row(name: str, way: str, found: Mapping[str, Any], about: Mapping[str, Any], batch: int) -> dict[str, Any]:
+def row(name: str, variant: str, measured: Mapping[str, Any], about: Mapping[str, Any], batch: int) -> dict[str, Any]:
     """One row of the result."""
     system, _, size = name.partition(":")
-    ms = median(found["ms"])
-    speed = {"images_per_s": 1000 * batch / ms, "ms": ms, "peak_tensor_mib": found["peak"] / MIB}
-    return {"system": system, "size": size, "way": way, **speed, **about, "difference": found.get("difference")}
+    ms = median(measured["ms"])
+    speed = {"images_per_s": 1000 * batch / ms, "ms": ms, "peak_tensor_mib": measured["peak"] / MIB}
+    return {"system": system, "size": size, "way": variant, **speed, **about, "difference": measured.get("difference")}
 
 
-def compared(name: str, ways: Mapping[str, Any]) -> list[dict[str, Any]]:
+def compare_variants(name: str, variants: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Ours against each other library, both eager or both compiled; and the folded form against the trained one.
 
-    ``{system, size, way, than, time_ratio}``: the way's time over the other's, the median of the rounds' ratios.
+    ``{system, size, variant, than, time_ratio}``: the way's time over the other's, the median of the rounds' ratios.
     """
     system, _, size = name.partition(":")
     pairs = []
     for mode in ("", COMPILED):
-        others = [way for way in ways if way.endswith(COMPILED) == bool(mode) and not way.startswith(OURS)]
-        pairs += [(OURS + mode, other) for other in others] + [(FOLDED + mode, OURS + mode)]
+        others = [way for way in variants if way.endswith(COMPILED) == bool(mode) and not way.startswith(TUTELAGE)]
+        pairs += [(TUTELAGE + mode, other) for other in others] + [(FOLDED + mode, TUTELAGE + mode)]
     return [
         {"system": system, "size": size, "way": way, "than": than,
-         "time_ratio": median(a / b for a, b in zip(ways[way]["ms"], ways[than]["ms"]))}
-        for way, than in pairs if way in ways and than in ways
+         "time_ratio": median(a / b for a, b in zip(variants[way]["ms"], variants[than]["ms"]))}
+        for way, than in pairs if way in variants and than in variants
     ]  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def verdicts(ratios: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
             "met": it["time_ratio"] <= LIMIT,
         }
         for it in ratios
-        if it["way"] == OURS
+        if it["way"] == TUTELAGE
     ]
 
 
@@ -166,13 +166,13 @@ def _timm(left_out: dict[str, str]) -> Path | None:
     if find_spec("huggingface_hub") is None:
         left_out["timm"] = "needs huggingface_hub, which the extra 'hf' brings"
         return None
-    folder, reason = _beside.install(f"timm-{TIMM}", [f"timm=={TIMM}", _beside.torchvision(), "pyyaml>=6.0"])
+    folder, reason = _isolated_packages.install(f"timm-{TIMM}", [f"timm=={TIMM}", _isolated_packages.torchvision(), "pyyaml>=6.0"])
     if folder is None:
         left_out["timm"] = reason
     return folder
 
 
-def _measured(name: str, rounds: int, batch: int, device: str, compiled: bool, packages: Path | None) -> Any:
+def _measure_in_process(name: str, rounds: int, batch: int, device: str, compiled: bool, packages: Path | None) -> Any:
     """:func:`measure_one` in a process of its own, with one thread."""
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "times.json"
@@ -186,7 +186,7 @@ def _measured(name: str, rounds: int, batch: int, device: str, compiled: bool, p
         if done.returncode:
             last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
             raise InputError(f"the timed process failed: {last[0][:300]}", where=name)
-        return files.read_json(out)
+        return storage.read_json(out)
 
 
 # -- the timed process -----------------------------------------------------------------------------------------------
@@ -195,48 +195,48 @@ def _measured(name: str, rounds: int, batch: int, device: str, compiled: bool, p
 def networks(name: str, device: str, left_out: dict[str, str]) -> Iterator[tuple[str, Any, str]]:
     """Every eager way of ``name``: (way, network in eval mode, the library whose weights all share or "")."""
     from tutelage.systems._backbone import create
-    from tutelage.systems._shared import built
+    from tutelage.systems._toy import build_with_seed
 
-    ours = built(lambda: create(name), 0, "bench", name).to(device).eval()
+    ours = build_with_seed(lambda: create(name), 0, "bench", name).to(device).eval()
     system, _, size = name.partition(":")
     for library, build in type(ours).references(size).items():
         try:
-            other = built(lambda build=build: build(1000), 0, "bench", library).to(device).eval()
+            other = build_with_seed(lambda build=build: build(1000), 0, "bench", library).to(device).eval()
         except ImportError as error:
             left_out[library] = f"cannot be imported: {error}"
             continue
-        if library in ours.KEYS:
-            ours.adopt(other.state_dict(), library)
-        yield library, other, library if library in ours.KEYS else ""
-    yield OURS, ours, ""
+        if library in ours.KEY_PATTERNS:
+            ours.load_converted(other.state_dict(), library)
+        yield library, other, library if library in ours.KEY_PATTERNS else ""
+    yield TUTELAGE, ours, ""
     if hasattr(ours, "folded"):
-        yield FOLDED, ours.folded(), OURS
+        yield FOLDED, ours.folded(), TUTELAGE
 
 
 def measure_one(name: str, rounds: int, batch: int, device: str, compiled: bool) -> dict[str, Any]:
-    """``{ways: {way: {ms, peak, difference}}, about: {parameters, macs, side}, left_out}`` of one ``system:size``."""
+    """``{variants: {variant: {ms, peak, difference}}, about: {parameters, macs, side}, left_out}`` of one ``system:size``."""
     import torch
 
-    from tutelage.bench.distill_steps import Way, measure
-    from tutelage.distill.method import answer
+    from tutelage.bench.distill_steps import StepVariant, measure
+    from tutelage.distillation.method import forward_heads
     from tutelage.seeds import torch_rng
     from tutelage.systems._backbone import count_macs, count_parameters
 
     left_out: dict[str, str] = {}
     made = {way: (network, shared) for way, network, shared in networks(name, device, left_out)}
-    ours = made[OURS][0]
-    side = ours.PUBLISHED[name.partition(":")[2]].size
+    ours = made[TUTELAGE][0]
+    side = ours.VARIANTS[name.partition(":")[2]].size
     images = ours.example(batch, side, torch_rng(0, "bench", "images")).to(device)
     ways, differences = {}, {}
     # the last library that shares weights has lent its own to ours
     lender = next((way for way in reversed(made) if made[way][1] == way), None)
     with torch.inference_mode():
-        said = answer(ours, images)["logits"]
+        said = forward_heads(ours, images)["logits"]
         for way, (network, shared) in made.items():
-            if way == lender or shared == OURS:
-                theirs = answer(network, images)["logits"]
+            if way == lender or shared == TUTELAGE:
+                theirs = forward_heads(network, images)["logits"]
                 differences[way] = ((theirs - said).abs().max() / said.abs().max()).item()
-            ways[way] = Way(lambda network=network: network(images), ())
+            ways[way] = StepVariant(lambda network=network: network(images), ())
             if compiled:
                 quick = torch.compile(network)
                 try:
@@ -244,7 +244,7 @@ def measure_one(name: str, rounds: int, batch: int, device: str, compiled: bool)
                 except Exception as error:  # compilers fail in many ways; the eager figures stand
                     left_out[way + COMPILED] = f"{type(error).__name__}: {str(error)[:200]}"
                     continue
-                ways[way + COMPILED] = Way(lambda quick=quick: quick(images), ())
+                ways[way + COMPILED] = StepVariant(lambda quick=quick: quick(images), ())
         found = measure(ways, rounds, 1, device)
     for way, difference in differences.items():
         found[way]["difference"] = difference
@@ -270,7 +270,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     with importable(asked.packages):
-        files.write_json(asked.out, measure_one(asked.name, asked.rounds, asked.batch, asked.device, asked.compiled))
+        storage.write_json(asked.out, measure_one(asked.name, asked.rounds, asked.batch, asked.device, asked.compiled))
 
 
 if __name__ == "__main__":

@@ -19,12 +19,12 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from tutelage import files
-from tutelage.bench import _beside, distill_accuracy
+from tutelage import storage
+from tutelage.bench import _isolated_packages, distill_accuracy
 from tutelage.bench.distill_steps import ALONE, CACHED, ONLINE, OTHER, QUICK
-from tutelage.environment import environment
+from tutelage.datasets.confidence_intervals import supports_claim, t_interval
+from tutelage.environment import run_metadata
 from tutelage.errors import InputError
-from tutelage.tasks.intervals import shows, t_interval
 
 PAIRS = ("56-20", "110-20")
 """Depths of teacher and student."""
@@ -41,7 +41,7 @@ def command(
     smoke: bool = False,
     device: str = "cpu",
     processes: int | None = None,
-    tell: Callable[[str], object] | None = None,
+    on_progress: Callable[[str], object] | None = None,
 ) -> dict[str, Any]:
     """Run the benchmark, print its table and write its JSON to ``json`` (``-``: standard output).
 
@@ -51,12 +51,12 @@ def command(
         InputError: fewer than one round or seed, or a device that is not there.
     """
     result = run(rounds, seeds, smoke=smoke, device=device, processes=processes)
-    say = tell or (lambda text: print(text, file=sys.stderr if json == "-" else sys.stdout))
+    say = on_progress or (lambda text: print(text, file=sys.stderr if json == "-" else sys.stdout))
     say(table(result))
     if json == "-":
-        print(json_format.dumps(files.plain(result), indent=1))
+        print(json_format.dumps(storage.to_plain(result), indent=1))
     elif json is not None:
-        files.write_json(json, result)
+        storage.write_json(json, result)
     return result
 
 
@@ -84,21 +84,21 @@ def run(
     pairs = ("14-8",) if smoke else PAIRS
     timings = time_steps(pairs, 1 if smoke else rounds, 1 if smoke else 2, device, packages)
     accuracy = distill_accuracy.run(list(range(seeds)), smoke=smoke, device=device, processes=processes)
-    rows = [row for pair, ways in timings.items() for row in step_rows(named(pair), ways)] + accuracy_rows(accuracy)
+    rows = [row for pair, ways in timings.items() for row in step_rows(pair_name(pair), ways)] + accuracy_rows(accuracy)
     return {
         "rows": rows,
-        "summary": summary({named(pair): ways for pair, ways in timings.items()}, accuracy),
+        "summary": summary({pair_name(pair): ways for pair, ways in timings.items()}, accuracy),
         "left_out": {OTHER: reason} if packages is None else {},
         "clock": "CPU time, one thread" if device == "cpu" else "wall time, device awaited",
         "rounds": rounds,
         "batch": 32,
         "smoke": smoke,
         "seconds": time.perf_counter() - began,
-        **environment(range(seeds)),
+        **run_metadata(range(seeds)),
     }
 
 
-def named(pair: str) -> str:
+def pair_name(pair: str) -> str:
     """``56-20`` in words."""
     teacher, student = pair.split("-")
     return f"resnet{teacher}-resnet{student}"
@@ -121,16 +121,16 @@ def time_steps(pairs: Sequence[str], rounds: int, steps: int, device: str, packa
         )  # fmt: skip
         if done.returncode:
             raise InputError(f"the timed process failed: {done.stderr.strip()[-2000:]}", where="bench distill")
-        return files.read_json(out)
+        return storage.read_json(out)
 
 
 def fetch_torchdistill() -> tuple[Path | None, str]:
     """The folder that holds torchdistill and a torchvision of this torch; or None and why it cannot be had."""
-    wanted = [f"torchdistill=={TORCHDISTILL}", _beside.torchvision(), "pyyaml>=6.0"]
-    return _beside.install(f"torchdistill-{TORCHDISTILL}", wanted)
+    wanted = [f"torchdistill=={TORCHDISTILL}", _isolated_packages.torchvision(), "pyyaml>=6.0"]
+    return _isolated_packages.install(f"torchdistill-{TORCHDISTILL}", wanted)
 
 
-def step_rows(pair: str, ways: Mapping[str, Any]) -> list[dict[str, Any]]:
+def step_rows(pair: str, variants: Mapping[str, Any]) -> list[dict[str, Any]]:
     """The rows of a timed pair."""
     return [
         {
@@ -141,7 +141,7 @@ def step_rows(pair: str, ways: Mapping[str, Any]) -> list[dict[str, Any]]:
             "peak_tensor_mib": way["peak"] / MIB,
             "accuracy": None,
         }
-        for name, way in ways.items()
+        for name, way in variants.items()
     ]
 
 
@@ -161,9 +161,9 @@ def accuracy_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
-def ratio(ways: Mapping[str, Any], above: str, below: str) -> float:
+def ratio(variants: Mapping[str, Any], above: str, below: str) -> float:
     """The median over rounds of one way's time over another's."""
-    return median(a / b for a, b in zip(ways[above]["ms"], ways[below]["ms"]))
+    return median(a / b for a, b in zip(variants[above]["ms"], variants[below]["ms"]))
 
 
 def summary(timings: Mapping[str, Mapping[str, Any]], accuracy: Mapping[str, Any]) -> dict[str, Any]:
@@ -182,7 +182,7 @@ def summary(timings: Mapping[str, Mapping[str, Any]], accuracy: Mapping[str, Any
     online = {pair: ratio(ways, OTHER, ONLINE + QUICK) for pair, ways in beside.items()}
     on, off = (accuracy[name]["accuracy"] for name in (CACHED + QUICK, ONLINE))
     difference = t_interval([a - b for a, b in zip(on, off)])
-    least = {named("56-20"): 2.7, named("110-20"): 4.0}
+    least = {pair_name("56-20"): 2.7, pair_name("110-20"): 4.0}
     verdicts = [
         _verdict("a cached step over the student alone, same precision", step, "at most 1.05", step <= 1.05),
         *(
@@ -195,7 +195,7 @@ def summary(timings: Mapping[str, Mapping[str, Any]], accuracy: Mapping[str, Any
         ),
         _verdict("peak tensor memory over the student alone", memory, "at most 1.02", memory <= 1.02),
         _verdict("accuracy, all tricks less none, points", difference.mean, "95 % interval inside ±1",
-                 len(on) > 1 and shows(difference, "equal", 1.0)),
+                 len(on) > 1 and supports_claim(difference, "equal", 1.0)),
     ]  # fmt: skip
     return {
         "cached_over_student_only": step,

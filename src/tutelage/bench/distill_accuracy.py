@@ -15,20 +15,20 @@ from torch import nn
 
 from tutelage import workers
 from tutelage.bench.distill_steps import CACHED, ONLINE, QUICK
-from tutelage.distill.cache import Cache
-from tutelage.distill.cache_build import build
-from tutelage.distill.data import TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.memory import lesson_peak
-from tutelage.distill.method import answer
-from tutelage.distill.networks import SmallCNN
-from tutelage.distill.speed import Reduced, fold_batchnorm
-from tutelage.distill.supervised import Supervised
-from tutelage.distill.teacher import Cached, Live, Teacher
-from tutelage.distill.trainer import train
-from tutelage.systems._shared import built, toy_images
+from tutelage.datasets import fashion_mnist
+from tutelage.distillation.cache import Cache
+from tutelage.distillation.cache_build import build
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.memory import job_peak
+from tutelage.distillation.method import forward_heads
+from tutelage.distillation.profiling import LowPrecisionTeacher, fold_batchnorm
+from tutelage.distillation.small_models import SmallCNN
+from tutelage.distillation.supervised import Supervised
+from tutelage.distillation.teacher import CachedTeacher, NetworkTeacher, Teacher
+from tutelage.distillation.trainer import train
+from tutelage.systems._toy import build_with_seed, toy_images
 from tutelage.systems.kd import KD
-from tutelage.tasks import fashion
 
 PAIR = "small CNN 94k-7k, Fashion-MNIST"
 
@@ -53,28 +53,28 @@ def load(smoke: bool, images: int) -> tuple[TensorData, TensorData]:
         return toy_images(0, 256, 10), toy_images(1, 64, 10)
     splits = []
     for split, limit in (("train", images), ("test", None)):
-        pixels, labels = fashion.load(split)  # type: ignore[arg-type]
+        pixels, labels = fashion_mnist.load(split)  # type: ignore[arg-type]
         taken = torch.from_numpy(pixels[:limit].copy()).float()[:, None] / 255
         splits.append(TensorData(taken, torch.from_numpy(labels[:limit].copy())))
     return splits[0], splits[1]
 
 
-def teachers(network: nn.Module) -> tuple[Live, Live]:
+def teachers(network: nn.Module) -> tuple[NetworkTeacher, NetworkTeacher]:
     """The teacher as it is, and with every trick."""
     folded, _ = fold_batchnorm(network)
-    return Live(copy.deepcopy(network)), Reduced(folded, channels_last=True)
+    return NetworkTeacher(copy.deepcopy(network)), LowPrecisionTeacher(folded, channels_last=True)
 
 
 def run(seeds: Sequence[int], *, smoke: bool, device: str, processes: int | None, images: int = 20_000) -> dict[str, Any]:
     """For each arm ``{tricks, accuracy [seeds] in %, ms [seeds] of a step, peak bytes of a step}``."""
     train_data, _ = load(smoke, images)
-    settings = Settings(steps=4 if smoke else 1000, batch_size=128, lr=5e-3, warmup=50, log_every=0)
-    network = built(lambda: SmallCNN(10, 32, 128, stride=2), 0, "bench", "accuracy teacher")
-    network = train(Lesson(network, None, Supervised(), train_data, settings)).student
+    settings = TrainingSettings(steps=4 if smoke else 1000, batch_size=128, lr=5e-3, warmup=50, log_every=0)
+    network = build_with_seed(lambda: SmallCNN(10, 32, 128, stride=2), 0, "bench", "accuracy teacher")
+    network = train(TrainingJob(network, None, Supervised(), train_data, settings)).student
     plain, quick = teachers(network)
     with tempfile.TemporaryDirectory() as folder:
         for teacher, name, store in ((plain, "fp32", "fp32"), (quick, "fp16", "fp16")):
-            build(Lesson(network, teacher, KD(alpha=1.0), TensorData(train_data.inputs), settings), f"{folder}/{name}", store)
+            build(TrainingJob(network, teacher, KD(alpha=1.0), TensorData(train_data.inputs), settings), f"{folder}/{name}", store)
         tasks = [(seed, network, folder, smoke, device, images) for seed in seeds]
         found = list(workers.map_tasks(run_seed, tasks, processes))
     return {
@@ -98,15 +98,15 @@ def run_seed(seed: int, network: nn.Module, folder: str, smoke: bool, device: st
         source: Teacher = quick if set(TEACHER_TRICKS) <= set(tricks) else plain
         for store in ("fp32", "fp16"):
             if f"cache {store}" in tricks:
-                source = Cached(Cache(Path(folder) / store))
+                source = CachedTeacher(Cache(Path(folder) / store))
         changes: dict[str, Any] = {key: value for trick in tricks for key, value in STUDENT.get(trick, {}).items()}
-        settings = Settings(
+        settings = TrainingSettings(
             steps=4 if smoke else 500, batch_size=128, lr=5e-3, warmup=50, seed=seed, log_every=0, device=device, **changes
         )
-        student = built(lambda: SmallCNN(10, 10, 24, stride=2), seed, "bench", "accuracy student")
-        peak = lesson_peak(Lesson(copy.deepcopy(student), source, KD(alpha=1.0), data, settings)) if seed == 0 else 0
+        student = build_with_seed(lambda: SmallCNN(10, 10, 24, stride=2), seed, "bench", "accuracy student")
+        peak = job_peak(TrainingJob(copy.deepcopy(student), source, KD(alpha=1.0), data, settings)) if seed == 0 else 0
         began = time.process_time()
-        taught = train(Lesson(student, source, KD(alpha=1.0), data, settings)).student
+        taught = train(TrainingJob(student, source, KD(alpha=1.0), data, settings)).student
         spent = time.process_time() - began
         found[name] = {"accuracy": accuracy(taught, test, device), "ms": 1000 * spent / settings.steps, "peak": peak}
     return found
@@ -116,5 +116,5 @@ def run_seed(seed: int, network: nn.Module, folder: str, smoke: bool, device: st
 def accuracy(network: nn.Module, data: TensorData, device: str) -> float:
     """Share of right answers, %."""
     network = network.to(device).eval()
-    said = torch.cat([answer(network, images.to(device))["logits"].argmax(1).cpu() for images in data.inputs.split(1000)])
+    said = torch.cat([forward_heads(network, images.to(device))["logits"].argmax(1).cpu() for images in data.inputs.split(1000)])
     return 100 * (said == data.labels).double().mean().item()

@@ -24,19 +24,19 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-from tutelage import files
-from tutelage.distill.cache_build import build
-from tutelage.distill.data import TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.memory import step_peak
-from tutelage.distill.method import Method
-from tutelage.distill.networks import ResNet
-from tutelage.distill.speed import quicken
-from tutelage.distill.supervised import Supervised
-from tutelage.distill.teacher import Cached, Live, Teacher
-from tutelage.distill.trainer import Trainer
+from tutelage import storage
+from tutelage.distillation.cache_build import build
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.memory import step_peak
+from tutelage.distillation.method import Method
+from tutelage.distillation.profiling import speed_up_teacher
+from tutelage.distillation.small_models import ResNet
+from tutelage.distillation.supervised import Supervised
+from tutelage.distillation.teacher import CachedTeacher, NetworkTeacher, Teacher
+from tutelage.distillation.trainer import Trainer
 from tutelage.seeds import torch_rng
-from tutelage.systems._shared import built
+from tutelage.systems._toy import build_with_seed
 from tutelage.systems.kd import KD
 
 BATCH, TAU, ALPHA, LR, MOMENTUM, DECAY = 32, 4.0, 0.9, 0.05, 0.9, 5e-4
@@ -45,7 +45,7 @@ QUICK = ", quick"
 """Added to the name of a way: with the tricks that a timed step chose."""
 
 
-class Way(NamedTuple):
+class StepVariant(NamedTuple):
     """One way to take a step, and the networks whose gradients it holds."""
 
     step: Callable[[], object]
@@ -53,7 +53,7 @@ class Way(NamedTuple):
     tricks: tuple[str, ...] = ()
 
 
-class Task(NamedTuple):
+class StepSetup(NamedTuple):
     """What every way of one pair starts from: fresh copies are taken of the networks."""
 
     student: nn.Module
@@ -61,22 +61,22 @@ class Task(NamedTuple):
     data: TensorData
     device: str
 
-    def settings(self, **changes: Any) -> Settings:
+    def settings(self, **changes: Any) -> TrainingSettings:
         """Of all our ways; long enough that no step is the last."""
         fixed = {"steps": 1_000_000, "batch_size": BATCH, "lr": LR, "momentum": MOMENTUM, "weight_decay": DECAY}
-        return Settings(**fixed, optimizer="sgd", schedule="constant", device=self.device, **changes)
+        return TrainingSettings(**fixed, optimizer="sgd", schedule="constant", device=self.device, **changes)
 
 
-def make_task(teacher_depth: int, student_depth: int, device: str, images: int = 512) -> Task:
+def make_setup(teacher_depth: int, student_depth: int, device: str, images: int = 512) -> StepSetup:
     """Networks of 10 classes, as initialised, and CIFAR-sized noise: what a step costs does not depend on the values."""
     rng = torch_rng(0, "bench", "distill")
     data = TensorData(torch.rand(images, 3, 32, 32, generator=rng), torch.randint(0, 10, (images,), generator=rng))
-    student = built(lambda: ResNet(student_depth), 0, "bench", "student")
-    teacher = built(lambda: ResNet(teacher_depth), 0, "bench", "teacher").train()
+    student = build_with_seed(lambda: ResNet(student_depth), 0, "bench", "student")
+    teacher = build_with_seed(lambda: ResNet(teacher_depth), 0, "bench", "teacher").train()
     with torch.no_grad():
         for _ in range(30):  # batch-norm statistics as of a trained network: without them deep ones overflow
             teacher(data.inputs[:BATCH])
-    return Task(student, teacher.eval(), data, device)
+    return StepSetup(student, teacher.eval(), data, device)
 
 
 def endless(loader: Any) -> Any:
@@ -85,15 +85,15 @@ def endless(loader: Any) -> Any:
         yield from loader
 
 
-def hand_written(task: Task) -> Way:
+def hand_written(setup: StepSetup) -> StepVariant:
     """The loop a careful engineer writes: teacher first, without gradient."""
-    student, teacher = copy.deepcopy(task.student).to(task.device).train(), copy.deepcopy(task.teacher).to(task.device)
+    student, teacher = copy.deepcopy(setup.student).to(setup.device).train(), copy.deepcopy(setup.teacher).to(setup.device)
     teacher.eval().requires_grad_(False)
     optimizer = torch.optim.SGD(student.parameters(), LR, MOMENTUM, weight_decay=DECAY)
-    supply = endless(DataLoader(TensorDataset(task.data.inputs, task.data.labels), BATCH, shuffle=True, drop_last=True))
+    supply = endless(DataLoader(TensorDataset(setup.data.inputs, setup.data.labels), BATCH, shuffle=True, drop_last=True))
 
     def step() -> None:
-        images, labels = (part.to(task.device) for part in next(supply))
+        images, labels = (part.to(setup.device) for part in next(supply))
         with torch.no_grad():
             target = (teacher(images) / TAU).softmax(1)
         said = student(images)
@@ -103,7 +103,7 @@ def hand_written(task: Task) -> Way:
         loss.backward()
         optimizer.step()
 
-    return Way(step, (student,))
+    return StepVariant(step, (student,))
 
 
 @contextlib.contextmanager
@@ -121,7 +121,7 @@ def importable(packages: str | None) -> Iterator[None]:
     del library  # its declarations live as long as it does
 
 
-def torchdistill(task: Task) -> Way:
+def torchdistill(setup: StepSetup) -> StepVariant:
     """The same by torchdistill's ``DistillationBox``, driven as its example scripts drive it."""
     from torchdistill.core.distillation import get_distillation_box
 
@@ -152,66 +152,68 @@ def torchdistill(task: Task) -> Way:
             },
         },
     }
-    student, teacher = copy.deepcopy(task.student), copy.deepcopy(task.teacher)
-    datasets = {"train": TensorDataset(task.data.inputs, task.data.labels)}
-    box = get_distillation_box(teacher, student, datasets, config, torch.device(task.device), None, False, 1.0)
+    student, teacher = copy.deepcopy(setup.student), copy.deepcopy(setup.teacher)
+    datasets = {"train": TensorDataset(setup.data.inputs, setup.data.labels)}
+    box = get_distillation_box(teacher, student, datasets, config, torch.device(setup.device), None, False, 1.0)
     box.pre_epoch_process(epoch=0)
     supply = endless(box.train_data_loader)
 
     def step() -> None:
         images, labels, more = next(supply)
         box.pre_forward_process()
-        loss = box.forward_process(images.to(task.device), labels.to(task.device), more)
+        loss = box.forward_process(images.to(setup.device), labels.to(setup.device), more)
         box.post_forward_process(loss=loss)
 
-    return Way(step, (student,))
+    return StepVariant(step, (student,))
 
 
-def ours(task: Task, method: Method, teacher: Teacher | None, tricks: tuple[str, ...] = (), **changes: Any) -> Way:
+def tutelage_step(
+    setup: StepSetup, method: Method, teacher: Teacher | None, tricks: tuple[str, ...] = (), **changes: Any
+) -> StepVariant:
     """A step of the trainer."""
-    settings = task.settings(**changes)
-    lesson = Lesson(copy.deepcopy(task.student), teacher, method, task.data, settings)
+    settings = setup.settings(**changes)
+    lesson = TrainingJob(copy.deepcopy(setup.student), teacher, method, setup.data, settings)
     trainer = Trainer(lesson)
     lesson.student.train()
-    return Way(trainer.advance, (lesson.student,), tricks)
+    return StepVariant(trainer.advance, (lesson.student,), tricks)
 
 
-def quickest(task: Task, rounds: int = 3) -> dict[str, Any]:
+def fastest(setup: StepSetup, rounds: int = 3) -> dict[str, Any]:
     """The student's layout and precision of the fastest timed steps: the free tricks, chosen by measuring."""
     tried = [{"channels_last": layout, "precision": precision} for layout in (False, True) for precision in ("fp32", "bf16")]
-    ways = [ours(task, Supervised(), None, **changes) for changes in tried]
-    times = [[timed(way.step, task.device) for way in ways] for _ in range(rounds + 1)][1:]
+    ways = [tutelage_step(setup, Supervised(), None, **changes) for changes in tried]
+    times = [[timed(way.step, setup.device) for way in ways] for _ in range(rounds + 1)][1:]
     return min(zip(tried, zip(*times)), key=lambda pair: median(pair[1]))[0]
 
 
-def make_ways(task: Task, folder: Path, other: bool) -> dict[str, Way]:
-    """Every way of a pair, by name; ``folder`` takes the caches, ``other``: torchdistill can be imported."""
-    frozen = copy.deepcopy(task.teacher).to(task.device)
-    fast = quicken(frozen, task.data.batch(torch.arange(BATCH), None).to(task.device), rounds=3)
-    changes = quickest(task)
+def make_variants(setup: StepSetup, folder: Path, with_torchdistill: bool) -> dict[str, StepVariant]:
+    """Every way of a pair, by name; ``folder`` takes the caches, ``with_torchdistill``: torchdistill can be imported."""
+    frozen = copy.deepcopy(setup.teacher).to(setup.device)
+    fast = speed_up_teacher(frozen, setup.data.batch(torch.arange(BATCH), None).to(setup.device), rounds=3)
+    changes = fastest(setup)
     words = tuple(["student channels_last"] * changes["channels_last"] + ["student bf16"] * (changes["precision"] == "bf16"))
     told = tuple(f"teacher {trick}" for trick in fast.tricks) + words
-    plain = Live(frozen)
+    plain = NetworkTeacher(frozen)
 
-    def cached(teacher: Live, name: str) -> Cached:
-        lesson = Lesson(task.student, teacher, KD(tau=TAU, alpha=ALPHA), task.data, replace(task.settings(), device="cpu"))
-        return Cached(build(lesson, folder / name, store="fp16" if name == "quick" else "fp32"), teacher)
+    def cached(teacher: NetworkTeacher, name: str) -> CachedTeacher:
+        lesson = TrainingJob(setup.student, teacher, KD(tau=TAU, alpha=ALPHA), setup.data, replace(setup.settings(), device="cpu"))
+        return CachedTeacher(build(lesson, folder / name, storage_format="fp16" if name == "quick" else "fp32"), teacher)
 
     def kd() -> KD:
         return KD(tau=TAU, alpha=ALPHA)
 
     stored = {"plain": cached(plain.to("cpu"), "plain"), "quick": cached(fast.teacher.to("cpu"), "quick")}
-    plain.to(task.device), fast.teacher.to(task.device)
-    ways = {HAND: hand_written(task)}
-    if other:
-        ways[OTHER] = torchdistill(task)
+    plain.to(setup.device), fast.teacher.to(setup.device)
+    ways = {HAND: hand_written(setup)}
+    if with_torchdistill:
+        ways[OTHER] = torchdistill(setup)
     return ways | {
-        ALONE: ours(task, Supervised(), None),
-        ALONE + QUICK: ours(task, Supervised(), None, words, **changes),
-        ONLINE: ours(task, kd(), plain),
-        ONLINE + QUICK: ours(task, kd(), fast.teacher, told, **changes),
-        CACHED: ours(task, kd(), stored["plain"]),
-        CACHED + QUICK: ours(task, kd(), stored["quick"], (*told, "cache fp16"), **changes),
+        ALONE: tutelage_step(setup, Supervised(), None),
+        ALONE + QUICK: tutelage_step(setup, Supervised(), None, words, **changes),
+        ONLINE: tutelage_step(setup, kd(), plain),
+        ONLINE + QUICK: tutelage_step(setup, kd(), fast.teacher, told, **changes),
+        CACHED: tutelage_step(setup, kd(), stored["plain"]),
+        CACHED + QUICK: tutelage_step(setup, kd(), stored["quick"], (*told, "cache fp16"), **changes),
     }
 
 
@@ -228,22 +230,22 @@ def timed(step: Callable[[], object], device: str) -> float:
     return 1000 * (time.perf_counter() - began)
 
 
-def measure(ways: Mapping[str, Way], rounds: int, steps: int, device: str) -> dict[str, dict[str, Any]]:
+def measure(variants: Mapping[str, StepVariant], rounds: int, steps: int, device: str) -> dict[str, dict[str, Any]]:
     """For each way: ``ms`` [rounds], the median of ``steps`` steps in each round, and ``peak`` bytes of one step.
 
     The ways take turns within a round, each round begins with another one, and the first is thrown away.
     """
-    names = list(ways)
+    names = list(variants)
     times: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds + 1):
         first = number % len(names)
         for name in names[first:] + names[:first]:
-            found = median(timed(ways[name].step, device) for _ in range(steps))
+            found = median(timed(variants[name].step, device) for _ in range(steps))
             if number:
                 times[name].append(found)
     return {
         name: {"ms": times[name], "peak": step_peak(way.step, way.networks, device), "tricks": way.tricks}
-        for name, way in ways.items()
+        for name, way in variants.items()
     }
 
 
@@ -261,10 +263,10 @@ def main() -> None:
     found = {}
     with importable(asked.packages), tempfile.TemporaryDirectory() as folder:
         for pair in asked.pairs:
-            task = make_task(*map(int, pair.split("-")), asked.device)
-            ways = make_ways(task, Path(folder) / pair, bool(asked.packages))
+            task = make_setup(*map(int, pair.split("-")), asked.device)
+            ways = make_variants(task, Path(folder) / pair, bool(asked.packages))
             found[pair] = measure(ways, asked.rounds, asked.steps, asked.device)
-    files.write_json(asked.out, found)
+    storage.write_json(asked.out, found)
 
 
 if __name__ == "__main__":

@@ -15,15 +15,15 @@ from typing import Any
 
 from tutelage import assets
 from tutelage.errors import InputError
-from tutelage.files import read_json_lines
-from tutelage.modules.packaged import packaged_modules
+from tutelage.modules.pretrained import pretrained_modules
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import visprog
-from tutelage.programs.language import Program, ProgramFailure
-from tutelage.programs.scheduler import Context, Job, run
+from tutelage.programs.generators.base import GenerationRequest, grammar_generator
+from tutelage.programs.scheduler import Job, RunContext, run
 from tutelage.programs.trace import Trace
+from tutelage.programs.types import Program, ProgramFailure
 from tutelage.programs.values import Image
-from tutelage.programs.writers.writer import Request, grammar_writer
+from tutelage.storage import read_json_lines
 
 PHOTOS = ("photos", "photos-more")
 SIDE = 512
@@ -89,12 +89,12 @@ def bench(questions: Sequence[PhotoQuestion], *, rounds: int = 5) -> dict[str, A
     """
     photos = read_photos([question.photo for question in questions])
     started = time.perf_counter()
-    modules = {**symbolic_modules(), **packaged_modules()}
+    modules = {**symbolic_modules(), **pretrained_modules()}
     load_seconds = time.perf_counter() - started
-    parser, context = visprog.Parser({name: module.signature for name, module in modules.items()}), Context(modules)
+    parser, context = visprog.Parser({name: module.signature for name, module in modules.items()}), RunContext(modules)
 
     def written(asked: PhotoQuestion) -> Program | ProgramFailure:
-        ((draft,),) = grammar_writer(photo=True).write([Request(asked.question)])
+        ((draft,),) = grammar_generator(photo=True).generate([GenerationRequest(asked.question)])
         return draft.program(parser, ("IMAGE",))
 
     def job(asked: PhotoQuestion) -> Job:
@@ -128,13 +128,13 @@ def bench(questions: Sequence[PhotoQuestion], *, rounds: int = 5) -> dict[str, A
     }
 
 
-def _row(asked: PhotoQuestion, job: Job, trace: Trace) -> dict[str, Any]:
+def _row(question: PhotoQuestion, job: Job, trace: Trace) -> dict[str, Any]:
     ok = trace.status == "ok"
-    outcome = "refused" if not ok else "right" if asked.accepts(trace.answer) else "wrong"
+    outcome = "refused" if not ok else "right" if question.accepts(trace.answer) else "wrong"
     return {
-        "photo": asked.photo,
-        "question": asked.question,
-        "accepted": list(asked.answers),
+        "photo": question.photo,
+        "question": question.question,
+        "accepted": list(question.answers),
         "answer": trace.answer if ok else None,
         "outcome": outcome,
         "guessed": ok and trace.out_of_vocabulary > 0,

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import InputError
 from tutelage.programs import viper, visprog
-from tutelage.programs.language import Answers, Call, Module, Signature, Value
-from tutelage.programs.scheduler import Context, Job, stream
+from tutelage.programs.scheduler import Job, RunContext, stream
 from tutelage.programs.trace import Trace
+from tutelage.programs.types import Call, Module, ModuleOutputs, Signature, Value
 
 if TYPE_CHECKING:
     from tutelage.modules.visual_module import VisualModule
@@ -53,20 +53,20 @@ def bench(
     """
     import torch
 
-    from tutelage import files
+    from tutelage import storage
     from tutelage.bench.interpreter import symbolic_cost
     from tutelage.modules.symbolic import symbolic_modules
-    from tutelage.sdvp import embedded
+    from tutelage.sdvp import toy_modules
 
     if device != "cpu" and not torch.cuda.is_available():
         raise InputError(f"torch finds no {device} here", where="--device", remedy="measure on the cpu")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        networks = embedded.generalists(seed, files.Store(files.cache_home() / "modules"), smoke)
+        networks = toy_modules.generalists(seed, storage.ContentStore(storage.cache_home() / "modules"), smoke)
         modules: dict[str, Module] = {**symbolic_modules()}
         modules |= {name: module if device == "cpu" else on_device(module, device) for name, module in networks.items()}
-        questions = world_questions(seed, 54, 6) if smoke else world_questions(seed, ONE, PAIRS)
+        questions = synthetic_questions(seed, 54, 6) if smoke else synthetic_questions(seed, ONE, PAIRS)
         items = {name: [(asked.programs[name], asked.images) for asked in questions] for name in ("visprog", dsl)}
         clock = time.process_time if dsl == "visprog" and device == "cpu" else time.perf_counter
         result = measure(items[dsl], modules, dsl=dsl, rounds=rounds, clock=clock, progress=progress)
@@ -79,9 +79,9 @@ def bench(
     return {**result, "dsl": dsl, "device": device, "smoke": smoke}
 
 
-def world_questions(seed: int, one: int, pairs: int) -> list[Question]:
+def synthetic_questions(seed: int, one: int, pairs: int) -> list[Question]:
     """``one`` questions about one image, five an image, and ``pairs`` statements about two."""
-    from tutelage.sdvp.benchmark import questions_of
+    from tutelage.sdvp.study.questions import questions_of
 
     found = questions_of("b_gqa", seed, "report", one + one // 4, ("visprog", "viper"))
     number = Counter(question.image_id for question in found)
@@ -102,7 +102,7 @@ def on_device(module: VisualModule, device: str) -> VisualModule:
             heads = self.network({name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()})
             return {name: head.cpu() for name, head in heads.items()}
 
-    return module.taught(Elsewhere(module.copy_network()))
+    return module.with_network(Elsewhere(module.copy_network()))
 
 
 def measure(
@@ -149,7 +149,7 @@ def measure(
         "one_at_a_time": lambda: _run(programs, modules, clock, dsl, batch_size=1)[1],
         "networks": lambda: sum(_answer(modules[name], calls[name], best[name], clock) for name in networks),
         "symbolic": lambda: sum(_answer(modules[name], calls[name], best[name], clock) for name in symbolic),
-        "own": lambda: _own_seconds(programs, modules, symbolic, clock, dsl),
+        "own": lambda: _overhead_seconds(programs, modules, symbolic, clock, dsl),
     }
     seconds: dict[str, list[float]] = {name: [] for name in (*ways, "ceiling")}
     with _settled_heap():
@@ -204,7 +204,7 @@ def _run(
     programs: Sequence[Item], modules: Mapping[str, Module], clock: Clock, dsl: str, batch_size: int | None = None
 ) -> tuple[list[Trace], float]:
     """Traces, and seconds for everything: parsing, checking, scheduling, modules, traces."""
-    context = Context(modules, batch_size=batch_size, deduplicate=False)
+    context = RunContext(modules, batch_size=batch_size, deduplicate=False)
     parser = _parser(dsl, context.signatures)
     started = clock()
     traces = list(stream(_jobs(programs, parser), context))
@@ -247,14 +247,14 @@ class _Timed:
         self.seconds = 0.0
         self._run, self._clock = module.run, clock
 
-    def run(self, calls: Sequence[Call]) -> Answers:
+    def run(self, calls: Sequence[Call]) -> ModuleOutputs:
         started = self._clock()
         answers = self._run(calls)
         self.seconds += self._clock() - started
         return answers
 
 
-def _own_seconds(
+def _overhead_seconds(
     programs: Sequence[Item], modules: Mapping[str, Module], symbolic: Mapping[str, Sequence[Call]], clock: Clock, dsl: str
 ) -> float:
     """Seconds of checking, scheduling and tracing: reading the text and the modules' own time are taken away.

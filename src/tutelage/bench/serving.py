@@ -22,9 +22,9 @@ from time import perf_counter
 from typing import Any
 
 from tutelage.errors import TutelageError
-from tutelage.programs.writers.grammar import write
+from tutelage.programs.generators.grammar import generate
 from tutelage.serving import check_installed
-from tutelage.serving.samples import scene
+from tutelage.serving.sample_images import scene
 
 CLIENTS = 16
 STUB_MS, STUB_ITEM_MS = 20.0, 1.0
@@ -32,12 +32,12 @@ PICTURES = 256
 """Different pictures that clients send, so that requests under way share no call."""
 
 
-class ServerDied(TutelageError):
+class ServerCrashed(TutelageError):
     """The server under load ended, or never began."""
 
 
 @dataclass
-class Load:
+class LoadResult:
     """What clients saw: seconds of each answer that came, status codes, faults of the connection, seconds in all."""
 
     seconds: list[float] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Load:
     faults: Counter[str] = field(default_factory=Counter)
     wall: float = 0.0
 
-    def __iadd__(self, other: Load) -> Load:
+    def __iadd__(self, other: LoadResult) -> LoadResult:
         self.seconds += other.seconds
         self.codes += other.codes
         self.faults += other.faults
@@ -92,7 +92,7 @@ def bench(
     for kind, each in (("stub", 24), ("embedded", 60)):
         with contextlib.ExitStack() as stack:
             servers = {way: stack.enter_context(server(kind, seed, smoke, batching=way == "on")) for way in ("on", "off")}
-            loads = {way: Load() for way in servers}
+            loads = {way: LoadResult() for way in servers}
             rates: dict[str, list[float]] = {way: [] for way in servers}
             for url in servers.values():
                 load(url, bodies, clients, 2 * clients)  # warm: connections, parsed texts, lazy imports
@@ -125,15 +125,15 @@ def bench(
     return result
 
 
-def _row(found: Load, rates: Sequence[float], url: str) -> dict[str, Any]:
+def _row(result: LoadResult, rates: Sequence[float], url: str) -> dict[str, Any]:
     return {
         "answers_per_s": median(rates),
-        "p50_ms": found.quantile(0.5),
-        "p95_ms": found.quantile(0.95),
-        "p99_ms": found.quantile(0.99),
+        "p50_ms": result.quantile(0.5),
+        "p95_ms": result.quantile(0.95),
+        "p99_ms": result.quantile(0.99),
         "mean_batch": _mean_batch(url),
-        "answers": len(found.seconds),
-        "errors": found.errors,
+        "answers": len(result.seconds),
+        "errors": result.errors,
     }
 
 
@@ -143,7 +143,7 @@ def _bodies(pictures: int) -> list[bytes]:
     for number in range(pictures):
         drawn = scene(number)
         for question in drawn["questions"]:
-            program = write(question, ("IMAGE",)).visprog
+            program = generate(question, ("IMAGE",)).visprog
             found.append(json.dumps({"images": [drawn["picture"]], "program": program, "trace": False}).encode())
     return found
 
@@ -161,22 +161,22 @@ def server(modules: str, seed: int, smoke: bool, **settings: Any) -> Iterator[st
             assert process.stdout is not None
             url = process.stdout.readline().strip()
             if not url:
-                raise ServerDied("the server does not begin", where=" ".join(words), remedy="run it by hand: it says why")
+                raise ServerCrashed("the server does not begin", where=" ".join(words), remedy="run it by hand: it says why")
             yield url
             if process.poll() is not None:
-                raise ServerDied(f"the server ended under its load, exit code {process.returncode}")
+                raise ServerCrashed(f"the server ended under its load, exit code {process.returncode}")
             process.send_signal(signal.SIGTERM)
             if process.wait(60):
-                raise ServerDied(f"told to stop, the server ended with {process.returncode}")
+                raise ServerCrashed(f"told to stop, the server ended with {process.returncode}")
         finally:
             process.kill()
 
 
-def load(url: str, bodies: Sequence[bytes], clients: int, requests: int) -> Load:
+def load(url: str, bodies: Sequence[bytes], clients: int, requests: int) -> LoadResult:
     """``requests`` from ``clients`` threads, each of which asks again when it has its answer; on a connection each."""
-    numbers, gate, found = iter(range(requests)), threading.Lock(), [Load() for _ in range(clients)]
+    numbers, gate, found = iter(range(requests)), threading.Lock(), [LoadResult() for _ in range(clients)]
 
-    def ask(own: Load) -> None:
+    def ask(own: LoadResult) -> None:
         connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
         while True:
             with gate:
@@ -203,7 +203,7 @@ def load(url: str, bodies: Sequence[bytes], clients: int, requests: int) -> Load
         thread.start()
     for thread in threads:
         thread.join()
-    whole = Load()
+    whole = LoadResult()
     for own in found:
         whole += own
     whole.wall = perf_counter() - began

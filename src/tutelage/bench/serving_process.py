@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tutelage.bench.serving import STUB_ITEM_MS, STUB_MS
-from tutelage.environment import collect_rarely
+from tutelage.environment import tune_garbage_collector
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.language import Answers, Call, Module, Signature, Value
+from tutelage.programs.generators.base import grammar_generator
+from tutelage.programs.types import Call, Module, ModuleOutputs, Signature, Value
 from tutelage.programs.values import Box
-from tutelage.programs.writers.writer import grammar_writer
 from tutelage.serving.app import application
-from tutelage.serving.process import serve
+from tutelage.serving.server import serve
 from tutelage.serving.settings import ServerSettings
 
 
 @dataclass(frozen=True)
-class Stub:
+class StubModule:
     """A module of an accelerator's shape: so long a call, so long an item, one answer to everything."""
 
     name: str
@@ -31,40 +31,40 @@ class Stub:
     symbolic: bool = False
     batch_size: int = 64
 
-    def run(self, calls: Sequence[Call]) -> Answers:
+    def run(self, calls: Sequence[Call]) -> ModuleOutputs:
         """Sleep, as one waits for an accelerator, and answer."""
         time.sleep((STUB_MS + STUB_ITEM_MS * len(calls)) / 1000)
-        return Answers([self.value] * len(calls))
+        return ModuleOutputs([self.value] * len(calls))
 
 
 def stubs() -> dict[str, Module]:
     """LOC finds one box, VQA sees red, VERIFY agrees."""
     found: list[Module] = [
-        Stub("LOC", Signature({"image": "image", "object": "text"}, "boxes"), [Box(4, 4, 24, 24, 0.9)]),
-        Stub("VQA", Signature({"image": "image", "question": "text"}, "text"), "red"),
-        Stub("VERIFY", Signature({"image": "image", "object": "text", "property": "text"}, "bool"), True),
+        StubModule("LOC", Signature({"image": "image", "object": "text"}, "boxes"), [Box(4, 4, 24, 24, 0.9)]),
+        StubModule("VQA", Signature({"image": "image", "question": "text"}, "text"), "red"),
+        StubModule("VERIFY", Signature({"image": "image", "object": "text", "property": "text"}, "bool"), True),
     ]
     return {module.name: module for module in found}
 
 
-def embedded(seed: int, quick: bool) -> dict[str, Module]:
+def toy_modules(seed: int, quick: bool) -> dict[str, Module]:
     """The embedded modules, on one thread."""
     import torch
 
-    from tutelage import files
-    from tutelage.sdvp.embedded import generalists
+    from tutelage import storage
+    from tutelage.sdvp.toy_modules import generalists
 
     torch.set_num_threads(1)
-    return dict(generalists(seed, files.Store(files.cache_home() / "modules"), quick))
+    return dict(generalists(seed, storage.ContentStore(storage.cache_home() / "modules"), quick))
 
 
 def main() -> None:
     """Serve until told to stop; the first line of standard output is the address."""
     kind, seed, quick, settings = sys.argv[1:]
-    collect_rarely()
-    networks = stubs() if kind == "stub" else embedded(int(seed), quick == "1")
+    tune_garbage_collector()
+    networks = stubs() if kind == "stub" else toy_modules(int(seed), quick == "1")
     limits = ServerSettings(**json.loads(settings))
-    app = application({**symbolic_modules(), **networks}, grammar_writer(), limits)
+    app = application({**symbolic_modules(), **networks}, grammar_generator(), limits)
     gc.freeze()
     serve(app, limits, "127.0.0.1", 0, lambda url: print(url, flush=True))
 

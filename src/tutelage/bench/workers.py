@@ -10,22 +10,22 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tutelage.programs.language import Call
-from tutelage.sdvp.adapt import StepTeacher
-from tutelage.sdvp.steps import CALLS, label_shard
-from tutelage.workers import Pool, map_tasks
+from tutelage.programs.types import Call
+from tutelage.sdvp.stages import CALLS_PER_SHARD, label_shard
+from tutelage.sdvp.teachers import ModuleTeacher
+from tutelage.workers import WorkerPool, map_tasks
 
 TARGET = 1.7
 """Two workers over one, at least (ours)."""
-PATIENCE = 120.0
+READY_TIMEOUT_S = 120.0
 """Seconds that workers wait for one another before the stage."""
 
 
 def bench(
     engines: Sequence[str] = ("local", "ray"),
     *,
-    calls: int = 16 * CALLS,
-    part: int = CALLS,
+    calls: int = 16 * CALLS_PER_SHARD,
+    shard_size: int = CALLS_PER_SHARD,
     rounds: int = 3,
     seed: int = 0,
     smoke: bool = False,
@@ -33,33 +33,33 @@ def bench(
 ) -> dict[str, Any]:
     """The labelling stage by one worker and by two of each engine, one thread each, taking turns over ``rounds``.
 
-    The stage is what ``tutelage sdvp label`` hands to workers: shards of ``part`` calls, answered by the embedded colour
+    The stage is what ``tutelage sdvp label`` hands to workers: shards of ``shard_size`` calls, answered by the embedded colour
     specialist and written as files. It begins when every worker has labelled a shard, so starting them is not counted; nor is
     stopping them.
 
     Returns:
         ``{engines: {name: {seconds: {1, 2}, ratio, target, met, reason}}, …}``: medians, and the median of the rounds' ratios.
     """
-    from tutelage import files
-    from tutelage.sdvp import embedded
-    from tutelage.sdvp.adapt import same_skill
+    from tutelage import storage
+    from tutelage.sdvp import toy_modules
+    from tutelage.sdvp.teachers import teacher_from_module
     from tutelage.seeds import numpy_rng
 
-    specialist = embedded.one(seed, "color", files.Store(files.cache_home() / "modules"), smoke)
-    calls, part = (256, 32) if smoke else (calls, part)
-    found = embedded.scenes("B", 64 if smoke else calls // 4, seed, "workers")
-    asked = embedded.color_examples(found, numpy_rng(seed, "workers"))[0][:calls]
-    pieces = [asked[first : first + part] for first in range(0, len(asked), part)]
+    specialist = toy_modules.load_or_train(seed, "color", storage.ContentStore(storage.cache_home() / "modules"), smoke)
+    calls, shard_size = (256, 32) if smoke else (calls, shard_size)
+    found = toy_modules.scenes("B", 64 if smoke else calls // 4, seed, "workers")
+    asked = toy_modules.color_examples(found, numpy_rng(seed, "workers"))[0][:calls]
+    pieces = [asked[first : first + shard_size] for first in range(0, len(asked), shard_size)]
     taken: dict[str, dict[int, list[Stage]]] = {engine: {1: [], 2: []} for engine in engines}
     total = 2 * len(engines) * rounds
     for number in range(total):
         engine, count = engines[number // 2 % len(engines)], number % 2 + 1
-        taken[engine][count].append(stage(Pool(engine, count), {"VQA": same_skill(specialist)}, pieces))
+        taken[engine][count].append(stage(WorkerPool(engine, count), {"VQA": teacher_from_module(specialist)}, pieces))
         progress(number + 1, total)
     return {
-        "engines": {engine: compared(stages[1], stages[2]) for engine, stages in taken.items()},
+        "engines": {engine: compare_stages(stages[1], stages[2]) for engine, stages in taken.items()},
         "calls": len(asked),
-        "calls_a_shard": part,
+        "calls_a_shard": shard_size,
         "rounds": rounds,
         "threads_a_worker": 1,
         "smoke": smoke,
@@ -70,29 +70,29 @@ Stage = tuple[float, float, float]
 """Seconds of a stage, and the seconds and CPU seconds that its shards took in the workers."""
 
 
-def stage(pool: Pool, teachers: Mapping[str, StepTeacher], pieces: Sequence[Sequence[Call]]) -> Stage:
-    """Label ``pieces``, a shard each, once all workers of the pool are there."""
+def stage(pool: WorkerPool, teachers: Mapping[str, ModuleTeacher], shards: Sequence[Sequence[Call]]) -> Stage:
+    """Label ``shards``, a shard each, once all workers of the pool are there."""
     count = pool.workers or 1
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        waiting = [(root / "ready", count, pieces[0])] * count
-        tasks = [*waiting, *((root / f"{number}.jsonl", 0, piece) for number, piece in enumerate(pieces))]
+        waiting = [(root / "ready", count, shards[0])] * count
+        tasks = [*waiting, *((root / f"{number}.jsonl", 0, piece) for number, piece in enumerate(shards))]
         results = map_tasks(timed_shard, tasks, pool, common=(teachers,))
         for _ in waiting:
             next(results)
         began = time.perf_counter()
-        spent = [next(results) for _ in pieces]
+        spent = [next(results) for _ in shards]
         seconds = time.perf_counter() - began  # before the workers are sent home
         list(results)
     return seconds, sum(wall for wall, _ in spent), sum(cpu for _, cpu in spent)
 
 
-def timed_shard(teachers: Mapping[str, StepTeacher], path: Path, others: int, calls: Sequence[Call]) -> tuple[float, float]:
-    """Seconds and CPU seconds of one shard; with ``others``, it goes to the folder ``path`` and so many must come there."""
-    if others:
+def timed_shard(teachers: Mapping[str, ModuleTeacher], path: Path, n_workers: int, calls: Sequence[Call]) -> tuple[float, float]:
+    """Seconds and CPU seconds of one shard; with ``n_workers``, it goes to the folder ``path`` and so many must come there."""
+    if n_workers:
         label_shard(teachers, path / str(os.getpid()), "VQA", calls)
-        until = time.monotonic() + PATIENCE
-        while len(list(path.glob("[0-9]*"))) < others and time.monotonic() < until:
+        until = time.monotonic() + READY_TIMEOUT_S
+        while len(list(path.glob("[0-9]*"))) < n_workers and time.monotonic() < until:
             time.sleep(0.005)
         return 0.0, 0.0
     wall, cpu = time.perf_counter(), time.process_time()
@@ -100,7 +100,7 @@ def timed_shard(teachers: Mapping[str, StepTeacher], path: Path, others: int, ca
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
-def compared(one: Sequence[Stage], two: Sequence[Stage]) -> dict[str, Any]:
+def compare_stages(one: Sequence[Stage], two: Sequence[Stage]) -> dict[str, Any]:
     """The ratio of the stage by one worker and by two; where it misses the target, why: it is twice the share of their time
     that workers were busy, over how much longer a shard took beside another."""
     ratio = median(alone[0] / both[0] for alone, both in zip(one, two, strict=True))

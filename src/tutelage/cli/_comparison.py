@@ -8,23 +8,23 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.environment import environment
-from tutelage.tasks.intervals import shows, t_interval
+from tutelage.datasets.confidence_intervals import supports_claim, t_interval
+from tutelage.environment import run_metadata
 
 if TYPE_CHECKING:
-    from tutelage.cli._recipe import Prepared
-    from tutelage.distill.api import Distillation
-    from tutelage.distill.trainer import Result
+    from tutelage.cli._recipe import LoadedRecipe
+    from tutelage.distillation.api import DistillationResult
+    from tutelage.distillation.trainer import TrainingResult
 
 CLAIMS = (("gain", "gains", "Distilled beats the student alone at equal steps"),
           ("equal_time_gain", "equal_time_gains", "Distilled beats the student alone at equal wall-clock"))  # fmt: skip
 
 
-def comparison(job: Prepared, arms: Mapping[str, Sequence[Result]], done: Distillation) -> dict[str, Any]:
+def comparison(job: LoadedRecipe, arms: Mapping[str, Sequence[TrainingResult]], done: DistillationResult) -> dict[str, Any]:
     """The whole ``tutelage-comparison`` of ``arms``, of which ``done`` is the distilled one; ``job`` has test data."""
-    from tutelage.distill.compare import assemble
-    from tutelage.distill.teacher import as_teacher
-    from tutelage.files import fingerprint
+    from tutelage.distillation.compare import assemble
+    from tutelage.distillation.teacher import as_teacher
+    from tutelage.storage import fingerprint
 
     assert job.test is not None
     recipe = job.recipe
@@ -34,7 +34,7 @@ def comparison(job: Prepared, arms: Mapping[str, Sequence[Result]], done: Distil
     _balance(job, found, done.folder)
     if done.cache is not None:
         found["cache"] = cache_facts(done.cache, recipe.settings.accumulate, recipe.settings.steps * len(job.seeds))
-    return found | {"settings_hash": fingerprint(recipe), **environment(job.seeds)}
+    return found | {"settings_hash": fingerprint(recipe), **run_metadata(job.seeds)}
 
 
 def intervals(summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def intervals(summary: Mapping[str, Any]) -> dict[str, Any]:
         found[f"{name}_ci95"] = [interval.low, interval.high] if enough else None
         verdict = {"claim": claim, "target": "95 % interval above 0", "value": interval.mean}
         reason = "" if enough else "one seed shows nothing: give seeds = 3 or more"
-        found.setdefault("verdicts", []).append(verdict | {"met": shows(interval, "better"), "reason": reason})
+        found.setdefault("verdicts", []).append(verdict | {"met": supports_claim(interval, "better"), "reason": reason})
     return found
 
 
@@ -62,32 +62,32 @@ def cache_facts(cache: Mapping[str, Any], accumulate: int, steps: int) -> dict[s
     return facts | {"teacher": cache["teacher"], "fingerprint": cache["data"]}
 
 
-def _memory(job: Prepared, found: dict[str, Any]) -> None:
+def _memory(job: LoadedRecipe, found: dict[str, Any]) -> None:
     """The peak of tensor memory of one step of each trained arm, on copies."""
-    from tutelage.distill.lesson import Lesson
-    from tutelage.distill.memory import lesson_peak
-    from tutelage.distill.supervised import Supervised
+    from tutelage.distillation.job import TrainingJob
+    from tutelage.distillation.memory import job_peak
+    from tutelage.distillation.supervised import Supervised
 
     for arm in found["arms"]:
-        lesson = job.lesson(job.seeds[0])
+        lesson = job.training_job(job.seeds[0])
         if arm["role"] == "student":
             data = job.labelled or job.data
-            lesson = Lesson(lesson.student, None, Supervised(), data, lesson.settings)
+            lesson = TrainingJob(lesson.student, None, Supervised(), data, lesson.settings)
         if arm["speed"] is not None:
-            arm["speed"]["peak_tensor_mib"] = lesson_peak(replace(lesson, student=copy.deepcopy(lesson.student))) / 2**20
+            arm["speed"]["peak_tensor_mib"] = job_peak(replace(lesson, student=copy.deepcopy(lesson.student))) / 2**20
 
 
-def _balance(job: Prepared, found: dict[str, Any], folder: Path | None) -> None:
+def _balance(job: LoadedRecipe, found: dict[str, Any], folder: Path | None) -> None:
     """Each loss term's share of the gradient when training begins and, from the last checkpoint, when it ends."""
-    from tutelage.distill.checkpoint import Checkpoints, read_tensors
-    from tutelage.distill.doctor import gradient_shares
+    from tutelage.distillation.checkpoint import CheckpointManager, read_tensors
+    from tutelage.distillation.doctor import gradient_shares
 
-    lesson = job.lesson(job.seeds[0])
+    lesson = job.training_job(job.seeds[0])
     values, shares = gradient_shares(lesson)
     terms = {term["name"]: term for term in found["losses"]["terms"]}
     for name, term in terms.items():
         term["points"].insert(0, {"step": 0, "value": values.get(name), "share": shares.get(name)})
-    latest = Checkpoints(folder / f"seed-{job.seeds[0]}").latest if folder is not None else None
+    latest = CheckpointManager(folder / f"seed-{job.seeds[0]}").latest if folder is not None else None
     if latest is not None:
         _, shares = gradient_shares(lesson, read_tensors(latest)[0])
         for name, term in terms.items():

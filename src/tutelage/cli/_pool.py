@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from tutelage.workers import Pool
+    from tutelage.workers import WorkerPool
 
 
 class Engine(StrEnum):
@@ -27,8 +27,8 @@ Workers = Annotated[
 ]
 
 
-def pool(engine: Engine, address: str | None, workers: int | None) -> Pool:
+def pool(engine: Engine, address: str | None, workers: int | None) -> WorkerPool:
     """The pool that the options ask for."""
-    from tutelage.workers import Pool
+    from tutelage.workers import WorkerPool
 
-    return Pool(engine.value, workers or (1 if engine is Engine.local else None), address)
+    return WorkerPool(engine.value, workers or (1 if engine is Engine.local else None), address)

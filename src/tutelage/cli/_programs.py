@@ -13,21 +13,21 @@ from tutelage.cli.common import console, emit, progress
 
 if TYPE_CHECKING:
     from tutelage.modules.visual_module import VisualModule
-    from tutelage.programs.language import Module, Program, ProgramFailure, Signature, Value
     from tutelage.programs.scheduler import Job
     from tutelage.programs.trace import StepRecord, Trace
+    from tutelage.programs.types import Module, Program, ProgramFailure, Signature, Value
     from tutelage.programs.values import Image
     from tutelage.programs.viper import Parser as ViperParser
     from tutelage.programs.visprog import Parser as VisProgParser
 
-EMBEDDED = ("LOC", "VQA", "VERIFY")
+TOY_MODULES = ("LOC", "VQA", "VERIFY")
 WIDEST = 60
 """Characters of a value or call that a table shows."""
 PHOTO = 96
 """Pixels of the shorter side from which a picture is taken for a photograph: the embedded world draws 48, easy-VQA has 64."""
 
 
-class Models(StrEnum):
+class ModuleSet(StrEnum):
     """The sets of modules that programs can call."""
 
     embedded = "embedded"
@@ -42,7 +42,7 @@ class Dsl(StrEnum):
 
 
 DslOption = Annotated[Dsl, typer.Option(help="The program's language.")]
-Taught = Annotated[
+ModuleOption = Annotated[
     list[str] | None,
     typer.Option(
         "--module",
@@ -52,14 +52,14 @@ Taught = Annotated[
     ),
 ]
 SETS = "embedded: trained here, for drawn scenes. packaged: for photographs, see `tutelage assets`."
-ModelsOption = Annotated[
-    Models | None,
+ModuleSetOption = Annotated[
+    ModuleSet | None,
     typer.Option(help=f"{SETS} Left out: packaged where a picture is no drawn scene and the assets are here."),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of the embedded modules; the first use of a seed trains them.")]
 
 
-def named(text: str) -> VisualModule:
+def load_module(text: str) -> VisualModule:
     """The module that ``--module`` names.
 
     Raises:
@@ -69,7 +69,7 @@ def named(text: str) -> VisualModule:
     from tutelage.modules.visual_module import load
 
     name, _, model = text.partition("=")
-    return hf.opened(name, model) if model.startswith(hf.PREFIX) else load(text)
+    return hf.open_module(name, model) if model.startswith(hf.PREFIX) else load(text)
 
 
 def signature_of(text: str) -> tuple[str, Signature]:
@@ -78,31 +78,31 @@ def signature_of(text: str) -> tuple[str, Signature]:
     from tutelage.modules.visual_module import load
 
     name, _, model = text.partition("=")
-    module = hf.chosen(name, model)[0] if model.startswith(hf.PREFIX) else load(text)
+    module = hf.resolve(name, model)[0] if model.startswith(hf.PREFIX) else load(text)
     return module.name, module.signature
 
 
-def chosen_models(asked: Models | None, images: Iterable[Image]) -> tuple[Models, str]:
+def choose_module_set(requested: ModuleSet | None, images: Iterable[Image]) -> tuple[ModuleSet, str]:
     """The set that is used, embedded or packaged, and a line that says so, and why."""
-    if asked is None:
+    if requested is None:
         if all(min(image.width, image.height) < PHOTO for image in images):
-            return Models.embedded, "models: embedded (a small, drawn scene)"
+            return ModuleSet.embedded, "models: embedded (a small, drawn scene)"
         from tutelage import assets
-        from tutelage.modules.packaged import REQUIRED
+        from tutelage.modules.pretrained import REQUIRED
 
         absent = [name for name in REQUIRED if assets.asset(name).find() is None]
         if absent:
             remedy = f"tutelage assets fetch {' '.join(absent)}"
-            return Models.embedded, f"models: embedded, made for drawn scenes; this looks like a photograph, for which: {remedy}"
-        return Models.packaged, "models: packaged (a photograph)"
-    return asked, f"models: {asked}"
+            return ModuleSet.embedded, f"models: embedded, made for drawn scenes; this looks like a photograph, for which: {remedy}"
+        return ModuleSet.packaged, "models: packaged (a photograph)"
+    return requested, f"models: {requested}"
 
 
-def modules_of(seed: int, taught: Sequence[str] = (), models: Models = Models.embedded) -> dict[str, Module]:
-    """Symbolic modules, those that ``taught`` names, and those of the set ``models`` for the names that are left.
+def modules_of(seed: int, module_names: Sequence[str] = (), module_set: ModuleSet = ModuleSet.embedded) -> dict[str, Module]:
+    """Symbolic modules, those that ``module_names`` names, and those of the set ``module_set`` for the names that are left.
 
     Raises:
-        MissingExtra, InputError, StaleError: as :func:`named`.
+        MissingExtra, InputError, StaleError: as :func:`load_module`.
         AssetAbsent, WrongHash: a network of the packaged set is not here, or not the published one.
     """
     import torch
@@ -110,26 +110,26 @@ def modules_of(seed: int, taught: Sequence[str] = (), models: Models = Models.em
     from tutelage.modules.hf import HfModule
     from tutelage.modules.symbolic import symbolic_modules
 
-    networks: dict[str, Module] = {module.name: module for module in map(named, taught)}
+    networks: dict[str, Module] = {module.name: module for module in map(load_module, module_names)}
     if not any(isinstance(module, HfModule) for module in networks.values()):
         torch.set_num_threads(1)  # for networks of this size a second thread costs more than it brings
-    if models is Models.packaged:
-        from tutelage.modules.packaged import packaged_modules
+    if module_set is ModuleSet.packaged:
+        from tutelage.modules.pretrained import pretrained_modules
 
-        return {**symbolic_modules(), **packaged_modules(), **networks}
-    return {**symbolic_modules(), **with_embedded(networks, seed)}
+        return {**symbolic_modules(), **pretrained_modules(), **networks}
+    return {**symbolic_modules(), **with_toy_modules(networks, seed)}
 
 
-def with_embedded(networks: Mapping[str, Module], seed: int, quick: bool = False) -> dict[str, Module]:
+def with_toy_modules(networks: Mapping[str, Module], seed: int, quick: bool = False) -> dict[str, Module]:
     """``networks``, and the embedded set's for the names that are left."""
-    from tutelage import files
-    from tutelage.sdvp import embedded
+    from tutelage import storage
+    from tutelage.sdvp import toy_modules
 
-    store, found = files.Store(files.cache_home() / "modules"), dict(networks)
-    missing = [name for name in EMBEDDED if name not in networks]
+    store, found = storage.ContentStore(storage.cache_home() / "modules"), dict(networks)
+    missing = [name for name in TOY_MODULES if name not in networks]
     with progress("embedded modules (the first use trains them)", len(missing)) as bar:
         for name in missing:
-            found[name] = embedded.one(seed, name, store, quick)
+            found[name] = toy_modules.load_or_train(seed, name, store, quick)
             bar.advance()
     return found
 
@@ -150,26 +150,26 @@ def parser_for(dsl: Dsl, signatures: Mapping[str, Signature]) -> VisProgParser |
     return viper.Parser(signatures)
 
 
-def answer(
+def run_and_print(
     job: Job,
     modules: dict[str, Module],
     json: str | None,
     cache: Path | None = None,
-    told: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | None = None,
     page: Path | None = None,
 ) -> None:
-    """Run one program, show every step and the answer, and write the trace as JSON, with what else is ``told``, and as a
+    """Run one program, show every step and the answer, and write the trace as JSON, with what else is ``extra``, and as a
     ``page``; a program that fails leaves with 1.
 
     Raises:
         StaleError, StorageError: the file of the result cache is not one, or cannot be written.
     """
-    from tutelage.programs.cache import ResultCache
     from tutelage.programs.confidence import confidence
-    from tutelage.programs.scheduler import Context, run
+    from tutelage.programs.result_cache import ResultCache
+    from tutelage.programs.scheduler import RunContext, run
 
     with ResultCache(cache) as results:
-        (trace,) = run([job], Context(modules, results))
+        (trace,) = run([job], RunContext(modules, results))
     screen = console(json)
     for name, value in job.state.items():
         for note in getattr(value, "notes", ()):
@@ -177,9 +177,9 @@ def answer(
     if trace.steps:
         screen.print(_table(job.program, trace))
     sure = confidence(trace)
-    emit(trace.to_json() | {"confidence": sure} | dict(told or {}), json)
+    emit(trace.to_json() | {"confidence": sure} | dict(extra or {}), json)
     if page is not None:
-        _write_page(page, job, trace, str((told or {}).get("models", "")))
+        _write_html(page, job, trace, str((extra or {}).get("models", "")))
         screen.print(f"page: {page}", markup=False, soft_wrap=True)
     if trace.status != "ok":
         typer.echo(f"error: the program fails ({trace.status}): {trace.error}", err=True)
@@ -187,14 +187,14 @@ def answer(
     notes = [] if sure is None else [f"confidence {sure:.2f}, the product of its steps'"]
     if trace.out_of_vocabulary:
         notes.append(f"{trace.out_of_vocabulary} calls use words that their module does not know")
-    screen.print(f"answer: {shown(trace.answer)}" + "".join(f"\n{note}" for note in notes), markup=False, soft_wrap=True)
+    screen.print(f"answer: {format_value(trace.answer)}" + "".join(f"\n{note}" for note in notes), markup=False, soft_wrap=True)
 
 
-def _write_page(page: Path, job: Job, trace: Trace, models: str) -> None:
+def _write_html(page: Path, job: Job, trace: Trace, models: str) -> None:
     from tutelage import __version__
-    from tutelage.files import write_text
     from tutelage.programs.values import Image
     from tutelage.reports.trace import FORMAT, VERSION, trace_report
+    from tutelage.storage import write_text
 
     pictures = {value.root_key: Image(value.root, value.root_key) for value in job.state.values() if isinstance(value, Image)}
     images = [{"key": key, "width": it.width, "height": it.height, "src": it.data_uri(1024)} for key, it in pictures.items()]
@@ -203,7 +203,7 @@ def _write_page(page: Path, job: Job, trace: Trace, models: str) -> None:
     write_text(page, trace_report(head | {"images": images, "trace": trace.to_json()}))
 
 
-def shown(value: Value) -> str:
+def format_value(value: Value) -> str:
     """A value in few words."""
     from tutelage.programs.values import Box, Image, Object
 
@@ -212,9 +212,9 @@ def shown(value: Value) -> str:
     if isinstance(value, Box):
         return f"({value.x1:.0f}, {value.y1:.0f}, {value.x2:.0f}, {value.y2:.0f}) {value.score:.2f}"
     if isinstance(value, Object):
-        return f"{value.class_name or value.category} {shown(value.box)}"
+        return f"{value.class_name or value.category} {format_value(value.box)}"
     if isinstance(value, list):
-        return f"[{', '.join(map(shown, value[:2]))}" + (f", … {len(value)} in all]" if len(value) > 2 else "]")
+        return f"[{', '.join(map(format_value, value[:2]))}" + (f", … {len(value)} in all]" if len(value) > 2 else "]")
     return _cut(f"{value:.4g}" if isinstance(value, float) else repr(value) if isinstance(value, str) else str(value))
 
 
@@ -229,7 +229,7 @@ def _table(program: Program | ProgramFailure, trace: Trace) -> Any:
     table.add_column("ms", justify="right")
     for record in trace.steps:
         own = probability(record)
-        result = record.error or shown(record.output)
+        result = record.error or format_value(record.output)
         marks = " (unknown words)" if record.out_of_vocabulary else ""
         table.add_row(
             str(record.step + 1) if record.step >= 0 else "–",
@@ -246,7 +246,7 @@ def _call(program: Program | ProgramFailure, record: StepRecord) -> str:
     lines = getattr(program, "steps", None)
     if lines is not None and 0 <= record.step < len(lines):
         return str(lines[record.step])
-    return f"{record.module}({', '.join(f'{name}={shown(value)}' for name, value in record.args.items())})"
+    return f"{record.module}({', '.join(f'{name}={format_value(value)}' for name, value in record.args.items())})"
 
 
 def _cut(text: str) -> str:

@@ -14,11 +14,11 @@ from tutelage.errors import InputError, did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
-    from tutelage.distill.data import TensorData
-    from tutelage.distill.lesson import Lesson
-    from tutelage.distill.method import Method
-    from tutelage.distill.recipe import DataPart, Recipe
-    from tutelage.distill.views import Views
+    from tutelage.distillation.augmentation import Augmentation
+    from tutelage.distillation.data import TensorData
+    from tutelage.distillation.job import TrainingJob
+    from tutelage.distillation.method import Method
+    from tutelage.distillation.recipe import DataSpec, Recipe
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What is taught, by whom, how.", show_default=False)]
 Overrides = Annotated[
@@ -27,9 +27,9 @@ Overrides = Annotated[
 
 
 def _fashion() -> Any:
-    from tutelage.tasks import fashion
+    from tutelage.datasets import fashion_mnist
 
-    return (*fashion.load("train"), *fashion.load("test"))
+    return (*fashion_mnist.load("train"), *fashion_mnist.load("test"))
 
 
 def _split(images: Any, labels: Any, tests: int) -> Any:
@@ -42,14 +42,14 @@ def _split(images: Any, labels: Any, tests: int) -> Any:
 
 
 def _digits() -> Any:
-    from tutelage.tasks import digits
+    from tutelage.datasets import digits
 
     images, labels = digits.load_8x8()
     return _split(images * 15, labels, 397)  # 0..16 becomes 0..240, of 255
 
 
 def _mnist() -> Any:
-    from tutelage.tasks import digits
+    from tutelage.datasets import digits
 
     return _split(*digits.load_mnist_5k(), 1000)
 
@@ -59,7 +59,7 @@ PACKAGED: Mapping[str, Callable[[], Any]] = {"fashion-mnist": _fashion, "digits"
 
 
 @dataclass(frozen=True)
-class Prepared:
+class LoadedRecipe:
     """What a recipe names, loaded. ``test`` has class labels, or is None."""
 
     recipe: Recipe
@@ -77,7 +77,7 @@ class Prepared:
     @property
     def method(self) -> str | type[Method]:
         """Its name; or, for ``supervised``, which is no system, its class."""
-        from tutelage.distill.supervised import Supervised
+        from tutelage.distillation.supervised import Supervised
 
         return Supervised if self.recipe.method == "supervised" else self.recipe.method
 
@@ -85,37 +85,39 @@ class Prepared:
         """A student from torch's generator as it was seeded."""
         import torch
 
-        from tutelage.distill.models import build_model
+        from tutelage.distillation.resolve import build_model
 
         return build_model(self.recipe.student, torch.initial_seed())
 
     def score(self, network: nn.Module) -> Mapping[str, float]:
         """Accuracy on the test data, %."""
-        from tutelage.distill.compare import accuracy
+        from tutelage.distillation.compare import accuracy
 
         assert self.test is not None
         return accuracy(network, self.test)
 
-    def lesson(self, seed: int) -> Lesson:
+    def training_job(self, seed: int) -> TrainingJob:
         """The lesson of ``seed``, with its live teacher."""
-        from tutelage.distill.api import make_method, make_student
-        from tutelage.distill.lesson import Lesson
-        from tutelage.distill.teacher import as_teacher
+        from tutelage.distillation.api import make_method, make_student
+        from tutelage.distillation.job import TrainingJob
+        from tutelage.distillation.teacher import as_teacher
 
         settings = replace(self.recipe.settings, seed=seed)
         if self.recipe.cache is not None and settings.view_seed is None:
             settings = replace(settings, view_seed=self.seeds[0])
         method = make_method(self.method, self.recipe.options)
-        return Lesson(make_student(self.student, seed), as_teacher(self.teacher), method, self.data, settings, self.recipe.method)
+        return TrainingJob(
+            make_student(self.student, seed), as_teacher(self.teacher), method, self.data, settings, self.recipe.method
+        )
 
 
-def prepare(recipe: Recipe) -> Prepared:
+def prepare(recipe: Recipe) -> LoadedRecipe:
     """Load everything ``recipe`` names.
 
     Raises:
         InputError: an unknown name, or files that cannot be read; the message names the field.
     """
-    from tutelage.distill.models import build_model
+    from tutelage.distillation.resolve import build_model
 
     data, test = load(recipe.data, "data", recipe.views)
     if recipe.test is not None:
@@ -124,10 +126,10 @@ def prepare(recipe: Recipe) -> Prepared:
         raise InputError("the test data has no labels", where="test", remedy="give a file with an array labels")
     labelled = load(recipe.labelled, "labelled", recipe.views)[0] if recipe.labelled is not None else None
     teacher = build_model(recipe.teacher) if recipe.teacher is not None else None
-    return Prepared(recipe, data, test, labelled, teacher)
+    return LoadedRecipe(recipe, data, test, labelled, teacher)
 
 
-def load(part: DataPart, where: str, views: Views | None) -> tuple[TensorData, TensorData | None]:
+def load(spec: DataSpec, where: str, views: Augmentation | None) -> tuple[TensorData, TensorData | None]:
     """The data to train on, in ``views``, and the test data that a packaged data set brings, pixels in 0..1.
 
     Raises:
@@ -135,18 +137,18 @@ def load(part: DataPart, where: str, views: Views | None) -> tuple[TensorData, T
     """
     import torch
 
-    from tutelage.distill.data import TensorData
-    from tutelage.distill.models import load_data
+    from tutelage.distillation.data import TensorData
+    from tutelage.distillation.resolve import load_data
 
-    if part.name is None:
-        return load_data(part, views), None
-    if part.name not in PACKAGED:
-        raise InputError(f"no data set {part.name!r}", where=f"{where}.name", remedy=did_you_mean(part.name, list(PACKAGED)))
-    images, labels, tests, answers = PACKAGED[part.name]()
+    if spec.name is None:
+        return load_data(spec, views), None
+    if spec.name not in PACKAGED:
+        raise InputError(f"no data set {spec.name!r}", where=f"{where}.name", remedy=did_you_mean(spec.name, list(PACKAGED)))
+    images, labels, tests, answers = PACKAGED[spec.name]()
 
     def pixels(array: Any) -> torch.Tensor:
         return torch.from_numpy(array.copy()).float()[:, None] / 255
 
-    kept = slice(part.limit)
-    own = torch.from_numpy(labels[kept].copy()) if part.labels else None
+    kept = slice(spec.limit)
+    own = torch.from_numpy(labels[kept].copy()) if spec.labels else None
     return TensorData(pixels(images[kept]), own, views=views), TensorData(pixels(tests), torch.from_numpy(answers.copy()))

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from tutelage.cli.common import console, emit, progress
 
 if TYPE_CHECKING:
-    from tutelage.sdvp.study.run import Plan
+    from tutelage.sdvp.study.run import StudyPlan
 
 SHOWN = ("frozen", "replaced", "routed", "naive", "sdvp")
 
 
-def run(plan: Plan, out: Path, processes: int, json: str | None) -> None:
+def run(plan: StudyPlan, out: Path, processes: int, json: str | None) -> None:
     """Run the study in ``out``, print its tables, write the report beside them."""
     from tutelage.reports import write_report
     from tutelage.sdvp.study.run import run_study

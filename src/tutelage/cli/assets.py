@@ -31,7 +31,7 @@ def list_(json: JsonOut = None) -> None:
         source = f"{entry.client}: {entry.source}"
         table.add_row(*map(Text, (entry.name, here, source, f"{entry.bytes / 1e6:.0f}", entry.licence, entry.role)))
     console(json).print(table)
-    emit([_told(entry) for entry in assets.manifest().values()], json)
+    emit([_asset_json(entry) for entry in assets.manifest().values()], json)
 
 
 @app.command(epilog="Example: tutelage assets fetch nanodet efficientnet-lite0 imagenet-names")
@@ -51,7 +51,7 @@ def fetch(
             found = assets.fetch(entry.name, again)
             console(json).print(f"{entry.name}: {next(iter(found.values())).parent}", markup=False, soft_wrap=True)
             bar.advance()
-    emit([_told(entry) for entry in chosen], json)
+    emit([_asset_json(entry) for entry in chosen], json)
 
 
 @app.command(epilog="Example: tutelage assets verify")
@@ -65,7 +65,7 @@ def verify(names: Names = None, json: JsonOut = None) -> None:
         console(json).print(f"{entry.name}: {len(found)} files are the published ones", markup=False, soft_wrap=True)
     if not chosen:
         console(json).print("no asset is here; tutelage assets list shows what there is", markup=False)
-    emit([_told(entry) for entry in chosen], json)
+    emit([_asset_json(entry) for entry in chosen], json)
 
 
 def _chosen(names: list[str] | None, everything: bool) -> list[Any]:
@@ -77,9 +77,9 @@ def _chosen(names: list[str] | None, everything: bool) -> list[Any]:
     return list(assets.manifest().values()) if everything else [assets.asset(name) for name in names or ()]
 
 
-def _told(entry: Any) -> dict[str, Any]:
+def _asset_json(entry: Any) -> dict[str, Any]:
     """An entry of the manifest as JSON, and where its files lie."""
-    from tutelage.files import plain
+    from tutelage.storage import to_plain
 
     files = {name: part._asdict() for name, part in entry.files.items()}
-    return plain(entry) | {"files": files, "source": entry.source, "found": plain(entry.find())}
+    return to_plain(entry) | {"files": files, "source": entry.source, "found": to_plain(entry.find())}

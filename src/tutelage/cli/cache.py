@@ -12,7 +12,7 @@ from tutelage.cli._recipe import Overrides, RecipeFile
 from tutelage.cli.common import JsonOut, console, emit, progress
 
 if TYPE_CHECKING:
-    from tutelage.distill.lesson import Lesson
+    from tutelage.distillation.job import TrainingJob
 
 app = typer.Typer(no_args_is_help=True)
 Folder = Annotated[Path, typer.Argument(help="A cache folder.", show_default=False)]
@@ -23,24 +23,24 @@ def group() -> None:
     """A teacher's answers on disk, exact to the augmented view: built once, read by every run."""
 
 
-def planned(recipe: Path, overrides: list[str] | None) -> tuple[list[Lesson], list[Path], Any]:
+def cache_jobs(recipe: Path, overrides: list[str] | None) -> tuple[list[TrainingJob], list[Path], Any]:
     """The lessons that need a cache of their own, where each lies, and how heads are stored.
 
     Raises:
         InputError: the recipe has no [cache], or a teacher that cannot be cached.
     """
     from tutelage.cli._recipe import prepare
-    from tutelage.distill.api import cache_folder
-    from tutelage.distill.recipe import read_recipe
+    from tutelage.distillation.api import cache_folder
+    from tutelage.distillation.recipe import read_recipe
     from tutelage.errors import InputError
 
     asked = read_recipe(recipe, overrides or ())
     if asked.cache is None:
         raise InputError("no [cache] in the recipe", where=recipe, remedy='add [cache] folder = "runs/cache"')
     job = prepare(asked)
-    found: dict[Path, Lesson] = {}
+    found: dict[Path, TrainingJob] = {}
     for seed in job.seeds:
-        lesson = job.lesson(seed)
+        lesson = job.training_job(seed)
         found.setdefault(cache_folder(lesson, Path(asked.cache.folder)), lesson)
     return list(found.values()), list(found), asked.cache.store
 
@@ -56,12 +56,12 @@ def build(
 
     What it costs and when it pays off is measured on a few batches and printed first.
     """
-    from tutelage.distill import cache_build
+    from tutelage.distillation import cache_build
 
-    lessons, folders, store = planned(recipe, overrides)
+    lessons, folders, store = cache_jobs(recipe, overrides)
     screen, built = console(json), []
     for lesson, folder in zip(lessons, folders):
-        estimate: dict[str, Any] = dict(cache_build.break_even(lesson, store))
+        estimate: dict[str, Any] = dict(cache_build.estimate_break_even(lesson, store))
         passes = estimate["break_even_passes"]
         pays = f"pays off after {passes:.0f} batches" if math.isfinite(passes) else "never pays off"
         screen.print(
@@ -90,13 +90,13 @@ def verify(
 
     A missing, cut or altered shard and a stale cache are errors that name the file and the remedy.
     """
-    from tutelage.distill import cache_build
+    from tutelage.distillation import cache_build
 
     found = []
     if target.is_dir():
         found.append({"folder": target} | cache_build.verify(target))
     else:
-        lessons, folders, _ = planned(target, overrides)
+        lessons, folders, _ = cache_jobs(target, overrides)
         for lesson, folder in zip(lessons, folders):
             found.append({"folder": folder} | cache_build.verify(folder, lesson, passes))
     for one in found:
@@ -111,7 +111,7 @@ def verify(
 @app.command(epilog="Example: tutelage cache info runs/fashion-cache")
 def info(folder: Folder, json: JsonOut = None) -> None:
     """Say what a cache holds: rows, size, heads, and the data and teacher it was built from."""
-    from tutelage.distill.cache import Cache
+    from tutelage.distillation.cache import Cache
 
     cache = Cache(folder)
     found = cache.info()

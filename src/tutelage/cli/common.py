@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.environment import command_line, environment
+from tutelage.environment import command_line, run_metadata
 from tutelage.errors import TutelageError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["Bar", "JsonOut", "console", "emit", "environment", "progress", "reported"]
+__all__ = ["ProgressBar", "JsonOut", "console", "emit", "run_metadata", "progress", "reported"]
 
 JsonOut = Annotated[
     str | None, typer.Option("--json", metavar="PATH", help="Write the result as JSON to PATH; - is standard output.")
@@ -51,10 +51,10 @@ def emit(value: Any, path: str | None) -> None:
     Raises:
         StorageError: the path cannot be written.
     """
-    from tutelage.files import encode_text, plain, write_json
+    from tutelage.storage import encode_text, to_plain, write_json
 
     if path == "-":
-        typer.echo(encode_text(json.dumps(plain(value), indent=1, ensure_ascii=False)))
+        typer.echo(encode_text(json.dumps(to_plain(value), indent=1, ensure_ascii=False)))
     elif path is not None:
         write_json(Path(path), value)
 
@@ -69,27 +69,27 @@ def console(json: str | None = None) -> Console:
     return shown
 
 
-class Bar:
+class ProgressBar:
     """A progress bar: call it with (done, total), or :meth:`advance` it."""
 
-    def __init__(self, shown: Any, task: Any):
-        self._shown, self._task = shown, task
+    def __init__(self, progress: Any, task: Any):
+        self._progress, self._task = progress, task
 
     def __call__(self, done: float, total: float | None = None) -> None:
         """``done`` units out of ``total`` are finished."""
-        self._shown.update(self._task, completed=done, total=total)
+        self._progress.update(self._task, completed=done, total=total)
 
     def advance(self, amount: float = 1) -> None:
         """``amount`` more units are finished."""
-        self._shown.advance(self._task, amount)
+        self._progress.advance(self._task, amount)
 
     def describe(self, text: str) -> None:
         """Change the words beside the bar."""
-        self._shown.update(self._task, description=text)
+        self._progress.update(self._task, description=text)
 
 
 @contextlib.contextmanager
-def progress(description: str, total: float | None = None) -> Iterator[Bar]:
+def progress(description: str, total: float | None = None) -> Iterator[ProgressBar]:
     """A progress bar on standard error while the block runs; silent where that is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -104,4 +104,4 @@ def progress(description: str, total: float | None = None) -> Iterator[Bar]:
     )
     quiet = not sys.stderr.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as shown:
-        yield Bar(shown, shown.add_task(description, total=total))
+        yield ProgressBar(shown, shown.add_task(description, total=total))

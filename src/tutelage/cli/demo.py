@@ -22,8 +22,8 @@ def demo(
 ) -> None:
     """Train the embedded modules, distil three tasks into them step by step, and write a report."""
     from tutelage.cli import _study
-    from tutelage.sdvp.study.run import Plan
+    from tutelage.sdvp.study.run import StudyPlan
 
-    plan = Plan.smoke(seed) if smoke else Plan((seed,))
+    plan = StudyPlan.smoke(seed) if smoke else StudyPlan((seed,))
     folder = out or Path("runs") / f"demo{'-smoke' if smoke else ''}-{seed}"
     _study.run(plan, folder, 1 if smoke else processes, json)

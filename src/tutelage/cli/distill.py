@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tutelage.cli._recipe import Overrides, RecipeFile
-from tutelage.cli.common import Bar, JsonOut, console, emit, progress
+from tutelage.cli.common import JsonOut, ProgressBar, console, emit, progress
 
 if TYPE_CHECKING:
-    from tutelage.cli._recipe import Prepared
-    from tutelage.distill.api import Distillation
-    from tutelage.distill.parallel import Alone
+    from tutelage.cli._recipe import LoadedRecipe
+    from tutelage.distillation.api import DistillationResult
+    from tutelage.distillation.parallel import SingleProcess
 
 app = typer.Typer()
 
@@ -41,14 +41,14 @@ def distill(
     """
     import torch
 
-    from tutelage import files
+    from tutelage import storage
     from tutelage.cli._comparison import comparison
     from tutelage.cli._recipe import prepare
-    from tutelage.distill.compare import DISTILLED
-    from tutelage.distill.export import check_formats, save_formats
-    from tutelage.distill.parallel import processes
-    from tutelage.distill.recipe import read_recipe
-    from tutelage.environment import environment
+    from tutelage.distillation.compare import DISTILLED
+    from tutelage.distillation.export import check_formats, save_formats
+    from tutelage.distillation.parallel import current_processes
+    from tutelage.distillation.recipe import read_recipe
+    from tutelage.environment import run_metadata
     from tutelage.errors import InputError
     from tutelage.reports import write_report
 
@@ -57,7 +57,7 @@ def distill(
     formats = export or []
     check_formats(formats)
     job = prepare(asked)
-    together = processes(job.recipe.settings.device)
+    together = current_processes(job.recipe.settings.device)
     if compare and (job.test is None or (job.labelled or job.data).labels is None):
         raise InputError(
             "a comparison needs labelled test data, and labels for the student alone",
@@ -69,16 +69,16 @@ def distill(
         done = train(job, folder, check, bar, together)
         arms = {DISTILLED: done.results}
         if compare:
-            arms |= alone(job, done, folder, bar, together)
+            arms |= train_student_alone(job, done, folder, bar, together)
     if not together.main:
         return
     example = job.data.batch(torch.zeros(2, dtype=torch.int64), None).inputs
     exported = [save_formats(one.student, example, folder / f"seed-{seed}", formats) for seed, one in zip(done.seeds, done.results)]
-    result: dict[str, Any] = done.summary() | {"out": folder, "exported": exported, **environment(job.seeds)}
+    result: dict[str, Any] = done.summary() | {"out": folder, "exported": exported, **run_metadata(job.seeds)}
     screen = console(json)
     if job.test is not None:
         side_by_side = comparison(job, arms, done)
-        files.write_json(folder / "comparison.json", side_by_side)
+        storage.write_json(folder / "comparison.json", side_by_side)
         result |= {"summary": side_by_side["summary"], "arms": side_by_side["arms"]}
         _print(screen, side_by_side)
         screen.print(f"report   {write_report(folder).page}", soft_wrap=True)
@@ -86,9 +86,9 @@ def distill(
     emit(result, json)
 
 
-def train(job: Prepared, folder: Path, check: bool, bar: Bar, together: Alone) -> Distillation:
+def train(job: LoadedRecipe, folder: Path, check: bool, bar: ProgressBar, together: SingleProcess) -> DistillationResult:
     """The recipe's own arm."""
-    from tutelage.distill.api import distill as run
+    from tutelage.distillation.api import distill as run
 
     recipe = job.recipe
     return run(
@@ -100,42 +100,46 @@ def train(job: Prepared, folder: Path, check: bool, bar: Bar, together: Alone) -
         settings=curve(job),
         seeds=job.seeds,
         cache=recipe.cache.folder if recipe.cache is not None else None,
-        store=recipe.cache.store if recipe.cache is not None else "fp32",
+        storage_format=recipe.cache.store if recipe.cache is not None else "fp32",
         out=folder,
         evaluate=job.score if job.test is not None else None,
         check=check,
         tensorboard=recipe.tensorboard,
-        progress=shown(bar, ""),
+        progress=arm_progress(bar, ""),
         parallel=together,
     )
 
 
-def curve(job: Prepared) -> Any:
+def curve(job: LoadedRecipe) -> Any:
     """The recipe's settings; with test data, ten points of a learning curve unless it says otherwise."""
     settings = job.recipe.settings
     return settings if settings.eval_every or job.test is None else replace(settings, eval_every=max(1, settings.steps // 10))
 
 
-def alone(job: Prepared, done: Distillation, folder: Path, bar: Bar, together: Alone) -> dict[str, Any]:
+def train_student_alone(
+    job: LoadedRecipe, done: DistillationResult, folder: Path, bar: ProgressBar, together: SingleProcess
+) -> dict[str, Any]:
     """The student alone from the same starts: for as many steps, and for as many as take as long as distilling did."""
-    from tutelage.distill.api import distill as run
-    from tutelage.distill.compare import ALONE, ALONE_LATE
-    from tutelage.distill.supervised import Supervised
+    from tutelage.distillation.api import distill as run
+    from tutelage.distillation.compare import ALONE, ALONE_LATE
+    from tutelage.distillation.supervised import Supervised
 
     settings = curve(job)
     data = job.labelled if job.labelled is not None else job.data
     more: dict[str, Any] = {"seeds": job.seeds, "evaluate": job.score, "parallel": together}
-    plain = run(job.student, None, data, Supervised, settings=settings, out=folder / "alone", progress=shown(bar, ALONE), **more)
+    plain = run(
+        job.student, None, data, Supervised, settings=settings, out=folder / "alone", progress=arm_progress(bar, ALONE), **more
+    )
     longer = sum(result.seconds for result in done.results) / max(1e-9, sum(result.seconds for result in plain.results))
     settings = replace(settings, steps=max(1, round(settings.steps * longer)))
     late = run(
         job.student, None, data, Supervised, settings=settings, out=folder / "alone-equal-time",
-        progress=shown(bar, ALONE_LATE), **more,
+        progress=arm_progress(bar, ALONE_LATE), **more,
     )  # fmt: skip
     return {ALONE: plain.results, ALONE_LATE: late.results}
 
 
-def shown(bar: Bar, arm: str) -> Any:
+def arm_progress(bar: ProgressBar, arm: str) -> Any:
     """A progress callback that names the arm."""
 
     def tell(what: str, finished: int, of: int) -> None:

@@ -26,21 +26,21 @@ def doctor(
     The exit code is 1 where a check fails.
     """
     from tutelage.cli._recipe import prepare
-    from tutelage.distill.api import cache_folder
-    from tutelage.distill.cache import Cache
-    from tutelage.distill.doctor import examine
-    from tutelage.distill.recipe import read_recipe
-    from tutelage.distill.teacher import Cached
-    from tutelage.environment import environment
+    from tutelage.distillation.api import cache_folder
+    from tutelage.distillation.cache import Cache
+    from tutelage.distillation.doctor import diagnose
+    from tutelage.distillation.recipe import read_recipe
+    from tutelage.distillation.teacher import CachedTeacher
+    from tutelage.environment import run_metadata
 
     asked = read_recipe(recipe, overrides or ())
     job = prepare(asked)
-    lesson = job.lesson(job.seeds[0])
+    lesson = job.training_job(job.seeds[0])
     if asked.cache is not None:
         folder = cache_folder(lesson, Path(asked.cache.folder))
         if (folder / "cache.json").exists():
-            lesson.teacher = Cached(Cache(folder, job.data), lesson.teacher)
-    findings = examine(lesson, job.test, samples, steps)
+            lesson.teacher = CachedTeacher(Cache(folder, job.data), lesson.teacher)
+    findings = diagnose(lesson, job.test, samples, steps)
     screen = console(json)
     for finding in findings:
         mark = "[green]ok  [/green]" if finding.ok else "[red]FAIL[/red]"
@@ -49,6 +49,6 @@ def doctor(
         if finding.remedy:
             screen.print(f"     remedy: {finding.remedy}", markup=False, soft_wrap=True)
     ok = all(finding.ok for finding in findings)
-    emit({"ok": ok, "findings": findings, **environment(job.seeds[:1])}, json)
+    emit({"ok": ok, "findings": findings, **run_metadata(job.seeds[:1])}, json)
     if not ok:
         raise typer.Exit(1)

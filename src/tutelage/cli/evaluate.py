@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tutelage.cli.common import JsonOut, console, emit, environment, progress
+from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer(name="eval", no_args_is_help=True)
 
@@ -34,7 +34,7 @@ class Unknown(StrEnum):
     counted = "count"
 
 
-class Doubled(StrEnum):
+class Duplicates(StrEnum):
     """What two predictions to one question mean."""
 
     error = "error"
@@ -68,12 +68,14 @@ def gqa(
     ] = False,
     missing: MissingPolicy = Missing.error,
     unknown: UnknownPolicy = Unknown.error,
-    duplicates: Annotated[Doubled, typer.Option(help="Two predictions to one question: stop, or the last.")] = (Doubled.error),
+    duplicates: Annotated[Duplicates, typer.Option(help="Two predictions to one question: stop, or the last.")] = (
+        Duplicates.error
+    ),
     json: JsonOut = None,
 ) -> None:
     """Score GQA predictions: every official metric whose inputs are given, in one pass over each file."""
-    from tutelage.tasks.gqa_metrics import evaluate
-    from tutelage.tasks.records import size_of
+    from tutelage.datasets.gqa_metrics import evaluate
+    from tutelage.datasets.json_records import size_of
 
     inputs = [predictions, questions, choices, *((scene_graphs, attention) if attention else ())]
     total = sum(size_of(path) for path in inputs if path is not None)
@@ -92,7 +94,7 @@ def gqa(
             progress=bar.advance,
         )
     _show("GQA", scores, json)
-    emit(scores | environment(), json)
+    emit(scores | run_metadata(), json)
 
 
 @app.command(epilog="Example: tutelage eval nlvr2 --questions test1.json --predictions mine.csv --json scores.json")
@@ -104,12 +106,12 @@ def nlvr2(
     json: JsonOut = None,
 ) -> None:
     """Score NLVR2 predictions: accuracy, and consistency over the pairs that share a sentence."""
-    from tutelage.tasks.nlvr2 import read_examples, read_predictions, score
+    from tutelage.datasets.nlvr2 import read_examples, read_predictions, score
 
     answers = read_predictions(predictions)
     scores = score(read_examples(questions), answers, missing=missing.value, unknown=unknown.value)
     _show("NLVR2", scores, json)
-    emit(scores | environment(), json)
+    emit(scores | run_metadata(), json)
 
 
 def _show(name: str, scores: dict[str, Any], json: str | None) -> None:

@@ -10,11 +10,11 @@ from typing import Any
 import typer
 
 from tutelage.cli.common import reported
-from tutelage.cli.folder import Folder
-from tutelage.environment import collect_rarely
+from tutelage.cli.lazy import LazyGroup
+from tutelage.environment import tune_garbage_collector
 
 
-class Commands(Folder):
+class Commands(LazyGroup):
     """The group of all commands, with one place that turns errors into messages and exit codes."""
 
     folder, package = Path(__file__).parent, str(__package__)
@@ -36,8 +36,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(requested: bool) -> None:
+    if requested:
         from tutelage import __version__
 
         typer.echo(f"tutelage {__version__}")
@@ -53,7 +53,7 @@ def root(
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
-    collect_rarely()
+    tune_garbage_collector()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a text from outside may hold what the terminal cannot write

@@ -12,14 +12,25 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from tutelage.cli._programs import Dsl, DslOption, Models, ModelsOption, Seed, Taught, answer, chosen_models, modules_of, parser_of
+from tutelage.cli._programs import (
+    Dsl,
+    DslOption,
+    ModuleOption,
+    ModuleSet,
+    ModuleSetOption,
+    Seed,
+    choose_module_set,
+    modules_of,
+    parser_of,
+    run_and_print,
+)
 from tutelage.cli.common import JsonOut, console, progress
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
-    from tutelage.programs.language import Module
     from tutelage.programs.scheduler import Job
     from tutelage.programs.trace import Trace
+    from tutelage.programs.types import Module
 
 app = typer.Typer()
 
@@ -45,8 +56,8 @@ def run(
     ] = None,
     window: Annotated[int, typer.Option(min=1, help="Programs of a batch under way at once; fewer need less memory.")] = 512,
     cache: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep module answers here, for this and later runs.")] = None,
-    models: ModelsOption = None,
-    module: Taught = None,
+    models: ModuleSetOption = None,
+    module: ModuleOption = None,
     seed: Seed = 0,
     json: JsonOut = None,
 ) -> None:
@@ -61,19 +72,19 @@ def run(
     if batch is not None:
         if image or left or right:
             raise InputError("the lines of a batch name their own pictures", remedy="leave out --image, --left and --right")
-        known = models or Models.embedded
+        known = models or ModuleSet.embedded
         typer.echo(f"models: {known}" + ("" if models else " (a batch's pictures are not looked at before it runs)"), err=True)
         modules = modules_of(seed, module or (), known)
         _run_batch(batch, images or batch.parent, modules, json or "-", cache, window)
         return
     assert program is not None
     text, state = _text(program), _pictures(image, left, right)
-    chosen, why = chosen_models(models, state.values())
+    chosen, why = choose_module_set(models, state.values())
     console(json).print(why, markup=False, soft_wrap=True)
     modules = modules_of(seed, module or (), chosen)
     from tutelage.programs.scheduler import Job
 
-    answer(Job("", parser_of(dsl, modules).try_parse(text, tuple(state)), state), modules, json, cache, {"models": why})
+    run_and_print(Job("", parser_of(dsl, modules).try_parse(text, tuple(state)), state), modules, json, cache, {"models": why})
 
 
 def _text(program: str) -> str:
@@ -100,17 +111,17 @@ def _pictures(image: Path | None, left: Path | None, right: Path | None) -> dict
 
 
 def _run_batch(batch: Path, folder: Path, modules: dict[str, Module], out: str, cache: Path | None, window: int) -> None:
-    from tutelage import files
-    from tutelage.programs.cache import ResultCache
-    from tutelage.programs.scheduler import Context, stream
+    from tutelage import storage
+    from tutelage.programs.result_cache import ResultCache
+    from tutelage.programs.scheduler import RunContext, stream
 
     started, statuses, unknown = time.perf_counter(), Counter[str](), 0
     notes = Counter[str]()
     ids: deque[str | int] = deque()
     total = _count_lines(batch)
     with ResultCache(cache) as results, progress(f"running {batch.name}", total) as bar:
-        traces = stream(_jobs(batch, folder, modules, ids.append, notes), Context(modules, results, window=window))
-        with _Standard() if out == "-" else files.atomic(out) as file:
+        traces = stream(_jobs(batch, folder, modules, ids.append, notes), RunContext(modules, results, window=window))
+        with _StandardOutput() if out == "-" else storage.atomic_write(out) as file:
             for trace in traces:
                 file.write(_line(trace, ids.popleft()))
                 statuses[trace.status] += 1
@@ -123,7 +134,7 @@ def _run_batch(batch: Path, folder: Path, modules: dict[str, Module], out: str, 
         typer.echo(f"{number:,} pictures read: {note}", err=True)
 
 
-class _Standard:
+class _StandardOutput:
     """Standard output as a file of bytes."""
 
     def __enter__(self) -> BinaryIO:
@@ -142,17 +153,17 @@ def _count_lines(path: Path) -> int:
 
 
 def _jobs(
-    batch: Path, folder: Path, modules: dict[str, Module], keep: Callable[[str | int], None], notes: Counter[str]
+    batch: Path, folder: Path, modules: dict[str, Module], on_id: Callable[[str | int], None], notes: Counter[str]
 ) -> Iterator[Job]:
-    """A job a line; a line's id goes to ``keep`` in the same order. What had to be done to pictures is counted in ``notes``.
+    """A job a line; a line's id goes to ``on_id`` in the same order. What had to be done to pictures is counted in ``notes``.
 
     Raises:
         InputError: a line that is not JSON, or lacks a field; the message names file and line.
     """
-    from tutelage import files
-    from tutelage.programs.lanes import as_failure
-    from tutelage.programs.language import ProgramFailure, RuntimeFailure
+    from tutelage import storage
+    from tutelage.programs.lanes import to_failure
     from tutelage.programs.scheduler import Job
+    from tutelage.programs.types import ProgramFailure, RuntimeFailure
     from tutelage.programs.values import Image
 
     @lru_cache(maxsize=REREAD)
@@ -162,9 +173,9 @@ def _jobs(
         return image
 
     parser = lru_cache(maxsize=None)(lambda dsl: parser_of(dsl, modules))
-    for number, row in files.read_json_lines(batch):
+    for number, row in storage.read_json_lines(batch):
         name, dsl, text, paths = _fields(row, f"{batch}:{number}")
-        keep(name)
+        on_id(name)
         state = {}
         try:
             program = parser(dsl).try_parse(text, tuple(paths))
@@ -173,7 +184,7 @@ def _jobs(
         except InputError as error:
             program = RuntimeFailure(error.message, where=error.where, remedy=error.remedy)
         except Exception as error:  # whatever is wrong with one line, the others are answered
-            program = as_failure(error, "reading the program and its pictures")
+            program = to_failure(error, "reading the program and its pictures")
         yield Job(str(name), program, state)
 
 
@@ -200,13 +211,13 @@ def _fields(row: Any, where: str) -> tuple[str | int, Dsl, str, dict[str, str]]:
 
 def _line(trace: Trace, name: str | int) -> bytes:
     """The trace as a line of JSON under the id of its line. One that cannot be written becomes a failure."""
-    from tutelage.programs.encoding import strict_json
-    from tutelage.programs.lanes import as_failure
+    from tutelage.programs.lanes import to_failure
+    from tutelage.programs.serialization import strict_json
 
     try:
         return strict_json(trace.to_json() | {"id": name}) + b"\n"
     except Exception as error:
-        failure = as_failure(error, "writing the trace")
+        failure = to_failure(error, "writing the trace")
         trace.status, trace.error = failure.kind, str(failure)
         row = {"id": name, "status": trace.status, "answer": None, "steps": [], "error": trace.error}
         return strict_json(row | {"fallback": trace.fallback, "out_of_vocabulary": 0}) + b"\n"

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tutelage.cli._official import Official
+from tutelage.cli._generators import GeneratorName, SetOption, SettingsFile
+from tutelage.cli._modules import load_modules, parse_teacher
 from tutelage.cli._pool import Address, Engine, EngineOption, Workers, pool
-from tutelage.cli._programs import Taught
-from tutelage.cli._pupils import modules_in, teacher_of
-from tutelage.cli._writers import SetOption, SettingsFile, WriterName
-from tutelage.cli.common import JsonOut, console, emit, environment, progress
+from tutelage.cli._programs import ModuleOption
+from tutelage.cli._real_data import RealDataset
+from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
 
 if TYPE_CHECKING:
     from tutelage.sdvp.questions import Question
@@ -36,7 +36,7 @@ class Dsl(StrEnum):
     viper = "viper"
 
 
-class Answers(StrEnum):
+class AttributionSource(StrEnum):
     """What answers a step when its module is looked into."""
 
     gold = "gold"
@@ -51,7 +51,7 @@ Limit = Annotated[int | None, typer.Option(min=1, help="At most so many question
 Modules = Annotated[
     Path | None, typer.Option("--modules", help="A folder of saved modules, DIR/NAME; embedded ones stand in for what is missing.")
 ]
-Named = Annotated[
+ModuleNames = Annotated[
     list[str] | None,
     typer.Option("--module", metavar="DIR | NAME=hf:MODEL", help="One module, as in `tutelage run --help`; may be repeated."),
 ]
@@ -74,7 +74,7 @@ def collect(
     images: Images = None,
     limit: Limit = None,
     modules: Modules = None,
-    module: Named = None,
+    module: ModuleNames = None,
     seed: Seed = 0,
     dsl: DslOption = Dsl.visprog,
     part: Annotated[int, typer.Option(min=1, help="Questions a shard: what a kill can cost.")] = 512,
@@ -85,16 +85,16 @@ def collect(
     json: JsonOut = None,
 ) -> None:
     """Run the questions' programs and keep every distinct call to a module that can be taught. Answers are not used."""
-    from tutelage.sdvp.steps import collect_into
+    from tutelage.sdvp.stages import collect_to_folder
 
     who = pool(engine, address, workers)
     asked, unread = _questions(source, layout, split, images, limit, dsl)
-    ready = modules_in(modules, seed, quick, module or ())
+    ready = load_modules(modules, seed, quick, module or ())
     with progress(f"collecting from {len(asked)} questions") as bar:
-        records = collect_into(out, asked, ready, dsl.value, stage=source.stem, part=part, pool=who, progress=bar)
+        records = collect_to_folder(out, asked, ready, dsl.value, stage=source.stem, shard_size=part, pool=who, progress=bar)
     counts = {name: len(found) for name, found in records.items()}
-    console(json).print(f"{_said(counts)} from {len(asked)} questions, {unread} without a program, in {out}")
-    emit({"out": out, "records": counts, "questions": len(asked), "without_program": unread, **environment([seed])}, json)
+    console(json).print(f"{_format_counts(counts)} from {len(asked)} questions, {unread} without a program, in {out}")
+    emit({"out": out, "records": counts, "questions": len(asked), "without_program": unread, **run_metadata([seed])}, json)
 
 
 @app.command(epilog="Example: tutelage sdvp label runs/records runs/labelled --teacher LOC=loc --teacher VQA=color --gate 0.8")
@@ -114,7 +114,7 @@ def label(
     split: Split = "val",
     limit: Limit = None,
     modules: Modules = None,
-    module: Named = None,
+    module: ModuleNames = None,
     seed: Seed = 0,
     part: Annotated[int, typer.Option(min=1, help="Calls a shard: what a kill can cost.")] = 2048,
     engine: EngineOption = Engine.local,
@@ -127,27 +127,29 @@ def label(
 
     Without --probe, teachers are accepted unseen and their confidence is taken as it is.
     """
-    from tutelage.files import read_json
-    from tutelage.sdvp.accept import answer_probe
-    from tutelage.sdvp.collect import load
+    from tutelage.sdvp.collect import load_records
     from tutelage.sdvp.label import Filters
-    from tutelage.sdvp.steps import VERDICTS, label_into
+    from tutelage.sdvp.stages import VERDICTS, label_to_folder
+    from tutelage.sdvp.teacher_check import answer_probe
+    from tutelage.storage import read_json
 
     who = pool(engine, address, workers)
-    found, ready = load(records), modules_in(modules, seed, quick, module or ())
+    found, ready = load_records(records), load_modules(modules, seed, quick, module or ())
     asked, _ = _questions(probe, layout, split, None, limit, Dsl.visprog) if probe is not None else ([], 0)
     with progress("labelling") as bar:
-        teachers = dict(teacher_of(text, seed, quick) for text in teacher)
+        teachers = dict(parse_teacher(text, seed, quick) for text in teacher)
         known = answer_probe(asked, ready)
-        labelled = label_into(out, found, ready, teachers, Filters(gate=gate), known, part=part, pool=who, progress=bar)
+        labelled = label_to_folder(
+            out, found, ready, teachers, Filters(min_confidence=gate), known, shard_size=part, pool=who, progress=bar
+        )
     verdicts = read_json(out / VERDICTS)
     counts = {
         name: {"records": len(found[name]), "labelled": len(rows), "kept": sum(row.weight > 0 for row in rows)} | verdicts[name]
         for name, rows in labelled.items()
     }
     for name, row in counts.items():
-        console(json).print(f"{name}: {row['records']} records, {row['labelled']} labels, {row['kept']} kept; {_verdict(row)}")
-    emit({"out": out, "modules": counts, **environment([seed])}, json)
+        console(json).print(f"{name}: {row['records']} records, {row['labelled']} labels, {row['kept']} kept; {_format_check(row)}")
+    emit({"out": out, "modules": counts, **run_metadata([seed])}, json)
 
 
 @app.command(epilog="Example: tutelage sdvp train runs/labelled runs/taught --replay runs/earlier --retain self_distill")
@@ -162,7 +164,7 @@ def train(
     batch: Annotated[int | None, typer.Option(min=1, help="Calls a step; default: what suits the embedded modules.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate; large models want 1e-5, with LoRA 1e-4.")] = None,
     modules: Modules = None,
-    module: Named = None,
+    module: ModuleNames = None,
     seed: Seed = 0,
     quick: Quick = False,
     json: JsonOut = None,
@@ -174,23 +176,23 @@ def train(
     """
     from dataclasses import replace
 
-    from tutelage.distill.parallel import processes
-    from tutelage.sdvp.retain_options import retaining
-    from tutelage.sdvp.steps import train_into
+    from tutelage.distillation.parallel import current_processes
+    from tutelage.sdvp.continual.options import with_strategy
+    from tutelage.sdvp.stages import train_to_folder
 
-    options = retaining(retain)
+    options = with_strategy(retain)
     settings = replace(options.settings, steps=steps, warmup=min(options.settings.warmup, steps // 10), checkpoint_every=100)
     settings = replace(settings, batch_size=batch or settings.batch_size, lr=lr or settings.lr)
-    together = processes(settings.device)
-    with together.in_turn():  # the first trains what embedded modules are missing
-        ready = modules_in(modules, seed, quick, module or ())
+    together = current_processes(settings.device)
+    with together.main_first():  # the first trains what embedded modules are missing
+        ready = load_modules(modules, seed, quick, module or ())
     with progress("teaching") as bar:
-        taught = train_into(out, labelled, ready, replay or [], replace(options, settings=settings, seed=seed), bar, together)
+        taught = train_to_folder(out, labelled, ready, replay or [], replace(options, settings=settings, seed=seed), bar, together)
     if not together.main:
         return
     versions = {name: {"version": module.version, "from": ready[name].version} for name, module in taught.items()}
     console(json).print(f"taught {', '.join(taught)} in {out}; give them to evaluate with --modules {out}")
-    emit({"out": out, "modules": versions, "retain": retain, "steps": steps, **environment([seed])}, json)
+    emit({"out": out, "modules": versions, "retain": retain, "steps": steps, **run_metadata([seed])}, json)
 
 
 @app.command(epilog="Example: tutelage sdvp evaluate data/world --layout gqa --split val --modules runs/taught --json scores.json")
@@ -201,7 +203,7 @@ def evaluate(
     images: Images = None,
     limit: Limit = None,
     modules: Modules = None,
-    module: Named = None,
+    module: ModuleNames = None,
     seed: Seed = 0,
     dsl: DslOption = Dsl.visprog,
     quick: Quick = False,
@@ -209,15 +211,15 @@ def evaluate(
 ) -> None:
     """Answer the questions and score them, in all and by type; a question without a program counts as wrong."""
     from tutelage.errors import InputError
-    from tutelage.sdvp.questions import correct, solve
+    from tutelage.sdvp.questions import score_answer, solve
 
     asked, unread = _questions(source, layout, split, images, limit, dsl, keep=True)
     if any(question.answer is None for question in asked):
         raise InputError("questions without answers cannot be scored", where=source, remedy="choose a split with answers")
-    ready = modules_in(modules, seed, quick, module or ())
+    ready = load_modules(modules, seed, quick, module or ())
     with progress(f"answering {len(asked)} questions"):
         traces = solve(asked, ready, dsl.value)
-    rows = [(q.kind or q.task, correct(q, trace.answer)) for q, trace in zip(asked, traces, strict=True)]
+    rows = [(q.kind or q.task, score_answer(q, trace.answer)) for q, trace in zip(asked, traces, strict=True)]
     types: dict[str, dict[str, float]] = {}
     for kind in sorted({kind for kind, _ in rows}):
         marks = [mark for name, mark in rows if name == kind]
@@ -232,7 +234,7 @@ def evaluate(
         "types": types,
     }
     _table(result, json)
-    emit(result | environment([seed]), json)
+    emit(result | run_metadata([seed]), json)
 
 
 @app.command(epilog="Example: tutelage sdvp export runs/demo-0 --module VQA --out my-vqa")
@@ -250,7 +252,7 @@ def export(
 
     The folder is one that --module takes, that tutelage.load reads, and, for a transformers model, transformers itself.
     """
-    from tutelage.cli._programs import named
+    from tutelage.cli._programs import load_module
     from tutelage.errors import InputError
     from tutelage.modules.hf import PREFIX
     from tutelage.modules.visual_module import load
@@ -258,14 +260,14 @@ def export(
     from tutelage.sdvp.export import export_run
 
     if source.partition("=")[2].startswith(PREFIX):
-        export_module(named(source), out)
+        export_module(load_module(source), out)
     elif module is None:
         raise InputError("which module of the run?", where="--module", remedy="--module VQA")
     else:
         export_run(source, module, out, arm, seed)
     made = load(out)
     console(json).print(f"{made.name}, version {made.version}, in {out}: give it to others, or to --module {out}")
-    emit({"out": out, "module": made.name, "version": made.version, **environment()}, json)
+    emit({"out": out, "module": made.name, "version": made.version, **run_metadata()}, json)
 
 
 @app.command(epilog="Example: tutelage sdvp blame runs/study --arm sdvp --json blame.json")
@@ -274,7 +276,7 @@ def blame(
     arm: Annotated[
         str, typer.Option(help="frozen, or a learning arm of the study (sdvp, naive): its modules at the end.")
     ] = "frozen",
-    source: Annotated[Answers, typer.Option(help="What answers a step in its module's place.")] = Answers.gold,
+    source: Annotated[AttributionSource, typer.Option(help="What answers a step in its module's place.")] = AttributionSource.gold,
     task: Annotated[list[str] | None, typer.Option(help="A task; may be repeated. Default: b_gqa and b_nlvr.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Questions a task.")] = 1000,
     seed: Annotated[int | None, typer.Option(help="One of the study's seeds; default: its first.")] = None,
@@ -286,14 +288,14 @@ def blame(
     Each wrong answer is run again with one step answered in its module's place; where none alone repairs it, the steps
     share the blame by their Shapley values. Errors of the programs stand apart.
     """
-    from tutelage.cli import _blame
-    from tutelage.sdvp.blame.study import TASKS, command, seed_of
+    from tutelage.cli import _attribution
+    from tutelage.sdvp.attribution.from_run import TASKS, attribute_run, seed_of
 
     seed = seed_of(run, seed)
     with progress(f"blaming the steps of {arm} modules"):
-        found = command(run, arm=arm, seed=seed, tasks=task or TASKS, count=count, dsl=dsl.value, source=source.value)
-    _blame.show(console(json), found)
-    emit({**found.to_json(), "arm": arm, **environment([seed])}, json)
+        found = attribute_run(run, arm=arm, seed=seed, tasks=task or TASKS, count=count, dsl=dsl.value, source=source.value)
+    _attribution.show(console(json), found)
+    emit({**found.to_json(), "arm": arm, **run_metadata([seed])}, json)
 
 
 @app.command(epilog="Example: tutelage sdvp study --task gqa --root data/gqa --preset visprog-gqa --json results/gqa.json")
@@ -308,16 +310,18 @@ def study(
     processes: Annotated[int, typer.Option(min=1, help="Worker processes, one thread each (--task runs in one).")] = 2,
     dsl: DslOption = Dsl.visprog,
     smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
-    task: Annotated[Official | None, typer.Option(help="Instead: the study on an official folder, see docs/real-data.md.")] = None,
+    task: Annotated[
+        RealDataset | None, typer.Option(help="Instead: the study on an official folder, see docs/real-data.md.")
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="With --task: the folder that holds the data set.")] = None,
     preset: Annotated[str | None, typer.Option(help="With --task: a published protocol, such as viper-gqa.")] = None,
     ids: Annotated[Path | None, typer.Option(help="With --task: the ids.json of another run, to use its questions.")] = None,
     writer: Annotated[
-        WriterName | None, typer.Option(help="With --task: who writes the programs; default: semantic (gqa), grammar (nlvr2).")
+        GeneratorName | None, typer.Option(help="With --task: who writes the programs; default: semantic (gqa), grammar (nlvr2).")
     ] = None,
     settings: SettingsFile = None,
     changes: SetOption = None,
-    modules: Taught = None,
+    modules: ModuleOption = None,
     teacher: Annotated[
         list[str] | None,
         typer.Option(help="With --task: MODULE=TEACHER: gold (scene graphs), or as for label. Default: gold for every module."),
@@ -332,9 +336,9 @@ def study(
 
     With --task and --root: frozen against distilled modules on questions of GQA or NLVR2 that were not learned from.
     """
-    from tutelage.cli import _ablations, _official, _study
+    from tutelage.cli import _ablations, _real_data, _study
     from tutelage.errors import InputError
-    from tutelage.sdvp.study.run import Plan
+    from tutelage.sdvp.study.run import StudyPlan
 
     wanted = tuple(range(first_seed, first_seed + (seeds or (1 if task else 3))))
     name = f"study-{task}" if task else "ablations" if ablations else "study" if dsl is Dsl.visprog else f"study-{dsl.value}"
@@ -344,15 +348,15 @@ def study(
             raise InputError(
                 f"{task} needs its folder", where="--root", remedy="--root DIR; `tutelage world make` draws a small one"
             )
-        asked = _official.Asked(root, wanted, dsl.value, preset, ids, resize, skip_missing, smoke)
-        by = _official.By(writer, _official.read(settings, changes or ()), modules or (), teacher or ())
-        _official.run(task, asked, by, folder, json)
+        asked = _real_data.StudyRequest(root, wanted, dsl.value, preset, ids, resize, skip_missing, smoke)
+        by = _real_data.StudyComponents(writer, _real_data.read_settings(settings, changes or ()), modules or (), teacher or ())
+        _real_data.run(task, asked, by, folder, json)
     elif root or preset or ids or writer or settings or changes or modules or teacher or skip_missing:
         raise InputError("these options are for an official folder", where="study", remedy="add --task gqa or --task nlvr2")
     elif ablations:
         _ablations.run(wanted, tuple(axis or ()), smoke, folder, processes, json)
     else:
-        plan = Plan.smoke(first_seed, dsl.value) if smoke else Plan(wanted, dsl=dsl.value)
+        plan = StudyPlan.smoke(first_seed, dsl.value) if smoke else StudyPlan(wanted, dsl=dsl.value)
         _study.run(plan, folder, 1 if smoke else processes, json)
 
 
@@ -361,7 +365,7 @@ def _questions(
 ) -> tuple[list[Question], int]:
     """The questions (with ``keep``, those without a program too), and how many have no program."""
     from tutelage.errors import InputError
-    from tutelage.sdvp.sources import Source as Questions
+    from tutelage.sdvp.sources import QuestionSource as Questions
 
     with progress("reading questions"):
         found = Questions(layout.value, source, split, images, limit).questions()
@@ -371,7 +375,7 @@ def _questions(
     return (found if keep else written), len(found) - len(written)
 
 
-def _verdict(row: dict[str, Any]) -> str:
+def _format_check(row: dict[str, Any]) -> str:
     """What the probe said of a teacher."""
     if row["calls"] == 0:
         return "teacher accepted unseen"
@@ -379,7 +383,7 @@ def _verdict(row: dict[str, Any]) -> str:
     return f"teacher {word}: right on {row['teacher']:.0%} of {row['calls']} probe calls, the module on {row['student']:.0%}"
 
 
-def _said(counts: dict[str, int]) -> str:
+def _format_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{count} calls of {name}" for name, count in counts.items())
 
 

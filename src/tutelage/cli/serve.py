@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli._programs import SETS, Models, Seed, Taught, modules_of
-from tutelage.cli._writers import SetOption, SettingsFile, WriterName, WriterOption
+from tutelage.cli._generators import GeneratorName, GeneratorOption, SetOption, SettingsFile
+from tutelage.cli._programs import SETS, ModuleOption, ModuleSet, Seed, modules_of
 from tutelage.errors import InputError
 from tutelage.serving import check_installed
 
@@ -50,11 +50,11 @@ def serve(
         Path | None, typer.Option(metavar="FILE", help="Keep module answers here, for later requests and runs.")
     ] = None,
     single: Annotated[bool, typer.Option("--single", help="Every picture shows one thing, and is asked about whole.")] = False,
-    writer: WriterOption = WriterName.grammar,
+    writer: GeneratorOption = GeneratorName.grammar,
     settings: SettingsFile = None,
     changes: SetOption = None,
-    models: Annotated[Models, typer.Option(help=SETS)] = Models.embedded,
-    module: Taught = None,
+    models: Annotated[ModuleSet, typer.Option(help=SETS)] = ModuleSet.embedded,
+    module: ModuleOption = None,
     seed: Seed = 0,
 ) -> None:
     """Serve solve, run and batch over HTTP, with a page to try them; the module calls of all requests meet in one batch.
@@ -64,12 +64,12 @@ def serve(
     """
     key = _key(key_file)
     check_installed()
-    from tutelage.cli import _writers
-    from tutelage.programs.cache import ResultCache
+    from tutelage.cli import _generators
+    from tutelage.programs.result_cache import ResultCache
     from tutelage.serving.app import application
-    from tutelage.serving.process import log_to_stderr
-    from tutelage.serving.process import serve as serve_until_told
-    from tutelage.serving.samples import photograph, scene
+    from tutelage.serving.sample_images import photograph, scene
+    from tutelage.serving.server import log_to_stderr
+    from tutelage.serving.server import serve as serve_until_told
     from tutelage.serving.settings import ServerSettings
 
     limits = ServerSettings(
@@ -88,9 +88,11 @@ def serve(
         program_seconds=program_seconds,
         program_calls=program_calls,
     )
-    packaged = models is Models.packaged
-    parts = _writers.fitted(_writers.read_settings(settings, changes or ()), single, packaged)
-    made = _writers.writer_of(writer, _writers.Task(parts, [], _writers.signatures_of(module or (), packaged), seed))
+    packaged = models is ModuleSet.packaged
+    parts = _generators.with_image_mode(_generators.read_settings(settings, changes or ()), single, packaged)
+    made = _generators.make_generator(
+        writer, _generators.GeneratorContext(parts, [], _generators.signatures_of(module or (), packaged), seed)
+    )
     modules = modules_of(seed, module or (), models)
     log_to_stderr()
     if host not in NEARBY and key is None:

@@ -28,21 +28,21 @@ def show(
 
     The result is kept as RESULTS/SYSTEM.json. The exit code is 0 whatever the verdict.
     """
-    from tutelage import demonstrations, files
+    from tutelage import experiments, storage
 
     with progress(f"showing {name}", total=seeds) as bar:
-        result = demonstrations.show(
+        result = experiments.show(
             name,
             seeds=1 if smoke else seeds,
             first_seed=first_seed,
             smoke=smoke,
-            everything=everything,
+            all_arms=everything,
             processes=processes,
             progress=bar,
         )
     _print(result, json)
     if not smoke:
-        files.write_json(results / f"{name}.json", result)
+        storage.write_json(results / f"{name}.json", result)
     emit(result, json)
 
 

@@ -24,10 +24,10 @@ def listed(results: Path = RESULTS) -> list[dict[str, Any]]:
     Raises:
         InputError: a kept result that cannot be read, or that is none.
     """
-    from tutelage import demonstrations, registry
-    from tutelage.files import read_json
+    from tutelage import experiments, registry
+    from tutelage.storage import read_json
 
-    ready = demonstrations.names()
+    ready = experiments.names()
     rows = []
     for entry in registry.systems().values():
         file = results / f"{entry.name}.json"

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli.common import JsonOut, console, emit, environment, progress
+from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -34,9 +34,9 @@ def make(
     json: JsonOut = None,
 ) -> None:
     """Draw scenes and write images, questions and scene graphs in the exact layout of GQA or NLVR2."""
-    from tutelage.tasks.world import export
+    from tutelage.datasets.synthetic import export
 
     with progress(f"drawing {images} images a split") as bar:
         export.make(out, layout=layout.value, seed=seed, images=images, progress=bar)
     console(json).print(f"{layout.value} layout with {images} images a split written to {out}")
-    emit({"out": out, "layout": layout.value, "images": images, **environment([seed])}, json)
+    emit({"out": out, "layout": layout.value, "images": images, **run_metadata([seed])}, json)

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from tutelage.cli._generators import GeneratorName, GeneratorOption, SetOption, SettingsFile
 from tutelage.cli._programs import Dsl, DslOption, parser_for
-from tutelage.cli._writers import SetOption, SettingsFile, WriterName, WriterOption
 from tutelage.cli.common import JsonOut, console, emit
 
 app = typer.Typer()
@@ -19,7 +19,7 @@ app = typer.Typer()
 )
 def write(
     questions: Annotated[list[str], typer.Argument(metavar="QUESTION...", help="Questions, each in quotes.")],
-    writer: WriterOption = WriterName.grammar,
+    writer: GeneratorOption = GeneratorName.grammar,
     dsl: DslOption = Dsl.visprog,
     pair: Annotated[bool, typer.Option("--pair", help="Statements about a left and a right picture.")] = False,
     single: Annotated[bool, typer.Option("--single", help="The picture shows one thing, and is asked about whole.")] = False,
@@ -33,19 +33,19 @@ def write(
 
     Failures are counted by kind. For a language model the tokens and their cost are counted too.
     """
-    from tutelage.cli import _writers
-    from tutelage.programs.language import ProgramFailure
-    from tutelage.programs.writers.writer import Request, tally
+    from tutelage.cli import _generators
+    from tutelage.programs.generators.base import GenerationRequest, tally
+    from tutelage.programs.types import ProgramFailure
 
     inputs = ("LEFT", "RIGHT") if pair else ("IMAGE",)
-    requests = [Request(question, dsl.value, inputs, str(number)) for number, question in enumerate(questions)]
-    parts = _writers.read_settings(settings, changes or ())
-    signatures = _writers.signatures_of()
-    task = _writers.Task(_writers.fitted(parts, single), requests, signatures, seed)
-    made = _writers.writer_of(writer, task)
-    with _writers.asking(made):
-        drafts = made.write(requests, samples)
-    took = _writers.taken(made)
+    requests = [GenerationRequest(question, dsl.value, inputs, str(number)) for number, question in enumerate(questions)]
+    parts = _generators.read_settings(settings, changes or ())
+    signatures = _generators.signatures_of()
+    task = _generators.GeneratorContext(_generators.with_image_mode(parts, single), requests, signatures, seed)
+    made = _generators.make_generator(writer, task)
+    with _generators.generation_progress(made):
+        drafts = made.generate(requests, samples)
+    took = _generators.usage_of(made)
     parser, screen = parser_for(dsl, signatures), console(json)
     rows, programs, failed = list[dict[str, object]](), [], 0
     for request, of_one in zip(requests, drafts, strict=True):
@@ -64,7 +64,7 @@ def write(
     counts = tally(programs)
     emit({"dsl": dsl.value, "drafts": rows, "counts": counts, **took}, json)
     screen.print("programs: " + ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items())))
-    if (line := _writers.spent(took)) is not None:
+    if (line := _generators.format_usage(took)) is not None:
         screen.print(line, markup=False, soft_wrap=True)
     if failed:
         typer.echo(f"error: {failed} of {len(requests)} questions without a valid program", err=True)

@@ -18,9 +18,9 @@ import PIL.ImageColor
 import PIL.ImageDraw
 import PIL.ImageFilter
 
-from tutelage.modules.function import FunctionModule, module
-from tutelage.modules.regions import segment
-from tutelage.programs.language import LimitExceeded, RuntimeFailure
+from tutelage.modules.connected_components import segment
+from tutelage.modules.function_module import FunctionModule, module
+from tutelage.programs.types import LimitExceeded, RuntimeFailure
 from tutelage.programs.values import Image, Object
 
 MAX_WORDS = 100

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from tutelage import digests, files, reading
+from tutelage import digests, reading, storage
 from tutelage.errors import InputError
 from tutelage.fields import check_field
 
@@ -24,7 +24,7 @@ KNOWN = frozenset({"format", "class", "config", "name", "version", "files", "dig
 def write_head(file: Path, head: Mapping[str, Any], names: Iterable[str]) -> Path:
     """Write the head of a module, sealed, with the digests of the files ``names`` beside it."""
     held = {name: digests.digest_of_file(file.parent / name) for name in sorted(names)}
-    return files.write_json(file, {**head, "files": held}, sealed=True)
+    return storage.write_json(file, {**head, "files": held}, sealed=True)
 
 
 def read_head(file: Path) -> dict[str, Any]:

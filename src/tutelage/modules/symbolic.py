@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from tutelage.modules.function import FunctionModule, module
-from tutelage.programs.expression import Expression
+from tutelage.modules.function_module import FunctionModule, module
+from tutelage.programs.eval_expression import Expression
 from tutelage.programs.values import Box, Image
 
 GROWTH = 1.5
@@ -83,7 +83,7 @@ def EVAL(expr: str, values: Any = None) -> Any:
     In VisProg programs the variables come from the program itself.
 
     Raises:
-        ParseFailure, Refused: not an expression of the language (see ``programs/expression.py``).
+        ParseFailure, Refused: not an expression of the language (see ``programs/eval_expression.py``).
         RuntimeFailure, TypeFailure, LimitExceeded: it fails on these values.
     """
     expression = expr if isinstance(expr, Expression) else Expression(expr)

@@ -15,36 +15,36 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from tutelage import files, reading
+from tutelage import reading, storage
 from tutelage.errors import InputError, StaleError, did_you_mean
 from tutelage.fields import check_dataclass
 from tutelage.modules.module_folder import MAX_WEIGHTS, check_shapes, outline, read_head, write_head
-from tutelage.programs.language import Answers, Call, Capabilities, Signature
+from tutelage.programs.types import Call, Capabilities, ModuleOutputs, Signature
 
-HEAD_KINDS = ("classes", "logit", "heatmap", "size", "tokens", "set")
+HEAD_TYPES = ("classes", "logit", "heatmap", "size", "tokens", "set")
 """What a head holds: class logits [..., C], one logit [...], heat-map logits [B, C, h, w], sizes [B, k, h, w], token
 logits [B, L, V], or a set of boxes [B, Q, 5]: each the logit that it is one, then centre and size as shares of the image."""
-HEAD_FILE = "tutelage.json"
+METADATA_FILE = "tutelage.json"
 """What a saved module is, where its folder has a ``config.json`` of another library; elsewhere that file says it."""
 WEIGHTS = ("model.safetensors", "weights.safetensors")
 """The names of a weights file: as :meth:`VisualModule.save_pretrained` writes it, and as :meth:`VisualModule.save` does."""
 
 
 @dataclass(frozen=True, slots=True)
-class Label:
+class CallLabel:
     """What somebody who knows says to a call: the value, the probability of each answer where there are several, and
     how sure they are in 0..1 (1 for gold)."""
 
-    hard: Any
-    dist: Mapping[str, float] | None = None
-    conf: float = 1.0
+    value: Any
+    probabilities: Mapping[str, float] | None = None
+    confidence: float = 1.0
     weight: float = 1.0
 
 
 @dataclass
-class Exercise:
-    """Calls as tensors to learn from. ``inputs`` [N, ...] go into the network; ``targets[head]`` holds what that head's
-    loss needs (:meth:`VisualModule.exercise`); ``weights`` has one entry an answer (rows with several answers pad with
+class TrainingExamples:
+    """Calls as tensors to learn from. ``inputs`` [N, ...] go into the network; ``targets[metadata]`` holds what that head's
+    loss needs (:meth:`VisualModule.training_examples`); ``weights`` has one entry an answer (rows with several answers pad with
     zeros)."""
 
     inputs: dict[str, Tensor]
@@ -60,7 +60,7 @@ class VisualModule:
 
     A subclass states ``name``, ``signature``, ``heads`` (each head's kind) and its ``Config``, builds ``network``, and
     says how calls become a batch (:meth:`encode`) and heads become values (:meth:`decode`). A module is immutable: a
-    taught network makes a new module (:meth:`taught`), with a new ``version``.
+    taught network makes a new module (:meth:`with_network`), with a new ``version``.
     """
 
     name: ClassVar[str]
@@ -94,44 +94,44 @@ class VisualModule:
         if self._version is None:
             state = self.network.state_dict()
             tensors = [tensor_bytes(state[key]) for key in sorted(state)]
-            self._version = files.fingerprint(type(self).__name__, asdict(self.config), *tensors)
+            self._version = storage.fingerprint(type(self).__name__, asdict(self.config), *tensors)
         return self._version
 
     def encode(self, calls: Sequence[Call]) -> dict[str, Tensor]:
         """Calls as one batch of tensors, row i for call i."""
         raise NotImplementedError
 
-    def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Answers:
+    def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> ModuleOutputs:
         """Heads as values, one a call; the heads travel with them."""
         raise NotImplementedError
 
-    def exercise(self, calls: Sequence[Call], labels: Sequence[Label] | None) -> Exercise:
+    def training_examples(self, calls: Sequence[Call], labels: Sequence[CallLabel] | None) -> TrainingExamples:
         """Calls and their labels as tensors: the inverse of :meth:`decode`. Without labels (replay) there are no
         targets. Calls that share an input may share a row.
 
         The default serves modules with one head of classes or one logit: row i is call i; targets are ``soft`` [N, C]
-        and ``hard`` [N], or ``probability`` [N]. Answers outside ``capabilities.vocabulary`` are refused.
+        and ``value`` [N], or ``probability`` [N]. Answers outside ``capabilities.vocabulary`` are refused.
 
         Raises:
             InputError: the head is of another kind, or a label is outside the vocabulary.
         """
         inputs = self.encode(calls)
         if labels is None:
-            return Exercise(inputs, {}, torch.ones(len(calls)))
+            return TrainingExamples(inputs, {}, torch.ones(len(calls)))
         (head, kind), *others = self.heads.items()
         weights = torch.tensor([label.weight for label in labels], dtype=torch.float32)
         if kind == "logit" and not others:
-            yes = [label.dist["yes"] if label.dist else float(bool(label.hard)) for label in labels]
-            return Exercise(inputs, {head: {"probability": torch.tensor(yes)}}, weights)
+            yes = [label.probabilities["yes"] if label.probabilities else float(bool(label.value)) for label in labels]
+            return TrainingExamples(inputs, {head: {"probability": torch.tensor(yes)}}, weights)
         names = list(self.capabilities.vocabulary or ())
         if kind != "classes" or others or not names:
             raise InputError(
                 f"{self.name} must say how its heads are taught", where=type(self).__name__, remedy="define exercise()"
             )
         hard, soft = class_targets(labels, names, self.name)
-        return Exercise(inputs, {head: {"hard": hard, "soft": soft}}, weights)
+        return TrainingExamples(inputs, {head: {"hard": hard, "soft": soft}}, weights)
 
-    def siblings(self, call: Call) -> list[Call]:
+    def related_calls(self, call: Call) -> list[Call]:
         """Other calls that could be made about the same input: what self-distillation keeps, beyond what programs ask.
         The default knows none."""
         return []
@@ -140,12 +140,12 @@ class VisualModule:
         """Every head of the network on a batch, differentiable."""
         return self.network(batch)
 
-    def run(self, calls: Sequence[Call]) -> Answers:
+    def run(self, calls: Sequence[Call]) -> ModuleOutputs:
         """Values and heads from one forward pass, without gradients."""
         with torch.inference_mode():
             return self.decode(self.forward(self.encode(calls)), calls)
 
-    def taught(self, network: nn.Module) -> Self:
+    def with_network(self, network: nn.Module) -> Self:
         """This module with another network of the same shape."""
         module = copy.copy(self)
         module.network, module._version = network.eval(), None
@@ -164,7 +164,7 @@ class VisualModule:
         ``card`` as ``README.md`` where one is given (:func:`tutelage.sdvp.export.export` writes it from a run)."""
         folder = self._write(Path(folder), "model.safetensors")
         if card:
-            files.write_text(folder / "README.md", card)
+            storage.write_text(folder / "README.md", card)
         return folder
 
     @classmethod
@@ -179,7 +179,7 @@ class VisualModule:
             raise InputError(f"a {type(module).__name__}, not a {cls.__name__}", where=folder, remedy="load it with tutelage.load")
         return module
 
-    def head(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What a folder says of the module in it."""
         head = {"format": "tutelage-module", "class": type(self).__name__, "config": asdict(self.config)}
         return head | {"name": self.name, "version": self.version}
@@ -187,12 +187,12 @@ class VisualModule:
     def _write(self, folder: Path, weights: str) -> Path:
         # each its own memory: safetensors refuses weights that two layers share
         state = {key: value.detach().cpu().contiguous().clone() for key, value in self.network.state_dict().items()}
-        files.write_bytes(folder / weights, save_tensors(state, {"format": "pt"} if weights == WEIGHTS[0] else None))
-        write_head(folder / "config.json", self.head(), [weights])
+        storage.write_bytes(folder / weights, save_tensors(state, {"format": "pt"} if weights == WEIGHTS[0] else None))
+        write_head(folder / "config.json", self.metadata(), [weights])
         return folder
 
     @classmethod
-    def restore(cls, config: Any, folder: Path) -> Self:
+    def from_folder(cls, config: Any, folder: Path) -> Self:
         """The module of ``config`` that was saved in ``folder``.
 
         Raises:
@@ -219,7 +219,7 @@ class VisualModule:
             network.load_state_dict(state)
         except RuntimeError as error:
             raise InputError(f"weights of another network: {error}", where=file, remedy="is it the right folder?") from error
-        module = self.taught(network)
+        module = self.with_network(network)
         if head["version"] != module.version:
             raise StaleError("the weights are not the ones that config.json names", where=file, remedy="save the module again")
         return module
@@ -234,7 +234,7 @@ class VisualModule:
         return found
 
 
-def class_targets(labels: Sequence[Label], names: Sequence[str], where: str) -> tuple[Tensor, Tensor]:
+def class_targets(labels: Sequence[CallLabel], names: Sequence[str], where: str) -> tuple[Tensor, Tensor]:
     """Labels as class ids [N] and probabilities [N, C] over ``names``; a label without probabilities is certain.
 
     Raises:
@@ -244,10 +244,10 @@ def class_targets(labels: Sequence[Label], names: Sequence[str], where: str) -> 
     soft = torch.zeros(len(labels), len(names))
     hard = torch.zeros(len(labels), dtype=torch.long)
     for row, label in enumerate(labels):
-        if label.hard not in index:
-            raise InputError(f"{label.hard!r} is no answer of {where}", remedy=did_you_mean(str(label.hard), list(names)))
-        hard[row] = index[label.hard]
-        for answer, share in (label.dist or {label.hard: 1.0}).items():
+        if label.value not in index:
+            raise InputError(f"{label.value!r} is no answer of {where}", remedy=did_you_mean(str(label.value), list(names)))
+        hard[row] = index[label.value]
+        for answer, share in (label.probabilities or {label.value: 1.0}).items():
             soft[row, index[answer]] = share
     return hard, soft
 
@@ -264,11 +264,10 @@ def load(folder: str | Path) -> VisualModule:
         InputError: ``folder`` is no module folder, its class is not known here, or its weights are absent or broken.
         StaleError: the weights are not those it was saved with.
     """
-    from tutelage.modules import asking, hf, locating  # noqa: F401  (they define the ready classes)
-    from tutelage.modules.packaged import classifier, detector  # noqa: F401  (and these the packaged ones)
+    from tutelage.modules import hf
 
     folder = Path(folder)
-    file = folder / (HEAD_FILE if (folder / HEAD_FILE).exists() else "config.json")
+    file = folder / (METADATA_FILE if (folder / METADATA_FILE).exists() else "config.json")
     head = read_head(file)
     hf.classes()
     kinds = VisualModule.kinds()
@@ -288,7 +287,7 @@ def load(folder: str | Path) -> VisualModule:
         raise InputError(message, where=file, remedy=json.dumps(head["config"])[:500]) from error
     if network is not None:
         check_shapes(network, _weights(folder))
-    return kind.restore(config, folder)
+    return kind.from_folder(config, folder)
 
 
 def _weights(folder: Path) -> Path:

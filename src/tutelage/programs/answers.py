@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from tutelage.programs.language import Value
+from tutelage.programs.types import Value
 
 _WORDS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen"
@@ -19,7 +19,7 @@ _TRUTH = {"true": "yes", "false": "no"}
 
 
 @dataclass(frozen=True)
-class Normaliser:
+class AnswerNormalizer:
     """How answers are made comparable; each rule may be off.
 
     Always: surrounding space goes, inner space becomes single, letters become small. ``punctuation`` is removed
@@ -56,11 +56,11 @@ class Normaliser:
         return " ".join(words) or ("no" if self.empty else "")
 
 
-def normalise(answer: Value) -> str:
-    """The one spelling of ``answer`` under every rule of :class:`Normaliser`."""
-    return Normaliser()(answer)
+def normalize_answer(answer: Value) -> str:
+    """The one spelling of ``answer`` under every rule of :class:`AnswerNormalizer`."""
+    return AnswerNormalizer()(answer)
 
 
-def same_answer(answer: Value, gold: Value) -> bool:
-    """Whether two answers are equal under every rule of :class:`Normaliser`."""
-    return normalise(answer) == normalise(gold)
+def answers_match(answer: Value, gold: Value) -> bool:
+    """Whether two answers are equal under every rule of :class:`AnswerNormalizer`."""
+    return normalize_answer(answer) == normalize_answer(gold)

@@ -22,7 +22,7 @@ from typing import Any
 from tutelage.programs.interpreter import child as child_program
 from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.wire import MAX_MESSAGE, PLACE, NotAMessage, dump, frame, unpack
-from tutelage.programs.language import LimitExceeded, ProgramFailure, RuntimeFailure, TimeoutFailure
+from tutelage.programs.types import LimitExceeded, ProgramFailure, RuntimeFailure, TimeoutFailure
 
 START_SECONDS = 30.0
 GRACE = 1.05

@@ -6,7 +6,7 @@ from typing import Any
 
 from tutelage.programs.interpreter.patches import Found, Request, Video, View
 from tutelage.programs.interpreter.wire import decode, encode, encode_boxes, written
-from tutelage.programs.language import Call, RuntimeFailure, TypeFailure, Value
+from tutelage.programs.types import Call, RuntimeFailure, TypeFailure, Value
 from tutelage.programs.values import Box, Image, Object
 
 

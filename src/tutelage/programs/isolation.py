@@ -19,7 +19,7 @@ from tutelage.programs.handles import Handles
 from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.reader import shape_within
 from tutelage.programs.interpreter.wire import NotAMessage, decode_calls, decode_failure, encode, encode_signatures
-from tutelage.programs.language import Call, ProgramFailure, RuntimeFailure, Signature, Value
+from tutelage.programs.types import Call, ProgramFailure, RuntimeFailure, Signature, Value
 
 SHAPES = 1024
 """Checks that are remembered."""

@@ -6,33 +6,33 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from tutelage.programs.language import Call, Module, ProgramFailure, RuntimeFailure, Value
+from tutelage.programs.types import Call, Module, ProgramFailure, RuntimeFailure, Value
 
 MAX_MESSAGE = 4_000
 """Characters of an error's text that are kept."""
 
 Result = tuple[Value, dict[str, float] | None, bool]
-"""What :class:`~tutelage.programs.cache.Stored` names: a value, its distribution, whether words were unknown."""
+"""What :class:`~tutelage.programs.result_cache.Stored` names: a value, its distribution, whether words were unknown."""
 
-Waiting = tuple[Call, Hashable | None, list[tuple[Any, int]]]
+PendingCall = tuple[Call, Hashable | None, list[tuple[Any, int]]]
 """One call, its key, and those who wait for its answer: a run, and the place of the call among those it waits for."""
 
 
 @dataclass(slots=True)
-class Lane:
+class ModuleQueue:
     """The calls that wait for one module; ``size`` 0: it is symbolic, and none waits."""
 
     module: Module
     version: str
     size: int
-    waiting: dict[Hashable, Waiting] = field(default_factory=dict)
+    waiting: dict[Hashable, PendingCall] = field(default_factory=dict)
     makes_image: bool = field(init=False)
 
     def __post_init__(self) -> None:
         self.makes_image = self.module.signature.returns == "image"
 
 
-def as_failure(error: Exception, source: str) -> ProgramFailure:
+def to_failure(error: Exception, source: str) -> ProgramFailure:
     """``error`` if it is a program's failure, else a RuntimeFailure that names its type and what raised it."""
     if isinstance(error, ProgramFailure):
         return error
@@ -41,7 +41,7 @@ def as_failure(error: Exception, source: str) -> ProgramFailure:
     return failure
 
 
-def answers_of(module: Module, calls: Sequence[Call]) -> list[Result]:
+def run_batch(module: Module, calls: Sequence[Call]) -> list[Result]:
     """The module's answers. If a batch raises, each call is asked alone, so that only those at fault fail."""
     try:
         answers = module.run(calls)
@@ -54,5 +54,5 @@ def answers_of(module: Module, calls: Sequence[Call]) -> list[Result]:
         return list(zip(values, distributions or none, unknown or [False] * len(values), strict=True))
     except Exception as error:
         if len(calls) > 1:
-            return [answers_of(module, [call])[0] for call in calls]
-        return [(as_failure(error, module.name), None, False)]
+            return [run_batch(module, [call])[0] for call in calls]
+        return [(to_failure(error, module.name), None, False)]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.programs.language import Call, LimitExceeded, Value
+from tutelage.programs.types import Call, LimitExceeded, Value
 from tutelage.programs.values import Box, Image, Object
 
 MAX_ITEMS = 50_000

@@ -15,22 +15,22 @@ from time import perf_counter
 from typing import Any, Final
 
 from tutelage.errors import InputError, did_you_mean
-from tutelage.programs.cache import ResultCache, Stored
-from tutelage.programs.encoding import input_key
-from tutelage.programs.lanes import Lane, Result, answers_of, as_failure
-from tutelage.programs.language import (
+from tutelage.programs.lanes import ModuleQueue, Result, run_batch, to_failure
+from tutelage.programs.metering import FREE, Meter
+from tutelage.programs.result_cache import CachedResult, ResultCache
+from tutelage.programs.serialization import input_key
+from tutelage.programs.trace import RecordOrigin, Trace
+from tutelage.programs.types import (
     Call,
     LimitExceeded,
     Module,
     Program,
     ProgramFailure,
+    ProgramRun,
     Signature,
-    Steps,
     UnknownModule,
     Value,
 )
-from tutelage.programs.metering import FREE, Meter
-from tutelage.programs.trace import Origin, Trace
 
 
 @dataclass(slots=True)
@@ -49,7 +49,7 @@ class Job:
     stage: str = ""
 
 
-class _Keep:
+class _UseModule:
     def __repr__(self) -> str:
         return "KEEP"
 
@@ -57,10 +57,10 @@ class _Keep:
 AHEAD = 512
 """Programs may go on by themselves, in their sandbox, while a module answers a batch: so many at least, if they are there."""
 
-KEEP: Final = _Keep()
+USE_MODULE: Final = _UseModule()
 """What a substitute returns to let the module answer."""
 
-Substitute = Callable[[Job, Call, int], Value]
+Override = Callable[[Job, Call, int], Value]
 """From a job, its call, and the call's number in the run, to a value that stands in for the module's, or KEEP."""
 
 Fallback = Callable[[Job], Call]
@@ -68,7 +68,7 @@ Fallback = Callable[[Job], Call]
 
 
 @dataclass(frozen=True)
-class Context:
+class RunContext:
     """What programs run in.
 
     ``modules`` by name; ``cache`` of results, or none; ``batch_size`` caps every module's own (1: one at a time);
@@ -83,7 +83,7 @@ class Context:
     window: int = 2048
     deduplicate: bool = True
     fallback: Fallback | None = None
-    substitute: Substitute | None = None
+    substitute: Override | None = None
     max_calls: int = 1000
 
     @property
@@ -103,12 +103,12 @@ def direct_vqa(job: Job) -> Call:
     return Call("VQA", {"image": next(iter(job.state.values())), "question": job.question}, step=-1)
 
 
-def run(jobs: Iterable[Job], context: Context) -> list[Trace]:
+def run(jobs: Iterable[Job], context: RunContext) -> list[Trace]:
     """The traces of ``jobs``, in their order."""
     return list(stream(jobs, context))
 
 
-def stream(jobs: Iterable[Job], context: Context) -> Iterator[Trace]:
+def stream(jobs: Iterable[Job], context: RunContext) -> Iterator[Trace]:
     """The traces of ``jobs``, in their order, in memory bounded by ``context.window``: ``jobs`` may be endless.
 
     Raises:
@@ -125,9 +125,9 @@ def stream(jobs: Iterable[Job], context: Context) -> Iterator[Trace]:
             if job is None:
                 more = False
             else:
-                scheduler.admit(job, after)
+                scheduler.submit(job, after)
                 after += 1
-        scheduler.answer()
+        scheduler.run_next_batch()
         done.update(scheduler.finished)
         scheduler.finished.clear()
         while first in done:
@@ -138,14 +138,14 @@ def stream(jobs: Iterable[Job], context: Context) -> Iterator[Trace]:
 @dataclass(slots=True)
 class _Run:
     """A program under way: the ``calls`` it waits for, their ``answers``, how many of these are ``missing``, and whether
-    they go in ``together``, as a list; ``asked`` calls came before these."""
+    they go in ``together``, as a list; ``n_calls`` calls came before these."""
 
     job: Job
     number: int
     trace: Trace
-    steps: Steps
+    steps: ProgramRun
     post: Callable[[Value], None] | None = None
-    asked: int = 0
+    n_calls: int = 0
     calls: Sequence[Call] = ()
     answers: Any = ()
     missing: int = 0
@@ -160,7 +160,7 @@ class Scheduler:
     enough to do: some module's batch is full, and enough programs go on meanwhile where they can.
     """
 
-    def __init__(self, context: Context):
+    def __init__(self, context: RunContext):
         self.context = context
         self.active = 0
         self.finished: list[tuple[int, Trace]] = []
@@ -169,64 +169,64 @@ class Scheduler:
         self._keys = count()
         self._keyed = context.cache is not None or context.deduplicate
         limit = context.batch_size or 1 << 30
-        self._lanes = {
-            name: Lane(module, module.version, 0 if module.symbolic else max(1, min(module.batch_size, limit)))
+        self._queues = {
+            name: ModuleQueue(module, module.version, 0 if module.symbolic else max(1, min(module.batch_size, limit)))
             for name, module in context.modules.items()
         }
 
     @property
     def full(self) -> bool:
-        """Whether :meth:`answer` should come before more programs do."""
+        """Whether :meth:`run_next_batch` should come before more programs do."""
         return len(self._ready) >= AHEAD if self._posts else self._full
 
-    def admit(self, job: Job, number: int = 0) -> None:
+    def submit(self, job: Job, number: int = 0) -> None:
         """Start ``job`` and take it as far as it goes without a batch."""
         program = job.program
         self.active += 1
         if isinstance(program, ProgramFailure):
-            origin = Origin(job.id, job.task, job.stage)
-            self._fail(_Run(job, number, Trace(job.id, origin=origin), _nothing()), program)
+            origin = RecordOrigin(job.id, job.task, job.stage)
+            self._fail(_Run(job, number, Trace(job.id, origin=origin), _no_calls()), program)
             return
-        origin = Origin(job.id, job.task, job.stage, program.dsl, program.hash)
-        run = _Run(job, number, Trace(job.id, origin=origin), _nothing())
+        origin = RecordOrigin(job.id, job.task, job.stage, program.dsl, program.hash)
+        run = _Run(job, number, Trace(job.id, origin=origin), _no_calls())
         try:
             run.steps = program.start(job.state)
             run.post = getattr(run.steps, "post", None)
         except Exception as error:
-            self._fail(run, as_failure(error, "the program"))
+            self._fail(run, to_failure(error, "the program"))
         else:
-            self._set_off(run, None)
+            self._resume(run, None)
 
-    def answer(self) -> None:
+    def run_next_batch(self) -> None:
         """Run one batch of the module whose batch is fullest, if it is full or nothing else can go on, and take further
         the programs that waited for it. Those that went on by themselves meanwhile come after it, until a batch is full."""
         ready = len(self._ready)
-        lanes = [lane for lane in self._lanes.values() if lane.waiting]
+        lanes = [lane for lane in self._queues.values() if lane.waiting]
         if lanes and (self._full or not ready):
-            self._answer(max(lanes, key=lambda lane: len(lane.waiting) / lane.size))
+            self._run_batch(max(lanes, key=lambda lane: len(lane.waiting) / lane.size))
             self._full = any(len(lane.waiting) >= lane.size for lane in lanes)
         while ready and not self._full:
             self._advance(*self._ready.popleft())
             ready -= 1
 
-    def _answer(self, lane: Lane) -> None:
+    def _run_batch(self, queue: ModuleQueue) -> None:
         """Run one batch of a module."""
-        batch = [lane.waiting.pop(key) for key in list(islice(lane.waiting, lane.size))]
+        batch = [queue.waiting.pop(key) for key in list(islice(queue.waiting, queue.size))]
         started = perf_counter()
-        results = answers_of(lane.module, [call for call, _, _ in batch])
+        results = run_batch(queue.module, [call for call, _, _ in batch])
         ms = (perf_counter() - started) * 1000 / len(batch)
         cache = self.context.cache
         for (_, key, runs), result in zip(batch, results, strict=True):
             if cache is not None and key is not None and not isinstance(result[0], ProgramFailure):
-                cache.put(lane.module, key, Stored(*result))
+                cache.put(queue.module, key, CachedResult(*result))
             for run, place in runs:
-                _give(run, place, lane.version, result, ms)
-                if not run.missing and not isinstance(reply := self._replies(run), ProgramFailure):
-                    self._set_off(run, reply)
+                _deliver(run, place, queue.version, result, ms)
+                if not run.missing and not isinstance(reply := self._collect_answers(run), ProgramFailure):
+                    self._resume(run, reply)
         if cache is not None:
             cache.commit()
 
-    def _set_off(self, run: _Run, reply: Value) -> None:
+    def _resume(self, run: _Run, reply: Value) -> None:
         """Send ``reply`` into the program, and take it further: later, where it can go on by itself until then."""
         if run.post is None:
             self._advance(run, reply)
@@ -234,25 +234,25 @@ class Scheduler:
         try:
             run.post(reply)
         except Exception as error:
-            self._fail(run, as_failure(error, "the program"))
+            self._fail(run, to_failure(error, "the program"))
         else:
             self._posts = True
             self._ready.append((run, reply))
 
-    def _replies(self, run: _Run) -> Value:
+    def _collect_answers(self, run: _Run) -> Value:
         """What the program is sent, all answers being there; where one is a failure the program ends with it."""
         answers = run.answers
         for place, answer in enumerate(answers):
             if isinstance(answer, ProgramFailure):
                 self._fail(run, answer, run.calls[place])
                 return answer
-        run.asked += len(answers)
+        run.n_calls += len(answers)
         run.calls = ()
         return answers if run.together else answers[0]
 
     def _advance(self, run: _Run, reply: Value) -> None:
         """Send ``reply`` into the program and take its next calls, until it waits for a batch or ends."""
-        lanes, limit, at_once, send = self._lanes, self.context.max_calls, self.context.substitute is None, run.steps.send
+        lanes, limit, at_once, send = self._queues, self.context.max_calls, self.context.substitute is None, run.steps.send
         while True:
             try:
                 asked = send(reply)
@@ -260,18 +260,18 @@ class Scheduler:
                 self._finish(run, stop.value)
                 return
             except Exception as error:
-                self._fail(run, as_failure(error, "the program"))
+                self._fail(run, to_failure(error, "the program"))
                 return
             if isinstance(asked, Call):
                 lane = lanes.get(asked.module)
                 # The common case, without the books that waiting needs: one call of a symbolic module.
-                if lane is not None and not lane.size and at_once and run.asked < limit:
-                    reply = _answer_now(run, lane, asked, run.asked)
+                if lane is not None and not lane.size and at_once and run.n_calls < limit:
+                    reply = _run_symbolic(run, lane, asked, run.n_calls)
                     if isinstance(reply, ProgramFailure):
                         run.calls = [asked]
                         self._fail(run, reply, asked)
                         return
-                    run.asked += 1
+                    run.n_calls += 1
                     continue
                 run.together, run.calls = False, [asked]
             else:
@@ -279,49 +279,49 @@ class Scheduler:
             calls = run.calls
             run.missing, run.answers = len(calls), [None] * len(calls)
             for place, call in enumerate(calls):
-                self._ask(run, place, call)
+                self._dispatch_call(run, place, call)
             if run.missing:
                 return
-            reply = self._replies(run)
+            reply = self._collect_answers(run)
             if isinstance(reply, ProgramFailure):
                 return
 
-    def _ask(self, run: _Run, place: int, call: Call) -> None:
+    def _dispatch_call(self, run: _Run, position: int, call: Call) -> None:
         """Answer one call now, or put it in its module's lane."""
-        context, lane, number = self.context, self._lanes.get(call.module), run.asked + place
+        context, lane, number = self.context, self._queues.get(call.module), run.n_calls + position
         if lane is None:
-            remedy = did_you_mean(call.module, list(self._lanes))
-            _give(run, place, "", (UnknownModule(f"unknown module {call.module!r}", remedy=remedy), None, False))
+            remedy = did_you_mean(call.module, list(self._queues))
+            _deliver(run, position, "", (UnknownModule(f"unknown module {call.module!r}", remedy=remedy), None, False))
         elif number >= context.max_calls:
             limit = LimitExceeded(f"more than {context.max_calls:,} module calls")
-            _give(run, place, lane.version, (limit, None, False))
-        elif context.substitute is not None and (value := context.substitute(run.job, call, number)) is not KEEP:
-            _give(run, place, lane.version, (value, None, False), substituted=True)
+            _deliver(run, position, lane.version, (limit, None, False))
+        elif context.substitute is not None and (value := context.substitute(run.job, call, number)) is not USE_MODULE:
+            _deliver(run, position, lane.version, (value, None, False), substituted=True)
         elif lane.size == 0:
-            run.answers[place] = _answer_now(run, lane, call, number)
+            run.answers[position] = _run_symbolic(run, lane, call, number)
             run.missing -= 1
         else:
             try:
                 run.meter.charge_call(call)
             except LimitExceeded as failure:
-                run.answers[place] = _too_much(run, lane, call, number, failure)
+                run.answers[position] = _too_much(run, lane, call, number, failure)
                 run.missing -= 1
                 return
             key = input_key(call.args) if self._keyed else None
             found = context.cache.get(lane.module, key) if context.cache is not None and key is not None else None
             if found is not None:
-                _give(run, place, lane.version, found)
+                _deliver(run, position, lane.version, found)
             else:
-                self._wait(lane, run, place, call, key)
+                self._enqueue(lane, run, position, call, key)
 
-    def _wait(self, lane: Lane, run: _Run, place: int, call: Call, key: Hashable | None) -> None:
-        waiting = lane.waiting
+    def _enqueue(self, queue: ModuleQueue, run: _Run, position: int, call: Call, key: Hashable | None) -> None:
+        waiting = queue.waiting
         name = key if key is not None and self.context.deduplicate else next(self._keys)
         if name in waiting:
-            waiting[name][2].append((run, place))
+            waiting[name][2].append((run, position))
             return
-        waiting[name] = (call, key, [(run, place)])
-        if len(waiting) >= lane.size:
+        waiting[name] = (call, key, [(run, position)])
+        if len(waiting) >= queue.size:
             self._full = True
 
     def _finish(self, run: _Run, value: Value) -> None:
@@ -350,22 +350,22 @@ class Scheduler:
             self._finish(run, None)
             return
         trace.fallback, run.meter = True, Meter()
-        run.steps, run.asked, run.calls = _only(self.context.fallback(run.job)), run.asked + len(run.calls), ()
+        run.steps, run.n_calls, run.calls = _single_call(self.context.fallback(run.job)), run.n_calls + len(run.calls), ()
         self._advance(run, None)
 
 
-def _answer_now(run: _Run, lane: Lane, call: Call, number: int) -> Value:
+def _run_symbolic(run: _Run, queue: ModuleQueue, call: Call, number: int) -> Value:
     """The answer of a module that needs no batch, metered and written down."""
     started = perf_counter()
     distribution, unknown = None, False
     try:
         run.meter.charge_call(call)
     except LimitExceeded as failure:
-        return _too_much(run, lane, call, number, failure)
+        return _too_much(run, queue, call, number, failure)
     try:
-        if lane.makes_image:
+        if queue.makes_image:
             run.meter.reserve_image(call)
-        answers = lane.module.run((call,))
+        answers = queue.module.run((call,))
         (value,) = answers.values
         if type(value) not in FREE:
             run.meter.charge(value)
@@ -374,35 +374,35 @@ def _answer_now(run: _Run, lane: Lane, call: Call, number: int) -> Value:
         if answers.out_of_vocabulary:
             unknown = answers.out_of_vocabulary[0]
     except Exception as error:
-        value = as_failure(error, lane.module.name)
+        value = to_failure(error, queue.module.name)
     ms = (perf_counter() - started) * 1000
-    run.trace.log.append((call, number, lane.version, value, distribution, unknown, ms, False))
+    run.trace.log.append((call, number, queue.version, value, distribution, unknown, ms, False))
     return value[:] if type(value) is list else value
 
 
-def _too_much(run: _Run, lane: Lane, call: Call, number: int, failure: LimitExceeded) -> LimitExceeded:
+def _too_much(run: _Run, queue: ModuleQueue, call: Call, number: int, failure: LimitExceeded) -> LimitExceeded:
     """Write down a call whose arguments are too much to keep, without them."""
-    run.trace.log.append((Call(call.module, {}, call.step), number, lane.version, failure, None, False, 0.0, False))
+    run.trace.log.append((Call(call.module, {}, call.step), number, queue.version, failure, None, False, 0.0, False))
     return failure
 
 
-def _give(run: _Run, place: int, version: str, result: Result, ms: float = 0.0, *, substituted: bool = False) -> None:
+def _deliver(run: _Run, position: int, version: str, result: Result, ms: float = 0.0, *, substituted: bool = False) -> None:
     """Write an answer down, and keep it for the program."""
     value, distribution, unknown = result
     try:
         run.meter.charge(value)
     except LimitExceeded as failure:
         value, distribution = failure, None
-    run.trace.log.append((run.calls[place], run.asked + place, version, value, distribution, unknown, ms, substituted))
+    run.trace.log.append((run.calls[position], run.n_calls + position, version, value, distribution, unknown, ms, substituted))
     # A list is the program's own copy: what it does to it must change neither the record nor another program.
-    run.answers[place] = value[:] if type(value) is list else value
+    run.answers[position] = value[:] if type(value) is list else value
     run.missing -= 1
 
 
-def _only(call: Call) -> Generator[Call, Value, Value]:
+def _single_call(call: Call) -> Generator[Call, Value, Value]:
     return (yield call)
 
 
-def _nothing() -> Generator[Call, Value, Value]:
+def _no_calls() -> Generator[Call, Value, Value]:
     return
     yield

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from tutelage.errors import InputError
 from tutelage.fields import check_field
-from tutelage.programs.encoding import FindImage, ImageRef, decode, encode, input_hash
-from tutelage.programs.language import Call, ProgramFailure, Value
+from tutelage.programs.serialization import FindImage, ImageRef, decode, encode, input_hash
+from tutelage.programs.types import Call, ProgramFailure, Value
 from tutelage.programs.values import Image
 
 
-class Origin(NamedTuple):
+class RecordOrigin(NamedTuple):
     """Where records come from: the sample's id, task and stage, and the program that asked."""
 
     id: str
@@ -34,7 +34,7 @@ class StepRecord:
     0..1 is the record's weight in a lesson.
     """
 
-    origin: Origin
+    origin: RecordOrigin
     step: int
     call_no: int
     module: str
@@ -75,7 +75,7 @@ class StepRecord:
         """The record as a line of JSON; without ``timing``, equal runs give equal bytes."""
         head: dict[str, Any] = {}
         if origin:
-            head = {name: getattr(self.origin, name) for name in Origin._fields}
+            head = {name: getattr(self.origin, name) for name in RecordOrigin._fields}
         body = {
             "step": self.step,
             "module": self.module,
@@ -110,9 +110,9 @@ class StepRecord:
             given[name] = check_field(data, name, _OPTIONAL[name], where=where, remedy=remedy)
         if "teacher" in given:
             given["teacher"] = {**given["teacher"], "hard": decode(given["teacher"].get("hard"), find_image)}
-        origin = Origin(**{name: check_field(data, name, str, where=where, default="") for name in Origin._fields})
+        origin = RecordOrigin(**{name: check_field(data, name, str, where=where, default="") for name in RecordOrigin._fields})
         step, call_no = (check_field(data, name, int, -1, 10**9, where=where, remedy=remedy) for name in ("step", "call_no"))
-        names = [check_field(data, name, str, where=where, remedy=remedy) for name in ("module", "module_version")]
+        module, version = (check_field(data, name, str, where=where, remedy=remedy) for name in ("module", "module_version"))
         args = check_field(data, "args", dict, where=where, remedy=remedy)
         if "output" not in data:
             raise InputError("'output' is missing", where=where, remedy=remedy)
@@ -120,7 +120,8 @@ class StepRecord:
             origin,
             step,
             call_no,
-            *names,
+            module,
+            version,
             {name: decode(value, find_image) for name, value in args.items()},
             decode(data["output"], find_image),
             **given,
@@ -158,7 +159,7 @@ class Trace:
     answer: Value = None
     error: str | None = None
     fallback: bool = False
-    origin: Origin = Origin("")
+    origin: RecordOrigin = RecordOrigin("")
     log: list[Entry] = field(default_factory=list)
     ordered: bool = True
     _steps: list[StepRecord] | None = None
@@ -196,7 +197,7 @@ def _order(entry: Entry) -> tuple[bool, int, int]:
     return step < 0, step, entry[1]
 
 
-def _record(origin: Origin, entry: Entry) -> StepRecord:
+def _record(origin: RecordOrigin, entry: Entry) -> StepRecord:
     call, number, version, value, distribution, unknown, ms, substituted = entry
     error = str(value) if isinstance(value, ProgramFailure) else None
     output = None if error is not None else value

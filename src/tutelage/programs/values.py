@@ -12,9 +12,9 @@ import numpy as np
 import PIL.Image
 
 from tutelage.errors import InputError
-from tutelage.programs import pictures
-from tutelage.programs.language import RuntimeFailure
-from tutelage.programs.pictures import ImageLimits
+from tutelage.programs import image_io
+from tutelage.programs.image_io import ImageLimits
+from tutelage.programs.types import RuntimeFailure
 
 
 class Box(NamedTuple):
@@ -90,22 +90,22 @@ class Image:
         Raises:
             InputError: its pixels are floats, or whole numbers of more than 16 bits.
         """
-        return cls._of(*pictures.flattened(picture), key)
+        return cls._of(*image_io.to_rgb(picture), key)
 
     @classmethod
-    def from_file(cls, path: str | Path, limits: ImageLimits = pictures.DEFAULT) -> Image:
+    def from_file(cls, path: str | Path, limits: ImageLimits = image_io.DEFAULT) -> Image:
         """Read a picture file, upright and in RGB; ``notes`` tell what had to be done to it.
 
         Raises:
             ImageTooLarge: more bytes or pixels than ``limits`` allow: refused before it is decoded.
             InputError: absent, empty, truncated, or not a picture; the message names the file.
         """
-        return cls._of(*pictures.read_file(path, limits))
+        return cls._of(*image_io.read_file(path, limits))
 
     @classmethod
-    def from_bytes(cls, data: bytes, limits: ImageLimits = pictures.DEFAULT, where: object = "image") -> Image:
+    def from_bytes(cls, data: bytes, limits: ImageLimits = image_io.DEFAULT, where: object = "image") -> Image:
         """The image in a picture file's bytes, which errors call ``where``; otherwise as :meth:`from_file`."""
-        return cls._of(*pictures.read(data, limits, where))
+        return cls._of(*image_io.read(data, limits, where))
 
     @classmethod
     def _of(cls, picture: PIL.Image.Image, notes: Sequence[str], key: str | None = None) -> Image:
@@ -136,7 +136,7 @@ class Image:
 
     def data_uri(self, side: int, *, lossless: bool = False) -> str:
         """For pages: a PNG where the region is no longer than ``side`` pixels, else reduced to that, as JPEG or ``lossless``."""
-        return pictures.data_uri(self.to_pil(), side, lossless=lossless)
+        return image_io.data_uri(self.to_pil(), side, lossless=lossless)
 
     def to_pil(self) -> PIL.Image.Image:
         """The region as a PIL picture."""

@@ -11,17 +11,17 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from tutelage import files
+from tutelage import storage
 from tutelage.programs.handles import Handles
 from tutelage.programs.interpreter.library import viper_library
 from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.patches import Asked, Request
 from tutelage.programs.interpreter.reader import Reader
 from tutelage.programs.isolation import Sandbox, shared_sandbox
-from tutelage.programs.language import ProgramFailure, Signature, Steps, UndefinedVariable, Value
+from tutelage.programs.types import ProgramFailure, ProgramRun, Signature, UndefinedVariable, Value
 
-_UNSAID: Mapping[str, Value] = {"possible_answers": [], "query": ""}
-Begin = Callable[[dict[str, Any], Handles], Steps]
+_DEFAULT_ARGUMENTS: Mapping[str, Value] = {"possible_answers": [], "query": ""}
+Begin = Callable[[dict[str, Any], Handles], ProgramRun]
 """From the arguments, as the interpreter holds them, to a run."""
 
 
@@ -40,7 +40,7 @@ class ViperProgram:
     begin: Begin
     dsl: str = "viper"
 
-    def start(self, state: Mapping[str, Value]) -> Steps:
+    def start(self, state: Mapping[str, Value]) -> ProgramRun:
         """Run on ``state``: a generator of calls, several at a time where none of them waits for another's answer.
         ``Call.step`` counts the calls from 0, in the order of the text. Where the program runs in a sandbox,
         the generator also has ``post(value)``: it sends a value without waiting, and the next ``send`` gives what comes
@@ -63,10 +63,10 @@ class ViperProgram:
             given = handles.video(state["VIDEO"])
         else:
             given = handles.view(state["IMAGE"])
-        return {first: given, **{name: handles.inward(state.get(name, _UNSAID[name])) for name in self.args[1:]}}
+        return {first: given, **{name: handles.inward(state.get(name, _DEFAULT_ARGUMENTS[name])) for name in self.args[1:]}}
 
 
-def _steps(run: Generator[Asked, Any, Any], handles: Handles) -> Steps:
+def _steps(run: Generator[Asked, Any, Any], handles: Handles) -> ProgramRun:
     """A run in this process."""
     try:
         asked = next(run)
@@ -131,7 +131,7 @@ class Parser:
         return found
 
     def _read(self, text: str) -> ViperProgram:
-        name = files.fingerprint("viper", text.encode(errors="surrogatepass"))
+        name = storage.fingerprint("viper", text.encode(errors="surrogatepass"))
         sandbox = self._sandbox
         if sandbox is None:
             program = self._reader.read(text)

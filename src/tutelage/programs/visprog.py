@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tutelage.errors import did_you_mean
-from tutelage.programs.expression import MAX_NUMBER, Expression
-from tutelage.programs.language import (
+from tutelage.programs.eval_expression import MAX_NUMBER, Expression
+from tutelage.programs.types import (
     Call,
+    ForbiddenSyntax,
     LimitExceeded,
     ParseFailure,
     ProgramFailure,
-    Refused,
+    ProgramRun,
     Signature,
-    Steps,
     TypeFailure,
     UndefinedVariable,
     UnknownModule,
@@ -65,7 +65,7 @@ class Step(NamedTuple):
 class Variable(NamedTuple):
     """What is known of a variable before the run: its value's place, its type, the first wave that may read it."""
 
-    place: int
+    slot: int
     type: str
     wave: int
 
@@ -74,7 +74,7 @@ Lines = dict[str, tuple[Step, ...]]
 """What single lines mean, line numbers aside."""
 
 
-class Planned(NamedTuple):
+class ResolvedStep(NamedTuple):
     """A step made ready to run: its arguments are ``blank``, the literals by name, with None where a variable's value
     belongs, and ``places``, which says where to find that; ``reads`` are the variables of an EVAL, with their places."""
 
@@ -96,10 +96,10 @@ class VisProgProgram:
     hash: str
     inputs: tuple[str, ...]
     steps: tuple[Step, ...]
-    waves: tuple[tuple[Planned, ...], ...]
+    waves: tuple[tuple[ResolvedStep, ...], ...]
     dsl: str = "visprog"
 
-    def start(self, state: Mapping[str, Value]) -> Steps:
+    def start(self, state: Mapping[str, Value]) -> ProgramRun:
         """Run on ``state``, which holds every name in ``inputs``; the calls of a wave are yielded together."""
         missing = [name for name in self.inputs if name not in state]
         if missing:
@@ -208,17 +208,17 @@ def read(text: str, lines: Lines | None = None) -> tuple[Step, ...]:
     return steps
 
 
-def _read_lines(text: str, known: Lines) -> tuple[Step, ...] | None:
+def _read_lines(text: str, cache: Lines) -> tuple[Step, ...] | None:
     """The steps where every line stands by itself, else None. Programs share most of their lines."""
     steps = []
     for number, line in enumerate(text.split("\n"), 1):
-        found = known.get(line)
+        found = cache.get(line)
         if found is None:
             try:
                 found = tuple([_step(statement) for statement in _tree(line.strip()).body])
             except (SyntaxError, ProgramFailure):
                 return None
-            known[line] = found
+            cache[line] = found
         for target, module, arguments, _ in found:
             steps.append(Step(target, module, arguments, number))
     return tuple(steps)
@@ -238,14 +238,16 @@ def _read_whole(text: str) -> tuple[Step, ...]:
     return tuple([_step(statement) for statement in tree.body])
 
 
-def check(steps: tuple[Step, ...], signatures: Mapping[str, Signature], inputs: tuple[str, ...]) -> tuple[tuple[Planned, ...], ...]:
+def check(
+    steps: tuple[Step, ...], signatures: Mapping[str, Signature], inputs: tuple[str, ...]
+) -> tuple[tuple[ResolvedStep, ...], ...]:
     """The plan of ``steps``, checked against ``signatures`` and one another: each as early as what it reads is there.
 
     Raises:
         UnknownModule, UndefinedVariable, TypeFailure: naming the line.
     """
     variables = {name: Variable(place, "image", 0) for place, name in enumerate(inputs)}
-    waves: list[list[Planned]] = []
+    waves: list[list[ResolvedStep]] = []
     for number, step in enumerate(steps):
         target, module, arguments, _ = step
         signature = signatures.get(module)
@@ -282,7 +284,7 @@ def check(steps: tuple[Step, ...], signatures: Mapping[str, Signature], inputs: 
         if wave == len(waves):
             waves.append([])
         blank = {name: given[name] for name in wanted if name in given}  # in the signature's order: equal calls, equal keys
-        waves[wave].append(Planned(number, module, blank, tuple(places), reads))
+        waves[wave].append(ResolvedStep(number, module, blank, tuple(places), reads))
         variables[target] = Variable(len(inputs) + number, returns, wave + 1)
     return tuple([tuple(wave) for wave in waves])
 
@@ -302,13 +304,13 @@ def _undefined(step: Step, name: str, variables: Mapping[str, Variable]) -> Prog
     return UndefinedVariable(f"{name!r} is not set", where=f"line {step.line}", remedy=remedy)
 
 
-def _wrong_type(step: Step, name: str, found: str, wanted: str) -> ProgramFailure:
+def _wrong_type(step: Step, name: str, actual: str, expected: str) -> ProgramFailure:
     (shown,) = [value if variable else _quote(value) for given, variable, value in step.arguments if given == name]
-    return TypeFailure(f"{step.module} takes {wanted} as {name!r}, {shown} is {found}", where=f"line {step.line}")
+    return TypeFailure(f"{step.module} takes {expected} as {name!r}, {shown} is {actual}", where=f"line {step.line}")
 
 
-def _check_missing(step: Step, given: Mapping[str, Any], signature: Signature) -> None:
-    missing = [name for name in signature.args if name not in given and name not in signature.optional]
+def _check_missing(step: Step, args: Mapping[str, Any], signature: Signature) -> None:
+    missing = [name for name in signature.args if name not in args and name not in signature.optional]
     if missing:
         message, remedy = f"{step.module} is not given {' and '.join(missing)}", f"add {missing[0]}=..."
         raise TypeFailure(message, where=f"line {step.line}", remedy=remedy)
@@ -324,7 +326,7 @@ def _reads(step: Step, variables: Mapping[str, Variable]) -> tuple[tuple[str, in
     for name in expression.names:
         if name not in variables:
             raise _undefined(step, name, variables)
-    return tuple([(name, variables[name].place) for name in expression.names])
+    return tuple([(name, variables[name].slot) for name in expression.names])
 
 
 def _tree(text: str) -> ast.Module:
@@ -354,7 +356,7 @@ def _step(statement: ast.stmt) -> Step:
             if module == "EVAL":
                 arguments = tuple([_expression(argument, where) for argument in arguments])
             return Step(target, module, arguments, statement.lineno)
-    raise Refused("not a call of a module", where=f"line {statement.lineno}", remedy=f"write {_FORM}")
+    raise ForbiddenSyntax("not a call of a module", where=f"line {statement.lineno}", remedy=f"write {_FORM}")
 
 
 def _check_doubled(arguments: tuple[Argument, ...], where: str) -> None:
@@ -367,7 +369,7 @@ def _check_doubled(arguments: tuple[Argument, ...], where: str) -> None:
 
 def _argument(keyword: ast.keyword, where: str) -> Argument:
     if keyword.arg is None:
-        raise Refused("'**' is not allowed", where=where, remedy=f"write {_FORM}")
+        raise ForbiddenSyntax("'**' is not allowed", where=where, remedy=f"write {_FORM}")
     if isinstance(keyword.value, ast.Name):
         return Argument(keyword.arg, True, keyword.value.id)
     try:
@@ -375,7 +377,7 @@ def _argument(keyword: ast.keyword, where: str) -> Argument:
     except LimitExceeded as failure:
         raise LimitExceeded(f"{keyword.arg!r} holds {failure.message}", where=where) from None
     except ValueError:
-        raise Refused(
+        raise ForbiddenSyntax(
             f"the argument {keyword.arg!r} is neither a variable nor a literal",
             where=where,
             remedy="set a variable on its own line; a literal is a text, number, True, False, None or a list of these",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tutelage.reports.comparison import comparison_report
+from tutelage.reports.report import render_report, write_report
 from tutelage.reports.study import study_report
-from tutelage.reports.write import render_report, write_report
 
 __all__ = ["comparison_report", "render_report", "study_report", "write_report"]

@@ -66,7 +66,7 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Mark:
+class PointMark:
     """One reading in a row: its owner (``style`` picks shape and colour), the value and, where known, its interval."""
 
     name: str
@@ -77,21 +77,21 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Row:
+class ChartRow:
     """One line of a row chart: a label, a bar from zero (or none), marks, and what is printed at its end."""
 
     label: str
-    marks: Sequence[Mark] = ()
-    bar: Mark | None = None
+    marks: Sequence[PointMark] = ()
+    bar: PointMark | None = None
     end: str = ""
 
 
 @dataclass(frozen=True)
-class Band:
+class IntervalBand:
     """Rows under one heading."""
 
     title: str
-    rows: Sequence[Row]
+    rows: Sequence[ChartRow]
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Lines:
+class LineChart:
     """A line chart; both axes hold every point."""
 
     series: Sequence[Series]

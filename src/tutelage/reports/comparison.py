@@ -30,9 +30,9 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import InputError
-from tutelage.reports import numbers
-from tutelage.reports.charts import Axis, Band, Lines, Mark, Row, Series
-from tutelage.reports.page import REMEDY, check_format, load, need, reads_results, render
+from tutelage.reports import formatting
+from tutelage.reports.charts import Axis, ChartRow, IntervalBand, LineChart, PointMark, Series
+from tutelage.reports.page import REMEDY, check_format, load, reads_results, render, require_field
 
 FORMAT, VERSION, FILE = "tutelage-comparison", 1, "comparison.json"
 
@@ -40,16 +40,16 @@ ROLES = ("teacher", "student", "distilled", "other")
 MARKS = {"teacher": "teacher", "student": "frozen", "distilled": "sdvp", "other": "routed"}
 BUDGETS = {"equal_steps": "At equal steps", "equal_time": "At equal wall-clock"}
 CACHE = {
-    "entries": ("Entries", lambda v: numbers.number(v, 0)),
-    "bytes": ("On disk", numbers.amount),
-    "hits": ("Hits", lambda v: numbers.number(v, 0)),
-    "misses": ("Misses", lambda v: numbers.number(v, 0)),
-    "build_seconds": ("Time to build", numbers.duration),
-    "break_even_steps": ("Pays for itself after", lambda v: f"{numbers.number(v, 0)} steps"),
+    "entries": ("Entries", lambda v: formatting.number(v, 0)),
+    "bytes": ("On disk", formatting.amount),
+    "hits": ("Hits", lambda v: formatting.number(v, 0)),
+    "misses": ("Misses", lambda v: formatting.number(v, 0)),
+    "build_seconds": ("Time to build", formatting.duration),
+    "break_even_steps": ("Pays for itself after", lambda v: f"{formatting.number(v, 0)} steps"),
 }
 
 
-def budget_bands(arms: Sequence[Mapping[str, Any]]) -> tuple[list[Band], Axis]:
+def budget_bands(arms: Sequence[Mapping[str, Any]]) -> tuple[list[IntervalBand], Axis]:
     """Per budget and arm: every seed as a small dot, their mean as the arm's mark."""
     bands, values = [], []
     for budget, title in BUDGETS.items():
@@ -59,13 +59,13 @@ def budget_bands(arms: Sequence[Mapping[str, Any]]) -> tuple[list[Band], Axis]:
             if not result or result.get("mean") is None:
                 continue
             mean, sd, seeds = result["mean"], result.get("sd"), result.get("seeds") or []
-            marks = [Mark("seed", "seed", value) for value in seeds if value is not None]
-            marks.append(Mark(arm["name"], MARKS[arm["role"]], mean))
-            end = numbers.number(mean) + (f" ± {numbers.number(sd)}" if sd is not None else "")
-            rows.append(Row(arm["name"], marks, end=end))
+            marks = [PointMark("seed", "seed", value) for value in seeds if value is not None]
+            marks.append(PointMark(arm["name"], MARKS[arm["role"]], mean))
+            end = formatting.number(mean) + (f" ± {formatting.number(sd)}" if sd is not None else "")
+            rows.append(ChartRow(arm["name"], marks, end=end))
             values += [mark.value for mark in marks]
         if rows:
-            bands.append(Band(title, rows))
+            bands.append(IntervalBand(title, rows))
     return bands, Axis.around(values, pad=0.08)
 
 
@@ -74,7 +74,7 @@ def styles(arms: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     return {arm["name"]: arm["role"] if arm["role"] != "other" else str(3 + n % 3) for n, arm in enumerate(arms)}
 
 
-def curve_charts(data: Mapping[str, Any], unit: str) -> list[Lines]:
+def curve_charts(data: Mapping[str, Any], unit: str) -> list[LineChart]:
     """Learning curves against steps and against seconds, with a band of one standard deviation."""
     style = styles(data["arms"])
     charts = []
@@ -87,11 +87,11 @@ def curve_charts(data: Mapping[str, Any], unit: str) -> list[Lines]:
                 line = [(p[key], p["mean"]) for p in points]
                 series.append(Series(curve["arm"], style.get(curve["arm"], "3"), line, band))
         if series:
-            charts.append(Lines(series, label, unit))
+            charts.append(LineChart(series, label, unit))
     return charts
 
 
-def loss_charts(losses: Mapping[str, Any]) -> list[Lines]:
+def loss_charts(losses: Mapping[str, Any]) -> list[LineChart]:
     """The weighted loss terms over time and, where known, each term's share of the gradient."""
     charts = []
     for key, label in (("value", "weighted loss"), ("share", "share of the gradient")):
@@ -103,11 +103,11 @@ def loss_charts(losses: Mapping[str, Any]) -> list[Lines]:
                 name = term["name"] if weight is None else f"{term['name']} × {weight:g}"
                 series.append(Series(name, str(n % 6), points))
         if series:
-            charts.append(Lines(series, "step", label, include_y=(0.0,)))
+            charts.append(LineChart(series, "step", label, include_y=(0.0,)))
     return charts
 
 
-def calibration_chart(arms: Sequence[Mapping[str, Any]]) -> Lines | None:
+def calibration_chart(arms: Sequence[Mapping[str, Any]]) -> LineChart | None:
     """How often an arm is right against how sure it says it is; empty bins are left out."""
     style, series = styles(arms), []
     for arm in arms:
@@ -115,7 +115,7 @@ def calibration_chart(arms: Sequence[Mapping[str, Any]]) -> Lines | None:
         points = [(b["confidence"], b["accuracy"]) for b in bins if b.get("share") and b.get("accuracy") is not None]
         if points:
             series.append(Series(arm["name"], style[arm["name"]], points))
-    return Lines(series, "confidence", "share right", diagonal=True) if series else None
+    return LineChart(series, "confidence", "share right", diagonal=True) if series else None
 
 
 def cache_facts(cache: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -123,7 +123,7 @@ def cache_facts(cache: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = []
     for key, value in cache.items():
         label, words = CACHE.get(key, (key.replace("_", " ").capitalize(), str))
-        facts.append((label, numbers.MISSING if value is None else words(value)))
+        facts.append((label, formatting.MISSING if value is None else words(value)))
     return facts
 
 
@@ -134,17 +134,17 @@ def check(data: Mapping[str, Any], where: object) -> None:
         InputError: another format or version, or a field that is absent or of the wrong type, by its name.
     """
     check_format(data, FORMAT, VERSION, where)
-    need(data, "metric.name", str, where)
-    for n, arm in enumerate(need(data, "arms", list, where)):
-        need(data, f"arms.{n}.name", str, where)
+    require_field(data, "metric.name", str, where)
+    for n, arm in enumerate(require_field(data, "arms", list, where)):
+        require_field(data, f"arms.{n}.name", str, where)
         if arm.get("role") not in ROLES:
             raise InputError(f"field arms.{n}.role must be one of {', '.join(ROLES)}", where=where, remedy=REMEDY)
     for n, _ in enumerate(data.get("curves") or []):
-        need(data, f"curves.{n}.arm", str, where)
-        need(data, f"curves.{n}.points", list, where)
+        require_field(data, f"curves.{n}.arm", str, where)
+        require_field(data, f"curves.{n}.points", list, where)
     if data.get("losses"):
-        for n, _ in enumerate(need(data, "losses.terms", list, where)):
-            need(data, f"losses.terms.{n}.points", list, where)
+        for n, _ in enumerate(require_field(data, "losses.terms", list, where)):
+            require_field(data, f"losses.terms.{n}.points", list, where)
 
 
 @reads_results

@@ -12,27 +12,27 @@ from typing import Any, TypeVar
 import jinja2
 
 from tutelage.errors import InputError
-from tutelage.files import read_json
-from tutelage.reports import numbers
+from tutelage.reports import formatting
+from tutelage.storage import read_json
 
 T = TypeVar("T")
 REMEDY = "is this the JSON that a tutelage command wrote, whole and unchanged?"
 
 
-def finite(value: Any) -> Any:
+def replace_nan(value: Any) -> Any:
     """``value`` with NaN and infinities made None: not measured, printed as a dash."""
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {key: finite(item) for key, item in value.items()}
-    return [finite(item) for item in value] if isinstance(value, list) else value
+        return {key: replace_nan(item) for key, item in value.items()}
+    return [replace_nan(item) for item in value] if isinstance(value, list) else value
 
 
-def need(data: Any, path: str, kind: type[T], where: object) -> T:
+def require_field(data: Any, path: str, expected_type: type[T], where: object) -> T:
     """The value at the dotted ``path`` of ``data``; a list is entered by its index.
 
     Raises:
-        InputError: it is absent or not a ``kind``; the message names the field.
+        InputError: it is absent or not a ``expected_type``; the message names the field.
     """
     value = data
     for key in path.split("."):
@@ -40,10 +40,10 @@ def need(data: Any, path: str, kind: type[T], where: object) -> T:
             value = value[int(key)] if key.isdigit() and int(key) < len(value) else None
         else:
             value = value.get(key) if isinstance(value, Mapping) else None
-    if isinstance(value, kind):
+    if isinstance(value, expected_type):
         return value
     found = "absent" if value is None else f"a {type(value).__name__}"
-    raise InputError(f"field {path} must be a {kind.__name__}, it is {found}", where=where, remedy=REMEDY)
+    raise InputError(f"field {path} must be a {expected_type.__name__}, it is {found}", where=where, remedy=REMEDY)
 
 
 def reads_results(report: Callable[[Any], str]) -> Callable[[Any], str]:
@@ -68,10 +68,10 @@ def load(source: str | Path | Mapping[str, Any], file: str) -> tuple[dict[str, A
         InputError: there is no such file, or it is not a JSON object.
     """
     if isinstance(source, Mapping):
-        return finite(source), "results"
+        return replace_nan(source), "results"
     path = Path(source)
     path = path / file if path.is_dir() else path
-    data = finite(read_json(path))
+    data = replace_nan(read_json(path))
     if not isinstance(data, dict):
         raise InputError(f"a JSON object is expected, this is a {type(data).__name__}", where=path, remedy=REMEDY)
     return data, path
@@ -104,7 +104,7 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     env.policies["json.dumps_kwargs"] = {"sort_keys": False, "ensure_ascii": False, "allow_nan": False}
-    env.filters |= {name: getattr(numbers, name) for name in ("number", "signed", "interval", "percent", "duration", "amount")}
+    env.filters |= {name: getattr(formatting, name) for name in ("number", "signed", "interval", "percent", "duration", "amount")}
     return env
 
 

@@ -36,9 +36,9 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.errors import InputError
-from tutelage.reports import numbers
-from tutelage.reports.charts import Axis, Band, Mark, Row
-from tutelage.reports.page import REMEDY, check_format, load, need, reads_results, render
+from tutelage.reports import formatting
+from tutelage.reports.charts import Axis, ChartRow, IntervalBand, PointMark
+from tutelage.reports.page import REMEDY, check_format, load, reads_results, render, require_field
 
 FORMAT, VERSION, FILE = "tutelage-study", 1, "study.json"
 
@@ -104,7 +104,7 @@ def mean(cells: Mapping[str, Any], arm: str) -> float | None:
     return None if cell is None else cell.get("mean")
 
 
-def gain_bands(groups: Mapping[str, list[Mapping[str, Any]]], labels: Mapping[str, str]) -> tuple[list[Band], Axis]:
+def gain_bands(groups: Mapping[str, list[Mapping[str, Any]]], labels: Mapping[str, str]) -> tuple[list[IntervalBand], Axis]:
     """Per task, the change of SDVP from frozen as a bar with its interval, and naive tuning's change as a mark."""
     bands, values = [], []
     for group, rows in groups.items():
@@ -112,19 +112,19 @@ def gain_bands(groups: Mapping[str, list[Mapping[str, Any]]], labels: Mapping[st
         for row in rows:
             gain, cells = row.get("gain") or {}, row["cells"]
             frozen, naive = mean(cells, "frozen"), mean(cells, "naive")
-            marks = [Mark("Naive", "naive", naive - frozen)] if naive is not None and frozen is not None else []
+            marks = [PointMark("Naive", "naive", naive - frozen)] if naive is not None and frozen is not None else []
             bar = None
             if gain.get("mean") is not None:
-                bar = Mark("SDVP", "sdvp", gain["mean"], gain.get("lo"), gain.get("hi"))
+                bar = PointMark("SDVP", "sdvp", gain["mean"], gain.get("lo"), gain.get("hi"))
             values += [gain.get("mean"), gain.get("lo"), gain.get("hi"), *(m.value for m in marks)]
-            lines.append(Row(labels[row["task"]], marks, bar, numbers.signed(gain.get("mean"))))
-        bands.append(Band(GROUPS[group][0], lines))
+            lines.append(ChartRow(labels[row["task"]], marks, bar, formatting.signed(gain.get("mean"))))
+        bands.append(IntervalBand(GROUPS[group][0], lines))
     return bands, Axis.around(values, include=(0.0,))
 
 
 def dot_bands(
     groups: Mapping[str, list[Mapping[str, Any]]], arms: Sequence[ArmColumn], labels: Mapping[str, str]
-) -> tuple[list[Band], Axis]:
+) -> tuple[list[IntervalBand], Axis]:
     """Per task, the accuracy of every arm with its spread over seeds."""
     bands, values = [], []
     for group, rows in groups.items():
@@ -138,16 +138,16 @@ def dot_bands(
                     continue
                 sd = row["cells"][arm.key].get("sd")
                 spread = (None, None) if sd is None or arm.reference else (value - sd, value + sd)
-                marks.append(Mark(arm.label, arm.style, value, *spread))
+                marks.append(PointMark(arm.label, arm.style, value, *spread))
                 values += [value]
-            lines.append(Row(labels[row["task"]], marks))
-        bands.append(Band(GROUPS[group][0], lines))
+            lines.append(ChartRow(labels[row["task"]], marks))
+        bands.append(IntervalBand(GROUPS[group][0], lines))
     return bands, Axis.around(values, include=(100.0,), pad=0.02)
 
 
 def heat_maps(matrix: Mapping[str, Any], groups: Mapping[str, list[Mapping[str, Any]]], where: object) -> dict[str, Any]:
     """The continual matrix: per arm, tasks down and stages across, in the groups of the accuracy table."""
-    stages, tasks = need(matrix, "stages", list, where), need(matrix, "tasks", list, where)
+    stages, tasks = require_field(matrix, "stages", list, where), require_field(matrix, "tasks", list, where)
     group_of = {row["task"]: group for group, rows in groups.items() for row in rows}
     order = sorted(range(len(tasks)), key=lambda j: list(GROUPS).index(group_of.get(tasks[j], "unseen")))
     maps = []
@@ -174,7 +174,7 @@ def heat_maps(matrix: Mapping[str, Any], groups: Mapping[str, list[Mapping[str, 
 
 def with_decimals(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Rows of cells, each with the number of decimals that suits it: shares need more than points."""
-    return [dict(row, digits=numbers.decimals(mean(row["cells"], arm) for arm in row["cells"])) for row in rows]
+    return [dict(row, digits=formatting.decimals(mean(row["cells"], arm) for arm in row["cells"])) for row in rows]
 
 
 def sample_counts(samples: Sequence[Mapping[str, Any]]) -> dict[str, int]:
@@ -194,24 +194,24 @@ def check(data: Mapping[str, Any], where: object) -> None:
         InputError: another format or version, or a field that is absent or of the wrong type, by its name.
     """
     check_format(data, FORMAT, VERSION, where)
-    need(data, "summary", dict, where)
-    tables = need(data, "tables", dict, where)
+    require_field(data, "summary", dict, where)
+    tables = require_field(data, "tables", dict, where)
     for table in ("arms", "types", "modules"):
         if table == "arms" or tables.get(table) is not None:
-            for n, _ in enumerate(need(data, f"tables.{table}", list, where)):
-                for arm, cell in need(data, f"tables.{table}.{n}.cells", dict, where).items():
+            for n, _ in enumerate(require_field(data, f"tables.{table}", list, where)):
+                for arm, cell in require_field(data, f"tables.{table}.{n}.cells", dict, where).items():
                     if cell is not None:
-                        need(data, f"tables.{table}.{n}.cells.{arm}", dict, where)
+                        require_field(data, f"tables.{table}.{n}.cells.{arm}", dict, where)
     for n, row in enumerate(tables["arms"]):
-        need(data, f"tables.arms.{n}.task", str, where)
+        require_field(data, f"tables.arms.{n}.task", str, where)
         if row.get("group") not in GROUPS:
             known = ", ".join(GROUPS)
             raise InputError(f"field tables.arms.{n}.group must be one of {known}", where=where, remedy=REMEDY)
     for n, _ in enumerate(data.get("samples") or []):
         for name, kind in (("id", str), ("task", str), ("question", str), ("steps", list)):
-            need(data, f"samples.{n}.{name}", kind, where)
+            require_field(data, f"samples.{n}.{name}", kind, where)
         for side in ("before", "after"):
-            need(data, f"samples.{n}.arms.{side}.correct", bool, where)
+            require_field(data, f"samples.{n}.arms.{side}.correct", bool, where)
 
 
 @reads_results

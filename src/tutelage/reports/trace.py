@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tutelage.reports.page import check_format, finite, need, reads_results, render
+from tutelage.reports.page import check_format, reads_results, render, replace_nan, require_field
 
 FORMAT, VERSION = "tutelage-trace", 1
 
@@ -25,13 +25,15 @@ def trace_report(data: Mapping[str, Any]) -> str:
     Raises:
         InputError: a field is missing or of another type; the message names it.
     """
-    data, where = finite(data), "trace"
+    data, where = replace_nan(data), "trace"
     check_format(data, FORMAT, VERSION, where)
-    images = {image["key"]: image for image in need(data, "images", list, where)}
-    steps = [_step(step, images) for step in need(data, "trace.steps", list, where)]
+    images = {image["key"]: image for image in require_field(data, "images", list, where)}
+    steps = [_step(step, images) for step in require_field(data, "trace.steps", list, where)]
     for field in ("question", "models", "program"):
-        need(data, field, str, where)
-    return render("trace.html", where, data=data, trace=data["trace"], images=list(images.values()), steps=steps, shown=_shown)
+        require_field(data, field, str, where)
+    return render(
+        "trace.html", where, data=data, trace=data["trace"], images=list(images.values()), steps=steps, shown=_format_value
+    )
 
 
 def _step(step: Mapping[str, Any], images: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,8 +48,8 @@ def _step(step: Mapping[str, Any], images: Mapping[str, Any]) -> dict[str, Any]:
         rows = [(x + x1, y + y1, x2 - x1, y2 - y1, score) for x1, y1, x2, y2, score in boxes]
         left, top, right, bottom = seen["region"]
         view = {"key": seen["image"], "at": (left, top, right - left, bottom - top), "boxes": rows, "cut": cut}
-    words = {name: _shown(value) for name, value in args.items() if not _is_image(value) and name != "values"}
-    return {**step, "view": view, "words": words, "said": _shown(output)}
+    words = {name: _format_value(value) for name, value in args.items() if not _is_image(value) and name != "values"}
+    return {**step, "view": view, "words": words, "said": _format_value(output)}
 
 
 def _is_image(value: Any) -> bool:
@@ -62,7 +64,7 @@ def _boxes(value: Any) -> Sequence[Sequence[float]]:
     return [row for row in rows if isinstance(row, list) and len(row) == 5 and all(isinstance(n, (int, float)) for n in row)]
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     """A value of a trace in few words."""
     if value == []:
         return "nothing found"

@@ -13,57 +13,58 @@ from typing import Any
 
 import numpy as np
 
-from tutelage import files
-from tutelage.distill.lesson import Settings
-from tutelage.distill.trainer import train
+from tutelage import storage
+from tutelage.distillation.job import TrainingSettings
+from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
-from tutelage.modules.visual_module import Exercise, VisualModule
-from tutelage.programs.language import Call, Module
+from tutelage.modules.visual_module import TrainingExamples, VisualModule
 from tutelage.programs.trace import StepRecord
-from tutelage.sdvp.accept import Probe, Verdict, accept
-from tutelage.sdvp.adapt import StepTeacher, from_callable
-from tutelage.sdvp.blame import blame, teacher_source
+from tutelage.programs.types import Call, Module
+from tutelage.sdvp.attribution import attribute_errors, teacher_oracle
 from tutelage.sdvp.collect import call_of, collect
-from tutelage.sdvp.final_label.data import FinalData, prepare
-from tutelage.sdvp.final_label.method import StepwiseFinal, stepwise_final
-from tutelage.sdvp.guard import Guarded, guard
-from tutelage.sdvp.label import Filters, calibrate, keep, label, label_of
-from tutelage.sdvp.lesson import Stepwise, lesson
-from tutelage.sdvp.questions import Question, correct, solve_stream
-from tutelage.sdvp.retain import NOTHING, Retain
+from tutelage.sdvp.continual.base import NO_STRATEGY, ContinualStrategy
+from tutelage.sdvp.final_answer.data import FinalAnswerGraphs, prepare
+from tutelage.sdvp.final_answer.method import StepwiseWithFinalAnswer, make_final_answer_job
+from tutelage.sdvp.label import Filters, apply_filters, calibrate, label, label_of
+from tutelage.sdvp.objective import StepwiseDistillation, make_job
+from tutelage.sdvp.questions import Question, score_answer, solve_stream
+from tutelage.sdvp.teacher_check import Probe, TeacherCheck, check_teacher
+from tutelage.sdvp.teachers import ModuleTeacher, from_callable
+from tutelage.sdvp.weight_interpolation import InterpolationResult, interpolate_until_safe
 from tutelage.seeds import derive, numpy_rng
 
-Say = Callable[[str], None]
+Reporter = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Options:
+class SdvpOptions:
     """How a stage is run; defaults ours.
 
     ``order``: modules taught first come first, others follow. ``replay``: off is naive tuning. ``on_policy``: later steps
-    of the collection see the modules' own answers, else the teachers'. ``allowed``: how far the guard score (0..1) may
-    fall; None: no guard. ``most``: replayed calls a lesson. ``loss``: a ``StepwiseFinal.Config`` adds the final answers of
-    the stage's questions, weighed by its mu. ``blame``: calls count by their blame for the stage's wrong answers, those
+    of the collection see the modules' own answers, else the teachers'. ``max_drop``: how far the guard score (0..1) may
+    fall; None: no guard. ``max_replay``: replayed calls a lesson. ``loss``: a
+    ``StepwiseWithFinalAnswer.Config`` adds the final answers of
+    the stage's questions, weighed by its mu. ``attribution_floor``: calls count by their blame for the stage's wrong answers, those
     without blame this much (0..1); None: all alike. Both need answers.
     """
 
     dsl: str = "visprog"
     order: tuple[str, ...] = ("LOC", "VERIFY", "VQA")
-    only: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
     filters: Filters = Filters()
-    loss: Stepwise.Config = Stepwise.Config()
-    settings: Settings = Settings(steps=300, batch_size=64, lr=3e-3, warmup=30, clip=5.0, channels_last=True)
-    retain: Retain = NOTHING
+    loss: StepwiseDistillation.Config = StepwiseDistillation.Config()
+    settings: TrainingSettings = TrainingSettings(steps=300, batch_size=64, lr=3e-3, warmup=30, clip=5.0, channels_last=True)
+    strategy: ContinualStrategy = NO_STRATEGY
     replay: bool = True
     on_policy: bool = True
-    blame: float | None = None
-    allowed: float | None = 0.005
-    most: int = 20_000
+    attribution_floor: float | None = None
+    max_drop: float | None = 0.005
+    max_replay: int = 20_000
     seed: int = 0
 
 
 @dataclass(frozen=True)
-class Stage:
+class SdvpTask:
     """One task to learn.
 
     ``questions`` need no answers; options that learn from final answers use those that are there. ``probe``: labelled
@@ -73,20 +74,20 @@ class Stage:
 
     name: str
     questions: Sequence[Question]
-    teachers: Mapping[str, StepTeacher]
+    teachers: Mapping[str, ModuleTeacher]
     probe: Mapping[str, Probe] = field(default_factory=dict)
     replay: Sequence[Question] = ()
     guarded: Sequence[Question] = ()
 
 
 @dataclass(frozen=True)
-class Taught:
+class ModuleReport:
     """What became of one module in one stage."""
 
     stage: str
     module: str
     teacher: str
-    verdict: Verdict
+    verdict: TeacherCheck
     records: int
     kept: int
     replayed: int = 0
@@ -98,25 +99,25 @@ class Taught:
 
 
 @dataclass(frozen=True)
-class Compiled:
+class CompileResult:
     """The modules after all stages, and what happened on the way."""
 
     modules: dict[str, Module]
-    lessons: tuple[Taught, ...]
+    reports: tuple[ModuleReport, ...]
 
 
 def compile(  # noqa: A001  (the verb of the field)
     programs: Sequence[Question],
     modules: Mapping[str, Module],
-    teachers: Mapping[str, StepTeacher | Callable[[list[Call]], Sequence[Any]]],
+    teachers: Mapping[str, ModuleTeacher | Callable[[list[Call]], Sequence[Any]]],
     *,
     probe: Mapping[str, Probe] | None = None,
     replay: Sequence[Question] = (),
     guarded: Sequence[Question] = (),
-    options: Options = Options(),  # noqa: B008  (frozen)
+    options: SdvpOptions = SdvpOptions(),  # noqa: B008  (frozen)
     folder: str | Path | None = None,
-    say: Say | None = None,
-) -> Compiled:
+    report: Reporter | None = None,
+) -> CompileResult:
     """Distil ``teachers`` into the modules that ``programs`` call.
 
     Args:
@@ -137,97 +138,101 @@ def compile(  # noqa: A001  (the verb of the field)
     for name in teachers:
         if not isinstance(modules.get(name), VisualModule):
             raise InputError(f"no trainable module {name!r}", where="teachers", remedy=f"modules: {', '.join(modules)}")
-    ready = {name: t if isinstance(t, StepTeacher) else from_callable(t) for name, t in teachers.items()}
-    stage = Stage("task", programs, ready, probe or {}, replay, guarded)
-    return run_stage(modules, stage, options, folder, say)
+    ready = {name: t if isinstance(t, ModuleTeacher) else from_callable(t) for name, t in teachers.items()}
+    stage = SdvpTask("task", programs, ready, probe or {}, replay, guarded)
+    return distill_task(modules, stage, options, folder, report)
 
 
-def run_stage(
+def distill_task(
     modules: Mapping[str, Module],
-    stage: Stage,
-    options: Options = Options(),  # noqa: B008  (frozen)
+    stage: SdvpTask,
+    options: SdvpOptions = SdvpOptions(),  # noqa: B008  (frozen)
     folder: str | Path | None = None,
-    say: Say | None = None,
-) -> Compiled:
+    report: Reporter | None = None,
+) -> CompileResult:
     """Teach every module of ``stage`` that has a teacher, in order."""
     if folder is not None:
-        asked = files.fingerprint([[q.id, sorted(q.programs.items())] for q in (*stage.questions, *stage.replay)])
+        asked = storage.fingerprint([[q.id, sorted(q.programs.items())] for q in (*stage.questions, *stage.replay)])
         versions = {name: module.version for name, module in modules.items()}
         taught_by = {name: [teacher.version, teacher.temperature] for name, teacher in stage.teachers.items()}
-        files.RunFolder(
+        storage.RunFolder(
             Path(folder) / stage.name, {"options": repr(options), "modules": versions, "teachers": taught_by, "asked": asked}
         )
     current, lessons = dict(modules), []
     start = {name: module for name, module in modules.items() if isinstance(module, VisualModule)}
     names = sorted(stage.teachers, key=lambda name: (options.order.index(name) if name in options.order else 99, name))
     for name in names:
-        if options.only and name not in options.only:
+        if options.modules and name not in options.modules:
             continue
-        if say:
-            say(f"{stage.name}: teaching {name}")
+        if report:
+            report(f"{stage.name}: teaching {name}")
         place = Path(folder) / stage.name / name if folder is not None else None
-        module, taught = _teach(current, start[name], stage, name, options, place)
+        module, taught = _distill_module(current, start[name], stage, name, options, place)
         current[name] = module
         lessons.append(taught)
     if folder is not None:
-        files.sweep(Path(folder) / stage.name)
-    return Compiled(current, tuple(lessons))
+        storage.remove_temporary_files(Path(folder) / stage.name)
+    return CompileResult(current, tuple(lessons))
 
 
-def _teach(
-    modules: Mapping[str, Module], old: VisualModule, stage: Stage, name: str, options: Options, folder: Path | None
-) -> tuple[VisualModule, Taught]:
+def _distill_module(
+    modules: Mapping[str, Module], old: VisualModule, stage: SdvpTask, name: str, options: SdvpOptions, folder: Path | None
+) -> tuple[VisualModule, ModuleReport]:
     """One module of one stage, start to end."""
     if folder is not None and (folder / "taught.json").exists():
-        found = files.read_json(folder / "taught.json")
-        verdict = Verdict(**found.pop("verdict"))
-        return old.load_weights(folder), Taught(verdict=verdict, **found)
+        found = storage.read_json(folder / "taught.json")
+        verdict = TeacherCheck(**found.pop("verdict"))
+        return old.load_weights(folder), ModuleReport(verdict=verdict, **found)
     probe = stage.probe.get(name, [])
     teacher = calibrate(stage.teachers[name], probe)
-    verdict = accept(teacher, old, probe)
+    verdict = check_teacher(teacher, old, probe)
     forced = None if options.on_policy else stage.teachers
     records: list[StepRecord] = []
     if verdict.accepted:
-        records = collect(stage.questions, modules, options.dsl, forced=forced, stage=stage.name, only=(name,))[name]
+        records = collect(stage.questions, modules, options.dsl, teacher_forced=forced, stage=stage.name, only=(name,))[name]
     labelled = label(records, old, teacher)
-    labelled = keep(labelled, options.filters, stage.questions, modules, stage.teachers, options.dsl)
-    if options.blame is not None and labelled:
-        found = blame(answered(stage), modules, teacher_source(stage.teachers), options.dsl, seed=options.seed)
-        labelled = found.weighted(labelled, options.blame)
+    labelled = apply_filters(labelled, options.filters, stage.questions, modules, stage.teachers, options.dsl)
+    if options.attribution_floor is not None and labelled:
+        found = attribute_errors(with_answers(stage), modules, teacher_oracle(stage.teachers), options.dsl, seed=options.seed)
+        labelled = found.weight_records(labelled, options.attribution_floor)
     kept = [record for record in labelled if record.weight > 0]
-    report = Taught(stage.name, name, teacher.name, verdict, len(labelled), len(kept))
+    report = ModuleReport(stage.name, name, teacher.name, verdict, len(labelled), len(kept))
     if kept:
-        old, report = _lesson(modules, old, stage, teacher, kept, options, folder, report)
+        old, report = _run_job(modules, old, stage, teacher, kept, options, folder, report)
     if folder is not None:
         old.save(folder)
-        files.write_json(folder / "taught.json", report)
+        storage.write_json(folder / "taught.json", report)
     return old, report
 
 
-def _lesson(
+def _run_job(
     modules: Mapping[str, Module],
     old: VisualModule,
-    stage: Stage,
-    teacher: StepTeacher,
-    kept: Sequence[StepRecord],
-    options: Options,
+    stage: SdvpTask,
+    teacher: ModuleTeacher,
+    accepted: Sequence[StepRecord],
+    options: SdvpOptions,
     folder: Path | None,
-    report: Taught,
-) -> tuple[VisualModule, Taught]:
-    task = old.exercise([call_of(record) for record in kept], [label_of(record) for record in kept])
-    replay = replayed(modules, old, stage, teacher, [call_of(record) for record in kept], options) if options.replay else None
+    report: ModuleReport,
+) -> tuple[VisualModule, ModuleReport]:
+    task = old.training_examples([call_of(record) for record in accepted], [label_of(record) for record in accepted])
+    replay = (
+        replay_calls(modules, old, stage, teacher, [call_of(record) for record in accepted], options) if options.replay else None
+    )
     settings = replace(options.settings, seed=derive(options.seed, stage.name, old.name) % 2**31)
     final = final_answers(stage, modules, old.name, options)
     title = f"{stage.name} {old.name}"
-    if final is not None and isinstance(options.loss, StepwiseFinal.Config):
-        given = stepwise_final(old, task, replay, final, settings, options.loss, options.retain, title)
+    if final is not None and isinstance(options.loss, StepwiseWithFinalAnswer.Config):
+        given = make_final_answer_job(old, task, replay, final, settings, options.loss, options.strategy, title)
     else:
-        given = lesson(old, task, replay, settings, options.loss, options.retain, title)
+        given = make_job(old, task, replay, settings, options.loss, options.strategy, title)
     result = train(given, folder / "lesson" if folder is not None else None)
-    new = old.taught(options.retain.finish(result.student))
-    guarded = Guarded(new, 1.0, 0.0, 0.0)
-    if options.allowed is not None and stage.guarded:
-        guarded = guard(old, new, lambda m: accuracy(stage.guarded, {**modules, old.name: m}, options.dsl), options.allowed)
+    new = old.with_network(options.strategy.finish(result.student))
+    guarded = InterpolationResult(new, 1.0, 0.0, 0.0)
+    if options.max_drop is not None and stage.guarded:
+        guarded = interpolate_until_safe(
+            old, new, lambda m: accuracy(stage.guarded, {**modules, old.name: m}, options.dsl), options.max_drop
+        )
     last = result.history[-1]["terms"] if result.history else {}
     return guarded.module, replace(
         report,
@@ -240,7 +245,7 @@ def _lesson(
     )
 
 
-def answered(stage: Stage) -> list[Question]:
+def with_answers(stage: SdvpTask) -> list[Question]:
     """The stage's questions whose answer is known.
 
     Raises:
@@ -252,7 +257,7 @@ def answered(stage: Stage) -> list[Question]:
     return found
 
 
-def final_answers(stage: Stage, modules: Mapping[str, Module], name: str, options: Options) -> FinalData | None:
+def final_answers(stage: SdvpTask, modules: Mapping[str, Module], name: str, options: SdvpOptions) -> FinalAnswerGraphs | None:
     """The stage's answered questions as graphs to teach the module ``name``, a sample of as many as the options say; None
     where final answers do not count, or none of the sample's programs calls the module.
 
@@ -260,9 +265,9 @@ def final_answers(stage: Stage, modules: Mapping[str, Module], name: str, option
         InputError: no question has an answer and a VisProg program, whose steps are known before it runs.
     """
     c = options.loss
-    if not isinstance(c, StepwiseFinal.Config) or c.mu == 0:
+    if not isinstance(c, StepwiseWithFinalAnswer.Config) or c.mu == 0:
         return None
-    known = [question for question in answered(stage) if "visprog" in question.programs]
+    known = [question for question in with_answers(stage) if "visprog" in question.programs]
     if not known:
         raise InputError(
             "final answers need VisProg programs", where=f"stage {stage.name}", remedy="give both programs, or set mu to 0"
@@ -273,14 +278,14 @@ def final_answers(stage: Stage, modules: Mapping[str, Module], name: str, option
     return prepare(asked, modules, [name]) if asked else None
 
 
-def replayed(
+def replay_calls(
     modules: Mapping[str, Module],
     module: VisualModule,
-    stage: Stage,
-    teacher: StepTeacher,
+    stage: SdvpTask,
+    teacher: ModuleTeacher,
     new: Sequence[Call],
-    options: Options,
-) -> Exercise | None:
+    options: SdvpOptions,
+) -> TrainingExamples | None:
     """What self-distillation keeps: calls of earlier tasks with their siblings, and those siblings of the new calls that
     the teacher does not speak to. No labels are used."""
     asked: dict[object, Call] = {}
@@ -290,23 +295,23 @@ def replayed(
 
     for record in collect(stage.replay, modules, options.dsl, stage=stage.name, only=(module.name,))[module.name]:
         add(call_of(record))
-        for call in module.siblings(call_of(record)):
+        for call in module.related_calls(call_of(record)):
             add(call)
     known = len(asked)
     for call in new:
-        for sibling in module.siblings(call):
-            if not teacher.covers(sibling):
+        for sibling in module.related_calls(call):
+            if not teacher.supports(sibling):
                 add(sibling)
     calls = list(asked.values())
     # earlier tasks and new inputs get equal room
     rng = numpy_rng(options.seed, "replay", stage.name, module.name)
     halves = [calls[:known], calls[known:]]
-    room = options.most if not halves[0] or not halves[1] else options.most // 2
-    chosen = [call for half in halves for call in _some(half, room, rng)]
-    return module.exercise(chosen, None) if chosen else None
+    room = options.max_replay if not halves[0] or not halves[1] else options.max_replay // 2
+    chosen = [call for half in halves for call in _sample_by_image(half, room, rng)]
+    return module.training_examples(chosen, None) if chosen else None
 
 
-def _some(calls: list[Call], count: int, rng: np.random.Generator) -> list[Call]:
+def _sample_by_image(calls: list[Call], count: int, rng: np.random.Generator) -> list[Call]:
     """At most ``count`` calls, whole images at a time, in their order."""
     if len(calls) <= count:
         return calls
@@ -319,4 +324,4 @@ def _some(calls: list[Call], count: int, rng: np.random.Generator) -> list[Call]
 def accuracy(questions: Sequence[Question], modules: Mapping[str, Module], dsl: str = "visprog") -> float:
     """The share of the questions that their programs answer rightly, in 0..1."""
     traces = solve_stream(questions, modules, dsl)
-    return sum(correct(q, t.answer) for q, t in zip(questions, traces, strict=True)) / max(1, len(questions))
+    return sum(score_answer(q, t.answer) for q, t in zip(questions, traces, strict=True)) / max(1, len(questions))

@@ -7,19 +7,19 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tutelage import environment, files
+from tutelage import environment, storage
 from tutelage.errors import InputError, did_you_mean
 from tutelage.modules.hf.base import HfModule
-from tutelage.modules.visual_module import HEAD_FILE, VisualModule, load
-from tutelage.reports.card import card
-from tutelage.sdvp.steps import MADE
+from tutelage.modules.visual_module import METADATA_FILE, VisualModule, load
+from tutelage.reports.model_card import card
+from tutelage.sdvp.stages import TRAINING_INFO
 
 LIMITS = (
     "It answers calls of visual programs, one skill each; nothing is known of other uses.",
     "What it is sure of wrongly, the programs that call it are sure of too: look at the steps of a trace.",
 )
-SMALL = "A small network, schooled on drawn scenes of 48x48 pixels: it knows nothing of photographs."
-FOUNDED = "It keeps the limits and the licence of the model that it was made from."
+TOY_LIMITS = "A small network, schooled on drawn scenes of 48x48 pixels: it knows nothing of photographs."
+BASE_MODEL_LIMITS = "It keeps the limits and the licence of the model that it was made from."
 UNMEASURED = "Its accuracy after teaching was not measured in this run: measure it with `tutelage sdvp evaluate` before use."
 
 
@@ -47,7 +47,7 @@ def export(
     """
     known, large = list(lessons), isinstance(module, HfModule)
     ours = not large and type(module).__module__.startswith("tutelage.")
-    own = (FOUNDED,) if large else (SMALL,) if ours else ()
+    own = (BASE_MODEL_LIMITS,) if large else (TOY_LIMITS,) if ours else ()
     facts = {
         "title": f"{module.name}, taught by stepwise distillation" if known else module.name,
         "what": _what(module),
@@ -55,12 +55,12 @@ def export(
         "license": "apache-2.0" if ours else None,
         "base_model": module.config.source if isinstance(module, HfModule) and module.config.revision else None,
         "module": _module(module),
-        "lessons": [_lesson(row) for row in known],
+        "lessons": [_report_row(row) for row in known],
         "labelled_teachers": bool(figures and figures.get("labelled_teachers")),
         "figures": figures,
         "figures_of": (figures or {}).get("title", ""),
         "limits": [*LIMITS, *own, *limits, *(figures["limits"] if figures else (UNMEASURED,))],
-        "run": _run(run or environment.environment(), large),
+        "run": _run(run or environment.run_metadata(), large),
     }
     return module.save_pretrained(folder, card(facts))
 
@@ -80,7 +80,7 @@ def export_run(run: str | Path, name: str, folder: str | Path, arm: str = "sdvp"
         raise InputError("no such folder", where=run, remedy="give the folder of a finished run")
     result: dict[str, Any] = {}
     if (run / "study.json").exists():
-        result = files.read_json(run / "study.json")
+        result = storage.read_json(run / "study.json")
         seeds = result.get("seeds") or [0]
         seed = seeds[0] if seed is None else seed
         place = run / "lessons" / f"seed-{seed}-{arm}"
@@ -93,13 +93,13 @@ def export_run(run: str | Path, name: str, folder: str | Path, arm: str = "sdvp"
         place = run
     found = _stages(place, name, result)
     if not found:
-        known = sorted({path.parent.name for head in ("config.json", HEAD_FILE) for path in place.rglob(head)})
+        known = sorted({path.parent.name for head in ("config.json", METADATA_FILE) for path in place.rglob(head)})
         raise InputError(f"no taught module {name!r} here", where=place, remedy=did_you_mean(name, known))
-    made = found[-1] / MADE if (found[-1] / MADE).exists() else place / MADE
-    lessons = [files.read_json(at / "taught.json") for at in found if (at / "taught.json").exists()]
+    made = found[-1] / TRAINING_INFO if (found[-1] / TRAINING_INFO).exists() else place / TRAINING_INFO
+    lessons = [storage.read_json(at / "taught.json") for at in found if (at / "taught.json").exists()]
     stamp = result
     if made.exists():
-        stamp = files.read_json(made)
+        stamp = storage.read_json(made)
         lessons += [row for row in stamp.get("lessons", []) if row["module"] == name]
     return export(
         load(found[-1]),
@@ -111,10 +111,13 @@ def export_run(run: str | Path, name: str, folder: str | Path, arm: str = "sdvp"
     )
 
 
-def _stages(place: Path, name: str, result: Mapping[str, Any]) -> list[Path]:
+def _stages(folder: Path, name: str, result: Mapping[str, Any]) -> list[Path]:
     """The folders of the module, a stage each, in the order they were taught: as a study's result tells it, else by time."""
     heads = {
-        at: head for at in (place / name, *place.glob(f"*/{name}")) for head in ("config.json", HEAD_FILE) if (at / head).exists()
+        at: head
+        for at in (folder / name, *folder.glob(f"*/{name}"))
+        for head in ("config.json", METADATA_FILE)
+        if (at / head).exists()
     }
     told = ((result.get("tables") or {}).get("matrix") or {}).get("stages", [])
     order = {stage: number for number, stage in enumerate(told)}
@@ -128,7 +131,7 @@ def _what(module: VisualModule) -> str:
 
 def _module(module: VisualModule) -> dict[str, Any]:
     """What the module is, as plain values; long vocabularies are cut."""
-    settings = {key: _short(value) for key, value in files.plain(module.config).items() if value not in ("", None, [], ())}
+    settings = {key: _short(value) for key, value in storage.to_plain(module.config).items() if value not in ("", None, [], ())}
     return {
         "name": module.name,
         "class": type(module).__name__,
@@ -141,12 +144,12 @@ def _module(module: VisualModule) -> dict[str, Any]:
     }
 
 
-def _short(value: Any, most: int = 200) -> str:
+def _short(value: Any, max_length: int = 200) -> str:
     text = value if isinstance(value, str) else str(value)
-    return text if len(text) <= most else f"{text[:most]}…"
+    return text if len(text) <= max_length else f"{text[:max_length]}…"
 
 
-def _lesson(row: Mapping[str, Any]) -> dict[str, Any]:
+def _report_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """A stage of the module's teaching; shares as per cent."""
     verdict = row.get("verdict") or {}
     probed = bool(verdict.get("calls"))

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tutelage.programs import viper, visprog
-from tutelage.programs.answers import normalise
-from tutelage.programs.language import Module, ParseFailure, Program, ProgramFailure, Value
-from tutelage.programs.scheduler import Context, Job, Substitute, stream
+from tutelage.programs.answers import normalize_answer
+from tutelage.programs.scheduler import Job, Override, RunContext, stream
 from tutelage.programs.trace import Trace
+from tutelage.programs.types import Module, ParseFailure, Program, ProgramFailure, Value
 from tutelage.programs.values import Box, Image, iou
 
 
@@ -33,7 +33,7 @@ class Question:
     gold: Mapping[str, Sequence[Value]] = field(default_factory=dict)
 
 
-class Programs:
+class ProgramParser:
     """A DSL's parser for the modules at hand; each distinct text is parsed once.
 
     ``trusted``: ViperGPT programs that somebody vouches for run in this process; others in the sandbox.
@@ -44,7 +44,7 @@ class Programs:
         signatures = {name: module.signature for name, module in modules.items()}
         self._parser: Any = visprog.Parser(signatures) if dsl == "visprog" else viper.Parser(signatures, isolate=not trusted)
 
-    def of(self, question: Question) -> Program | ProgramFailure:
+    def parse(self, question: Question) -> Program | ProgramFailure:
         """The question's program, or the failure of its parsing; a question without one fails too."""
         text = question.programs.get(self.dsl)
         if text is None:
@@ -57,8 +57,8 @@ def solve(
     modules: Mapping[str, Module],
     dsl: str = "visprog",
     *,
-    substitute: Substitute | None = None,
-    programs: Programs | None = None,
+    substitute: Override | None = None,
+    programs: ProgramParser | None = None,
 ) -> list[Trace]:
     """The traces of the questions' programs, in order."""
     return list(solve_stream(questions, modules, dsl, substitute=substitute, programs=programs))
@@ -69,20 +69,20 @@ def solve_stream(
     modules: Mapping[str, Module],
     dsl: str = "visprog",
     *,
-    substitute: Substitute | None = None,
+    substitute: Override | None = None,
     stage: str = "",
-    programs: Programs | None = None,
+    programs: ProgramParser | None = None,
 ) -> Iterator[Trace]:
     """As :func:`solve`, one trace after the other: for many questions of whose traces little is kept."""
-    parsed = programs or Programs(dsl, modules)
-    jobs = (Job(q.id, parsed.of(q), dict(q.images), q.text, q.task, stage) for q in questions)
-    return stream(jobs, Context(modules, substitute=substitute))
+    parsed = programs or ProgramParser(dsl, modules)
+    jobs = (Job(q.id, parsed.parse(q), dict(q.images), q.text, q.task, stage) for q in questions)
+    return stream(jobs, RunContext(modules, substitute=substitute))
 
 
-def correct(question: Question, answer: Value) -> float:
+def score_answer(question: Question, answer: Value) -> float:
     """1 where the normalised answers agree, else 0; for a box, 1 where IoU with the gold box is at least 0.5."""
     gold = question.answer
     if isinstance(gold, Box):
         found = answer[0] if isinstance(answer, list) and answer else answer
         return float(isinstance(found, Box) and iou(found, gold) >= 0.5)
-    return float(normalise(answer) == normalise(gold))
+    return float(normalize_answer(answer) == normalize_answer(gold))

@@ -8,13 +8,13 @@ from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 
+from tutelage.datasets import gqa, nlvr2
 from tutelage.errors import InputError, did_you_mean
-from tutelage.programs.album import Album, Views
-from tutelage.programs.language import ParseFailure
-from tutelage.programs.writers.gold import read_programs
-from tutelage.programs.writers.grammar import write
+from tutelage.programs.generators.from_file import read_programs
+from tutelage.programs.generators.grammar import generate
+from tutelage.programs.image_cache import ImageCache, LazyImages
+from tutelage.programs.types import ParseFailure
 from tutelage.sdvp.questions import Question
-from tutelage.tasks import gqa, nlvr2
 
 
 def questions_from(programs: str | Path, images: str | Path = ".", task: str = "own") -> list[Question]:
@@ -25,12 +25,12 @@ def questions_from(programs: str | Path, images: str | Path = ".", task: str = "
     Raises:
         InputError: the file or a picture is absent or broken; the line is named.
     """
-    found, album = [], Album()
+    found, album = [], ImageCache()
     for stored in read_programs(programs):
-        views = Views(album, {name: Path(images) / path for name, path in stored.images.items()})
+        views = LazyImages(album, {name: Path(images) / path for name, path in stored.images.items()})
         for path in views.paths.values():
             try:
-                album.facts(path)
+                album.key_and_size(path)
             except InputError as error:
                 line = f"{programs}:{stored.line}"
                 raise InputError(f"{error.where}: {error.message}", where=line, remedy=error.remedy) from error
@@ -42,7 +42,7 @@ def questions_from(programs: str | Path, images: str | Path = ".", task: str = "
 
 
 @dataclass(frozen=True)
-class Source:
+class QuestionSource:
     """Where questions come from: a ``layout``, its folder (``programs``: the JSON-lines file), and which part of it.
 
     ``images``: where relative paths of ``programs`` begin; None: beside the file. ``split``: of the dataset.
@@ -65,44 +65,44 @@ class Source:
         return list(islice(LAYOUTS[self.layout](self), self.limit))
 
 
-def _programs(source: Source) -> Iterator[Question]:
+def _programs(source: QuestionSource) -> Iterator[Question]:
     yield from questions_from(source.path, source.images or source.path.parent)
 
 
-def _gqa(source: Source) -> Iterator[Question]:
-    folder, pictures = gqa.GqaFolder(source.path), Album()
+def _gqa(source: QuestionSource) -> Iterator[Question]:
+    folder, pictures = gqa.GqaFolder(source.path), ImageCache()
     for asked in gqa.read_questions(folder.questions(source.split), annotated=source.split not in ("test", "challenge")):
-        views = Views(pictures, {"IMAGE": folder.image(asked.image_id)})
+        views = LazyImages(pictures, {"IMAGE": folder.image(asked.image_id)})
         yield Question(
             asked.id,
             "gqa",
             views,
             asked.question,
-            written(asked.question),
+            grammar_programs(asked.question),
             asked.answer,
             asked.detailed or asked.structural,
             asked.image_id,
         )
 
 
-def _nlvr2(source: Source) -> Iterator[Question]:
-    folder, pictures = nlvr2.Nlvr2Folder(source.path), Album()
+def _nlvr2(source: QuestionSource) -> Iterator[Question]:
+    folder, pictures = nlvr2.Nlvr2Folder(source.path), ImageCache()
     for asked in nlvr2.read_examples(folder.examples(source.split)):
         left, right = folder.images(asked)
-        views = Views(pictures, {"LEFT": left, "RIGHT": right})
+        views = LazyImages(pictures, {"LEFT": left, "RIGHT": right})
         answer = None if asked.label is None else "yes" if asked.label else "no"
-        programs = written(asked.sentence, ("LEFT", "RIGHT"))
+        programs = grammar_programs(asked.sentence, ("LEFT", "RIGHT"))
         yield Question(asked.identifier, "nlvr2", views, asked.sentence, programs, answer, "", asked.pair)
 
 
-LAYOUTS: Mapping[str, Callable[[Source], Iterator[Question]]] = MappingProxyType(
+LAYOUTS: Mapping[str, Callable[[QuestionSource], Iterator[Question]]] = MappingProxyType(
     {"gqa": _gqa, "nlvr2": _nlvr2, "programs": _programs}
 )
 
 
-def written(question: str, inputs: tuple[str, ...] = ("IMAGE",)) -> dict[str, str]:
+def grammar_programs(question: str, inputs: tuple[str, ...] = ("IMAGE",)) -> dict[str, str]:
     """The grammar's programs of a question by DSL; none where it does not read it."""
     try:
-        return write(question, inputs)._asdict()
+        return generate(question, inputs)._asdict()
     except ParseFailure:
         return {}

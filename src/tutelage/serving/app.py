@@ -16,43 +16,43 @@ from starlette.types import ASGIApp
 
 from tutelage import __version__
 from tutelage.errors import InputError, TutelageError
-from tutelage.programs.cache import ResultCache
-from tutelage.programs.encoding import strict_json
-from tutelage.programs.language import Module
+from tutelage.programs.generators.base import ProgramGenerator
+from tutelage.programs.result_cache import ResultCache
+from tutelage.programs.serialization import strict_json
 from tutelage.programs.trace import Trace
-from tutelage.programs.writers.writer import Writer
+from tutelage.programs.types import Module
 from tutelage.reports.page import render
-from tutelage.serving import wire
-from tutelage.serving.door import Door, Visit, refusal
-from tutelage.serving.engine import Engine
+from tutelage.serving import schemas
+from tutelage.serving.engine import BatchingEngine
+from tutelage.serving.errors import ServingError, status_and_kind
 from tutelage.serving.metrics import Metrics
-from tutelage.serving.problems import Refusal, code_and_kind
-from tutelage.serving.samples import Sample, scene
-from tutelage.serving.service import Service, Wish
+from tutelage.serving.middleware import RequestContext, RequestMiddleware, error_response
+from tutelage.serving.sample_images import Sample, scene
+from tutelage.serving.service import QuestionService, QueuedRequest
 from tutelage.serving.settings import DEFAULT, ServerSettings
 
 FAILURES: dict[int | str, dict[str, Any]] = {
-    401: {"model": wire.Failed, "description": "No API key, or a wrong one"},
-    408: {"model": wire.Failed, "description": "The body came too slowly"},
-    413: {"model": wire.Failed, "description": "The body or a picture is too large"},
-    422: {"model": wire.Answer, "description": "The request is not as it must be, or the program failed"},
-    429: {"model": wire.Failed, "description": "The queue is full: ask again after Retry-After seconds"},
-    502: {"model": wire.Answer, "description": "The language model that writes programs gave none"},
-    503: {"model": wire.Failed, "description": "The server is stopping, or its engine has ended"},
-    504: {"model": wire.Failed, "description": "No answer in time"},
+    401: {"model": schemas.ErrorResponse, "description": "No API key, or a wrong one"},
+    408: {"model": schemas.ErrorResponse, "description": "The body came too slowly"},
+    413: {"model": schemas.ErrorResponse, "description": "The body or a picture is too large"},
+    422: {"model": schemas.RunResponse, "description": "The request is not as it must be, or the program failed"},
+    429: {"model": schemas.ErrorResponse, "description": "The queue is full: ask again after Retry-After seconds"},
+    502: {"model": schemas.RunResponse, "description": "The language model that writes programs gave none"},
+    503: {"model": schemas.ErrorResponse, "description": "The server is stopping, or its engine has ended"},
+    504: {"model": schemas.ErrorResponse, "description": "No answer in time"},
 }
 
 
 def application(
     modules: Mapping[str, Module],
-    writer: Writer,
+    generator: ProgramGenerator,
     settings: ServerSettings = DEFAULT,
     *,
     key: str | None = None,
     cache: ResultCache | None = None,
     sample: Sample = scene,
 ) -> ASGIApp:
-    """The server as an ASGI application: programs over ``modules``, questions through ``writer``.
+    """The server as an ASGI application: programs over ``modules``, questions through ``generator``.
 
     With a ``key``, every path but the page and ``/healthz`` wants it. ``cache`` keeps module answers. ``sample`` gives the
     pictures that the page offers.
@@ -61,7 +61,9 @@ def application(
 
     @contextlib.asynccontextmanager
     async def life(app: FastAPI) -> AsyncIterator[None]:
-        service = app.state.service = Service(Engine(modules, settings, metrics, cache), writer, settings, metrics)
+        service = app.state.service = QuestionService(
+            BatchingEngine(modules, settings, metrics, cache), generator, settings, metrics
+        )
         yield
         await asyncio.to_thread(service.close)
 
@@ -74,22 +76,22 @@ def application(
         redoc_url=None,
     )
 
-    def service() -> Service:
-        found: Service = app.state.service
+    def service() -> QuestionService:
+        found: QuestionService = app.state.service
         return found
 
-    @app.post("/v1/solve", responses={200: {"model": wire.Answer}, **FAILURES})
-    async def solve(asked: wire.SolveRequest, request: Request) -> Response:
+    @app.post("/v1/solve", responses={200: {"model": schemas.RunResponse}, **FAILURES})
+    async def solve(asked: schemas.SolveRequest, request: Request) -> Response:
         """Have a program written for a question about one or two pictures, and run it."""
         return await _single(service(), asked, request, question=asked.question)
 
-    @app.post("/v1/run", responses={200: {"model": wire.Answer}, **FAILURES})
-    async def run(asked: wire.RunRequest, request: Request) -> Response:
+    @app.post("/v1/run", responses={200: {"model": schemas.RunResponse}, **FAILURES})
+    async def run(asked: schemas.RunRequest, request: Request) -> Response:
         """Run a program on one or two pictures."""
         return await _single(service(), asked, request, program=asked.program)
 
-    @app.post("/v1/batch", responses={200: {"model": wire.Answers}, **FAILURES})
-    async def batch(asked: wire.BatchRequest, request: Request) -> Response:
+    @app.post("/v1/batch", responses={200: {"model": schemas.BatchResponse}, **FAILURES})
+    async def batch(asked: schemas.BatchRequest, request: Request) -> Response:
         """Run many programs and questions at once. Each has its own status: one that fails fails alone."""
         return await _batch(service(), asked, request)
 
@@ -126,69 +128,69 @@ def application(
         """Counters and histograms, as Prometheus reads them."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
-    app.add_exception_handler(TutelageError, _refused)
-    app.add_exception_handler(RequestValidationError, _invalid)
-    app.add_exception_handler(HTTPException, _unknown)
-    app.add_exception_handler(Exception, _refused)
-    return Door(app, settings, metrics, {route.path for route in app.routes if hasattr(route, "path")}, key)
+    app.add_exception_handler(TutelageError, _error_handler)
+    app.add_exception_handler(RequestValidationError, _validation_handler)
+    app.add_exception_handler(HTTPException, _http_error_handler)
+    app.add_exception_handler(Exception, _error_handler)
+    return RequestMiddleware(app, settings, metrics, {route.path for route in app.routes if hasattr(route, "path")}, key)
 
 
-async def _single(service: Service, asked: wire.About, request: Request, **text: str) -> Response:
-    visit: Visit = request.scope["visit"]
-    images = [await service.image(data, f"images[{place}]", visit) for place, data in enumerate(asked.images)]
-    ((ended, row),) = await service.ask([Wish(images, asked.dsl, **text)], request)
-    visit.notes |= {"programs": 1, "status": row["status"], **(row.get("ms") and {"queued_ms": row["ms"]["queued"]} or {})}
+async def _single(service: QuestionService, body: schemas.RequestBase, request: Request, **text: str) -> Response:
+    visit: RequestContext = request.scope["visit"]
+    images = [await service.image(data, f"images[{place}]", visit) for place, data in enumerate(body.images)]
+    ((ended, row),) = await service.run_all([QueuedRequest(images, body.dsl, **text)], request)
+    visit.log_fields |= {"programs": 1, "status": row["status"], **(row.get("ms") and {"queued_ms": row["ms"]["queued"]} or {})}
     if isinstance(ended, Trace):
-        if asked.trace:
+        if body.trace:
             row["steps"] = [record.to_json(origin=False) for record in ended.steps]
-        if asked.pictures:
+        if body.pictures:
             row["pictures"] = await service.pictures(ended, images)
         code = 200 if ended.status == "ok" else 422
     else:
-        code, _ = code_and_kind(ended)
+        code, _ = status_and_kind(ended)
     return Response(strict_json(row), code, media_type="application/json")
 
 
-async def _batch(service: Service, asked: wire.BatchRequest, request: Request) -> Response:
-    visit: Visit = request.scope["visit"]
+async def _batch(service: QuestionService, body: schemas.BatchRequest, request: Request) -> Response:
+    visit: RequestContext = request.scope["visit"]
     most = service.settings.batch_items
-    if len(asked.items) > most:
-        raise InputError(f"{len(asked.items)} items; at most {most} are run at once", where="items", remedy="send several batches")
-    for place, item in enumerate(asked.items):
+    if len(body.items) > most:
+        raise InputError(f"{len(body.items)} items; at most {most} are run at once", where="items", remedy="send several batches")
+    for place, item in enumerate(body.items):
         for name in item.images:
-            if name not in asked.pictures:
+            if name not in body.pictures:
                 raise InputError(f"no picture {name!r}", where=f"items[{place}].images", remedy="name an entry of pictures")
-    visit.take(programs=len(asked.items) - 1)
-    used = {name for item in asked.items for name in item.images}
-    images = {name: await service.image(data, f"pictures.{name}", visit) for name, data in asked.pictures.items() if name in used}
-    wishes = [Wish([images[name] for name in item.images], item.dsl, item.program, item.question) for item in asked.items]
+    visit.acquire(programs=len(body.items) - 1)
+    used = {name for item in body.items for name in item.images}
+    images = {name: await service.image(data, f"pictures.{name}", visit) for name, data in body.pictures.items() if name in used}
+    wishes = [QueuedRequest([images[name] for name in item.images], item.dsl, item.program, item.question) for item in body.items]
     rows = []
-    for ended, row in await service.ask(wishes, request):
-        if asked.trace and isinstance(ended, Trace):
+    for ended, row in await service.run_all(wishes, request):
+        if body.trace and isinstance(ended, Trace):
             row["steps"] = [record.to_json(origin=False) for record in ended.steps]
         rows.append(row)
-    visit.notes |= {"programs": len(rows), "failed": sum(row["status"] != "ok" for row in rows)}
+    visit.log_fields |= {"programs": len(rows), "failed": sum(row["status"] != "ok" for row in rows)}
     return Response(strict_json({"answers": rows}), media_type="application/json")
 
 
-async def _refused(request: Request, error: Exception) -> Response:
-    request.scope["visit"].notes["kind"] = code_and_kind(error)[1]
-    return refusal(error)
+async def _error_handler(request: Request, error: Exception) -> Response:
+    request.scope["visit"].log_fields["kind"] = status_and_kind(error)[1]
+    return error_response(error)
 
 
-async def _invalid(request: Request, error: Exception) -> Response:
+async def _validation_handler(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     where = ".".join(map(str, first["loc"]))
-    return await _refused(request, InputError(first["msg"], where=where, remedy="/openapi.json describes every request"))
+    return await _error_handler(request, InputError(first["msg"], where=where, remedy="/openapi.json describes every request"))
 
 
-async def _unknown(request: Request, error: Exception) -> Response:
+async def _http_error_handler(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
 
-    unknown = Refusal(str(error.detail), remedy="/openapi.json lists every path and method")
+    unknown = ServingError(str(error.detail), remedy="/openapi.json lists every path and method")
     unknown.code = error.status_code
-    return await _refused(request, unknown)
+    return await _error_handler(request, unknown)
 
 
 @cache

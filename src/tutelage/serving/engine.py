@@ -20,34 +20,35 @@ from time import monotonic, perf_counter
 from typing import Any
 
 from tutelage.programs import viper, visprog
-from tutelage.programs.cache import ResultCache
 from tutelage.programs.isolation import Sandbox
-from tutelage.programs.lanes import as_failure
-from tutelage.programs.language import Answers, Call, Module, Program, ProgramFailure, Steps, TimeoutFailure, Value
-from tutelage.programs.scheduler import Context, Job, Scheduler
+from tutelage.programs.lanes import to_failure
+from tutelage.programs.result_cache import ResultCache
+from tutelage.programs.scheduler import Job, RunContext, Scheduler
 from tutelage.programs.trace import Trace
+from tutelage.programs.types import Call, Module, ModuleOutputs, Program, ProgramFailure, ProgramRun, TimeoutFailure, Value
 from tutelage.programs.values import Image
+from tutelage.serving.errors import ServiceUnavailable
 from tutelage.serving.metrics import Metrics
-from tutelage.serving.problems import Stopped
 from tutelage.serving.settings import ServerSettings
 
 LOG = logging.getLogger("tutelage.serving")
-LAST_S = 5.0
+CLOSE_TIMEOUT_S = 5.0
 """Seconds that a closing engine has for programs of which somebody still wants the answer, and for the batch under way."""
-BRIEF_S, FEW = 0.005, 2
+FAST_BATCH_S, FAST_BATCH_WINDOW = 0.005, 2
 """Where batches take less than so long, so many programs under way keep the modules busy; more would end together, and their
 clients be served and heard together while the modules wait."""
-RECENT = 16
+RECENT_BATCHES = 16
 """Batches over which the engine remembers how many programs were under way."""
-SHARE = 0.125
+MAX_WAIT_SHARE = 0.125
 """Of the time that batches lately took, which one may wait for more calls (ours)."""
 
 
 @dataclass(slots=True, eq=False)
-class Ticket:
-    """A program that a client wants run: its text, and the images it reads by name. ``answer`` gets the trace.
+class PendingRun:
+    """A program that a client wants run: its text, and the images it reads by name. ``future`` gets the trace.
 
-    Whoever no longer wants it sets ``gone``: it ends at its next step. ``came``, ``began`` and ``ended`` are seconds of
+    Whoever no longer wants it sets ``cancelled``: it ends at its next step. ``queued_at``, ``started_at``
+    and ``finished_at`` are seconds of
     :func:`time.perf_counter`.
     """
 
@@ -55,46 +56,46 @@ class Ticket:
     text: str
     state: Mapping[str, Image]
     question: str | None = None
-    answer: asyncio.Future[Trace] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
-    came: float = field(default_factory=perf_counter)
-    began: float = 0.0
-    ended: float = 0.0
-    gone: bool = False
+    future: asyncio.Future[Trace] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
+    queued_at: float = field(default_factory=perf_counter)
+    started_at: float = 0.0
+    finished_at: float = 0.0
+    cancelled: bool = False
 
 
-class Engine:
+class BatchingEngine:
     """Runs tickets over ``modules``: :meth:`submit` them from event loops, :meth:`close` it once."""
 
     def __init__(self, modules: Mapping[str, Module], settings: ServerSettings, metrics: Metrics, cache: ResultCache | None = None):
         self.settings, self.fault = settings, ""
-        watched = {name: module if module.symbolic else Watched(module, metrics) for name, module in modules.items()}
-        self._context = Context(watched, cache, settings.max_batch, max_calls=settings.program_calls)
+        watched = {name: module if module.symbolic else InstrumentedModule(module, metrics) for name, module in modules.items()}
+        self._context = RunContext(watched, cache, settings.max_batch, max_calls=settings.program_calls)
         self._sandbox = Sandbox(settings.programs)
         signatures = self._context.signatures
         self._parsers: dict[str, visprog.Parser | viper.Parser] = {
             "visprog": visprog.Parser(signatures),
             "viper": viper.Parser(signatures, isolate=self._sandbox, limits=settings.programs),
         }
-        self._inbox: SimpleQueue[Ticket | None] = SimpleQueue()
-        self._held: dict[int, Ticket] = {}
+        self._inbox: SimpleQueue[PendingRun | None] = SimpleQueue()
+        self._running: dict[int, PendingRun] = {}
         self._numbers = count()
-        self._gate = threading.Lock()
-        self._thread = threading.Thread(target=self._live, name="engine", daemon=True)
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._thread_main, name="engine", daemon=True)
         self._thread.start()
 
-    def submit(self, tickets: Sequence[Ticket]) -> None:
-        """Have the programs run; each ticket's ``answer`` gets its trace.
+    def submit(self, runs: Sequence[PendingRun]) -> None:
+        """Have the programs run; each ticket's ``future`` gets its trace.
 
         Raises:
             Stopped: it takes no more.
         """
-        with self._gate:
+        with self._lock:
             if self.fault:
-                raise _stopped(self.fault)
-            for ticket in tickets:
+                raise _unavailable(self.fault)
+            for ticket in runs:
                 self._inbox.put(ticket)
 
-    def close(self, within_s: float = LAST_S) -> None:
+    def close(self, within_s: float = CLOSE_TIMEOUT_S) -> None:
         """Finish what was submitted, and end. A module that does not come back in time is left behind."""
         self._inbox.put(None)
         self._thread.join(within_s)
@@ -103,7 +104,7 @@ class Engine:
         else:
             self._sandbox.close()
 
-    def _live(self) -> None:
+    def _thread_main(self) -> None:
         fault = "the server is stopping"
         try:
             with contextlib.suppress(OSError):  # where no child can be made, each program that needs it says so
@@ -113,36 +114,38 @@ class Engine:
             fault = f"the engine has ended: {type(error).__name__}: {error}"
             LOG.exception(fault)
         finally:
-            with self._gate:
+            with self._lock:
                 self.fault = fault
-            left = list(self._held.values())
+            left = list(self._running.values())
             while not self._inbox.empty():
                 if (ticket := self._inbox.get()) is not None:
                     left.append(ticket)
-            _tell([(ticket, _stopped(fault)) for ticket in left])
+            _set_results([(ticket, _unavailable(fault)) for ticket in left])
 
     def _work(self, scheduler: Scheduler) -> None:
-        recent, took, going = deque([0], RECENT), 0.0, True
+        recent, took, going = deque([0], RECENT_BATCHES), 0.0, True
         while going or scheduler.active:
             if going:
-                window = 1 if not self.settings.batching else FEW if took < BRIEF_S else self._context.window
-                going = self._gather(scheduler, window, max(recent), min(SHARE * took, self.settings.max_wait_ms / 1000))
+                window = 1 if not self.settings.batching else FAST_BATCH_WINDOW if took < FAST_BATCH_S else self._context.window
+                going = self._admit_requests(
+                    scheduler, window, max(recent), min(MAX_WAIT_SHARE * took, self.settings.max_wait_ms / 1000)
+                )
             recent.append(scheduler.active)
             began = monotonic()
-            scheduler.answer()
+            scheduler.run_next_batch()
             last = monotonic() - began
-            took = took + (last - took) / RECENT if took else last
-            self._hand_out(scheduler)
+            took = took + (last - took) / RECENT_BATCHES if took else last
+            self._resolve_futures(scheduler)
 
-    def _gather(self, scheduler: Scheduler, window: int, lately: int, most: float) -> bool:
-        """Admit those who wait, up to ``window`` under way; then, where fewer than ``lately`` are, those who come within
-        ``most`` seconds; where none is, wait for one. False: no more will come."""
+    def _admit_requests(self, scheduler: Scheduler, window: int, recent_active: int, max_wait_s: float) -> bool:
+        """Admit those who wait, up to ``window`` under way; then, where fewer than ``recent_active`` are, those who come within
+        ``max_wait_s`` seconds; where none is, wait for one. False: no more will come."""
         until: float | None = None
         while scheduler.active < window and not scheduler.full:
             if not scheduler.active:
                 wait = None
-            elif scheduler.active < lately:
-                until = until or monotonic() + most
+            elif scheduler.active < recent_active:
+                until = until or monotonic() + max_wait_s
                 wait = max(0.0, until - monotonic())
             else:
                 wait = 0.0
@@ -153,68 +156,68 @@ class Engine:
             if ticket is None:
                 return False
             self._admit(scheduler, ticket)
-            self._hand_out(scheduler)  # a program may end without a batch, or not be one
+            self._resolve_futures(scheduler)  # a program may end without a batch, or not be one
         return True
 
-    def _admit(self, scheduler: Scheduler, ticket: Ticket) -> None:
-        number, ticket.began = next(self._numbers), perf_counter()
-        self._held[number] = ticket
+    def _admit(self, scheduler: Scheduler, pending: PendingRun) -> None:
+        number, pending.started_at = next(self._numbers), perf_counter()
+        self._running[number] = pending
         try:
-            found = self._parsers[ticket.dsl].try_parse(ticket.text, tuple(ticket.state))
+            found = self._parsers[pending.dsl].try_parse(pending.text, tuple(pending.state))
         except Exception as error:
-            found = as_failure(error, "reading the program")
-        program = found if isinstance(found, ProgramFailure) else Wanted(found, ticket)
-        scheduler.admit(Job(str(number), program, ticket.state, ticket.question), number)
+            found = to_failure(error, "reading the program")
+        program = found if isinstance(found, ProgramFailure) else CancellableProgram(found, pending)
+        scheduler.submit(Job(str(number), program, pending.state, pending.question), number)
 
-    def _hand_out(self, scheduler: Scheduler) -> None:
+    def _resolve_futures(self, scheduler: Scheduler) -> None:
         now = perf_counter()
-        done = [(self._held.pop(number), trace) for number, trace in scheduler.finished]
+        done = [(self._running.pop(number), trace) for number, trace in scheduler.finished]
         scheduler.finished.clear()
         for ticket, _ in done:
-            ticket.ended = now
-        _tell(done)
+            ticket.finished_at = now
+        _set_results(done)
 
 
-def _stopped(fault: str) -> Stopped:
-    return Stopped(fault, remedy="ask another server, or this one when it has started again; its log says more")
+def _unavailable(fault: str) -> ServiceUnavailable:
+    return ServiceUnavailable(fault, remedy="ask another server, or this one when it has started again; its log says more")
 
 
-def _tell(done: Sequence[tuple[Ticket, Trace | Stopped]]) -> None:
+def _set_results(results: Sequence[tuple[PendingRun, Trace | ServiceUnavailable]]) -> None:
     """Set the answers, each in its own event loop."""
 
-    def settle(pairs: Sequence[tuple[Ticket, Trace | Stopped]]) -> None:
+    def settle(pairs: Sequence[tuple[PendingRun, Trace | ServiceUnavailable]]) -> None:
         for ticket, answer in pairs:
-            if ticket.answer.done():
+            if ticket.future.done():
                 continue
             if isinstance(answer, Trace):
-                ticket.answer.set_result(answer)
+                ticket.future.set_result(answer)
             else:
-                ticket.answer.set_exception(answer)
+                ticket.future.set_exception(answer)
 
-    for loop, pairs in groupby(done, lambda pair: pair[0].answer.get_loop()):
+    for loop, pairs in groupby(results, lambda pair: pair[0].future.get_loop()):
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
             loop.call_soon_threadsafe(settle, list(pairs))
 
 
-class Wanted:
+class CancellableProgram:
     """A program that ends at its next step when nobody waits for its ticket any more."""
 
-    def __init__(self, program: Program, ticket: Ticket):
+    def __init__(self, program: Program, pending: PendingRun):
         self.dsl, self.text, self.hash, self.inputs = program.dsl, program.text, program.hash, program.inputs
-        self._start, self._ticket = program.start, ticket
+        self._start, self._pending = program.start, pending
 
-    def start(self, state: Mapping[str, Value]) -> Steps:
+    def start(self, state: Mapping[str, Value]) -> ProgramRun:
         """As the program's own."""
-        return _WantedSteps(self._start(state), self._ticket)
+        return _CancellableRun(self._start(state), self._pending)
 
 
-class _WantedSteps(Generator[Call | list[Call], Value, Value]):
-    def __init__(self, steps: Steps, ticket: Ticket):
-        self._steps, self._send, self._ticket = steps, steps.send, ticket
+class _CancellableRun(Generator[Call | list[Call], Value, Value]):
+    def __init__(self, steps: ProgramRun, pending: PendingRun):
+        self._steps, self._send, self._pending = steps, steps.send, pending
         self.post = getattr(steps, "post", None)
 
     def send(self, value: Value) -> Call | list[Call]:
-        if self._ticket.gone:
+        if self._pending.cancelled:
             raise TimeoutFailure("nobody waits for the answer any more")
         return self._send(value)
 
@@ -225,7 +228,7 @@ class _WantedSteps(Generator[Call | list[Call], Value, Value]):
         self._steps.close()
 
 
-class Watched:
+class InstrumentedModule:
     """A module whose batches are measured."""
 
     def __init__(self, module: Module, metrics: Metrics):
@@ -233,7 +236,7 @@ class Watched:
         self.symbolic, self.batch_size = module.symbolic, module.batch_size
         self._run, self._metrics = module.run, metrics
 
-    def run(self, calls: Sequence[Call]) -> Answers:
+    def run(self, calls: Sequence[Call]) -> ModuleOutputs:
         """As the module's own."""
         started = perf_counter()
         answers = self._run(calls)

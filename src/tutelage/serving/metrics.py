@@ -23,7 +23,7 @@ class Metrics:
         self._sizes = Histogram("batch_size", "Calls that a module answered at once", ["module"], buckets=SIZES, **own)
         self._busy = Counter("module_seconds", "Seconds that a module took", ["module"], **own)
         self._notes = Counter("images", "Pictures read, by what had to be done to them", ["note"], **own)
-        self._gone = Counter("clients_gone", "Requests whose client hung up before the answer", **own)
+        self._disconnects = Counter("clients_gone", "Requests whose client hung up before the answer", **own)
         self._own = own
 
     def watch(self, name: str, help: str, value: Callable[[], float]) -> None:
@@ -49,9 +49,9 @@ class Metrics:
         for note in notes or ("as it is",):
             self._notes.labels("reduced" if note.startswith("reduced") else note).inc()
 
-    def gone(self) -> None:
+    def client_disconnected(self) -> None:
         """A client hung up."""
-        self._gone.inc()
+        self._disconnects.inc()
 
     def text(self) -> bytes:
         """All of it, as Prometheus reads it."""

@@ -14,24 +14,24 @@ from starlette.requests import Request
 
 from tutelage.errors import InputError
 from tutelage.programs.confidence import confidence
-from tutelage.programs.encoding import encode
-from tutelage.programs.language import ProgramFailure
+from tutelage.programs.generators import base as writing
+from tutelage.programs.serialization import encode
 from tutelage.programs.trace import Trace
+from tutelage.programs.types import ProgramFailure
 from tutelage.programs.values import Image
-from tutelage.programs.writers import writer as writing
-from tutelage.serving.door import Visit
-from tutelage.serving.engine import Engine, Ticket
+from tutelage.serving.engine import BatchingEngine, PendingRun
+from tutelage.serving.errors import ClientDisconnected, error_payload, status_and_kind
 from tutelage.serving.metrics import Metrics
-from tutelage.serving.problems import ClientGone, code_and_kind, told
+from tutelage.serving.middleware import RequestContext
 from tutelage.serving.settings import ServerSettings
 
 INPUTS = (("IMAGE",), ("LEFT", "RIGHT"))
-SHOWN_SIDE = 1024
+MAX_RENDERED_SIDE = 1024
 """The longest side, in pixels, of pictures that are sent back for people to look at."""
 
 
 @dataclass(frozen=True)
-class Wish:
+class QueuedRequest:
     """One program that a client wants run, or question that it wants answered, in the language ``dsl``."""
 
     images: Sequence[Image]
@@ -45,38 +45,40 @@ class Wish:
         return dict(zip(INPUTS[len(self.images) - 1], self.images, strict=True))
 
 
-class Scribe:
+class BatchedGenerator:
     """Asks a writer for all questions that wait, at once, in a thread of its own."""
 
-    def __init__(self, writer: writing.Writer):
-        self._writer = writer
+    def __init__(self, generator: writing.ProgramGenerator):
+        self._generator = generator
         self._thread = ThreadPoolExecutor(1, "writer")
-        self._waiting: list[tuple[writing.Request, asyncio.Future[writing.Draft]]] = []
+        self._waiting: list[tuple[writing.GenerationRequest, asyncio.Future[writing.Candidate]]] = []
         self._task: asyncio.Task[None] | None = None
 
-    async def draft(self, request: writing.Request) -> writing.Draft:
+    async def generate(self, request: writing.GenerationRequest) -> writing.Candidate:
         """The best program for ``request``.
 
         Raises:
             TutelageError: whatever the writer raises.
         """
-        answer: asyncio.Future[writing.Draft] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[writing.Candidate] = asyncio.get_running_loop().create_future()
         self._waiting.append((request, answer))
         if self._task is None or self._task.done():
-            self._task = asyncio.create_task(self._write())
+            self._task = asyncio.create_task(self._generate_waiting())
         return await answer
 
     def close(self) -> None:
         """End the thread."""
         self._thread.shutdown()
 
-    async def _write(self) -> None:
+    async def _generate_waiting(self) -> None:
         while self._waiting:
             asked, self._waiting = self._waiting, []
             requests = [request for request, _ in asked]
             found: list[Any]
             try:
-                found = [d[0] for d in await asyncio.get_running_loop().run_in_executor(self._thread, self._writer.write, requests)]
+                found = [
+                    d[0] for d in await asyncio.get_running_loop().run_in_executor(self._thread, self._generator.generate, requests)
+                ]
             except Exception as error:
                 found = [error] * len(asked)
             for (_, answer), draft in zip(asked, found, strict=True):
@@ -88,22 +90,29 @@ class Scribe:
                     answer.set_result(draft)
 
 
-class Service:
+class QuestionService:
     """What the paths of the application call. ``decoders`` threads read and write pictures."""
 
-    def __init__(self, engine: Engine, writer: writing.Writer, settings: ServerSettings, metrics: Metrics, decoders: int = 2):
+    def __init__(
+        self,
+        engine: BatchingEngine,
+        generator: writing.ProgramGenerator,
+        settings: ServerSettings,
+        metrics: Metrics,
+        decoders: int = 2,
+    ):
         self.engine, self.settings, self._metrics = engine, settings, metrics
-        self._scribe = Scribe(writer)
+        self._generator = BatchedGenerator(generator)
         self._decoders = ThreadPoolExecutor(decoders, "decoder")
 
-    async def image(self, data: str, where: str, visit: Visit) -> Image:
+    async def image(self, data: str, where: str, context: RequestContext) -> Image:
         """The picture in ``data``, base64.
 
         Raises:
             InputError: not base64, or not a picture; ImageTooLarge and Busy where a limit is passed.
         """
         image: Image = await asyncio.get_running_loop().run_in_executor(self._decoders, self._decode, data, where)
-        visit.take(bytes=image.root.nbytes)
+        context.acquire(bytes=image.root.nbytes)
         self._metrics.image(image.notes)
         return image
 
@@ -114,7 +123,9 @@ class Service:
             raise InputError(f"not base64: {error}", where=where, remedy="send the file's bytes in base64") from None
         return Image.from_bytes(file, self.settings.images, where)
 
-    async def ask(self, wishes: Sequence[Wish], request: Request) -> list[tuple[Trace | ProgramFailure, dict[str, Any]]]:
+    async def run_all(
+        self, queued: Sequence[QueuedRequest], request: Request
+    ) -> list[tuple[Trace | ProgramFailure, dict[str, Any]]]:
         """For each wish how its program ended, and that as a client sees it, without pictures.
 
         A client that hangs up is heard: its programs end at their next step.
@@ -123,59 +134,63 @@ class Service:
             ClientGone: the client hung up.
             Stopped: the engine takes no more programs.
         """
-        tickets: list[Ticket] = []
-        work = asyncio.ensure_future(self._run(wishes, tickets))
+        tickets: list[PendingRun] = []
+        work = asyncio.ensure_future(self._run(queued, tickets))
         gone = asyncio.ensure_future(request.receive())  # the body is read: what comes next is that the client left
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                raise ClientGone("the client hung up")
+                raise ClientDisconnected("the client hung up")
             return work.result()
         finally:
             gone.cancel()
             work.cancel()
             for ticket in tickets:
-                ticket.gone = True
+                ticket.cancelled = True
 
-    async def _run(self, wishes: Sequence[Wish], tickets: list[Ticket]) -> list[tuple[Trace | ProgramFailure, dict[str, Any]]]:
-        drafts = await asyncio.gather(*map(self._draft, wishes))
+    async def _run(
+        self, queued: Sequence[QueuedRequest], pending: list[PendingRun]
+    ) -> list[tuple[Trace | ProgramFailure, dict[str, Any]]]:
+        drafts = await asyncio.gather(*map(self._generate, queued))
         runs = [
-            None if draft.failure is not None else Ticket(wish.dsl, draft.text, wish.state, wish.question)
-            for wish, draft in zip(wishes, drafts, strict=True)
+            None if draft.failure is not None else PendingRun(wish.dsl, draft.text, wish.state, wish.question)
+            for wish, draft in zip(queued, drafts, strict=True)
         ]
-        tickets += [ticket for ticket in runs if ticket is not None]
-        self.engine.submit(tickets)
-        await asyncio.gather(*(ticket.answer for ticket in tickets))
-        return [self._told(*parts) for parts in zip(wishes, drafts, runs, strict=True)]
+        pending += [ticket for ticket in runs if ticket is not None]
+        self.engine.submit(pending)
+        await asyncio.gather(*(ticket.future for ticket in pending))
+        return [self._response_row(*parts) for parts in zip(queued, drafts, runs, strict=True)]
 
-    async def _draft(self, wish: Wish) -> writing.Draft:
-        if wish.program is not None:
-            return writing.Draft(wish.program, "client")
-        assert wish.question is not None
-        return await self._scribe.draft(writing.Request(wish.question, wish.dsl, tuple(wish.state)))
+    async def _generate(self, queued: QueuedRequest) -> writing.Candidate:
+        if queued.program is not None:
+            return writing.Candidate(queued.program, "client")
+        assert queued.question is not None
+        return await self._generator.generate(writing.GenerationRequest(queued.question, queued.dsl, tuple(queued.state)))
 
-    def _told(self, wish: Wish, draft: writing.Draft, ticket: Ticket | None) -> tuple[Trace | ProgramFailure, dict[str, Any]]:
+    def _response_row(
+        self, queued: QueuedRequest, candidate: writing.Candidate, run: PendingRun | None
+    ) -> tuple[Trace | ProgramFailure, dict[str, Any]]:
         row: dict[str, Any] = {
             "status": "ok",
             "answer": None,
             "confidence": None,
-            "program": {"dsl": wish.dsl, "text": draft.text, "source": draft.source} if draft.text else None,
+            "program": {"dsl": queued.dsl, "text": candidate.text, "source": candidate.source} if candidate.text else None,
             "images": [
                 {"width": image.width, "height": image.height, "key": image.root_key, "notes": list(image.notes)}
-                for image in wish.images
+                for image in queued.images
             ],
             "error": None,
         }
-        if ticket is None:
-            assert draft.failure is not None
-            self._metrics.program(kind := code_and_kind(draft.failure)[1])
-            return draft.failure, row | {"status": kind, "error": told(draft.failure)}
-        trace = ticket.answer.result()
+        if run is None:
+            assert candidate.failure is not None
+            self._metrics.program(kind := status_and_kind(candidate.failure)[1])
+            return candidate.failure, row | {"status": kind, "error": error_payload(candidate.failure)}
+        trace = run.future.result()
         self._metrics.program(trace.status)
         row |= {"status": trace.status, "answer": encode(trace.answer), "confidence": confidence(trace)}
         row["ms"] = {
-            "queued": round(1000 * (ticket.began - ticket.came), 2),
-            "ran": round(1000 * (ticket.ended - ticket.began), 2),
+            "queued": round(1000 * (run.started_at - run.queued_at), 2),
+            "ran": round(1000 * (run.finished_at - run.started_at), 2),
         }
         if trace.status != "ok":
             message, _, remedy = str(trace.error).partition("\n  remedy: ")
@@ -189,15 +204,17 @@ class Service:
             for value in (*record.args.values(), record.output):
                 if isinstance(value, Image):
                     roots.setdefault(value.root_key, Image(value.root, value.root_key))
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, lambda: {key: _shown(roots[key]) for key in roots})
+        return await asyncio.get_running_loop().run_in_executor(
+            self._decoders, lambda: {key: _rendered(roots[key]) for key in roots}
+        )
 
     def close(self) -> None:
         """Finish what was begun, and end the threads."""
         self.engine.close()
         self._decoders.shutdown()
-        self._scribe.close()
+        self._generator.close()
 
 
-def _shown(image: Image) -> dict[str, Any]:
+def _rendered(image: Image) -> dict[str, Any]:
     """A data URI of the picture, and the size in pixels that boxes are given in."""
-    return {"src": image.data_uri(SHOWN_SIDE), "width": image.width, "height": image.height}
+    return {"src": image.data_uri(MAX_RENDERED_SIDE), "width": image.width, "height": image.height}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 
 from tutelage.errors import InputError
+from tutelage.programs.image_io import ImageLimits
 from tutelage.programs.interpreter.meter import Limits
-from tutelage.programs.pictures import ImageLimits
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tutelage import registry
-from tutelage.distill.export import load_weights
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.supervised import Supervised
+from tutelage.distillation.export import load_weights
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.supervised import Supervised
 from tutelage.errors import InputError, did_you_mean
-from tutelage.systems._shared import built, toy_images
+from tutelage.systems._toy import build_with_seed, toy_images
 
 
-class Stage(NamedTuple):
+class StageInfo(NamedTuple):
     """What is known of a stage before any forward pass."""
 
     name: str
@@ -30,8 +30,8 @@ class Stage(NamedTuple):
     channels: int
 
 
-class Feature(NamedTuple):
-    """A stage's output: ``maps`` [B, channels, H / stride, W / stride]; video and 3-D forms: [B, channels, T, H, W]."""
+class StageOutput(NamedTuple):
+    """A stage's output: ``forward_stages`` [B, channels, H / stride, W / stride]; video and 3-D forms: [B, channels, T, H, W]."""
 
     name: str
     stride: int
@@ -39,7 +39,7 @@ class Feature(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Published:
+class Variant:
     """One size of a network: what to give its class, and what must come out (1000 classes, 3 channels).
 
     Attributes:
@@ -56,18 +56,18 @@ class Published:
 
 
 class Backbone(nn.Module):
-    """The base of every backbone: a subclass gives :meth:`maps` and :meth:`classify`, or overrides what these serve.
+    """The base of every backbone: a subclass gives :meth:`forward_stages` and :meth:`forward_head`, or overrides what these serve.
 
     ``forward(images)`` gives logits [B, num_classes] of images [B, in_chans, H, W]; ``forward_features(images)`` the
-    stages, finest first. ``feature_info`` names the stages with strides and channels. ``PUBLISHED`` are the sizes by
+    stages, finest first. ``feature_info`` names the stages with strides and channels. ``VARIANTS`` are the sizes by
     their names; a subclass takes ``(num_classes, in_chans, **config)``.
 
     Raises:
         InputError: fewer than one class or channel; at the forward pass: images of another shape than the network takes.
     """
 
-    PUBLISHED: ClassVar[Mapping[str, Published]] = {}
-    KEYS: ClassVar[Mapping[str, Sequence[tuple[str, str]]]] = {}
+    VARIANTS: ClassVar[Mapping[str, Variant]] = {}
+    KEY_PATTERNS: ClassVar[Mapping[str, Sequence[tuple[str, str]]]] = {}
     """By library (``hf``, ``timm``): regular expressions that turn its names of weights into ours, all tried in turn."""
 
     def __init__(self, num_classes: int, in_chans: int, feature_info: Sequence[tuple[str, int, int]], *, spatial: int = 2):
@@ -76,25 +76,28 @@ class Backbone(nn.Module):
             if value < 1:
                 raise InputError(f"{value} is too few", where=name, remedy="1 or more")
         self.num_classes, self.in_chans, self.spatial = num_classes, in_chans, spatial
-        self.feature_info = [Stage(*stage) for stage in feature_info]
+        self.feature_info = [StageInfo(*stage) for stage in feature_info]
 
-    def maps(self, images: Tensor) -> list[Tensor]:
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
         """One map a stage, in the order of ``feature_info``."""
         raise NotImplementedError
 
-    def classify(self, maps: Tensor) -> Tensor:
+    def forward_head(self, maps: Tensor) -> Tensor:
         """Logits from the last stage's map."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits [B, num_classes]."""
         self.check(images)
-        return self.classify(self.maps(images)[-1])
+        return self.forward_head(self.forward_stages(images)[-1])
 
-    def forward_features(self, images: Tensor) -> list[Feature]:
+    def forward_features(self, images: Tensor) -> list[StageOutput]:
         """The stages, finest first."""
         self.check(images)
-        return [Feature(stage.name, stage.stride, maps) for stage, maps in zip(self.feature_info, self.maps(images), strict=True)]
+        return [
+            StageOutput(stage.name, stage.stride, maps)
+            for stage, maps in zip(self.feature_info, self.forward_stages(images), strict=True)
+        ]
 
     def check(self, images: Tensor) -> None:
         """Refuse images that the stages cannot divide, or of other channels.
@@ -137,15 +140,15 @@ class Backbone(nn.Module):
         Raises:
             InputError: no such size; the message offers the nearest.
         """
-        if variant not in cls.PUBLISHED:
-            raise InputError(f"{cls.__name__} has no size {variant!r}", remedy=did_you_mean(variant, list(cls.PUBLISHED)))
-        return dict(cls.PUBLISHED[variant].config)
+        if variant not in cls.VARIANTS:
+            raise InputError(f"{cls.__name__} has no size {variant!r}", remedy=did_you_mean(variant, list(cls.VARIANTS)))
+        return dict(cls.VARIANTS[variant].config)
 
     @classmethod
     def references(cls, variant: str) -> dict[str, Callable[[int], nn.Module]]:
         """What other libraries build for a published size: by library, a function of the number of classes.
 
-        ``bench backbones`` times them beside ours, with the same weights where ``KEYS`` knows the library.
+        ``bench backbones`` times them beside ours, with the same weights where ``KEY_PATTERNS`` knows the library.
         """
         return {}
 
@@ -155,14 +158,16 @@ class Backbone(nn.Module):
         return torch.randn(count, self.in_chans, *depth, size, size, generator=rng)
 
     @classmethod
-    def lesson(cls, seed: int, in_chans: int = 3, side: int = 32, **config: Any) -> Lesson:
+    def toy_job(cls, seed: int, in_chans: int = 3, image_size: int = 32, **config: Any) -> TrainingJob:
         """A lesson of seconds: a small network of this class learns toy images of 4 classes from their labels."""
-        network = built(lambda: cls(4, in_chans, **config), seed, "student")
-        settings = Settings(steps=8, batch_size=16, lr=2e-3, seed=seed)
-        return Lesson(network, None, Supervised(), toy_images(seed, 32, channels=in_chans, side=side), settings, cls.__name__)
+        network = build_with_seed(lambda: cls(4, in_chans, **config), seed, "student")
+        settings = TrainingSettings(steps=8, batch_size=16, lr=2e-3, seed=seed)
+        return TrainingJob(
+            network, None, Supervised(), toy_images(seed, 32, channels=in_chans, image_size=image_size), settings, cls.__name__
+        )
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of a few seconds, for tests and the doctor."""
         raise NotImplementedError
 
@@ -170,17 +175,17 @@ class Backbone(nn.Module):
         """The weights of a local safetensors file: see :func:`load`."""
         return load(self, file)
 
-    def adopt(self, state: Mapping[str, Tensor], library: str) -> Self:
-        """The weights of the same network in ``library`` (a key of ``KEYS``), in eval mode.
+    def load_converted(self, state: Mapping[str, Tensor], library: str) -> Self:
+        """The weights of the same network in ``library`` (a key of ``KEY_PATTERNS``), in eval mode.
 
         Raises:
             InputError: the library is not known, or its network is another: the message names the first difference.
         """
-        if library not in self.KEYS:
-            raise InputError(f"no weights from {library!r}", remedy=f"known: {', '.join(self.KEYS) or 'none'}")
+        if library not in self.KEY_PATTERNS:
+            raise InputError(f"no weights from {library!r}", remedy=f"known: {', '.join(self.KEY_PATTERNS) or 'none'}")
         named = {}
         for name, value in state.items():
-            for pattern, ours in self.KEYS[library]:
+            for pattern, ours in self.KEY_PATTERNS[library]:
                 name = re.sub(pattern, ours, name)
             named[name] = value
         own = self.state_dict()
@@ -192,18 +197,18 @@ class Backbone(nn.Module):
         return self.eval()
 
     def pretrained(self, name: str) -> Self:
-        """The weights of ``hf:NAME`` (``hf:facebook/convnext-tiny-224``) or ``timm:NAME``, downloaded by that library.
+        """The weights of ``hf:NAME`` (``hf:facebook/convnext-tiny_job-224``) or ``timm:NAME``, downloaded by that library.
 
         Raises:
-            InputError: as :meth:`adopt`.
+            InputError: as :meth:`load_converted`.
             MissingExtra: the library is not installed.
         """
-        from tutelage.distill.models import build_model
-        from tutelage.distill.recipe import ModelPart
+        from tutelage.distillation.recipe import ModelSpec
+        from tutelage.distillation.resolve import build_model
 
         library = name.partition(":")[0]
         options = {"pretrained": True} if library == "timm" else {}
-        return self.adopt(build_model(ModelPart(name, options)).state_dict(), library)
+        return self.load_converted(build_model(ModelSpec(name, options)).state_dict(), library)
 
 
 def network_of(system: str) -> type[Backbone]:
@@ -220,7 +225,7 @@ def network_of(system: str) -> type[Backbone]:
 
 
 def create(name: str, num_classes: int = 1000, in_chans: int = 3, **config: Any) -> Any:
-    """The backbone ``name``: ``"hornet"``, or a published size of it, ``"hornet:tiny-gf"``; ``config`` overrides.
+    """The backbone ``name``: ``"hornet"``, or a published size of it, ``"hornet:tiny_job-gf"``; ``config`` overrides.
 
     Raises:
         InputError: no such system, size or option.
@@ -235,16 +240,16 @@ def create(name: str, num_classes: int = 1000, in_chans: int = 3, **config: Any)
     return network(num_classes, in_chans, **options)
 
 
-def published(name: str) -> Mapping[str, Published]:
+def published(name: str) -> Mapping[str, Variant]:
     """The published sizes of a system, by name.
 
     Raises:
         InputError: no such system, or one without a network.
     """
-    return network_of(name).PUBLISHED
+    return network_of(name).VARIANTS
 
 
-def on_meta(name: str, num_classes: int = 1000, in_chans: int = 3, **config: Any) -> Any:
+def create_on_meta(name: str, num_classes: int = 1000, in_chans: int = 3, **config: Any) -> Any:
     """:func:`create` without memory: parameters have shapes and no values."""
     with torch.device("meta"):
         return create(name, num_classes, in_chans, **config)
@@ -296,7 +301,7 @@ def _variant_of(backbone: Backbone, file: str | Path) -> str | None:
             shapes = {name: tuple(found.get_slice(name).get_shape()) for name in found.keys()}  # noqa: SIM118
     except (OSError, SafetensorError):
         return None
-    for variant in backbone.PUBLISHED:
+    for variant in backbone.VARIANTS:
         with torch.device("meta"):
             other = type(backbone)(backbone.num_classes, backbone.in_chans, **backbone.options(variant))
         own = {name: tuple(value.shape) for name, value in other.state_dict().items()}

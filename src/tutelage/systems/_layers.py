@@ -30,7 +30,7 @@ class DropPath(nn.Module):
         return f"rate={self.rate:g}"
 
 
-def drop_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
+def drop_path_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     """Rates that rise linearly over all blocks from 0 to ``rate``: one list a stage."""
     total = sum(depths)
     rates = [rate * i / max(1, total - 1) for i in range(total)]
@@ -38,7 +38,7 @@ def drop_rates(rate: float, depths: Sequence[int]) -> list[list[float]]:
     return [rates[end - depth : end] for end, depth in zip(ends, depths)]
 
 
-class ChannelNorm(nn.LayerNorm):
+class LayerNorm2d(nn.LayerNorm):
     """Layer norm over the channels of a map [B, C, H, W] (or [B, C, T, H, W]), at every position.
 
     The output lies in memory channels-last whatever the input does: the fastest layout for the convolution that follows.
@@ -54,7 +54,7 @@ class ChannelNorm(nn.LayerNorm):
         return normed.permute(0, x.ndim - 1, *range(1, x.ndim - 1))
 
 
-class Scale(nn.Module):
+class LayerScale(nn.Module):
     """Layer scale: a learned factor a channel, on the last axis [..., C] or, with ``axis=1``, on maps [B, C, ...]."""
 
     def __init__(self, channels: int, start: float, axis: int = -1):
@@ -66,17 +66,17 @@ class Scale(nn.Module):
         return x * (self.weight if self.axis == -1 else self.weight.view(-1, *[1] * (x.ndim - 2)))
 
 
-class MLP(nn.Sequential):
+class Mlp(nn.Sequential):
     """Linear, GELU, Linear on the last axis [..., C]; ``ratio``: of the hidden width."""
 
-    def __init__(self, width: int, ratio: float = 4, act: type[nn.Module] = nn.GELU):
-        hidden = int(width * ratio)
-        super().__init__(nn.Linear(width, hidden), act(), nn.Linear(hidden, width))
+    def __init__(self, dim: int, ratio: float = 4, act: type[nn.Module] = nn.GELU):
+        hidden = int(dim * ratio)
+        super().__init__(nn.Linear(dim, hidden), act(), nn.Linear(hidden, dim))
 
 
-def scaled(branch: nn.Module, start: float | None, channels: int, rate: float, axis: int = -1) -> nn.Module:
+def residual_branch(branch: nn.Module, start: float | None, channels: int, rate: float, axis: int = -1) -> nn.Module:
     """A residual branch with its layer scale (``start`` None: without) and its stochastic depth."""
-    return nn.Sequential(branch, Scale(channels, start, axis) if start is not None else nn.Identity(), DropPath(rate))
+    return nn.Sequential(branch, LayerScale(channels, start, axis) if start is not None else nn.Identity(), DropPath(rate))
 
 
 def init_weights(network: nn.Module, std: float = 0.02, convolutions: bool = True) -> None:
@@ -90,11 +90,11 @@ def init_weights(network: nn.Module, std: float = 0.02, convolutions: bool = Tru
 
 
 class SqueezeExcite(nn.Module):
-    """``x sigmoid(W2 ReLU(W1 mean(x)))`` (Hu et al., 2018): a gate a channel of maps [B, C, H, W], through ``inner``."""
+    """``x sigmoid(W2 ReLU(W1 mean(x)))`` (Hu et al., 2018): a gate a channel of maps [B, C, H, W], through ``hidden_chans``."""
 
-    def __init__(self, channels: int, inner: int):
+    def __init__(self, channels: int, hidden_chans: int):
         super().__init__()
-        self.reduce, self.expand = nn.Conv2d(channels, inner, 1), nn.Conv2d(inner, channels, 1)
+        self.reduce, self.expand = nn.Conv2d(channels, hidden_chans, 1), nn.Conv2d(hidden_chans, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """The gated maps."""

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.lesson import Lesson
+from tutelage.distillation.job import TrainingJob
 from tutelage.registry import system
-from tutelage.systems._backbone import Published
+from tutelage.systems._backbone import Variant
+from tutelage.systems._convnext_base import ConvNeXtBase
 from tutelage.systems._layers import DropPath
-from tutelage.systems._pyramid import Pyramid
 
 
-class Block(nn.Module):
+class ConvNeXtBlock(nn.Module):
     """``x + DropPath(gamma * W2 GELU(W1 LN(DW(x))))``: a depthwise convolution, then all else at each position.
 
     ``layer_scale``: where gamma starts; None: no gamma. The two linear maps work on channels-last memory, which is the
@@ -40,16 +40,16 @@ class Block(nn.Module):
         return x + self.drop_path(y.permute(0, 3, 1, 2))
 
 
-def _size(depths: tuple[int, ...], base: int, parameters: int, gmacs: float, drop_path: float, **config: Any) -> Published:
+def _size(depths: tuple[int, ...], base: int, parameters: int, gmacs: float, drop_path: float, **config: Any) -> Variant:
     dims = tuple(base * 2**stage for stage in range(len(depths)))
-    return Published({"depths": depths, "dims": dims, "drop_path": drop_path, **config}, parameters, gmacs * 1e9)
+    return Variant({"depths": depths, "dims": dims, "drop_path": drop_path, **config}, parameters, gmacs * 1e9)
 
 
 ISOTROPIC: dict[str, Any] = {"stem": 16, "stem_norm": False, "layer_scale": None}
 
 
 @system("convnext", kind="backbone")
-class ConvNeXt(Pyramid):
+class ConvNeXt(ConvNeXtBase):
     """ConvNeXt: depthwise 7x7 convolutions and inverted bottlenecks with one norm and one activation a block.
 
     Images [B, in_chans, H, W], sides multiples of 32, -> logits [B, num_classes]; four stages of strides 4 to 32. A
@@ -62,7 +62,7 @@ class ConvNeXt(Pyramid):
     and kernels only, Mixup, CutMix, RandAugment, random erasing, label smoothing 0.1.
     """
 
-    PUBLISHED = {
+    VARIANTS = {
         "tiny": _size((3, 3, 9, 3), 96, 28_589_128, 4.47, 0.1),
         "small": _size((3, 3, 27, 3), 96, 50_223_688, 8.70, 0.4),
         "base": _size((3, 3, 27, 3), 128, 88_591_464, 15.38, 0.5),
@@ -71,9 +71,9 @@ class ConvNeXt(Pyramid):
         "isotropic-small": _size((18,), 384, 22_308_712, 4.3, 0.1, **ISOTROPIC),
         "isotropic-base": _size((18,), 768, 87_083_752, 16.9, 0.2, **ISOTROPIC),
         "isotropic-large": _size((36,), 1024, 305_905_640, 59.7, 0.5, **ISOTROPIC),
-        "mini": Published({"depths": (1, 1, 2, 1), "dims": (24, 48, 96, 192), "stem": 2, "layer_scale": 0.1}, size=32),
+        "mini": Variant({"depths": (1, 1, 2, 1), "dims": (24, 48, 96, 192), "stem": 2, "layer_scale": 0.1}, size=32),
     }
-    KEYS = {
+    KEY_PATTERNS = {
         "hf": (
             (r"^convnext\.", ""),
             (r"^embeddings\.patch_embeddings\.", "downsample_layers.0.0."),
@@ -111,8 +111,8 @@ class ConvNeXt(Pyramid):
         head_init_scale: float = 1.0,
         init_std: float = 0.02,
     ):
-        def block(stage: int, channels: int, rate: float) -> Block:
-            return Block(channels, rate, kernel=kernel, layer_scale=layer_scale)
+        def block(stage: int, channels: int, rate: float) -> ConvNeXtBlock:
+            return ConvNeXtBlock(channels, rate, kernel=kernel, layer_scale=layer_scale)
 
         starts = {"head_init_scale": head_init_scale, "init_std": init_std}
         options = {"drop_path": drop_path, "stem": stem, "stem_norm": stem_norm, **starts}
@@ -142,6 +142,6 @@ class ConvNeXt(Pyramid):
         return {"hf": hf} if variant == "mini" else {"hf": hf, "timm": timm}
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of a second: two small stages, stochastic depth on."""
-        return cls.lesson(seed, side=16, depths=(1, 1), dims=(8, 16), stem=2, layer_scale=0.1, drop_path=0.2)
+        return cls.toy_job(seed, image_size=16, depths=(1, 1), dims=(8, 16), stem=2, layer_scale=0.1, drop_path=0.2)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.lesson import Lesson
+from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._backbone import Backbone, Published
+from tutelage.systems._backbone import Backbone, Variant
 from tutelage.systems._layers import DropPath, init_weights
 
 Size = tuple[int, int]
@@ -35,31 +35,31 @@ def maps_of(tokens: Tensor, size: Size) -> Tensor:
 class ConvProjection(nn.Module):
     """Depthwise 3x3 convolution without bias, then batch norm: [B, C, H, W] -> tokens of ceil(H / stride) ceil(W / stride)."""
 
-    def __init__(self, width: int, stride: int):
+    def __init__(self, dim: int, stride: int):
         super().__init__()
-        self.conv = nn.Conv2d(width, width, 3, stride, 1, groups=width, bias=False)
-        self.bn = nn.BatchNorm2d(width)
+        self.conv = nn.Conv2d(dim, dim, 3, stride, 1, groups=dim, bias=False)
+        self.bn = nn.BatchNorm2d(dim)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Tokens [B, N, C]."""
         return tokens_of(self.bn(self.conv(maps)))
 
 
-class Attention(nn.Module):
+class CvTAttention(nn.Module):
     """``softmax(q k^T D^-0.5) v`` over heads, D the full width (not the head's), then a Linear (section 3.2).
 
     Queries, keys and values come each from a :class:`ConvProjection` of the tokens' map, keys and values with stride
     ``kv_stride``, then a Linear; a class token skips the convolutions. ``convolutional`` off: from Linears alone.
     """
 
-    def __init__(self, width: int, heads: int, kv_stride: int = 2, convolutional: bool = True):
+    def __init__(self, dim: int, heads: int, kv_stride: int = 2, convolutional: bool = True):
         super().__init__()
-        self.heads, self.scale = heads, width**-0.5
+        self.heads, self.scale = heads, dim**-0.5
         if convolutional:
-            self.conv_proj_q = ConvProjection(width, 1)
-            self.conv_proj_k, self.conv_proj_v = (ConvProjection(width, kv_stride) for _ in range(2))
+            self.conv_proj_q = ConvProjection(dim, 1)
+            self.conv_proj_k, self.conv_proj_v = (ConvProjection(dim, kv_stride) for _ in range(2))
         self.convolutional = convolutional
-        self.proj_q, self.proj_k, self.proj_v, self.proj = (nn.Linear(width, width) for _ in range(4))
+        self.proj_q, self.proj_k, self.proj_v, self.proj = (nn.Linear(dim, dim) for _ in range(4))
 
     def project(self, x: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values [B, N, D] before their Linears, the class token, where there is one, first in each."""
@@ -82,12 +82,12 @@ class Attention(nn.Module):
         return self.proj(mixed.transpose(1, 2).flatten(2))
 
 
-class MLP(nn.Module):
+class Mlp(nn.Module):
     """Linear to four times the width, GELU (``quick``: its cheap form, as published), Linear back."""
 
-    def __init__(self, width: int, quick: bool):
+    def __init__(self, dim: int, quick: bool):
         super().__init__()
-        self.fc1, self.fc2, self.quick = nn.Linear(width, 4 * width), nn.Linear(4 * width, width), quick
+        self.fc1, self.fc2, self.quick = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim), quick
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., width] -> the same shape."""
@@ -95,13 +95,13 @@ class MLP(nn.Module):
         return self.fc2(quick_gelu(x) if self.quick else F.gelu(x))
 
 
-class Block(nn.Module):
-    """``x + DropPath(attention(LN(x)))``, then ``x + DropPath(MLP(LN(x)))``."""
+class CvTBlock(nn.Module):
+    """``x + DropPath(attention(LN(x)))``, then ``x + DropPath(Mlp(LN(x)))``."""
 
-    def __init__(self, width: int, heads: int, rate: float, kv_stride: int, quick: bool, convolutional: bool):
+    def __init__(self, dim: int, heads: int, rate: float, kv_stride: int, quick: bool, convolutional: bool):
         super().__init__()
-        self.norm1, self.attn = nn.LayerNorm(width), Attention(width, heads, kv_stride, convolutional)
-        self.norm2, self.mlp = nn.LayerNorm(width), MLP(width, quick)
+        self.norm1, self.attn = nn.LayerNorm(dim), CvTAttention(dim, heads, kv_stride, convolutional)
+        self.norm2, self.mlp = nn.LayerNorm(dim), Mlp(dim, quick)
         self.drop_path = DropPath(rate)
 
     def forward(self, x: Tensor, size: Size) -> Tensor:
@@ -110,12 +110,12 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class PatchEmbedding(nn.Module):
+class OverlapPatchEmbed(nn.Module):
     """Overlapping patches: a convolution, then a layer norm at every position; [B, C, H, W] -> [B, D, H', W']."""
 
-    def __init__(self, inputs: int, width: int, kernel: int, stride: int, padding: int):
+    def __init__(self, in_chans: int, dim: int, kernel: int, stride: int, padding: int):
         super().__init__()
-        self.proj, self.norm = nn.Conv2d(inputs, width, kernel, stride, padding), nn.LayerNorm(width)
+        self.proj, self.norm = nn.Conv2d(in_chans, dim, kernel, stride, padding), nn.LayerNorm(dim)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Size]:
         """Tokens [B, H' W', D] and (H', W')."""
@@ -123,13 +123,13 @@ class PatchEmbedding(nn.Module):
         return self.norm(tokens_of(maps)), (maps.shape[2], maps.shape[3])
 
 
-class Stage(nn.Module):
+class CvTStage(nn.Module):
     """Patch embedding, then blocks; in the last stage a class token goes before the tokens."""
 
-    def __init__(self, embedding: PatchEmbedding, blocks: Sequence[Block], width: int, classed: bool):
+    def __init__(self, embedding: OverlapPatchEmbed, blocks: Sequence[CvTBlock], dim: int, classed: bool):
         super().__init__()
         self.patch_embed, self.blocks = embedding, nn.ModuleList(blocks)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, width)) if classed else None
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if classed else None
         if self.cls_token is not None:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
 
@@ -145,9 +145,9 @@ class Stage(nn.Module):
         return maps_of(tokens[:, 1:], size), tokens[:, 0]
 
 
-def _size(depths: tuple[int, int, int], parameters: int, gmacs: float, side: int = 224, wide: bool = False) -> Published:
+def _size(depths: tuple[int, int, int], parameters: int, gmacs: float, image_size: int = 224, wide: bool = False) -> Variant:
     config = {"dims": (192, 768, 1024), "heads": (3, 12, 16), "drop_path": 0.3} if wide else {"drop_path": 0.1}
-    return Published({"depths": depths, **config}, parameters, gmacs * 1e9, side)
+    return Variant({"depths": depths, **config}, parameters, gmacs * 1e9, image_size)
 
 
 @system("cvt", kind="backbone")
@@ -177,16 +177,16 @@ class CvT(Backbone):
         InputError: a width that its heads do not divide, or options of different lengths.
     """
 
-    PUBLISHED = {
+    VARIANTS = {
         "13": _size((1, 2, 10), 19_997_480, 4.57),
         "21": _size((1, 4, 16), 31_622_696, 7.18),
         "w24": _size((2, 2, 20), 277_196_392, 194.2, 384, wide=True),
-        "mini": Published(
+        "mini": Variant(
             {"depths": (1, 1, 2), "dims": (32, 64, 128), "heads": (1, 2, 4),
              "kernels": (3, 3, 3), "strides": (2, 2, 2), "paddings": (1, 1, 1)}, size=32,
         ),
     }  # fmt: skip
-    KEYS = {
+    KEY_PATTERNS = {
         "hf": (
             (r"^cvt\.encoder\.stages\.(\d+)\.", r"stage\1."),
             (r"\.embedding\.convolution_embeddings\.projection\.", ".patch_embed.proj."),
@@ -239,10 +239,10 @@ class CvT(Backbone):
         last = len(depths) - 1
         for number, depth in enumerate(depths):
             inputs = dims[number - 1] if number else in_chans
-            embedding = PatchEmbedding(inputs, dims[number], kernels[number], strides[number], paddings[number])
+            embedding = OverlapPatchEmbed(inputs, dims[number], kernels[number], strides[number], paddings[number])
             rates = [drop_path * i / max(1, depth - 1) if number == last else 0.0 for i in range(depth)]
-            blocks = [Block(dims[number], heads[number], rate, kv_stride, quick, convolutional) for rate in rates]
-            self.add_module(f"stage{number}", Stage(embedding, blocks, dims[number], number == last))
+            blocks = [CvTBlock(dims[number], heads[number], rate, kv_stride, quick, convolutional) for rate in rates]
+            self.add_module(f"stage{number}", CvTStage(embedding, blocks, dims[number], number == last))
         self.norm, self.head = nn.LayerNorm(dims[-1]), nn.Linear(dims[-1], num_classes)
         init_weights(self, convolutions=False)
 
@@ -255,7 +255,7 @@ class CvT(Backbone):
         assert token is not None
         return maps, token
 
-    def maps(self, images: Tensor) -> list[Tensor]:
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
         """The stages' maps."""
         return self.run(images)[0]
 
@@ -283,7 +283,7 @@ class CvT(Backbone):
         return {} if variant == "mini" else {"hf": hf}  # its stochastic depth wants 3 blocks in the last stage
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of a second: two small stages, stochastic depth on."""
         two = {"kernels": (3, 3), "strides": (2, 2), "paddings": (1, 1)}
-        return cls.lesson(seed, side=16, depths=(1, 2), dims=(8, 16), heads=(1, 2), drop_path=0.1, **two)
+        return cls.toy_job(seed, image_size=16, depths=(1, 2), dims=(8, 16), heads=(1, 2), drop_path=0.1, **two)

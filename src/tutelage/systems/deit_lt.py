@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.data import Batch, Data, TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Terms, answer
-from tutelage.distill.teacher import Teacher
-from tutelage.distill.views import mixing
+from tutelage.distillation.augmentation import draw_mixup
+from tutelage.distillation.data import Batch, ReplayableData, TensorData
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, Output, Terms, forward_heads
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._shared import Block, SmallCNN, built, class_ids, toy_images
+from tutelage.systems._toy import SmallCNN, TransformerBlock, build_with_seed, class_ids, toy_images
 
 # -- long-tailed data ------------------------------------------------------------------------------------------------
 
@@ -79,20 +79,20 @@ class DistilledViT(nn.Module):
     def __init__(
         self,
         classes: int = 10,
-        side: int = 8,
+        image_size: int = 8,
         patch: int = 2,
-        width: int = 64,
+        dim: int = 64,
         depth: int = 4,
         heads: int = 4,
         inputs: int = 1,
     ):
         super().__init__()
-        self.patches = nn.Conv2d(inputs, width, patch, patch)
-        self.cls_token, self.dist_token = nn.Parameter(torch.empty(1, 1, width)), nn.Parameter(torch.empty(1, 1, width))
-        self.positions = nn.Parameter(torch.empty(1, (side // patch) ** 2 + 2, width))
-        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
-        self.norm = nn.LayerNorm(width)
-        self.cls_head, self.dist_head = nn.Linear(width, classes), nn.Linear(width, classes)
+        self.patches = nn.Conv2d(inputs, dim, patch, patch)
+        self.cls_token, self.dist_token = nn.Parameter(torch.empty(1, 1, dim)), nn.Parameter(torch.empty(1, 1, dim))
+        self.positions = nn.Parameter(torch.empty(1, (image_size // patch) ** 2 + 2, dim))
+        self.blocks = nn.Sequential(*(TransformerBlock(dim, heads) for _ in range(depth)))
+        self.norm = nn.LayerNorm(dim)
+        self.cls_head, self.dist_head = nn.Linear(dim, classes), nn.Linear(dim, classes)
         nn.init.normal_(self.cls_token, std=1e-6)
         nn.init.trunc_normal_(self.dist_token, std=0.02)
         nn.init.trunc_normal_(self.positions, std=0.02)
@@ -110,7 +110,7 @@ class DistilledViT(nn.Module):
 # -- the method ------------------------------------------------------------------------------------------------------
 
 
-def mixed(images: Tensor, targets: Tensor, mixup: float, cutmix: float) -> tuple[Tensor, Tensor]:
+def mixup_cutmix(images: Tensor, targets: Tensor, mixup: float, cutmix: float) -> tuple[Tensor, Tensor]:
     """Mixup or CutMix (chosen evenly where both are on) of a batch with itself in reverse order, one ratio a batch.
 
     images [B, C, H, W]; targets [B, K] probabilities; ``mixup``, ``cutmix``: the alpha of Beta(alpha, alpha), 0: off.
@@ -119,15 +119,15 @@ def mixed(images: Tensor, targets: Tensor, mixup: float, cutmix: float) -> tuple
     """
     if not (mixup or cutmix):
         return images, targets
-    how = mixing(int(torch.randint(2**31, ())), images.shape[2], images.shape[3], mixup, cutmix)
+    how = draw_mixup(int(torch.randint(2**31, ())), images.shape[2], images.shape[3], mixup, cutmix)
     other = images.flip(0)
     if how.box is None:
-        images = how.kept * images + (1 - how.kept) * other
+        images = how.lam * images + (1 - how.lam) * other
     else:
         top, bottom, left, right = how.box
         images = images.clone()
         images[:, :, top:bottom, left:right] = other[:, :, top:bottom, left:right]
-    return images, how.kept * targets + (1 - how.kept) * targets.flip(0)
+    return images, how.lam * targets + (1 - how.lam) * targets.flip(0)
 
 
 @system("deit-lt", kind="distillation")
@@ -176,10 +176,10 @@ class DeiTLT(Method):
         """Whether training has reached the re-weighted phase; the phase changes with the epoch."""
         return self.config.drw is not None and int(self.progress.epoch) >= self.config.drw
 
-    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: Data) -> None:
+    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
         """The class weights; see :class:`Method`."""
         assert teacher is not None
-        logits = self._ask(teacher, example, example.inputs)
+        logits = self._teacher_logits(teacher, example, example.inputs)
         counts = list(self.config.counts) or _counted(data, logits.shape[1])
         if len(counts) != logits.shape[1]:
             raise InputError(f"{len(counts)} counts for {logits.shape[1]} classes", where="counts")
@@ -194,20 +194,20 @@ class DeiTLT(Method):
         mixing = not self.deferred or config.keep_mixing
         if mixing:
             targets = targets * (1 - config.smoothing) + config.smoothing / targets.shape[1]
-            images, targets = mixed(images, targets, config.mixup, config.cutmix)
-        taught = {"logits": self._ask(teacher, batch, images), "labels": targets}
-        return answer(student, images), taught
+            images, targets = mixup_cutmix(images, targets, config.mixup, config.cutmix)
+        taught = {"logits": self._teacher_logits(teacher, batch, images), "labels": targets}
+        return forward_heads(student, images), taught
 
-    def _ask(self, teacher: Teacher, batch: Batch, images: Tensor) -> Tensor:
+    def _teacher_logits(self, teacher: Teacher, batch: Batch, images: Tensor) -> Tensor:
         if self.config.teacher_side is not None:
             images = F.interpolate(images, size=self.config.teacher_side, mode="bicubic")  # no antialiasing: as published
-        return teacher.live(Batch(images, batch.labels, batch.ids, batch.seeds))["logits"]
+        return teacher.uncached(Batch(images, batch.labels, batch.ids, batch.seeds))["logits"]
 
-    def weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
         return {"cls": 1 - self.config.a, "dist": self.config.a}
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``cls`` and ``dist``."""
         weights = self.class_weights if self.deferred else None
         return {
@@ -216,15 +216,15 @@ class DeiTLT(Method):
         }
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of a second that reaches the deferred phase."""
-        student = built(lambda: DistilledViT(4, 8, 4, width=16, depth=2, heads=2), seed, "student")
-        teacher = built(lambda: SmallCNN(4, 8, 16), seed, "teacher")
-        settings = Settings(steps=8, batch_size=16, seed=seed)
-        return Lesson(student, teacher, cls(drw=1), toy_images(seed, 32), settings, "deit-lt")
+        student = build_with_seed(lambda: DistilledViT(4, 8, 4, dim=16, depth=2, heads=2), seed, "student")
+        teacher = build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher")
+        settings = TrainingSettings(steps=8, batch_size=16, seed=seed)
+        return TrainingJob(student, teacher, cls(drw=1), toy_images(seed, 32), settings, "deit-lt")
 
 
-def _counted(data: Data, classes: int) -> list[int]:
+def _counted(data: ReplayableData, classes: int) -> list[int]:
     if isinstance(data, TensorData):
         return torch.bincount(class_ids(data.labels), minlength=classes).tolist()
     raise InputError("class counts are not known", where="counts", remedy="give counts=(…), training samples a class")
@@ -246,11 +246,11 @@ class SharpnessAware(Method):
 
         rho: float = 0.05
 
-    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: Data) -> None:
+    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
         """See :class:`Method`."""
         self._held = [student]  # in a list: beside the method, not owned by it
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``label``."""
         return {"label": F.cross_entropy(student["logits"], batch.labels)}
 

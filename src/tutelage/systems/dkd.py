@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tutelage.distill import losses
-from tutelage.distill.data import Batch
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Terms
+from tutelage.distillation import losses
+from tutelage.distillation.data import Batch
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, Output, Terms
 from tutelage.registry import system
-from tutelage.systems._shared import SmallCNN, built, class_ids, toy_images
+from tutelage.systems._toy import SmallCNN, build_with_seed, class_ids, toy_images
 
 
 @system("dkd", kind="distillation")
@@ -39,13 +39,13 @@ class DKD(Method):
         ce: float = 1.0
         warmup: int = 20
 
-    def weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
         config = self.config
         rise = min(1.0, (int(self.progress.epoch) + 1) / config.warmup) if config.warmup else 1.0
         return {"label": config.ce, "target": rise * config.alpha, "other": rise * config.beta}
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``label``, ``target`` (T^2 TCKD) and ``other`` (T^2 NCKD)."""
         labels = class_ids(batch.labels)
         target, other = losses.decoupled(student["logits"], teacher["logits"], labels, self.config.tau)
@@ -56,8 +56,8 @@ class DKD(Method):
         }
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of a second: toy images, small networks."""
-        student = built(lambda: SmallCNN(4, 4, 8), seed, "student")
-        teacher = built(lambda: SmallCNN(4, 8, 16), seed, "teacher")
-        return Lesson(student, teacher, cls(), toy_images(seed), Settings(steps=8, batch_size=16, seed=seed), "dkd")
+        student = build_with_seed(lambda: SmallCNN(4, 4, 8), seed, "student")
+        teacher = build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher")
+        return TrainingJob(student, teacher, cls(), toy_images(seed), TrainingSettings(steps=8, batch_size=16, seed=seed), "dkd")

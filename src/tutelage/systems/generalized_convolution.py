@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.lesson import Lesson
+from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError, did_you_mean
 from tutelage.registry import system
 from tutelage.seeds import torch_rng
-from tutelage.systems._backbone import Backbone, Published
+from tutelage.systems._backbone import Backbone, Variant
 
 Kind = Literal["dot", "polynomial", "gaussian", "laplacian", "l2", "l1", "mixed", "sine"]
 Monotone = Literal["identity", "exp", "sigmoid", "softplus", "affine"]
@@ -245,9 +245,9 @@ class GeneralizedCNN(Backbone):
         options: further options of the layers.
     """
 
-    PUBLISHED = {
-        "mini": Published({"widths": (16, 32), "kernel": 3}, size=8),
-        "lenet": Published({"widths": (20, 50), "kernel": 5}, size=28),
+    VARIANTS = {
+        "mini": Variant({"widths": (16, 32), "kernel": 3}, size=8),
+        "lenet": Variant({"widths": (20, 50), "kernel": 5}, size=28),
     }
 
     def __init__(
@@ -272,7 +272,7 @@ class GeneralizedCNN(Backbone):
         )
         self.head = nn.Linear(4 * widths[-1], num_classes)
 
-    def maps(self, images: Tensor) -> list[Tensor]:
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
         """The pooled maps of both layers."""
         maps = []
         for layer in self.layers:
@@ -280,7 +280,7 @@ class GeneralizedCNN(Backbone):
             maps.append(images)
         return maps
 
-    def classify(self, maps: Tensor) -> Tensor:
+    def forward_head(self, maps: Tensor) -> Tensor:
         """Logits."""
         return self.head(F.adaptive_avg_pool2d(maps, 2).flatten(1))
 
@@ -298,8 +298,8 @@ class GeneralizedCNN(Backbone):
         return self
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of a second: weighted L1, templates drawn from its images."""
-        lesson = cls.lesson(seed, 1, 8, kind="l1", widths=(4, 6))
+        lesson = cls.toy_job(seed, 1, 8, kind="l1", widths=(4, 6))
         lesson.student.draw_templates(lesson.data.inputs, seed)
         return lesson

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.lesson import Lesson
+from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._backbone import Published
-from tutelage.systems._layers import ChannelNorm, DropPath
-from tutelage.systems._pyramid import Pyramid
+from tutelage.systems._backbone import Variant
+from tutelage.systems._convnext_base import ConvNeXtBase
+from tutelage.systems._layers import DropPath, LayerNorm2d
 
 
 class GlobalLocalFilter(nn.Module):
@@ -32,7 +32,7 @@ class GlobalLocalFilter(nn.Module):
         self.dw = nn.Conv2d(half, half, 3, padding=1, groups=half, bias=False)
         self.complex_weight = nn.Parameter(torch.empty(half, *size, 2))
         nn.init.trunc_normal_(self.complex_weight, std=0.02)
-        self.pre_norm, self.post_norm = ChannelNorm(channels), ChannelNorm(channels)
+        self.pre_norm, self.post_norm = LayerNorm2d(channels), LayerNorm2d(channels)
 
     def spectral(self, x: Tensor) -> Tensor:
         """The second half [B, C / 2, H, W], filtered."""
@@ -100,12 +100,12 @@ class GnConv(nn.Module):
         return self.proj_out(gated)
 
 
-class Block(nn.Module):
-    """``x + DropPath(g1 * g^nConv(LN(x)))``, then ``x + DropPath(g2 * MLP(LN(x)))``; layer scales g1, g2."""
+class HorNetBlock(nn.Module):
+    """``x + DropPath(g1 * g^nConv(LN(x)))``, then ``x + DropPath(g2 * Mlp(LN(x)))``; layer scales g1, g2."""
 
     def __init__(self, mixer: nn.Module, channels: int, rate: float = 0.0, *, layer_scale: float = 1e-6):
         super().__init__()
-        self.norm1, self.gnconv = ChannelNorm(channels), mixer
+        self.norm1, self.gnconv = LayerNorm2d(channels), mixer
         self.norm2 = nn.LayerNorm(channels, eps=1e-6)
         self.pwconv1, self.pwconv2 = nn.Linear(channels, 4 * channels), nn.Linear(4 * channels, channels)
         self.gamma1, self.gamma2 = (nn.Parameter(torch.full((channels,), layer_scale)) for _ in range(2))
@@ -118,12 +118,12 @@ class Block(nn.Module):
         return x + self.drop_path((self.gamma2 * y).permute(0, 3, 1, 2))
 
 
-def _size(base: int, parameters: int, gmacs: float, drop_path: float, **config: Any) -> Published:
-    return Published({"base": base, "drop_path": drop_path, **config}, parameters, gmacs * 1e9)
+def _size(base: int, parameters: int, gmacs: float, drop_path: float, **config: Any) -> Variant:
+    return Variant({"base": base, "drop_path": drop_path, **config}, parameters, gmacs * 1e9)
 
 
 @system("hornet", kind="backbone")
-class HorNet(Pyramid):
+class HorNet(ConvNeXtBase):
     """HorNet: ConvNeXt's frame around recursive gated convolutions, high-order interactions of positions.
 
     Images [B, in_chans, H, W], sides multiples of 32, -> logits [B, num_classes]; four stages of strides 4 to 32, of
@@ -139,7 +139,7 @@ class HorNet(Pyramid):
         InputError: a stage's channels are not divisible by 2^(order - 1).
     """
 
-    PUBLISHED = {
+    VARIANTS = {
         "tiny-7x7": _size(64, 22_409_512, 3.98, 0.2),
         "tiny-gf": _size(64, 22_991_848, 3.90, 0.2, gf=224),
         "small-7x7": _size(96, 49_528_264, 8.83, 0.4),
@@ -148,9 +148,9 @@ class HorNet(Pyramid):
         "base-gf": _size(128, 88_421_352, 15.42, 0.5, gf=224),
         "large-7x7": _size(192, 194_542_504, 34.8, 0.2),
         "large-gf": _size(192, 196_289_512, 34.7, 0.2, gf=224),
-        "base-gf-384": Published({"base": 128, "drop_path": 0.5, "gf": 384}, 92_099_560, size=384),
-        "large-gf-384": Published({"base": 192, "drop_path": 0.2, "gf": 384}, 201_806_824, size=384),
-        "mini": Published({"base": 24, "depths": (1, 1, 2, 1), "orders": (2, 3, 3, 3), "stem": 2, "layer_scale": 0.1}, size=32),
+        "base-gf-384": Variant({"base": 128, "drop_path": 0.5, "gf": 384}, 92_099_560, size=384),
+        "large-gf-384": Variant({"base": 192, "drop_path": 0.2, "gf": 384}, 201_806_824, size=384),
+        "mini": Variant({"base": 24, "depths": (1, 1, 2, 1), "orders": (2, 3, 3, 3), "stem": 2, "layer_scale": 0.1}, size=32),
     }
 
     def __init__(
@@ -172,17 +172,17 @@ class HorNet(Pyramid):
         if len(orders) != len(depths):
             raise InputError(f"{len(orders)} orders and {len(depths)} depths", where="orders", remedy="one of each a stage")
 
-        def block(stage: int, channels: int, rate: float) -> Block:
+        def block(stage: int, channels: int, rate: float) -> HorNetBlock:
             side = None if gf is None or stage < len(depths) - 2 else gf // (stem * 2**stage)
             maps = None if side is None else (side, side // 2 + 1)
-            return Block(GnConv(channels, orders[stage], kernel, maps), channels, rate, layer_scale=layer_scale)
+            return HorNetBlock(GnConv(channels, orders[stage], kernel, maps), channels, rate, layer_scale=layer_scale)
 
         dims = [base * 2**stage for stage in range(len(depths))]
         options = {"drop_path": drop_path, "stem": stem, "head_init_scale": head_init_scale, "init_std": init_std}
         super().__init__(num_classes, in_chans, depths, dims, block, **options)
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of a second: two small stages, the second with global filters."""
         config: dict[str, Any] = {"base": 8, "depths": (1, 1, 1), "orders": (2, 3, 2), "stem": 2, "layer_scale": 0.1}
-        return cls.lesson(seed, side=16, gf=16, drop_path=0.1, **config)
+        return cls.toy_job(seed, image_size=16, gf=16, drop_path=0.1, **config)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tutelage.distill import losses
-from tutelage.distill.data import Batch
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Terms
+from tutelage.distillation import losses
+from tutelage.distillation.data import Batch
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, Output, Terms
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._shared import SmallCNN, built, toy_images
+from tutelage.systems._toy import SmallCNN, build_with_seed, toy_images
 
 
 @system("kd", kind="distillation")
@@ -46,12 +46,12 @@ class KD(Method):
         super().__init__(config, **options)
         self.needs_labels = self.config.alpha < 1  # type: ignore[misc]
 
-    def weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
         alpha = self.config.alpha
         return {"kd": alpha, "label": 1 - alpha} if self.needs_labels else {"kd": alpha}
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``kd`` and, unless ``alpha`` is 1, ``label``."""
         ours, theirs = student["logits"], teacher["logits"]
         terms = {"kd": losses.kd(ours, theirs, self.config.tau, batch.weights)}
@@ -60,8 +60,8 @@ class KD(Method):
         return terms
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of a second: toy images, small networks."""
-        student = built(lambda: SmallCNN(4, 4, 8), seed, "student")
-        teacher = built(lambda: SmallCNN(4, 8, 16), seed, "teacher")
-        return Lesson(student, teacher, cls(), toy_images(seed), Settings(steps=8, batch_size=16, seed=seed), "kd")
+        student = build_with_seed(lambda: SmallCNN(4, 4, 8), seed, "student")
+        teacher = build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher")
+        return TrainingJob(student, teacher, cls(), toy_images(seed), TrainingSettings(steps=8, batch_size=16, seed=seed), "kd")

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.data import Batch, Data, TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Terms, answer
-from tutelage.distill.taps import Taps
-from tutelage.distill.teacher import Teacher
+from tutelage.distillation.data import Batch, ReplayableData, TensorData
+from tutelage.distillation.feature_hooks import FeatureHooks
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, Output, Terms, forward_heads
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError, did_you_mean
 from tutelage.registry import system
 from tutelage.seeds import torch_rng
-from tutelage.systems._shared import Block, built
+from tutelage.systems._toy import TransformerBlock, build_with_seed
 
 _SPELT_OUT, _SHORT = ("query", "key", "value"), ("q_proj", "k_proj", "v_proj")
 _LAYERS = {
@@ -46,8 +46,8 @@ def projections(architecture: str, layer: int, prefix: str = "") -> tuple[str, s
     return f"{home}.{query}", f"{home}.{key}", f"{home}.{value}"
 
 
-def relation(a: Tensor, b: Tensor, heads: int, mask: Tensor) -> Tensor:
-    """``log softmax(a b^T / sqrt(width / heads))`` by head over the real tokens: [B, heads, N, N].
+def relation_logits(a: Tensor, b: Tensor, heads: int, mask: Tensor) -> Tensor:
+    """``log softmax(a b^T / sqrt(dim / heads))`` by head over the real tokens: [B, heads, N, N].
 
     a, b: [B, N, width], cut into ``heads``; mask [B, N], 1 marks a real token. Columns of padding hold 0 probability
     (a log far below any other, finite so that no gradient is nan).
@@ -60,7 +60,7 @@ def relation(a: Tensor, b: Tensor, heads: int, mask: Tensor) -> Tensor:
 def relation_divergence(teacher: Tensor, student: Tensor, mask: Tensor) -> Tensor:
     """``1/n sum_t KL(teacher_t || student_t)`` of each sequence and head: [B, heads], n its number of real tokens.
 
-    teacher, student: log-probabilities [B, heads, N, N] from :func:`relation`; the heads' mean, then the batch's, is
+    teacher, student: log-probabilities [B, heads, N, N] from :func:`relation_logits`; the heads' mean, then the batch's, is
     the loss.
     """
     real = mask.bool()
@@ -92,7 +92,7 @@ class MiniLM(Method):
     with A heads and (q, k), (v, v) it is the loss above.
 
     Queries, keys and values are tapped at the projections, before any dropout. The student's parameters above the
-    tapped projections get no gradient: they are found in ``prepare`` and declared ``idle``. Start the student at
+    tapped projections get no gradient: they are found in ``prepare`` and declared ``unused_parameters``. Start the student at
     random (normal, 0.02), and fine-tune it on the task afterwards. Inputs: a dict with ``attention_mask``
     [B, N]; without it every token is real.
 
@@ -133,12 +133,12 @@ class MiniLM(Method):
         """The number of heads that relations are made of."""
         return self.config.relation_heads or self.config.teacher_heads
 
-    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: Data) -> None:
+    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
         """Sets the taps, checks the widths, and finds the idle parameters; see :class:`Method`."""
         assert teacher is not None
         config = self.config
-        self._taps = Taps(student, config.student)
-        teacher.want(*config.teacher)
+        self._taps = FeatureHooks(student, config.student)
+        teacher.request_features(*config.teacher)
         with torch.enable_grad():
             ours, theirs = self(example, student, teacher)
             for name, width in (("student", ours["q"].shape[-1]), ("teacher", theirs["q"].shape[-1])):
@@ -148,17 +148,17 @@ class MiniLM(Method):
             named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
             total = sum(ours[part].sum() for part in parts)
             slopes = torch.autograd.grad(total, [p for _, p in named], allow_unused=True)
-        self.idle = tuple(f"student.{name}" for (name, _), slope in zip(named, slopes) if slope is None)
+        self.unused_parameters = tuple(f"student.{name}" for (name, _), slope in zip(named, slopes) if slope is None)
 
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """``q``, ``k``, ``v`` [B, N, width] of the tapped layers."""
         assert teacher is not None
         said = teacher(batch)
         with self._taps as taken:
-            answer(student, batch.inputs)
+            forward_heads(student, batch.inputs)
         return _parts(taken, self.config.student), _parts(said, self.config.teacher)
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """One term a relation: ``attention`` (q, k), ``value`` (v, v), others by their letters."""
         inputs = batch.inputs
         mask = inputs.get("attention_mask") if isinstance(inputs, dict) else None
@@ -166,48 +166,48 @@ class MiniLM(Method):
             mask = torch.ones(student["q"].shape[:2], device=student["q"].device)
         terms = {}
         for first, second, _ in self.config.relations:
-            ours = relation(student[first], student[second], self.heads, mask)
-            theirs = relation(teacher[first], teacher[second], self.heads, mask)
+            ours = relation_logits(student[first], student[second], self.heads, mask)
+            theirs = relation_logits(teacher[first], teacher[second], self.heads, mask)
             terms[_name(first, second)] = relation_divergence(theirs, ours, mask).mean()
         return terms
 
-    def weights(self) -> dict[str, float]:
+    def loss_weights(self) -> dict[str, float]:
         """See :class:`Method`."""
         return {_name(first, second): weight for first, second, weight in self.config.relations}
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of a second: random tokens, some padded, and a student half as wide as its teacher."""
-        student = built(lambda: Encoder(20, 8, 2, 4), seed, "student")
-        teacher = built(lambda: Encoder(20, 16, 2, 4, std=0.2), seed, "teacher")
+        student = build_with_seed(lambda: TinyEncoder(20, 8, 2, 4), seed, "student")
+        teacher = build_with_seed(lambda: TinyEncoder(20, 16, 2, 4, std=0.2), seed, "teacher")
         rng = torch_rng(seed, "tokens")
         mask = (torch.arange(12) < torch.randint(6, 13, (32, 1), generator=rng)).long()
         tokens = torch.randint(1, 20, (32, 12), generator=rng) * mask
         data = TensorData({"input_ids": tokens, "attention_mask": mask})
-        return Lesson(student, teacher, cls(), data, Settings(steps=8, batch_size=16, seed=seed), "minilm")
+        return TrainingJob(student, teacher, cls(), data, TrainingSettings(steps=8, batch_size=16, seed=seed), "minilm")
 
 
 def _name(first: str, second: str) -> str:
     return {("q", "k"): "attention", ("v", "v"): "value"}.get((first, second), f"{first}{second}")
 
 
-def _parts(said: Output, taps: tuple[str, ...]) -> Output:
-    found = said[taps[0]].chunk(3, -1) if len(taps) == 1 else [said[tap] for tap in taps]
+def _parts(outputs: Output, taps: tuple[str, ...]) -> Output:
+    found = outputs[taps[0]].chunk(3, -1) if len(taps) == 1 else [outputs[tap] for tap in taps]
     return dict(zip("qkv", found))
 
 
-class Encoder(nn.Module):
+class TinyEncoder(nn.Module):
     """A small masked language model: token and position embeddings, blocks, a norm, the embedding again as head.
 
     ``input_ids`` [B, N] (0: padding), ``attention_mask`` [B, N] -> ``hidden`` [B, N, width], ``logits`` [B, N, words].
     Weights start at normal(``std``), biases at 0.
     """
 
-    def __init__(self, words: int, width: int, depth: int, heads: int, length: int = 64, std: float = 0.02):
+    def __init__(self, words: int, dim: int, depth: int, heads: int, length: int = 64, std: float = 0.02):
         super().__init__()
-        self.words, self.positions = nn.Embedding(words, width), nn.Embedding(length, width)
-        self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
+        self.words, self.positions = nn.Embedding(words, dim), nn.Embedding(length, dim)
+        self.blocks = nn.ModuleList(TransformerBlock(dim, heads) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 nn.init.normal_(module.weight, std=std)

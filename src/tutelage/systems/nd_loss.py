@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill import losses
-from tutelage.distill.data import Batch, Data
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Terms, answer
-from tutelage.distill.taps import Taps
-from tutelage.distill.teacher import Teacher
+from tutelage.distillation import losses
+from tutelage.distillation.data import Batch, ReplayableData
+from tutelage.distillation.feature_hooks import FeatureHooks
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, Output, Terms, forward_heads
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError, did_you_mean
 from tutelage.registry import system
-from tutelage.systems._shared import SmallCNN, built, class_ids, toy_images
+from tutelage.systems._toy import SmallCNN, build_with_seed, class_ids, toy_images
 
 
 def nd_loss(student: Tensor, teacher: Tensor, means: Tensor, labels: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def correlation(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
 
 
 @torch.no_grad()
-def class_means(teacher: Teacher, data: Data, head: str, classes: int, batch_size: int = 512) -> Tensor:
+def class_means(teacher: Teacher, data: ReplayableData, head: str, classes: int, batch_size: int = 512) -> Tensor:
     """The mean of the teacher's ``head`` [N, D] over each class of ``data``: [classes, D] float32, added up in float64.
 
     Samples are taken as they are, without augmentation.
@@ -147,17 +147,17 @@ class NDLoss(Method):
             raise InputError(f"no preset {name!r}", remedy=did_you_mean(name, list(PRESETS)))
         return cls(replace(PRESETS[name], **changes))  # type: ignore[arg-type]
 
-    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: Data) -> None:
+    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
         """Collects the class means and builds the adapter where widths differ; see :class:`Method`."""
         assert teacher is not None
         config = self.config
-        self._taps = Taps(student, [config.student])
+        self._taps = FeatureHooks(student, [config.student])
         if config.nd == 0:
             return
-        teacher.want(config.teacher)
-        teacher.live.want(config.teacher)
+        teacher.request_features(config.teacher)
+        teacher.uncached.request_features(config.teacher)
         said = teacher(example)["logits"]
-        self.means = class_means(teacher.live, data, config.teacher, said.shape[-1]).to(said.device)
+        self.means = class_means(teacher.uncached, data, config.teacher, said.shape[-1]).to(said.device)
         ours, _ = self(example, student, teacher)
         inner, outer = ours["embedding"].shape[1], self.means.shape[1]
         if inner != outer:
@@ -168,19 +168,19 @@ class NDLoss(Method):
         assert teacher is not None
         taught = teacher(batch)
         if self.config.nd == 0:
-            return answer(student, batch.inputs), taught
+            return forward_heads(student, batch.inputs), taught
         with self._taps as taken:
-            said = answer(student, batch.inputs)
+            said = forward_heads(student, batch.inputs)
         return said | {"embedding": taken[self.config.student].flatten(1)}, taught
 
-    def weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
         config = self.config
         rise = min(1.0, int(self.progress.epoch) / config.warmup) if config.warmup else 1.0
         weights = {"label": config.ce, config.base: config.kd * rise}
         return weights | {config.feature: config.nd} if config.nd else weights
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``label``, the base's term under its name, and the feature's under its."""
         config, labels = self.config, class_ids(batch.labels)
         ours, theirs = student["logits"], teacher["logits"]
@@ -208,12 +208,12 @@ class NDLoss(Method):
         return nd_loss(student, teacher.flatten(1), self.means, labels)
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of a second; the widths differ, so that the adapter is in it."""
-        student = built(lambda: SmallCNN(4, 4, 8), seed, "student")
-        teacher = built(lambda: SmallCNN(4, 8, 16), seed, "teacher")
-        settings = Settings(steps=8, batch_size=16, seed=seed)
-        return Lesson(student, teacher, cls(warmup=1), toy_images(seed), settings, "nd-loss")
+        student = build_with_seed(lambda: SmallCNN(4, 4, 8), seed, "student")
+        teacher = build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher")
+        settings = TrainingSettings(steps=8, batch_size=16, seed=seed)
+        return TrainingJob(student, teacher, cls(warmup=1), toy_images(seed), settings, "nd-loss")
 
 
 _BASES = ("kd", "dkd", "dist")

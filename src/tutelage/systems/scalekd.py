@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill import losses
-from tutelage.distill.data import Batch, Data
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Terms, answer
-from tutelage.distill.taps import Taps
-from tutelage.distill.teacher import Teacher
+from tutelage.distillation import losses
+from tutelage.distillation.data import Batch, ReplayableData
+from tutelage.distillation.feature_hooks import FeatureHooks
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, Output, Terms, forward_heads
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._shared import HierarchicalTransformer, built, conv_norm, toy_images
+from tutelage.systems._toy import HierarchicalTransformer, build_with_seed, conv_norm, toy_images
 
 # -- losses ----------------------------------------------------------------------------------------------------------
 
 
-def direct(student: Tensor, teacher: Tensor) -> Tensor:
+def direct_view_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """``1/B sum (S^ - T^)^2``, maps [B, C, H, W] scaled to unit length over channels at each position.
 
     It is a sum over positions, ``2/B sum_p (1 - cos_p)``, in 0..4 H W: its size grows with the map.
@@ -33,15 +33,15 @@ def direct(student: Tensor, teacher: Tensor) -> Tensor:
     return (ours - theirs).square().sum() / len(student)
 
 
-def alternative(student: Tensor, teacher: Tensor) -> Tensor:
-    """:func:`direct` after each channel's mean over positions was taken away: what differs from place to place.
+def alternative_view_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """:func:`direct_view_loss` after each channel's mean over positions was taken away: what differs from place to place.
 
     The paper sets the (0, 0) coefficient of a 2-D DCT-II to 0 and transforms back: the same thing.
     """
-    return direct(centred(student), centred(teacher))
+    return direct_view_loss(center_maps(student), center_maps(teacher))
 
 
-def centred(maps: Tensor) -> Tensor:
+def center_maps(maps: Tensor) -> Tensor:
     """Maps [B, C, H, W] without the mean over positions of each channel."""
     return maps - maps.mean((2, 3), keepdim=True)
 
@@ -95,7 +95,7 @@ class CrossAttentionProjector(nn.Module):
         self.entry = nn.Sequential(nn.Conv2d(inner, inner, 3, padding=1), normed, nn.ReLU())
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, *student), std=0.02))
         self.table = nn.Parameter(torch.randn(1, math.prod(self.size), outer)) if learned else None
-        self.asking = nn.Sequential(nn.Conv2d(outer, outer, 1), nn.ReLU())
+        self.query_conv = nn.Sequential(nn.Conv2d(outer, outer, 1), nn.ReLU())
         self.query, self.key, self.value = nn.Linear(outer, outer), nn.Linear(inner, outer), nn.Linear(inner, outer)
         self.out, self.norm = nn.Linear(outer, outer), nn.LayerNorm(outer)
         self.mlp = nn.Sequential(nn.Linear(outer, 4 * outer), nn.ReLU(), nn.Linear(4 * outer, outer))
@@ -110,7 +110,7 @@ class CrossAttentionProjector(nn.Module):
             assert self.table is not None, "this projector was made to be handed its queries"
             queries = self.table.transpose(1, 2).unflatten(2, self.size)
         s = (self.entry(x) + self.positions).flatten(2).transpose(1, 2)
-        q = self.query(self.asking(queries).flatten(2).transpose(1, 2)).expand(len(x), -1, -1)
+        q = self.query(self.query_conv(queries).flatten(2).transpose(1, 2)).expand(len(x), -1, -1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, self.key(s), self.value(s)))
         attention = self.weights((q @ k.transpose(-1, -2) * self.scale).softmax(-1))
         n = self.norm(self.out((attention @ v).transpose(1, 2).flatten(2)))
@@ -119,7 +119,7 @@ class CrossAttentionProjector(nn.Module):
 
 # -- the method ------------------------------------------------------------------------------------------------------
 
-_VIEWS = {"direct": direct, "alternative": alternative}
+_VIEWS = {"direct": direct_view_loss, "alternative": alternative_view_loss}
 
 
 @system("scalekd", kind="distillation")
@@ -127,7 +127,8 @@ class ScaleKD(Method):
     """ScaleKD: any student copies a vision transformer's last map, partly through the teacher's own last stage.
 
     ``L = (1 - a) CE + a tau^2 CE(softmax(z_t / tau), softmax(z_s / tau)) + 0.08 (dir3 + dir4) + 0.06 (alt3 + alt4)``.
-    Of each view (:func:`direct`, :func:`alternative`) on its own projectors: the student's third map goes through a
+    Of each view (:func:`direct_view_loss`, :func:`alternative_view_loss`) on its own projectors: the
+    student's third map goes through a
     cross-attention projector with learned queries, then through the teacher's frozen last stage, and is compared with
     the teacher's last map (``3``); the fourth goes through a projector whose queries are that result (``4``). Gradients
     pass through the frozen stage. Projectors are dropped at export.
@@ -171,21 +172,21 @@ class ScaleKD(Method):
         weights = {"direct": self.config.direct_weight, "alternative": self.config.alternative_weight}
         return [name for name, weight in weights.items() if weight]
 
-    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: Data) -> None:
+    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
         """Projectors from the observed shapes; see :class:`Method`."""
         config = self.config
         if teacher is None or teacher.network is None:
             raise InputError("needs the live teacher", where="teacher", remedy="its last stage is run on the student's maps")
         self._network = [teacher.network]  # in a list: beside the method, not owned by it
-        self._taps = Taps(student, [config.student3, config.student4])
-        teacher.want(config.teacher)
-        live, entry = teacher.live, f"in:{config.path[0]}"
-        live.want(config.teacher)
-        with Taps(teacher.network, [entry]) as taken:
+        self._taps = FeatureHooks(student, [config.student3, config.student4])
+        teacher.request_features(config.teacher)
+        live, entry = teacher.uncached, f"in:{config.path[0]}"
+        live.request_features(config.teacher)
+        with FeatureHooks(teacher.network, [entry]) as taken:
             goal = self._map(live(example)[config.teacher])
         before = self._map(taken[entry])
         with self._taps as ours:
-            answer(student, example.inputs)
+            forward_heads(student, example.inputs)
         third, fourth = (tuple(ours[name].shape[1:]) for name in (config.student3, config.student4))
         self.third, self.fourth = nn.ModuleDict(), nn.ModuleDict()
         for view in self.views:
@@ -206,7 +207,7 @@ class ScaleKD(Method):
             return x[:, -side * side :].transpose(1, 2).unflatten(2, (side, side))
         return x
 
-    def _through(self, x: Tensor, names: Sequence[str]) -> Tensor:
+    def _run_teacher_stages(self, x: Tensor, names: Sequence[str]) -> Tensor:
         """A map through the teacher's own sub-modules, with gradients; the teacher is frozen and in eval mode."""
         (network,) = self._network
         if self.config.layout == "nhwc":
@@ -222,16 +223,16 @@ class ScaleKD(Method):
         assert teacher is not None
         config, taught = self.config, teacher(batch)
         with self._taps as taken:
-            said = dict(answer(student, batch.inputs))
+            said = dict(forward_heads(student, batch.inputs))
         for view in self.views:
             queries = None
             if config.perceive:
-                queries = self._through(self.third[view](taken[config.student3]), config.path)
+                queries = self._run_teacher_stages(self.third[view](taken[config.student3]), config.path)
                 said[f"{view}3"] = queries
-            said[f"{view}4"] = self._through(self.fourth[view](taken[config.student4], queries), config.path4)
+            said[f"{view}4"] = self._run_teacher_stages(self.fourth[view](taken[config.student4], queries), config.path4)
         return said, {"logits": taught["logits"], "map": self._map(taught[config.teacher])}
 
-    def weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
         config = self.config
         weights = {"label": 1 - config.a} | ({"kd": config.a} if config.a else {})
@@ -239,7 +240,7 @@ class ScaleKD(Method):
         stages = "34" if config.perceive else "4"
         return weights | {f"{view}{stage}": of_view[view] for view in self.views for stage in stages}
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``label``, ``kd`` (cross-entropy with the soft labels, times tau^2), and the views' terms."""
         config = self.config
         terms = {"label": losses.cross_entropy(student["logits"], batch.labels, batch.weights)}
@@ -253,12 +254,12 @@ class ScaleKD(Method):
         return terms
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of two seconds: a four-stage CNN and a four-stage transformer."""
-        student = built(lambda: StagedCNN((4, 8, 8, 12), 4), seed, "student")
-        teacher = built(lambda: StagedTransformer((8, 8, 16, 16), 4, first=1), seed, "teacher")
-        method, data = cls(heads3=2, heads4=2), toy_images(seed, side=16)
-        return Lesson(student, teacher, method, data, Settings(steps=6, batch_size=16, seed=seed), "scalekd")
+        student = build_with_seed(lambda: StagedCNN((4, 8, 8, 12), 4), seed, "student")
+        teacher = build_with_seed(lambda: StagedTransformer((8, 8, 16, 16), 4, first=1), seed, "teacher")
+        method, data = cls(heads3=2, heads4=2), toy_images(seed, image_size=16)
+        return TrainingJob(student, teacher, method, data, TrainingSettings(steps=6, batch_size=16, seed=seed), "scalekd")
 
 
 class StagedCNN(nn.Module):

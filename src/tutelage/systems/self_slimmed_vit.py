@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill import losses
-from tutelage.distill.data import Batch, Data
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Terms, answer
-from tutelage.distill.taps import Taps
-from tutelage.distill.teacher import Teacher
+from tutelage.distillation import losses
+from tutelage.distillation.data import Batch, ReplayableData
+from tutelage.distillation.feature_hooks import FeatureHooks
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, Output, Terms, forward_heads
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._backbone import Backbone, Published
-from tutelage.systems._layers import MLP, DropPath, drop_rates, init_weights
-from tutelage.systems._shared import built, toy_images
+from tutelage.systems._backbone import Backbone, Variant
+from tutelage.systems._layers import DropPath, Mlp, drop_path_rates, init_weights
+from tutelage.systems._toy import build_with_seed, toy_images
 
 # -- the network -----------------------------------------------------------------------------------------------------
 
@@ -35,10 +35,10 @@ class TokenSlimming(nn.Module):
     """Token slimming module (section 3.2): [B, N, C] -> [B, count, C], each new token a convex combination of all old
     ones, ``A^T X`` with ``A = softmax over tokens(scale * W2 GELU(W1 LN(X)))``."""
 
-    def __init__(self, width: int, count: int):
+    def __init__(self, dim: int, count: int):
         super().__init__()
-        self.norm = nn.LayerNorm(width)
-        self.score = nn.Sequential(nn.Linear(width, width // 2), nn.GELU(), nn.Linear(width // 2, count))
+        self.norm = nn.LayerNorm(dim)
+        self.score = nn.Sequential(nn.Linear(dim, dim // 2), nn.GELU(), nn.Linear(dim // 2, count))
         self.scale = nn.Parameter(torch.ones(()))
 
     def shares(self, tokens: Tensor) -> Tensor:
@@ -52,13 +52,13 @@ class TokenSlimming(nn.Module):
 
 class ReverseSlimming(nn.Module):
     """Reverse token slimming module (section 3.3), of training only: [B, n, C] -> [B, N, C]. An MLP over tokens
-    (n -> 4 N -> N) after a norm, then ``y + MLP(LN(y))`` over channels."""
+    (n -> 4 N -> N) after a norm, then ``y + Mlp(LN(y))`` over channels."""
 
-    def __init__(self, width: int, few: int, many: int):
+    def __init__(self, dim: int, in_tokens: int, out_tokens: int):
         super().__init__()
-        self.before, self.after = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.tokens = nn.Sequential(nn.Linear(few, 4 * many), nn.GELU(), nn.Linear(4 * many, many))
-        self.channels = MLP(width)
+        self.before, self.after = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.tokens = nn.Sequential(nn.Linear(in_tokens, 4 * out_tokens), nn.GELU(), nn.Linear(4 * out_tokens, out_tokens))
+        self.channels = Mlp(dim)
         init_weights(self)
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -67,13 +67,13 @@ class ReverseSlimming(nn.Module):
         return y + self.channels(self.after(y))
 
 
-class Attention(nn.Module):
+class SlimAttention(nn.Module):
     """Multi-head self-attention [B, N, C] -> [B, N, C]; query, key and value in one Linear without bias."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, dim: int, heads: int):
         super().__init__()
         self.heads = heads
-        self.qkv, self.proj = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
+        self.qkv, self.proj = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """The mixed tokens."""
@@ -81,16 +81,16 @@ class Attention(nn.Module):
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
-class Layer(nn.Module):
+class SlimBlock(nn.Module):
     """A pre-norm block whose residual branches are divided by ``skip``; then, where ``count`` is given, its patch tokens
     are slimmed to so many. Tokens [B, 1 + N, C], the class token first, which is never slimmed."""
 
-    def __init__(self, width: int, heads: int, skip: float, rate: float, count: int | None):
+    def __init__(self, dim: int, heads: int, skip: float, rate: float, count: int | None):
         super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.attention, self.mlp = Attention(width, heads), MLP(width, 3)
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attention, self.mlp = SlimAttention(dim, heads), Mlp(dim, 3)
         self.drop, self.skip = DropPath(rate), skip
-        self.slim = TokenSlimming(width, count) if count is not None else None
+        self.slim = TokenSlimming(dim, count) if count is not None else None
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, 1 + N, C] -> [B, 1 + (count or N), C]."""
@@ -101,10 +101,10 @@ class Layer(nn.Module):
 
 def _published(
     width: int, heads: int, stages: tuple[int, ...], params: int, macs: float, host: tuple[int, float], **more: Any
-) -> tuple[Published, Published]:
+) -> tuple[Variant, Variant]:
     size = more.get("size", 224)
     config = {"width": width, "heads": heads, "stages": stages, **more}
-    return Published(config, params, macs, size), Published({**config, "ratio": 1.0}, host[0], host[1], size)
+    return Variant(config, params, macs, size), Variant({**config, "ratio": 1.0}, host[0], host[1], size)
 
 
 _T = _published(320, 5, (1, 1, 1, 11), 15_872_934, 0.99e9, (15_689_400, 3.47e9))
@@ -129,7 +129,7 @@ class SlimViT(Backbone):
         InputError: a size that the stem does not divide, a ratio that leaves no token, or images of another size.
     """
 
-    PUBLISHED: ClassVar[Mapping[str, Published]] = {
+    VARIANTS: ClassVar[Mapping[str, Variant]] = {
         "t": _T[0],
         "xs": _XS[0],
         "s": _S[0],
@@ -172,11 +172,11 @@ class SlimViT(Backbone):
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
         self.positions = nn.Parameter(torch.zeros(1, 1 + self.side**2, width))
         self.layers = nn.ModuleList()
-        for i, rates in enumerate(drop_rates(drop_path, stages)):
+        for i, rates in enumerate(drop_path_rates(drop_path, stages)):
             slimmed = self.counts[i + 1] if i + 1 < len(stages) and ratio < 1 else None
             for rate in rates:
                 last = len(self.layers) + 1 == sum(stages[: i + 1])
-                self.layers.append(Layer(width, heads, skip, rate, slimmed if last else None))
+                self.layers.append(SlimBlock(width, heads, skip, rate, slimmed if last else None))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, num_classes)
         self.auxiliary = nn.Linear(width, num_classes).requires_grad_(False) if auxiliary else None
         init_weights(self, convolutions=False)
@@ -208,7 +208,7 @@ class SlimViT(Backbone):
         self.check(images)
         return self.head(self.norm(self._through(images)[-1][:, 0]))
 
-    def maps(self, images: Tensor) -> list[Tensor]:
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
         """See :class:`Backbone`."""
         maps = [tokens[:, 1:].transpose(1, 2) for tokens in self._through(images)]
         return [x.unflatten(2, (self.side, -1)) if x.shape[2] == self.side**2 else x[..., None] for x in maps]
@@ -223,21 +223,21 @@ class SlimViT(Backbone):
             )
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """See :class:`Backbone`."""
-        return cls.lesson(seed, side=16, **_TINY)
+        return cls.toy_job(seed, image_size=16, **_TINY)
 
 
 _TINY: dict[str, Any] = {"width": 16, "heads": 2, "stages": (1, 1, 1), "size": 16, "stem": ((2, 2), (1, 2)), "auxiliary": False}
 
 
-def _stem(inputs: int, width: int, stem: Sequence[tuple[int, int]]) -> nn.Sequential:
+def _stem(in_chans: int, dim: int, stem: Sequence[tuple[int, int]]) -> nn.Sequential:
     """3x3 convolutions without bias, batch norm after each, GELU between."""
     parts: list[nn.Module] = []
     for divisor, stride in stem:
-        outputs = width // divisor
-        parts += [nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.GELU()]
-        inputs = outputs
+        outputs = dim // divisor
+        parts += [nn.Conv2d(in_chans, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.GELU()]
+        in_chans = outputs
     return nn.Sequential(*parts[:-1])
 
 
@@ -273,7 +273,7 @@ class SelfSlimmedViT(Method):
         tau: float = 1.0
         inherit: bool = True
 
-    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: Data) -> None:
+    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
         """The reverse modules, the taps, the student's start; see :class:`Method`."""
         host = teacher.network if teacher is not None else None
         if not isinstance(student, SlimViT) or not isinstance(host, SlimViT):
@@ -294,25 +294,25 @@ class SelfSlimmedViT(Method):
         self.reverse = nn.ModuleList(
             ReverseSlimming(width, few, many) if few < many else nn.Identity() for few in student.tokens if self.names
         )
-        self._taps = Taps(student, self.names)
-        teacher.want(*self.names)
+        self._taps = FeatureHooks(student, self.names)
+        teacher.request_features(*self.names)
 
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """Logits, and of each layer the reconstructed and the teacher's patch tokens [B, N, C] under its name."""
         assert teacher is not None
         taught = teacher(batch)
         with self._taps as taken:
-            said = dict(answer(student, batch.inputs))
+            said = dict(forward_heads(student, batch.inputs))
         for name, reverse in zip(self.names, self.reverse, strict=True):
             said[name] = reverse(taken[name][:, 1:])
         return said, {"logits": taught["logits"]} | {name: taught[name][:, 1:] for name in self.names}
 
-    def weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
         weights = {"tokens": self.config.tokens, "soft": self.config.soft}
         return {name: weight for name, weight in weights.items() if weight}
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``label``, ``tokens``, ``soft``; those of weight 0 are left out."""
         terms = {"label": losses.cross_entropy(student["logits"], batch.labels, batch.weights)}
         if self.names:
@@ -323,10 +323,15 @@ class SelfSlimmedViT(Method):
         return terms
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of two seconds: 16 tokens, then 8, then 4."""
-        student = built(lambda: SlimViT(4, 1, **_TINY), seed, "student")
-        teacher = built(lambda: SlimViT(4, 1, ratio=1.0, **_TINY), seed, "teacher")
-        return Lesson(
-            student, teacher, cls(), toy_images(seed, side=16), Settings(steps=6, batch_size=16, seed=seed), "self-slimmed-vit"
+        student = build_with_seed(lambda: SlimViT(4, 1, **_TINY), seed, "student")
+        teacher = build_with_seed(lambda: SlimViT(4, 1, ratio=1.0, **_TINY), seed, "teacher")
+        return TrainingJob(
+            student,
+            teacher,
+            cls(),
+            toy_images(seed, image_size=16),
+            TrainingSettings(steps=6, batch_size=16, seed=seed),
+            "self-slimmed-vit",
         )

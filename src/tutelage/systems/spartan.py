@@ -8,16 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tutelage.distill.lesson import Lesson
+from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._backbone import Backbone, Published
-from tutelage.systems._layers import DropPath, Scale, SqueezeExcite
+from tutelage.systems._backbone import Backbone, Variant
+from tutelage.systems._layers import DropPath, LayerScale, SqueezeExcite
 
 EPS = 1e-6
 
 
-class Contrast(nn.Module):
+class MeanContrast(nn.Module):
     """``x + g (x - mean over places)``, g [channels] from 1e-5: it never moves the mean over places."""
 
     def __init__(self, channels: int):
@@ -39,7 +39,7 @@ def branch(channels: int, groups: int, dilations: Sequence[int]) -> nn.Sequentia
 class SpatialMixer(nn.Module):
     """Two receptive fields side by side: [B, C, H, W] -> the same shape.
 
-    C -> C/2 by a 1x1 convolution, :class:`Contrast`, then ``high`` (one 3x3) and ``low`` (two 3x3 of dilation 2, which
+    C -> C/2 by a 1x1 convolution, :class:`MeanContrast`, then ``high`` (one 3x3) and ``low`` (two 3x3 of dilation 2, which
     reach 9x9), joined, and a 1x1 convolution. ``dense``: the 3x3 convolutions are full, else depthwise.
     """
 
@@ -47,7 +47,7 @@ class SpatialMixer(nn.Module):
         super().__init__()
         half = channels // 2
         groups = 1 if dense else half
-        self.entry, self.contrast = nn.Conv2d(channels, half, 1), Contrast(half)
+        self.entry, self.contrast = nn.Conv2d(channels, half, 1), MeanContrast(half)
         self.high, self.low = branch(half, groups, (1,)), branch(half, groups, (dilation, dilation))
         self.exit = nn.Conv2d(channels, channels, 1)
 
@@ -57,7 +57,7 @@ class SpatialMixer(nn.Module):
         return self.exit(torch.cat([self.high(x), self.low(x)], 1))
 
 
-class Wave(nn.Module):
+class WaveModulation(nn.Module):
     """Channels in consecutive pairs (a, b) as complex numbers a + ib, times a learned complex number a pair, in float32.
 
     ``weight`` [channels / 2, 2] holds real and imaginary parts, both from a standard normal.
@@ -78,7 +78,7 @@ class ChannelMixer(nn.Module):
     """Features as waves of an amplitude and a phase part: [B, C, H, W] -> the same shape.
 
     ``phi = GELU(W_phi x)`` and ``w = W_p x`` of e channels; m(h, w) is the argmax over the C channels of x, and
-    ``f = w phi + w_m phi_m``: one channel a place is added to all. Then :class:`Wave`, a 3x3 convolution in ``groups``,
+    ``f = w phi + w_m phi_m``: one channel a place is added to all. Then :class:`WaveModulation`, a 3x3 convolution in ``groups``,
     batch norm, GELU, squeeze and excitation to C/4, and a 1x1 convolution back. The index runs over C channels although
     phi has e of them, as in the published weights: only the first C can be picked.
     """
@@ -87,7 +87,7 @@ class ChannelMixer(nn.Module):
         super().__init__()
         inner = channels * expansion
         self.phase, self.amplitude = nn.Conv2d(channels, inner, 1), nn.Conv2d(channels, inner, 1)
-        self.wave = Wave(inner) if wave else nn.Identity()
+        self.wave = WaveModulation(inner) if wave else nn.Identity()
         self.local = nn.Sequential(
             nn.Conv2d(inner, inner, 3, 1, 1, groups=groups, bias=False), nn.BatchNorm2d(inner, EPS), nn.GELU()
         )
@@ -102,14 +102,14 @@ class ChannelMixer(nn.Module):
         return self.exit(self.gate(self.local(self.wave(f))))
 
 
-class Block(nn.Module):
+class SpartanBlock(nn.Module):
     """``x + drop(s1 spatial(norm(x)))``, then ``x + drop(s2 channel(norm(x)))``; s1, s2 a number a channel."""
 
     def __init__(self, channels: int, spatial: nn.Module, channel: nn.Module, scale: float, drop: float):
         super().__init__()
         self.norm1, self.norm2 = nn.GroupNorm(1, channels, EPS), nn.GroupNorm(1, channels, EPS)
         self.spatial, self.channel, self.drop = spatial, channel, DropPath(drop)
-        self.scale1, self.scale2 = Scale(channels, scale, 1), Scale(channels, scale, 1)
+        self.scale1, self.scale2 = LayerScale(channels, scale, 1), LayerScale(channels, scale, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape."""
@@ -130,7 +130,7 @@ class Spartan(Backbone):
     in block i of n. Short schedules want a larger ``scale`` (0.1).
     """
 
-    PUBLISHED = {"3.8m": Published({}, 3_820_296, 0.800e9)}
+    VARIANTS = {"3.8m": Variant({}, 3_820_296, 0.800e9)}
 
     def __init__(
         self,
@@ -173,7 +173,7 @@ class Spartan(Backbone):
             for _ in range(depth):
                 channel = ChannelMixer(width, expansion, width * expansion if early else width, wave)
                 spatial = SpatialMixer(width, early, dilation)
-                blocks.append(Block(width, spatial, channel, scale, drop_path * done / total))
+                blocks.append(SpartanBlock(width, spatial, channel, scale, drop_path * done / total))
                 done += 1
             stages.append(nn.Sequential(*down, *blocks))
             before = width
@@ -181,7 +181,7 @@ class Spartan(Backbone):
         self.head = nn.Linear(dims[-1], num_classes)
         self.apply(initialise)
 
-    def maps(self, images: Tensor) -> list[Tensor]:
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
         """The maps of all stages, the finest first."""
         x, found = self.stem(images), []
         for stage in self.stages:
@@ -189,7 +189,7 @@ class Spartan(Backbone):
             found.append(x)
         return found
 
-    def classify(self, maps: Tensor) -> Tensor:
+    def forward_head(self, maps: Tensor) -> Tensor:
         """Mean over places, linear head."""
         return self.head(maps.mean((2, 3)))
 
@@ -205,9 +205,9 @@ class Spartan(Backbone):
             raise InputError(f"images of {sides[0]}x{sides[1]}", where="images", remedy=f"sides of at least {least} pixels")
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of two seconds."""
-        return cls.lesson(seed, 1, side=16, depths=(1, 1), dims=(8, 16), expansions=(2, 2), scale=0.1)
+        return cls.toy_job(seed, 1, image_size=16, depths=(1, 1), dims=(8, 16), expansions=(2, 2), scale=0.1)
 
 
 def initialise(module: nn.Module) -> None:

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.data import Batch, Data, TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.losses import divergence
-from tutelage.distill.method import Method, Output, Terms, answer
-from tutelage.distill.taps import Taps
-from tutelage.distill.teacher import Teacher
+from tutelage.distillation.data import Batch, ReplayableData, TensorData
+from tutelage.distillation.feature_hooks import FeatureHooks
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.losses import kl_divergence
+from tutelage.distillation.method import Method, Output, Terms, forward_heads
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
 from tutelage.seeds import torch_rng
-from tutelage.systems._shared import HierarchicalTransformer, built
+from tutelage.systems._toy import HierarchicalTransformer, build_with_seed
 
 PEA_WEIGHTS = (0.1, 0.1, 0.5, 1.0)
 
@@ -43,13 +43,13 @@ def hierarchical_context(student: Tensor, teacher: Tensor) -> Tensor:
 def channel_divergence(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
     """Channel-wise distillation (Shu et al., 2021): ``tau^2 / (B C)`` times the sum of the KL divergences, teacher
     first, of each channel's softmax over positions. Maps [B, C, H, W] -> scalar."""
-    return divergence(student.flatten(2), teacher.flatten(2), tau).mean()
+    return kl_divergence(student.flatten(2), teacher.flatten(2), tau).mean()
 
 
 # -- modules of the method, dropped at export ------------------------------------------------------------------------
 
 
-class Norm(nn.BatchNorm2d):
+class SafeBatchNorm2d(nn.BatchNorm2d):
     """Batch norm that takes its running statistics where a channel has a single value, which has none (ours)."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -59,23 +59,23 @@ class Norm(nn.BatchNorm2d):
         return super().forward(x)
 
 
-class Fusion(nn.Module):
+class CrossSelectiveFusion(nn.Module):
     """One stage of cross selective fusion: the student's map, fused with the deeper stage's, as the teacher's.
 
     ``x = BN(conv1x1(F))``; with a residual y from the deeper stage, brought to x's size by nearest neighbours,
     ``x <- w_x x + w_y y``, the two weights of each channel a softmax over two branches of a gate on the mean of x + y.
     """
 
-    def __init__(self, inner: int, outer: int, middle: int, fuses: bool):
+    def __init__(self, in_chans: int, out_chans: int, middle: int, fuses: bool):
         super().__init__()
-        self.entry = nn.Sequential(nn.Conv2d(inner, middle, 1, bias=False), Norm(middle))
-        self.exit = nn.Sequential(nn.Conv2d(middle, outer, 3, padding=1, bias=False), Norm(outer))
+        self.entry = nn.Sequential(nn.Conv2d(in_chans, middle, 1, bias=False), SafeBatchNorm2d(middle))
+        self.exit = nn.Sequential(nn.Conv2d(middle, out_chans, 3, padding=1, bias=False), SafeBatchNorm2d(out_chans))
         for part in (self.entry[0], self.exit[0]):
             nn.init.kaiming_uniform_(part.weight, a=1)
         self.squeeze: nn.Module | None = None
         if fuses:
             narrow = max(middle // 16, 32)
-            self.squeeze, self.squeeze_norm = nn.Conv2d(middle, narrow, 1, bias=False), Norm(narrow)
+            self.squeeze, self.squeeze_norm = nn.Conv2d(middle, narrow, 1, bias=False), SafeBatchNorm2d(narrow)
             self.branches = nn.ModuleList(nn.Conv2d(narrow, middle, 1) for _ in range(2))
 
     def gate(self, x: Tensor, y: Tensor) -> Tensor:
@@ -99,13 +99,13 @@ class GlobalLocalMixer(nn.Module):
     ``conv1d(E) * sigmoid(conv1d(E))`` with kernel 3. ``add``: plus E. alpha and beta start at 0.5 (ours: the authors
     leave them uninitialised)."""
 
-    def __init__(self, width: int, heads: int = 8, add: bool = False):
+    def __init__(self, dim: int, heads: int = 8, add: bool = False):
         super().__init__()
-        if width % heads:
-            raise InputError(f"{heads} heads do not divide {width} channels", where="heads", remedy="choose a divisor")
+        if dim % heads:
+            raise InputError(f"{heads} heads do not divide {dim} channels", where="heads", remedy="choose a divisor")
         self.heads, self.add = heads, add
-        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width)
-        self.value, self.gate = nn.Conv1d(width, width, 3, padding=1), nn.Conv1d(width, width, 3, padding=1)
+        self.qkv, self.out = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim)
+        self.value, self.gate = nn.Conv1d(dim, dim, 3, padding=1), nn.Conv1d(dim, dim, 3, padding=1)
         self.alpha, self.beta = nn.Parameter(torch.tensor(0.5)), nn.Parameter(torch.tensor(0.5))
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -118,14 +118,14 @@ class GlobalLocalMixer(nn.Module):
         return tokens + mixed if self.add else mixed
 
 
-class Assistant(nn.Module):
+class EmbeddingAssistant(nn.Module):
     """The embedding assistant of one stage: an overlapped patch embedding of the teacher's width, and the two learned
     weights of ``u A(E) + v EA``."""
 
-    def __init__(self, inner: int, width: int, stage: int):
+    def __init__(self, in_chans: int, dim: int, stage: int):
         super().__init__()
         kernel, stride = (3, 2) if stage else (7, 4)
-        self.conv, self.norm = nn.Conv2d(inner, width, kernel, stride, kernel // 2), nn.LayerNorm(width)
+        self.conv, self.norm = nn.Conv2d(in_chans, dim, kernel, stride, kernel // 2), nn.LayerNorm(dim)
         self.u, self.v = (nn.Parameter(torch.tensor(start + 0.1 * stage)) for start in (0.1, 0.5))
 
     def forward(self, before: Tensor, aligned: Tensor) -> Tensor:
@@ -142,9 +142,9 @@ class TransKD(Method):
     """TransKD: a small hierarchical segmenter copies feature maps and patch embeddings of a large one, stage by stage.
 
     ``L = CE + sum_i HCL(fused_i, F_i^T) + sum_i w_i MSE(A_i(E_i), E_i^T)``: F_i the map after stage i, fused from the
-    deepest to the finest (:class:`Fusion`, :func:`hierarchical_context`), E_i the patch embedding before its blocks,
+    deepest to the finest (:class:`CrossSelectiveFusion`, :func:`hierarchical_context`), E_i the patch embedding before its blocks,
     A_i a linear layer, w = 0.1, 0.1, 0.5, 1. Variant ``gl`` puts :class:`GlobalLocalMixer` before the last A_i; ``ea``
-    adds an :class:`Assistant` to each. ``feature = "cwd"`` puts :func:`channel_divergence` in HCL's place.
+    adds an :class:`EmbeddingAssistant` to each. ``feature = "cwd"`` puts :func:`channel_divergence` in HCL's place.
 
     Heads: ``logits`` [B, K, h, w] of the student; labels [B, h', w'] class ids, brought to h x w by nearest neighbours,
     ``ignore`` left out of the cross-entropy. Taps: the stages' patch embeddings (tokens [B, N, C]) and maps (or tokens,
@@ -185,12 +185,12 @@ class TransKD(Method):
                         f"{len(getattr(self, name))} taps for {len(self.pea)} stages", where=name, remedy="one a stage"
                     )
 
-    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: Data) -> None:
+    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
         """Fusion and alignment from the observed shapes; see :class:`Method`."""
         assert teacher is not None
         config = self.config
-        self._taps = Taps(student, [*config.student_maps, *config.student_embeddings])
-        teacher.want(*config.teacher_maps, *config.teacher_embeddings)
+        self._taps = FeatureHooks(student, [*config.student_maps, *config.student_embeddings])
+        teacher.request_features(*config.teacher_maps, *config.teacher_embeddings)
         said, ours = teacher(example), self._tapped(student, example)[1]
         size = example.inputs.shape[2:]
         maps, goals = self._maps(ours, config.student_maps, size), self._maps(said, config.teacher_maps, size)
@@ -203,7 +203,8 @@ class TransKD(Method):
                 )
         last = len(maps) - 1
         self.fusion = nn.ModuleList(
-            Fusion(one.shape[1], other.shape[1], config.middle, i < last) for i, (one, other) in enumerate(zip(maps, goals))
+            CrossSelectiveFusion(one.shape[1], other.shape[1], config.middle, i < last)
+            for i, (one, other) in enumerate(zip(maps, goals))
         )
         inner = [ours[name].shape[2] for name in config.student_embeddings]
         outer = [said[name].shape[2] for name in config.teacher_embeddings]
@@ -213,17 +214,17 @@ class TransKD(Method):
             self.mixer = GlobalLocalMixer(inner[-1], config.mixer_heads, config.mixer_add)
         if config.variant == "ea":
             before = [example.inputs.shape[1], *(one.shape[1] for one in maps)]
-            self.assistants = nn.ModuleList(Assistant(a, b, i) for i, (a, b) in enumerate(zip(before, outer)))
+            self.assistants = nn.ModuleList(EmbeddingAssistant(a, b, i) for i, (a, b) in enumerate(zip(before, outer)))
         self.register_buffer("class_weights", torch.tensor(config.class_weights) if config.class_weights else None)
 
     def _tapped(self, student: nn.Module, batch: Batch) -> tuple[Output, Output]:
         with self._taps as taken:
-            said = answer(student, batch.inputs)
+            said = forward_heads(student, batch.inputs)
         return said, taken
 
     @staticmethod
-    def _maps(said: Output, names: Sequence[str], image: Sequence[int]) -> list[Tensor]:
-        return [as_map(said[name], image) for name in names]
+    def _maps(outputs: Output, names: Sequence[str], image: Sequence[int]) -> list[Tensor]:
+        return [as_map(outputs[name], image) for name in names]
 
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """``logits``; ``map0`` … and ``embedding0`` … of both, the student's in the teacher's shape."""
@@ -247,11 +248,11 @@ class TransKD(Method):
         theirs |= {f"embedding{i}": taught[name] for i, name in enumerate(config.teacher_embeddings)}
         return ours, theirs
 
-    def weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
         return {self.config.feature: self.config.features, "pea": self.config.embeddings}
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``label``, ``hcl`` (or ``cwd``), summed over stages, and ``pea``, summed with its stages' weights."""
         config = self.config
         distance = hierarchical_context if config.feature == "hcl" else channel_divergence
@@ -263,15 +264,17 @@ class TransKD(Method):
         return {"label": label, config.feature: torch.stack(maps).sum(), "pea": torch.stack(tokens).sum()}
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of a second or two: coloured squares, with the mixer in it."""
-        student = built(lambda: SmallSegmenter((8, 8, 16, 16), 3), seed, "student")
-        teacher = built(lambda: SmallSegmenter((8, 16, 16, 24), 3), seed, "teacher")
+        student = build_with_seed(lambda: SmallSegmenter((8, 8, 16, 16), 3), seed, "student")
+        teacher = build_with_seed(lambda: SmallSegmenter((8, 16, 16, 24), 3), seed, "teacher")
         rng = torch_rng(seed, "squares")
         labels = torch.randint(0, 3, (16, 2, 2), generator=rng).repeat_interleave(16, 1).repeat_interleave(16, 2)
         images = F.one_hot(labels, 3).movedim(-1, 1) + 0.3 * torch.randn(16, 3, 32, 32, generator=rng)
         method = cls(variant="gl", middle=16, mixer_heads=2)
-        return Lesson(student, teacher, method, TensorData(images, labels), Settings(steps=6, batch_size=8, seed=seed), "transkd")
+        return TrainingJob(
+            student, teacher, method, TensorData(images, labels), TrainingSettings(steps=6, batch_size=8, seed=seed), "transkd"
+        )
 
 
 def as_map(features: Tensor, image: Sequence[int]) -> Tensor:

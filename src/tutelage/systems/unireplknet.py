@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.lesson import Lesson
+from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._backbone import Backbone, Published
-from tutelage.systems._layers import ChannelNorm, DropPath, Scale, SqueezeExcite, drop_rates, init_weights
+from tutelage.systems._backbone import Backbone, Variant
+from tutelage.systems._layers import DropPath, LayerNorm2d, LayerScale, SqueezeExcite, drop_path_rates, init_weights
 
 # -- the algebra of folding ------------------------------------------------------------------------------------------
 
@@ -38,7 +38,7 @@ def centred_kernel(weight: Tensor, size: int) -> Tensor:
 
 
 @torch.no_grad()
-def folded_branches(convs: Sequence[nn.Conv2d], norms: Sequence[nn.BatchNorm2d]) -> tuple[Tensor, Tensor]:
+def fold_branches(convs: Sequence[nn.Conv2d], norms: Sequence[nn.BatchNorm2d]) -> tuple[Tensor, Tensor]:
     """The sum of depthwise convolutions without bias, each with its norm, as one kernel [C, 1, K, K] and one bias [C].
 
     The first convolution is the largest and undilated.
@@ -53,7 +53,7 @@ def folded_branches(convs: Sequence[nn.Conv2d], norms: Sequence[nn.BatchNorm2d])
 
 
 @torch.no_grad()
-def folded_exit(linear: nn.Linear, shift: Tensor, norm: nn.BatchNorm2d, scale: Tensor) -> tuple[Tensor, Tensor]:
+def fold_norm_into_linear(linear: nn.Linear, shift: Tensor, norm: nn.BatchNorm2d, scale: Tensor) -> tuple[Tensor, Tensor]:
     """Weight and bias of a ``linear`` without bias, with the ``shift`` before it and ``norm`` and ``scale`` [C] after it."""
     gain, offset = gain_and_shift(norm)
     weight = linear.weight.double()
@@ -119,7 +119,7 @@ class GlobalResponseNorm(nn.Module):
         return x if self.bias is None else x + self.bias
 
 
-class Block(nn.Module):
+class UniRepLKNetBlock(nn.Module):
     """``x + drop(scale BN(W2 GRN(GELU(W1 SE(BN(DW(x)))))))``, [B, C, H, W] -> the same shape.
 
     DW is one depthwise convolution for kernels 3 and 5, :class:`DilatedReparam` for 7 and more. ``deploy``: the folded
@@ -136,7 +136,7 @@ class Block(nn.Module):
         self.expand, self.act = nn.Linear(channels, 4 * channels), nn.GELU()
         self.response = GlobalResponseNorm(4 * channels, bias=not deploy)
         self.shrink = nn.Linear(4 * channels, channels, bias=deploy)
-        self.last = nn.Identity() if deploy else nn.Sequential(nn.BatchNorm2d(channels), Scale(channels, scale, 1))
+        self.last = nn.Identity() if deploy else nn.Sequential(nn.BatchNorm2d(channels), LayerScale(channels, scale, 1))
         self.drop = DropPath(drop)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -151,11 +151,11 @@ class Block(nn.Module):
     def folded_state(self) -> dict[str, Tensor]:
         """The state of the folded form of this block."""
         if isinstance(self.mix, DilatedReparam):
-            kernel, bias = folded_branches(self.mix.convs, self.mix.norms)  # type: ignore[arg-type]
+            kernel, bias = fold_branches(self.mix.convs, self.mix.norms)  # type: ignore[arg-type]
         else:
             kernel, bias = self.mix.weight.double(), torch.zeros_like(self.mix.weight[:, 0, 0, 0], dtype=torch.float64)
         gain, shift = gain_and_shift(self.norm)
-        weight, offset = folded_exit(self.shrink, self.response.bias, self.last[0], self.last[1].weight)
+        weight, offset = fold_norm_into_linear(self.shrink, self.response.bias, self.last[0], self.last[1].weight)
         kept = {name: value for name, value in self.state_dict().items() if name.startswith(("gate.", "expand."))}
         return kept | {
             "mix.weight": kernel * gain[:, None, None, None],
@@ -169,7 +169,7 @@ class Block(nn.Module):
 def size(base: int, depths: Sequence[int], kernels: Sequence[Sequence[int]], drop: float, counts: tuple[int, int], giga: float):
     """A published size and its folded form: parameters of both, and GMACs of the folded one at 224."""
     config = {"depths": depths, "dims": [base * 2**i for i in range(4)], "kernels": kernels, "drop_path": drop}
-    return Published(config, counts[0]), Published(config | {"deploy": True}, counts[1], giga * 1e9)
+    return Variant(config, counts[0]), Variant(config | {"deploy": True}, counts[1], giga * 1e9)
 
 
 SMALL, MIDDLE, LARGE = ((3,), (13,), (13,), (13,)), ((3,), (13,), (13, 3), (13,)), ((3,), (13,), (13, 3, 3), (13,))
@@ -203,7 +203,7 @@ class UniRepLKNet(Backbone):
     path of B, L and XL is that of S (ours: unpublished).
     """
 
-    PUBLISHED = {name: both[0] for name, both in SIZES.items()} | {f"{name}-deploy": both[1] for name, both in SIZES.items()}
+    VARIANTS = {name: both[0] for name, both in SIZES.items()} | {f"{name}-deploy": both[1] for name, both in SIZES.items()}
 
     def __init__(
         self,
@@ -230,19 +230,19 @@ class UniRepLKNet(Backbone):
         super().__init__(num_classes, in_chans, [(f"stages.{i}", 4 * 2**i, width) for i, width in enumerate(dims)])
         self._config: dict[str, Any] = {"depths": depths, "dims": dims, "kernels": kernels, "drop_path": drop_path}
         self.deploy = deploy
-        stem = [nn.Conv2d(in_chans, dims[0] // 2, 3, 2, 1), ChannelNorm(dims[0] // 2), nn.GELU()]
+        stem = [nn.Conv2d(in_chans, dims[0] // 2, 3, 2, 1), LayerNorm2d(dims[0] // 2), nn.GELU()]
         stages, before = [], dims[0] // 2
-        for i, rates in enumerate(drop_rates(drop_path, depths)):
-            down = nn.Sequential(*([] if i else stem), nn.Conv2d(before, dims[i], 3, 2, 1), ChannelNorm(dims[i]))
+        for i, rates in enumerate(drop_path_rates(drop_path, depths)):
+            down = nn.Sequential(*([] if i else stem), nn.Conv2d(before, dims[i], 3, 2, 1), LayerNorm2d(dims[i]))
             sizes = [kernels[i][j % len(kernels[i])] for j in range(depths[i])]
-            blocks = (Block(dims[i], kernel, rate, scale, deploy, branches) for kernel, rate in zip(sizes, rates))
+            blocks = (UniRepLKNetBlock(dims[i], kernel, rate, scale, deploy, branches) for kernel, rate in zip(sizes, rates))
             stages.append(nn.Sequential(down, *blocks))
             before = dims[i]
         self.stages = nn.ModuleList(stages)
         self.norm, self.head = nn.LayerNorm(dims[-1], eps=1e-6), nn.Linear(dims[-1], num_classes)
         init_weights(self)
 
-    def maps(self, images: Tensor) -> list[Tensor]:
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
         """The maps of all stages, the finest first."""
         found = []
         for stage in self.stages:
@@ -250,7 +250,7 @@ class UniRepLKNet(Backbone):
             found.append(images)
         return found
 
-    def classify(self, maps: Tensor) -> Tensor:
+    def forward_head(self, maps: Tensor) -> Tensor:
         """Mean over places, layer norm, linear head."""
         return self.head(self.norm(maps.mean((2, 3))))
 
@@ -270,7 +270,7 @@ class UniRepLKNet(Backbone):
             raise InputError("a network in training mode cannot be folded", where="folded", remedy="call eval() first")
         with torch.random.fork_rng(devices=[]):
             other = type(self)(self.num_classes, self.in_chans, **self._config, deploy=True).to(self.head.weight)
-        state, blocks = self.state_dict(), [name for name, module in self.named_modules() if isinstance(module, Block)]
+        state, blocks = self.state_dict(), [name for name, module in self.named_modules() if isinstance(module, UniRepLKNetBlock)]
         kept = {name: value for name, value in state.items() if not name.startswith(tuple(f"{block}." for block in blocks))}
         for block in blocks:
             kept |= {f"{block}.{name}": value for name, value in self.get_submodule(block).folded_state().items()}
@@ -278,6 +278,6 @@ class UniRepLKNet(Backbone):
         return other.eval()
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of two seconds."""
-        return cls.lesson(seed, 1, side=16, depths=(1, 1), dims=(8, 16), kernels=((3,), (7,)), scale=0.5)
+        return cls.toy_job(seed, 1, image_size=16, depths=(1, 1), dims=(8, 16), kernels=((3,), (7,)), scale=0.5)

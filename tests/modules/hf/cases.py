@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tutelage.modules.visual_module import Label
-from tutelage.programs.language import Call
+from tutelage.modules.visual_module import CallLabel
+from tutelage.programs.types import Call
 from tutelage.programs.values import Box, Image, Object
 
 from . import tiny
@@ -23,7 +23,7 @@ class Case(NamedTuple):
     make: Callable[[Path], Path]
     settings: dict[str, Any]
     calls: list[Call]
-    labels: list[Label]
+    labels: list[CallLabel]
 
 
 def picture(seed: int, height: int = 12, width: int = 10) -> Image:
@@ -41,24 +41,30 @@ def calls(name: str, **args: list[Any]) -> list[Call]:
 
 
 def closed(make: Callable[[Path], Path], answers: tuple[str, ...] = COLORS) -> Case:
-    labels = [Label(answers[0], {answers[0]: 0.75, answers[1]: 0.25}, 0.75), *(Label(answers[1]) for _ in range(3))]
+    labels = [CallLabel(answers[0], {answers[0]: 0.75, answers[1]: 0.25}, 0.75), *(CallLabel(answers[1]) for _ in range(3))]
     return Case("VQA", make, {"answers": answers}, calls("VQA", question=QUESTIONS), labels)
 
 
 def written(make: Callable[[Path], Path]) -> Case:
-    labels = [Label("red"), Label("blue star"), Label("red"), Label("yes")]
+    labels = [CallLabel("red"), CallLabel("blue star"), CallLabel("red"), CallLabel("yes")]
     return Case("VQA", make, {"tokens": 4}, calls("VQA", question=QUESTIONS), labels)
 
 
 def match(make: Callable[[Path], Path]) -> Case:
     options = [["red", "blue star"], ["a", "green", "no"], ["yes", "no"], ["a photo of star", "red", "blue"]]
-    labels = [Label("blue star"), Label("no", {"no": 0.6, "a": 0.4}, 0.6), Label("no"), Label("red")]
+    labels = [CallLabel("blue star"), CallLabel("no", {"no": 0.6, "a": 0.4}, 0.6), CallLabel("no"), CallLabel("red")]
     return Case("MATCH", make, {}, calls("MATCH", options=options), labels)
 
 
 def verify(make: Callable[[Path], Path]) -> Case:
     asked = calls("VERIFY", object=["star"] * 4, property=["red", "green", "blue with one", "yes"])
-    return Case("VERIFY", make, {}, asked, [Label(True), Label(False), Label(True, {"yes": 0.7, "no": 0.3}, 0.7), Label(False)])
+    return Case(
+        "VERIFY",
+        make,
+        {},
+        asked,
+        [CallLabel(True), CallLabel(False), CallLabel(True, {"yes": 0.7, "no": 0.3}, 0.7), CallLabel(False)],
+    )
 
 
 def score(make: Callable[[Path], Path]) -> Case:
@@ -66,7 +72,12 @@ def score(make: Callable[[Path], Path]) -> Case:
 
 
 def loc(make: Callable[[Path], Path]) -> Case:
-    labels = [Label([Box(1, 1, 5, 5)]), Label([]), Label([Box(0, 2, 6, 9), Box(5, 5, 9, 11)]), Label([Box(2, 2, 8, 8)])]
+    labels = [
+        CallLabel([Box(1, 1, 5, 5)]),
+        CallLabel([]),
+        CallLabel([Box(0, 2, 6, 9), Box(5, 5, 9, 11)]),
+        CallLabel([Box(2, 2, 8, 8)]),
+    ]
     return Case("LOC", make, {}, calls("LOC", object=["red", "green circle", "blue with one", "star"]), labels)
 
 
@@ -78,19 +89,29 @@ def cut(*corners: int) -> Object:
 
 
 def phrase(make: Callable[[Path], Path]) -> Case:
-    labels = [Label([cut(1, 1, 6, 6)]), Label([]), Label([cut(0, 0, 4, 4), cut(5, 5, 9, 9)]), Label([cut(2, 2, 8, 8)])]
+    labels = [
+        CallLabel([cut(1, 1, 6, 6)]),
+        CallLabel([]),
+        CallLabel([cut(0, 0, 4, 4), cut(5, 5, 9, 9)]),
+        CallLabel([cut(2, 2, 8, 8)]),
+    ]
     return Case("SEG", make, {}, calls("SEG", object=["red", "green circle", "blue with one", "star"]), labels)
 
 
 def boxed(make: Callable[[Path], Path]) -> Case:
     boxes = [[Box(1, 1, 8, 8)], [Box(0, 0, 3, 3), Box(2, 2, 9, 9)], [], None]
-    labels = [Label([cut(1, 1, 8, 8)]), Label([cut(0, 0, 3, 3), cut(3, 3, 9, 9)]), Label([]), Label([cut(0, 0, 9, 9)])]
+    labels = [
+        CallLabel([cut(1, 1, 8, 8)]),
+        CallLabel([cut(0, 0, 3, 3), cut(3, 3, 9, 9)]),
+        CallLabel([]),
+        CallLabel([cut(0, 0, 9, 9)]),
+    ]
     return Case("SEG", make, {}, calls("SEG", box=boxes), labels)
 
 
 def depth(make: Callable[[Path], Path]) -> Case:
     asked = [*calls("DEPTH")[:3], Call("DEPTH", {"image": IMAGES[3].crop(2, 2, 8, 8)})]
-    labels = [Label(2.0), Label(0.5), Label(np.linspace(1, 4, 120, dtype=np.float32).reshape(12, 10)), Label(3.0)]
+    labels = [CallLabel(2.0), CallLabel(0.5), CallLabel(np.linspace(1, 4, 120, dtype=np.float32).reshape(12, 10)), CallLabel(3.0)]
     return Case("DEPTH", make, {}, asked, labels)
 
 

@@ -13,16 +13,16 @@ import torch
 
 pytest.importorskip("transformers", reason="needs the extra `hf`")
 
-from tutelage.distill.data import TensorData
-from tutelage.distill.lesson import Settings
-from tutelage.distill.trainer import Trainer
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.job import TrainingSettings
+from tutelage.distillation.trainer import Trainer
 from tutelage.errors import InputError, StaleError
 from tutelage.modules import hf
 from tutelage.modules.hf import base
-from tutelage.modules.visual_module import Label, VisualModule, load
-from tutelage.programs.language import RuntimeFailure
+from tutelage.modules.visual_module import CallLabel, VisualModule, load
+from tutelage.programs.types import RuntimeFailure
 from tutelage.programs.values import Image
-from tutelage.sdvp.lesson import Stepwise, lesson
+from tutelage.sdvp.objective import StepwiseDistillation, make_job
 
 from . import tiny
 from .cases import CASES
@@ -38,7 +38,7 @@ def opened(tmp_path_factory: Any) -> Iterator[Opened]:
     def get(name: str) -> VisualModule:
         if name not in made:
             case = CASES[name]
-            made[name] = hf.opened(case.module, f"hf:{case.make(tmp_path_factory.mktemp('model'))}", **case.settings)
+            made[name] = hf.open_module(case.module, f"hf:{case.make(tmp_path_factory.mktemp('model'))}", **case.settings)
         return made[name]
 
     yield get
@@ -107,21 +107,21 @@ def loss_of(trainer: Trainer) -> float:
     with torch.no_grad():
         batch = trainer.batch(0)
         ours, theirs = trainer.method(batch, trainer.student, trainer.teacher)
-        weights = trainer.method.weights()
-        return sum(weights.get(name, 1) * term.item() for name, term in trainer.method.terms(batch, ours, theirs).items())
+        weights = trainer.method.loss_weights()
+        return sum(weights.get(name, 1) * term.item() for name, term in trainer.method.loss_terms(batch, ours, theirs).items())
 
 
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].labels])
 def test_a_lesson_lowers_its_loss_and_leaves_the_module_alone(name: str, opened: Opened) -> None:
     module, case = opened(name), CASES[name]
     before = module.version
-    task, replay = module.exercise(case.calls, case.labels), module.exercise(case.calls[::-1], None)
-    settings = Settings(steps=8, batch_size=4, lr=1e-3, schedule="constant", checkpoint_every=0)
-    trainer = Trainer(lesson(module, task, replay, settings, Stepwise.Config(keep=0.1)))
+    task, replay = module.training_examples(case.calls, case.labels), module.training_examples(case.calls[::-1], None)
+    settings = TrainingSettings(steps=8, batch_size=4, lr=1e-3, schedule="constant", checkpoint_every=0)
+    trainer = Trainer(make_job(module, task, replay, settings, StepwiseDistillation.Config(self_weight=0.1)))
     first = loss_of(trainer)
     student = trainer.run().student
     assert loss_of(trainer) < first
-    taught = module.taught(student)
+    taught = module.with_network(student)
     module._version = None
     assert module.version == before != taught.version
 
@@ -141,7 +141,7 @@ def test_other_weights_than_the_saved_ones_are_noticed(opened: Opened, tmp_path:
     with torch.no_grad():
         next(other.parameters()).add_(0.1)
     module.save(tmp_path / "one")
-    module.taught(other).save(tmp_path / "two")
+    module.with_network(other).save(tmp_path / "two")
     (tmp_path / "one" / "model.safetensors").write_bytes((tmp_path / "two" / "model.safetensors").read_bytes())
     with pytest.raises(StaleError, match="tutelage.json"):
         load(tmp_path / "one")
@@ -151,10 +151,17 @@ def test_the_version_is_the_weights_and_how_inputs_are_prepared_and_not_the_plac
     made = [tiny.clip(tmp_path / name) for name in ("one", "two", "three")]
     file = made[2] / "processor_config.json"
     file.write_text(file.read_text().replace('"do_normalize": true', '"do_normalize": false'))
-    one, two, three = (hf.opened("MATCH", str(folder)).version for folder in made)
-    assert one == two == hf.opened("MATCH", str(made[0]), rows=3).version
+    one, two, three = (hf.open_module("MATCH", str(folder)).version for folder in made)
+    assert one == two == hf.open_module("MATCH", str(made[0]), rows=3).version
     assert (
-        len({one, three, hf.opened("MATCH", str(made[0]), prompt="{option}").version, hf.opened("VERIFY", str(made[0])).version})
+        len(
+            {
+                one,
+                three,
+                hf.open_module("MATCH", str(made[0]), prompt="{option}").version,
+                hf.open_module("VERIFY", str(made[0])).version,
+            }
+        )
         == 4
     )
 
@@ -198,19 +205,19 @@ def test_a_call_that_cannot_be_put_to_the_model_fails_alone(opened: Opened) -> N
     assert isinstance(said.values[1], RuntimeFailure) and "the model reads at most 24" in said.values[1].message
     assert [said.values[0], said.values[2]] == module.run([first, second]).values
     with pytest.raises(InputError, match="82 tokens of text"):
-        module.exercise([long], [Label("red")])
+        module.training_examples([long], [CallLabel("red")])
     matcher, (call, *_) = opened("clip"), CASES["clip"].calls
     none = type(call)("MATCH", {"image": call.args["image"], "options": []})
     assert [type(value) for value in matcher.run([none, call]).values] == [RuntimeFailure, str]
     with pytest.raises(InputError, match="'purple' is none of the options"):
-        matcher.exercise([call], [Label("red", {"red": 0.5, "purple": 0.5})])
+        matcher.training_examples([call], [CallLabel("red", {"red": 0.5, "purple": 0.5})])
 
 
 def test_a_square_frame_keeps_the_image_in_its_upper_left(opened: Opened) -> None:
     config = replace(opened("grounding dino").config, square=20)
     wide = Image.from_array(np.full((3, 10, 40), 255, np.uint8))
     assert config.sides(wide) == (40, 40)
-    seen = np.asarray(config.framed(wide))
+    seen = np.asarray(config.resize_with_padding(wide))
     assert seen.shape == (20, 20, 3) and (seen[:4] == 255).all() and (seen[7:] == 127).all()
 
 
@@ -229,5 +236,5 @@ def test_closed_scores_are_the_log_probabilities_of_whole_answers(name: str, ope
             total = torch.zeros(4)
             for at in range(len(ids)):
                 before = torch.cat([ids[:at], ids.new_zeros(1)]).repeat(4, 1)
-                total += network.continued(prompt, before, 1)[:, at].log_softmax(-1)[:, ids[at]]
+                total += network.continuation_logits(prompt, before, 1)[:, at].log_softmax(-1)[:, ids[at]]
             assert torch.allclose(scores[:, number], total, atol=1e-4)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from tutelage.cli.folder import Folder
+from tutelage.cli.lazy import LazyGroup
 
 
 class Device(StrEnum):
@@ -17,7 +17,7 @@ class Device(StrEnum):
     cuda = "cuda"
 
 
-class Benchmarks(Folder):
+class Benchmarks(LazyGroup):
     """A file a benchmark."""
 
     folder, package = Path(__file__).parent, __name__

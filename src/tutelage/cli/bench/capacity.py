@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tutelage.cli._programs import Seed
-from tutelage.cli.common import JsonOut, console, emit, environment, progress
+from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 
@@ -26,7 +26,7 @@ def capacity(
     """
     from rich.table import Table
 
-    from tutelage.bench.capacity import bench
+    from tutelage.bench.cost_estimate import bench
 
     with progress("measuring", 1) as bar:
         result = bench(seed=seed, images=images, smoke=smoke, progress=bar)
@@ -49,4 +49,4 @@ def capacity(
         f"virtual clock): {checked['difference']:+.1%}, {'within' if checked['within'] else 'BEYOND'} {checked['margin']:.0%}",
         soft_wrap=True,
     )
-    emit(result | environment([seed]), json)
+    emit(result | run_metadata([seed]), json)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tutelage.cli.bench import Device
-from tutelage.cli.common import JsonOut, console, emit, environment, progress
+from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 
@@ -23,7 +23,7 @@ def folding(
     """Time a re-parameterised network before and after its branches are folded into one kernel."""
     from rich.table import Table
 
-    from tutelage.bench.folding import bench
+    from tutelage.bench.reparameterization import bench
 
     with progress("measuring", 1) as bar:
         result = bench(rounds, batch, device.value, size, progress=bar)
@@ -36,4 +36,4 @@ def folding(
         f"{batch} images a pass, inference, fp32, {rounds} rounds, {result['clock']}, {result['threads']} thread, on {device}",
         soft_wrap=True,
     )
-    emit(result | environment([0]), json)
+    emit(result | run_metadata([0]), json)

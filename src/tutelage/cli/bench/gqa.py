@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli.common import JsonOut, console, emit, environment, progress
+from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 
@@ -25,7 +25,7 @@ def gqa(
     import contextlib
     import tempfile
 
-    from tutelage.bench.gqa import bench
+    from tutelage.bench.gqa_readers import bench
 
     place = contextlib.nullcontext(folder) if folder is not None else tempfile.TemporaryDirectory(prefix="tutelage-gqa-")
     with place as where, progress("writing, then reading and scoring", 1) as bar:
@@ -40,4 +40,4 @@ def gqa(
         + (" (smoke test)" if smoke else ""),
         soft_wrap=True,
     )
-    emit(result | {"smoke": smoke} | environment([result["seed"]]), json)
+    emit(result | {"smoke": smoke} | run_metadata([result["seed"]]), json)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tutelage.cli.common import JsonOut, console, emit, environment, progress
+from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 
@@ -41,7 +41,7 @@ def photos(
         f"({time['timed']} questions, {time['rounds']} rounds, one thread)",
         markup=False, soft_wrap=True,
     )  # fmt: skip
-    emit(result | environment(), json)
+    emit(result | run_metadata(), json)
 
 
 def _table(result: dict[str, Any]) -> Any:

@@ -8,7 +8,7 @@ import typer
 
 from tutelage.cli._programs import Dsl, DslOption, Seed
 from tutelage.cli.bench import Device
-from tutelage.cli.common import JsonOut, console, emit, environment, progress
+from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 
@@ -35,7 +35,7 @@ def programs(
         + (" (smoke test: networks that know nothing)" if smoke else ""),
         soft_wrap=True,
     )
-    emit(result | environment([seed]), json)
+    emit(result | run_metadata([seed]), json)
 
 
 def _table(result: dict[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tutelage.cli.bench import Device
-from tutelage.cli.common import JsonOut, console, emit, environment, progress
+from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 
@@ -24,7 +24,7 @@ def scan(
     """Time Mamba's selective scan, forward and backward: step by step, in chunks of time, in groups of steps."""
     from rich.table import Table
 
-    from tutelage.bench.scan import bench
+    from tutelage.bench.selective_scan import bench
 
     with progress("measuring"):
         result = bench(batch or (1, 8), length, rounds=rounds, device=device.value, smoke=smoke)
@@ -39,4 +39,4 @@ def scan(
         f"{result['clock']}, {result['threads']} threads, on {result['device']}" + (" (smoke test)" if smoke else ""),
         soft_wrap=True,
     )
-    emit(result | environment([0]), json)
+    emit(result | run_metadata([0]), json)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tutelage.cli._programs import Seed
-from tutelage.cli.common import JsonOut, console, emit, environment, progress
+from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 
@@ -47,4 +47,4 @@ def serving(
     screen.print(f"{many['requests']:,} requests in one go: {many['errors']} errors, {many['answers_per_s']:.0f} answers/s")
     codes = ", ".join(f"{count} x {code}" for code, count in beyond["codes"].items())
     screen.print(f"{beyond['clients']} clients at a queue of {beyond['queue']}: {codes}; {beyond['errors']} errors", soft_wrap=True)
-    emit(result | environment([seed]), json)
+    emit(result | run_metadata([seed]), json)

@@ -8,7 +8,7 @@ import typer
 
 from tutelage.cli._pool import Engine
 from tutelage.cli._programs import Seed
-from tutelage.cli.common import JsonOut, console, emit, environment, progress
+from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 
@@ -38,4 +38,4 @@ def workers(
     screen.print(
         f"{result['calls']:,} calls, {result['calls_a_shard']} a shard, {result['rounds']} rounds, medians; starting not counted"
     )
-    emit(result | environment([seed]), json)
+    emit(result | run_metadata([seed]), json)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli.common import JsonOut, console, emit, environment, progress
+from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 
@@ -21,7 +21,7 @@ def writers(
     """Measure how often the grammar and the learned writer write the gold program, and what they decline."""
     from rich.table import Table
 
-    from tutelage.bench.writers import FIGURES, bench
+    from tutelage.bench.generators import FIGURES, bench
 
     wanted = list(range(first_seed, first_seed + seeds))
     with progress("examining", 1) as bar:
@@ -38,4 +38,4 @@ def writers(
         "have a program; refused: of those that have none; unknown: words never read",
         soft_wrap=True,
     )
-    emit(result | environment(wanted), json)
+    emit(result | run_metadata(wanted), json)

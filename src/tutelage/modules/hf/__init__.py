@@ -1,6 +1,6 @@
 """Perception modules from transformers models, one file a skill. Needs the extra ``hf``.
 
-``opened("VQA", "hf:Salesforce/blip-vqa-base@REVISION")`` is a module that both program languages can call and that a lesson
+``open_module("VQA", "hf:Salesforce/blip-vqa-base@REVISION")`` is a module that both program languages can call and that a lesson
 can teach. Code that comes with a model is never run, and weights are read from safetensors alone.
 """
 
@@ -10,20 +10,20 @@ from typing import Any
 
 from tutelage.errors import InputError, did_you_mean
 from tutelage.modules.hf.base import HfModule
-from tutelage.modules.hf.source import PREFIX, Source, architecture, read_settings
+from tutelage.modules.hf.loading import PREFIX, Source, architecture, read_settings
 
-__all__ = ["PREFIX", "HfModule", "Source", "chosen", "classes", "opened"]
+__all__ = ["PREFIX", "HfModule", "Source", "resolve", "classes", "open_module"]
 
 
 def classes() -> list[type[HfModule]]:
     """Every class of module that wraps a transformers model, those for particular families first."""
-    from tutelage.modules.hf import chat, depth, loc, match, seg, vqa  # noqa: F401  (they define the classes)
+    from tutelage.modules.hf import depth, generative_vqa, image_text, loc, seg, vqa  # noqa: F401
 
     found = [kind for kind in HfModule.kinds().values() if kind.name]
     return sorted(found, key=lambda kind: not kind.families)
 
 
-def opened(name: str, text: str, **settings: Any) -> HfModule:
+def open_module(name: str, text: str, **settings: Any) -> HfModule:
     """The module ``name`` (VQA, LOC, MATCH …) from the model that ``text`` names: ``hf:OWNER/NAME@REVISION``, or
     ``hf:FOLDER``. ``settings`` are those of the class's ``Config``: ``answers``, ``threshold``, ``dtype`` …; in words they
     may follow the name, ``?answers=red,green&tokens=5``, and ``answers=@FILE`` reads a line an answer.
@@ -33,15 +33,15 @@ def opened(name: str, text: str, **settings: Any) -> HfModule:
         InputError: no such model or folder, a family that serves no module of this name, a setting that its class does
             not have, or weights that are absent, unsafe or incomplete.
     """
-    kind, config, source = chosen(name, text, **settings)
+    kind, config, source = resolve(name, text, **settings)
     return kind.open(config, source)
 
 
-def chosen(name: str, text: str, **settings: Any) -> tuple[type[HfModule], Any, Source]:
-    """The class, the settings and the source of what :func:`opened` opens, without its weights.
+def resolve(name: str, text: str, **settings: Any) -> tuple[type[HfModule], Any, Source]:
+    """The class, the settings and the source of what :func:`open_module` opens, without its weights.
 
     Raises:
-        MissingExtra, InputError: as :func:`opened`.
+        MissingExtra, InputError: as :func:`open_module`.
     """
     place, _, words = text.partition("?")
     source = Source.read(place)
@@ -49,7 +49,7 @@ def chosen(name: str, text: str, **settings: Any) -> tuple[type[HfModule], Any, 
     if name not in names:
         raise InputError(f"no module {name!r} is made from a transformers model", where=text, remedy=did_you_mean(name, names))
     family = architecture(source).model_type
-    able = {kind.name: kind for kind in reversed(classes()) if kind.serves(family)}
+    able = {kind.name: kind for kind in reversed(classes()) if kind.supports(family)}
     if name not in able:
         known = sorted({family for kind in classes() if kind.name == name for family in kind.families})
         remedy = f"it serves {', '.join(sorted(able))}" if able else f"families for {name}: {', '.join(known)}"

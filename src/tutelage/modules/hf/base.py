@@ -13,17 +13,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutelage import files
+from tutelage import storage
 from tutelage.errors import InputError, StaleError
-from tutelage.modules.hf.source import Source, processor_of, quiet, transformers, weights_of
+from tutelage.modules.hf.loading import Source, processor_of, quiet, transformers, weights_of
 from tutelage.modules.module_folder import read_head, write_head
-from tutelage.modules.visual_module import HEAD_FILE, VisualModule, tensor_bytes
-from tutelage.programs.language import Answers, Call, RuntimeFailure
+from tutelage.modules.visual_module import METADATA_FILE, VisualModule, tensor_bytes
+from tutelage.programs.types import Call, ModuleOutputs, RuntimeFailure
 from tutelage.programs.values import Image
 
 MANY = "many/"
 """Before the name of an input of which an image has several, stacked without a dimension of their own (Qwen-VL's patches)."""
-Row = dict[str, Tensor]
+ModelInputs = dict[str, Tensor]
 IN_MEMORY = 256 << 20
 """Bytes of the calls' images that a batch holds in memory; more, a lesson's, lie in a temporary file."""
 
@@ -48,7 +48,7 @@ class HfConfig:
 
 
 @dataclass(frozen=True)
-class FramedConfig(HfConfig):
+class ResizedConfig(HfConfig):
     """``square``: each image is first padded to a square, with grey on the right or below, and brought to so many pixels a
     side; 0: as it is. A lesson needs images of one shape, and many processors keep an image's proportions (ViLT's, Grounding
     DINO's, Qwen-VL's)."""
@@ -60,7 +60,7 @@ class FramedConfig(HfConfig):
         side = max(image.width, image.height)
         return (side, side) if self.square else (image.width, image.height)
 
-    def framed(self, image: Image) -> PIL.Image.Image:
+    def resize_with_padding(self, image: Image) -> PIL.Image.Image:
         """What the model sees."""
         picture = image.to_pil()
         if self.square:
@@ -107,7 +107,7 @@ class HfModule(VisualModule):
         self.batch_size = 4 * config.rows  # so that rows of one length are found together
 
     @classmethod
-    def serves(cls, family: str) -> bool:
+    def supports(cls, family: str) -> bool:
         """Whether a model type of transformers can be this module."""
         return family in cls.families
 
@@ -117,7 +117,7 @@ class HfModule(VisualModule):
         raise NotImplementedError
 
     @classmethod
-    def network_of(cls, config: Any, model: Any, processor: Any) -> nn.Module:
+    def build_network(cls, config: Any, model: Any, processor: Any) -> nn.Module:
         """The network round the model."""
         raise NotImplementedError
 
@@ -131,9 +131,9 @@ class HfModule(VisualModule):
         processor = processor_of(source)
         model = weights_of(source, cls.model_class(transformers()), config.dtype, config.device)
         commit = getattr(model.config, "_commit_hash", None) if config.revision else None
-        preparation = config.prepared or files.fingerprint(prepared(processor))
+        preparation = config.prepared or storage.fingerprint(prepared(processor))
         config = replace(config, revision=commit or config.revision, prepared=preparation)
-        return cls(config, cls.network_of(config, model, processor), processor)
+        return cls(config, cls.build_network(config, model, processor), processor)
 
     @property
     def version(self) -> str:
@@ -142,17 +142,17 @@ class HfModule(VisualModule):
             state = self.network.state_dict()
             beside = ("source", "revision", "rows", "device")
             kept = {key: value for key, value in asdict(self.config).items() if key not in beside}
-            tensors = [files.fingerprint(key, tensor_bytes(state[key])) for key in sorted(state)]
-            self._version = files.fingerprint(type(self).__name__, kept, *tensors)
+            tensors = [storage.fingerprint(key, tensor_bytes(state[key])) for key in sorted(state)]
+            self._version = storage.fingerprint(type(self).__name__, kept, *tensors)
         return self._version
 
     # -- from calls to batches ---------------------------------------------------------------------------------------
 
-    def row(self, call: Call) -> Row:
+    def row(self, call: Call) -> ModelInputs:
         """One call as tensors without a batch dimension; texts may differ in length."""
         raise NotImplementedError
 
-    def _checked(self, call: Call) -> Row:
+    def _checked(self, call: Call) -> ModelInputs:
         """The call's row.
 
         Raises:
@@ -169,7 +169,7 @@ class HfModule(VisualModule):
         """Where ids of an input are padded, ``left`` or ``right``, and with what."""
         return "right", 0
 
-    def collate(self, rows: Sequence[Row]) -> dict[str, Tensor]:
+    def collate(self, rows: Sequence[ModelInputs]) -> dict[str, Tensor]:
         """Rows as one batch; ids are padded to the longest.
 
         Raises:
@@ -232,17 +232,17 @@ class HfModule(VisualModule):
         parts = [self.network({k: v[at : at + size] for k, v in batch.items()}) for at in range(0, count, size)]
         return joined(parts)
 
-    def run(self, calls: Sequence[Call]) -> Answers:
+    def run(self, calls: Sequence[Call]) -> ModuleOutputs:
         """Values and heads without gradients: calls whose images have one shape together, those of like length side by
         side, so that little is padded. A call that cannot be put to the model fails alone. Heads are given where one batch
         held all calls in order."""
-        rows: dict[int, Row] = {}
-        found: list[tuple[list[int], Answers]] = []
+        rows: dict[int, ModelInputs] = {}
+        found: list[tuple[list[int], ModuleOutputs]] = []
         for number, call in enumerate(calls):
             try:
                 rows[number] = self._checked(call)
             except InputError as error:
-                found.append(([number], Answers([RuntimeFailure(error.message, where=error.where, remedy=error.remedy)])))
+                found.append(([number], ModuleOutputs([RuntimeFailure(error.message, where=error.where, remedy=error.remedy)])))
         order = sorted(rows, key=lambda i: (self._shape(rows[i]), _length(rows[i])))
         at = 0
         with torch.inference_mode():
@@ -253,7 +253,7 @@ class HfModule(VisualModule):
                 at += len(like)
         return merged(found)
 
-    def _shape(self, row: Row) -> tuple[Any, ...]:
+    def _shape(self, row: ModelInputs) -> tuple[Any, ...]:
         shapes = [(name, tuple(v.shape)) for name, v in row.items() if v.is_floating_point() or name.startswith(MANY)]
         return tuple(sorted(shapes))
 
@@ -261,32 +261,34 @@ class HfModule(VisualModule):
 
     def _write(self, folder: Path, weights: str) -> Path:
         """The model as transformers itself writes it, its processor, and ``tutelage.json``, which is last."""
-        with files.whole_folder(folder, last=HEAD_FILE) as place, quiet():
+        with storage.atomic_folder(folder, last=METADATA_FILE) as place, quiet():
             self.network.model.save_pretrained(place)
             self.processor.save_pretrained(place)
-            write_head(place / HEAD_FILE, self.head(), [file.name for file in place.iterdir() if file.is_file()])
+            write_head(place / METADATA_FILE, self.metadata(), [file.name for file in place.iterdir() if file.is_file()])
         return folder
 
     @classmethod
-    def restore(cls, config: Any, folder: Path) -> Self:
+    def from_folder(cls, config: Any, folder: Path) -> Self:
         """The module of ``config`` that was saved in ``folder``, on the CPU: move its network where it shall run."""
         config = replace(config, device="cpu")
         module = cls.open(replace(config, revision=""), Source(str(folder)))
         module.config = config  # it remembers where it first came from
-        if read_head(folder / HEAD_FILE)["version"] != module.version:
-            raise StaleError(f"the weights are not the ones that {HEAD_FILE} names", where=folder, remedy="save the module again")
+        if read_head(folder / METADATA_FILE)["version"] != module.version:
+            raise StaleError(
+                f"the weights are not the ones that {METADATA_FILE} names", where=folder, remedy="save the module again"
+            )
         return module
 
     def load_weights(self, folder: str | Path) -> Self:
         """As :meth:`VisualModule.load_weights`; it runs where this module does."""
-        module = self.restore(self.config, Path(folder))
+        module = self.from_folder(self.config, Path(folder))
         module.network.to(self.network.model.device)
         module.config = self.config
         return module
 
 
 def _in_a_file(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    return torch.frombuffer(files.unnamed(math.prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
+    return torch.frombuffer(storage.unnamed(math.prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
 
 
 def prepared(processor: Any) -> Any:
@@ -315,7 +317,7 @@ def joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return found
 
 
-def merged(found: Sequence[tuple[list[int], Answers]]) -> Answers:
+def merged(found: Sequence[tuple[list[int], ModuleOutputs]]) -> ModuleOutputs:
     """Answers to several batches in the order of the calls, each with the positions of its calls."""
     if len(found) == 1 and found[0][0] == sorted(found[0][0]):
         return found[0][1]
@@ -326,16 +328,16 @@ def merged(found: Sequence[tuple[list[int], Answers]]) -> Answers:
         for i, place in enumerate(places):
             values[place] = said.values[i]
             dists[place] = said.distributions[i] if said.distributions else None
-    return Answers(values, dists)
+    return ModuleOutputs(values, dists)
 
 
-def _length(row: Row) -> int:
+def _length(row: ModelInputs) -> int:
     return row["input_ids"].shape[-1] if "input_ids" in row else 0
 
 
-def whole(values: Mapping[str, Any], skip: Sequence[str] = ()) -> Row:
+def drop_batch_dim(values: Mapping[str, Any], skip: Sequence[str] = ()) -> ModelInputs:
     """What a processor gave for one call, without the batch dimension; what an image has several of is marked."""
-    found: Row = {}
+    found: ModelInputs = {}
     for name, value in values.items():
         if isinstance(value, Tensor) and name not in skip:
             found |= {name: value[0]} if value.shape[0] == 1 else {MANY + name: value}

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tutelage.modules.hf.base import FramedConfig, HfModule, HfNetwork, Row, whole
-from tutelage.modules.visual_module import Exercise, Label
-from tutelage.programs.language import Answers, Call, Signature
+from tutelage.modules.hf.base import HfModule, HfNetwork, ModelInputs, ResizedConfig, drop_batch_dim
+from tutelage.modules.visual_module import CallLabel, TrainingExamples
+from tutelage.programs.types import Call, ModuleOutputs, Signature
 from tutelage.programs.values import Image
 
 
 @dataclass(frozen=True)
-class DepthConfig(FramedConfig):
+class DepthConfig(ResizedConfig):
     """Beside the frame: ``inverse``: the model says how near things are (relative models: MiDaS's DPT, Depth Anything), so that
     its numbers are turned over; metric models say how far, and need ``inverse=False``."""
 
@@ -44,22 +44,24 @@ class HfDepth(HfModule):
         return kit.AutoModelForDepthEstimation
 
     @classmethod
-    def network_of(cls, config: DepthConfig, model: Any, processor: Any) -> nn.Module:
+    def build_network(cls, config: DepthConfig, model: Any, processor: Any) -> nn.Module:
         """The model's map and its median in a region."""
         return DepthNetwork(model)
 
-    def row(self, call: Call) -> Row:
+    def row(self, call: Call) -> ModelInputs:
         """``pixel_values`` of the whole picture, and the region [4] as shares of it."""
         image = call.args["image"]
         picture = Image(image.root, image.root_key)
         region = torch.tensor(image.region) / torch.tensor(self.config.sides(picture) * 2)
-        return whole(self.processor(images=self.config.framed(picture), return_tensors="pt")) | {"region": region}
+        return drop_batch_dim(self.processor(images=self.config.resize_with_padding(picture), return_tensors="pt")) | {
+            "region": region
+        }
 
-    def exercise(self, calls: Sequence[Call], labels: Sequence[Label] | None) -> Exercise:
+    def training_examples(self, calls: Sequence[Call], labels: Sequence[CallLabel] | None) -> TrainingExamples:
         """Targets by head: ``size``, the model's own numbers, and ``peaks``, 1 where they are known."""
         inputs = self.encode(calls)
         if labels is None:
-            return Exercise(inputs, {}, torch.ones(len(calls)))
+            return TrainingExamples(inputs, {}, torch.ones(len(calls)))
         with torch.no_grad():
             shape = self.forward({key: value[:1] for key, value in inputs.items()})["map"].shape[2:]
         count = len(calls)
@@ -68,19 +70,19 @@ class HfDepth(HfModule):
             "median": {"size": torch.zeros(count, 1, 1, 1), "peaks": torch.zeros(count, 1, 1)},
         }
         for row, label in enumerate(labels):
-            head = "map" if isinstance(label.hard, np.ndarray) else "median"
-            value = torch.as_tensor(label.hard, dtype=torch.float32)
+            head = "map" if isinstance(label.value, np.ndarray) else "median"
+            value = torch.as_tensor(label.value, dtype=torch.float32)
             value = 1 / value.clamp_min(1e-6) if self.config.inverse else value
             room = targets[head]["size"][row, 0].shape
             fitted = F.interpolate(value.reshape(1, 1, *value.shape[-2:]), room, mode="area") if value.ndim else value
             targets[head]["size"][row, 0] = fitted
             targets[head]["peaks"][row] = label.weight
-        return Exercise(inputs, targets, torch.ones(count))
+        return TrainingExamples(inputs, targets, torch.ones(count))
 
-    def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Answers:
+    def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> ModuleOutputs:
         """The medians."""
         near = heads["median"].float().flatten()
-        return Answers((1 / near.clamp_min(1e-6) if self.config.inverse else near).tolist(), None, None, heads)
+        return ModuleOutputs((1 / near.clamp_min(1e-6) if self.config.inverse else near).tolist(), None, None, heads)
 
 
 class DepthNetwork(HfNetwork):

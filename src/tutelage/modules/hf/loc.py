@@ -9,16 +9,16 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tutelage.modules.asking import NEVER
-from tutelage.modules.hf.base import FramedConfig, HfModule, HfNetwork, Row, whole
-from tutelage.modules.locating import half_of, suppress
-from tutelage.modules.visual_module import Exercise, Label
-from tutelage.programs.language import Answers, Call, Signature
+from tutelage.modules.detection import half_crop, nms
+from tutelage.modules.hf.base import HfModule, HfNetwork, ModelInputs, ResizedConfig, drop_batch_dim
+from tutelage.modules.visual_module import CallLabel, TrainingExamples
+from tutelage.modules.vqa import MASKED_LOGIT
+from tutelage.programs.types import Call, ModuleOutputs, Signature
 from tutelage.programs.values import Box, Image
 
 
 @dataclass(frozen=True)
-class LocConfig(FramedConfig):
+class LocConfig(ResizedConfig):
     """``prompt``: the phrase as the model is asked it; empty: as its family is. A box counts from ``threshold`` on, and unless
     it overlaps a better one by more than ``nms`` (IoU); both as in VisProg."""
 
@@ -38,37 +38,39 @@ class HfLoc(HfModule):
     signature = Signature({"image": "image", "object": "text"}, "boxes")
     heads: ClassVar = {"boxes": "set"}
     Config = LocConfig
-    asked: ClassVar = "{object}"
+    prompt_template: ClassVar = "{object}"
 
     def text(self, call: Call) -> str:
         """The phrase as the model is asked it."""
-        return (self.config.prompt or self.asked).format(object=call.args["object"])
+        return (self.config.prompt or self.prompt_template).format(object=call.args["object"])
 
     def sides(self, image: Image) -> tuple[float, float]:
         """The width and height, in pixels of the image, that boxes are shares of."""
         return self.config.sides(image)
 
-    def exercise(self, calls: Sequence[Call], labels: Sequence[Label] | None) -> Exercise:
+    def training_examples(self, calls: Sequence[Call], labels: Sequence[CallLabel] | None) -> TrainingExamples:
         """Targets ``boxes`` [N, T, 4], centre and size as shares, and ``real`` [N, T]: which of them there are."""
         inputs = self.encode(calls)
         if labels is None:
-            return Exercise(inputs, {}, torch.ones(len(calls)))
-        most = max([1, *(len(label.hard) for label in labels)])
+            return TrainingExamples(inputs, {}, torch.ones(len(calls)))
+        most = max([1, *(len(label.value) for label in labels)])
         boxes, real = torch.zeros(len(calls), most, 4), torch.zeros(len(calls), most, dtype=torch.bool)
         for row, (call, label) in enumerate(zip(calls, labels, strict=True)):
             sx, sy = self.sides(call.args["image"])
-            for at, box in enumerate(label.hard):
+            for at, box in enumerate(label.value):
                 (cx, cy) = box.center
                 boxes[row, at] = torch.tensor([cx / sx, cy / sy, (box.x2 - box.x1) / sx, (box.y2 - box.y1) / sy])
                 real[row, at] = True
         weights = torch.tensor([label.weight for label in labels], dtype=torch.float32)
-        return Exercise(inputs, {"boxes": {"boxes": boxes, "real": real}}, weights)
+        return TrainingExamples(inputs, {"boxes": {"boxes": boxes, "real": real}}, weights)
 
-    def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Answers:
+    def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> ModuleOutputs:
         """Boxes in pixels of the call's image."""
-        values = [half_of(call) or self.boxes(found, call.args["image"]) for found, call in zip(heads["boxes"], calls, strict=True)]
+        values = [
+            half_crop(call) or self.boxes(found, call.args["image"]) for found, call in zip(heads["boxes"], calls, strict=True)
+        ]
         dists: list[dict[str, float] | None] = [{"found": box[0].score} if box else None for box in values]
-        return Answers(values, dists, None, heads)
+        return ModuleOutputs(values, dists, None, heads)
 
     def boxes(self, found: Tensor, image: Image) -> list[Box]:
         """The boxes of one set [Q, 5] that score enough, clipped to the image, best first, overlaps suppressed."""
@@ -81,7 +83,7 @@ class HfLoc(HfModule):
             x1, y1, x2, y2 = (cx - w / 2) * sx, (cy - h / 2) * sy, (cx + w / 2) * sx, (cy + h / 2) * sy
             box = Box(max(0.0, x1), max(0.0, y1), min(image.width, x2), min(image.height, y2), share)
             boxes += [box] if box.area > 0 else []
-        return suppress(boxes, self.config.nms)
+        return nms(boxes, self.config.nms)
 
 
 class Owl(HfLoc):
@@ -96,13 +98,17 @@ class Owl(HfLoc):
         return kit.AutoModelForZeroShotObjectDetection
 
     @classmethod
-    def network_of(cls, config: LocConfig, model: Any, processor: Any) -> nn.Module:
+    def build_network(cls, config: LocConfig, model: Any, processor: Any) -> nn.Module:
         """One phrase an image."""
         return PhraseNetwork(model)
 
-    def row(self, call: Call) -> Row:
+    def row(self, call: Call) -> ModelInputs:
         """Image and phrase as the processor gives them; its texts are all of one length."""
-        return whole(self.processor(images=self.config.framed(call.args["image"]), text=[[self.text(call)]], return_tensors="pt"))
+        return drop_batch_dim(
+            self.processor(
+                images=self.config.resize_with_padding(call.args["image"]), text=[[self.text(call)]], return_tensors="pt"
+            )
+        )
 
 
 class Owlv2(Owl):
@@ -136,27 +142,29 @@ class GroundingDino(Owl):
     asked = "{object}."
 
     @classmethod
-    def network_of(cls, config: LocConfig, model: Any, processor: Any) -> nn.Module:
+    def build_network(cls, config: LocConfig, model: Any, processor: Any) -> nn.Module:
         """The phrase's tokens become one logit."""
-        return TokenNetwork(model, processor.tokenizer)
+        return TokenGroundingNetwork(model, processor.tokenizer)
 
-    def row(self, call: Call) -> Row:
+    def row(self, call: Call) -> ModelInputs:
         """Image and phrase, in small letters and ended by a dot."""
-        return whole(
-            self.processor(images=self.config.framed(call.args["image"]), text=self.text(call).lower(), return_tensors="pt")
+        return drop_batch_dim(
+            self.processor(
+                images=self.config.resize_with_padding(call.args["image"]), text=self.text(call).lower(), return_tensors="pt"
+            )
         )
 
 
-class TokenNetwork(PhraseNetwork):
+class TokenGroundingNetwork(PhraseNetwork):
     """As :class:`PhraseNetwork`, from a logit a token."""
 
     def __init__(self, model: Any, tokenizer: Any):
         super().__init__(model)
-        self.silent = tuple({*tokenizer.all_special_ids, *tokenizer.convert_tokens_to_ids([".", "?"])})
+        self.ignored_ids = tuple({*tokenizer.all_special_ids, *tokenizer.convert_tokens_to_ids([".", "?"])})
 
     def logits(self, out: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """[B, Q, 1]: the largest over the phrase's words; ends, dots and padding count for nothing."""
         ids = batch["input_ids"].to(out.logits.device)
-        said = ~torch.isin(ids, torch.tensor(self.silent, device=ids.device)) & batch["attention_mask"].to(ids.device).bool()
+        said = ~torch.isin(ids, torch.tensor(self.ignored_ids, device=ids.device)) & batch["attention_mask"].to(ids.device).bool()
         words = out.logits[..., : ids.shape[1]].masked_fill(~said[:, None], -torch.inf)
-        return words.amax(2, keepdim=True).clamp_min(NEVER)
+        return words.amax(2, keepdim=True).clamp_min(MASKED_LOGIT)

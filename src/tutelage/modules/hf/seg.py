@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import InputError
-from tutelage.modules.hf.base import HfConfig, HfModule, HfNetwork, Row, whole
-from tutelage.modules.regions import extent
-from tutelage.modules.visual_module import Exercise, Label
-from tutelage.programs.language import Answers, Call, Signature
+from tutelage.modules.connected_components import mask_to_box
+from tutelage.modules.hf.base import HfConfig, HfModule, HfNetwork, ModelInputs, drop_batch_dim
+from tutelage.modules.visual_module import CallLabel, TrainingExamples
+from tutelage.programs.types import Call, ModuleOutputs, Signature
 from tutelage.programs.values import Box, Image, Object
 
 
@@ -33,12 +33,13 @@ class HfSeg(HfModule):
     heads: ClassVar = {"masks": "heatmap"}
     Config = SegConfig
 
-    def asked(self, call: Call) -> list[tuple[str, Box | None]]:
+    def requested_objects(self, call: Call) -> list[tuple[str, Box | None]]:
         """What is asked for: the category of each thing, and the box it is looked for in."""
         raise NotImplementedError
 
-    def exercise(self, calls: Sequence[Call], labels: Sequence[Label] | None) -> Exercise:
-        """Targets ``heat`` [N, K, h, w], the labels' masks at the head's size, and ``asked`` [N, K]; a label is the objects of
+    def training_examples(self, calls: Sequence[Call], labels: Sequence[CallLabel] | None) -> TrainingExamples:
+        """Targets ``heat`` [N, K, h, w], the labels' masks at the head's size, and ``requested_objects`` [N,
+        K]; a label is the objects of
         the call, in the order asked for; a phrase's objects make one mask.
 
         Raises:
@@ -46,41 +47,41 @@ class HfSeg(HfModule):
         """
         inputs = self.encode(calls)
         if labels is None:
-            return Exercise(inputs, {}, torch.ones(len(calls)))
+            return TrainingExamples(inputs, {}, torch.ones(len(calls)))
         with torch.no_grad():
             one = {key: value[:1] for key, value in inputs.items()}
             shape = self.forward(one)["masks"].shape[1:]
         heat, asked = torch.zeros(len(calls), *shape), torch.zeros(len(calls), shape[0])
         for row, (call, label) in enumerate(zip(calls, labels, strict=True)):
-            wanted = self.asked(call)
+            wanted = self.requested_objects(call)
             asked[row, : len(wanted)] = label.weight
-            for at, thing in enumerate(label.hard if wanted else ()):
+            for at, thing in enumerate(label.value if wanted else ()):
                 place = min(at, len(wanted) - 1)
-                mask = self.framed(mask_of(thing, call.args["image"]))
+                mask = self.add_padding(mask_of(thing, call.args["image"]))
                 small = F.interpolate(mask[None, None], shape[1:], mode="area")[0, 0]
                 heat[row, place] = torch.maximum(heat[row, place], small)
         weights = torch.tensor([label.weight for label in labels], dtype=torch.float32)
-        return Exercise(inputs, {"masks": {"heat": heat, "asked": asked}}, weights)
+        return TrainingExamples(inputs, {"masks": {"heat": heat, "asked": asked}}, weights)
 
-    def framed(self, mask: Tensor) -> Tensor:
+    def add_padding(self, mask: Tensor) -> Tensor:
         """A mask [H, W] of the image as the part of the head's frame that it fills."""
         return mask
 
-    def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Answers:
+    def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> ModuleOutputs:
         """An object for each thing of which a pixel was found, with its mask, its box and its mean probability."""
         values = []
         for logits, call in zip(heads["masks"].float(), calls, strict=True):
             image, found = call.args["image"], []
-            for number, (category, _) in enumerate(self.asked(call)):
-                heat = self.unframed(logits[number].sigmoid(), image)
+            for number, (category, _) in enumerate(self.requested_objects(call)):
+                heat = self.undo_padding(logits[number].sigmoid(), image)
                 mask = heat >= self.config.threshold
                 if mask.any():
                     share = float(heat[mask].mean())
-                    found.append(Object(extent(mask)._replace(score=share), mask, category, number, class_score=share))
+                    found.append(Object(mask_to_box(mask)._replace(score=share), mask, category, number, class_score=share))
             values.append(found)
-        return Answers(values, None, None, heads)
+        return ModuleOutputs(values, None, None, heads)
 
-    def unframed(self, heat: Tensor, image: Image) -> np.ndarray:
+    def undo_padding(self, heat: Tensor, image: Image) -> np.ndarray:
         """A heat-map [h, w] as float32 [H, W] of the image."""
         size = (image.height, image.width)
         return F.interpolate(heat[None, None], size, mode="bilinear", align_corners=False)[0, 0].numpy(force=True)
@@ -101,18 +102,18 @@ class ClipSeg(HfSeg):
         return kit.CLIPSegForImageSegmentation
 
     @classmethod
-    def network_of(cls, config: SegConfig, model: Any, processor: Any) -> nn.Module:
+    def build_network(cls, config: SegConfig, model: Any, processor: Any) -> nn.Module:
         """One phrase an image."""
         return ClipSegNetwork(model)
 
-    def asked(self, call: Call) -> list[tuple[str, Box | None]]:
+    def requested_objects(self, call: Call) -> list[tuple[str, Box | None]]:
         """The phrase."""
         return [(str(call.args.get("object") or "object"), None)]
 
-    def row(self, call: Call) -> Row:
+    def row(self, call: Call) -> ModelInputs:
         """Image and phrase as the processor gives them."""
-        text = [self.asked(call)[0][0]]
-        return whole(self.processor(images=call.args["image"].to_pil(), text=text, return_tensors="pt"))
+        text = [self.requested_objects(call)[0][0]]
+        return drop_batch_dim(self.processor(images=call.args["image"].to_pil(), text=text, return_tensors="pt"))
 
     def padding(self, name: str) -> tuple[str, int]:
         """On the right, as the tokenizer does."""
@@ -141,30 +142,30 @@ class Sam(HfSeg):
         return kit.SamModel
 
     @classmethod
-    def network_of(cls, config: SegConfig, model: Any, processor: Any) -> nn.Module:
+    def build_network(cls, config: SegConfig, model: Any, processor: Any) -> nn.Module:
         """One mask a box."""
         return SamNetwork(model)
 
-    def asked(self, call: Call) -> list[tuple[str, Box | None]]:
+    def requested_objects(self, call: Call) -> list[tuple[str, Box | None]]:
         """Every box; where no list is given, the whole image."""
         boxes = call.args.get("box")
         return [("object", box) for box in ([_all(call)] if boxes is None else boxes)]
 
-    def row(self, call: Call) -> Row:
+    def row(self, call: Call) -> ModelInputs:
         """``pixel_values`` [3, S, S] and ``input_boxes`` [K, 4] in pixels of the model's frame; one that nobody asked for
         where LOC found none."""
-        boxes = [list(map(float, (box or _all(call))[:4])) for _, box in self.asked(call) or [("", None)]]
-        return whole(
+        boxes = [list(map(float, (box or _all(call))[:4])) for _, box in self.requested_objects(call) or [("", None)]]
+        return drop_batch_dim(
             self.processor(images=call.args["image"].to_pil(), input_boxes=[boxes], return_tensors="pt"),
             skip=("original_sizes", "reshaped_input_sizes"),
         )
 
-    def framed(self, mask: Tensor) -> Tensor:
+    def add_padding(self, mask: Tensor) -> Tensor:
         """In the upper left of the square that the model sees."""
         side = max(mask.shape)
         return F.pad(mask, (0, side - mask.shape[1], 0, side - mask.shape[0]))
 
-    def unframed(self, heat: Tensor, image: Image) -> np.ndarray:
+    def undo_padding(self, heat: Tensor, image: Image) -> np.ndarray:
         """The upper left of the square."""
         side = max(image.width, image.height)
         whole_frame = F.interpolate(heat[None, None], (side, side), mode="bilinear", align_corners=False)[0, 0]

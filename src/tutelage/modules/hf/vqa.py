@@ -16,16 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import InputError, did_you_mean
-from tutelage.modules.hf.base import FramedConfig, HfModule, HfNetwork, Row, whole
-from tutelage.modules.visual_module import Exercise, Label
-from tutelage.programs.language import Answers, Call, Capabilities, Signature
+from tutelage.modules.hf.base import HfModule, HfNetwork, ModelInputs, ResizedConfig, drop_batch_dim
+from tutelage.modules.visual_module import CallLabel, TrainingExamples
+from tutelage.programs.types import Call, Capabilities, ModuleOutputs, Signature
 
 PAD = -100
 """Where an answer has no token."""
 
 
 @dataclass(frozen=True)
-class VqaConfig(FramedConfig):
+class VqaConfig(ResizedConfig):
     """``answers``: the closed set, none: open. ``tokens``: of an open answer at most. ``prompt``: the question as the model
     is asked it; empty: as its family is. ``lead``: what stands before an answer in the model's text. ``at_once``: answers
     scored together."""
@@ -52,16 +52,18 @@ class HfVqa(HfModule):
         self.heads = {"answer": "classes"} if self.answers else {"tokens": "tokens"}  # type: ignore[misc]
         self.capabilities = Capabilities(vocabulary=self.answers or None)
 
-    def row(self, call: Call) -> Row:
+    def row(self, call: Call) -> ModelInputs:
         """The image and the question as the processor gives them."""
         text = (self.config.prompt or self.question).format(question=call.args["question"])
-        return whole(self.processor(images=self.config.framed(call.args["image"]), text=text, return_tensors="pt"))
+        return drop_batch_dim(
+            self.processor(images=self.config.resize_with_padding(call.args["image"]), text=text, return_tensors="pt")
+        )
 
-    def exercise(self, calls: Sequence[Call], labels: Sequence[Label] | None) -> Exercise:
+    def training_examples(self, calls: Sequence[Call], labels: Sequence[CallLabel] | None) -> TrainingExamples:
         """Closed: classes. Open: ``written`` [N, T], the label's tokens, is an input, and the head's target ``tokens``; a
         replayed call is asked for what the module itself writes."""
         if self.answers:
-            return super().exercise(calls, labels)
+            return super().training_examples(calls, labels)
         inputs = self.encode(calls)
         if labels is None:
             said = []
@@ -69,27 +71,27 @@ class HfVqa(HfModule):
                 for at in range(0, len(calls), self.config.rows):  # the logits of all at once would fill the memory
                     heads = self.forward({key: value[at : at + self.config.rows] for key, value in inputs.items()})
                     said += self.network.cut(heads["tokens"].argmax(-1)).tolist()
-            return Exercise(inputs | {"written": padded_answers(said)}, {}, torch.ones(len(calls)))
-        network: AnswerNetwork = self.network
-        said = [answer_ids(self.processor.tokenizer, network.lead + str(label.hard), network.end) for label in labels]
+            return TrainingExamples(inputs | {"written": padded_answers(said)}, {}, torch.ones(len(calls)))
+        network: AnswerScorer = self.network
+        said = [answer_ids(self.processor.tokenizer, network.lead + str(label.value), network.end) for label in labels]
         written = padded_answers(said)
         weights = torch.tensor([label.weight for label in labels], dtype=torch.float32)
-        return Exercise(inputs | {"written": written}, {"tokens": {"tokens": written}}, weights)
+        return TrainingExamples(inputs | {"written": written}, {"tokens": {"tokens": written}}, weights)
 
-    def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Answers:
+    def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> ModuleOutputs:
         """The most probable answer with the probabilities of all; or what was written, with its own probability."""
         if self.answers:
             dists: list[dict[str, float] | None] = [
                 dict(zip(self.answers, row, strict=True)) for row in heads["answer"].float().softmax(1).tolist()
             ]
-            return Answers([max(dist, key=dist.__getitem__) for dist in dists if dist], dists, None, heads)
+            return ModuleOutputs([max(dist, key=dist.__getitem__) for dist in dists if dist], dists, None, heads)
         sure, ids = heads["tokens"].float().softmax(-1).max(-1)
         kept = self.network.cut(ids)
         shares = sure.masked_fill(kept == PAD, 1.0).prod(1).tolist()
         ends = self.network.ends
         texts = [[token for token in row if token != PAD and token not in ends] for row in kept.tolist()]
         values = [self.processor.tokenizer.decode(row, skip_special_tokens=True).strip() for row in texts]
-        return Answers(values, [{value: share} for value, share in zip(values, shares, strict=True)], None, heads)
+        return ModuleOutputs(values, [{value: share} for value, share in zip(values, shares, strict=True)], None, heads)
 
 
 class Vilt(HfVqa):
@@ -103,7 +105,7 @@ class Vilt(HfVqa):
         return kit.ViltForQuestionAnswering
 
     @classmethod
-    def network_of(cls, config: VqaConfig, model: Any, processor: Any) -> nn.Module:
+    def build_network(cls, config: VqaConfig, model: Any, processor: Any) -> nn.Module:
         """The classifier.
 
         Raises:
@@ -141,24 +143,24 @@ class Prompt(NamedTuple):
     off: Tensor | None = None
 
 
-class AnswerNetwork(HfNetwork):
+class AnswerScorer(HfNetwork):
     """A model that writes answers: their scores [B, A], or the logits of each token [B, T, V] of one.
 
-    A subclass reads the :meth:`prompt` and says how answers are :meth:`continued`.
+    A subclass reads the :meth:`prompt` and says how answers are :meth:`continuation_logits`.
     """
 
     def __init__(self, model: Any, config: VqaConfig, tokenizer: Any, ends: Sequence[int], lead: str = ""):
         super().__init__(model)
-        self.names, self.most, self.at_once = tuple(config.answers), config.tokens, config.at_once
+        self.names, self.max_tokens, self.at_once = tuple(config.answers), config.tokens, config.at_once
         self.ends, self.end, self.lead = frozenset(ends), ends[0], config.lead or lead
         said = [answer_ids(tokenizer, self.lead + answer, self.end) for answer in self.names]
         self.register_buffer("answers", padded_answers(said) if said else None, persistent=False)
 
-    def prompt(self, given: Mapping[str, Tensor]) -> Prompt:
+    def prompt(self, inputs: Mapping[str, Tensor]) -> Prompt:
         """Read image and question, once."""
         raise NotImplementedError
 
-    def continued(self, prompt: Prompt, ids: Tensor, answers: int) -> Tensor:
+    def continuation_logits(self, prompt: Prompt, ids: Tensor, answers: int) -> Tensor:
         """Logits [B * answers, T, V] of each token of ``ids`` [B * answers, T], ``answers`` of them to a prompt; those at t
         depend on the tokens before t alone."""
         raise NotImplementedError
@@ -174,14 +176,14 @@ class AnswerNetwork(HfNetwork):
         if written is None:
             with torch.no_grad():
                 written = self.greedy(prompt)
-        return {"tokens": self.continued(prompt, written.clamp(min=0), 1)}
+        return {"tokens": self.continuation_logits(prompt, written.clamp(min=0), 1)}
 
     def scored(self, prompt: Prompt) -> Tensor:
         """The log-probability [B, A] of each answer with its end."""
         rows, parts = len(prompt.mask), []
         for ids in self.answers.split(self.at_once):
             said = ids.repeat(rows, 1)
-            logits = self.continued(prompt, said.clamp(min=0), len(ids)).float()
+            logits = self.continuation_logits(prompt, said.clamp(min=0), len(ids)).float()
             lost = F.cross_entropy(logits.transpose(1, 2), said, ignore_index=PAD, reduction="none")
             parts.append(-lost.sum(1).view(rows, len(ids)))
         return torch.cat(parts, 1)
@@ -189,9 +191,9 @@ class AnswerNetwork(HfNetwork):
     def greedy(self, prompt: Prompt) -> Tensor:
         """The most probable token after the other, int64 [B, T], until all answers have ended."""
         written = prompt.mask.new_zeros(len(prompt.mask), 0, dtype=torch.long)
-        for _ in range(self.most):
+        for _ in range(self.max_tokens):
             room = F.pad(written, (0, 1))
-            written = torch.cat([written, self.continued(prompt, room, 1)[:, -1:].argmax(-1)], 1)
+            written = torch.cat([written, self.continuation_logits(prompt, room, 1)[:, -1:].argmax(-1)], 1)
             if (self.cut(written)[:, -1] == PAD).all() or self._ended(written).any(1).all():
                 break
         return written
@@ -216,27 +218,27 @@ class Blip(HfVqa):
         return kit.BlipForQuestionAnswering
 
     @classmethod
-    def network_of(cls, config: VqaConfig, model: Any, processor: Any) -> nn.Module:
+    def build_network(cls, config: VqaConfig, model: Any, processor: Any) -> nn.Module:
         """The three parts."""
         return BlipNetwork(model, config, processor.tokenizer, [model.config.text_config.sep_token_id])
 
 
-class BlipNetwork(AnswerNetwork):
+class BlipNetwork(AnswerScorer):
     """BLIP: the decoder attends to the question as the encoder read it beside the image."""
 
-    def prompt(self, given: Mapping[str, Tensor]) -> Prompt:
+    def prompt(self, inputs: Mapping[str, Tensor]) -> Prompt:
         """The encoder's states [B, L, D]."""
-        model, mask = self.model, given["attention_mask"]
-        seen = model.vision_model(pixel_values=given["pixel_values"]).last_hidden_state
+        model, mask = self.model, inputs["attention_mask"]
+        seen = model.vision_model(pixel_values=inputs["pixel_values"]).last_hidden_state
         read = model.text_encoder(
-            input_ids=given["input_ids"],
+            input_ids=inputs["input_ids"],
             attention_mask=mask,
             encoder_hidden_states=seen,
             encoder_attention_mask=torch.ones(seen.shape[:-1], dtype=torch.long, device=seen.device),
         )
         return Prompt(None, read.last_hidden_state, mask)
 
-    def continued(self, prompt: Prompt, ids: Tensor, answers: int) -> Tensor:
+    def continuation_logits(self, prompt: Prompt, ids: Tensor, answers: int) -> Tensor:
         """One pass of the decoder for each length of question: its attention to the question knows no mask (transformers
         5.23 gives it under a name that is not read), so padding must not be there at all."""
         said = F.pad(ids[:, :-1], (1, 0), value=self.model.decoder_start_token_id).unflatten(0, (-1, answers))

@@ -25,9 +25,9 @@ from tutelage.programs.interpreter.values import (
     iterate,
     name_of,
 )
-from tutelage.programs.language import (
+from tutelage.programs.types import (
+    ForbiddenSyntax,
     ParseFailure,
-    Refused,
     TypeFailure,
 )
 
@@ -48,7 +48,7 @@ class Calls(Expressions):
         The variables live in slots of the enclosing function; where a lambda could keep them, in a frame of their own.
         """
         if any(loop.is_async for loop in loops):
-            raise Refused("async is not allowed")
+            raise ForbiddenSyntax("async is not allowed")
         first = self.operands([self.expression(loops[0].iter)], lambda meter, value: [iterate(meter, value)])
         if any(isinstance(part, ast.Lambda) for part in ast.walk(node)):
             code = FunctionCode("comprehension", ("members",), expression=True)
@@ -175,7 +175,7 @@ class Calls(Expressions):
         named = []
         for word in node.keywords:
             if word.arg is None:
-                raise Refused("** is not allowed in a call")
+                raise ForbiddenSyntax("** is not allowed in a call")
             self.check_name(word.arg)
             if word.arg in named:
                 raise ParseFailure(f"two arguments {word.arg!r}")

@@ -43,7 +43,7 @@ from tutelage.programs.interpreter.wire import (
     frame,
     unpack,
 )
-from tutelage.programs.language import LimitExceeded, ProgramFailure, RuntimeFailure
+from tutelage.programs.types import LimitExceeded, ProgramFailure, RuntimeFailure
 
 KEPT = 1024
 """Compiled programs that are kept."""

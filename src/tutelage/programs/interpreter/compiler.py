@@ -41,11 +41,11 @@ from tutelage.programs.interpreter.values import (
     iterate,
     sequence,
 )
-from tutelage.programs.language import (
+from tutelage.programs.types import (
+    ForbiddenSyntax,
     LimitExceeded,
     ParseFailure,
     ProgramFailure,
-    Refused,
 )
 
 MAX_FUNCTIONS_WITHIN = 8
@@ -176,7 +176,7 @@ class Compiler(Calls):
             case ast.Break() | ast.Continue():
                 raise ParseFailure("break and continue stand in loops only")
         word = {"Import": "import", "ImportFrom": "import", "ClassDef": "class", "AsyncFunctionDef": "async"}
-        raise Refused(
+        raise ForbiddenSyntax(
             f"{word.get(type(node).__name__, type(node).__name__.lower())} is not allowed",
             remedy="use def, if, for, while, assignments, return, break, continue, expressions; math needs no import",
         )
@@ -197,7 +197,7 @@ class Compiler(Calls):
                 return self.operands([value, self.expression(holder), self.expression(index)], set_item)
             case ast.Tuple(elts=parts) | ast.List(elts=parts):
                 return self._unpack_parts(parts, value)
-        raise Refused(f"{word(target)} cannot be assigned to", remedy="assign to names, tuples of names and items")
+        raise ForbiddenSyntax(f"{word(target)} cannot be assigned to", remedy="assign to names, tuples of names and items")
 
     def _unpack_parts(self, parts: Sequence[ast.expr], value: Code) -> Code:
         stars = [at for at, part in enumerate(parts) if isinstance(part, ast.Starred)]
@@ -243,12 +243,12 @@ class Compiler(Calls):
         """``target operator= value``; the parts of an item are evaluated once."""
         operation = IN_PLACE.get(op)
         if operation is None:
-            raise Refused("this operator is not allowed")
+            raise ForbiddenSyntax("this operator is not allowed")
         if isinstance(target, ast.Name):
             current = self._name(target.id)
             return self.bind(target.id, self.arithmetic(op, current, self.expression(value), operation))
         if not isinstance(target, ast.Subscript):
-            raise Refused(f"{word(target)} cannot be assigned to", remedy="assign to names and items")
+            raise ForbiddenSyntax(f"{word(target)} cannot be assigned to", remedy="assign to names and items")
         holder, index, result = self.scope.slot(), self.scope.slot(), self.scope.slot()
         item = self.operands([read(holder), read(index)], get_item)
         return self.in_turn(
@@ -359,13 +359,13 @@ class Compiler(Calls):
     def define(self, node: ast.FunctionDef) -> Code:
         """``def``."""
         if node.decorator_list:
-            raise Refused("decorators are not allowed")
+            raise ForbiddenSyntax("decorators are not allowed")
         return self.bind(node.name, self.function(node.name, node.args, node.body))
 
     def function(self, name: str, args: ast.arguments, body: list[ast.stmt] | ast.expr) -> Code:
         """A function value: ``def`` with statements, ``lambda`` with an expression."""
         if args.vararg or args.kwarg or args.kwonlyargs or args.posonlyargs:
-            raise Refused("only plain arguments are allowed, no * or / among them")
+            raise ForbiddenSyntax("only plain arguments are allowed, no * or / among them")
         self.check_name(name)
         params = [arg.arg for arg in args.args]
         if len(set(params)) < len(params):

@@ -32,10 +32,10 @@ from tutelage.programs.interpreter.values import (
     name_of,
     sequence,
 )
-from tutelage.programs.language import (
+from tutelage.programs.types import (
+    ForbiddenSyntax,
     LimitExceeded,
     ProgramFailure,
-    Refused,
     UndefinedVariable,
 )
 
@@ -103,12 +103,12 @@ class Expressions(Pieces):
                 steps = [self.store(slot, self.expression(value)), bind, read(slot)]
                 return self.operands(steps, lambda meter, *values: values[-1])
             case ast.GeneratorExp():
-                raise Refused("a generator stands only as the argument of a function", remedy="write [… for …]")
-        raise Refused(f"{word(node)} is not allowed")
+                raise ForbiddenSyntax("a generator stands only as the argument of a function", remedy="write [… for …]")
+        raise ForbiddenSyntax(f"{word(node)} is not allowed")
 
     def _literal(self, value: Any) -> Code:
         if type(value) not in (int, float, str, bool, type(None)):
-            raise Refused(f"a constant of type {type(value).__name__} is not allowed")
+            raise ForbiddenSyntax(f"a constant of type {type(value).__name__} is not allowed")
         if type(value) is int and abs(value) >> self.limits.bits:
             raise LimitExceeded(f"an integer of more than {self.limits.bits} bits")
         if type(value) is str and value in self.marks:
@@ -128,7 +128,7 @@ class Expressions(Pieces):
         if name in self.library.absent:
             raise unregistered(name, self.library.absent[name])
         if name == "math":
-            raise Refused("math is used as math.sqrt(x) and the like")
+            raise ForbiddenSyntax("math is used as math.sqrt(x) and the like")
         known = [*self.scope.visible(), *self.names]
         raise UndefinedVariable(f"no variable or function {name!r}", remedy=did_you_mean(name, known))
 
@@ -140,7 +140,7 @@ class Expressions(Pieces):
         self.check_attribute(name)
         fields, methods = self.fields.get(name, {}), self.methods.get(name, {})
         if not fields and name in self.yielding:
-            raise Refused(f"{name!r} is a method", remedy=f"call it, .{name}(…), or write a lambda")
+            raise ForbiddenSyntax(f"{name!r} is a method", remedy=f"call it, .{name}(…), or write a lambda")
 
         def read_field(meter: Meter, value: Any) -> Any:
             get = fields.get(type(value))
@@ -151,15 +151,15 @@ class Expressions(Pieces):
     def check_attribute(self, name: str) -> None:
         """Refuse an attribute that no value has."""
         if name.startswith("_"):
-            raise Refused(f"the attribute {name!r} is not allowed", remedy="it is closed")
+            raise ForbiddenSyntax(f"the attribute {name!r} is not allowed", remedy="it is closed")
         if name in self.library.absent:
             raise unregistered(name, self.library.absent[name])
         if name not in self.fields and name not in self.methods:
-            raise Refused(f"there is no attribute {name!r}", remedy=did_you_mean(name, [*self.fields, *self.methods]))
+            raise ForbiddenSyntax(f"there is no attribute {name!r}", remedy=did_you_mean(name, [*self.fields, *self.methods]))
 
     def _math(self, name: str) -> Any:
         if name not in MATH:
-            raise Refused(f"there is no math.{name} here", remedy=did_you_mean(name, list(MATH)))
+            raise ForbiddenSyntax(f"there is no math.{name} here", remedy=did_you_mean(name, list(MATH)))
         return MATH[name]
 
     def _compare(self, node: ast.Compare) -> Code:
@@ -169,7 +169,7 @@ class Expressions(Pieces):
             if isinstance(op, (ast.Is, ast.IsNot)) and not any(
                 isinstance(part, ast.Constant) and type(part.value) in (bool, type(None)) for part in pair
             ):
-                raise Refused("'is' compares with None, True and False only", remedy="use ==")
+                raise ForbiddenSyntax("'is' compares with None, True and False only", remedy="use ==")
         if len(node.ops) == 1:
             return self.compared(type(node.ops[0]), *[self.expression(part) for part in operands])
         slots = [self.scope.slot() for _ in operands[:-1]]
@@ -200,7 +200,7 @@ class Expressions(Pieces):
 
     def _table(self, keys: Sequence[ast.expr | None], values: Sequence[ast.expr]) -> Code:
         if None in keys:
-            raise Refused("** is not allowed in a table", remedy="use update()")
+            raise ForbiddenSyntax("** is not allowed in a table", remedy="use update()")
         codes = [self.expression(part) for pair in zip(keys, values) for part in pair if part is not None]
 
         def make(meter: Meter, *parts: Any) -> dict[Any, Any]:
@@ -215,7 +215,7 @@ class Expressions(Pieces):
             if isinstance(part, ast.FormattedValue):
                 conversion = {-1: None, ord("s"): "s", ord("r"): "r"}.get(part.conversion, "a")
                 if conversion == "a":
-                    raise Refused("!a is not allowed in an f-string")
+                    raise ForbiddenSyntax("!a is not allowed in an f-string")
                 spec = part.format_spec
                 form = self._joined(spec.values) if isinstance(spec, ast.JoinedStr) else constant("")
                 fill = lambda meter, value, form, how=conversion: format_value(meter, value, how, form)  # noqa: E731

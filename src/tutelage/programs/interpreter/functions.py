@@ -23,7 +23,7 @@ from tutelage.programs.interpreter.values import (
     show,
     show_exactly,
 )
-from tutelage.programs.language import LimitExceeded
+from tutelage.programs.types import LimitExceeded
 
 _ADD = next(function for kind, function in BINARY.items() if kind.__name__ == "Add")
 

@@ -37,7 +37,7 @@ from tutelage.programs.interpreter.patches import (
 )
 from tutelage.programs.interpreter.pieces import Library
 from tutelage.programs.interpreter.values import Builtin, name_of
-from tutelage.programs.language import Signature, TypeFailure, UnknownModule
+from tutelage.programs.types import Signature, TypeFailure, UnknownModule
 
 _FIELDS: dict[type, dict[str, Callable[[Any], Any]]] = {
     Patch: {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from time import thread_time
 
-from tutelage.programs.language import LimitExceeded, TimeoutFailure
+from tutelage.programs.types import LimitExceeded, TimeoutFailure
 
 TICK = 512
 """Steps between two looks at the clock."""

@@ -10,7 +10,7 @@ from tutelage.programs.interpreter.functions import sort
 from tutelage.programs.interpreter.meter import Meter
 from tutelage.programs.interpreter.operators import contains
 from tutelage.programs.interpreter.values import SCALARS, key, measure, name_of, sequence, show, show_exactly, text
-from tutelage.programs.language import LimitExceeded, Refused
+from tutelage.programs.types import ForbiddenSyntax, LimitExceeded
 
 Method = Callable[..., Any]
 
@@ -57,7 +57,7 @@ def _format(meter: Meter, template: str, *args: Any, **named: Any) -> str:
         elif field.isidentifier():
             value = named[field]
         else:
-            raise Refused(f"format() reads no part of a value: {{{field}}}", remedy="use an f-string")
+            raise ForbiddenSyntax(f"format() reads no part of a value: {{{field}}}", remedy="use an f-string")
         pieces.append(format_value(meter, value, conversion, specification or ""))
     return text(meter, "".join(pieces))
 
@@ -185,7 +185,7 @@ def _add(meter: Meter, holder: set[Any], value: Any) -> None:
 
 
 def _set_pop(meter: Meter, holder: set[Any]) -> Any:
-    raise Refused("which member pop() takes from a set is not defined", remedy="sort the set first")
+    raise ForbiddenSyntax("which member pop() takes from a set is not defined", remedy="sort the set first")
 
 
 def _keyed(function: Callable[..., Any]) -> Method:

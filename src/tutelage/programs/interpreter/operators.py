@@ -9,7 +9,7 @@ from typing import Any
 
 from tutelage.programs.interpreter.meter import Meter
 from tutelage.programs.interpreter.values import NUMBERS, SCALARS, SEQUENCES, key, measure, name_of, sequence, text
-from tutelage.programs.language import LimitExceeded
+from tutelage.programs.types import LimitExceeded
 
 Operator = Callable[[Meter, Any, Any], Any]
 

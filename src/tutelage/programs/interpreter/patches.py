@@ -2,7 +2,7 @@
 
 Source: Surís et al., "ViperGPT: Visual Inference via Python Execution for Reasoning", ICCV 2023. Coordinates are pixels
 of the image that the program was given, with their origin at the BOTTOM left. Nothing here touches pixels: an image is
-a :class:`View`, and whatever must be seen is asked of a module.
+a :class:`ImageRef`, and whatever must be seen is asked of a module.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from tutelage.programs.interpreter.meter import Meter
 from tutelage.programs.interpreter.values import NUMBERS, measure, name_of, sequence, show, text
-from tutelage.programs.language import LimitExceeded, RuntimeFailure, TypeFailure
+from tutelage.programs.types import LimitExceeded, RuntimeFailure, TypeFailure
 
 MARGIN = 10
 FULL_SIZE = 375

@@ -22,10 +22,10 @@ from tutelage.programs.interpreter.values import (
     Builtin,
     Frame,
 )
-from tutelage.programs.language import (
+from tutelage.programs.types import (
+    ForbiddenSyntax,
     LimitExceeded,
     ProgramFailure,
-    Refused,
     RuntimeFailure,
     TypeFailure,
     UndefinedVariable,
@@ -366,7 +366,7 @@ class Pieces:
     def check_name(self, name: str) -> None:
         """Refuse names with two underscores in front."""
         if name.startswith("__"):
-            raise Refused(f"the name {name!r} is not allowed", remedy="use a name without underscores in front")
+            raise ForbiddenSyntax(f"the name {name!r} is not allowed", remedy="use a name without underscores in front")
 
     def is_math(self, node: ast.expr) -> bool:
         """Whether ``node`` is the name of the table ``math``."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 from tutelage.programs.interpreter.meter import Limits
 from tutelage.programs.interpreter.pieces import Library
 from tutelage.programs.interpreter.run import CompiledProgram, compile_program
-from tutelage.programs.language import ProgramFailure
+from tutelage.programs.types import ProgramFailure
 
 # Left to right: a comment or an f-string without quotes inside, kept; a plain text; or, alone, any other character that
 # begins a string or continues a line, for which the program is compiled as it stands. The mark below is in none of them.

@@ -13,7 +13,7 @@ from tutelage.programs.interpreter.meter import Limits, Meter
 from tutelage.programs.interpreter.patches import Asked, Patch, View
 from tutelage.programs.interpreter.pieces import Library, as_failure
 from tutelage.programs.interpreter.values import SCALARS, Function, FunctionCode, in_order, measure, name_of, sequence
-from tutelage.programs.language import LimitExceeded, ParseFailure, TypeFailure
+from tutelage.programs.types import LimitExceeded, ParseFailure, TypeFailure
 
 ENTRY = "execute_command"
 IMAGES = {"image": ("IMAGE",), "image_dict": ("LEFT", "RIGHT"), "video": ("VIDEO",)}

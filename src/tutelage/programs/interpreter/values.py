@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from tutelage.programs.interpreter.meter import Meter
-from tutelage.programs.language import LimitExceeded
+from tutelage.programs.types import LimitExceeded
 
 SCALARS = frozenset({int, float, str, bool, type(None)})
 NUMBERS = frozenset({int, float, bool})

@@ -15,12 +15,12 @@ from typing import Any
 
 from tutelage.programs.interpreter.patches import Asked, Found, Request, Video, View
 from tutelage.programs.interpreter.values import SCALARS
-from tutelage.programs.language import (
+from tutelage.programs.types import (
     Call,
+    ForbiddenSyntax,
     LimitExceeded,
     ParseFailure,
     ProgramFailure,
-    Refused,
     RuntimeFailure,
     Signature,
     TimeoutFailure,
@@ -47,7 +47,7 @@ dump, _loads = json.JSONEncoder(separators=(",", ":")).encode, json.JSONDecoder(
 _FAILURES = {
     failure.kind: failure
     for failure in (
-        *(ParseFailure, Refused, UnknownModule, UndefinedVariable, TypeFailure, RuntimeFailure, LimitExceeded),
+        *(ParseFailure, ForbiddenSyntax, UnknownModule, UndefinedVariable, TypeFailure, RuntimeFailure, LimitExceeded),
         TimeoutFailure,
     )
 }

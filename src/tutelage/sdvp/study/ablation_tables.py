@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from tutelage.datasets.confidence_intervals import Interval, cluster_draws, interval_of
 from tutelage.sdvp.study.frameworks import framework_rows, framework_verdicts
 from tutelage.sdvp.study.noise import ARMS, noise_verdicts
 from tutelage.sdvp.study.noise import GROUPS as NOISE_GROUPS
-from tutelage.tasks.intervals import Interval, cluster_draws, interval_of
 
 Part = Mapping[str, Any]
 """One cell of one seed."""

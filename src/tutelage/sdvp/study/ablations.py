@@ -16,54 +16,55 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from tutelage import environment, files
-from tutelage.programs.language import Module
-from tutelage.sdvp import benchmark, embedded
-from tutelage.sdvp.compile import Options, Stage, run_stage
-from tutelage.sdvp.final_label import StepwiseFinal
-from tutelage.sdvp.final_label.stage import final_stage
+from tutelage import environment, storage
+from tutelage.datasets.synthetic.scene import DOMAINS
+from tutelage.programs.types import Module
+from tutelage.sdvp import toy_modules
+from tutelage.sdvp.compile import SdvpOptions, SdvpTask, distill_task
+from tutelage.sdvp.continual.base import Examples
+from tutelage.sdvp.continual.options import with_strategy
+from tutelage.sdvp.final_answer import StepwiseWithFinalAnswer
+from tutelage.sdvp.final_answer.baseline import distill_from_answers
 from tutelage.sdvp.label import Filters
-from tutelage.sdvp.questions import Question, correct, solve_stream
-from tutelage.sdvp.retain import Examples
-from tutelage.sdvp.retain_options import retaining
-from tutelage.sdvp.sequence import run_stages
+from tutelage.sdvp.questions import Question, score_answer, solve_stream
+from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.ablation_tables import AblationTables
 from tutelage.sdvp.study.noise import SIZES as NOISE_SIZES
 from tutelage.sdvp.study.noise import noise_cell
 from tutelage.sdvp.study.run import module_store, run_tasks
-from tutelage.sdvp.study.setting import SMOKE, Setting, Sizes, prepare
+from tutelage.sdvp.study.setup import SMOKE, StudySetup, StudySizes, prepare
+from tutelage.sdvp.task_sequence import distill_tasks
 from tutelage.seeds import numpy_rng
-from tutelage.tasks.world.scene import DOMAINS
 
 DSLS = ("visprog", "viper")
-SIZES = Sizes(report=800, stage_report=0, collect=1500, replay=400, probe=600, guarded=200)
-BASE = Options(settings=replace(Options().settings, steps=100, warmup=10), most=6000)
-FREE = replace(BASE, allowed=None)
+SIZES = StudySizes(report=800, stage_report=0, collect=1500, replay=400, probe=600, guarded=200)
+BASE = SdvpOptions(settings=replace(SdvpOptions().settings, steps=100, warmup=10), max_replay=6000)
+FREE = replace(BASE, max_drop=None)
 """No guard, so that a way to keep old knowledge is seen by itself."""
-FINAL = StepwiseFinal.Config(questions=SIZES.collect)
+FINAL = StepwiseWithFinalAnswer.Config(questions=SIZES.collect)
 
 
 @dataclass(frozen=True)
-class Cell:
+class Ablation:
     """One row: what differs from SDVP as it is.
 
-    ``share`` of the inputs is collected. ``retain`` names retain options that take the place of self-distillation.
+    ``share`` of the inputs is collected. ``strategy`` names retain options that take the place of self-distillation.
     ``answers``: the final answers of the collected questions are known. ``probe`` False: teachers are accepted unseen.
     ``by_task``: every stage starts from the first modules and answers its own task alone. ``final_alone``: no teacher, only
-    final answers. ``teach`` False: the frozen modules. ``asked``: the languages of the programs it is reported in.
+    final answers. ``train`` False: the frozen modules. ``dsls``: the languages of the programs it is reported in.
     """
 
     axis: str
     name: str
-    options: Options = BASE
+    options: SdvpOptions = BASE
     share: float = 1.0
-    retain: str = ""
+    strategy: str = ""
     answers: bool = False
     probe: bool = True
     by_task: bool = False
     final_alone: bool = False
-    teach: bool = True
-    asked: tuple[str, ...] = DSLS[:1]
+    train: bool = True
+    dsls: tuple[str, ...] = DSLS[:1]
 
     @property
     def key(self) -> str:
@@ -71,47 +72,47 @@ class Cell:
         return re.sub(r"[^\w.]+", "-", f"{self.axis} {self.name}").strip("-")
 
 
-FROZEN = Cell("reference", "frozen", teach=False, asked=DSLS)
-FULL = Cell("reference", "SDVP", asked=DSLS)
-NOISE = Cell("program noise", "voting")
+FROZEN = Ablation("reference", "frozen", train=False, dsls=DSLS)
+FULL = Ablation("reference", "SDVP", dsls=DSLS)
+NOISE = Ablation("program noise", "voting")
 
 
-def cells() -> tuple[Cell, ...]:
+def cells() -> tuple[Ablation, ...]:
     """Every row of the table, in its order."""
     filters = [
-        Cell("filters", "no confidence gate", replace(BASE, filters=Filters(gate=0.0))),
-        Cell("filters", "gate 0.95", replace(BASE, filters=Filters(gate=0.95))),
-        Cell("filters", "final agreement", replace(BASE, filters=Filters(final=True)), answers=True),
-        Cell("filters", "blame as weight", replace(BASE, blame=0.25), answers=True),
-        Cell("filters", "teachers accepted unseen", probe=False),
+        Ablation("filters", "no confidence gate", replace(BASE, filters=Filters(min_confidence=0.0))),
+        Ablation("filters", "gate 0.95", replace(BASE, filters=Filters(min_confidence=0.95))),
+        Ablation("filters", "final agreement", replace(BASE, filters=Filters(require_right_answer=True)), answers=True),
+        Ablation("filters", "blame as weight", replace(BASE, attribution_floor=0.25), answers=True),
+        Ablation("filters", "teachers accepted unseen", probe=False),
     ]
     plain = replace(FREE, replay=False)
     retain = [
-        Cell("retain", "none (naive)", plain),
-        Cell("retain", "self_distill, no guard", FREE),
-        Cell("retain", "interpolation alone", replace(plain, allowed=BASE.allowed)),
-        *(Cell("retain", name, FREE, retain=name) for name in ("ewc", "l2sp", "lora", "adapter", "freeze", "labelled")),
-        Cell("retain", "self_distill + adapter", FREE, retain="self_distill+adapter"),
-        Cell("retain", "adapter, routed by task", FREE, retain="adapter", by_task=True),
+        Ablation("retain", "none (naive)", plain),
+        Ablation("retain", "self_distill, no guard", FREE),
+        Ablation("retain", "interpolation alone", replace(plain, max_drop=BASE.max_drop)),
+        *(Ablation("retain", name, FREE, strategy=name) for name in ("ewc", "l2sp", "lora", "adapter", "freeze", "labelled")),
+        Ablation("retain", "self_distill + adapter", FREE, strategy="self_distill+adapter"),
+        Ablation("retain", "adapter, routed by task", FREE, strategy="adapter", by_task=True),
     ]
     gentle = replace(plain, loss=FINAL, settings=replace(BASE.settings, lr=1e-3))  # at SDVP's rate it learns by heart
     final = [
-        Cell("final labels", "alone", gentle, answers=True, final_alone=True),
-        Cell("final labels", "with self-distillation", replace(BASE, loss=replace(FINAL, mu=1.0, step=0.0)), answers=True),
-        Cell("final labels", "added to SDVP", replace(BASE, loss=FINAL), answers=True),
+        Ablation("final labels", "alone", gentle, answers=True, final_alone=True),
+        Ablation("final labels", "with self-distillation", replace(BASE, loss=replace(FINAL, mu=1.0, step=0.0)), answers=True),
+        Ablation("final labels", "added to SDVP", replace(BASE, loss=FINAL), answers=True),
     ]
     return (
         FROZEN,
         FULL,
-        *(Cell("data", f"1/{part} of the inputs", share=1 / part) for part in (2, 4, 16)),
-        *(Cell("modules", f"{name} alone", replace(BASE, only=(name,))) for name in BASE.order),
-        Cell("modules", "all but LOC", replace(BASE, only=("VERIFY", "VQA"))),
+        *(Ablation("data", f"1/{part} of the inputs", share=1 / part) for part in (2, 4, 16)),
+        *(Ablation("modules", f"{name} alone", replace(BASE, modules=(name,))) for name in BASE.order),
+        Ablation("modules", "all but LOC", replace(BASE, modules=("VERIFY", "VQA"))),
         *filters,
         *retain,
-        Cell("collection", "teacher-forced", replace(BASE, on_policy=False)),
-        Cell("order", "LOC last", replace(BASE, order=("VQA", "VERIFY", "LOC"))),
+        Ablation("collection", "teacher-forced", replace(BASE, on_policy=False)),
+        Ablation("order", "LOC last", replace(BASE, order=("VQA", "VERIFY", "LOC"))),
         *final,
-        Cell("framework", "taught through ViperGPT", replace(BASE, dsl="viper"), asked=DSLS),
+        Ablation("framework", "taught through ViperGPT", replace(BASE, dsl="viper"), dsls=DSLS),
         NOISE,
     )
 
@@ -122,8 +123,8 @@ class AblationPlan:
     smoke tests."""
 
     seeds: tuple[int, ...] = (0, 1, 2)
-    sizes: Sizes = SIZES
-    noise: Sizes = NOISE_SIZES
+    sizes: StudySizes = SIZES
+    noise: StudySizes = NOISE_SIZES
     axes: tuple[str, ...] = ()
     quick: bool = False
 
@@ -134,68 +135,70 @@ class AblationPlan:
         return cls((seed,), tiny, tiny, quick=True)
 
     @property
-    def cells(self) -> tuple[Cell, ...]:
+    def cells(self) -> tuple[Ablation, ...]:
         """Those of the chosen axes; the references always."""
         return tuple(cell for cell in cells() if not self.axes or cell.axis in (*self.axes, FULL.axis))
 
     @property
     def settings_hash(self) -> str:
         """Names everything that was settled before the reported seeds were run."""
-        return files.fingerprint(dict(DOMAINS), self.sizes, self.noise, self.quick, embedded.STUDIES, [str(c) for c in cells()])
+        return storage.fingerprint(
+            dict(DOMAINS), self.sizes, self.noise, self.quick, toy_modules.TOY_TRAINING, [str(c) for c in cells()]
+        )
 
 
 @dataclass
-class Shared:
+class AblationSetup:
     """What all cells of a seed share: modules, stages with answers, reported questions, gold labels of old tasks."""
 
-    setting: Setting
+    setup: StudySetup
     questions: dict[str, list[Question]]
     examples: Examples = field(default_factory=dict)
 
 
 @lru_cache(maxsize=1)
-def shared(plan: AblationPlan, seed: int) -> Shared:
+def ablation_setup(plan: AblationPlan, seed: int) -> AblationSetup:
     """Made once a process and seed."""
     setting = prepare(seed, plan.sizes, module_store(), plan.quick, DSLS, answers=True)
-    tasks = (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN)
-    questions = {task: benchmark.questions_of(task, seed, "report", plan.sizes.report, DSLS, gold=False) for task in tasks}
-    return Shared(setting, questions, labelled_calls(seed, plan.sizes.replay))
+    tasks = (*study_questions.CURRENT, *study_questions.PREVIOUS, *study_questions.UNSEEN)
+    questions = {task: study_questions.questions_of(task, seed, "report", plan.sizes.report, DSLS, gold=False) for task in tasks}
+    return AblationSetup(setting, questions, labelled_calls(seed, plan.sizes.replay))
 
 
 def labelled_calls(seed: int, count: int) -> Examples:
     """Gold labels of every module's old skill, from ``count`` scenes of domain A of their own stream."""
-    seen = embedded.scenes("A", count, seed, "labelled replay")
-    makers = {"LOC": embedded.loc_examples, "VQA": embedded.vqa_examples, "VERIFY": embedded.verify_examples}
+    seen = toy_modules.scenes("A", count, seed, "labelled replay")
+    makers = {"LOC": toy_modules.loc_examples, "VQA": toy_modules.vqa_examples, "VERIFY": toy_modules.verify_examples}
     made = {name: make(seen, numpy_rng(seed, "labelled replay", name)) for name, make in makers.items()}
     return {name: list(zip(calls, labels, strict=True)) for name, (calls, labels) in made.items()}
 
 
-def stage_of(stage: Stage, cell: Cell) -> Stage:
+def stage_of(stage: SdvpTask, cell: Ablation) -> SdvpTask:
     """The stage as the cell sees it."""
     most = max(1, round(cell.share * len(stage.questions)))
     asked = [q if cell.answers else replace(q, answer=None) for q in stage.questions[:most]]
     return replace(stage, questions=asked, probe=stage.probe if cell.probe else {})
 
 
-def options_of(cell: Cell, seed: int, examples: Examples, quick: bool) -> Options:
+def options_of(cell: Ablation, seed: int, examples: Examples, quick: bool) -> SdvpOptions:
     """The cell's options on a seed."""
-    options = retaining(cell.retain, cell.options, examples) if cell.retain else cell.options
+    options = with_strategy(cell.strategy, cell.options, examples) if cell.strategy else cell.options
     if quick:
         options = replace(options, settings=replace(options.settings, steps=3, warmup=1))
     return replace(options, seed=seed)
 
 
-def taught(
-    cell: Cell, given: Shared, seed: int, quick: bool, folder: Path
+def train_ablation(
+    cell: Ablation, ablation_setup: AblationSetup, seed: int, quick: bool, folder: Path
 ) -> tuple[Callable[[str], Mapping[str, Module]], list[Any]]:
     """The modules by task after the cell's stages, and its lessons."""
-    if not cell.teach:
-        return lambda task: given.setting.modules, []
-    stages = [stage_of(stage, cell) for stage in given.setting.stages]
-    options = options_of(cell, seed, given.examples, quick)
-    learn = final_stage if cell.final_alone else run_stage
-    found = run_stages(given.setting.modules, stages, options, folder, learn=learn, by_task=cell.by_task)
-    return found.of, list(found.lessons)
+    if not cell.train:
+        return lambda task: ablation_setup.setup.modules, []
+    stages = [stage_of(stage, cell) for stage in ablation_setup.setup.stages]
+    options = options_of(cell, seed, ablation_setup.examples, quick)
+    learn = distill_from_answers if cell.final_alone else distill_task
+    found = distill_tasks(ablation_setup.setup.modules, stages, options, folder, learn=learn, by_task=cell.by_task)
+    return found.modules_for, list(found.reports)
 
 
 def answers(
@@ -207,12 +210,12 @@ def answers(
         marks = []
         for question, trace in zip(asked, solve_stream(asked, modules_of(task), dsl), strict=True):
             failed.update([trace.status] if trace.status != "ok" else [])
-            marks.append(str(int(correct(question, trace.answer))))
+            marks.append(str(int(score_answer(question, trace.answer))))
         right[task] = "".join(marks)
     return right, dict(failed)
 
 
-def run_cell(root: str, plan: AblationPlan, seed: int, cell: Cell) -> None:
+def run_cell(root: str, plan: AblationPlan, seed: int, cell: Ablation) -> None:
     """One cell of one seed, unless it is there: its part file, whole or not at all."""
     file = part_file(root, seed, cell)
     if file.exists():
@@ -221,22 +224,22 @@ def run_cell(root: str, plan: AblationPlan, seed: int, cell: Cell) -> None:
     folder = Path(root) / "lessons" / f"seed-{seed}" / cell.key
     part: dict[str, Any] = {"seed": seed, "axis": cell.axis, "name": cell.name}
     if cell == NOISE:
-        options = options_of(Cell("", "", BASE), seed, {}, plan.quick)
+        options = options_of(Ablation("", "", BASE), seed, {}, plan.quick)
         part["noise"] = noise_cell(seed, module_store(), plan.noise, options=options, quick=plan.quick, folder=folder)
     else:
-        given = shared(plan, seed)
-        modules_of, lessons = taught(cell, given, seed, plan.quick, folder)
-        asked = {dsl: answers(given.questions, modules_of, dsl) for dsl in cell.asked}
+        given = ablation_setup(plan, seed)
+        modules_of, lessons = train_ablation(cell, given, seed, plan.quick, folder)
+        asked = {dsl: answers(given.questions, modules_of, dsl) for dsl in cell.dsls}
         part |= {"lessons": lessons, "right": {d: right for d, (right, _) in asked.items()}}
         part["failures"] = {d: failed for d, (_, failed) in asked.items()}
         if cell == FROZEN:
             part["images"] = {task: [q.image_id for q in found] for task, found in given.questions.items()}
     part["cpu_seconds"] = time.process_time() - started
-    files.write_json(file, part)
+    storage.write_json(file, part)
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def part_file(root: str | Path, seed: int, cell: Cell) -> Path:
+def part_file(root: str | Path, seed: int, cell: Ablation) -> Path:
     """Where a finished cell of a seed is kept."""
     return Path(root) / "parts" / f"seed-{seed}" / f"{cell.key}.json"
 
@@ -245,8 +248,8 @@ def run_ablations(
     plan: AblationPlan,
     root: str | Path,
     processes: int = 2,
-    say: Callable[[str], None] | None = None,
-    done: Callable[[int, int], None] | None = None,
+    report: Callable[[str], None] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Run the cells that are not yet there and write ``ablations.json``; the same call on the same folder goes on.
 
@@ -254,23 +257,23 @@ def run_ablations(
         StaleError: the folder holds a run of other settings or of another version.
     """
     # the axes are left out: they may be run one after the other in the same folder
-    folder = files.RunFolder(root, {"plan": replace(plan, axes=()), "settings_hash": plan.settings_hash})
+    folder = storage.RunFolder(root, {"plan": replace(plan, axes=()), "settings_hash": plan.settings_hash})
     # of one seed together, for a process keeps what the cells of a seed share
     rows = [(str(folder.root), plan, seed, cell) for seed in plan.seeds for cell in plan.cells]
-    run_tasks(folder.root, plan.seeds, plan.quick, run_cell, rows, "running the cells", processes, say, done)
+    run_tasks(folder.root, plan.seeds, plan.quick, run_cell, rows, "running the cells", processes, report, on_progress)
     return assemble(plan, folder.root)
 
 
 def assemble(plan: AblationPlan, root: Path) -> dict[str, Any]:
     """The parts of all cells and seeds as one result, written to ``ablations.json``."""
-    spent = files.read_json(root / "spent.json")
-    parts = [[files.read_json(part_file(root, seed, cell)) for seed in plan.seeds] for cell in plan.cells]
-    tables = AblationTables(parts, benchmark.group_of)
+    spent = storage.read_json(root / "spent.json")
+    parts = [[storage.read_json(part_file(root, seed, cell)) for seed in plan.seeds] for cell in plan.cells]
+    tables = AblationTables(parts, study_questions.group_of)
     summary = {"seeds": len(plan.seeds), **spent, "verdicts": [] if plan.quick else tables.verdicts()}
     result = {
         "format": "tutelage-ablations",
         "version": 1,
-        **environment.environment(plan.seeds),
+        **environment.run_metadata(plan.seeds),
         "settings_hash": plan.settings_hash,
         **spent,
         "cpu_seconds": sum(part["cpu_seconds"] for row in parts for part in row),
@@ -278,5 +281,5 @@ def assemble(plan: AblationPlan, root: Path) -> dict[str, Any]:
         "summary": summary,
         "tables": tables.all(),
     }
-    files.write_json(root / "ablations.json", result)
+    storage.write_json(root / "ablations.json", result)
     return result

@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
+from tutelage.datasets import easy_vqa
 from tutelage.modules.visual_module import VisualModule
-from tutelage.programs.language import Module
 from tutelage.programs.trace import Trace
-from tutelage.sdvp import benchmark
+from tutelage.programs.types import Module
+from tutelage.sdvp.baselines import RoutedModule
 from tutelage.sdvp.collect import gold_forcing
-from tutelage.sdvp.compile import Options, run_stage
-from tutelage.sdvp.questions import Question, correct, solve_stream
-from tutelage.sdvp.rivals import Routed
-from tutelage.sdvp.study.measures import measure
-from tutelage.sdvp.study.setting import STAGES, Setting, Sizes
-from tutelage.tasks import easy_vqa
+from tutelage.sdvp.compile import SdvpOptions, distill_task
+from tutelage.sdvp.questions import Question, score_answer, solve_stream
+from tutelage.sdvp.study import questions as study_questions
+from tutelage.sdvp.study.module_metrics import measure
+from tutelage.sdvp.study.setup import STAGES, StudySetup, StudySizes
 
-REFUSED = frozenset({"parse", "refused", "unknown_module", "undefined_var", "type"})
-TAUGHT_ARMS: Mapping[str, Options] = {"naive": Options(replay=False, allowed=None), "sdvp": Options()}
+INVALID_STATUSES = frozenset({"parse", "refused", "unknown_module", "undefined_var", "type"})
+TRAINED_ARMS: Mapping[str, SdvpOptions] = {"naive": SdvpOptions(replay=False, max_drop=None), "sdvp": SdvpOptions()}
 """Naive tuning differs from SDVP in one thing: nothing holds old knowledge. Labels, steps and data are the same."""
 
 
@@ -33,46 +33,48 @@ ModulesOf = Callable[[str], Mapping[str, Module]]
 """From a task to the modules that answer it."""
 
 
-class Scores:
+class ArmScores:
     """The reported questions of a seed, and which of them modules answer rightly.
 
     Questions are drawn when they are asked, a task at a time: drawing takes less than a tenth of the time that answering
     does, and all of them at once would take as much memory as everything else.
     """
 
-    def __init__(self, seed: int, sizes: Sizes, dsl: str = "visprog"):
+    def __init__(self, seed: int, sizes: StudySizes, dsl: str = "visprog"):
         self.seed, self.report, self.dsl = seed, sizes.report, dsl
-        self.tasks = (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN)
+        self.tasks = (*study_questions.CURRENT, *study_questions.PREVIOUS, *study_questions.UNSEEN)
         self.units: dict[str, dict[str, list[str]]] = {}
 
-    def questions(self, task: str, most: int | None = None, gold: bool = False) -> list[Question]:
-        """The task's first ``most`` questions; with ``gold`` the true values of their steps are known."""
-        return benchmark.questions_of(task, self.seed, "report", self.report if most is None else most, (self.dsl,), gold)
+    def questions(self, task: str, max_questions: int | None = None, gold: bool = False) -> list[Question]:
+        """The task's first ``max_questions`` questions; with ``gold`` the true values of their steps are known."""
+        return study_questions.questions_of(
+            task, self.seed, "report", self.report if max_questions is None else max_questions, (self.dsl,), gold
+        )
 
-    def right(self, task: str, modules: Mapping[str, Module], most: int | None = None) -> list[int]:
-        """1 or 0 for each of the task's first ``most`` questions."""
-        asked = self.questions(task, most)
-        return [int(correct(q, t.answer)) for q, t in zip(asked, solve_stream(asked, modules, self.dsl))]
+    def right(self, task: str, modules: Mapping[str, Module], max_questions: int | None = None) -> list[int]:
+        """1 or 0 for each of the task's first ``max_questions`` questions."""
+        asked = self.questions(task, max_questions)
+        return [int(score_answer(q, t.answer)) for q, t in zip(asked, solve_stream(asked, modules, self.dsl))]
 
-    def of(self, arms: Mapping[str, ModulesOf], oracle: Mapping[str, Module] | None = None) -> dict[str, dict[str, Any]]:
+    def evaluate(self, arms: Mapping[str, ModulesOf], oracle: Mapping[str, Module] | None = None) -> dict[str, dict[str, Any]]:
         """Each arm on every task: ``{"right": {task: [0/1 …]}, "health": {…}, "failures": {kind: count}}``.
 
         ``oracle`` are modules of which every step is given its true value, as the arm ``gold``, on tasks where it is known.
         Afterwards ``units`` holds the image and the type of every question, by task.
         """
         right: dict[str, dict[str, list[int]]] = {arm: {} for arm in (*arms, *(("gold",) if oracle else ()))}
-        states: dict[str, list[Health]] = {arm: [] for arm in arms}
+        states: dict[str, list[ProgramHealth]] = {arm: [] for arm in arms}
         for task in self.tasks:
             asked = self.questions(task, gold=oracle is not None)
             self.units[task] = {"images": [q.image_id for q in asked], "types": [q.kind for q in asked]}
             for arm, modules_of in arms.items():
-                state = Health()
+                state = ProgramHealth()
                 traces = solve_stream(asked, modules_of(task), self.dsl)
-                right[arm][task] = [int(correct(q, state.see(t).answer)) for q, t in zip(asked, traces)]
+                right[arm][task] = [int(score_answer(q, state.record(t).answer)) for q, t in zip(asked, traces)]
                 states[arm].append(state)
-            if oracle and task != benchmark.EASY:
+            if oracle and task != study_questions.EASY:
                 traces = solve_stream(asked, oracle, self.dsl, substitute=gold_forcing(asked, self.dsl))
-                right["gold"][task] = [int(correct(q, t.answer)) for q, t in zip(asked, traces)]
+                right["gold"][task] = [int(score_answer(q, t.answer)) for q, t in zip(asked, traces)]
         found: dict[str, dict[str, Any]] = {arm: {"right": right[arm]} for arm in right}
         for arm, seen in states.items():
             shares = [state.shares() for state in seen]
@@ -81,21 +83,21 @@ class Scores:
         return found
 
 
-class Health:
+class ProgramHealth:
     """How runs went: shares in 0..1 of the programs that pass the check, run to their end, fell back, and used
     unknown words; calls and milliseconds in modules a sample; and how many failed, by kind."""
 
     def __init__(self) -> None:
-        self.seen: list[tuple[float, ...]] = []
+        self.rows: list[tuple[float, ...]] = []
         self.failed = Counter[str]()
 
-    def see(self, trace: Trace) -> Trace:
+    def record(self, trace: Trace) -> Trace:
         """Take note of a trace, and pass it on."""
         steps = trace.steps
         self.failed.update([trace.status] if trace.status != "ok" else [])
-        self.seen.append(
+        self.rows.append(
             (
-                trace.status not in REFUSED,
+                trace.status not in INVALID_STATUSES,
                 trace.status == "ok",
                 trace.fallback,
                 trace.out_of_vocabulary > 0,
@@ -108,64 +110,64 @@ class Health:
     def shares(self) -> dict[str, float]:
         """The mean of each."""
         names = ("valid", "executed", "fallback", "out_of_vocabulary", "calls_per_sample", "ms_per_sample")
-        return dict(zip(names, np.mean(self.seen, axis=0).tolist(), strict=True))
+        return dict(zip(names, np.mean(self.rows, axis=0).tolist(), strict=True))
 
 
-def rival(setting: Setting, task: str, replaced: bool) -> dict[str, Module]:
+def teacher_baseline(setup: StudySetup, task: str, replaced: bool) -> dict[str, Module]:
     """The modules with the task's teachers in their place, or before them; tasks without teachers get the last stage's."""
-    modules = dict(setting.modules)
-    for name, teacher in setting.teachers[task if task in STAGES else STAGES[-1]].items():
-        modules[name] = Routed(setting.modules[name], teacher, replaced=replaced)
+    modules = dict(setup.modules)
+    for name, teacher in setup.teachers[task if task in STAGES else STAGES[-1]].items():
+        modules[name] = RoutedModule(setup.modules[name], teacher, replaced=replaced)
     return modules
 
 
-def untaught(setting: Setting, scores: Scores) -> dict[str, Any]:
+def run_baselines(setup: StudySetup, scores: ArmScores) -> dict[str, Any]:
     """Frozen, replaced and routed modules, and the gold oracle on the tasks whose steps are known."""
     arms: dict[str, ModulesOf] = {
-        "frozen": lambda task: setting.modules,
-        "replaced": lambda task: rival(setting, task, True),
-        "routed": lambda task: rival(setting, task, False),
+        "frozen": lambda task: setup.modules,
+        "replaced": lambda task: teacher_baseline(setup, task, True),
+        "routed": lambda task: teacher_baseline(setup, task, False),
     }
-    found = scores.of(arms, oracle=setting.modules)
-    found["frozen"]["modules"] = measure(setting, setting.modules)
-    return found | simple_rivals(setting, scores) | {"teacher": {"modules": measure(setting, setting.modules, teachers=True)}}
+    found = scores.evaluate(arms, oracle=setup.modules)
+    found["frozen"]["modules"] = measure(setup, setup.modules)
+    return found | single_call_baselines(setup, scores) | {"teacher": {"modules": measure(setup, setup.modules, teachers=True)}}
 
 
-def simple_rivals(setting: Setting, scores: Scores, taught: Mapping[str, Module] | None = None) -> dict[str, Any]:
+def single_call_baselines(setup: StudySetup, scores: ArmScores, distilled: Mapping[str, Module] | None = None) -> dict[str, Any]:
     """easy-VQA without a program to speak of: the whole question put to VQA in one call, and the commonest answer to each
-    question of the train part, the image unseen. With ``taught`` modules, their single call alone."""
-    asked = scores.questions(benchmark.EASY)
+    question of the train part, the image unseen. With ``distilled`` modules, their single call alone."""
+    asked = scores.questions(study_questions.EASY)
     single = [replace(q, programs={"visprog": SINGLE_CALL.format(question=q.text)}) for q in asked]
-    called = [int(correct(q, t.answer)) for q, t in zip(asked, solve_stream(single, taught or setting.modules))]
-    if taught is not None:
-        return {"single call, taught": {"right": {benchmark.EASY: called}}}
+    called = [int(score_answer(q, t.answer)) for q, t in zip(asked, solve_stream(single, distilled or setup.modules))]
+    if distilled is not None:
+        return {"single call, taught": {"right": {study_questions.EASY: called}}}
     prior = easy_vqa.QuestionPrior.fit(easy_vqa.load("train"))
-    guessed = [int(correct(q, prior.answer(q.text))) for q in asked]
-    return {"prior": {"right": {benchmark.EASY: guessed}}, "single call": {"right": {benchmark.EASY: called}}}
+    guessed = [int(score_answer(q, prior.answer(q.text))) for q in asked]
+    return {"prior": {"right": {study_questions.EASY: guessed}}, "single call": {"right": {study_questions.EASY: called}}}
 
 
-def taught(
+def run_training_arm(
     arm: str,
-    setting: Setting,
-    scores: Scores,
+    setup: StudySetup,
+    scores: ArmScores,
     folder: Path | None,
     stage_questions: int,
-    say: Callable[[str], None] | None = None,
-    options: Options | None = None,
+    report: Callable[[str], None] | None = None,
+    options: SdvpOptions | None = None,
 ) -> tuple[dict[str, Any], dict[str, Module]]:
     """One learning arm through all stages: its results and its last modules.
 
     After each stage but the last, the first ``stage_questions`` of every task are answered, for the continual matrix.
     """
-    options = replace(options or TAUGHT_ARMS[arm], seed=setting.seed)
-    modules: dict[str, Module] = dict(setting.modules)
+    options = replace(options or TRAINED_ARMS[arm], seed=setup.seed)
+    modules: dict[str, Module] = dict(setup.modules)
     lessons, matrix = [], []
-    for stage in setting.stages:
-        result = run_stage(modules, stage, options, folder, say)
+    for stage in setup.stages:
+        result = distill_task(modules, stage, options, folder, report)
         modules = result.modules
-        lessons += list(result.lessons)
-        if stage is not setting.stages[-1]:
+        lessons += list(result.reports)
+        if stage is not setup.stages[-1]:
             matrix.append({task: float(np.mean(scores.right(task, modules, stage_questions))) for task in scores.tasks})
-    final = scores.of({arm: lambda task: modules})[arm]
+    final = scores.evaluate({arm: lambda task: modules})[arm]
     networks = {name: m for name, m in modules.items() if isinstance(m, VisualModule)}
-    return final | {"modules": measure(setting, networks), "lessons": lessons, "matrix": matrix}, modules
+    return final | {"modules": measure(setup, networks), "lessons": lessons, "matrix": matrix}, modules

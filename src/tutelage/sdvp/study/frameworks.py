@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from tutelage.sdvp.study.ablation_tables import AblationTables
 
 NAMES = {"visprog": "VisProg", "viper": "ViperGPT"}
-TAUGHT = {"visprog": ("reference", "SDVP"), "viper": ("framework", "taught through ViperGPT")}
+TRAINED = {"visprog": ("reference", "SDVP"), "viper": ("framework", "taught through ViperGPT")}
 """The cell whose modules were taught through each language."""
 
 
@@ -17,10 +17,10 @@ def framework_rows(tables: AblationTables) -> list[dict[str, Any]]:
     """A row for each language taught through and language asked in: changes against the frozen modules asked in the same,
     and failures by kind."""
     rows = []
-    for taught, cell in TAUGHT.items():
+    for taught, cell in TRAINED.items():
         if cell not in tables.cells:
             continue
-        for asked in TAUGHT:
+        for asked in TRAINED:
             changes = {group: tables.change(cell, tables.frozen, tasks, asked) for group, tasks in tables.groups.items()}
             failed = Counter[str]()
             for part in tables.cells[cell]:

@@ -1,6 +1,7 @@
 """What wrong programs cost distillation, and what the vote of several programs gives back.
 
-A share of the programs of one stage is made wrong as a writer that misreads questions would (``tasks/world/noise.py``).
+A share of the programs of one stage is made wrong as a writer that misreads questions would
+(``datasets/synthetic/program_noise.py``).
 Gains are in accuracy points over the frozen modules on the same reported questions. All of it is ours.
 """
 
@@ -14,17 +15,17 @@ from typing import Any
 
 import numpy as np
 
-from tutelage import files
+from tutelage import storage
+from tutelage.datasets.synthetic.program_noise import wrong_programs
 from tutelage.errors import InputError
-from tutelage.programs.language import Module
-from tutelage.programs.writers.voting import elect
-from tutelage.sdvp import benchmark
-from tutelage.sdvp.compile import Options, accuracy, run_stage
-from tutelage.sdvp.questions import Question, correct
-from tutelage.sdvp.study.setting import Sizes, prepare
-from tutelage.sdvp.votes import ballots, kinds
+from tutelage.programs.generators.self_consistency import majority_vote
+from tutelage.programs.types import Module
+from tutelage.sdvp.compile import SdvpOptions, accuracy, distill_task
+from tutelage.sdvp.questions import Question, score_answer
+from tutelage.sdvp.study import questions as study_questions
+from tutelage.sdvp.study.setup import StudySizes, prepare
+from tutelage.sdvp.votes import program_names, run_all_programs
 from tutelage.seeds import numpy_rng
-from tutelage.tasks.world.noise import wrong_programs
 
 STAGE = "b_gqa"
 DSL = "visprog"
@@ -38,11 +39,11 @@ GROUPS: Mapping[str, str] = MappingProxyType(
     }
 )
 """What gains are told apart, in words."""
-SIZES = Sizes(report=1200, stage_report=0, collect=1500, replay=300, probe=400, guarded=60)
+SIZES = StudySizes(report=1200, stage_report=0, collect=1500, replay=300, probe=400, guarded=60)
 
 
 @dataclass(frozen=True)
-class Noise:
+class ProgramNoise:
     """``share`` of all programs is wrong, each of the ``programs`` of a question by its own draw; a record passes where
     at least ``agree`` of the question's programs answer as the one it comes from."""
 
@@ -51,7 +52,7 @@ class Noise:
     agree: float = 0.5
 
 
-def noisy(questions: Sequence[Question], noise: Noise, seed: int) -> list[Question]:
+def add_noise(questions: Sequence[Question], noise: ProgramNoise, seed: int) -> list[Question]:
     """The questions with ``noise.programs`` VisProg programs each (``visprog``, ``visprog:1`` …), some of them wrong.
 
     A program of which nothing can be changed stays right.
@@ -62,12 +63,12 @@ def noisy(questions: Sequence[Question], noise: Noise, seed: int) -> list[Questi
         programs = {}
         for number in range(noise.programs):
             wrong = rng.random() < noise.share
-            programs[f"{DSL}:{number}" if number else DSL] = _misread(question, rng) if wrong else question.programs[DSL]
+            programs[f"{DSL}:{number}" if number else DSL] = _wrong_program(question, rng) if wrong else question.programs[DSL]
         found.append(replace(question, programs=programs, gold={}))
     return found
 
 
-def _misread(question: Question, rng: np.random.Generator) -> str:
+def _wrong_program(question: Question, rng: np.random.Generator) -> str:
     try:
         return wrong_programs({DSL: question.programs[DSL]}, rng)[DSL]
     except InputError:
@@ -82,18 +83,18 @@ def wrong_share(questions: Sequence[Question], right: Sequence[Question]) -> flo
 
 def noise_cell(
     seed: int,
-    store: files.Store,
-    sizes: Sizes = SIZES,
-    noise: Noise = Noise(),  # noqa: B008  (frozen)
-    options: Options = Options(),  # noqa: B008  (frozen)
+    store: storage.ContentStore,
+    sizes: StudySizes = SIZES,
+    noise: ProgramNoise = ProgramNoise(),  # noqa: B008  (frozen)
+    options: SdvpOptions = SdvpOptions(),  # noqa: B008  (frozen)
     quick: bool = False,
     folder: Path | None = None,
-    say: Callable[[str], None] | None = None,
+    report: Callable[[str], None] | None = None,
 ) -> dict[str, Any]:
     """The figures of one seed, by arm, in points.
 
     ``collection``: gains where only the programs that collect are noisy and the reported ones are right. ``everywhere``
-    and ``alike``: the reported programs are noisy too; the arm ``noisy`` then answers by one program, ``voted`` by the
+    and ``alike``: the reported programs are noisy too; the arm ``add_noise`` then answers by one program, ``voted`` by the
     majority of all. Gains of ``everywhere`` are over the frozen modules with right programs (``frozen``), so they hold
     what wrong answers cost as well; those of ``alike`` are over the frozen modules with the same programs and the same
     vote (``before``), so they hold what was learned alone. ``kept`` counts the records that pass, ``wrong`` is the share
@@ -101,47 +102,47 @@ def noise_cell(
     """
     setting = prepare(seed, sizes, store, quick)
     stage = next(stage for stage in setting.stages if stage.name == STAGE)
-    asked = noisy(stage.questions, noise, seed)
-    reported = benchmark.questions_of(STAGE, seed, "report", sizes.report, (DSL,))
-    misread = noisy(reported, noise, seed)
+    asked = add_noise(stage.questions, noise, seed)
+    reported = study_questions.questions_of(STAGE, seed, "report", sizes.report, (DSL,))
+    misread = add_noise(reported, noise, seed)
     frozen = 100 * accuracy(reported, setting.modules, DSL)
     options = replace(options, seed=seed, dsl=DSL)
-    arms: dict[str, tuple[Sequence[Question], Options]] = {
+    arms: dict[str, tuple[Sequence[Question], SdvpOptions]] = {
         "clean": (stage.questions, options),
         "noisy": (asked, options),
-        "voted": (asked, replace(options, filters=replace(options.filters, votes=noise.agree))),
+        "voted": (asked, replace(options, filters=replace(options.filters, min_agreement=noise.agree))),
     }
     found: dict[str, Any] = {"seed": seed, "frozen": frozen, "wrong": wrong_share(asked, stage.questions)}
     found |= {"before": {"clean": frozen}} | {where: {} for where in (*GROUPS, "kept", "failures")}
     for arm, (questions, chosen) in arms.items():
-        if say:
-            say(f"noise: {arm}")
+        if report:
+            report(f"noise: {arm}")
         given = replace(stage, questions=questions)
-        result = run_stage(setting.modules, given, chosen, folder / arm if folder is not None else None)
+        result = distill_task(setting.modules, given, chosen, folder / arm if folder is not None else None)
         gain = 100 * accuracy(reported, result.modules, DSL) - frozen
         found["collection"][arm] = gain
-        found["kept"][arm] = {taught.module: taught.kept for taught in result.lessons}
+        found["kept"][arm] = {taught.module: taught.kept for taught in result.reports}
         score = gain + frozen
         if arm != "clean":
             voted = arm == "voted"
-            found["before"][arm], _ = answered(misread, setting.modules, voted)
-            score, found["failures"][arm] = answered(misread, result.modules, voted)
+            found["before"][arm], _ = answer_accuracy(misread, setting.modules, voted)
+            score, found["failures"][arm] = answer_accuracy(misread, result.modules, voted)
         found["everywhere"][arm] = score - frozen
         found["alike"][arm] = score - found["before"][arm]
     return found
 
 
-def answered(questions: Sequence[Question], modules: Mapping[str, Module], voted: bool) -> tuple[float, dict[str, int]]:
+def answer_accuracy(questions: Sequence[Question], modules: Mapping[str, Module], voted: bool) -> tuple[float, dict[str, int]]:
     """Accuracy in points by the first program, or by the majority of all, and the programs' failures by kind."""
-    names = kinds(questions, DSL) if voted else [DSL]
+    names = program_names(questions, DSL) if voted else [DSL]
     asked = [replace(q, programs={name: q.programs[name] for name in names}) for q in questions]
-    cast = ballots(asked, modules, DSL)
-    elections = [elect([cast[q.id][name] for name in names]) for q in questions]
+    cast = run_all_programs(asked, modules, DSL)
+    elections = [majority_vote([cast[q.id][name] for name in names]) for q in questions]
     failures: dict[str, int] = {}
     for election in elections:
         for kind, count in election.failures.items():
             failures[kind] = failures.get(kind, 0) + count
-    right = [e.winner is not None and correct(q, e.answer) for q, e in zip(questions, elections, strict=True)]
+    right = [e.winner is not None and score_answer(q, e.answer) for q, e in zip(questions, elections, strict=True)]
     return 100 * float(np.mean(right)), failures
 
 

@@ -5,34 +5,36 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tutelage.programs.language import Call, Module
 from tutelage.programs.trace import StepRecord, Trace
+from tutelage.programs.types import Call, Module
 from tutelage.programs.values import Box, Image
-from tutelage.sdvp import benchmark
-from tutelage.sdvp.accept import agrees
-from tutelage.sdvp.questions import Question, correct, solve
-from tutelage.sdvp.study.arms import Scores
-from tutelage.sdvp.study.setting import STAGES, Setting
+from tutelage.sdvp.questions import Question, score_answer, solve
+from tutelage.sdvp.study import questions as study_questions
+from tutelage.sdvp.study.arms import ArmScores
+from tutelage.sdvp.study.setup import STAGES, StudySetup
+from tutelage.sdvp.teacher_check import value_matches
 
-SHOWN_TASKS = (*benchmark.CURRENT, "b_spatial", "b_digit", "c_mixed", "a_color")
+SHOWN_TASKS = (*study_questions.CURRENT, "b_spatial", "b_digit", "c_mixed", "a_color")
 
 
-def samples(setting: Setting, scores: Scores, after: Mapping[str, Module], each: int = 2, most: int = 400) -> list[dict[str, Any]]:
+def samples(
+    setup: StudySetup, scores: ArmScores, after: Mapping[str, Module], each: int = 2, max_questions: int = 400
+) -> list[dict[str, Any]]:
     """Up to ``each`` samples a task of each kind: mended by teaching, broken by it, still wrong, right throughout."""
     found = []
     for task in SHOWN_TASKS:
-        asked = scores.questions(task, most, gold=True)
-        old, new = (solve(asked, modules, scores.dsl) for modules in (setting.modules, after))
+        asked = scores.questions(task, max_questions, gold=True)
+        old, new = (solve(asked, modules, scores.dsl) for modules in (setup.modules, after))
         taken = {(False, True): 2 * each, (True, False): each, (False, False): each, (True, True): each // 2}
         for question, one, two in zip(asked, old, new):
-            kind = correct(question, one.answer) > 0, correct(question, two.answer) > 0
+            kind = score_answer(question, one.answer) > 0, score_answer(question, two.answer) > 0
             if taken[kind] > 0:
                 taken[kind] -= 1
-                found.append(_sample(setting, question, one, two, scores.dsl))
+                found.append(_sample(setup, question, one, two, scores.dsl))
     return found
 
 
-def _sample(setting: Setting, question: Question, old: Trace, new: Trace, dsl: str) -> dict[str, Any]:
+def _sample(setup: StudySetup, question: Question, old: Trace, new: Trace, dsl: str) -> dict[str, Any]:
     stage = question.task if question.task in STAGES else STAGES[-1]
     gold = question.gold.get(dsl, ())
     later = {record.call_no: record for record in new.steps}
@@ -42,9 +44,9 @@ def _sample(setting: Setting, question: Question, old: Trace, new: Trace, dsl: s
         if record.module == "RESULT":
             continue
         truth = gold[record.step] if record.step < len(gold) else None
-        wrong = not wrong_seen and truth is not None and not agrees(record.output, truth)
+        wrong = not wrong_seen and truth is not None and not value_matches(record.output, truth)
         wrong_seen |= wrong
-        steps.append(_step(setting, stage, record, later.get(record.call_no), truth, wrong, lines))
+        steps.append(_step(setup, stage, record, later.get(record.call_no), truth, wrong, lines))
     return {
         "id": question.id,
         "task": question.task,
@@ -54,20 +56,20 @@ def _sample(setting: Setting, question: Question, old: Trace, new: Trace, dsl: s
         "program": lines,
         "images": {name: image.data_uri(96, lossless=True) for name, image in question.images.items()},
         "arms": {
-            "before": {"answer": _text(old.answer), "correct": correct(question, old.answer) > 0},
-            "after": {"answer": _text(new.answer), "correct": correct(question, new.answer) > 0},
+            "before": {"answer": _text(old.answer), "correct": score_answer(question, old.answer) > 0},
+            "after": {"answer": _text(new.answer), "correct": score_answer(question, new.answer) > 0},
         },
         "steps": steps,
     }
 
 
 def _step(
-    setting: Setting, stage: str, old: StepRecord, new: StepRecord | None, gold: Any, wrong: bool, lines: Sequence[str]
+    setup: StudySetup, stage: str, old: StepRecord, new: StepRecord | None, gold: Any, wrong: bool, lines: Sequence[str]
 ) -> dict[str, Any]:
     image = old.args.get("image")
-    teacher = setting.teachers[stage].get(old.module)
+    teacher = setup.teachers[stage].get(old.module)
     label = teacher.label([Call(old.module, old.args, old.step)])[0] if teacher is not None else None
-    before = _said(old)
+    before = _record_json(old)
     return {
         "n": old.step,
         "text": lines[old.step] if old.step < len(lines) else old.module,
@@ -75,16 +77,17 @@ def _step(
         "image": image.data_uri(96, lossless=True) if isinstance(image, Image) else None,
         "boxes": before.get("boxes", []),
         "before": before,
-        "after": _said(new) if new is not None else None,
+        "after": _record_json(new) if new is not None else None,
         "teacher": None
         if label is None
-        else {"value": _text(label.hard), "dist": _top(label.dist), "conf": round(label.conf, 3)} | _boxes(label.hard),
+        else {"value": _text(label.value), "dist": _top(label.probabilities), "conf": round(label.confidence, 3)}
+        | _boxes(label.value),
         "gold": _text(gold) if gold is not None else None,
         "wrong": wrong,
     }
 
 
-def _said(record: StepRecord) -> dict[str, Any]:
+def _record_json(record: StepRecord) -> dict[str, Any]:
     value: dict[str, Any] = {"value": _text(record.output), "dist": _top(record.output_dist)}
     if isinstance(record.output, Image):
         value["image"] = record.output.data_uri(96, lossless=True)
@@ -100,8 +103,8 @@ def _boxes(value: Any) -> dict[str, Any]:
     return {}
 
 
-def _top(dist: Mapping[str, float] | None, most: int = 5) -> dict[str, float]:
-    best = sorted((dist or {}).items(), key=lambda item: -item[1])[:most]
+def _top(dist: Mapping[str, float] | None, max_entries: int = 5) -> dict[str, float]:
+    best = sorted((dist or {}).items(), key=lambda item: -item[1])[:max_entries]
     return {answer: round(p, 4) for answer, p in best if answer != "found"}
 
 

@@ -8,27 +8,29 @@ from typing import Any
 
 import numpy as np
 
-from tutelage.sdvp import benchmark
-from tutelage.sdvp.study.setting import STAGES
-from tutelage.tasks.intervals import cluster_draws, interval_of, mean_sd
+from tutelage.datasets.confidence_intervals import cluster_draws, interval_of, mean_sd
+from tutelage.sdvp.study import questions as study_questions
+from tutelage.sdvp.study.setup import STAGES
 
 Part = Mapping[str, Any]
 """One seed: ``{"seed", "questions": {task: {"images", "types"}}, "arms": {arm: …}}``."""
 
 ARMS = ("frozen", "replaced", "routed", "naive", "sdvp")
-BESIDE = ("prior", "single call", "single call, taught")
-"""What stands beside easy-VQA's rows: see :func:`tutelage.sdvp.study.arms.simple_rivals`."""
+EASY_VQA_BASELINES = ("prior", "single call", "single call, taught")
+"""What stands beside easy-VQA's rows: see :func:`tutelage.sdvp.study.arms.single_call_baselines`."""
 GAP = 3.0
 """Tasks whose teachers are less than this many points ahead of the frozen modules do not count in ``gap_closed``."""
 DRAWS = 2000
 
 
-class Tables:
+class StudyTables:
     """The tables of a study."""
 
     def __init__(self, parts: Sequence[Part]):
         self.parts = parts
-        self.tasks = [t for t in (*benchmark.CURRENT, *benchmark.PREVIOUS, *benchmark.UNSEEN) if t in parts[0]["questions"]]
+        self.tasks = [
+            t for t in (*study_questions.CURRENT, *study_questions.PREVIOUS, *study_questions.UNSEEN) if t in parts[0]["questions"]
+        ]
 
     def points(self, arm: str, task: str) -> np.ndarray | None:
         """Accuracy of each seed, in points; None where the arm has no figure for the task."""
@@ -53,7 +55,7 @@ class Tables:
 
     def group(self, name: str) -> list[str]:
         """The tasks of one group."""
-        return [task for task in self.tasks if benchmark.group_of(task) == name]
+        return [task for task in self.tasks if study_questions.group_of(task) == name]
 
     def change(self, group: str, arm: str) -> float:
         """Mean over the group's tasks of the change against the frozen modules, in points."""
@@ -69,7 +71,7 @@ class Tables:
             cells["teacher"] = cells["replaced"] if task in STAGES else None
             count = sum(len(part["questions"][task]["images"]) for part in self.parts)
             gain = {"mean": mean, "lo": interval.low, "hi": interval.high}
-            rows.append({"task": task, "group": benchmark.group_of(task), "n": count, "cells": cells, "gain": gain})
+            rows.append({"task": task, "group": study_questions.group_of(task), "n": count, "cells": cells, "gain": gain})
         return rows
 
     def types(self) -> list[dict[str, Any]]:
@@ -77,8 +79,8 @@ class Tables:
         rows = []
         for task in self.group("current"):
             kinds = sorted({kind for part in self.parts for kind in part["questions"][task]["types"]})
-            arms = [arm for arm in (*ARMS, *BESIDE) if self.points(arm, task) is not None]
-            for kind in (*kinds, "all") if task == benchmark.EASY else kinds:
+            arms = [arm for arm in (*ARMS, *EASY_VQA_BASELINES) if self.points(arm, task) is not None]
+            for kind in (*kinds, "all") if task == study_questions.EASY else kinds:
                 cells, count = {}, 0
                 for arm in arms:
                     found = []
@@ -205,7 +207,7 @@ class Tables:
         gap = summary["gap_closed"]
         claim("Share of the gap to the teachers closed", "at least 0.6", "–" if gap is None else f"{gap:.2f}", (gap or 0) >= 0.6)
         for key, words in (("previous_change", "Previous tasks kept"), ("unseen_change", "Unseen tasks kept")):
-            claim(words, "at most 1 point down", f"{summary[key]:+.1f}", summary[key] >= -1, self._fallen(key.split("_")[0]))
+            claim(words, "at most 1 point down", f"{summary[key]:+.1f}", summary[key] >= -1, self._drops(key.split("_")[0]))
         forgotten = summary["naive_forgetting"]
         claim("Naive tuning forgets", "at least 10 points", f"{forgotten:.1f}", forgotten >= 10)
         ahead = {task: self.draws(task, "sdvp", "routed")[0] for task in self.group("current")}
@@ -215,7 +217,7 @@ class Tables:
         claim("Level with routing to confident teachers", "at least 0 points apart", f"{mean:+.1f}", mean >= 0, reason)
         return found
 
-    def _fallen(self, group: str) -> str:
+    def _drops(self, group: str) -> str:
         drops = {task: self.draws(task)[0] for task in self.group(group)}
         named = ", ".join(f"{task} {drop:+.1f}" for task, drop in sorted(drops.items(), key=lambda item: item[1]) if drop < -1)
         return f"single drops of more than a point: {named}" if named else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tutelage.systems.mamba_pkd.method import MambaPKD
-from tutelage.systems.mamba_pkd.network import Group, MambaBlock, MambaClassifier
-from tutelage.systems.mamba_pkd.scan import PATHS, fastest, selective_scan, time_paths
+from tutelage.systems.mamba_pkd.network import ClassifierGroup, MambaBlock, MambaClassifier
+from tutelage.systems.mamba_pkd.selective_scan import PATHS, fastest, selective_scan, time_paths
 
-__all__ = ["PATHS", "Group", "MambaBlock", "MambaClassifier", "MambaPKD", "fastest", "selective_scan", "time_paths"]
+__all__ = ["PATHS", "ClassifierGroup", "MambaBlock", "MambaClassifier", "MambaPKD", "fastest", "selective_scan", "time_paths"]

@@ -10,16 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.distill import losses
-from tutelage.distill.data import Batch, Data
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Stage, Terms, answer
-from tutelage.distill.optimizer import trainable
-from tutelage.distill.teacher import Teacher
+from tutelage.distillation import losses
+from tutelage.distillation.data import Batch, ReplayableData
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, Output, Phase, Terms, forward_heads
+from tutelage.distillation.optim import trainable_parameters
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._shared import built, class_ids, toy_images
-from tutelage.systems.mamba_pkd.network import Group, MambaClassifier
+from tutelage.systems._toy import build_with_seed, class_ids, toy_images
+from tutelage.systems.mamba_pkd.network import ClassifierGroup, MambaClassifier
 
 ROWS = 1000  # samples a pass over the training set
 
@@ -29,25 +29,25 @@ class MambaPKD(Method):
     """Mamba-PKD: a group of small state-space classifiers, trained one after the other from one teacher.
 
     "Mamba base PKD for efficient knowledge compression" (Medina, Hadachi, Honeine, Bensrhair, 2025). Stage k trains
-    member ``f_k`` of a :class:`Group` alone, with ``a CE(y, F_k) + (1 - a) T^2 KL(softmax(g / T) || softmax(F_k / T))``,
+    member ``f_k`` of a :class:`ClassifierGroup` alone, with ``a CE(y, F_k) + (1 - a) T^2 KL(softmax(g / T) || softmax(F_k / T))``,
     where g are the teacher's logits and ``F_k = F_(k-1) + f_k`` (``residual``) in a sum; of a group that averages, each
     member is taught alone. Earlier members and the teacher do not change. The last layer of a member starts at zero, so
     that ``F_k`` starts at ``F_(k-1)``, and of ``checks`` looks at the loss over the plain training images (its start is
     one) the best state is kept: in a sum that loss never rises from member to member. The group's answer can be had
-    after any member: :meth:`Group.anytime`.
+    after any member: :meth:`ClassifierGroup.anytime`.
 
     The combination, a, T, members' sizes, the image-to-sequence layout and the zero start are ours where the paper is
     not known in detail. ``A_log`` and ``D`` get no weight decay. Heads: ``logits`` [B, C]; int64 labels [B]. Needs the
     last layer of every member under the name ``head``, and memory for the logits of all training images.
 
     Raises:
-        InputError: a student that is no :class:`Group` of ``students`` members.
+        InputError: a student that is no :class:`ClassifierGroup` of ``students`` members.
     """
 
     Network = MambaClassifier
     needs_labels = True
     before: Tensor
-    taught: Tensor
+    teacher_logits: Tensor
     best: Tensor
 
     @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class MambaPKD(Method):
                 if value < 1:
                     raise InputError(f"{value} is too few", where=name, remedy="1 or more")
 
-    def stages(self) -> Sequence[Stage]:
+    def phases(self) -> Sequence[Phase]:
         """A stage a member; the learning rate begins anew in each."""
-        return [Stage(str(k), trains=_only(k), restart=True) for k in range(self.config.students)]
+        return [Phase(str(k), trains=_only(k), restart=True) for k in range(self.config.students)]
 
-    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: Data) -> None:
+    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
         """Heads to zero, the teacher's logits of all plain training images, the loss of a group of none."""
-        if not isinstance(student, Group) or len(student.students) != self.config.students:
+        if not isinstance(student, ClassifierGroup) or len(student.students) != self.config.students:
             raise InputError(
                 f"the student is no group of {self.config.students}",
                 where="student",
@@ -85,15 +85,15 @@ class MambaPKD(Method):
         self.kept = copy.deepcopy(student.students).requires_grad_(False)
         self._data = [data]  # in a list: beside the method
         device = example.inputs.device
-        taught = torch.cat([teacher.live(batch.to(device))["logits"] for batch in _plain(data)])
-        self.register_buffer("taught", taught)
+        taught = torch.cat([teacher.uncached(batch.to(device))["logits"] for batch in _plain(data)])
+        self.register_buffer("teacher_logits", taught)
         self.register_buffer("before", torch.zeros_like(taught))
         self.register_buffer("best", torch.tensor(torch.inf))
         self.best.fill_(self._start(student))
 
     def groups(self, student: nn.Module) -> Sequence[Mapping[str, Any]]:
         """``A_log`` and ``D`` without weight decay."""
-        named = list(trainable(student, self))
+        named = list(trainable_parameters(student, self))
         free = [parameter for name, parameter in named if name.rpartition(".")[2] in ("A_log", "D")]
         held = {id(parameter) for parameter in free}
         rest = [parameter for _, parameter in named if id(parameter) not in held]
@@ -102,32 +102,32 @@ class MambaPKD(Method):
     @property
     def member(self) -> int:
         """The member that this stage trains, from 0."""
-        return int(self.progress.stage.name) if self.progress.stage.name.isdigit() else 0
+        return int(self.progress.phase.name) if self.progress.phase.name.isdigit() else 0
 
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """The logits that the loss looks at: the group's (``residual``) or the member's own."""
-        assert teacher is not None and isinstance(student, Group)
+        assert teacher is not None and isinstance(student, ClassifierGroup)
         taught = teacher(batch)
-        said = answer(student.students[self.member], batch.inputs)["logits"]
+        said = forward_heads(student.students[self.member], batch.inputs)["logits"]
         if student.combine == "residual":
-            said = said + self._earlier(student, batch)
+            said = said + self._previous_logits(student, batch)
         return {"logits": said}, taught
 
     @torch.no_grad()
-    def _earlier(self, student: Group, batch: Batch) -> Tensor:
+    def _previous_logits(self, student: ClassifierGroup, batch: Batch) -> Tensor:
         """The sum of the earlier members' logits: known for a plain sample, computed for a view."""
         if batch.ids is not None and batch.seeds is not None and batch.partners is None and not bool(batch.seeds.any()):
             return self.before[batch.ids.to(self.before.device)]
         total = self.before.new_zeros(len(batch), self.before.shape[1])
         for member in student.students[: self.member]:
-            total += answer(member.eval(), batch.inputs)["logits"]
+            total += forward_heads(member.eval(), batch.inputs)["logits"]
         return total
 
-    def weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
         return {"label": self.config.a, "soft": 1 - self.config.a}
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``label`` and ``soft``."""
         return {
             "label": losses.cross_entropy(student["logits"], class_ids(batch.labels), batch.weights),
@@ -136,13 +136,13 @@ class MambaPKD(Method):
 
     def after_step(self, student: nn.Module) -> None:
         """At a look, keep the member if it is the best yet; at the end of its stage, put the best back and go on."""
-        assert isinstance(student, Group)
-        done, length = self.progress.stage_step + 1, max(1, self.progress.stage_steps)
+        assert isinstance(student, ClassifierGroup)
+        done, length = self.progress.phase_step + 1, max(1, self.progress.phase_steps)
         looks = self.config.checks
         if done * looks // length == (done - 1) * looks // length:
             return
         here = student.students[self.member]
-        said = self._answers(here)
+        said = self._plain_logits(here)
         loss = self._loss(self.before + said if student.combine == "residual" else said)
         if loss < self.best:
             self.best.copy_(loss)
@@ -150,7 +150,7 @@ class MambaPKD(Method):
         if done < length:
             return
         here.load_state_dict(self.kept[self.member].state_dict())
-        self.before += self._answers(here)
+        self.before += self._plain_logits(here)
         student.used.fill_(min(self.member + 2, len(student.students)))
         if student.combine == "average":
             self.best.fill_(self._start(student))
@@ -160,39 +160,43 @@ class MambaPKD(Method):
         return super().export(student)
 
     @torch.no_grad()
-    def _answers(self, member: nn.Module) -> Tensor:
+    def _plain_logits(self, member: nn.Module) -> Tensor:
         """A member's logits of all plain training images."""
         (data,), training = self._data, member.training
-        said = [answer(member.eval(), batch.to(self.before.device).inputs)["logits"] for batch in _plain(data)]
+        said = [forward_heads(member.eval(), batch.to(self.before.device).inputs)["logits"] for batch in _plain(data)]
         member.train(training)
         return torch.cat(said)
 
-    def _start(self, student: Group) -> Tensor:
+    def _start(self, student: ClassifierGroup) -> Tensor:
         """The loss of logits of zero."""
         return self._loss(torch.zeros_like(self.before))
 
     def _loss(self, logits: Tensor) -> Tensor:
         """The loss of logits of all plain training images."""
         labels = torch.cat([class_ids(batch.labels) for batch in _plain(self._data[0])]).to(logits.device)
-        terms = self.terms(Batch(None, labels), {"logits": logits}, {"logits": self.taught})
-        return sum((weight * terms[name] for name, weight in self.weights().items()), start=torch.zeros((), device=logits.device))
+        terms = self.loss_terms(Batch(None, labels), {"logits": logits}, {"logits": self.teacher_logits})
+        return sum(
+            (weight * terms[name] for name, weight in self.loss_weights().items()), start=torch.zeros((), device=logits.device)
+        )
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of two seconds: three members of 8 channels, rows of 8 pixels as steps."""
 
         def network(width: int) -> MambaClassifier:
             return MambaClassifier(4, 1, width, 1, states=4, patch=None, size=8)
 
-        student = built(lambda: Group([network(8) for _ in range(3)]), seed, "student")
-        teacher = built(lambda: network(16), seed, "teacher")
-        return Lesson(student, teacher, cls(students=3), toy_images(seed), Settings(steps=9, batch_size=16, seed=seed), "mamba-pkd")
+        student = build_with_seed(lambda: ClassifierGroup([network(8) for _ in range(3)]), seed, "student")
+        teacher = build_with_seed(lambda: network(16), seed, "teacher")
+        return TrainingJob(
+            student, teacher, cls(students=3), toy_images(seed), TrainingSettings(steps=9, batch_size=16, seed=seed), "mamba-pkd"
+        )
 
 
 def _only(k: int) -> Any:
     return lambda name: name.startswith(f"student.students.{k}.")
 
 
-def _plain(data: Data) -> list[Batch]:
+def _plain(data: ReplayableData) -> list[Batch]:
     """All samples, without augmentation, in order."""
     return [data.batch(rows, None) for rows in torch.arange(len(data)).split(ROWS)]

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.lesson import Lesson
+from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
 from tutelage.systems._backbone import Backbone
-from tutelage.systems.mamba_pkd.scan import ScanPath, fastest, selective_scan, time_paths
+from tutelage.systems.mamba_pkd.selective_scan import ScanPath, fastest, selective_scan, time_paths
 
 
 class MambaBlock(nn.Module):
@@ -23,17 +23,17 @@ class MambaBlock(nn.Module):
     The parts are named as in the authors' code and in transformers, whose weights load as they are.
     """
 
-    def __init__(self, width: int, states: int = 16, expand: int = 2, kernel: int = 4, path: ScanPath = "chunked"):
+    def __init__(self, dim: int, states: int = 16, expand: int = 2, kernel: int = 4, path: ScanPath = "chunked"):
         super().__init__()
-        inner, rank = expand * width, math.ceil(width / 16)
+        inner, rank = expand * dim, math.ceil(dim / 16)
         self.path, self.rank, self.states = path, rank, states
-        self.in_proj = nn.Linear(width, 2 * inner, bias=False)
+        self.in_proj = nn.Linear(dim, 2 * inner, bias=False)
         self.conv1d = nn.Conv1d(inner, inner, kernel, padding=kernel - 1, groups=inner)
         self.x_proj = nn.Linear(inner, rank + 2 * states, bias=False)
         self.dt_proj = nn.Linear(rank, inner)
         self.A_log = nn.Parameter(torch.arange(1.0, states + 1).log().repeat(inner, 1))
         self.D = nn.Parameter(torch.ones(inner))
-        self.out_proj = nn.Linear(inner, width, bias=False)
+        self.out_proj = nn.Linear(inner, dim, bias=False)
         nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
         with torch.no_grad():
             step = torch.empty(inner).uniform_(math.log(1e-3), math.log(1e-1)).exp()
@@ -55,12 +55,12 @@ class MambaBlock(nn.Module):
         return linear + 2 * kernel * inner + 9 * inner * states
 
 
-class Residual(nn.Module):
+class MambaResidual(nn.Module):
     """``u + Block(RMSNorm(u))``; ``both``: also over the sequence turned round, with the same weights, halved (ours)."""
 
-    def __init__(self, width: int, both: bool, **options: int):
+    def __init__(self, dim: int, both: bool, **options: int):
         super().__init__()
-        self.norm, self.mixer, self.both = nn.RMSNorm(width, 1e-5), MambaBlock(width, **options), both  # type: ignore[arg-type]
+        self.norm, self.mixer, self.both = nn.RMSNorm(dim, 1e-5), MambaBlock(dim, **options), both  # type: ignore[arg-type]
 
     def forward(self, u: Tensor) -> Tensor:
         """[B, L, D] -> [B, L, D]."""
@@ -71,12 +71,12 @@ class Residual(nn.Module):
 
 
 class MambaClassifier(Backbone):
-    """Images as sequences through Mamba blocks: patches, Linear to ``width``, ``depth`` blocks, LayerNorm, mean over
+    """Images as sequences through Mamba blocks: patches, Linear to ``dim``, ``depth`` blocks, LayerNorm, mean over
     steps, Linear.
 
     ``patch`` (height, width), in raster order; ``(1, W)`` makes a step of each row of pixels (the default for digits,
     here ``patch=None`` with ``size`` = W). A stage is a block; its map [B, width, H / ph, W / pw], the stride that of the
-    patch's height. The scan reads one way; ``bidirectional`` reads both. No sizes were published: ``width``, ``depth``
+    patch's height. The scan reads one way; ``bidirectional`` reads both. No sizes were published: ``dim``, ``depth``
     and ``states`` are free (ours).
 
     Raises:
@@ -98,10 +98,10 @@ class MambaClassifier(Backbone):
         self.patch = patch or (1, size)
         super().__init__(num_classes, in_chans, [(f"blocks.{i}", self.patch[0], width) for i in range(depth)])
         self.embed = nn.Linear(in_chans * self.patch[0] * self.patch[1], width)
-        self.blocks = nn.ModuleList(Residual(width, bidirectional, states=states, expand=expand) for _ in range(depth))
+        self.blocks = nn.ModuleList(MambaResidual(width, bidirectional, states=states, expand=expand) for _ in range(depth))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, num_classes)
 
-    def maps(self, images: Tensor) -> list[Tensor]:
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
         """See :class:`Backbone`."""
         (tall, wide), (height, width) = self.patch, images.shape[2:]
         grid = images.unflatten(3, (width // wide, wide)).unflatten(2, (height // tall, tall))
@@ -112,7 +112,7 @@ class MambaClassifier(Backbone):
             answers.append(u.transpose(1, 2).unflatten(2, (height // tall, width // wide)))
         return answers
 
-    def classify(self, maps: Tensor) -> Tensor:
+    def forward_head(self, maps: Tensor) -> Tensor:
         """See :class:`Backbone`."""
         return self.head(self.norm(maps.flatten(2).transpose(1, 2)).mean(1))
 
@@ -145,15 +145,15 @@ class MambaClassifier(Backbone):
         return {path: 1000 * median(values) for path, values in seconds.items()}
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """See :class:`Backbone`."""
-        return cls.lesson(seed, side=16, width=8, depth=1, states=4)
+        return cls.toy_job(seed, image_size=16, width=8, depth=1, states=4)
 
 
 Combine = Literal["residual", "average"]
 
 
-class Group(nn.Module):
+class ClassifierGroup(nn.Module):
     """Weak classifiers that answer together: [B, ...] -> logits [B, C], their sum (``residual``) or mean (``average``).
 
     Only the first ``used`` of them answer: the ones that training has reached; a fresh group uses all.

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from tutelage.systems.quantized_distillation.method import DifferentiableQuantization, QuantizedDistillation
-from tutelage.systems.quantized_distillation.packing import Packed, pack, size_report, unpack
+from tutelage.systems.quantized_distillation.packing import PackedWeights, pack, size_report, unpack
 from tutelage.systems.quantized_distillation.quantizers import nearest, quantize, redistribute
 
 __all__ = [
     "DifferentiableQuantization",
-    "Packed",
+    "PackedWeights",
     "QuantizedDistillation",
     "nearest",
     "pack",

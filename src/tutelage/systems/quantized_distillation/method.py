@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
-from tutelage.distill import losses
-from tutelage.distill.data import Batch, Data, Tree
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Stage, Terms, answer
-from tutelage.distill.teacher import Teacher
+from tutelage.distillation import losses
+from tutelage.distillation.data import Batch, ReplayableData, Tree
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, Output, Phase, Terms, forward_heads
+from tutelage.distillation.teacher import Teacher
 from tutelage.registry import system
-from tutelage.systems._shared import SmallCNN, built, class_ids, toy_images
-from tutelage.systems.quantized_distillation.packing import Packed
+from tutelage.systems._toy import SmallCNN, build_with_seed, class_ids, toy_images
+from tutelage.systems.quantized_distillation.packing import PackedWeights
 from tutelage.systems.quantized_distillation.quantizers import (
     Scaling,
     bucketed,
@@ -35,7 +35,7 @@ from tutelage.systems.quantized_distillation.quantizers import (
 )
 
 
-class _Asked(nn.Module):
+class _FunctionalCall(nn.Module):
     """A network with named heads, so that ``functional_call`` can put other weights into it."""
 
     def __init__(self, network: nn.Module):
@@ -43,15 +43,17 @@ class _Asked(nn.Module):
         self.network = network
 
     def forward(self, inputs: Tree) -> Output:
-        return answer(self.network, inputs)
+        return forward_heads(self.network, inputs)
 
 
-def answer_with(network: nn.Module, weights: Mapping[str, Tensor], inputs: Tree) -> Output:
+def forward_with_weights(network: nn.Module, weights: Mapping[str, Tensor], inputs: Tree) -> Output:
     """One forward pass with these weights in place of the network's; its buffers are its own, and are updated."""
-    return functional_call(_Asked(network), {f"network.{name}": value for name, value in weights.items()}, (inputs,))
+    return functional_call(_FunctionalCall(network), {f"network.{name}": value for name, value in weights.items()}, (inputs,))
 
 
-def chosen(network: nn.Module, tensors: str = "weights", keep_ends: bool = False) -> Iterator[tuple[str, nn.Parameter]]:
+def quantized_parameters(
+    network: nn.Module, tensors: str = "weights", keep_ends: bool = False
+) -> Iterator[tuple[str, nn.Parameter]]:
     """The parameters to quantise: matrices and kernels, or ``tensors="all"``; ``keep_ends`` leaves out the first and
     the last of them."""
     found = [(name, p) for name, p in network.named_parameters() if tensors == "all" or p.ndim > 1]
@@ -96,7 +98,7 @@ class QuantizedDistillation(Method):
     def quantized(self, network: nn.Module) -> dict[str, Tensor]:
         """The quantised weights by name, with gradients straight through to the network's."""
         config, found = self.config, {}
-        for name, weight in chosen(network, config.tensors, config.keep_ends):
+        for name, weight in quantized_parameters(network, config.tensors, config.keep_ends):
             if config.bits >= 32:
                 found[name] = weight
             elif config.scale_gradient:
@@ -109,9 +111,9 @@ class QuantizedDistillation(Method):
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """The student's answer with quantised weights."""
         taught = teacher(batch) if teacher is not None else {}
-        return answer_with(student, self.quantized(student), batch.inputs), taught
+        return forward_with_weights(student, self.quantized(student), batch.inputs), taught
 
-    def asked(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def teacher_mask(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Which samples the teacher is asked about, bool [B]."""
         logits, config = logits.detach(), self.config
         if config.ask == "wrong":
@@ -122,14 +124,14 @@ class QuantizedDistillation(Method):
             return entropy > config.cut
         return torch.rand_like(entropy) < entropy / math.log2(logits.shape[-1])
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``kd`` and ``label`` of the samples that are asked about; ``plain`` of the others, unless all are."""
         labels, ours, theirs = class_ids(batch.labels), student["logits"], teacher["logits"]
         if self.config.ask == "all":
             weights = batch.weights
             soft = losses.kd(ours, theirs, self.config.tau, weights)
             return {"kd": soft, "label": losses.cross_entropy(ours, labels, weights)}
-        mask = self.asked(ours, labels).to(ours.dtype)
+        mask = self.teacher_mask(ours, labels).to(ours.dtype)
         if batch.weights is not None:
             mask, rest = mask * batch.weights, (1 - mask) * batch.weights
         else:
@@ -140,7 +142,7 @@ class QuantizedDistillation(Method):
             "plain": losses.cross_entropy(ours, labels, rest),
         }
 
-    def weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
         return {"kd": self.config.kd, "label": self.config.ce}
 
@@ -148,23 +150,23 @@ class QuantizedDistillation(Method):
     def export(self, student: nn.Module) -> nn.Module:
         """The student on its quantisation points."""
         exported, config = super().export(student), self.config
-        for _, weight in chosen(exported, config.tensors, config.keep_ends):
+        for _, weight in quantized_parameters(exported, config.tensors, config.keep_ends):
             weight.copy_(quantize(weight, config.bits, config.bucket, config.scaling))
         return exported
 
-    def packing(self, student: nn.Module) -> dict[str, Packed]:
+    def packing(self, student: nn.Module) -> dict[str, PackedWeights]:
         """How :func:`pack` is to store the exported student (``linear`` scaling)."""
         points = torch.linspace(0, 1, 2**self.config.bits)
-        names = [name for name, _ in chosen(student, self.config.tensors, self.config.keep_ends)]
-        return {name: Packed(points, self.config.bucket) for name in names}
+        names = [name for name, _ in quantized_parameters(student, self.config.tensors, self.config.keep_ends)]
+        return {name: PackedWeights(points, self.config.bucket) for name in names}
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of a second at 4 bits."""
-        student = built(lambda: SmallCNN(4, 4, 8), seed, "student")
-        teacher = built(lambda: SmallCNN(4, 8, 16), seed, "teacher")
-        settings = Settings(steps=8, batch_size=16, seed=seed)
-        return Lesson(student, teacher, cls(), toy_images(seed), settings, "quantized-distillation")
+        student = build_with_seed(lambda: SmallCNN(4, 4, 8), seed, "student")
+        teacher = build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher")
+        settings = TrainingSettings(steps=8, batch_size=16, seed=seed)
+        return TrainingJob(student, teacher, cls(), toy_images(seed), settings, "quantized-distillation")
 
 
 class DifferentiableQuantization(Method):
@@ -179,7 +181,7 @@ class DifferentiableQuantization(Method):
 
     needs_labels = True
     needs_teacher = False
-    idle = ("student.*",)
+    unused_parameters = ("student.*",)
 
     @dataclass(frozen=True)
     class Config:
@@ -195,11 +197,11 @@ class DifferentiableQuantization(Method):
         keep_ends: bool = False
         redistribute: bool = False
 
-    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: Data) -> None:
+    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
         """Copies the full-precision network and places the points; see :class:`Method`."""
         config = self.config
         self.full = copy.deepcopy(student).eval().requires_grad_(False)
-        named = list(chosen(student, config.tensors, config.keep_ends))
+        named = list(quantized_parameters(student, config.tensors, config.keep_ends))
         counts = [2**config.bits] * len(named)
         if config.redistribute:
             counts = redistribute(counts, _gradient_norms(student, [p for _, p in named], data, len(example)))
@@ -211,9 +213,9 @@ class DifferentiableQuantization(Method):
             return torch.linspace(0, 1, count, dtype=weight.dtype, device=weight.device)
         return quantile_points(weight, count, self.config.bucket)
 
-    def stages(self) -> Sequence[Stage]:
+    def phases(self) -> Sequence[Phase]:
         """The points alone are trained."""
-        return (Stage(trains=lambda name: name.startswith("method.points.")),)
+        return (Phase(trains=lambda name: name.startswith("method.points.")),)
 
     def quantized(self, network: nn.Module) -> dict[str, Tensor]:
         """Each weight on its tensor's points, differentiable in them."""
@@ -230,17 +232,17 @@ class DifferentiableQuantization(Method):
         """The answers on the points, and of the full-precision network."""
         with torch.no_grad():
             self.full.eval()
-            taught = answer(self.full, batch.inputs)
-        return answer_with(student, self.quantized(student), batch.inputs), taught
+            taught = forward_heads(self.full, batch.inputs)
+        return forward_with_weights(student, self.quantized(student), batch.inputs), taught
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``kd`` and ``label``."""
         return {
             "kd": losses.kd(student["logits"], teacher["logits"], self.config.tau, batch.weights),
             "label": losses.cross_entropy(student["logits"], class_ids(batch.labels), batch.weights),
         }
 
-    def weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
         return {"kd": self.config.kd, "label": self.config.ce}
 
@@ -259,18 +261,18 @@ class DifferentiableQuantization(Method):
             parameters[name].copy_(value)
         return exported
 
-    def packing(self, student: nn.Module) -> dict[str, Packed]:
+    def packing(self, student: nn.Module) -> dict[str, PackedWeights]:
         """How :func:`pack` is to store the student: its full weights with these points."""
-        return {name: Packed(points.detach(), self.config.bucket) for name, points in zip(self.names, self.points)}
+        return {name: PackedWeights(points.detach(), self.config.bucket) for name, points in zip(self.names, self.points)}
 
 
-def _gradient_norms(network: nn.Module, weights: Sequence[nn.Parameter], data: Data, size: int) -> list[float]:
+def _gradient_norms(network: nn.Module, weights: Sequence[nn.Parameter], data: ReplayableData, size: int) -> list[float]:
     """The 2-norm, per tensor, of the mean cross-entropy gradient of 5 batches."""
     sums = [torch.zeros_like(weight) for weight in weights]
     with torch.enable_grad():
         for indices in torch.arange(min(len(data), 5 * size)).split(size):
             batch = data.batch(indices, None)
-            loss = F.cross_entropy(answer(network, batch.inputs)["logits"], class_ids(batch.labels))
+            loss = F.cross_entropy(forward_heads(network, batch.inputs)["logits"], class_ids(batch.labels))
             for total, gradient in zip(sums, torch.autograd.grad(loss, list(weights))):
                 total += gradient
     return [total.norm().item() for total in sums]

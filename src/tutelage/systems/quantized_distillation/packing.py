@@ -20,7 +20,7 @@ _MAGIC = b"TQD1"
 
 
 @dataclass(frozen=True)
-class Packed:
+class PackedWeights:
     """How a tensor is stored: its ``points`` [s] in [0, 1], by bucket of ``bucket`` values."""
 
     points: Tensor
@@ -89,7 +89,7 @@ def huffman_decode(data: bytes, count: int, lengths: np.ndarray) -> np.ndarray:
     return np.array(symbols, np.int64)
 
 
-def pack(state: Mapping[str, Tensor], quantized: Mapping[str, Packed], huffman: bool = False) -> bytes:
+def pack(state: Mapping[str, Tensor], quantized: Mapping[str, PackedWeights], huffman: bool = False) -> bytes:
     """``state`` as bytes: the tensors named in ``quantized`` as indices of their points, all others whole.
 
     With ``huffman`` one code serves the indices of all tensors.
@@ -157,7 +157,7 @@ def unpack(data: bytes) -> dict[str, Tensor]:
                 _fill(state[entry["name"]], index, points, scale, size)
         if waiting:
             total = sum(count for *_, count in waiting)
-            symbols = huffman_decode(data[reader.place :], total, np.array(head["lengths"], np.int64))
+            symbols = huffman_decode(data[reader.offset :], total, np.array(head["lengths"], np.int64))
             for name, points, scale, size, count in waiting:
                 _fill(state[name], symbols[:count], points, scale, size)
                 symbols = symbols[count:]
@@ -166,7 +166,7 @@ def unpack(data: bytes) -> dict[str, Tensor]:
         raise InputError(f"damaged: {error}", where="packed weights", remedy="the file is cut short; write it again") from error
 
 
-def size_report(state: Mapping[str, Tensor], quantized: Mapping[str, Packed]) -> dict[str, float]:
+def size_report(state: Mapping[str, Tensor], quantized: Mapping[str, PackedWeights]) -> dict[str, float]:
     """Sizes in MB (10^6 bytes), each the length of what :func:`pack` writes: ``full``, ``packed``, ``huffman``, and
     ``gain`` and ``huffman_gain``, the full size over them."""
     full, packed, coded = (len(pack(state, how, h)) for how, h in (({}, False), (quantized, False), (quantized, True)))
@@ -177,11 +177,11 @@ def size_report(state: Mapping[str, Tensor], quantized: Mapping[str, Packed]) ->
 @dataclass
 class _Reader:
     data: bytes
-    place: int
+    offset: int
 
     def take(self, count: int, dtype: str) -> np.ndarray:
-        value = np.frombuffer(self.data, dtype, count, self.place)
-        self.place += value.nbytes
+        value = np.frombuffer(self.data, dtype, count, self.offset)
+        self.offset += value.nbytes
         return value.copy()
 
 

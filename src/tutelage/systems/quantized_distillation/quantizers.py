@@ -88,7 +88,7 @@ def quantize(
     return unbucketed(rows.sign() * size * magnitude, tensor)
 
 
-class _Through(torch.autograd.Function):
+class _StraightThrough(torch.autograd.Function):
     """Forward: the quantised weights; backward: their gradient as that of the full ones."""
 
     @staticmethod
@@ -108,7 +108,7 @@ class _Through(torch.autograd.Function):
 
 def straight_through(weight: Tensor, quantized: Tensor, limit: float = 0.0) -> Tensor:
     """``quantized``, whose gradient goes to ``weight`` unchanged; 0 where ``|weight| > limit`` (0: no limit)."""
-    return _Through.apply(weight, quantized.detach(), limit)  # type: ignore[no-any-return]
+    return _StraightThrough.apply(weight, quantized.detach(), limit)  # type: ignore[no-any-return]
 
 
 def quantize_with_scale_gradient(weight: Tensor, bits: int, bucket: int) -> Tensor:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from tutelage.systems.tinyvit.contraction import Brief, Shrink, Step, contract, neighbours, throughput
-from tutelage.systems.tinyvit.method import Records, TinyViT, soft_cross_entropy
+from tutelage.systems.tinyvit.contraction import CandidateScorer, ContractionStep, ShrinkSteps, contract, neighbours, throughput
+from tutelage.systems.tinyvit.method import PublishedLabels, TinyViT, soft_cross_entropy
 from tutelage.systems.tinyvit.network import TinyViTNetwork
 
 __all__ = [
-    "Brief",
-    "Records",
-    "Shrink",
-    "Step",
+    "CandidateScorer",
+    "PublishedLabels",
+    "ShrinkSteps",
+    "ContractionStep",
     "TinyViT",
     "TinyViTNetwork",
     "contract",

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from tutelage.distill.data import TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, answer
-from tutelage.distill.supervised import Supervised
-from tutelage.distill.trainer import train
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, forward_heads
+from tutelage.distillation.supervised import Supervised
+from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 from tutelage.seeds import torch_rng
 from tutelage.systems._backbone import count_parameters
-from tutelage.systems._shared import built
+from tutelage.systems._toy import build_with_seed
 from tutelage.systems.tinyvit.network import TinyViTNetwork
 
 Sizes = dict[str, Any]
@@ -25,7 +25,7 @@ Sizes = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Shrink:
+class ShrinkSteps:
     """By how much each factor shrinks in one move, and how far it may; 0: that factor stays (ours: not published).
 
     ``dims``: channels of a stage, rounded to whole heads; ``depths``: blocks of a stage; ``windows``: side of a stage's
@@ -38,12 +38,12 @@ class Shrink:
     mbconv_ratio: float = 1.0
     mlp_ratio: float = 1.0
     head_width: int = 2
-    least_window: int = 2
-    least_ratio: float = 1.0
-    least_head: int = 8
+    min_window: int = 2
+    min_ratio: float = 1.0
+    min_head: int = 8
 
 
-def neighbours(sizes: Mapping[str, Any], shrink: Shrink = Shrink()) -> list[tuple[str, Sizes]]:  # noqa: B008 (frozen)
+def neighbours(sizes: Mapping[str, Any], shrink: ShrinkSteps = ShrinkSteps()) -> list[tuple[str, Sizes]]:  # noqa: B008 (frozen)
     """Every network with one factor shrunk: (what was shrunk, its sizes). ``sizes`` must hold all six factors."""
     found: list[tuple[str, Sizes]] = []
 
@@ -53,7 +53,7 @@ def neighbours(sizes: Mapping[str, Any], shrink: Shrink = Shrink()) -> list[tupl
     for key, by, least in (
         ("dims", shrink.dims, 0),
         ("depths", shrink.depths, 1),
-        ("windows", shrink.windows, shrink.least_window),
+        ("windows", shrink.windows, shrink.min_window),
     ):
         for i, value in enumerate(sizes[key]):
             smaller = value - by
@@ -64,16 +64,16 @@ def neighbours(sizes: Mapping[str, Any], shrink: Shrink = Shrink()) -> list[tupl
             if by and smaller >= least:
                 add(f"{key}[{i}]", key, (*sizes[key][:i], smaller, *sizes[key][i + 1 :]))
     for key, step in (("mbconv_ratio", shrink.mbconv_ratio), ("mlp_ratio", shrink.mlp_ratio)):
-        if step and sizes[key] - step >= shrink.least_ratio:
+        if step and sizes[key] - step >= shrink.min_ratio:
             add(key, key, sizes[key] - step)
     head = sizes["head_width"] // max(1, shrink.head_width)
-    if shrink.head_width > 1 and head >= shrink.least_head and sizes["head_width"] % shrink.head_width == 0:
+    if shrink.head_width > 1 and head >= shrink.min_head and sizes["head_width"] % shrink.head_width == 0:
         add("head_width", "head_width", head)
     return found
 
 
 @dataclass(frozen=True)
-class Brief:
+class CandidateScorer:
     """The score of a candidate: its accuracy, %, on a held-out share of ``data`` after a short training on the rest.
 
     Attributes:
@@ -85,7 +85,7 @@ class Brief:
     """
 
     data: TensorData
-    settings: Settings
+    settings: TrainingSettings
     classes: int
     in_chans: int = 3
     method: Method = field(default_factory=Supervised)
@@ -105,9 +105,11 @@ class Brief:
     def __call__(self, network: TinyViTNetwork) -> float:
         """Train ``network`` and score it."""
         data, held = self.split()
-        student = train(Lesson(network, self.teacher, self.method, data, self.settings, "contraction")).student
+        student = train(TrainingJob(network, self.teacher, self.method, data, self.settings, "contraction")).student
         with torch.no_grad():
-            right = [answer(student, x)["logits"].argmax(-1) == y for x, y in zip(held.inputs.split(500), held.labels.split(500))]
+            right = [
+                forward_heads(student, x)["logits"].argmax(-1) == y for x, y in zip(held.inputs.split(500), held.labels.split(500))
+            ]
         return 100 * torch.cat(right).double().mean().item()
 
 
@@ -125,7 +127,7 @@ def throughput(network: TinyViTNetwork, size: int, batch: int = 16, rounds: int 
 
 
 @dataclass(frozen=True)
-class Step:
+class ContractionStep:
     """A network that the search stood at: what was shrunk to reach it, its sizes, parameters, images a second (None:
     not measured), score (None: the start), and how many candidates were trained to choose it."""
 
@@ -142,20 +144,20 @@ def contract(
     score: Callable[[TinyViTNetwork], float],
     *,
     parameters: int,
-    least_parameters: int = 0,
-    least_speed: float = 0.0,
+    min_parameters: int = 0,
+    min_speed: float = 0.0,
     speed: Callable[[TinyViTNetwork], float] | None = None,
-    shrink: Shrink = Shrink(),  # noqa: B008 (frozen)
+    shrink: ShrinkSteps = ShrinkSteps(),  # noqa: B008 (frozen)
     classes: int = 1000,
     in_chans: int = 3,
     seed: int = 0,
-    progress: Callable[[Step], None] = lambda step: None,
-) -> list[Step]:
+    progress: Callable[[ContractionStep], None] = lambda step: None,
+) -> list[ContractionStep]:
     """Shrink ``start`` until it has at most ``parameters``: of the neighbours inside the limits the best scored is next.
 
     A neighbour is inside the limits with fewer parameters than the network it comes from (a window's shrinking counts: its
-    bias table), ``least_parameters`` at least, and ``least_speed`` images a second by ``speed``. Each is built afresh from
-    ``seed`` and given to ``score`` (:class:`Brief`); of equal scores the smaller network wins (ours).
+    bias table), ``min_parameters`` at least, and ``min_speed`` images a second by ``speed``. Each is built afresh from
+    ``seed`` and given to ``score`` (:class:`CandidateScorer`); of equal scores the smaller network wins (ours).
 
     Returns:
         The networks stood at, the start first; the last is the answer.
@@ -165,30 +167,30 @@ def contract(
             a factor.
     """
     lacking = {"dims", "depths", "windows", "mbconv_ratio", "mlp_ratio", "head_width"} - set(start)
-    if lacking or parameters < least_parameters:
-        reason = f"no {min(lacking)}" if lacking else f"{least_parameters} at least and {parameters} at most"
+    if lacking or parameters < min_parameters:
+        reason = f"no {min(lacking)}" if lacking else f"{min_parameters} at least and {parameters} at most"
         raise InputError(
             reason, where="start" if lacking else "parameters", remedy="give all six factors, and limits that leave room"
         )
 
     def build(sizes: Mapping[str, Any]) -> TinyViTNetwork:
-        return built(lambda: TinyViTNetwork(classes, in_chans, **sizes), seed, "contraction")
+        return build_with_seed(lambda: TinyViTNetwork(classes, in_chans, **sizes), seed, "contraction")
 
     network = build(start)
-    here = Step("", dict(start), count_parameters(network), speed(network) if speed else None, None, 0)
+    here = ContractionStep("", dict(start), count_parameters(network), speed(network) if speed else None, None, 0)
     path = [here]
     progress(here)
     while here.parameters > parameters:
-        steps: list[Step] = []
+        steps: list[ContractionStep] = []
         for name, sizes in neighbours(here.sizes, shrink):
             network = build(sizes)
             count = count_parameters(network)
-            if not least_parameters <= count < here.parameters:
+            if not min_parameters <= count < here.parameters:
                 continue
             rate = speed(network) if speed else None
-            if rate is not None and rate < least_speed:
+            if rate is not None and rate < min_speed:
                 continue
-            steps.append(Step(name, sizes, count, rate, score(network), 0))
+            steps.append(ContractionStep(name, sizes, count, rate, score(network), 0))
         if not steps:
             raise InputError(
                 f"no neighbour of {here.parameters} parameters lies inside the limits",
@@ -196,7 +198,7 @@ def contract(
                 remedy=f"smaller moves, or a target above {parameters}",
             )
         best = max(steps, key=lambda step: (step.score or 0.0, -step.parameters))
-        here = Step(best.shrunk, best.sizes, best.parameters, best.speed, best.score, len(steps))
+        here = ContractionStep(best.shrunk, best.sizes, best.parameters, best.speed, best.score, len(steps))
         path.append(here)
         progress(here)
     return path

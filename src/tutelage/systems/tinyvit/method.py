@@ -11,17 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill import losses
-from tutelage.distill.cache import densify, sparsify
-from tutelage.distill.data import Batch, TensorData
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Terms, answer
-from tutelage.distill.teacher import Teacher
-from tutelage.distill.views import Views
+from tutelage.distillation import losses
+from tutelage.distillation.augmentation import Augmentation
+from tutelage.distillation.cache import densify, sparsify
+from tutelage.distillation.data import Batch, TensorData
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, Output, Terms, forward_heads
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
-from tutelage.files import write_bytes, write_text
 from tutelage.registry import system
-from tutelage.systems._shared import SmallCNN, built, toy_images
+from tutelage.storage import write_bytes, write_text
+from tutelage.systems._toy import SmallCNN, build_with_seed, toy_images
 from tutelage.systems.tinyvit.network import TinyViTNetwork
 
 
@@ -37,7 +37,7 @@ class TinyViT(Method):
     kept values are then divided by it (ours). Heads: ``logits`` [B, C].
 
     Published: K = 100 of 21,841 classes, 90 epochs of ImageNet-22k (481 GiB; dense float16 would be 56 TB), AdamW at
-    2.5e-4 per 512 images, weight decay 0.01. :class:`Records` reads and writes the published file format. The
+    2.5e-4 per 512 images, weight decay 0.01. :class:`PublishedLabels` reads and writes the published file format. The
     paper's networks: :class:`~tutelage.systems.tinyvit.network.TinyViTNetwork`, by name ``create("tinyvit:5m")``,
     with the published numbers of parameters and multiply-adds; :func:`~tutelage.systems.tinyvit.contraction.contract` is
     the search that found them. The experiment below is about the store alone.
@@ -62,20 +62,22 @@ class TinyViT(Method):
         logits = teacher(batch)["logits"]
         classes = logits.shape[1]
         labels = logits.softmax(-1) if self.config.k is None else densify(*sparsify(logits, min(self.config.k, classes)), classes)
-        return answer(student, batch.inputs), {"logits": logits, "labels": labels}
+        return forward_heads(student, batch.inputs), {"logits": logits, "labels": labels}
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``soft``: cross-entropy with the teacher's labels."""
         return {"soft": soft_cross_entropy(student["logits"], teacher["labels"], batch.weights)}
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of a second with seeded views, two of each image."""
-        student = built(lambda: SmallCNN(4, 4, 8), seed, "student")
-        teacher = built(lambda: SmallCNN(4, 8, 16), seed, "teacher")
+        student = build_with_seed(lambda: SmallCNN(4, 4, 8), seed, "student")
+        teacher = build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher")
         images = toy_images(seed)
-        data = TensorData(images.inputs, images.labels, views=Views(crop=1, flip=0.5))
-        return Lesson(student, teacher, cls(k=2), data, Settings(steps=8, batch_size=16, seed=seed, views=2), "tinyvit")
+        data = TensorData(images.inputs, images.labels, views=Augmentation(crop=1, flip=0.5))
+        return TrainingJob(
+            student, teacher, cls(k=2), data, TrainingSettings(steps=8, batch_size=16, seed=seed, views=2), "tinyvit"
+        )
 
 
 def soft_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -86,7 +88,7 @@ def soft_cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None = 
 # -- the published file format ---------------------------------------------------------------------------------------
 
 
-class Records:
+class PublishedLabels:
     """Sparse labels in the files that TinyViT's authors publish: ``rank<r>-keys.txt`` and ``rank<r>-values.bin``.
 
     A folder ``logits_top<K>_epoch<E>`` holds an epoch; a record is the view's seed (int32), K class ids (int16) and K
@@ -98,7 +100,7 @@ class Records:
 
     def __init__(self, folder: str | Path, k: int):
         self.folder, self.k, self.size = Path(folder), k, 4 + 4 * k
-        self._places: dict[str, tuple[np.ndarray, int]] = {}
+        self._offsets: dict[str, tuple[np.ndarray, int]] = {}
         found = sorted(self.folder.glob("rank*-keys.txt"))
         if not found:
             raise InputError("no rank<r>-keys.txt", where=self.folder, remedy="give a folder logits_top<K>_epoch<E>")
@@ -113,15 +115,15 @@ class Records:
                 )
             rows = np.memmap(values_file, np.uint8, "r").reshape(-1, self.size) if keys else np.empty((0, self.size), np.uint8)
             for number, key in enumerate(keys):
-                if key in self._places:
+                if key in self._offsets:
                     raise InputError(f"the key {key!r} comes twice", where=f"{keys_file}:{number + 1}")
-                self._places[key] = (rows, number)
+                self._offsets[key] = (rows, number)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._offsets)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
+        return iter(self._offsets)
 
     def __getitem__(self, key: str) -> tuple[int, Tensor, Tensor]:
         """(seed, class ids [K] int16, probabilities [K] float16) of ``key``; see :func:`densify`.
@@ -129,9 +131,9 @@ class Records:
         Raises:
             InputError: no such key.
         """
-        if key not in self._places:
+        if key not in self._offsets:
             raise InputError(f"no record of {key!r}", where=self.folder, remedy="was it written in this epoch?")
-        rows, number = self._places[key]
+        rows, number = self._offsets[key]
         record = rows[number].tobytes()
         ids = np.frombuffer(record, "<i2", self.k, 4).astype(np.int16)
         values = np.frombuffer(record, "<f2", self.k, 4 + 2 * self.k).astype(np.float16)

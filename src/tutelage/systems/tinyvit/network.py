@@ -9,28 +9,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.lesson import Lesson
+from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
-from tutelage.systems._backbone import Backbone, Published
-from tutelage.systems._layers import DropPath, drop_rates, init_weights
+from tutelage.systems._backbone import Backbone, Variant
+from tutelage.systems._layers import DropPath, drop_path_rates, init_weights
 
 
 class ConvNorm(nn.Sequential):
     """Convolution without bias, then batch norm, whose gain starts at ``gain``; [B, C, H, W]."""
 
-    def __init__(self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, gain: float = 1.0):
+    def __init__(self, in_chans: int, out_chans: int, kernel: int = 1, stride: int = 1, groups: int = 1, gain: float = 1.0):
         super().__init__()
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False)
-        self.bn = nn.BatchNorm2d(outputs)
+        self.conv = nn.Conv2d(in_chans, out_chans, kernel, stride, kernel // 2, groups=groups, bias=False)
+        self.bn = nn.BatchNorm2d(out_chans)
         nn.init.constant_(self.bn.weight, gain)
 
 
-class Stem(nn.Module):
+class TinyViTStem(nn.Module):
     """Two 3x3 convolutions of stride 2, GELU between: [B, inputs, H, W] -> [B, width, H/4, W/4]."""
 
-    def __init__(self, inputs: int, width: int):
+    def __init__(self, in_chans: int, dim: int):
         super().__init__()
-        self.conv1, self.conv2 = ConvNorm(inputs, width // 2, 3, 2), ConvNorm(width // 2, width, 3, 2)
+        self.conv1, self.conv2 = ConvNorm(in_chans, dim // 2, 3, 2), ConvNorm(dim // 2, dim, 3, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         """The map."""
@@ -40,24 +40,24 @@ class Stem(nn.Module):
 class MBConv(nn.Module):
     """Inverted bottleneck: 1x1, depthwise 3x3, 1x1 (its norm's gain starts at 0), beside the input, then GELU."""
 
-    def __init__(self, width: int, ratio: float, rate: float):
+    def __init__(self, dim: int, ratio: float, rate: float):
         super().__init__()
-        hidden = int(width * ratio)
-        self.conv1, self.conv2 = ConvNorm(width, hidden), ConvNorm(hidden, hidden, 3, groups=hidden)
-        self.conv3, self.drop = ConvNorm(hidden, width, gain=0.0), DropPath(rate)
+        hidden = int(dim * ratio)
+        self.conv1, self.conv2 = ConvNorm(dim, hidden), ConvNorm(hidden, hidden, 3, groups=hidden)
+        self.conv3, self.drop = ConvNorm(hidden, dim, gain=0.0), DropPath(rate)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape."""
         return F.gelu(x + self.drop(self.conv3(F.gelu(self.conv2(F.gelu(self.conv1(x)))))))
 
 
-class Merge(nn.Module):
+class PatchMerging(nn.Module):
     """Between stages: 1x1, depthwise 3x3 of stride 2, 1x1: [B, C, H, W] -> [B, outputs, ceil(H/2), ceil(W/2)]."""
 
-    def __init__(self, inputs: int, outputs: int):
+    def __init__(self, in_chans: int, out_chans: int):
         super().__init__()
-        self.conv1, self.conv2 = ConvNorm(inputs, outputs), ConvNorm(outputs, outputs, 3, 2, groups=outputs)
-        self.conv3 = ConvNorm(outputs, outputs)
+        self.conv1, self.conv2 = ConvNorm(in_chans, out_chans), ConvNorm(out_chans, out_chans, 3, 2, groups=out_chans)
+        self.conv3 = ConvNorm(out_chans, out_chans)
 
     def forward(self, x: Tensor) -> Tensor:
         """The smaller map."""
@@ -73,10 +73,10 @@ class WindowAttention(nn.Module):
 
     index: Tensor
 
-    def __init__(self, width: int, heads: int, window: int):
+    def __init__(self, dim: int, heads: int, window: int):
         super().__init__()
         self.heads = heads
-        self.norm, self.qkv, self.proj = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.norm, self.qkv, self.proj = nn.LayerNorm(dim), nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.attention_biases = nn.Parameter(torch.zeros(heads, window * window))
         rows, columns = (part.flatten() for part in torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij"))
         offsets = (rows[:, None] - rows).abs() * window + (columns[:, None] - columns).abs()
@@ -92,27 +92,27 @@ class WindowAttention(nn.Module):
 class NormMLP(nn.Module):
     """LayerNorm, Linear, GELU, Linear on the last axis."""
 
-    def __init__(self, width: int, ratio: float):
+    def __init__(self, dim: int, ratio: float):
         super().__init__()
-        hidden = int(width * ratio)
-        self.norm, self.fc1, self.fc2 = nn.LayerNorm(width), nn.Linear(width, hidden), nn.Linear(hidden, width)
+        hidden = int(dim * ratio)
+        self.norm, self.fc1, self.fc2 = nn.LayerNorm(dim), nn.Linear(dim, hidden), nn.Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., C] -> the same shape."""
         return self.fc2(F.gelu(self.fc1(self.norm(x))))
 
 
-class Block(nn.Module):
+class TinyViTBlock(nn.Module):
     """Attention in windows, a depthwise 3x3 with batch norm, an MLP; tokens [B, H, W, C] -> the same shape.
 
     Maps are padded with zeros below and right to whole windows, before the norm; padding is not masked.
     """
 
-    def __init__(self, width: int, heads: int, window: int, ratio: float, rate: float):
+    def __init__(self, dim: int, heads: int, window: int, ratio: float, rate: float):
         super().__init__()
         self.window, self.drop = window, DropPath(rate)
-        self.attn, self.mlp = WindowAttention(width, heads, window), NormMLP(width, ratio)
-        self.local_conv = ConvNorm(width, width, 3, groups=width)
+        self.attn, self.mlp = WindowAttention(dim, heads, window), NormMLP(dim, ratio)
+        self.local_conv = ConvNorm(dim, dim, 3, groups=dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """The mixed tokens."""
@@ -136,9 +136,9 @@ class Block(nn.Module):
 class ConvStage(nn.Module):
     """The first stage: MBConv blocks."""
 
-    def __init__(self, width: int, ratio: float, rates: Sequence[float]):
+    def __init__(self, dim: int, ratio: float, rates: Sequence[float]):
         super().__init__()
-        self.blocks = nn.Sequential(*(MBConv(width, ratio, rate) for rate in rates))
+        self.blocks = nn.Sequential(*(MBConv(dim, ratio, rate) for rate in rates))
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> the same shape."""
@@ -148,22 +148,22 @@ class ConvStage(nn.Module):
 class TransformerStage(nn.Module):
     """A later stage: a smaller map, then blocks of attention; [B, inputs, H, W] -> [B, width, H/2, W/2]."""
 
-    def __init__(self, inputs: int, width: int, heads: int, window: int, ratio: float, rates: Sequence[float]):
+    def __init__(self, in_chans: int, dim: int, heads: int, window: int, ratio: float, rates: Sequence[float]):
         super().__init__()
-        self.downsample = Merge(inputs, width)
-        self.blocks = nn.Sequential(*(Block(width, heads, window, ratio, rate) for rate in rates))
+        self.downsample = PatchMerging(in_chans, dim)
+        self.blocks = nn.Sequential(*(TinyViTBlock(dim, heads, window, ratio, rate) for rate in rates))
 
     def forward(self, x: Tensor) -> Tensor:
         """The stage's map."""
         return self.blocks(self.downsample(x).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
-class Head(nn.Module):
+class TinyViTHead(nn.Module):
     """Mean over positions, LayerNorm, Linear."""
 
-    def __init__(self, width: int, classes: int):
+    def __init__(self, dim: int, classes: int):
         super().__init__()
-        self.norm, self.fc = nn.LayerNorm(width), nn.Linear(width, classes)
+        self.norm, self.fc = nn.LayerNorm(dim), nn.Linear(dim, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, C, H, W] -> logits [B, classes]."""
@@ -187,13 +187,13 @@ class TinyViTNetwork(Backbone):
         InputError: four stages are not what is given, or heads that do not divide a width.
     """
 
-    KEYS: ClassVar[Mapping[str, Sequence[tuple[str, str]]]] = {"timm": ()}
-    PUBLISHED: ClassVar[Mapping[str, Published]] = {
-        "5m": Published(_5M, 5_392_764, 1.26e9),
-        "11m": Published(_11M, 10_996_972, 2.02e9),
-        "21m": Published(_21M, 21_198_568, 4.25e9),
-        "21m-384": Published(_21M | {"windows": (12, 24, 12)}, size=384),
-        "21m-512": Published(_21M | {"windows": (16, 32, 16)}, size=512),
+    KEY_PATTERNS: ClassVar[Mapping[str, Sequence[tuple[str, str]]]] = {"timm": ()}
+    VARIANTS: ClassVar[Mapping[str, Variant]] = {
+        "5m": Variant(_5M, 5_392_764, 1.26e9),
+        "11m": Variant(_11M, 10_996_972, 2.02e9),
+        "21m": Variant(_21M, 21_198_568, 4.25e9),
+        "21m-384": Variant(_21M | {"windows": (12, 24, 12)}, size=384),
+        "21m-512": Variant(_21M | {"windows": (16, 32, 16)}, size=512),
     }
 
     def __init__(
@@ -213,17 +213,17 @@ class TinyViTNetwork(Backbone):
         if dims[0] % 2 or any(dim % head_width for dim in dims[1:]):
             raise InputError(f"widths {tuple(dims)}", where="dims", remedy=f"an even first, then multiples of {head_width}")
         super().__init__(num_classes, in_chans, [(f"stages.{i}", 4 * 2**i, dim) for i, dim in enumerate(dims)])
-        first, *others = drop_rates(drop_path, depths)
-        self.patch_embed = Stem(in_chans, dims[0])
+        first, *others = drop_path_rates(drop_path, depths)
+        self.patch_embed = TinyViTStem(in_chans, dims[0])
         later = (
             TransformerStage(before, dim, dim // head_width, window, mlp_ratio, rates)
             for before, dim, window, rates in zip(dims, dims[1:], windows, others)
         )
         self.stages = nn.Sequential(ConvStage(dims[0], mbconv_ratio, first), *later)
-        self.head = Head(dims[-1], num_classes)
+        self.head = TinyViTHead(dims[-1], num_classes)
         init_weights(self, convolutions=False)
 
-    def maps(self, images: Tensor) -> list[Tensor]:
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
         """See :class:`Backbone`."""
         x, found = self.patch_embed(images), []
         for stage in self.stages:
@@ -231,7 +231,7 @@ class TinyViTNetwork(Backbone):
             found.append(x)
         return found
 
-    def classify(self, maps: Tensor) -> Tensor:
+    def forward_head(self, maps: Tensor) -> Tensor:
         """See :class:`Backbone`."""
         return self.head(maps)
 
@@ -274,6 +274,6 @@ class TinyViTNetwork(Backbone):
         ]
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """See :class:`Backbone`."""
-        return cls.lesson(seed, dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), windows=(4, 2, 1), head_width=8)
+        return cls.toy_job(seed, dims=(8, 8, 16, 16), depths=(1, 1, 1, 1), windows=(4, 2, 1), head_width=8)

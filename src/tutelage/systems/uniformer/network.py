@@ -8,27 +8,25 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from tutelage.distill.lesson import Lesson
+from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._backbone import Backbone, Published
-from tutelage.systems._layers import ChannelNorm, drop_rates, init_weights
-from tutelage.systems.uniformer.blocks import IMAGE, VIDEO, Carried, Forms, GlobalBlock, LocalBlock, pooled_scores, pruned
+from tutelage.systems._backbone import Backbone, Variant
+from tutelage.systems._layers import LayerNorm2d, drop_path_rates, init_weights
+from tutelage.systems.uniformer.blocks import IMAGE, VIDEO, BlockState, ConvForms, GlobalBlock, LocalBlock, pooled_scores, pruned
 
 START = 1e-6
 """Of layer scale."""
 WIDTHS = (64, 128, 320, 512)
 LIGHT = {"stem": "light", "ratio": 3.0, "light": True}
-PUBLISHED = {
-    "xxs": Published({"depths": (2, 5, 8, 2), "dims": (56, 112, 224, 448), "head": 28} | LIGHT, 10_215_280, 1.31e9),
-    "xs": Published(
-        {"depths": (3, 5, 9, 3), "dims": (64, 128, 256, 512), "head": 32, "drop_path": 0.1} | LIGHT, 16_509_264, 1.94e9
-    ),
-    "s": Published({"depths": (3, 4, 8, 3), "drop_path": 0.1}, 21_545_256, 3.64e9),
-    "s-plus": Published({"depths": (3, 5, 9, 3), "head": 32, "stem": "conv", "drop_path": 0.1}, 24_032_552, 4.21e9),
-    "b": Published({"depths": (5, 8, 20, 7), "drop_path": 0.3}, 49_776_552, 8.27e9),
-    "b-ls": Published({"depths": (5, 8, 20, 7), "drop_path": 0.3, "layer_scale": "global"}, 49_796_520, 8.27e9),
-    "l": Published(
+VARIANTS = {
+    "xxs": Variant({"depths": (2, 5, 8, 2), "dims": (56, 112, 224, 448), "head": 28} | LIGHT, 10_215_280, 1.31e9),
+    "xs": Variant({"depths": (3, 5, 9, 3), "dims": (64, 128, 256, 512), "head": 32, "drop_path": 0.1} | LIGHT, 16_509_264, 1.94e9),
+    "s": Variant({"depths": (3, 4, 8, 3), "drop_path": 0.1}, 21_545_256, 3.64e9),
+    "s-plus": Variant({"depths": (3, 5, 9, 3), "head": 32, "stem": "conv", "drop_path": 0.1}, 24_032_552, 4.21e9),
+    "b": Variant({"depths": (5, 8, 20, 7), "drop_path": 0.3}, 49_776_552, 8.27e9),
+    "b-ls": Variant({"depths": (5, 8, 20, 7), "drop_path": 0.3, "layer_scale": "global"}, 49_796_520, 8.27e9),
+    "l": Variant(
         {"depths": (5, 10, 24, 7), "dims": (128, 192, 448, 640), "drop_path": 0.4, "layer_scale": "all"}, 99_462_888, 19.7e9
     ),
 }
@@ -51,7 +49,7 @@ class UniFormer(Backbone):
     (L, token labels). The published 12.6 GMACs of L do not fit its depths and widths: counted, they are 19.7.
     """
 
-    PUBLISHED = PUBLISHED
+    VARIANTS = VARIANTS
 
     def __init__(
         self,
@@ -89,7 +87,7 @@ class UniFormer(Backbone):
         before = [in_chans, *dims]
         self.embeddings = nn.ModuleList(_embedding(forms, before[i], before[i + 1], i == 0, stem) for i in range(len(dims)))
         self.stages = nn.ModuleList()
-        for kind, width, rates in zip(layout, dims, drop_rates(drop_path, depths)):
+        for kind, width, rates in zip(layout, dims, drop_path_rates(drop_path, depths)):
             scale = START if layer_scale == "all" or (layer_scale == "global" and kind == "g") else None
             self.stages.append(
                 nn.Sequential(
@@ -111,11 +109,11 @@ class UniFormer(Backbone):
             if isinstance(module, GlobalBlock) and module.split:  # the time branch adds nothing at the start
                 nn.init.zeros_(module.time.out.weight)
 
-    def maps(self, images: Tensor) -> list[Tensor]:
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
         """The maps of all stages, the finest first."""
         return self._run(images)[0]
 
-    def classify(self, maps: Tensor) -> Tensor:
+    def forward_head(self, maps: Tensor) -> Tensor:
         """Batch norm, mean over places, linear head; with ``token_labels``, half of the largest place's logits at test."""
         maps = self.norm(maps)
         logits = self.head(maps.flatten(2).mean(2))
@@ -144,7 +142,7 @@ class UniFormer(Backbone):
                 token = self.token.expand(len(x), -1, -1) if token is None else self.widen(token)
                 if scores is not None:
                     scores = pooled_scores(scores, maps[-1].shape[2:])
-                carried = Carried(x, token, scores)
+                carried = BlockState(x, token, scores)
                 for block in stage:
                     carried = pruned(block, carried, self.keep)
                 x, token, scores = carried
@@ -168,30 +166,30 @@ class UniFormer(Backbone):
         for name, value in own.items():
             if name not in other and ".time" in name:
                 continue
-            if name not in other or not _inflates(other[name], value):
+            if name not in other or not _inflated_shape(other[name], value):
                 raise InputError(f"{name} does not fit", where="inflate", remedy="give the image form of this network")
             value.copy_(other[name] if value.ndim < 5 else other[name][:, :, None].expand_as(value) / value.shape[2])
         return self
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of two seconds."""
-        return cls.lesson(seed, 1, depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), head=8, ratio=2.0)
+        return cls.toy_job(seed, 1, depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), head=8, ratio=2.0)
 
 
-def _inflates(flat: Tensor, deep: Tensor) -> bool:
+def _inflated_shape(flat: Tensor, deep: Tensor) -> bool:
     return flat.shape == (deep.shape if deep.ndim < 5 else deep.shape[:2] + deep.shape[3:])
 
 
-def _embedding(forms: Forms, inner: int, outer: int, first: bool, stem: str) -> nn.Sequential:
+def _embedding(forms: ConvForms, in_chans: int, out_chans: int, first: bool, stem: str) -> nn.Sequential:
     """What leads into a stage. The strides in time of a convolutional stem are ours: 2 at its first convolution."""
     if first and stem != "patch":
-        begin, end = forms.down(inner, outer // 2, 3, 2, 3, 2), forms.down(outer // 2, outer, 3, 2, 3)
-        return nn.Sequential(begin, forms.norm(outer // 2), nn.GELU(), end, forms.norm(outer))
+        begin, end = forms.down(in_chans, out_chans // 2, 3, 2, 3, 2), forms.down(out_chans // 2, out_chans, 3, 2, 3)
+        return nn.Sequential(begin, forms.norm(out_chans // 2), nn.GELU(), end, forms.norm(out_chans))
     if stem == "conv":
-        return nn.Sequential(forms.down(inner, outer, 3, 2, 3), forms.norm(outer))
-    down = forms.down(inner, outer, 4, 4, 3, 2) if first else forms.down(inner, outer, 2, 2)
-    return nn.Sequential(down, ChannelNorm(outer, 1e-5))
+        return nn.Sequential(forms.down(in_chans, out_chans, 3, 2, 3), forms.norm(out_chans))
+    down = forms.down(in_chans, out_chans, 4, 4, 3, 2) if first else forms.down(in_chans, out_chans, 2, 2)
+    return nn.Sequential(down, LayerNorm2d(out_chans, 1e-5))
 
 
 def _fit(

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from tutelage.systems.vit_resnas.method import ViTResNAS, hold_out, masked_forward, mixed
-from tutelage.systems.vit_resnas.network import MaskedNorm, Reduction, ViTRes
-from tutelage.systems.vit_resnas.search import Evaluated, Evolution, evolve, random_search
-from tutelage.systems.vit_resnas.space import SPACES, Architecture, Space, macs, masks_of, ranks_of, reorder, sliced
+from tutelage.systems.vit_resnas.method import ViTResNAS, hold_out, masked_forward, mix_tokens
+from tutelage.systems.vit_resnas.network import MaskedNorm, ResidualReduction, ViTRes
+from tutelage.systems.vit_resnas.search import EvaluatedArchitecture, EvolutionSettings, evolve, random_search
+from tutelage.systems.vit_resnas.search_space import SPACES, Architecture, SearchSpace, macs, masks_of, ranks_of, reorder, sliced
 
 __all__ = [
     "SPACES",
     "Architecture",
-    "Evaluated",
-    "Evolution",
+    "EvaluatedArchitecture",
+    "EvolutionSettings",
     "MaskedNorm",
-    "Reduction",
-    "Space",
+    "ResidualReduction",
+    "SearchSpace",
     "ViTRes",
     "ViTResNAS",
     "evolve",
@@ -22,7 +22,7 @@ __all__ = [
     "macs",
     "masked_forward",
     "masks_of",
-    "mixed",
+    "mix_tokens",
     "random_search",
     "ranks_of",
     "reorder",

@@ -9,23 +9,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.data import Batch, Data
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.losses import cross_entropy
-from tutelage.distill.method import Method, Output, Terms
-from tutelage.distill.teacher import Teacher
+from tutelage.distillation.data import Batch, ReplayableData
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.losses import cross_entropy
+from tutelage.distillation.method import Method, Output, Terms
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._shared import built, toy_images
+from tutelage.systems._toy import build_with_seed, toy_images
 from tutelage.systems.vit_resnas.network import ViTRes
-from tutelage.systems.vit_resnas.space import Architecture, Ranks, Space, masks_of, ranks_of, reorder, space_of, spread
+from tutelage.systems.vit_resnas.search_space import (
+    Architecture,
+    ImportanceRanks,
+    SearchSpace,
+    masks_of,
+    ranks_of,
+    reorder,
+    space_of,
+    spread,
+)
 
 
 @system("vit-resnas", kind="backbone")
 class ViTResNAS(Method):
     """ViT-ResNAS: a three-stage transformer with residual spatial reduction, and the search for its widths and depths.
 
-    This method trains the super-network: its largest form, :class:`ViTRes` built from ``Space.options()``. A batch is
+    This method trains the super-network: its largest form, :class:`ViTRes` built from ``SearchSpace.options()``. A batch is
     cut into sub-batches of ``sub_batch`` samples; every choice (width of a stage; heads, MLP units and existence of a
     block) draws its own random permutation of its options over the sub-batches, so that one pass trains many
     sub-networks, each by masks. Layer norms see the kept channels alone. Over ``warmup`` epochs the options grow from
@@ -49,10 +58,10 @@ class ViTResNAS(Method):
 
     @dataclass(frozen=True)
     class Config:
-        """``space``: a :class:`Space`, the name of one, or None: plain training. ``warmup`` in epochs, 0: all options
+        """``space``: a :class:`SearchSpace`, the name of one, or None: plain training. ``warmup`` in epochs, 0: all options
         from the start."""
 
-        space: Space | str | None = "tiny"
+        space: SearchSpace | str | None = "tiny"
         sub_batch: int = 64
         warmup: int = 30
         mixing: bool = True
@@ -67,7 +76,7 @@ class ViTResNAS(Method):
                     remedy="1 or more samples, 0 or more epochs",
                 )
 
-    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: Data) -> None:
+    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
         """Checks that the student is the space's super-network, and puts every head and unit in its own place."""
         if not isinstance(student, ViTRes) or student.patch_head is None:
             raise InputError("the student is no ViTRes with a patch head", where="student", remedy="ViTRes(…, patch_head=True)")
@@ -90,7 +99,7 @@ class ViTResNAS(Method):
         images, targets = batch.inputs, {"label": batch.labels}
         grid = student.size // student.feature_info[-1].stride
         if self.config.mixing:
-            images, targets["label"], targets["patches"] = mixed(images, batch.labels, student.num_classes, grid)
+            images, targets["label"], targets["patches"] = mix_tokens(images, batch.labels, student.num_classes, grid)
         else:
             targets["patches"] = batch.labels.repeat_interleave(grid**2, 0)
         masks = None
@@ -103,7 +112,7 @@ class ViTResNAS(Method):
             masks = spread(masks_of(self.space, drawn, self.ranks(), images), counts)
         return student.heads_of(images, masks), targets
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``label`` of the class token and ``patches``: cross-entropies."""
         return {
             "label": cross_entropy(student["logits"], teacher["label"], batch.weights),
@@ -121,11 +130,14 @@ class ViTResNAS(Method):
 
     # -- what is drawn
 
-    def ranks(self) -> list[list[Ranks]]:
+    def ranks(self) -> list[list[ImportanceRanks]]:
         """The order of heads and units of every block."""
         assert self.space is not None
         places = [(s, range(self.space.depth)) for s in range(len(self.space.head))]
-        return [[Ranks(*(self.get_buffer(f"{name}_{s}_{j}") for name in Ranks._fields)) for j in own] for s, own in places]
+        return [
+            [ImportanceRanks(*(self.get_buffer(f"{name}_{s}_{j}") for name in ImportanceRanks._fields)) for j in own]
+            for s, own in places
+        ]
 
     def options(self, count: int) -> int:
         """How many of ``count`` options, from the largest, may be drawn now."""
@@ -167,15 +179,22 @@ class ViTResNAS(Method):
                     self.get_buffer(f"{name}_{s}_{place}").copy_(order)
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of two seconds: a super-network of two widths, heads and depths."""
-        space = Space(((8, 4),) * 2 + ((16, 8),), ((2, 1),) * 3, ((8, 4),) * 3, 2, (1,), (4, 4, 4))
-        student = built(lambda: ViTRes(4, 1, **space.options(), patch=4, size=16), seed, "student")
+        space = SearchSpace(((8, 4),) * 2 + ((16, 8),), ((2, 1),) * 3, ((8, 4),) * 3, 2, (1,), (4, 4, 4))
+        student = build_with_seed(lambda: ViTRes(4, 1, **space.options(), patch=4, size=16), seed, "student")
         method = cls(space=space, sub_batch=4, warmup=1)
-        return Lesson(student, None, method, toy_images(seed, side=16), Settings(steps=6, batch_size=16, seed=seed), "vit-resnas")
+        return TrainingJob(
+            student,
+            None,
+            method,
+            toy_images(seed, image_size=16),
+            TrainingSettings(steps=6, batch_size=16, seed=seed),
+            "vit-resnas",
+        )
 
 
-def mixed(images: Tensor, labels: Tensor, classes: int, grid: int) -> tuple[Tensor, Tensor, Tensor]:
+def mix_tokens(images: Tensor, labels: Tensor, classes: int, grid: int) -> tuple[Tensor, Tensor, Tensor]:
     """Token mixing: images [B, C, H, W], labels [B] or [B, K] -> images, class labels [B, K], patch labels [B grid^2, K].
 
     Rows 0, 2, … by CutMix in cells of a ``grid`` x ``grid`` net, rows 1, 3, … by Mixup, each with its group in reverse.
@@ -220,7 +239,7 @@ def hold_out(labels: Tensor, each: int, rng: torch.Generator) -> tuple[Tensor, T
     return rest.nonzero()[:, 0], chosen
 
 
-def masked_forward(network: ViTRes, space: Space, architecture: Architecture, images: Tensor) -> Mapping[str, Tensor]:
+def masked_forward(network: ViTRes, space: SearchSpace, architecture: Architecture, images: Tensor) -> Mapping[str, Tensor]:
     """The heads of the sub-network ``architecture`` of a super-network in rank order, by masks."""
     masks = masks_of(space, [architecture], None, images)
     return network.heads_of(images, spread(masks, torch.tensor([len(images)], device=images.device)))

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.errors import InputError
-from tutelage.systems._backbone import Backbone, Published
-from tutelage.systems._layers import DropPath, drop_rates, init_weights
+from tutelage.systems._backbone import Backbone, Variant
+from tutelage.systems._layers import DropPath, drop_path_rates, init_weights
 
 # -- masks -----------------------------------------------------------------------------------------------------------
 
@@ -48,18 +48,18 @@ class MaskedNorm(nn.LayerNorm):
 # -- parts -----------------------------------------------------------------------------------------------------------
 
 
-class Stem(nn.Module):
+class ViTResStem(nn.Module):
     """A 3x3 convolution of stride 2, two more added to its output, each with batch norm and ReLU, then one of kernel and
     stride patch / 2: [B, inputs, H, W] -> [B, width, H / patch, W / patch]."""
 
-    def __init__(self, inputs: int, width: int, patch: int, channels: int = 24):
+    def __init__(self, in_chans: int, dim: int, patch: int, channels: int = 24):
         super().__init__()
 
         def conv(inner: int, stride: int) -> nn.Sequential:
             return nn.Sequential(nn.Conv2d(inner, channels, 3, stride, 1, bias=False), nn.BatchNorm2d(channels), nn.ReLU())
 
-        self.first, self.more = conv(inputs, 2), nn.Sequential(conv(channels, 1), conv(channels, 1))
-        self.patches = nn.Conv2d(channels, width, patch // 2, patch // 2)
+        self.first, self.more = conv(in_chans, 2), nn.Sequential(conv(channels, 1), conv(channels, 1))
+        self.patches = nn.Conv2d(channels, dim, patch // 2, patch // 2)
 
     def forward(self, images: Tensor) -> Tensor:
         """The map."""
@@ -67,18 +67,18 @@ class Stem(nn.Module):
         return self.patches(x + self.more(x))
 
 
-class Block(nn.Module):
+class ViTResBlock(nn.Module):
     """Pre-norm attention of ``heads`` heads of ``head`` channels, and an MLP of ``hidden`` units; [B, N, C] -> the same."""
 
-    def __init__(self, width: int, heads: int, head: int, hidden: int, drop: float):
+    def __init__(self, dim: int, heads: int, head: int, hidden: int, drop: float):
         super().__init__()
         self.heads, self.drop = heads, DropPath(drop)
-        self.norm1, self.norm2 = MaskedNorm(width, eps=1e-6), MaskedNorm(width, eps=1e-6)
-        self.qkv, self.out = nn.Linear(width, 3 * heads * head), nn.Linear(heads * head, width)
-        self.enter, self.leave, self.act = nn.Linear(width, hidden), nn.Linear(hidden, width), nn.GELU()
+        self.norm1, self.norm2 = MaskedNorm(dim, eps=1e-6), MaskedNorm(dim, eps=1e-6)
+        self.qkv, self.out = nn.Linear(dim, 3 * heads * head), nn.Linear(heads * head, dim)
+        self.enter, self.leave, self.act = nn.Linear(dim, hidden), nn.Linear(hidden, dim), nn.GELU()
 
     def forward(self, x: Tensor, width: Tensor | None = None, masks: BlockMasks | None = None) -> Tensor:
-        """The next tokens; ``width``: the mask of the stage's channels."""
+        """The next tokens; ``dim``: the mask of the stage's channels."""
         q, k, v = self.qkv(self.norm1(x, width)).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4).unbind(0)
         joined = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
         if masks is None or width is None:
@@ -89,19 +89,19 @@ class Block(nn.Module):
         return x + self.drop(self.leave(self.act(self.enter(self.norm2(x, width))) * masks.units) * cut)
 
 
-class Reduction(nn.Module):
-    """Residual spatial reduction of a class token and ``grid`` x ``grid`` patches: half the side, ``outer`` channels.
+class ResidualReduction(nn.Module):
+    """Residual spatial reduction of a class token and ``grid`` x ``grid`` patches: half the side, ``out_chans`` channels.
 
     After a layer norm, patches go through a 3x3 convolution of stride 2 and get new positions, the class token through a
-    Linear. To this the raw patches, averaged over 2x2, and the raw class token are added, zero-padded to ``outer`` (cut to
+    Linear. To this the raw patches, averaged over 2x2, and the raw class token are added, zero-padded to ``out_chans`` (cut to
     it where it is smaller: ours); ``skip=False`` leaves the residual out (for comparisons).
     """
 
-    def __init__(self, inner: int, outer: int, grid: int, skip: bool = True):
+    def __init__(self, in_chans: int, out_chans: int, grid: int, skip: bool = True):
         super().__init__()
-        self.norm, self.token = MaskedNorm(inner, eps=1e-6), nn.Linear(inner, outer)
-        self.conv = nn.Conv2d(inner, outer, 3, 2, 1)
-        self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, (grid // 2) ** 2, outer), std=0.02))
+        self.norm, self.token = MaskedNorm(in_chans, eps=1e-6), nn.Linear(in_chans, out_chans)
+        self.conv = nn.Conv2d(in_chans, out_chans, 3, 2, 1)
+        self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, (grid // 2) ** 2, out_chans), std=0.02))
         self.grid, self.skip = grid, skip
 
     def forward(self, x: Tensor, before: Tensor | None = None, after: Tensor | None = None) -> Tensor:
@@ -122,7 +122,7 @@ class Reduction(nn.Module):
 # -- the network -----------------------------------------------------------------------------------------------------
 
 
-def hand(depth: int) -> dict[str, Any]:
+def hand_designed(depth: int) -> dict[str, Any]:
     """The hand-made design: ``depth`` blocks a stage, heads of 64 channels, MLPs four times the width."""
     return {
         "widths": (192, 384, 768),
@@ -132,9 +132,9 @@ def hand(depth: int) -> dict[str, Any]:
     }
 
 
-PUBLISHED = {
-    "hand": Published(hand(4), 42_012_736, 1.7944e9),
-    "tiny": Published(
+VARIANTS = {
+    "hand": Variant(hand_designed(4), 42_012_736, 1.7944e9),
+    "tiny": Variant(
         {
             "widths": (176, 352, 704),
             "heads": ((3, 3, 3, 4, 4), (10, 8, 8, 8, 10, 10), (10, 10, 10, 8, 8)),
@@ -143,7 +143,7 @@ PUBLISHED = {
         40_793_552,
         1.7826e9,
     ),
-    "small": Published(
+    "small": Variant(
         {
             "widths": (220, 440, 880),
             "heads": ((5, 5, 7, 5, 5, 5), (10, 10, 10, 10, 12, 12), (16, 12, 16, 12, 14)),
@@ -156,7 +156,7 @@ PUBLISHED = {
         63_724_108,
         2.8455e9,
     ),
-    "medium": Published(
+    "medium": Variant(
         {
             "widths": (240, 640, 880),
             "heads": ((7, 6, 7, 8, 7, 8, 6), (10, 14, 14, 16, 14, 16, 16), (16, 10, 16, 12, 16, 14)),
@@ -174,17 +174,17 @@ PUBLISHED = {
 
 class ViTRes(Backbone):
     """ViT-Res: patches through a small convolutional stem, a class token, three stages of transformer blocks with
-    :class:`Reduction` between them, a layer norm and a linear head on the class token.
+    :class:`ResidualReduction` between them, a layer norm and a linear head on the class token.
 
     ``widths`` a stage, ``heads`` and ``units`` (of the MLP) a block, ``head``: the channels of a head in each stage.
     ``patch_head``: a second linear head on every last patch, for training; :meth:`heads_of` gives both. Positions are
     learned: the network takes images of ``size`` alone, a multiple of four patches. With ``masks`` every sample runs
     through its own sub-network of this one.
 
-    Published: see :data:`PUBLISHED`; ``hand`` was designed, the others were searched for.
+    Published: see :data:`VARIANTS`; ``hand_designed`` was designed, the others were searched for.
     """
 
-    PUBLISHED = PUBLISHED
+    VARIANTS = VARIANTS
 
     def __init__(
         self,
@@ -220,15 +220,15 @@ class ViTRes(Backbone):
             "patch_head": patch_head,
             "drop_path": drop_path,
         }
-        self.stem = Stem(in_chans, widths[0], patch)
+        self.stem = ViTResStem(in_chans, widths[0], patch)
         self.token = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, 1, widths[0]), std=0.02))
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, grid**2 + 1, widths[0]), std=0.02))
-        rates = drop_rates(drop_path, [len(stage) for stage in heads])
+        rates = drop_path_rates(drop_path, [len(stage) for stage in heads])
         self.stages = nn.ModuleList(
-            nn.ModuleList(Block(widths[i], h, head[i], m, rate) for h, m, rate in zip(heads[i], units[i], rates[i]))
+            nn.ModuleList(ViTResBlock(widths[i], h, head[i], m, rate) for h, m, rate in zip(heads[i], units[i], rates[i]))
             for i in range(stages)
         )
-        self.reductions = nn.ModuleList(Reduction(widths[i], widths[i + 1], grid // 2**i, skip) for i in range(stages - 1))
+        self.reductions = nn.ModuleList(ResidualReduction(widths[i], widths[i + 1], grid // 2**i, skip) for i in range(stages - 1))
         self.norm, self.head = MaskedNorm(widths[-1], eps=1e-6), nn.Linear(widths[-1], num_classes)
         self.patch_head = nn.Linear(widths[-1], num_classes) if patch_head else None
         init_weights(self, convolutions=False)
@@ -251,7 +251,7 @@ class ViTRes(Backbone):
         self.check(images)
         return self.head(self.norm(self._run(images)[1])[:, 0])
 
-    def maps(self, images: Tensor) -> list[Tensor]:
+    def forward_stages(self, images: Tensor) -> list[Tensor]:
         """The patches of all stages as maps, the finest first."""
         return self._run(images)[0]
 

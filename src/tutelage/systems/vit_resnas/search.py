@@ -10,12 +10,12 @@ import numpy as np
 
 from tutelage.errors import InputError
 from tutelage.seeds import numpy_rng
-from tutelage.systems.vit_resnas.space import Architecture, Space
+from tutelage.systems.vit_resnas.search_space import Architecture, SearchSpace
 
 Gene = tuple[int, int]
 
 
-class Evaluated(NamedTuple):
+class EvaluatedArchitecture(NamedTuple):
     """One candidate: its architecture, cost and score, and the round that made it (0: the random start)."""
 
     architecture: Architecture
@@ -25,7 +25,7 @@ class Evaluated(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Evolution:
+class EvolutionSettings:
     """How to search; the defaults are the published ones, 3,350 evaluations.
 
     Attributes:
@@ -49,13 +49,13 @@ class Evolution:
 
 
 def evolve(
-    space: Space,
+    space: SearchSpace,
     cost: Callable[[Architecture], float],
     score: Callable[[Architecture], float],
     budget: float,
-    how: Evolution = Evolution(),  # noqa: B008  (frozen)
+    settings: EvolutionSettings = EvolutionSettings(),  # noqa: B008  (frozen)
     seed: int = 0,
-) -> list[Evaluated]:
+) -> list[EvaluatedArchitecture]:
     """Every candidate in the order of its evaluation; no two are alike, and all cost within the window.
 
     Args:
@@ -70,18 +70,18 @@ def evolve(
         InputError: the space has no architecture, or too few, in the window.
     """
     rng = numpy_rng(seed, "evolution")
-    searcher = _Searcher(space, cost, budget, how, rng)
-    history: list[Evaluated] = []
+    searcher = _Searcher(space, cost, budget, settings, rng)
+    history: list[EvaluatedArchitecture] = []
 
     def take(architecture: Architecture, number: int) -> None:
         searcher.seen.add(architecture)
-        history.append(Evaluated(architecture, cost(architecture), score(architecture), number))
+        history.append(EvaluatedArchitecture(architecture, cost(architecture), score(architecture), number))
 
-    for _ in range(how.population):
+    for _ in range(settings.population):
         take(searcher.random(), 0)
-    for number in range(1, how.rounds + 1):
-        parents = [one.architecture for one in sorted(history, key=lambda one: -one.score)[: how.parents]]
-        for make, count in ((searcher.mutant, how.mutants), (searcher.crossover, how.crossovers)):
+    for number in range(1, settings.rounds + 1):
+        parents = [one.architecture for one in sorted(history, key=lambda one: -one.score)[: settings.parents]]
+        for make, count in ((searcher.mutant, settings.mutants), (searcher.crossover, settings.crossovers)):
             for _ in range(count):
                 child = searcher.child(make, parents)
                 if child is not None:
@@ -90,21 +90,21 @@ def evolve(
 
 
 def random_search(
-    space: Space,
+    space: SearchSpace,
     cost: Callable[[Architecture], float],
     score: Callable[[Architecture], float],
     budget: float,
     count: int,
-    how: Evolution = Evolution(),  # noqa: B008  (frozen)
+    settings: EvolutionSettings = EvolutionSettings(),  # noqa: B008  (frozen)
     seed: int = 0,
-) -> list[Evaluated]:
+) -> list[EvaluatedArchitecture]:
     """``count`` different random architectures in the window: what evolution is compared with."""
-    searcher = _Searcher(space, cost, budget, how, numpy_rng(seed, "random search"))
+    searcher = _Searcher(space, cost, budget, settings, numpy_rng(seed, "random search"))
     history = []
     for _ in range(count):
         architecture = searcher.random()
         searcher.seen.add(architecture)
-        history.append(Evaluated(architecture, cost(architecture), score(architecture), 0))
+        history.append(EvaluatedArchitecture(architecture, cost(architecture), score(architecture), 0))
     return history
 
 
@@ -112,39 +112,44 @@ class _Searcher:
     """Draws new architectures that fit the window."""
 
     def __init__(
-        self, space: Space, cost: Callable[[Architecture], float], budget: float, how: Evolution, rng: np.random.Generator
+        self,
+        space: SearchSpace,
+        cost: Callable[[Architecture], float],
+        budget: float,
+        settings: EvolutionSettings,
+        rng: np.random.Generator,
     ):
-        self.space, self.cost, self.budget, self.how, self.rng = space, cost, budget, how, rng
+        self.space, self.cost, self.budget, self.settings, self.rng = space, cost, budget, settings, rng
         self.seen: set[Architecture] = set()
 
     def fits(self, architecture: Architecture) -> bool:
-        return self.how.window * self.budget <= self.cost(architecture) <= self.budget
+        return self.settings.window * self.budget <= self.cost(architecture) <= self.budget
 
     def random(self) -> Architecture:
         """Widths and depths at random until above the budget, all else at its largest; then cut until it fits."""
-        for _ in range(self.how.patience):
+        for _ in range(self.settings.patience):
             widths = tuple(self.pick(choices) for choices in self.space.widths)
             blocks = tuple(
                 self.stage([(h[0], m[0])] * self.space.depth, [self.coin(0.5) for _ in range(self.space.depth)])
                 for h, m in zip(self.space.heads, self.space.units)
             )
             found = Architecture(widths, blocks)
-            if self.cost(found) >= self.how.window * self.budget:
+            if self.cost(found) >= self.settings.window * self.budget:
                 cut = self.cut(found)
                 if cut is not None and cut not in self.seen:
                     return cut
         raise InputError(
-            f"no further architecture costs {self.how.window:g} to 1 times {self.budget:.4g}",
+            f"no further architecture costs {self.settings.window:g} to 1 times {self.budget:.4g}",
             where="budget",
             remedy=f"the largest costs {self.cost(self.space.largest):.4g}; a smaller population, or another budget",
         )
 
     def cut(self, architecture: Architecture) -> Architecture | None:
         """One random step down after the other, heads and MLPs first, after 100 of them widths and blocks too."""
-        for number in range(self.how.patience):
+        for number in range(self.settings.patience):
             if self.fits(architecture):
                 return architecture
-            if self.cost(architecture) < self.how.window * self.budget:
+            if self.cost(architecture) < self.settings.window * self.budget:
                 return None
             architecture = self.step_down(architecture, everything=number >= 100)
         return None
@@ -176,7 +181,7 @@ class _Searcher:
 
     def child(self, make: Callable[[list[Architecture]], Architecture], parents: list[Architecture]) -> Architecture | None:
         """A new child in the window; None where patience ends."""
-        for _ in range(self.how.patience):
+        for _ in range(self.settings.patience):
             found = make(parents)
             if found not in self.seen and self.fits(found):
                 return found
@@ -185,7 +190,7 @@ class _Searcher:
     def mutant(self, parents: list[Architecture]) -> Architecture:
         """One parent, each gene drawn anew with probability ``rate``; a drawn existence flips."""
         parent = parents[int(self.rng.integers(len(parents)))]
-        rate = self.how.rate
+        rate = self.settings.rate
         widths = tuple(self.pick(c) if self.coin(rate) else w for c, w in zip(self.space.widths, parent.widths))
         blocks = []
         for s, stage in enumerate(parent.blocks):
@@ -200,10 +205,10 @@ class _Searcher:
     def crossover(self, parents: list[Architecture]) -> Architecture:
         """Two parents, each gene from the second with probability ``swap``; a block goes as one gene with its place."""
         one, two = (parents[int(self.rng.integers(len(parents)))] for _ in range(2))
-        widths = tuple(b if self.coin(self.how.swap) else a for a, b in zip(one.widths, two.widths))
+        widths = tuple(b if self.coin(self.settings.swap) else a for a, b in zip(one.widths, two.widths))
         blocks = []
         for s, (mine, theirs) in enumerate(zip(one.blocks, two.blocks)):
-            mixed = [b if self.coin(self.how.swap) else a for a, b in zip(mine, theirs)]
+            mixed = [b if self.coin(self.settings.swap) else a for a, b in zip(mine, theirs)]
             genes = [self.gene(s) if block is None else block for block in mixed]
             blocks.append(self.stage(genes, [block is not None for block in mixed]))
         return Architecture(widths, tuple(blocks))

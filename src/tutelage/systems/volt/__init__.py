@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from tutelage.systems.volt.augment import Points, Scenes, SceneViews
+from tutelage.systems.volt.augment import Points, SceneAugmentation, SceneDataset
 from tutelage.systems.volt.method import Volt, lovasz_softmax
 from tutelage.systems.volt.network import ConvUNet, VoltNetwork, Voxels
-from tutelage.systems.volt.scenes import CLASSES, room
+from tutelage.systems.volt.synthetic_rooms import CLASSES, room
 
-__all__ = ["CLASSES", "ConvUNet", "Points", "SceneViews", "Scenes", "Volt", "VoltNetwork", "Voxels", "lovasz_softmax", "room"]
+__all__ = [
+    "CLASSES",
+    "ConvUNet",
+    "Points",
+    "SceneAugmentation",
+    "SceneDataset",
+    "Volt",
+    "VoltNetwork",
+    "Voxels",
+    "lovasz_softmax",
+    "room",
+]

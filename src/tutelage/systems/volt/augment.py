@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tutelage.distill.data import Batch
+from tutelage.distillation.data import Batch
 from tutelage.errors import InputError
-from tutelage.files import fingerprint
 from tutelage.seeds import numpy_rng
+from tutelage.storage import fingerprint
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
@@ -75,7 +75,7 @@ def rotation(axis: int, angle: float) -> Floats:
 
 
 @dataclass(frozen=True)
-class SceneViews:
+class SceneAugmentation:
     """The recipe: which changes a training view undergoes; each is off at 0.
 
     Attributes:
@@ -182,7 +182,7 @@ def smooth_field(points: Floats, rng: np.random.Generator, cell: float = 6.0) ->
     return total.astype(np.float32)
 
 
-class Scenes:
+class SceneDataset:
     """Scenes as training data: a batch's inputs are ``coords`` [n, 3], ``features`` [n, 6] (colour, normal) and ``batch``
     [n] of all its scenes together, labels [n].
 
@@ -192,7 +192,7 @@ class Scenes:
         InputError: no scene, or one without points.
     """
 
-    def __init__(self, scenes: Sequence[Points], views: SceneViews | None = None):
+    def __init__(self, scenes: Sequence[Points], views: SceneAugmentation | None = None):
         if not scenes or any(not len(scene.points) for scene in scenes):
             raise InputError("no scene, or a scene without points", where="scenes", remedy="leave empty scenes out")
         self.scenes, self.views = [scene.voxels() for scene in scenes], views
@@ -210,7 +210,7 @@ class Scenes:
         return fingerprint(*(array.tobytes() for scene in self.scenes for array in vars(scene).values()))
 
     def batch(self, indices: Tensor, seeds: Tensor | None) -> Batch:
-        """See :class:`tutelage.distill.data.Data`."""
+        """See :class:`tutelage.distillation.data.ReplayableData`."""
         views = self.views if seeds is not None else None
         chosen = [self.scenes[i] for i in indices.tolist()]
         if views is not None and seeds is not None:

@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.data import Batch, Data
-from tutelage.distill.lesson import Lesson, Settings
-from tutelage.distill.method import Method, Output, Terms, answer
-from tutelage.distill.taps import Taps
-from tutelage.distill.teacher import Teacher
+from tutelage.distillation.data import Batch, ReplayableData
+from tutelage.distillation.feature_hooks import FeatureHooks
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, Output, Terms, forward_heads
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
 from tutelage.systems._layers import init_weights
-from tutelage.systems._shared import built
-from tutelage.systems.volt.augment import IGNORED, Scenes, SceneViews
+from tutelage.systems._toy import build_with_seed
+from tutelage.systems.volt.augment import IGNORED, SceneAugmentation, SceneDataset
 from tutelage.systems.volt.network import ConvUNet, VoltNetwork
-from tutelage.systems.volt.scenes import CLASSES, room
+from tutelage.systems.volt.synthetic_rooms import CLASSES, room
 
 
 def lovasz_softmax(probabilities: Tensor, labels: Tensor) -> Tensor:
@@ -50,7 +50,7 @@ class Volt(Method):
     teacher's logits on the same augmented scene; the teacher labels ignored points too. Without a teacher, or with
     d = 0, only the first term remains.
 
-    Scenes come from :class:`Scenes`, augmented by :class:`SceneViews` (Mix3D among others); the regularisation is the
+    Scenes come from :class:`SceneDataset`, augmented by :class:`SceneAugmentation` (Mix3D among others); the regularisation is the
     network's ``drop_path``, the label smoothing and the weight decay. Heads: ``logits`` [n, C]; labels [n], -1: ignored.
     Published: AdamW at 1e-3 (2e-3 outdoors), weight decay 0.05 (0.1 for B), one-cycle cosine with 5 % warm-up, batch 16,
     800 epochs indoors, a moving average of the weights. Joint training on several datasets and the instance decoder are
@@ -74,34 +74,34 @@ class Volt(Method):
             if not 0 <= self.distill < 1:
                 raise InputError(f"{self.distill} leaves no weight for labels", where="distill", remedy="0 or more, below 1")
 
-    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: Data) -> None:
+    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
         """The second head; see :class:`Method`."""
         if not isinstance(student, VoltNetwork):
             raise InputError("the student is no VoltNetwork", where="student", remedy='create("volt", …)')
-        self.taught = teacher is not None and self.config.distill > 0
-        self._taps = Taps(student, ["in:head"] if self.taught else [])
-        if self.taught:
+        self.uses_teacher = teacher is not None and self.config.distill > 0
+        self._taps = FeatureHooks(student, ["in:head"] if self.uses_teacher else [])
+        if self.uses_teacher:
             self.head = nn.Linear(student.head.in_features, student.num_classes)
             init_weights(self.head)
 
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """The logits of the student's and of the second head; the teacher's ``labels`` [n]."""
-        if not self.taught or teacher is None:
-            return answer(student, batch.inputs), {}
+        if not self.uses_teacher or teacher is None:
+            return forward_heads(student, batch.inputs), {}
         labels = teacher(batch)["logits"].argmax(-1)
         with self._taps as taken:
-            said = dict(answer(student, batch.inputs))
+            said = dict(forward_heads(student, batch.inputs))
         return said | {"distilled": self.head(taken["in:head"])}, {"labels": labels}
 
-    def weights(self) -> Mapping[str, float]:
+    def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
         d = self.config.distill
-        return {"label": 1 - d, "teacher": d} if self.taught else {"label": 1.0}
+        return {"label": 1 - d, "teacher": d} if self.uses_teacher else {"label": 1.0}
 
-    def terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``label`` and, with a teacher, ``teacher``."""
         terms = {"label": self.criterion(student["logits"], batch.labels)}
-        return terms | ({"teacher": self.criterion(student["distilled"], teacher["labels"])} if self.taught else {})
+        return terms | ({"teacher": self.criterion(student["distilled"], teacher["labels"])} if self.uses_teacher else {})
 
     def criterion(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of smoothed labels plus Lovász-softmax, over points with a label; 0 where there is none."""
@@ -114,10 +114,10 @@ class Volt(Method):
         return loss
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """A lesson of three seconds: eight rooms of 12 voxels a side, patches of 4."""
         options = {"width": 16, "heads": 2, "depth": 2, "outputs": 8, "patch": 4, "drop_path": 0.1}
-        student = built(lambda: VoltNetwork(len(CLASSES), 6, **options), seed, "student")  # type: ignore[arg-type]
-        teacher = built(lambda: ConvUNet(len(CLASSES), 6, (4, 8)), seed, "teacher")
-        data = Scenes([room(1000 * seed + i, 12, 3) for i in range(8)], SceneViews())
-        return Lesson(student, teacher, cls(), data, Settings(steps=6, batch_size=4, lr=3e-3, seed=seed), "volt")
+        student = build_with_seed(lambda: VoltNetwork(len(CLASSES), 6, **options), seed, "student")  # type: ignore[arg-type]
+        teacher = build_with_seed(lambda: ConvUNet(len(CLASSES), 6, (4, 8)), seed, "teacher")
+        data = SceneDataset([room(1000 * seed + i, 12, 3) for i in range(8)], SceneAugmentation())
+        return TrainingJob(student, teacher, cls(), data, TrainingSettings(steps=6, batch_size=4, lr=3e-3, seed=seed), "volt")

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distill.lesson import Lesson
+from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
-from tutelage.systems._backbone import Backbone, Feature, Published
-from tutelage.systems._layers import MLP, DropPath, drop_rates, init_weights
+from tutelage.systems._backbone import Backbone, StageOutput, Variant
+from tutelage.systems._layers import DropPath, Mlp, drop_path_rates, init_weights
 
 SIDE = 40
 """Voxels a side of a scene that is timed (ours)."""
@@ -76,29 +76,31 @@ class Patches(NamedTuple):
     counts: list[int]
 
 
-def patches(scene: Voxels, side: int) -> Patches:
-    """Voxels in patches of ``side``^3: tokens sorted by scene, x, y, z; the slot is ``(x side + y) side + z``.
+def patches(scene: Voxels, patch_size: int) -> Patches:
+    """Voxels in patches of ``patch_size``^3: tokens sorted by scene, x, y, z; the slot is ``(x patch_size + y) patch_size + z``.
 
     Raises:
         InputError: two voxels in one place, or a scene that is too large for the positions.
     """
-    places, inside = scene.coords.div(side, rounding_mode="floor"), scene.coords % side
+    places, inside = scene.coords.div(patch_size, rounding_mode="floor"), scene.coords % patch_size
     largest = places.amax(0).tolist()
     if any(value >= limit for value, limit in zip(largest, LIMITS, strict=True)):
-        raise InputError(f"{largest} tokens a side", where="coords", remedy=f"cut scenes: {LIMITS} of {side} voxels are the most")
+        raise InputError(
+            f"{largest} tokens a side", where="coords", remedy=f"cut scenes: {LIMITS} of {patch_size} voxels are the most"
+        )
     key = scene.batch
     for axis, limit in enumerate(LIMITS):
         key = key * limit + places[:, axis]
     kept, token = key.unique(return_inverse=True)
-    slot = (inside[:, 0] * side + inside[:, 1]) * side + inside[:, 2]
-    if len((token * side**3 + slot).unique()) != len(token):
+    slot = (inside[:, 0] * patch_size + inside[:, 1]) * patch_size + inside[:, 2]
+    if len((token * patch_size**3 + slot).unique()) != len(token):
         raise InputError("two voxels in one place", where="coords", remedy="merge the points of a voxel first")
     first = torch.full_like(kept, len(token)).scatter_reduce_(0, token, torch.arange(len(token), device=kept.device), "amin")
     scenes = scene.batch[first]
     return Patches(token, slot, places[first], scenes, torch.unique_consecutive(scenes, return_counts=True)[1].tolist())
 
 
-class Rotary(nn.Module):
+class RotaryEmbedding(nn.Module):
     """3-D rotary positions: channels (2i, 2i + 1) of a head turn by token index times frequency.
 
     The pairs are split among x, y, z, three eighths, three eighths and the rest (12, 12, 8 of 32); the frequencies of an
@@ -128,59 +130,59 @@ class Rotary(nn.Module):
         return torch.view_as_real(pairs * turns).flatten(-2).type_as(x)
 
 
-class Block(nn.Module):
+class VoltBlock(nn.Module):
     """Pre-norm attention among all tokens of a scene, with a LayerNorm a head on queries and keys, then an MLP."""
 
-    def __init__(self, width: int, heads: int, rate: float, qk_norm: bool = True):
+    def __init__(self, dim: int, heads: int, rate: float, qk_norm: bool = True):
         super().__init__()
         self.heads, self.drop = heads, DropPath(rate)
-        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
-        self.qkv, self.proj, self.mlp = nn.Linear(width, 3 * width), nn.Linear(width, width), MLP(width)
-        head = width // heads
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.qkv, self.proj, self.mlp = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim), Mlp(dim)
+        head = dim // heads
         self.q_norm, self.k_norm = (nn.LayerNorm(head) if qk_norm else nn.Identity() for _ in range(2))
 
-    def forward(self, x: Tensor, turns: Tensor, lie: Patches) -> Tensor:
+    def forward(self, x: Tensor, turns: Tensor, layout: Patches) -> Tensor:
         """[m, D] -> [m, D]."""
-        x = self._kept(x, self._attended(self.norm1(x), turns, lie.counts), lie)
-        return self._kept(x, self.mlp(self.norm2(x)), lie)
+        x = self._add_residual(x, self._attended(self.norm1(x), turns, layout.counts), layout)
+        return self._add_residual(x, self.mlp(self.norm2(x)), layout)
 
-    def _kept(self, x: Tensor, branch: Tensor, lie: Patches) -> Tensor:
+    def _add_residual(self, x: Tensor, branch: Tensor, layout: Patches) -> Tensor:
         """Stochastic depth, scene by scene."""
         if not self.training or not self.drop.rate:
             return x + branch
-        counts = torch.tensor(lie.counts, device=x.device)
+        counts = torch.tensor(layout.counts, device=x.device)
         return x + branch * self.drop(x.new_ones(len(counts), 1)).repeat_interleave(counts, 0)
 
     def _attended(self, x: Tensor, turns: Tensor, counts: list[int]) -> Tensor:
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(1, 2, 0, 3)
-        q, k = (Rotary.rotate(norm(part), turns) for norm, part in ((self.q_norm, q), (self.k_norm, k)))
+        q, k = (RotaryEmbedding.rotate(norm(part), turns) for norm, part in ((self.q_norm, q), (self.k_norm, k)))
         parts = zip(*(part.split(counts, 1) for part in (q, k, v)), strict=True)
         mixed = [F.scaled_dot_product_attention(a[None], b[None], c[None])[0] for a, b, c in parts]
         return self.proj(torch.cat(mixed, 1).transpose(0, 1).flatten(1))
 
 
-def _norm(width: int) -> nn.BatchNorm1d:
-    return nn.BatchNorm1d(width, eps=1e-3, momentum=0.01)
+def _norm(dim: int) -> nn.BatchNorm1d:
+    return nn.BatchNorm1d(dim, eps=1e-3, momentum=0.01)
 
 
-class Decoder(nn.Module):
+class VoltDecoder(nn.Module):
     """From tokens back to voxels: [m, D] -> [n, U], a transposed convolution of stride K read at occupied voxels."""
 
-    def __init__(self, width: int, outputs: int, side: int):
+    def __init__(self, dim: int, out_chans: int, patch_size: int):
         super().__init__()
-        self.slots = side**3
-        self.reduce = nn.Sequential(_norm(width), nn.GELU(), nn.Linear(width, outputs, bias=False), _norm(outputs), nn.GELU())
-        self.detokenize = nn.Linear(outputs, self.slots * outputs, bias=False)
-        self.bias, self.norm = nn.Parameter(torch.zeros(outputs)), _norm(outputs)
+        self.slots = patch_size**3
+        self.reduce = nn.Sequential(_norm(dim), nn.GELU(), nn.Linear(dim, out_chans, bias=False), _norm(out_chans), nn.GELU())
+        self.detokenize = nn.Linear(out_chans, self.slots * out_chans, bias=False)
+        self.bias, self.norm = nn.Parameter(torch.zeros(out_chans)), _norm(out_chans)
 
-    def spread(self, tokens: Tensor, lie: Patches) -> Tensor:
+    def spread(self, tokens: Tensor, layout: Patches) -> Tensor:
         """Tokens [m, U] -> voxels [n, U]."""
         every = self.detokenize(tokens).view(-1, len(self.bias))  # a row a slot of a token
-        return every.index_select(0, lie.token * self.slots + lie.slot) + self.bias
+        return every.index_select(0, layout.token * self.slots + layout.slot) + self.bias
 
-    def forward(self, tokens: Tensor, lie: Patches) -> Tensor:
+    def forward(self, tokens: Tensor, layout: Patches) -> Tensor:
         """Voxels [n, U]."""
-        return F.gelu(self.norm(self.spread(self.reduce(tokens), lie)))
+        return F.gelu(self.norm(self.spread(self.reduce(tokens), layout)))
 
 
 _S: dict[str, Any] = {"width": 384, "heads": 6, "outputs": 128, "drop_path": 0.3}
@@ -191,7 +193,7 @@ class VoltNetwork(Backbone):
     """Volume transformer: occupied patches of ``patch``^3 voxels as tokens, global attention, a vector for each voxel.
 
     ``forward(scene)``: logits [n, num_classes] of voxels, in their order; [B, num_classes, X, Y, Z] of a grid, 0 where it
-    is empty (see :data:`Scene`). ``in_chans``: features a voxel; ``outputs``: U, the width of :meth:`points`. Stages of a grid:
+    is empty (see :data:`Scene`). ``in_chans``: features a voxel; ``out_chans``: U, the width of :meth:`points`. Stages of a grid:
     ``voxels`` (stride 1, U channels) and ``tokens`` (stride ``patch``). The counts of the published sizes follow from
     those of the paper's, 23,683,584 and 94,025,728 with 6 features and no head.
 
@@ -199,9 +201,9 @@ class VoltNetwork(Backbone):
         InputError: heads that do not divide the width; scenes that :func:`voxels` or :func:`patches` refuse.
     """
 
-    PUBLISHED: ClassVar[Mapping[str, Published]] = {
-        "s": Published(_S, 23_683_584 - 3 * 125 * 384 + 1000 * 129, size=SIDE),
-        "b": Published(_B, 94_025_728 - 3 * 125 * 768 + 1000 * 257, size=SIDE),
+    VARIANTS: ClassVar[Mapping[str, Variant]] = {
+        "s": Variant(_S, 23_683_584 - 3 * 125 * 384 + 1000 * 129, size=SIDE),
+        "b": Variant(_B, 94_025_728 - 3 * 125 * 768 + 1000 * 257, size=SIDE),
     }
 
     def __init__(
@@ -221,20 +223,20 @@ class VoltNetwork(Backbone):
         super().__init__(num_classes, in_chans, [("voxels", 1, outputs), ("tokens", patch, width)], spatial=3)
         self.patch = patch
         self.embed = nn.Linear(patch**3 * in_chans, width)
-        self.rotary = Rotary(width // heads)
-        (rates,) = drop_rates(drop_path, [depth])
-        self.blocks = nn.ModuleList(Block(width, heads, rate, qk_norm) for rate in rates)
-        self.decoder = Decoder(width, outputs, patch)
+        self.rotary = RotaryEmbedding(width // heads)
+        (rates,) = drop_path_rates(drop_path, [depth])
+        self.blocks = nn.ModuleList(VoltBlock(width, heads, rate, qk_norm) for rate in rates)
+        self.decoder = VoltDecoder(width, outputs, patch)
         self.head = nn.Linear(outputs, num_classes)
         init_weights(self)
 
-    def tokens(self, scene: Voxels, lie: Patches) -> Tensor:
+    def tokens(self, scene: Voxels, layout: Patches) -> Tensor:
         """Encoded tokens [m, D]."""
-        slots = scene.features.new_zeros(len(lie.places), self.patch**3, self.in_chans)
-        slots[lie.token, lie.slot] = scene.features
-        x, turns = self.embed(slots.flatten(1)), self.rotary.turns(lie.places)
+        slots = scene.features.new_zeros(len(layout.places), self.patch**3, self.in_chans)
+        slots[layout.token, layout.slot] = scene.features
+        x, turns = self.embed(slots.flatten(1)), self.rotary.turns(layout.places)
         for block in self.blocks:
-            x = block(x, turns, lie)
+            x = block(x, turns, layout)
         return x
 
     def points(self, scene: Scene) -> Tensor:
@@ -249,7 +251,7 @@ class VoltNetwork(Backbone):
         logits = self.head(self.points(found))
         return _grid(logits, found, scene.shape[0], scene.shape[2:]) if isinstance(scene, Tensor) else logits
 
-    def forward_features(self, images: Tensor) -> list[Feature]:
+    def forward_features(self, images: Tensor) -> list[StageOutput]:
         """The stages of a grid [B, F, X, Y, Z], finest first; empty places are 0."""
         found = voxels(images, self.in_chans)
         lie = patches(found, self.patch)
@@ -259,14 +261,14 @@ class VoltNetwork(Backbone):
             _grid(self.decoder(tokens, lie), found, images.shape[0], images.shape[2:]),
             _grid(tokens, Voxels(lie.places, tokens, lie.scene), images.shape[0], coarse),
         )
-        return [Feature(stage.name, stage.stride, each) for stage, each in zip(self.feature_info, maps, strict=True)]
+        return [StageOutput(stage.name, stage.stride, each) for stage, each in zip(self.feature_info, maps, strict=True)]
 
     @classmethod
-    def tiny(cls, seed: int) -> Lesson:
+    def tiny_job(cls, seed: int) -> TrainingJob:
         """The method's lesson."""
         from tutelage.systems.volt.method import Volt
 
-        return Volt.tiny(seed)
+        return Volt.tiny_job(seed)
 
 
 def _grid(values: Tensor, scene: Voxels, count: int, sides: Sequence[int]) -> Tensor:
@@ -309,9 +311,9 @@ class ConvUNet(nn.Module):
         return _grid(logits, found, count, given) if isinstance(scene, Tensor) else logits
 
 
-def _convs(inner: int, outer: int) -> nn.Sequential:
+def _convs(in_chans: int, out_chans: int) -> nn.Sequential:
     """Two 3x3x3 convolutions, each with batch norm and ReLU."""
     parts: list[nn.Module] = []
-    for channels in (inner, outer):
-        parts += [nn.Conv3d(channels, outer, 3, 1, 1, bias=False), nn.BatchNorm3d(outer), nn.ReLU()]
+    for channels in (in_chans, out_chans):
+        parts += [nn.Conv3d(channels, out_chans, 3, 1, 1, bias=False), nn.BatchNorm3d(out_chans), nn.ReLU()]
     return nn.Sequential(*parts)

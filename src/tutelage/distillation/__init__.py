@@ -1,0 +1,1 @@
+"""The distillation core: one trainer, and the protocols of teachers, methods and data."""

@@ -1,0 +1,254 @@
+"""Teacher, student alone and distilled student side by side: what the comparison report reads."""
+
+from __future__ import annotations
+
+import copy
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.distillation.data import Batch, ReplayableData
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.method import Method, forward_heads
+from tutelage.distillation.supervised import Supervised
+from tutelage.distillation.teacher import Teacher
+from tutelage.distillation.trainer import TrainingResult, train
+from tutelage.errors import InputError
+
+ALONE, DISTILLED, ALONE_LATE = "student alone", "distilled", "student alone, equal time"
+"""The arms of a comparison; the last is the student alone again, given the wall-clock of the distilled one."""
+
+
+def class_labels(test: ReplayableData) -> Tensor:
+    """The class labels [N] of all of ``test``.
+
+    Raises:
+        InputError: it has none.
+    """
+    labels = test.batch(torch.arange(len(test)), None).labels
+    if not isinstance(labels, Tensor) or labels.ndim != 1:
+        raise InputError("the test data has no class labels", where="test", remedy="give [N] int64 labels")
+    return labels
+
+
+def _chunks(test: ReplayableData, predict: Callable[[Batch], Tensor]) -> Tensor:
+    """The softmax of what ``predict`` says of every plain sample, [N, C]; asked in parts that fit into memory."""
+    with torch.no_grad():
+        parts = [predict(test.batch(rows, None)) for rows in torch.arange(len(test)).split(1000)]
+    return torch.cat(parts).softmax(-1)
+
+
+def probabilities(network: nn.Module, test: ReplayableData) -> Tensor:
+    """What ``network``, in eval mode, says of every sample: [N, C]."""
+    network.eval()
+    return _chunks(test, lambda batch: forward_heads(network, batch.inputs)["logits"])
+
+
+def accuracy(network: nn.Module, test: ReplayableData) -> dict[str, float]:
+    """``{"accuracy": share of right answers, %}``."""
+    said = probabilities(network, test).argmax(-1)
+    return {"accuracy": 100 * float((said == class_labels(test)).double().mean())}
+
+
+def calibration(probabilities: Tensor, labels: Tensor, bins: int = 10) -> dict[str, Any]:
+    """Expected calibration error over equal-width bins of confidence (Guo et al., 2017), with the bins.
+
+    probabilities: [N, C]; labels: [N]. Returns ``{ece, bins: [{confidence, accuracy, share}]}`` without empty bins.
+    """
+    sure, said = probabilities.max(-1)
+    right = (said == labels).double()
+    which = (sure * bins).long().clamp_max(bins - 1)
+    found = []
+    for number in range(bins):
+        inside = which == number
+        if bool(inside.any()):
+            share = float(inside.double().mean())
+            found.append({"confidence": float(sure[inside].mean()), "accuracy": float(right[inside].mean()), "share": share})
+    ece = sum(one["share"] * abs(one["accuracy"] - one["confidence"]) for one in found)
+    return {"ece": ece, "bins": found}
+
+
+def compare(
+    student: Callable[[int], nn.Module],
+    teacher: Teacher,
+    data: ReplayableData,
+    test: ReplayableData,
+    method: Method,
+    settings: TrainingSettings,
+    seeds: Sequence[int] = (0, 1, 2),
+    labelled: ReplayableData | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Train the student alone and distilled, from equal starts, at equal steps and at equal wall-clock.
+
+    Args:
+        student: builds the student of a seed.
+        teacher: a live teacher; its accuracy is the ceiling that is shown.
+        data: what is distilled on. ``labelled``: what the student alone trains on (None: ``data``).
+        test: labelled data, classes by ``logits``; nothing is chosen on it.
+        method, settings: of the distilled arm; the student alone has the same settings.
+        seeds: one pair of runs each.
+
+    Returns:
+        A ``tutelage-comparison`` of version 1: metric, summary, arms, curves and losses (see ``reports.comparison``).
+        Equal wall-clock gives the student alone as many more steps as distillation took longer, by measured seconds.
+
+    Raises:
+        InputError: no seed, or a test set without class labels.
+    """
+    if not seeds:
+        raise InputError("no seed to run", where="seeds", remedy="at least 1")
+    class_labels(test)
+
+    def score(network: nn.Module) -> Mapping[str, float]:
+        return accuracy(network, test)
+
+    arms: dict[str, list[TrainingResult]] = {ALONE: [], DISTILLED: [], ALONE_LATE: []}
+    for number, seed in enumerate(seeds):
+        chosen = replace(settings, seed=seed, eval_every=settings.eval_every or max(1, settings.steps // 10))
+        start = student(seed)
+
+        def run(
+            name: str, how: Method, on: ReplayableData, told: TrainingSettings, start: nn.Module = start, number: int = number
+        ) -> TrainingResult:
+            if progress is not None:
+                progress(name, number, len(seeds))
+            lesson = TrainingJob(copy.deepcopy(start), teacher, copy.deepcopy(how), on, told, name, score)
+            result = train(lesson)
+            arms[name].append(result)
+            return result
+
+        own = labelled if labelled is not None else data
+        distilled = run(DISTILLED, method, data, chosen)
+        alone = run(ALONE, Supervised(), own, chosen)
+        longer = max(1, round(settings.steps * distilled.seconds / max(alone.seconds, 1e-9)))
+        run(ALONE_LATE, Supervised(), own, replace(chosen, steps=longer))
+    if progress is not None:
+        progress("done", len(seeds), len(seeds))
+    return assemble(arms, teacher, test, settings, list(seeds), type(method).__name__.lower())
+
+
+def assemble(
+    arms: Mapping[str, Sequence[TrainingResult]],
+    teacher: Teacher | None,
+    test: ReplayableData,
+    settings: TrainingSettings,
+    seeds: list[int],
+    method: str,
+) -> dict[str, Any]:
+    """The comparison of runs that are done: of ``DISTILLED``, and of ``ALONE`` and ``ALONE_LATE`` where they were run.
+
+    Raises:
+        InputError: a test set without class labels.
+    """
+    labels, ceiling = class_labels(test), None
+    rows: list[dict[str, Any]] = []
+    if teacher is not None:
+        live = teacher.uncached
+        said = _chunks(test, lambda batch: live(batch)["logits"])
+        ceiling = 100 * float((said.argmax(-1) == labels).double().mean())
+        budget = {"seeds": [ceiling], "mean": ceiling, "sd": None, "steps": None, "seconds": None}
+        rows.append(
+            {
+                "name": "teacher",
+                "role": "teacher",
+                "parameters": _count(teacher.network),
+                "equal_steps": budget,
+                "equal_time": budget,
+                "speed": None,
+                "calibration": calibration(said, labels),
+            }
+        )
+    for name, role, late_name in ((ALONE, "student", ALONE_LATE), (DISTILLED, "distilled", DISTILLED)):
+        if name not in arms:
+            continue
+        results = arms[name]
+        rows.append(
+            {
+                "name": name,
+                "role": role,
+                "parameters": _count(results[0].student),
+                "equal_steps": _budget(results),
+                "equal_time": _budget(arms[late_name]) if ALONE_LATE in arms else None,
+                "speed": _speed(results, settings),
+                "calibration": calibration(probabilities(results[0].student, test), labels),
+            }
+        )
+    return {
+        "format": "tutelage-comparison",
+        "version": 1,
+        "method": method,
+        "seeds": seeds,
+        "metric": {"name": "accuracy", "unit": "%", "higher_is_better": True},
+        "summary": _summary(arms, ceiling) if ALONE in arms else {},
+        "arms": rows,
+        "curves": [_curve(name, arms[name]) for name in (ALONE, DISTILLED) if name in arms],
+        "losses": _losses(arms[DISTILLED][0]),
+        "seconds": sum(result.seconds for results in arms.values() for result in results),
+    }
+
+
+def _summary(arms: Mapping[str, Sequence[TrainingResult]], ceiling: float | None) -> dict[str, Any]:
+    scores = {name: [result.metrics["accuracy"] for result in results] for name, results in arms.items()}
+    gains = [b - a for a, b in zip(scores[ALONE], scores[DISTILLED], strict=True)]
+    late = [b - a for a, b in zip(scores[ALONE_LATE], scores[DISTILLED], strict=True)]
+    gap = 0.0 if ceiling is None else ceiling - statistics.fmean(scores[ALONE])
+    return {
+        "gain": statistics.fmean(gains),
+        "gains": gains,
+        "equal_time_gain": statistics.fmean(late),
+        "equal_time_gains": late,
+        "gap_closed": statistics.fmean(gains) / gap if gap > 0 else None,
+        "verdicts": [],
+    }
+
+
+def _count(network: nn.Module | None) -> int | None:
+    return None if network is None else sum(p.numel() for p in network.parameters())
+
+
+def _budget(results: Sequence[TrainingResult]) -> dict[str, Any]:
+    values = [result.metrics["accuracy"] for result in results]
+    return {
+        "mean": statistics.fmean(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
+        "seeds": values,
+        "steps": round(statistics.fmean(result.history[-1]["step"] for result in results)),
+        "seconds": statistics.fmean(result.seconds for result in results),
+    }
+
+
+def _speed(results: Sequence[TrainingResult], settings: TrainingSettings) -> dict[str, Any]:
+    step = statistics.median(result.seconds / max(1, result.history[-1]["step"]) for result in results)
+    samples = settings.batch_size * settings.accumulate
+    return {"ms_per_step": 1000 * step, "samples_per_s": samples / step if step else None, "peak_tensor_mib": None}
+
+
+def _curve(name: str, results: Sequence[TrainingResult]) -> dict[str, Any]:
+    points = []
+    for records in zip(*([r for r in result.history if "figures" in r] for result in results), strict=True):
+        values = [record["figures"]["accuracy"] for record in records]
+        points.append(
+            {
+                "step": records[0]["step"],
+                "seconds": statistics.fmean(record["seconds"] for record in records),
+                "mean": statistics.fmean(values),
+                "sd": statistics.stdev(values) if len(values) > 1 else None,
+            }
+        )
+    return {"arm": name, "points": points}
+
+
+def _losses(result: TrainingResult) -> dict[str, Any]:
+    named: dict[str, dict[str, Any]] = {}
+    for record in result.history:
+        for name, value in record["terms"].items():
+            weight = record["weights"][name]
+            term = named.setdefault(name, {"name": name, "points": []})
+            term["weight"] = weight
+            term["points"].append({"step": record["step"], "value": weight * value, "share": None})
+    return {"arm": "distilled", "terms": list(named.values())}

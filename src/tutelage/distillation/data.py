@@ -1,0 +1,262 @@
+"""Batches, and what supplies them: a :class:`ReplayableData` is sized, answers index tensors, and can replay any view."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tutelage.errors import InputError
+from tutelage.seeds import derive, torch_rng
+from tutelage.storage import fingerprint
+
+Tree = Any
+"""A tensor, or any nest of dicts, lists and tuples of tensors."""
+
+
+def map_tree(function: Callable[[Tensor], Tensor], tree: Tree) -> Tree:
+    """``tree`` with ``function`` applied to each tensor; everything else stays."""
+    if isinstance(tree, Tensor):
+        return function(tree)
+    if isinstance(tree, Mapping):
+        return {key: map_tree(function, item) for key, item in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(map_tree(function, item) for item in tree)
+    return tree
+
+
+def flatten_tree(tree: Tree, path: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Each tensor of ``tree`` with its dotted path."""
+    if isinstance(tree, Tensor):
+        yield path, tree
+    elif isinstance(tree, Mapping):
+        for key, item in tree.items():
+            yield from flatten_tree(item, f"{path}.{key}" if path else str(key))
+    elif isinstance(tree, (list, tuple)):
+        for number, item in enumerate(tree):
+            yield from flatten_tree(item, f"{path}.{number}" if path else str(number))
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one step sees.
+
+    ``inputs``: a tensor [B, ...] or a nest of tensors (how a network takes it: ``method.answer``); a method that
+    overrides ``forward`` may use any groups it likes, of different lengths. ``labels``: [B] class ids, [B, C]
+    probabilities, or a nest. ``ids``: [B] int64, the sample numbers; ``seeds``: [B] int64, the view seeds;
+    ``partners``: [B] int64, the row each row was mixed with. These three are the key of a view. ``weights``: [B], how
+    much each sample counts. ``extra``: whatever else the method and its data agree on.
+    """
+
+    inputs: Tree
+    labels: Tree = None
+    ids: Tensor | None = None
+    seeds: Tensor | None = None
+    partners: Tensor | None = None
+    weights: Tensor | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        if self.ids is not None:
+            return len(self.ids)
+        return next((len(leaf) for _, leaf in flatten_tree(self.inputs)), 0)
+
+    def to(self, device: torch.device | str, channels_last: bool = False) -> Batch:
+        """This batch on ``device``; with ``channels_last``, 4-D inputs in that layout."""
+
+        def move(tensor: Tensor) -> Tensor:
+            if channels_last and tensor.ndim == 4:
+                return tensor.to(device, memory_format=torch.channels_last, non_blocking=True)
+            return tensor.to(device, non_blocking=True)
+
+        plain = {name: map_tree(lambda t: t.to(device, non_blocking=True), getattr(self, name)) for name in _MOVED}
+        return replace(self, inputs=map_tree(move, self.inputs), **plain)
+
+
+_MOVED = ("labels", "weights", "extra", "partners")
+
+
+def take_rows(batch: Batch, rows: Tensor) -> Batch:
+    """The part ``rows`` [n] int64 of a batch whose every tensor has one row a sample."""
+    size = len(batch)
+
+    def take(tensor: Tensor) -> Tensor:
+        return tensor[rows.to(tensor.device)] if tensor.ndim and len(tensor) == size else tensor
+
+    return Batch(*(map_tree(take, getattr(batch, item.name)) for item in fields(Batch)))
+
+
+class ReplayableData(Protocol):
+    """Samples by number. ``batch`` must depend on its arguments alone: that is what makes a run resumable and a cached
+    teacher exact. ``fingerprint`` changes whenever any sample or its augmentation may."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the content of every sample and the augmentation."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Tensor, seeds: Tensor | None) -> Batch:
+        """The samples ``indices`` [B] int64, each in the view its seed [B] int64 gives; None: without augmentation."""
+        ...
+
+
+class TensorData:
+    """Samples held in memory as tensors, which must not change: a batch is one gather.
+
+    Args:
+        inputs: a tensor [N, ...] or a nest of tensors of equal length N.
+        labels: [N] class ids, [N, C] probabilities, a nest, or None.
+        weights: [N] or None.
+        views: maps a batch to its seeded augmentation (see ``views.Views``), or None: the sample itself, and then
+            every view seed is 0, so that a teacher cache holds each sample once.
+
+    Raises:
+        InputError: no samples, or tensors of different lengths.
+    """
+
+    def __init__(
+        self,
+        inputs: Tree,
+        labels: Tree = None,
+        weights: Tensor | None = None,
+        views: Callable[[Batch], Batch] | None = None,
+    ):
+        self.inputs, self.labels, self.weights, self.views = inputs, labels, weights, views
+        named = [*flatten_tree(inputs, "inputs"), *flatten_tree(labels, "labels"), *flatten_tree(weights, "weights")]
+        self._length = len(named[0][1]) if named else 0
+        if self._length == 0:
+            raise InputError("the data holds no sample", where="data", remedy="check the path and the split")
+        for name, leaf in named:
+            if len(leaf) != self._length:
+                raise InputError(
+                    f"{name} holds {len(leaf)} samples, {named[0][0]} holds {self._length}",
+                    where="data",
+                    remedy="give tensors of equal length",
+                )
+
+    def __len__(self) -> int:
+        return self._length
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of all bytes, shapes and dtypes (computed once), and of the augmentation's settings."""
+        return fingerprint(self._content, repr(getattr(self.views, "fingerprint", self.views)))
+
+    @cached_property
+    def _content(self) -> str:
+        parts: list[Any] = []
+        for name, leaf in flatten_tree((self.inputs, self.labels)):
+            data = leaf.contiguous().reshape(-1).view(torch.uint8).numpy().data
+            parts += [name, str(leaf.dtype), list(leaf.shape), data]
+        return fingerprint(*parts)
+
+    def batch(self, indices: Tensor, seeds: Tensor | None) -> Batch:
+        """See :class:`ReplayableData`."""
+        views = self.views if seeds is not None else None
+        batch = Batch(
+            map_tree(lambda leaf: leaf[indices], self.inputs),
+            map_tree(lambda leaf: leaf[indices], self.labels),
+            ids=indices,
+            seeds=torch.zeros_like(indices) if views is None else seeds,
+            weights=None if self.weights is None else self.weights[indices],
+        )
+        return batch if views is None else views(batch)
+
+
+def from_dataset(dataset: Any, views: Callable[[Batch], Batch] | None = None) -> TensorData:
+    """A torch ``Dataset`` (anything with ``len`` and ``[i]``) read once into memory as :class:`TensorData`.
+
+    An item is an input, or a pair (input, label); an input is a tensor, an array, or a dict of these; a label an int or
+    a tensor. Put random augmentation into ``views``, not into the dataset: only then can a view be replayed.
+
+    Raises:
+        InputError: no samples, or items of different shapes; the message names the item.
+    """
+    if isinstance(dataset, TensorData):
+        return dataset
+    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
+        raise InputError(
+            f"{type(dataset).__name__} has no length or no [i]",
+            where="data",
+            remedy="give a map-style torch Dataset, or TensorData(inputs, labels)",
+        )
+    items = [dataset[i] for i in range(len(dataset))]
+    if not items:
+        raise InputError("the data holds no sample", where="data", remedy="check the path and the split")
+    paired = isinstance(items[0], (tuple, list)) and len(items[0]) == 2
+    inputs = _stack([item[0] for item in items] if paired else items, "inputs")
+    return TensorData(inputs, _stack([item[1] for item in items], "labels") if paired else None, views=views)
+
+
+def _stack(items: Sequence[Any], name: str) -> Tree:
+    if isinstance(items[0], Mapping):
+        return {key: _stack([item[key] for item in items], f"{name}.{key}") for key in items[0]}
+    tensors = [item if isinstance(item, Tensor) else torch.as_tensor(np.asarray(item)) for item in items]
+    for number, tensor in enumerate(tensors):
+        if tensor.shape != tensors[0].shape:
+            raise InputError(
+                f"shape {tuple(tensor.shape)}, item 0 has {tuple(tensors[0].shape)}",
+                where=f"{name} of item {number}",
+                remedy="resize or pad the items to one shape",
+            )
+    return torch.stack(tensors)
+
+
+def hash64(values: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser (Steele, Lea, Flood, 2014): a bijection of uint64 that scatters neighbouring counters."""
+    with np.errstate(over="ignore"):
+        z = values.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return z ^ (z >> np.uint64(31))
+
+
+class SampleOrder:
+    """Which samples and views each step takes: a function of (seed, step) alone, so nothing has to be saved.
+
+    Samples run through one seeded permutation an epoch, end to end: every step is a full batch, an epoch may end inside
+    one. The view seed of a sample in an epoch is 31 bits, hashed from (``view_seed``, epoch, sample); with ``views`` =
+    V > 0 the views repeat every V epochs. ``view_seed`` None: the seed.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, views: int = 0, view_seed: int | None = None):
+        self.length, self.batch_size, self.seed, self.views = length, batch_size, seed, views
+        self.view_seed = seed if view_seed is None else view_seed
+        self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def epoch(self, number: int) -> tuple[Tensor, Tensor]:
+        """(sample numbers [N], view seeds [N]) of epoch ``number``, in order."""
+        found = self._epochs.get(number)
+        if found is None:
+            samples = torch.randperm(self.length, generator=torch_rng(self.seed, "order", number))
+            view = number % self.views if self.views else number
+            start = np.uint64(derive(self.view_seed, "view", view))
+            hashed = hash64(hash64(samples.numpy().astype(np.uint64)) ^ start)
+            found = samples, torch.from_numpy((hashed >> np.uint64(33)).astype(np.int64))
+            self._epochs = {key: value for key, value in self._epochs.items() if key == number - 1}
+            self._epochs[number] = found
+        return found
+
+    def step(self, number: int) -> tuple[Tensor, Tensor]:
+        """(sample numbers [B], view seeds [B]) of step ``number`` (from 0)."""
+        first = number * self.batch_size
+        epoch, offset = divmod(first, self.length)
+        samples, seeds = self.epoch(epoch)
+        if offset + self.batch_size <= self.length:
+            return samples[offset : offset + self.batch_size], seeds[offset : offset + self.batch_size]
+        parts = []
+        missing = self.batch_size
+        while missing:
+            samples, seeds = self.epoch(epoch)
+            taken = slice(offset, offset + missing)
+            parts.append((samples[taken], seeds[taken]))
+            missing -= len(parts[-1][0])
+            epoch, offset = epoch + 1, 0
+        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])

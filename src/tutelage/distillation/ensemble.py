@@ -1,0 +1,183 @@
+"""Several teachers as one: their sum, their average, or each row answered by the one that knows it."""
+
+from __future__ import annotations
+
+import marshal
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.distillation.data import Batch, take_rows
+from tutelage.distillation.teacher import BlackBoxTeacher, Teacher, as_teacher
+from tutelage.errors import InputError
+from tutelage.storage import fingerprint
+
+if TYPE_CHECKING:
+    from tutelage.distillation.method import Output
+
+
+@dataclass(frozen=True)
+class RouteByClass:
+    """Routes by label: ``teachers[c]`` is the number of the teacher that knows class c. Of mixed labels [B, C] the class
+    with the largest share counts (ours).
+
+    Raises:
+        InputError: a batch without labels, or a class beyond the list.
+    """
+
+    teachers: Sequence[int]
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """[B] int64."""
+        labels = batch.labels
+        if not isinstance(labels, Tensor):
+            raise InputError("routing by class needs labels", where="route", remedy="route by sample, or give labels")
+        return _looked_up(self.teachers, labels.argmax(-1) if labels.ndim == 2 else labels.long(), "class")
+
+
+@dataclass(frozen=True)
+class RouteBySample:
+    """Routes by sample id: ``teachers[i]`` is the number of the teacher that answers sample i of the data.
+
+    Raises:
+        InputError: a batch without ids, or a sample beyond the list.
+    """
+
+    teachers: Sequence[int]
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """[B] int64."""
+        if batch.ids is None:
+            raise InputError("a batch without sample ids cannot be routed by sample", where="route", remedy="route by class")
+        return _looked_up(self.teachers, batch.ids, "sample")
+
+
+def _looked_up(teachers: Sequence[int], rows: Tensor, what: str) -> Tensor:
+    if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(teachers)):
+        raise InputError(
+            f"{what} {int(rows.max())} has no teacher, the route knows {len(teachers)}",
+            where="route",
+            remedy=f"give one number a {what}",
+        )
+    return torch.tensor(list(teachers), device=rows.device)[rows]
+
+
+def _route_parts(route: Callable[[Batch], Tensor]) -> list[Any]:
+    """What tells one route from another: its lists, its own fingerprint, or a function's code and what it closes over."""
+    if isinstance(route, (RouteByClass, RouteBySample)):
+        return [type(route).__name__, list(route.teachers)]
+    code = getattr(route, "__code__", None)
+    if code is not None:
+        return [marshal.dumps(code), [repr(cell.cell_contents) for cell in getattr(route, "__closure__", None) or ()]]
+    own = getattr(route, "fingerprint", None)
+    if own is None:
+        raise InputError(
+            f"{type(route).__name__} does not say when it changes",
+            where="route",
+            remedy="give ByClass, BySample, a function, or an object with a fingerprint",
+        )
+    return [str(own)]
+
+
+class EnsembleTeacher(Teacher):
+    """Several teachers as one.
+
+    Args:
+        teachers: at least one; all must know the head.
+        combine: ``average`` or ``sum`` of each head (weighted), or ``routed``: each row is answered by one of them.
+        weights: one a teacher, for ``average`` (normalised to sum 1) and ``sum``.
+        route: for ``routed``: :class:`RouteByClass`, :class:`RouteBySample`, or any function from a batch to the teacher's number
+            of each row, [B] int64.
+
+    Raises:
+        InputError: no teacher, an unknown way to combine, or a route that names no teacher.
+    """
+
+    def __init__(
+        self,
+        teachers: Sequence[Teacher | nn.Module],
+        combine: str = "average",
+        weights: Sequence[float] | None = None,
+        route: Callable[[Batch], Tensor] | None = None,
+    ):
+        found = [as_teacher(teacher) for teacher in teachers]
+        self.teachers = [teacher for teacher in found if teacher is not None]
+        if not self.teachers or len(self.teachers) != len(found):
+            raise InputError("an ensemble needs at least one teacher, and no None among them")
+        if combine not in ("average", "sum", "routed") or (combine == "routed") != (route is not None):
+            raise InputError(f"cannot combine by {combine!r}", remedy="average, sum, or routed together with route=…")
+        if weights is not None and len(weights) != len(self.teachers):
+            raise InputError(f"{len(weights)} weights for {len(self.teachers)} teachers")
+        total = list(weights or [1.0] * len(self.teachers))
+        self.weights = [w / sum(total) for w in total] if combine == "average" else total
+        self.combine, self.route = combine, route
+        self.frozen = all(teacher.frozen for teacher in self.teachers)
+
+    def predict(self, batch: Batch) -> Output:
+        """See :class:`Teacher`."""
+        if self.route is not None:
+            return self._routed(batch, self.route(batch))
+        said = [teacher(batch) for teacher in self.teachers]
+        shared = [name for name in said[0] if all(name in one for one in said)]
+        return {name: _weighted([one[name] for one in said], self.weights) for name in shared}
+
+    def _routed(self, batch: Batch, route: Tensor) -> Output:
+        if route.shape != (len(batch),) or bool((route < 0).any()) or bool((route >= len(self.teachers)).any()):
+            raise InputError(f"a route must give each of {len(batch)} rows a teacher's number below {len(self.teachers)}")
+        merged: Output = {}
+        for number, teacher in enumerate(self.teachers):
+            rows = (route == number).nonzero()[:, 0]
+            if not len(rows):
+                continue
+            for name, value in teacher(take_rows(batch, rows)).items():
+                if name not in merged:
+                    merged[name] = value.new_zeros(len(batch), *value.shape[1:])
+                merged[name][rows] = value
+        return merged
+
+    @property
+    def fingerprint(self) -> str:
+        """See :class:`Teacher`."""
+        route = _route_parts(self.route) if self.route is not None else []
+        return fingerprint(self.combine, self.weights, [teacher.fingerprint for teacher in self.teachers], *route)
+
+    @property
+    def black_boxes(self) -> Sequence[BlackBoxTeacher]:
+        """See :class:`Teacher`."""
+        return [box for teacher in self.teachers for box in teacher.black_boxes]
+
+    def request_features(self, *taps: str) -> None:
+        """See :class:`Teacher`."""
+        for teacher in self.teachers:
+            teacher.request_features(*taps)
+
+    def to(self, device: torch.device | str) -> EnsembleTeacher:
+        """See :class:`Teacher`."""
+        for teacher in self.teachers:
+            teacher.to(device)
+        return self
+
+    def after_step(self, student: nn.Module) -> None:
+        """See :class:`Teacher`."""
+        for teacher in self.teachers:
+            teacher.after_step(student)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See :class:`Teacher`."""
+        return {f"{i}.{name}": value for i, one in enumerate(self.teachers) for name, value in one.state_dict().items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See :class:`Teacher`."""
+        for i, teacher in enumerate(self.teachers):
+            head = f"{i}."
+            teacher.load_state_dict({name.removeprefix(head): value for name, value in state.items() if name.startswith(head)})
+
+
+def _weighted(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    total = weights[0] * values[0]
+    for weight, value in zip(weights[1:], values[1:], strict=True):
+        total = total + weight * value
+    return total

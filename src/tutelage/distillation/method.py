@@ -1,0 +1,225 @@
+"""The protocol of a distillation method: it says what the loss is; the trainer owns the loop.
+
+A method in full, classic distillation::
+
+    @system("kd", kind="distillation")
+    class KD(Method):
+        \"\"\"Soft targets (Hinton, Vinyals, Dean, 2015).\"\"\"
+
+        @dataclass(frozen=True)
+        class Config:
+            tau: float = 4.0
+            alpha: float = 0.9
+
+        def weights(self):
+            return {"kd": self.config.alpha, "label": 1 - self.config.alpha}
+
+        def terms(self, batch, student, teacher):
+            return {
+                "kd": losses.kd(student["logits"], teacher["logits"], self.config.tau),
+                "label": losses.cross_entropy(student["logits"], batch.labels),
+            }
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from tutelage.distillation.data import Batch, ReplayableData, Tree
+from tutelage.errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from tutelage.distillation.teacher import Teacher
+
+Output = dict[str, Tensor]
+"""Named heads of one forward pass. A network that returns a bare tensor has the one head ``logits``."""
+
+Terms = dict[str, Tensor]
+"""Named, unweighted scalars whose weighted sum is the loss."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stretch of training.
+
+    ``share``: its part of the steps, relative to the other stages' shares. ``lr``: factor on the learning rate.
+    ``trains``: of a parameter's name (``student.…`` or ``method.…``), whether this stage trains it; None: every one.
+    ``restart``: the schedule of the learning rate begins anew, over this stage's steps.
+    """
+
+    name: str = "train"
+    share: float = 1.0
+    lr: float = 1.0
+    trains: Callable[[str], bool] | None = None
+    restart: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingProgress:
+    """Where training stands: ``step`` of ``steps`` (from 0), ``epoch`` (a real number: samples seen / samples), the
+    stage with its own ``phase_step`` of ``phase_steps``, and the batch of accumulation within the step (``micro``)."""
+
+    step: int = 0
+    steps: int = 1
+    epoch: float = 0.0
+    epochs: float = 1.0
+    phase: Phase = Phase()
+    phase_step: int = 0
+    phase_steps: int = 1
+    micro: int = 0
+
+    @property
+    def fraction(self) -> float:
+        """``step / steps``, in 0..1."""
+        return self.step / self.steps
+
+
+class Method(nn.Module):
+    """What is learned from what. Subclasses define :meth:`loss_terms`, and override more only where they must.
+
+    State is what ``nn.Module`` makes it: sub-modules with trainable parameters (projections) are trained beside the
+    student, buffers and frozen sub-modules (queues, moving averages, class means) are saved and resumed with it. Never
+    assign the student or the teacher to an attribute: they are held beside the method (a list or a ``FeatureHooks`` may refer
+    to them); the trainer refuses a method that owns their parameters.
+
+    ``progress`` is set by the trainer before each forward. ``unused_parameters``: glob patterns of parameter names (``student.…``,
+    ``method.…``) that get no gradient by design; the doctor and the contract test allow these and no others.
+    ``needs_labels`` / ``needs_teacher``: refused at the start rather than in the middle. ``deterministic_teacher``: the
+    teacher is asked for exactly one answer a batch, on the batch as the data supplied it: only then can it be cached.
+    ``matched_heads``: the heads in which student and teacher must have one shape.
+
+    A system also offers ``tiny(seed) -> TrainingJob``, a class method: a lesson of a few seconds that tests and the doctor
+    run.
+    """
+
+    unused_parameters: tuple[str, ...] = ()
+    needs_labels: bool = False
+    needs_teacher: bool = True
+    deterministic_teacher: bool = True
+    matched_heads: tuple[str, ...] = ("logits",)
+
+    @dataclass(frozen=True)
+    class Config:
+        """The options of the method; a subclass defines its own frozen dataclass of plain values."""
+
+    def __init__(self, config: Any = None, **options: Any):
+        """``config``, or its fields as ``options``.
+
+        Raises:
+            InputError: an option the method does not have; the message offers the nearest names.
+        """
+        super().__init__()
+        known = [item.name for item in fields(self.Config)]
+        for name in options:
+            if name not in known:
+                raise InputError(
+                    f"{type(self).__name__} has no option {name!r}",
+                    where=name,
+                    remedy=did_you_mean(name, known) if known else "it has no options",
+                )
+        if config is not None and options:
+            raise InputError("give a config or its options, not both", remedy="use dataclasses.replace(config, …)")
+        try:
+            self.config: Any = config if config is not None else self.Config(**options)
+        except TypeError as error:
+            message = f"an option of {type(self).__name__} is of the wrong type: {error}"
+            raise InputError(message, where=", ".join(options), remedy=f"the defaults are {self.Config()}"[:300]) from error
+        self.progress = TrainingProgress()
+
+    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
+        """Build what depends on observed shapes or on all data: projections, taps, queues, class means.
+
+        Called once, before the optimiser is made, without gradients, with a seeded global generator, student and
+        teacher in eval mode; all buffers must exist afterwards. ``example`` is the first batch. For a pass over the
+        plain samples use ``data.batch(indices, None)`` and ``teacher.live``.
+        """
+
+    def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
+        """The outputs of student and teacher on ``batch``; the default is one pass of each, teacher first, so that the
+        teacher's activations are gone before the student's are kept. Override for several views, rollouts, queues."""
+        taught = teacher(batch) if teacher is not None else {}
+        return forward_heads(student, batch.inputs), taught
+
+    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
+        """The named losses, unweighted; every call of a run gives the same names."""
+        raise NotImplementedError
+
+    def loss_weights(self) -> Mapping[str, float]:
+        """The weight of each term at ``self.progress``; a term not named weighs 1, a weight of 0 leaves it out."""
+        return {}
+
+    def phases(self) -> Sequence[Phase]:
+        """The stretches of training, in order."""
+        return (Phase(),)
+
+    def groups(self, student: nn.Module) -> Sequence[Mapping[str, Any]] | None:
+        """Parameter groups for the optimiser: ``{"params": […], "lr_scale": 1.0, "weight_decay": …}``, covering student
+        and method. None: one group of all."""
+        return None
+
+    def backward(self, loss: Callable[[], Tensor]) -> None:
+        """Accumulate the gradient of ``loss()``. Override where a step needs two passes (sharpness-aware descent)."""
+        loss().backward()
+
+    def before_update(self, student: nn.Module) -> None:
+        """Called once a step with all gradients in place, before clipping and the optimiser."""
+
+    def after_step(self, student: nn.Module) -> None:
+        """Called after each optimiser step: moving averages, queues, sorting."""
+
+    def export(self, student: nn.Module) -> nn.Module:
+        """The plain student: runs without any training code, in eval mode, on its own copy of the weights; the network
+        itself where it was trained compiled or inside ``DistributedDataParallel``."""
+        return copy.deepcopy(unwrap_model(student)).eval().requires_grad_(True)
+
+
+@functools.lru_cache(maxsize=256)
+def _takes_one(forward: Callable[..., Any]) -> bool:
+    """Whether a network's ``forward`` has exactly one positional parameter, and so takes a dict whole."""
+    given = list(inspect.signature(forward).parameters.values())[1:]
+    positional = [p for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    return len(positional) == 1 and not any(p.kind == p.VAR_POSITIONAL for p in given)
+
+
+def unwrap_model(network: nn.Module) -> nn.Module:
+    """The network itself, inside ``torch.compile`` and ``DistributedDataParallel``."""
+    while True:
+        inner = getattr(network, "_orig_mod", None)
+        if inner is None and type(network).__name__ in ("DistributedDataParallel", "DataParallel"):
+            inner = network.module
+        if not isinstance(inner, nn.Module):
+            return network
+        network = inner
+
+
+def forward_heads(network: nn.Module, inputs: Tree) -> Output:
+    """One forward pass as named heads.
+
+    A tensor is passed as it is, a tuple as positional arguments; a dict as the one argument where the network's
+    ``forward`` has one, by keyword where it has several. A bare tensor comes back as ``{"logits": tensor}``; of a dict
+    (a ``transformers`` output too) the tensors are kept under their names.
+
+    Raises:
+        InputError: the network returns neither a tensor nor a dict of tensors.
+    """
+    if isinstance(inputs, Tensor):
+        output = network(inputs)
+    elif isinstance(inputs, Mapping):
+        output = network(inputs) if _takes_one(type(unwrap_model(network)).forward) else network(**inputs)
+    else:
+        output = network(*inputs)
+    if isinstance(output, Tensor):
+        return {"logits": output}
+    if isinstance(output, Mapping):
+        return {name: item for name, item in output.items() if isinstance(item, Tensor)}
+    raise InputError(
+        f"{type(unwrap_model(network)).__name__} returned {type(output).__name__}",
+        remedy="return a tensor, or a dict of named tensors",
+    )

@@ -1,0 +1,215 @@
+"""Recipes: a distillation as a TOML file, read into typed dataclasses. A file names no callable.
+
+::
+
+    method = "kd"
+    seeds = 3
+    out = "runs/fashion"
+
+    [student]
+    model = "…"              # a registered backbone, or timm:NAME, hf:NAME where the extra is installed
+    options = { classes = 10 }
+
+    [teacher]
+    model = "…"
+    weights = "teacher.safetensors"
+
+    [data]
+    name = "fashion-mnist"   # a packaged data set, or: file = "data.npz" with arrays inputs and labels
+
+    [options]                # of the method
+    tau = 4.0
+
+    [settings]
+    steps = 2000
+
+    [views]
+    crop = 2
+
+    [cache]
+    folder = "runs/cache"
+    store = "fp16"
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from tutelage import reading
+from tutelage.distillation.augmentation import Augmentation
+from tutelage.distillation.job import TrainingSettings
+from tutelage.errors import InputError, did_you_mean
+
+T = TypeVar("T")
+Plain = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A network by name, with its options and, if trained already, a safetensors file of weights."""
+
+    model: str
+    options: dict[str, Plain] = field(default_factory=dict)
+    weights: str | None = None
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """A packaged data set by ``name``, or a ``file`` (.npz or .safetensors with ``inputs`` and, if any, ``labels``).
+    ``labels``: use them; ``limit``: only so many samples, the first."""
+
+    name: str | None = None
+    file: str | None = None
+    labels: bool = True
+    limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if (self.name is None) == (self.file is None):
+            raise InputError("give either a name or a file", where="data", remedy='name = "…" or file = "data.npz"')
+
+
+@dataclass(frozen=True)
+class CacheSpec:
+    """Where the teacher's answers are kept, and how: one word for all heads, or one a head."""
+
+    folder: str
+    store: str | dict[str, str] = "fp32"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole distillation; see the module's example. ``test``: labelled data to score on (a packaged data set brings its
+    own). ``labelled``: what the student alone learns from in a comparison, by default ``data``. ``tensorboard``: write the
+    logs as its events too."""
+
+    student: ModelSpec
+    data: DataSpec
+    test: DataSpec | None = None
+    labelled: DataSpec | None = None
+    teacher: ModelSpec | None = None
+    method: str = "kd"
+    options: dict[str, Plain] = field(default_factory=dict)
+    settings: TrainingSettings = TrainingSettings()
+    views: Augmentation | None = None
+    cache: CacheSpec | None = None
+    seeds: int = 1
+    out: str | None = None
+    tensorboard: bool = False
+
+
+def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a TOML file, with ``a.b=value`` overrides (a value is TOML; bare words are text).
+
+    Raises:
+        InputError: no such file, not TOML (with the line), an unknown key (with the nearest names), or a value of the
+            wrong type; the message names the key.
+    """
+    return read_file(Recipe, Path(path), overrides)
+
+
+def read_file(kind: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:
+    """A dataclass from a TOML file (None: from nothing), with ``a.b=value`` overrides; see :func:`read`.
+
+    Raises:
+        InputError: as :func:`read_recipe`.
+    """
+    plain = reading.read_toml(path) if path is not None else {}
+    for override in overrides:
+        _override(plain, override)
+    return read(kind, plain, str(path) if path is not None else "--set")
+
+
+def _override(plain: dict[str, Any], text: str) -> None:
+    name, separator, value = text.partition("=")
+    keys = name.strip().split(".")
+    if not separator or not all(keys):
+        raise InputError(f"not an override: {text!r}", where="--set", remedy="--set settings.steps=100")
+    try:
+        parsed = reading.parse_toml(f"value = {value}", f"--set {name}")["value"]
+    except InputError:
+        parsed = value
+    for key in keys[:-1]:
+        plain = plain.setdefault(key, {})
+        if not isinstance(plain, dict):
+            raise InputError(f"{key} is no table", where=f"--set {name}")
+    plain[keys[-1]] = parsed
+
+
+def read(kind: type[T], plain: Mapping[str, Any], where: str) -> T:
+    """A dataclass from plain values, checked field by field; nested dataclasses, optional fields, tuples, dicts and
+    literals are understood.
+
+    Raises:
+        InputError: an unknown, missing or mistyped key; ``where`` and the key's dotted path are named.
+    """
+    return _value(kind, plain, where, "")
+
+
+def _value(kind: Any, value: Any, where: str, path: str) -> Any:
+    place = f"{where}: {path}" if path else where
+    origin, inner = get_origin(kind), get_args(kind)
+    if is_dataclass(kind) and isinstance(kind, type):
+        return _record(kind, value, where, path)
+    if origin in (Union, types.UnionType):
+        if value is None and type(None) in inner:
+            return None
+        return _union([one for one in inner if one is not type(None)], value, where, path)
+    if origin is Literal:
+        if value not in inner:
+            raise InputError(f"unknown value {value!r}", where=place, remedy=did_you_mean(str(value), [str(i) for i in inner]))
+        return value
+    if origin is tuple and isinstance(value, (list, tuple)):
+        kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
+        if len(kinds) != len(value):
+            raise InputError(f"{len(value)} values, not {len(kinds)}", where=place)
+        return tuple(_value(one, item, where, f"{path}[{i}]") for i, (one, item) in enumerate(zip(kinds, value, strict=True)))
+    if origin is dict and isinstance(value, Mapping):
+        return {key: _value(inner[1], item, where, f"{path}.{key}") for key, item in value.items()}
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    plain_kind = origin or kind
+    if isinstance(value, plain_kind) and not (isinstance(value, bool) and plain_kind is not bool):
+        return value
+    raise InputError(f"{value!r} is no {getattr(plain_kind, '__name__', plain_kind)}", where=place, remedy="see the example")
+
+
+def _union(kinds: list[Any], value: Any, where: str, path: str) -> Any:
+    """The first kind that takes the value; of one kind alone its own error is raised."""
+    if len(kinds) == 1:
+        return _value(kinds[0], value, where, path)
+    if type(value) in kinds:
+        return value
+    for kind in kinds:
+        try:
+            return _value(kind, value, where, path)
+        except InputError:
+            continue
+    names = " or ".join(getattr(get_origin(kind) or kind, "__name__", str(kind)) for kind in kinds)
+    raise InputError(f"{value!r} is no {names}", where=f"{where}: {path}", remedy="see the example")
+
+
+def _record(kind: type[T], value: Any, where: str, path: str) -> T:
+    if isinstance(value, kind):
+        return value
+    place = f"{where}: {path}" if path else where
+    if not isinstance(value, Mapping):
+        raise InputError(f"{value!r} is no table", where=place, remedy=f"write [{path}] and its keys below")
+    hints = get_type_hints(kind)
+    known = {item.name: item for item in fields(kind)}  # type: ignore[arg-type]
+    given: dict[str, Any] = {}
+    for key, item in value.items():
+        inside = f"{path}.{key}" if path else key
+        if key not in known:
+            raise InputError("unknown key", where=f"{where}: {inside}", remedy=did_you_mean(key, list(known)))
+        given[key] = _value(hints[key], item, where, inside)
+    for name, item in known.items():
+        if name not in given and item.default is MISSING and item.default_factory is MISSING:
+            raise InputError(f"{name!r} is missing", where=place, remedy=f"add {name}")
+    try:
+        return kind(**given)
+    except InputError as error:
+        raise InputError(error.message, where=f"{where}: {error.where}", remedy=error.remedy) from error

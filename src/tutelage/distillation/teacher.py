@@ -1,0 +1,306 @@
+"""Teachers: anything that answers a batch with named heads, without a gradient.
+
+A teacher is held beside the student, never wrapped into it. Whatever the kind, ``teacher(batch) -> Output`` checks
+nothing and costs nothing but the answer; ``fingerprint`` names its weights, so that what it said can be cached.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.distillation.data import Batch, map_tree
+from tutelage.distillation.feature_hooks import FeatureHooks
+from tutelage.errors import InputError, StaleError
+from tutelage.storage import fingerprint
+
+if TYPE_CHECKING:
+    from tutelage.distillation.cache import Cache
+    from tutelage.distillation.method import Output
+
+
+def network_fingerprint(network: nn.Module) -> str:
+    """A hash of a network's class, and of the name, shape and bytes of each weight and buffer."""
+    parts: list[Any] = [type(network).__qualname__]
+    for name, value in sorted(network.state_dict().items()):
+        data = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        parts += [name, str(value.dtype), list(value.shape), data]
+    return fingerprint(*parts)
+
+
+class Teacher:
+    """The protocol. Subclasses define :meth:`predict`; those that learn or count also the rest.
+
+    ``network`` is the live network where there is one (a method may run parts of it), else None.
+    """
+
+    network: nn.Module | None = None
+    frozen: bool = True
+    """Whether its answers stay the same while it teaches: only then can they be cached."""
+
+    def __call__(self, batch: Batch) -> Output:
+        """The heads for ``batch``, without gradients."""
+        with torch.no_grad():
+            return self.predict(batch)
+
+    def predict(self, batch: Batch) -> Output:
+        """The heads for ``batch``; runs under ``no_grad``."""
+        raise NotImplementedError
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes whenever an answer may change."""
+        raise NotImplementedError
+
+    def request_features(self, *taps: str) -> None:
+        """Ask that every answer also hold the outputs of these named sub-modules, under their names.
+
+        Raises:
+            InputError: this teacher cannot show them.
+        """
+        if taps:
+            raise InputError(f"{type(self).__name__} shows no inner outputs", where=taps[0], remedy="give the live network")
+
+    @property
+    def uncached(self) -> Teacher:
+        """The teacher that can be asked about other inputs than the training views: itself, but for a cached one."""
+        return self
+
+    @property
+    def black_boxes(self) -> Sequence[BlackBoxTeacher]:
+        """The black boxes that an answer asks: their queries are counted, and may cost."""
+        return ()
+
+    def to(self, device: torch.device | str) -> Teacher:
+        """Move the teacher to ``device``."""
+        return self
+
+    def after_step(self, student: nn.Module) -> None:
+        """Called after each step of the student: moving averages."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What must be saved to resume: nothing, unless the teacher changes or counts while it teaches."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take up what :meth:`state_dict` gave."""
+
+
+class NetworkTeacher(Teacher):
+    """A frozen network, always in eval mode, whatever the trainer does to the student.
+
+    Args:
+        network: the teacher; its parameters are marked as needing no gradient.
+        taps: names of sub-modules whose outputs become heads too.
+        heads: new names for its heads, ``{"head": "logits"}``.
+        channels_last: weights and 4-D inputs in that layout.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        taps: Sequence[str] = (),
+        heads: Mapping[str, str] | None = None,
+        channels_last: bool = False,
+    ):
+        self.network: nn.Module = network.eval().requires_grad_(False)
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.heads, self.channels_last = dict(heads or {}), channels_last
+        self._taps = FeatureHooks(network, taps)
+
+    def request_features(self, *taps: str) -> None:
+        """See :class:`Teacher`."""
+        self._taps = FeatureHooks(self.network, (*self._taps.names, *(name for name in taps if name not in self._taps.names)))
+
+    def predict(self, batch: Batch) -> Output:
+        """See :class:`Teacher`."""
+        from tutelage.distillation.method import forward_heads
+
+        if self.network.training:
+            self.network.eval()
+        inputs = batch.inputs
+        if self.channels_last:
+            inputs = map_tree(lambda t: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t, inputs)
+        if not self._taps.names:
+            said = forward_heads(self.network, inputs)
+        else:
+            with self._taps as taken:
+                said = forward_heads(self.network, inputs)
+                said |= taken
+        return {self.heads.get(name, name): value for name, value in said.items()} if self.heads else said
+
+    @property
+    def fingerprint(self) -> str:
+        """See :class:`Teacher`."""
+        return network_fingerprint(self.network)
+
+    def to(self, device: torch.device | str) -> NetworkTeacher:
+        """See :class:`Teacher`."""
+        self.network.to(device)
+        return self
+
+
+class EMATeacher(NetworkTeacher):
+    """The student's exponential moving average, ``theta <- d theta + (1 - d) student`` after each step; buffers are
+    copied (Tarvainen, Valpola, 2017). ``decay`` may be a function of the number of updates so far."""
+
+    frozen = False
+
+    def __init__(self, student: nn.Module, decay: float | Callable[[int], float] = 0.999, taps: Sequence[str] = ()):
+        super().__init__(copy.deepcopy(student), taps)
+        self.decay, self.updates = decay, 0
+
+    @torch.no_grad()
+    def after_step(self, student: nn.Module) -> None:
+        """See :class:`Teacher`."""
+        decay = self.decay if isinstance(self.decay, float) else self.decay(self.updates)
+        ours: list[Tensor] = list(self.network.parameters())
+        theirs = [p.detach() for p in student.parameters()]
+        torch._foreach_lerp_(ours, theirs, 1.0 - decay)
+        for mine, other in zip(self.network.buffers(), student.buffers(), strict=True):
+            mine.copy_(other)
+        self.updates += 1
+
+    @property
+    def fingerprint(self) -> str:
+        """Names the kind alone: the weights follow the student, and nothing this teacher says can be cached."""
+        return fingerprint("moving average", self.decay if isinstance(self.decay, float) else self.decay.__qualname__)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """See :class:`Teacher`."""
+        return {f"network.{k}": v for k, v in self.network.state_dict().items()} | {"updates": torch.tensor(self.updates)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See :class:`Teacher`."""
+        self.updates = int(state["updates"])
+        self.network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k != "updates"})
+
+
+class SelfTeacher(NetworkTeacher):
+    """The student as it was when the lesson began: a frozen copy."""
+
+    def __init__(self, student: nn.Module, taps: Sequence[str] = ()):
+        super().__init__(copy.deepcopy(student), taps)
+
+
+class BlackBoxTeacher(Teacher):
+    """Any callable: it is given ``batch.inputs`` and returns a tensor (``logits``), an array, or a dict of these.
+
+    ``queries`` counts the samples it was asked for; ``limit`` stops before more are. ``version`` must name what answers
+    (a model's name and date), since a callable has no fingerprint of its own.
+
+    Raises:
+        InputError: the limit would be passed.
+    """
+
+    def __init__(self, function: Callable[[Any], Any], version: str, limit: int | None = None):
+        self.function, self.version, self.limit, self.queries = function, version, limit, 0
+
+    def predict(self, batch: Batch) -> Output:
+        """See :class:`Teacher`."""
+        if self.limit is not None and self.queries + len(batch) > self.limit:
+            raise InputError(
+                f"{self.queries + len(batch)} queries would pass the limit of {self.limit}",
+                where=f"teacher {self.version}",
+                remedy="raise the limit, take fewer steps, or cache the teacher: it is then asked once a view",
+            )
+        said = self.function(batch.inputs)
+        self.queries += len(batch)
+        named = said if isinstance(said, Mapping) else {"logits": said}
+        return {name: torch.as_tensor(value).detach() for name, value in named.items()}
+
+    @property
+    def black_boxes(self) -> Sequence[BlackBoxTeacher]:
+        """See :class:`Teacher`."""
+        return (self,)
+
+    @property
+    def fingerprint(self) -> str:
+        """See :class:`Teacher`."""
+        return fingerprint("black box", self.version)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The count goes on over a resumed run."""
+        return {"queries": torch.tensor(self.queries)}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """See :class:`Teacher`."""
+        self.queries = int(state["queries"])
+
+
+class CachedTeacher(Teacher):
+    """What another teacher said, read from a cache by view; a view that is not in it is an error, never recomputed.
+
+    Args:
+        cache: an open cache.
+        teacher: the teacher it must have been built from; None: not checked.
+
+    Raises:
+        StaleError: the cache was built from another teacher.
+    """
+
+    def __init__(self, cache: Cache, teacher: Teacher | None = None):
+        if teacher is not None and teacher.fingerprint != cache.metadata["teacher"]:
+            raise StaleError(
+                f"built from teacher {cache.metadata['teacher']}, this teacher is {teacher.fingerprint}",
+                where=cache.root,
+                remedy="build the cache again in a new folder",
+            )
+        self.cache, self.source = cache, teacher
+        self.network = teacher.network if teacher is not None else None
+
+    @property
+    def uncached(self) -> Teacher:
+        """See :class:`Teacher`.
+
+        Raises:
+            InputError: the cache was opened without its teacher.
+        """
+        if self.source is None:
+            raise InputError(
+                "the method asks the teacher about inputs that are not in the cache",
+                where=self.cache.root,
+                remedy="give the teacher beside its cache",
+            )
+        return self.source
+
+    def request_features(self, *taps: str) -> None:
+        """See :class:`Teacher`."""
+        missing = [name for name in taps if name not in self.cache.metadata["heads"]]
+        if missing:
+            raise StaleError(
+                f"the cache holds no output of {', '.join(missing)}",
+                where=self.cache.root,
+                remedy="build it again with these taps",
+            )
+
+    def predict(self, batch: Batch) -> Output:
+        """See :class:`Teacher`."""
+        return self.cache.read(batch)
+
+    @property
+    def fingerprint(self) -> str:
+        """See :class:`Teacher`."""
+        return str(self.cache.metadata["teacher"])
+
+
+def as_teacher(teacher: Any) -> Teacher | None:
+    """A network as :class:`NetworkTeacher`, a teacher as itself, None as None.
+
+    Raises:
+        InputError: anything else; a bare callable must say its version: ``BlackBoxTeacher(function, version=…)``.
+    """
+    if teacher is None or isinstance(teacher, Teacher):
+        return teacher
+    if isinstance(teacher, nn.Module):
+        return NetworkTeacher(teacher)
+    raise InputError(
+        f"{type(teacher).__name__} is no teacher",
+        where="teacher",
+        remedy="give a network, or BlackBox(callable, version='…')",
+    )

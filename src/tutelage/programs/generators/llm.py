@@ -1,0 +1,107 @@
+"""The writer that asks a language model, an endpoint's or a local one, and keeps its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from tutelage.programs.generators.base import Candidate, FailedProgram, GenerationRequest
+from tutelage.programs.generators.completions import (
+    Completion,
+    CompletionCache,
+    CompletionRequest,
+    LanguageModel,
+    Usage,
+    extract_program,
+)
+from tutelage.programs.generators.few_shot import Prompt, PromptBuilder
+from tutelage.programs.types import LimitExceeded, ParseFailure, ProgramFailure
+from tutelage.seeds import derive
+
+ProgressCallback = Callable[[float, float], None]
+
+
+class LLMGenerator:
+    """Writes programs with a language model, from few-shot prompts; can be told its faults.
+
+    One draft is greedy; several are sampled at ``temperature``, each from its own stream of ``seed``. Equal prompts are
+    asked once, and never again where ``cache`` keeps them. ``usage`` counts; ``on_progress`` is told (done, total).
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        prompts: PromptBuilder,
+        *,
+        cache: CompletionCache | None = None,
+        temperature: float = 0.7,
+        seed: int = 0,
+        on_progress: ProgressCallback | None = None,
+    ):
+        self.model, self.prompts, self.usage, self.on_progress = model, prompts, Usage(), on_progress
+        self._cache, self._temperature, self._seed = cache, temperature, seed
+
+    @property
+    def name(self) -> str:
+        """The model's."""
+        return self.model.name
+
+    def generate(self, requests: Sequence[GenerationRequest], n: int = 1) -> list[list[Candidate]]:
+        """``n`` drafts each.
+
+        Raises:
+            InputError: the examples do not hold, or the model cannot be reached as it is set.
+        """
+        asks, places = list[CompletionRequest | ProgramFailure](), list[GenerationRequest]()
+        for request in requests:
+            for sample in range(n):
+                asks.append(self._completion_request(partial(self.prompts.prompt, request, sample), sample, n))
+                places.append(request)
+        drafts = [self._candidate(request, answer) for request, answer in zip(places, self._complete(asks), strict=True)]
+        return [drafts[start : start + n] for start in range(0, len(drafts), n)]
+
+    def repair(self, failed_programs: Sequence[FailedProgram]) -> list[Candidate]:
+        """A greedy second draft for each fault: the model is shown its program and the error."""
+        asks = [self._completion_request(partial(self.prompts.repair, fault)) for fault in failed_programs]
+        return [self._candidate(fault.request, answer) for fault, answer in zip(failed_programs, self._complete(asks), strict=True)]
+
+    def _completion_request(self, prompt: Callable[[], Prompt], sample: int = 0, n: int = 1) -> CompletionRequest | ProgramFailure:
+        try:
+            asked = prompt()
+        except ParseFailure as failure:
+            return failure
+        if n == 1 or self._temperature == 0:
+            return CompletionRequest(asked)
+        return CompletionRequest(asked, self._temperature, derive(self._seed, "sampled programs", sample) % 2**31)
+
+    def _complete(self, requests: Sequence[CompletionRequest | ProgramFailure]) -> list[Completion | ProgramFailure]:
+        known: dict[CompletionRequest, Completion | ProgramFailure] = {}
+        settings = self.model.settings
+        wanted = list(dict.fromkeys(ask for ask in requests if isinstance(ask, CompletionRequest)))
+        for ask in wanted:
+            kept = self._cache.get(settings, ask) if self._cache is not None else None
+            if kept is not None:
+                known[ask] = kept
+                self.usage.cached += 1
+        missing = [ask for ask in wanted if ask not in known]
+        self._report_progress(len(known), len(wanted))
+        for number, answer in self.model.complete(missing):
+            known[missing[number]] = answer
+            self.usage.add(answer)
+            if self._cache is not None and isinstance(answer, Completion):
+                self._cache.put(settings, missing[number], answer)
+            self._report_progress(len(known), len(wanted))
+        return [known[ask] if isinstance(ask, CompletionRequest) else ask for ask in requests]
+
+    def _report_progress(self, done: int, total: int) -> None:
+        if self.on_progress is not None:
+            self.on_progress(done, total)
+
+    def _candidate(self, request: GenerationRequest, answer: Completion | ProgramFailure) -> Candidate:
+        if isinstance(answer, ProgramFailure):
+            return Candidate("", self.name, failure=answer)
+        text = extract_program(answer.text, request.dsl)
+        if answer.finish == "length":
+            cut = LimitExceeded("the model's answer was cut at its token limit", remedy="allow more tokens")
+            return Candidate(text, self.name, answer.probability, cut)
+        return Candidate(text, self.name, answer.probability)

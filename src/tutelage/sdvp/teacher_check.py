@@ -1,0 +1,77 @@
+"""Accept the teacher: on a small labelled probe it must beat the student, else the pair is skipped (ours)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from tutelage.modules.visual_module import CallLabel, VisualModule
+from tutelage.programs.answers import normalize_answer
+from tutelage.programs.types import Call, Module, Value
+from tutelage.programs.values import Box, iou
+from tutelage.sdvp.collect import call_of, gold_forcing
+from tutelage.sdvp.questions import Question, solve
+from tutelage.sdvp.teachers import ModuleTeacher
+
+Probe = list[tuple[Call, CallLabel]]
+
+
+@dataclass(frozen=True)
+class TeacherCheck:
+    """How teacher and student did on the probe calls that the teacher covers."""
+
+    accepted: bool
+    teacher: float | None
+    student: float | None
+    calls: int
+
+
+def gold_probe(questions: Sequence[Question], modules: Mapping[str, Module], dsl: str = "visprog") -> dict[str, Probe]:
+    """Labelled calls by module: the questions' programs run with every step's true value."""
+    found: dict[str, Probe] = {name: [] for name in modules}
+    for trace in solve(questions, modules, dsl, substitute=gold_forcing(questions, dsl)):
+        for record in trace.steps:
+            if record.module in found and record.substituted:
+                found[record.module].append((call_of(record), CallLabel(record.output)))
+    return found
+
+
+def answer_probe(questions: Sequence[Question], modules: Mapping[str, Module], dsl: str = "visprog") -> dict[str, Probe]:
+    """Labelled calls by module where only final answers are known: those whose value is the program's answer as it stands.
+
+    The crop that such a call sees may be a wrong one; teacher and module are then both judged on it.
+    """
+    found: dict[str, Probe] = {}
+    known = [question for question in questions if question.answer is not None]
+    for question, trace in zip(known, solve(known, modules, dsl), strict=True):
+        steps = [record for record in trace.steps if record.module != "RESULT"]
+        last = steps[-1] if steps and trace.status == "ok" else None
+        if last is None or modules[last.module].symbolic or isinstance(last.output, list):  # no boxes spell as "no"
+            continue
+        if normalize_answer(last.output) == normalize_answer(trace.answer):
+            found.setdefault(last.module, []).append((call_of(last), CallLabel(question.answer)))
+    return found
+
+
+def value_matches(value: Value, gold: Value) -> float:
+    """1 where a step's value is right: equal answers; for boxes, as many as there are, each gold one met (IoU 0.5)."""
+    if isinstance(gold, list):
+        boxes = value if isinstance(value, list) else []
+        return float(len(boxes) == len(gold) and all(any(iou(b, g) >= 0.5 for b in boxes) for g in gold if isinstance(g, Box)))
+    return float(normalize_answer(value) == normalize_answer(gold))
+
+
+def check_teacher(teacher: ModuleTeacher, module: VisualModule, calls: Probe) -> TeacherCheck:
+    """Whether the teacher beats the module on the covered calls of the probe; without such calls it is accepted unseen."""
+    said = teacher.label([call for call, _ in calls])
+    covered = [i for i, label in enumerate(said) if label is not None]
+    if not covered:
+        return TeacherCheck(True, None, None, 0)
+    values: list[Value] = []
+    for start in range(0, len(covered), 256):
+        values += module.run([calls[i][0] for i in covered[start : start + 256]]).values
+    golds = [calls[i][1].value for i in covered]
+    labels = [label for label in said if label is not None]
+    theirs = sum(value_matches(label.value, gold) for label, gold in zip(labels, golds, strict=True)) / len(covered)
+    ours = sum(value_matches(value, gold) for value, gold in zip(values, golds, strict=True)) / len(covered)
+    return TeacherCheck(theirs > ours, theirs, ours, len(covered))

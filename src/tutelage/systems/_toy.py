@@ -1,0 +1,146 @@
+"""What several systems share: a check of labels; small networks and toy images for tiny lessons and experiments."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.small_models import SmallCNN, conv_norm
+from tutelage.errors import InputError
+from tutelage.seeds import derive, torch_rng
+
+__all__ = [
+    "SelfAttention",
+    "TransformerBlock",
+    "HierarchicalTransformer",
+    "OverlapPatchEmbed",
+    "SmallCNN",
+    "TransformerStage",
+    "build_with_seed",
+    "class_ids",
+    "conv_norm",
+    "feed_forward",
+    "toy_images",
+]
+
+T = TypeVar("T")
+
+
+def build_with_seed(make: Callable[[], T], seed: int, *names: object) -> T:
+    """``make()`` under a global generator seeded by the stream ``names`` of ``seed``; the generator is put back."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(seed, *names))
+        return make()
+
+
+def class_ids(labels: Tensor | None) -> Tensor:
+    """``labels`` where they are class ids [B].
+
+    Raises:
+        InputError: there are none, or they are probabilities: the target class would not be one class.
+    """
+    if labels is None or labels.ndim != 1 or labels.dtype != torch.int64:
+        raise InputError("the loss needs one class id a sample", where="labels", remedy="give int64 labels [B]; no mixed labels")
+    return labels
+
+
+def toy_images(seed: int, count: int = 64, classes: int = 4, channels: int = 1, image_size: int = 8) -> TensorData:
+    """Noisy class prototypes: images [count, channels, side, side], labels [count], every class present."""
+    rng = torch_rng(seed, "toy images")
+    labels = torch.arange(count) % classes
+    prototypes = torch.randn(classes, channels, image_size, image_size, generator=rng)
+    return TensorData(prototypes[labels] + 0.5 * torch.randn(count, channels, image_size, image_size, generator=rng), labels)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention [B, N, D] -> [B, N, D]; ``weights`` is a tap on the probabilities [B, heads, N, N].
+
+    ``mask`` [B, N]: 1 marks the tokens that may be attended to.
+    """
+
+    def __init__(self, dim: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
+        self.weights = nn.Identity()
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The mixed tokens."""
+        parts = (part(x) for part in (self.query, self.key, self.value))
+        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
+        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask.bool()[:, None, None], torch.finfo(scores.dtype).min)
+        return self.out((self.weights(scores.softmax(-1)) @ v).transpose(1, 2).flatten(2))
+
+
+def feed_forward(dim: int, ratio: int = 4) -> nn.Sequential:
+    """Linear, GELU, Linear."""
+    return nn.Sequential(nn.Linear(dim, ratio * dim), nn.GELU(), nn.Linear(ratio * dim, dim))
+
+
+class TransformerBlock(nn.Module):
+    """A transformer block, each part after its norm: ``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``."""
+
+    def __init__(self, dim: int, heads: int, ratio: int = 4):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.attention, self.mlp = SelfAttention(dim, heads), feed_forward(dim, ratio)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """[B, N, D] -> [B, N, D]; ``mask`` [B, N]: 1 marks the tokens that may be attended to."""
+        x = x + self.attention(self.norm1(x), mask)
+        return x + self.mlp(self.norm2(x))
+
+
+class OverlapPatchEmbed(nn.Module):
+    """Overlapped patches: a convolution, then a layer norm over channels; [B, C, H, W] -> tokens [B, N, width]."""
+
+    def __init__(self, in_chans: int, dim: int, stride: int):
+        super().__init__()
+        kernel = 2 * stride - 1
+        self.conv, self.norm = nn.Conv2d(in_chans, dim, kernel, stride, kernel // 2), nn.LayerNorm(dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Tokens in row-major order; the map is [ceil(H / stride), ceil(W / stride)]."""
+        return self.norm(self.conv(images).flatten(2).transpose(1, 2))
+
+
+class TransformerStage(nn.Module):
+    """Patch embedding (a tap: ``embed``), transformer blocks, a norm; a map [B, C, H, W] to the next, smaller one."""
+
+    def __init__(self, in_chans: int, dim: int, depth: int, heads: int, stride: int = 2):
+        super().__init__()
+        self.embed, self.norm, self.stride = OverlapPatchEmbed(in_chans, dim, stride), nn.LayerNorm(dim), stride
+        self.blocks = nn.Sequential(*(TransformerBlock(dim, heads, 2) for _ in range(depth)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The stage's map."""
+        size = tuple(-(-side // self.stride) for side in x.shape[2:])
+        tokens = self.norm(self.blocks(self.embed(x))).transpose(1, 2)
+        # laid out as a stored map is, so that a cached teacher gives the same sums
+        return tokens.clone(memory_format=torch.contiguous_format).unflatten(2, size)
+
+
+class HierarchicalTransformer(nn.Module):
+    """A pyramid of stages, the first of stride ``first``, the others of 2: [B, inputs, H, W] -> a list of maps."""
+
+    def __init__(self, widths: Sequence[int], depths: Sequence[int], inputs: int = 3, first: int = 4, head: int = 16):
+        super().__init__()
+        before = [inputs, *widths]
+        self.stages = nn.ModuleList(
+            TransformerStage(before[i], width, depth, max(1, width // head), 2 if i else first)
+            for i, (width, depth) in enumerate(zip(widths, depths))
+        )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The maps of all stages, the finest first."""
+        maps = []
+        for stage in self.stages:
+            images = stage(images)
+            maps.append(images)
+        return maps
