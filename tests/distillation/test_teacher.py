@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from tutelage.distillation.data import Batch, SampleOrder, TensorData, from_dataset, take_rows
+from tutelage.distillation.data import Batch, SampleOrder, TensorData, take_rows
+from tutelage.distillation.data.sources import as_data
 from tutelage.distillation.ensemble import EnsembleTeacher, RouteByClass, RouteBySample
 from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.method import forward_heads
@@ -302,7 +303,7 @@ def test_view_seeds_repeat_after_the_views_and_differ_by_sample() -> None:
     assert dict(zip(*(t.tolist() for t in shared.step(0)), strict=True)) == by_sample(0)
 
 
-def test_datasets_are_read_once_and_checked() -> None:
+def test_datasets_are_read_and_checked() -> None:
     class Pairs(torch.utils.data.Dataset):
         def __len__(self):
             return 5
@@ -310,7 +311,7 @@ def test_datasets_are_read_once_and_checked() -> None:
         def __getitem__(self, i):
             return {"image": torch.full((2,), float(i))}, i % 2
 
-    data = from_dataset(Pairs())
+    data = as_data(Pairs())
     found = data.batch(torch.tensor([3, 1]), torch.tensor([7, 7]))
     assert found.inputs["image"][:, 0].tolist() == [3, 1] and found.labels.tolist() == [1, 1]
     assert found.seeds.tolist() == [0, 0]
@@ -320,11 +321,11 @@ def test_datasets_are_read_once_and_checked() -> None:
             return torch.zeros(i + 1)
 
     with pytest.raises(InputError, match="shape") as caught:
-        from_dataset(Ragged())
+        as_data(Ragged()).batch(torch.tensor([0, 1]), None)
     assert "item 1" in str(caught.value.where)
     for empty in ([], torch.zeros(0, 3)):
         with pytest.raises(InputError, match="no sample"):
-            from_dataset(empty) if isinstance(empty, list) else TensorData(empty)
+            as_data(empty) if isinstance(empty, list) else TensorData(empty)
     with pytest.raises(InputError, match="labels holds 4"):
         TensorData(torch.zeros(3, 2), torch.zeros(4))
 

@@ -12,10 +12,10 @@ from tutelage.distillation.export import save_onnx, save_torchscript, save_weigh
 from tutelage.distillation.recipe import ModelSpec
 from tutelage.distillation.resolve import build_model
 from tutelage.errors import InputError
+from tutelage.networks.layers import DropPath, LayerNorm2d, LayerScale, drop_path_rates, init_weights
 from tutelage.registry import SystemEntry
 from tutelage.systems import _backbone
 from tutelage.systems._backbone import Backbone, Variant, count_macs, count_parameters, create, create_on_meta, load, published
-from tutelage.systems._layers import DropPath, LayerNorm2d, LayerScale, drop_path_rates, init_weights
 
 
 class Pair(Backbone):

@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from tutelage.errors import InputError
+from tutelage.networks.layers import DropPath
 from tutelage.systems._backbone import count_parameters, create, create_on_meta
-from tutelage.systems._layers import DropPath
 from tutelage.systems.convnext import ConvNeXt, ConvNeXtBlock
 
 SMALL = {"depths": (1, 2, 1), "dims": (8, 12, 16), "stem": 4}

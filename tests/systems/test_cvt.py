@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.errors import InputError
-from tutelage.systems._layers import DropPath
+from tutelage.networks.layers import DropPath
 from tutelage.systems.cvt import ConvProjection, CvT, CvTAttention, CvTBlock, quick_gelu
 
 MINI: dict[str, Any] = CvT.options("mini")

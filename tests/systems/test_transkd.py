@@ -117,7 +117,7 @@ def test_alignment_weights_and_where_its_gradient_goes() -> None:
     assert pea.item() == pytest.approx(sum(w * p.item() for w, p in zip((0.1, 0.1, 0.5, 1.0), parts)), rel=1e-5)
     pea.backward()
     for stage in trainer.student.encoder.stages:
-        assert stage.embed.conv.weight.grad.abs().sum() > 0
+        assert stage.embed.proj.weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in trainer.teacher.network.parameters())
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from tutelage.distillation.augmentation import Augmentation
     from tutelage.distillation.data import TensorData
+    from tutelage.distillation.data.dataset import DatasetData
     from tutelage.distillation.job import TrainingJob
     from tutelage.distillation.method import Method
     from tutelage.distillation.recipe import DataSpec, Recipe
@@ -63,9 +64,9 @@ class LoadedRecipe:
     """What a recipe names, loaded. ``test`` has class labels, or is None."""
 
     recipe: Recipe
-    data: TensorData
-    test: TensorData | None
-    labelled: TensorData | None
+    data: TensorData | DatasetData
+    test: TensorData | DatasetData | None
+    labelled: TensorData | DatasetData | None
     teacher: nn.Module | None
 
     @property
@@ -121,16 +122,25 @@ def prepare(recipe: Recipe) -> LoadedRecipe:
 
     data, test = load(recipe.data, "data", recipe.views)
     if recipe.test is not None:
-        test, _ = load(recipe.test, "test", None)
+        test, _ = load(recipe.test, "test", None, classes_of(data))
     if test is not None and test.labels is None:
         raise InputError("the test data has no labels", where="test", remedy="give a file with an array labels")
-    labelled = load(recipe.labelled, "labelled", recipe.views)[0] if recipe.labelled is not None else None
+    labelled = load(recipe.labelled, "labelled", recipe.views, classes_of(data))[0] if recipe.labelled is not None else None
     teacher = build_model(recipe.teacher) if recipe.teacher is not None else None
     return LoadedRecipe(recipe, data, test, labelled, teacher)
 
 
-def load(spec: DataSpec, where: str, views: Augmentation | None) -> tuple[TensorData, TensorData | None]:
+def classes_of(data: TensorData | DatasetData) -> list[str] | None:
+    """The class names by number, where ``data`` are images in folders."""
+    return getattr(getattr(data, "dataset", None), "classes", None) or None
+
+
+def load(
+    spec: DataSpec, where: str, views: Augmentation | None, classes: list[str] | None = None
+) -> tuple[TensorData | DatasetData, TensorData | None]:
     """The data to train on, in ``views``, and the test data that a packaged data set brings, pixels in 0..1.
+
+    ``classes``: class names by number, for a folder of images whose numbers must be those of another.
 
     Raises:
         InputError: an unknown name; the message offers the nearest.
@@ -140,8 +150,8 @@ def load(spec: DataSpec, where: str, views: Augmentation | None) -> tuple[Tensor
     from tutelage.distillation.data import TensorData
     from tutelage.distillation.resolve import load_data
 
-    if spec.name is None:
-        return load_data(spec, views), None
+    if spec.name is None or spec.kind is not None:
+        return load_data(spec, views, classes), None
     if spec.name not in PACKAGED:
         raise InputError(f"no data set {spec.name!r}", where=f"{where}.name", remedy=did_you_mean(spec.name, list(PACKAGED)))
     images, labels, tests, answers = PACKAGED[spec.name]()

@@ -16,7 +16,8 @@ from torch import nn
 from tutelage import registry, storage
 from tutelage.distillation.cache import Cache
 from tutelage.distillation.cache_build import build, estimate_break_even
-from tutelage.distillation.data import ReplayableData, from_dataset
+from tutelage.distillation.data import ReplayableData
+from tutelage.distillation.data.sources import as_data, batch_size_of
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method
 from tutelage.distillation.parallel import SingleProcess
@@ -120,7 +121,9 @@ def distill(
     Args:
         student: a network, which is copied and not changed, or a function that builds one, called under each seed.
         teacher: a network (then frozen, in eval mode) or a ``Teacher``; None for methods that need none.
-        data: a torch ``Dataset`` of inputs or (input, label) pairs, or a ``ReplayableData``.
+        data: a torch ``Dataset`` of inputs or (input, label) pairs, read lazily; a ``DataLoader``, for its dataset,
+            workers, ``collate_fn`` and, unless ``settings`` or ``batch_size`` say otherwise, its batch size; a folder
+            of images of one size (else see ``image_folder``); or a ``Data``.
         method: a registered name (``tutelage systems`` lists them), a ``Method``, or its class.
         options: of the method, where it is given by name or class.
         settings: how to train; single fields as keywords: ``steps=2000, lr=1e-3``.
@@ -137,6 +140,8 @@ def distill(
     Raises:
         TutelageError: every refusal says where and what to do; see ``trainer.train`` and ``cache_build.build``.
     """
+    if settings is None and "batch_size" not in overrides and batch_size_of(data) is not None:
+        overrides["batch_size"] = batch_size_of(data)
     settings = make_settings(settings, overrides)
     chosen = list(range(settings.seed, settings.seed + seeds)) if isinstance(seeds, int) else list(seeds)
     if not chosen:
@@ -144,13 +149,13 @@ def distill(
     if isinstance(student, nn.Module):
         student = copy.deepcopy(student)  # before the teacher, which may be the same network, is frozen
     source = as_teacher(teacher)
-    supply: ReplayableData = data if callable(getattr(data, "batch", None)) else from_dataset(data)
+    supply: ReplayableData = as_data(data)
     if cache is not None:
         settings = replace(settings, view_seed=chosen[0] if settings.view_seed is None else settings.view_seed)
     together = parallel or SingleProcess()
     results, facts = [], None
     for seed in chosen:
-        lesson = TrainingJob(
+        job = TrainingJob(
             make_student(student, seed),
             source,
             make_method(method, options),
@@ -161,10 +166,10 @@ def distill(
         )
         if cache is not None:
             with together.main_first():
-                lesson.teacher, facts = through_cache(lesson, Path(cache), storage_format, progress)
+                job.teacher, facts = through_cache(job, Path(cache), storage_format, progress)
         folder = Path(out) / f"seed-{seed}" if out is not None else None
         tell = None if progress is None else _named(progress, f"seed {seed}")
-        results.append(train(lesson, folder, tell, check, tensorboard, together))
+        results.append(train(job, folder, tell, check, tensorboard, together))
     queries = {box.version: box.queries for box in source.black_boxes} if source is not None else {}
     done = DistillationResult(results, chosen, Path(out) if out is not None else None, facts, queries)
     if out is not None and together.main:

@@ -33,7 +33,11 @@ VERSION = 1
 def view_keys(batch: Batch) -> np.ndarray:
     """One uint64 a row that names its view: a hash of id and seed, and of the partner's id and seed."""
     if batch.ids is None or batch.seeds is None:
-        raise InputError("the batch has no sample ids or view seeds", where="data", remedy="Data.batch must set them")
+        raise InputError(
+            "the batch has no sample ids or view seeds",
+            where="data",
+            remedy="leave the cache out: a stream, or a random collate_fn, has no views to name",
+        )
     own = view_key(batch.ids.cpu().numpy(), batch.seeds.cpu().numpy())
     if batch.partners is None:
         return own

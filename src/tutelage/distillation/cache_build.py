@@ -30,6 +30,7 @@ from tutelage.distillation.cache import (
 )
 from tutelage.distillation.checkpoint import write_tensors
 from tutelage.distillation.data import Batch, ReplayableData, SampleOrder
+from tutelage.distillation.data.loader import BatchLoader
 from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.teacher import CachedTeacher, Teacher
 from tutelage.errors import InputError, StaleError
@@ -162,8 +163,10 @@ def build_shard(
     columns: dict[str, list[Tensor]] = {}
     seen: set[int] = set()
     first = number * metadata["shard"]
-    for step in range(first, min(first + metadata["shard"], metadata["passes"])):
-        batch = todo.batch(data, step)
+    last = min(first + metadata["shard"], metadata["passes"])
+    loader = BatchLoader(data, todo.order, last)
+    for step in range(first, last):
+        batch = loader.take(step)
         keys = view_keys(batch)
         fresh = [row for row, key in enumerate(keys.tolist()) if not (key in seen or seen.add(key))]  # type: ignore[func-returns-value]
         said = teacher(batch)

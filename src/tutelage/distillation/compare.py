@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tutelage.distillation.data import Batch, ReplayableData
+from tutelage.distillation.data import Batch, ReplayableData, TensorData, flatten_tree
+from tutelage.distillation.data.dataset import DatasetData
+from tutelage.distillation.data.loader import in_order
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, forward_heads
 from tutelage.distillation.supervised import Supervised
@@ -29,7 +31,7 @@ def class_labels(test: ReplayableData) -> Tensor:
     Raises:
         InputError: it has none.
     """
-    labels = test.batch(torch.arange(len(test)), None).labels
+    labels = test.labels if isinstance(test, (TensorData, DatasetData)) else test.batch(torch.arange(len(test)), None).labels
     if not isinstance(labels, Tensor) or labels.ndim != 1:
         raise InputError("the test data has no class labels", where="test", remedy="give [N] int64 labels")
     return labels
@@ -38,8 +40,14 @@ def class_labels(test: ReplayableData) -> Tensor:
 def _chunks(test: ReplayableData, predict: Callable[[Batch], Tensor]) -> Tensor:
     """The softmax of what ``predict`` says of every plain sample, [N, C]; asked in parts that fit into memory."""
     with torch.no_grad():
-        parts = [predict(test.batch(rows, None)) for rows in torch.arange(len(test)).split(1000)]
+        parts = [predict(batch) for batch in in_order(test, _at_once(test))]
     return torch.cat(parts).softmax(-1)
+
+
+def _at_once(test: ReplayableData) -> int:
+    """How many samples are asked about at once: 1000, or as many as fit into 256 MiB."""
+    size = sum(leaf.nbytes for _, leaf in flatten_tree(test.batch(torch.zeros(1, dtype=torch.int64), None).inputs))
+    return min(1000, max(1, (256 << 20) // max(1, size)))
 
 
 def probabilities(network: nn.Module, test: ReplayableData) -> Tensor:

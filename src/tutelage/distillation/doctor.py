@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from tutelage.distillation.cache import difference
 from tutelage.distillation.checkpoint import select_prefix
 from tutelage.distillation.data import Batch, ReplayableData, flatten_tree, map_tree
+from tutelage.distillation.data.dataset import DatasetData
+from tutelage.distillation.data.replay import check_replay, check_worker
 from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.losses import hungarian_assignment
 from tutelage.distillation.method import Method, Output, TrainingProgress, forward_heads
@@ -45,6 +47,7 @@ def check_first_batch(job: TrainingJob, batch: Batch) -> None:
     """
     _finite("inputs", batch.inputs)
     _finite("labels", batch.labels)
+    check_replay(job.data, batch, 4)
     if batch.labels is None and job.method.needs_labels:
         raise InputError(
             f"{type(job.method).__name__} needs labels",
@@ -117,6 +120,8 @@ def diagnose(job: TrainingJob, labelled: ReplayableData | None = None, samples: 
     except TutelageError as error:
         return [Finding("first batch", False, str(error.message), f"{error.where}: {error.remedy}")]
     findings.append(Finding("first batch", True, "inputs, labels, classes and teacher outputs fit together"))
+    if isinstance(job.data, DatasetData):
+        findings += _replayed(job, batch)
     teacher = job.teacher
     if teacher is not None:
         findings += _frozen(teacher, batch)
@@ -125,6 +130,16 @@ def diagnose(job: TrainingJob, labelled: ReplayableData | None = None, samples: 
         findings += _cached(teacher, batch)
     findings += _learning(job, batch, steps)
     return findings
+
+
+def _replayed(job: TrainingJob, batch: Batch) -> Iterator[Finding]:
+    try:
+        check_replay(job.data, batch, 32)
+        check_worker(job.data, job.sample_order())
+    except InputError as error:
+        yield Finding("views replay", False, f"{error.where}: {error.message}", error.remedy or "")
+    else:
+        yield Finding("views replay", True, "samples read again, and by a worker process, are the same bit for bit")
 
 
 def _frozen(teacher: Teacher, batch: Batch) -> Iterator[Finding]:

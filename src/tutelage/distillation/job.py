@@ -10,13 +10,14 @@ from typing import Any, Literal, get_args, get_type_hints
 import torch
 from torch import nn
 
-from tutelage.distillation.data import Batch, ReplayableData, SampleOrder, TensorData, flatten_tree, from_dataset
+from tutelage.distillation.data import Batch, ReplayableData, SampleOrder, TensorData, flatten_tree
+from tutelage.distillation.data.sources import as_data
 from tutelage.distillation.method import Method
 from tutelage.distillation.teacher import Teacher, as_teacher
 from tutelage.errors import InputError, did_you_mean
 from tutelage.fields import check_memory
 
-__all__ = ["Batch", "ReplayableData", "TrainingJob", "SampleOrder", "TrainingSettings", "TensorData", "from_dataset"]
+__all__ = ["Batch", "ReplayableData", "TrainingJob", "SampleOrder", "TrainingSettings", "TensorData"]
 
 
 MAX_COUNT = 10**9
@@ -117,7 +118,7 @@ class TrainingJob:
         student: the network to teach; a tensor or dict of heads comes out of it.
         teacher: a ``Teacher``, a network (then frozen, in eval mode), a callable (a black box), or None.
         method: what the loss is.
-        data: the samples, or a torch ``Dataset`` (read into memory).
+        data: the samples; or a torch ``Dataset``, read lazily, and whatever else ``as_data`` takes.
         settings: how to run it.
         name: what the lesson is called in messages and logs.
         evaluate: scores the student (in eval mode, without gradients): a dict of figures, logged.
@@ -133,8 +134,7 @@ class TrainingJob:
 
     def __post_init__(self) -> None:
         self.teacher = as_teacher(self.teacher)
-        if not callable(getattr(self.data, "batch", None)):
-            self.data = from_dataset(self.data)
+        self.data = as_data(self.data)
         if len(self.data) == 0:
             raise InputError("the data holds no sample", where=self.name, remedy="check the path and the split")
         if isinstance(self.data, TensorData):

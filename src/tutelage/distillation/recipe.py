@@ -15,7 +15,13 @@
     weights = "teacher.safetensors"
 
     [data]
-    name = "fashion-mnist"   # a packaged data set, or: file = "data.npz" with arrays inputs and labels
+    name = "fashion-mnist"   # a packaged data set, or: file = "data.npz" with arrays inputs and labels; or
+    # kind = "folder"        # images, a sub-folder for each class, or manifest = "list.csv" with columns file and label
+    # path = "photos/train"
+    # image_size = 64
+    # crop_area = [0.35, 1.0]
+    # flip = 0.5
+    # workers = 2
 
     [options]                # of the method
     tau = 4.0
@@ -59,17 +65,49 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class DataSpec:
-    """A packaged data set by ``name``, or a ``file`` (.npz or .safetensors with ``inputs`` and, if any, ``labels``).
-    ``labels``: use them; ``limit``: only so many samples, the first."""
+    """What data to read.
+
+    Attributes:
+        name: a packaged data set; with ``kind = "hf"`` a data set of Hugging Face's ``datasets``.
+        file: .npz or .safetensors with ``inputs`` and, if any, ``labels``.
+        labels: use them.
+        limit: only so many samples: the first ones; of an image folder, ones spread evenly.
+        kind: ``folder`` (image storage) or ``hf``; None: what ``name`` or ``file`` says.
+        path: the folder of ``folder``.
+        manifest: a .csv or .jsonl file that lists images and labels; None: each sub-folder is a class.
+        split: which part of an ``hf`` data set. ``config``: which configuration of it.
+        image: the entry of an ``hf`` row that is the image; None: its only image.
+        image_size: height and width to which images are brought, in pixels; ``folder`` needs it.
+        crop_area: (least, most) share of a random crop's area; None: the middle. ``flip``: probability of a mirror image.
+        workers: processes that read and decode; they change the time a run takes, not its result.
+    """
 
     name: str | None = None
     file: str | None = None
     labels: bool = True
     limit: int | None = None
+    kind: Literal["folder", "hf"] | None = None
+    path: str | None = None
+    manifest: str | None = None
+    split: str = "train"
+    config: str | None = None
+    image: str | None = None
+    image_size: int | None = None
+    crop_area: tuple[float, float] | None = None
+    flip: float = 0.0
+    workers: int = 0
 
     def __post_init__(self) -> None:
-        if (self.name is None) == (self.file is None):
-            raise InputError("give either a name or a file", where="data", remedy='name = "…" or file = "data.npz"')
+        given = [key for key in ("name", "file", "path") if getattr(self, key) is not None]
+        wanted = {None: ("name", "file"), "folder": ("path",), "hf": ("name",)}[self.kind]
+        if len(given) != 1 or given[0] not in wanted:
+            remedy = {None: 'name = "…" or file = "data.npz"', "folder": 'path = "photos"', "hf": 'name = "…"'}[self.kind]
+            told = f'{" or ".join(wanted)} with kind = "{self.kind}"' if self.kind else "either a name or a file"
+            raise InputError(f"give {told}", where="data", remedy=remedy)
+        if self.kind == "folder" and self.image_size is None:
+            raise InputError("image_size is missing", where="data.image_size", remedy="image_size = 64, in pixels")
+        if self.limit is not None and self.limit < 1:
+            raise InputError(f"{self.limit} samples", where="data.limit", remedy="at least 1, or leave it out")
 
 
 @dataclass(frozen=True)

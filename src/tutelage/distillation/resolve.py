@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from tutelage import reading, registry
 from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.data import TensorData
+from tutelage.distillation.data.dataset import DatasetData, Loading
+from tutelage.distillation.data.hub import ImageRows, load_hub
+from tutelage.distillation.data.images import ImageTransform
+from tutelage.distillation.data.sources import image_folder
 from tutelage.distillation.export import load_weights
 from tutelage.distillation.method import Method
 from tutelage.distillation.recipe import DataSpec, ModelSpec
@@ -98,12 +102,25 @@ def _check_size(build: Any, spec: ModelSpec) -> None:
         check_memory(size, f"{spec.model} with these options", "options", "choose smaller sizes")
 
 
-def load_data(spec: DataSpec, views: Augmentation | None = None) -> TensorData:
-    """The arrays of ``spec.file`` as data; ``.npz`` is read without pickle.
+def load_data(spec: DataSpec, views: Augmentation | None = None, classes: list[str] | None = None) -> TensorData | DatasetData:
+    """The arrays of a file (``.npz`` is read without pickle), a folder of images, or a data set of Hugging Face.
+
+    Args:
+        spec: what to read.
+        views: augmentation of batches of tensors.
+        classes: class names by number for a folder of images; None: those found there.
 
     Raises:
-        InputError: no such file, another format, or no array ``inputs``.
+        InputError: no such file, another format, or no array ``inputs``; or as ``image_folder`` and ``load_hub``.
+        MissingExtra: ``kind = "hf"`` without the package ``datasets``.
     """
+    if spec.kind == "folder":
+        return image_folder(
+            spec.path or "", spec.image_size or 0, crop_area=spec.crop_area, flip=spec.flip, manifest=spec.manifest,
+            classes=classes, limit=spec.limit, views=views, workers=spec.workers, labels=spec.labels,
+        )  # fmt: skip
+    if spec.kind == "hf":
+        return _from_hub(spec, views)
     path = Path(spec.file or "")
     arrays = _arrays(path)
     if "inputs" not in arrays:
@@ -116,6 +133,19 @@ def load_data(spec: DataSpec, views: Augmentation | None = None) -> TensorData:
     if spec.limit is not None:
         inputs, labels = inputs[: spec.limit], None if labels is None else labels[: spec.limit]
     return TensorData(inputs, labels, views=views)
+
+
+def _from_hub(spec: DataSpec, views: Augmentation | None) -> DatasetData:
+    rows = load_hub(spec.name or "", spec.split, spec.config)
+    if spec.limit is not None and spec.limit < len(rows):
+        rows = rows.select(range(spec.limit))
+    loading = Loading(workers=spec.workers)
+    if spec.image_size is None:
+        return DatasetData(rows, views=views, loading=loading)
+    transform = ImageTransform(spec.image_size, spec.crop_area, spec.flip)
+    images = ImageRows(rows, transform, spec.image, labels=spec.labels)
+    plain = ImageRows(rows, transform.plain, spec.image, labels=spec.labels)
+    return DatasetData(images, plain=plain, views=views, loading=loading, random=transform != transform.plain)
 
 
 def _arrays(path: Path) -> dict[str, Tensor]:

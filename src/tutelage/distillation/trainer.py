@@ -29,6 +29,7 @@ from tutelage.distillation.checkpoint import (
     truncate_log,
 )
 from tutelage.distillation.data import Batch
+from tutelage.distillation.data.loader import BatchLoader
 from tutelage.distillation.export import save_weights
 from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.method import Phase, TrainingProgress
@@ -104,6 +105,8 @@ class Trainer:
         self.parallel = parallel or SingleProcess()
         self.device = self.parallel.device(self.settings.device)
         self.order = job.sample_order()
+        passes = self.settings.steps * self.settings.accumulate
+        self.loader = BatchLoader(job.data, self.order, passes, pin_memory=self.device.type == "cuda")
         self.step = 0
         self.seconds = 0.0
         self.history: list[Record] = []
@@ -150,7 +153,7 @@ class Trainer:
     def run(self, progress: Callable[[int, int], None] | None = None) -> TrainingResult:
         """Train to the last step and export."""
         s = self.settings
-        with self._rng():
+        with self._rng(), contextlib.closing(self.loader):
             self._train_mode()
             while self.step < s.steps:
                 began = time.perf_counter()
@@ -185,7 +188,7 @@ class Trainer:
             seen = number * s.batch_size / len(self.job.data)
             all_seen = s.steps * s.accumulate * s.batch_size / len(self.job.data)
             self.method.progress = TrainingProgress(self.step, s.steps, seen, all_seen, stage, self.step - first, length, micro)
-            self._pass(*self.parallel.local_rows(self.batch(number)))
+            self._pass(*self.parallel.local_rows(self._placed(self.loader.take(number))))
         self.parallel.average_gradients(self._flat)
         if self.step == 0:
             self.parameters_without_gradient = checks.parameters_without_gradient(self.job, self.parameters)
@@ -201,7 +204,9 @@ class Trainer:
 
     def batch(self, number: int) -> Batch:
         """The batch of forward pass ``number`` (step * accumulate + micro), on the device."""
-        batch = self.job.data.batch(*self.order.step(number))
+        return self._placed(self.loader.read(number))
+
+    def _placed(self, batch: Batch) -> Batch:
         if self.device.type == "cpu" and not self.settings.channels_last:
             return batch
         return batch.to(self.device, self.settings.channels_last)

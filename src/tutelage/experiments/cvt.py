@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tutelage.experiments import Experiment, better, equal
 from tutelage.experiments._backbones import scores, small_fashion
-from tutelage.systems._toy import TransformerBlock
+from tutelage.networks.attention import TransformerBlock
 from tutelage.systems.cvt import CvT, tokens_of
 
 SMALL: dict[str, Any] = {
@@ -28,7 +28,7 @@ class ViT(nn.Module):
         self.patches = nn.Conv2d(1, dim, 4, 4)
         self.token = nn.Parameter(0.02 * torch.randn(1, 1, dim))
         self.positions = nn.Parameter(0.02 * torch.randn(1, (SIDE // 4) ** 2 + 1, dim)) if positions else None
-        self.blocks = nn.Sequential(*(TransformerBlock(dim, heads) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(TransformerBlock(dim, heads, tap_weights=True) for _ in range(depth)))
         self.norm, self.head = nn.LayerNorm(dim), nn.Linear(dim, 10)
 
     def forward(self, images: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.errors import InputError
+from tutelage.networks.layers import LayerNorm2d, drop_path_rates, init_weights
 from tutelage.systems._backbone import Backbone
-from tutelage.systems._layers import LayerNorm2d, drop_path_rates, init_weights
 
 
 class ConvNeXtBase(Backbone):

@@ -11,19 +11,17 @@ from torch import Tensor, nn
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.small_models import SmallCNN, conv_norm
 from tutelage.errors import InputError
+from tutelage.networks.attention import TransformerBlock
+from tutelage.networks.layers import OverlapPatchEmbed
 from tutelage.seeds import derive, torch_rng
 
 __all__ = [
-    "SelfAttention",
-    "TransformerBlock",
     "HierarchicalTransformer",
-    "OverlapPatchEmbed",
     "SmallCNN",
     "TransformerStage",
     "build_with_seed",
     "class_ids",
     "conv_norm",
-    "feed_forward",
     "toy_images",
 ]
 
@@ -56,67 +54,13 @@ def toy_images(seed: int, count: int = 64, classes: int = 4, channels: int = 1, 
     return TensorData(prototypes[labels] + 0.5 * torch.randn(count, channels, image_size, image_size, generator=rng), labels)
 
 
-class SelfAttention(nn.Module):
-    """Multi-head self-attention [B, N, D] -> [B, N, D]; ``weights`` is a tap on the probabilities [B, heads, N, N].
-
-    ``mask`` [B, N]: 1 marks the tokens that may be attended to.
-    """
-
-    def __init__(self, dim: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.query, self.key, self.value, self.out = (nn.Linear(dim, dim) for _ in range(4))
-        self.weights = nn.Identity()
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The mixed tokens."""
-        parts = (part(x) for part in (self.query, self.key, self.value))
-        q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts)
-        scores = q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5
-        if mask is not None:
-            scores = scores.masked_fill(~mask.bool()[:, None, None], torch.finfo(scores.dtype).min)
-        return self.out((self.weights(scores.softmax(-1)) @ v).transpose(1, 2).flatten(2))
-
-
-def feed_forward(dim: int, ratio: int = 4) -> nn.Sequential:
-    """Linear, GELU, Linear."""
-    return nn.Sequential(nn.Linear(dim, ratio * dim), nn.GELU(), nn.Linear(ratio * dim, dim))
-
-
-class TransformerBlock(nn.Module):
-    """A transformer block, each part after its norm: ``x + attention(norm(x))``, then ``x + feed_forward(norm(x))``."""
-
-    def __init__(self, dim: int, heads: int, ratio: int = 4):
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attention, self.mlp = SelfAttention(dim, heads), feed_forward(dim, ratio)
-
-    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
-        """[B, N, D] -> [B, N, D]; ``mask`` [B, N]: 1 marks the tokens that may be attended to."""
-        x = x + self.attention(self.norm1(x), mask)
-        return x + self.mlp(self.norm2(x))
-
-
-class OverlapPatchEmbed(nn.Module):
-    """Overlapped patches: a convolution, then a layer norm over channels; [B, C, H, W] -> tokens [B, N, width]."""
-
-    def __init__(self, in_chans: int, dim: int, stride: int):
-        super().__init__()
-        kernel = 2 * stride - 1
-        self.conv, self.norm = nn.Conv2d(in_chans, dim, kernel, stride, kernel // 2), nn.LayerNorm(dim)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Tokens in row-major order; the map is [ceil(H / stride), ceil(W / stride)]."""
-        return self.norm(self.conv(images).flatten(2).transpose(1, 2))
-
-
 class TransformerStage(nn.Module):
     """Patch embedding (a tap: ``embed``), transformer blocks, a norm; a map [B, C, H, W] to the next, smaller one."""
 
     def __init__(self, in_chans: int, dim: int, depth: int, heads: int, stride: int = 2):
         super().__init__()
         self.embed, self.norm, self.stride = OverlapPatchEmbed(in_chans, dim, stride), nn.LayerNorm(dim), stride
-        self.blocks = nn.Sequential(*(TransformerBlock(dim, heads, 2) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(TransformerBlock(dim, heads, 2, tap_weights=True) for _ in range(depth)))
 
     def forward(self, x: Tensor) -> Tensor:
         """The stage's map."""

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.distillation.job import TrainingJob
+from tutelage.networks.layers import DropPath
 from tutelage.registry import system
 from tutelage.systems._backbone import Variant
 from tutelage.systems._convnext_base import ConvNeXtBase
-from tutelage.systems._layers import DropPath
 
 
 class ConvNeXtBlock(nn.Module):

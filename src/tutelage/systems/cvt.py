@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
+from tutelage.networks.layers import DropPath, PatchEmbed, init_weights
 from tutelage.registry import system
 from tutelage.systems._backbone import Backbone, Variant
-from tutelage.systems._layers import DropPath, init_weights
 
 Size = tuple[int, int]
 
@@ -110,23 +110,10 @@ class CvTBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class OverlapPatchEmbed(nn.Module):
-    """Overlapping patches: a convolution, then a layer norm at every position; [B, C, H, W] -> [B, D, H', W']."""
-
-    def __init__(self, in_chans: int, dim: int, kernel: int, stride: int, padding: int):
-        super().__init__()
-        self.proj, self.norm = nn.Conv2d(in_chans, dim, kernel, stride, padding), nn.LayerNorm(dim)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Size]:
-        """Tokens [B, H' W', D] and (H', W')."""
-        maps = self.proj(x)
-        return self.norm(tokens_of(maps)), (maps.shape[2], maps.shape[3])
-
-
 class CvTStage(nn.Module):
     """Patch embedding, then blocks; in the last stage a class token goes before the tokens."""
 
-    def __init__(self, embedding: OverlapPatchEmbed, blocks: Sequence[CvTBlock], dim: int, classed: bool):
+    def __init__(self, embedding: PatchEmbed, blocks: Sequence[CvTBlock], dim: int, classed: bool):
         super().__init__()
         self.patch_embed, self.blocks = embedding, nn.ModuleList(blocks)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim)) if classed else None
@@ -135,7 +122,7 @@ class CvTStage(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """The stage's map and, where it has one, the class token [B, D]."""
-        tokens, size = self.patch_embed(x)
+        tokens, size = self.patch_embed(x), self.patch_embed.map_size(x.shape[2:])
         if self.cls_token is not None:
             tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1)
         for block in self.blocks:
@@ -239,7 +226,7 @@ class CvT(Backbone):
         last = len(depths) - 1
         for number, depth in enumerate(depths):
             inputs = dims[number - 1] if number else in_chans
-            embedding = OverlapPatchEmbed(inputs, dims[number], kernels[number], strides[number], paddings[number])
+            embedding = PatchEmbed(inputs, dims[number], kernels[number], strides[number], paddings[number], norm=True)
             rates = [drop_path * i / max(1, depth - 1) if number == last else 0.0 for i in range(depth)]
             blocks = [CvTBlock(dims[number], heads[number], rate, kv_stride, quick, convolutional) for rate in rates]
             self.add_module(f"stage{number}", CvTStage(embedding, blocks, dims[number], number == last))

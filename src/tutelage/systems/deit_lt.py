@@ -15,8 +15,9 @@ from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, Output, Terms, forward_heads
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
+from tutelage.networks.attention import TransformerBlock
 from tutelage.registry import system
-from tutelage.systems._toy import SmallCNN, TransformerBlock, build_with_seed, class_ids, toy_images
+from tutelage.systems._toy import SmallCNN, build_with_seed, class_ids, toy_images
 
 # -- long-tailed data ------------------------------------------------------------------------------------------------
 
@@ -90,7 +91,7 @@ class DistilledViT(nn.Module):
         self.patches = nn.Conv2d(inputs, dim, patch, patch)
         self.cls_token, self.dist_token = nn.Parameter(torch.empty(1, 1, dim)), nn.Parameter(torch.empty(1, 1, dim))
         self.positions = nn.Parameter(torch.empty(1, (image_size // patch) ** 2 + 2, dim))
-        self.blocks = nn.Sequential(*(TransformerBlock(dim, heads) for _ in range(depth)))
+        self.blocks = nn.Sequential(*(TransformerBlock(dim, heads, tap_weights=True) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim)
         self.cls_head, self.dist_head = nn.Linear(dim, classes), nn.Linear(dim, classes)
         nn.init.normal_(self.cls_token, std=1e-6)

@@ -11,10 +11,10 @@ from torch.nn import functional as F
 
 from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
+from tutelage.networks.layers import DropPath, LayerNorm2d
 from tutelage.registry import system
 from tutelage.systems._backbone import Variant
 from tutelage.systems._convnext_base import ConvNeXtBase
-from tutelage.systems._layers import DropPath, LayerNorm2d
 
 
 class GlobalLocalFilter(nn.Module):

@@ -14,9 +14,10 @@ from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, Output, Terms, forward_heads
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError, did_you_mean
+from tutelage.networks.attention import TransformerBlock
 from tutelage.registry import system
 from tutelage.seeds import torch_rng
-from tutelage.systems._toy import TransformerBlock, build_with_seed
+from tutelage.systems._toy import build_with_seed
 
 _SPELT_OUT, _SHORT = ("query", "key", "value"), ("q_proj", "k_proj", "v_proj")
 _LAYERS = {
@@ -206,7 +207,7 @@ class TinyEncoder(nn.Module):
     def __init__(self, words: int, dim: int, depth: int, heads: int, length: int = 64, std: float = 0.02):
         super().__init__()
         self.words, self.positions = nn.Embedding(words, dim), nn.Embedding(length, dim)
-        self.blocks = nn.ModuleList(TransformerBlock(dim, heads) for _ in range(depth))
+        self.blocks = nn.ModuleList(TransformerBlock(dim, heads, tap_weights=True) for _ in range(depth))
         self.norm = nn.LayerNorm(dim)
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):

@@ -18,6 +18,7 @@ from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, Output, Terms, forward_heads
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
+from tutelage.networks.layers import LayerNorm2d
 from tutelage.registry import system
 from tutelage.systems._toy import HierarchicalTransformer, build_with_seed, conv_norm, toy_images
 
@@ -47,14 +48,6 @@ def center_maps(maps: Tensor) -> Tensor:
 
 
 # -- the projector ---------------------------------------------------------------------------------------------------
-
-
-class LayerNorm2d(nn.LayerNorm):
-    """Layer norm over the channels of a map [B, C, H, W]."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The normed map."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class CrossAttentionProjector(nn.Module):
@@ -91,7 +84,7 @@ class CrossAttentionProjector(nn.Module):
             raise InputError(f"{heads} heads do not divide {outer} channels", where="heads", remedy="choose a divisor")
         self.heads, self.size = heads, teacher[1:]
         self.scale = scale * (outer // heads) ** -0.5
-        normed = nn.BatchNorm2d(inner) if norm == "batch" else LayerNorm2d(inner)
+        normed = nn.BatchNorm2d(inner) if norm == "batch" else LayerNorm2d(inner, 1e-5)
         self.entry = nn.Sequential(nn.Conv2d(inner, inner, 3, padding=1), normed, nn.ReLU())
         self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, *student), std=0.02))
         self.table = nn.Parameter(torch.randn(1, math.prod(self.size), outer)) if learned else None

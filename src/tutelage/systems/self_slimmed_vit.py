@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from tutelage.distillation import losses
 from tutelage.distillation.data import Batch, ReplayableData
@@ -20,9 +19,10 @@ from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, Output, Terms, forward_heads
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
+from tutelage.networks.attention import SelfAttention
+from tutelage.networks.layers import DropPath, Mlp, drop_path_rates, init_weights
 from tutelage.registry import system
 from tutelage.systems._backbone import Backbone, Variant
-from tutelage.systems._layers import DropPath, Mlp, drop_path_rates, init_weights
 from tutelage.systems._toy import build_with_seed, toy_images
 
 # -- the network -----------------------------------------------------------------------------------------------------
@@ -67,20 +67,6 @@ class ReverseSlimming(nn.Module):
         return y + self.channels(self.after(y))
 
 
-class SlimAttention(nn.Module):
-    """Multi-head self-attention [B, N, C] -> [B, N, C]; query, key and value in one Linear without bias."""
-
-    def __init__(self, dim: int, heads: int):
-        super().__init__()
-        self.heads = heads
-        self.qkv, self.proj = nn.Linear(dim, 3 * dim, bias=False), nn.Linear(dim, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The mixed tokens."""
-        q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
-
-
 class SlimBlock(nn.Module):
     """A pre-norm block whose residual branches are divided by ``skip``; then, where ``count`` is given, its patch tokens
     are slimmed to so many. Tokens [B, 1 + N, C], the class token first, which is never slimmed."""
@@ -88,7 +74,7 @@ class SlimBlock(nn.Module):
     def __init__(self, dim: int, heads: int, skip: float, rate: float, count: int | None):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
-        self.attention, self.mlp = SlimAttention(dim, heads), Mlp(dim, 3)
+        self.attention, self.mlp = SelfAttention(dim, heads, qkv_bias=False, fused=True), Mlp(dim, 3)
         self.drop, self.skip = DropPath(rate), skip
         self.slim = TokenSlimming(dim, count) if count is not None else None
 

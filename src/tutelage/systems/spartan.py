@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
+from tutelage.networks.layers import DropPath, LayerScale, SqueezeExcite
 from tutelage.registry import system
 from tutelage.systems._backbone import Backbone, Variant
-from tutelage.systems._layers import DropPath, LayerScale, SqueezeExcite
 
 EPS = 1e-6
 

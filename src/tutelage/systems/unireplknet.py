@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
+from tutelage.networks.layers import DropPath, LayerNorm2d, LayerScale, SqueezeExcite, drop_path_rates, init_weights
 from tutelage.registry import system
 from tutelage.systems._backbone import Backbone, Variant
-from tutelage.systems._layers import DropPath, LayerNorm2d, LayerScale, SqueezeExcite, drop_path_rates, init_weights
 
 # -- the algebra of folding ------------------------------------------------------------------------------------------
 

@@ -13,9 +13,10 @@ from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 from tutelage.modules import hf
 from tutelage.modules.visual_module import VisualModule, load
-from tutelage.sdvp.continual.base import CombinedStrategy, SelfDistill, parse
+from tutelage.sdvp.continual.base import CombinedStrategy, SelfDistill
 from tutelage.sdvp.continual.low_rank import LoRA
 from tutelage.sdvp.continual.peft_lora import PeftLoRA
+from tutelage.sdvp.continual.registry import parse
 from tutelage.sdvp.objective import StepwiseDistillation, make_job
 
 from ...modules.hf.cases import CASES

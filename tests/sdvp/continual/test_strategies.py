@@ -20,12 +20,11 @@ from tutelage.sdvp.continual.base import (
     Freeze,
     LabelledReplay,
     SelfDistill,
-    parse,
-    strategies,
 )
 from tutelage.sdvp.continual.ewc import EWC, fisher
 from tutelage.sdvp.continual.low_rank import Adapter, LoRA
 from tutelage.sdvp.continual.options import with_strategy
+from tutelage.sdvp.continual.registry import parse, strategies
 from tutelage.sdvp.objective import StepwiseDistillation, make_job
 
 from .. import small
@@ -229,7 +228,7 @@ def test_ewc_without_old_inputs_is_refused() -> None:
 
 
 def test_options_are_named_and_combine() -> None:
-    assert {"none", "self_distill", "ewc", "l2sp", "lora", "adapter", "freeze", "labelled"} <= set(strategies())
+    assert {"none", "self_distill", "ewc", "l2sp", "lora", "adapter", "freeze", "labelled", "peft"} == set(strategies())
     assert parse("none") == NO_STRATEGY
     both = parse("self_distill + lora")
     assert both == CombinedStrategy((SelfDistill(), LoRA())) and both.uses_self_distillation and both.reads_inputs

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
-from operator import attrgetter
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
-from torch import Tensor, nn
+from torch import nn
 
-from tutelage.errors import InputError, did_you_mean
+from tutelage.distillation.weight_penalties import L2Penalty, PenaltySum
+from tutelage.errors import InputError
 from tutelage.modules.visual_module import CallLabel, TrainingExamples, VisualModule
 from tutelage.programs.types import Call
 
@@ -194,67 +194,3 @@ class CombinedStrategy(ContinualStrategy):
         for option in reversed(self.options):
             student = option.finish(student)
         return student
-
-
-class L2Penalty(nn.Module):
-    """``strength / 2 sum_i w_i (theta_i - theta_old_i)^2`` of a student; weights None count as ones."""
-
-    def __init__(self, anchors: Mapping[str, tuple[Tensor, Tensor | None]], strength: float):
-        super().__init__()
-        self.strength, self.names = strength, list(anchors)
-        for name, (old, weight) in anchors.items():
-            self.register_buffer(_slot(name, "old"), old.detach().clone())
-            self.register_buffer(_slot(name, "weight"), None if weight is None else weight.detach().clone())
-
-    def forward(self, student: nn.Module) -> Tensor:
-        """The penalty; a wrapped layer counts with the weight it has in effect."""
-        total: Any = 0.0
-        for name in self.names:
-            moved = (attrgetter(name)(student) - getattr(self, _slot(name, "old"))) ** 2
-            weight = getattr(self, _slot(name, "weight"))
-            total = total + (moved if weight is None else weight * moved).sum()
-        return 0.5 * self.strength * total
-
-
-class PenaltySum(nn.Module):
-    """The sum of several penalties."""
-
-    def __init__(self, penalties: Sequence[nn.Module]):
-        super().__init__()
-        self.parts = nn.ModuleList(penalties)
-
-    def forward(self, student: nn.Module) -> Tensor:
-        """Added up."""
-        return sum(part(student) for part in self.parts)
-
-
-def _slot(name: str, kind: str) -> str:
-    return f"{kind}/{name.replace('.', '/')}"
-
-
-def strategies() -> dict[str, type[ContinualStrategy]]:
-    """Every option by name: the subclasses of :class:`ContinualStrategy` that state one, wherever they are defined."""
-
-    found: dict[str, type[ContinualStrategy]] = {}
-    left = [ContinualStrategy]
-    while left:
-        kind = left.pop()
-        if "name" in vars(kind):
-            found[kind.name] = kind
-        left += kind.__subclasses__()
-    return found
-
-
-def parse(text: str, examples: Examples | None = None) -> ContinualStrategy:
-    """The options that ``text`` names, joined by ``+``: ``none``, ``self_distill``, ``ewc+lora`` …
-
-    Raises:
-        InputError: an unknown name; the message offers the nearest.
-    """
-    kinds = strategies()
-    names = [word.strip() for word in text.split("+")]
-    for name in names:
-        if name not in kinds:
-            raise InputError(f"unknown retain option {name!r}", where="retain", remedy=did_you_mean(name, list(kinds)))
-    options = tuple(kinds[name].build(examples or {}) for name in names)
-    return options[0] if len(options) == 1 else CombinedStrategy(options)

@@ -8,9 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from tutelage.distillation.weight_penalties import L2Penalty, diagonal_fisher, sampled_score
 from tutelage.errors import InputError
 from tutelage.modules.visual_module import TrainingExamples, VisualModule
-from tutelage.sdvp.continual.base import ContinualStrategy, L2Penalty
+from tutelage.sdvp.continual.base import ContinualStrategy
 from tutelage.seeds import numpy_rng, torch_rng
 
 
@@ -51,37 +52,13 @@ def fisher(module: VisualModule, exercise: TrainingExamples, rows: int = 256, se
     number. Answers of weight 0 (padding) do not count. Parameters that no head depends on are left out.
     """
     network = module.copy_network().eval().requires_grad_(True)
-    parameters = dict(network.named_parameters())
-    total: dict[str, Tensor] = {}
     chosen = numpy_rng(seed, "fisher", module.name).permutation(len(exercise))[:rows].tolist()
     signs = torch_rng(seed, "fisher", "signs", module.name)
-    for row in chosen:
+
+    def score(network: nn.Module, row: int) -> Tensor:
         heads = network({key: value[row : row + 1] for key, value in exercise.inputs.items()})
         weights = exercise.weights[row : row + 1]
-        likelihood = sum(_sampled(kind, heads[head], weights, signs) for head, kind in module.heads.items())
-        for name, gradient in zip(parameters, torch.autograd.grad(likelihood, list(parameters.values()), allow_unused=True)):  # type: ignore[arg-type]
-            if gradient is not None:
-                total[name] = total.get(name, torch.zeros_like(gradient)) + gradient**2
-    return {name: value / len(chosen) for name, value in total.items()}
+        scores = [sampled_score(kind, heads[head], weights, signs) for head, kind in module.heads.items()]
+        return torch.stack(scores).sum()
 
-
-def _sampled(kind: str, out: Tensor, weights: Tensor, signs: torch.Generator) -> Tensor:
-    """A scalar whose gradient, squared, has the Fisher's diagonal as its mean: ``r^T B^T out`` with random signs r and
-    ``B B^T`` the Fisher information of the head's own outputs."""
-    random = torch.randint(0, 2, out.shape, generator=signs).to(out) * 2 - 1
-    fixed = out.detach()
-    if kind in ("classes", "tokens"):
-        p = fixed.softmax(-1)
-        root = p.sqrt()
-        pulled = root * random - p * (root * random).sum(-1, keepdim=True)
-    elif kind in ("logit", "heatmap"):
-        p = fixed.sigmoid()
-        pulled = (p * (1 - p)).sqrt() * random
-    elif kind == "set":
-        p = fixed[..., :1].sigmoid()
-        pulled = torch.cat([(p * (1 - p)).sqrt() * random[..., :1], random[..., 1:]], -1)
-    else:
-        pulled = random
-    per_answer = pulled * out
-    counts = weights.to(out).reshape(*weights.shape, *[1] * (out.ndim - weights.ndim))
-    return (per_answer * (counts > 0)).sum()
+    return diagonal_fisher(network, chosen, score)

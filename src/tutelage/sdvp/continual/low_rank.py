@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,28 +11,11 @@ from torch.nn.utils import parametrize
 
 from tutelage.errors import InputError
 from tutelage.modules.visual_module import VisualModule
+from tutelage.networks.lora import LAYERS, LowRankUpdate, untied_layers
 from tutelage.sdvp.continual.base import ContinualStrategy
 from tutelage.seeds import torch_rng
 
-LAYERS = (nn.Linear, nn.Conv2d)
 _MARK = "parametrizations."
-
-
-class LowRankUpdate(nn.Module):
-    """``W + scale U D`` with D random [r, in] and U zero [out, r] at first; a convolution's weight is read as a matrix
-    [out, in * kh * kw] (Hu et al., 2021)."""
-
-    def __init__(self, weight: Tensor, rank: int, scale: float, seed: torch.Generator):
-        super().__init__()
-        rows, columns = weight.flatten(1).shape
-        rank = min(rank, rows, columns)
-        self.scale = scale
-        self.down = nn.Parameter(torch.randn(rank, columns, generator=seed) / columns**0.5)
-        self.up = nn.Parameter(torch.zeros(rows, rank))
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """The weight in effect."""
-        return weight + self.scale * (self.up @ self.down).view_as(weight)
 
 
 class ResidualAdapter(nn.Module):
@@ -68,7 +49,7 @@ class MergedStrategy(ContinualStrategy):
             InputError: it has no such layer.
         """
         student.requires_grad_(False)
-        layers = list(untie_weights(student))
+        layers = list(untied_layers(student))
         if not layers:
             raise InputError(
                 f"{module.name} has no linear layer and no convolution", where=f"retain.{self.name}", remedy="choose l2sp"
@@ -83,7 +64,7 @@ class MergedStrategy(ContinualStrategy):
 
     def finish(self, student: nn.Module) -> nn.Module:
         """The student with the parts merged into its weights."""
-        for _, layer in _layers(student):
+        for layer in [layer for layer in student.modules() if isinstance(layer, LAYERS)]:
             for tensor in list(getattr(layer, "parametrizations", {})):
                 parametrize.remove_parametrizations(layer, tensor, leave_parametrized=True)
         return student.requires_grad_(True)
@@ -115,14 +96,3 @@ class Adapter(MergedStrategy):
         parametrize.register_parametrization(layer, "weight", part)
         if getattr(layer, "bias", None) is not None:
             parametrize.register_parametrization(layer, "bias", part)
-
-
-def _layers(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    return ((name, layer) for name, layer in network.named_modules() if isinstance(layer, LAYERS))
-
-
-def untie_weights(network: nn.Module) -> Iterator[tuple[str, nn.Module]]:
-    """Linear layers and convolutions by name, without those whose weight is another layer's too (a language model's output
-    and its embedding): what is merged into one would change the other."""
-    uses = Counter(id(parameter) for _, parameter in network.named_parameters(remove_duplicate=False))
-    return ((name, layer) for name, layer in _layers(network) if uses[id(layer.weight)] == 1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tutelage.sdvp.compile import SdvpOptions
-from tutelage.sdvp.continual.base import Examples, parse
+from tutelage.sdvp.continual.base import Examples
+from tutelage.sdvp.continual.registry import parse
 
 
 def with_strategy(text: str, options: SdvpOptions = SdvpOptions(), examples: Examples | None = None) -> SdvpOptions:  # noqa: B008  (frozen)

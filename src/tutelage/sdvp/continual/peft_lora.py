@@ -11,8 +11,8 @@ from torch import nn
 
 from tutelage.errors import InputError, MissingExtra
 from tutelage.modules.visual_module import VisualModule
+from tutelage.networks.lora import untied_layers
 from tutelage.sdvp.continual.base import ContinualStrategy
-from tutelage.sdvp.continual.low_rank import untie_weights
 from tutelage.seeds import derive
 
 ADAPTER_PREFIX = "lora_"
@@ -48,7 +48,7 @@ class PeftLoRA(ContinualStrategy):
             raise MissingExtra("peft", "hf") from None
         if self.variant not in ("plain", "rslora", "dora"):
             raise InputError(f"unknown variant {self.variant!r}", where="retain.peft", remedy="plain, rslora or dora")
-        known = [name for name, layer in untie_weights(student) if getattr(layer, "groups", 1) == 1]
+        known = [name for name, layer in untied_layers(student) if getattr(layer, "groups", 1) == 1]
         layers = [name for name in known if any(fnmatch(name, pattern) for pattern in self.targets)]
         if not layers:
             told = f"no layer of {module.name} matches {', '.join(self.targets)}"

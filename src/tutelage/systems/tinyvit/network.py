@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
+from tutelage.networks.layers import DropPath, drop_path_rates, init_weights
 from tutelage.systems._backbone import Backbone, Variant
-from tutelage.systems._layers import DropPath, drop_path_rates, init_weights
 
 
 class ConvNorm(nn.Sequential):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.systems._layers import DropPath, LayerScale, Mlp
+from tutelage.networks.layers import DropPath, LayerScale, Mlp
 
 
 class ConvForms(NamedTuple):

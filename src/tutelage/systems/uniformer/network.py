@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
+from tutelage.networks.layers import LayerNorm2d, drop_path_rates, init_weights
 from tutelage.registry import system
 from tutelage.systems._backbone import Backbone, Variant
-from tutelage.systems._layers import LayerNorm2d, drop_path_rates, init_weights
 from tutelage.systems.uniformer.blocks import IMAGE, VIDEO, BlockState, ConvForms, GlobalBlock, LocalBlock, pooled_scores, pruned
 
 START = 1e-6

@@ -15,8 +15,8 @@ from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, Output, Terms, forward_heads
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
+from tutelage.networks.layers import init_weights
 from tutelage.registry import system
-from tutelage.systems._layers import init_weights
 from tutelage.systems._toy import build_with_seed
 from tutelage.systems.volt.augment import IGNORED, SceneAugmentation, SceneDataset
 from tutelage.systems.volt.network import ConvUNet, VoltNetwork

@@ -11,8 +11,8 @@ from torch.nn import functional as F
 
 from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
+from tutelage.networks.layers import DropPath, Mlp, drop_path_rates, init_weights
 from tutelage.systems._backbone import Backbone, StageOutput, Variant
-from tutelage.systems._layers import DropPath, Mlp, drop_path_rates, init_weights
 
 SIDE = 40
 """Voxels a side of a scene that is timed (ours)."""

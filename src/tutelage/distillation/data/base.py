@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -76,6 +76,11 @@ class Batch:
 
         plain = {name: map_tree(lambda t: t.to(device, non_blocking=True), getattr(self, name)) for name in _MOVED}
         return replace(self, inputs=map_tree(move, self.inputs), **plain)
+
+    def pin_memory(self) -> Batch:
+        """This batch in page-locked memory, from where a GPU copies it faster."""
+        pinned = {name: map_tree(lambda t: t.pin_memory(), getattr(self, name)) for name in ("inputs", *_MOVED)}
+        return replace(self, **pinned)
 
 
 _MOVED = ("labels", "weights", "extra", "partners")
@@ -170,45 +175,6 @@ class TensorData:
         return batch if views is None else views(batch)
 
 
-def from_dataset(dataset: Any, views: Callable[[Batch], Batch] | None = None) -> TensorData:
-    """A torch ``Dataset`` (anything with ``len`` and ``[i]``) read once into memory as :class:`TensorData`.
-
-    An item is an input, or a pair (input, label); an input is a tensor, an array, or a dict of these; a label an int or
-    a tensor. Put random augmentation into ``views``, not into the dataset: only then can a view be replayed.
-
-    Raises:
-        InputError: no samples, or items of different shapes; the message names the item.
-    """
-    if isinstance(dataset, TensorData):
-        return dataset
-    if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
-        raise InputError(
-            f"{type(dataset).__name__} has no length or no [i]",
-            where="data",
-            remedy="give a map-style torch Dataset, or TensorData(inputs, labels)",
-        )
-    items = [dataset[i] for i in range(len(dataset))]
-    if not items:
-        raise InputError("the data holds no sample", where="data", remedy="check the path and the split")
-    paired = isinstance(items[0], (tuple, list)) and len(items[0]) == 2
-    inputs = _stack([item[0] for item in items] if paired else items, "inputs")
-    return TensorData(inputs, _stack([item[1] for item in items], "labels") if paired else None, views=views)
-
-
-def _stack(items: Sequence[Any], name: str) -> Tree:
-    if isinstance(items[0], Mapping):
-        return {key: _stack([item[key] for item in items], f"{name}.{key}") for key in items[0]}
-    tensors = [item if isinstance(item, Tensor) else torch.as_tensor(np.asarray(item)) for item in items]
-    for number, tensor in enumerate(tensors):
-        if tensor.shape != tensors[0].shape:
-            raise InputError(
-                f"shape {tuple(tensor.shape)}, item 0 has {tuple(tensors[0].shape)}",
-                where=f"{name} of item {number}",
-                remedy="resize or pad the items to one shape",
-            )
-    return torch.stack(tensors)
-
-
 def hash64(values: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser (Steele, Lea, Flood, 2014): a bijection of uint64 that scatters neighbouring counters."""
     with np.errstate(over="ignore"):
@@ -232,14 +198,17 @@ class SampleOrder:
         self._epochs: dict[int, tuple[Tensor, Tensor]] = {}
 
     def epoch(self, number: int) -> tuple[Tensor, Tensor]:
-        """(sample numbers [N], view seeds [N]) of epoch ``number``, in order."""
+        """(sample numbers [N], view seeds [N]) of epoch ``number``, in order, int32: they are kept, and N may be large."""
         found = self._epochs.get(number)
         if found is None:
-            samples = torch.randperm(self.length, generator=torch_rng(self.seed, "order", number))
+            samples = torch.randperm(self.length, generator=torch_rng(self.seed, "order", number)).int()
             view = number % self.views if self.views else number
             start = np.uint64(derive(self.view_seed, "view", view))
-            hashed = hash64(hash64(samples.numpy().astype(np.uint64)) ^ start)
-            found = samples, torch.from_numpy((hashed >> np.uint64(33)).astype(np.int64))
+            seeds = torch.empty_like(samples)
+            for part, out in zip(samples.split(1 << 16), seeds.split(1 << 16), strict=True):  # the hash needs room
+                hashed = hash64(hash64(part.numpy().astype(np.uint64)) ^ start)
+                out.copy_(torch.from_numpy((hashed >> np.uint64(33)).astype(np.int32)))
+            found = samples, seeds
             self._epochs = {key: value for key, value in self._epochs.items() if key == number - 1}
             self._epochs[number] = found
         return found
@@ -250,7 +219,8 @@ class SampleOrder:
         epoch, offset = divmod(first, self.length)
         samples, seeds = self.epoch(epoch)
         if offset + self.batch_size <= self.length:
-            return samples[offset : offset + self.batch_size], seeds[offset : offset + self.batch_size]
+            taken = slice(offset, offset + self.batch_size)
+            return samples[taken].long(), seeds[taken].long()
         parts = []
         missing = self.batch_size
         while missing:
@@ -259,4 +229,4 @@ class SampleOrder:
             parts.append((samples[taken], seeds[taken]))
             missing -= len(parts[-1][0])
             epoch, offset = epoch + 1, 0
-        return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+        return torch.cat([part[0] for part in parts]).long(), torch.cat([part[1] for part in parts]).long()

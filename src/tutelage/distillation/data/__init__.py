@@ -1,0 +1,29 @@
+"""Data at any scale: batches, and datasets read lazily, item by item, by worker processes, in views that can be replayed.
+
+Read in this order: ``base`` (batches, tensors in memory, the order of samples), ``seeding``, ``items``, ``dataset``,
+``loader``, ``replay``, ``stream``, ``images``, ``hub``, ``sources``.
+"""
+
+from tutelage.distillation.data.base import (
+    Batch,
+    ReplayableData,
+    SampleOrder,
+    TensorData,
+    Tree,
+    flatten_tree,
+    hash64,
+    map_tree,
+    take_rows,
+)
+
+__all__ = [
+    "Batch",
+    "ReplayableData",
+    "SampleOrder",
+    "TensorData",
+    "Tree",
+    "flatten_tree",
+    "hash64",
+    "map_tree",
+    "take_rows",
+]

@@ -1,0 +1,193 @@
+"""A hash of a Python object: of its class, its code and its state. It names what a dataset does without running it."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import random
+import types
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LARGE = 1 << 20
+"""Arrays of more bytes are hashed when the hash is asked for, not when the object is looked at."""
+
+_LIBRARIES = {"builtins", "torch", "numpy", "PIL", "typing", "abc", "collections", "functools"}
+"""Modules whose classes and functions are named, not hashed."""
+
+_RANDOM = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator, torch.Generator)
+
+
+class ObjectHash:
+    """The hash of an object as it is now.
+
+    Covered: plain values, tensors and arrays (their bytes), containers, functions (code, defaults, closure, and the
+    functions and constants of their module that they use), and objects (the methods of their class, their
+    attributes). An object with an attribute ``fingerprint`` that is text is named by it. Not covered, and named by
+    their class alone: open files, handles of C libraries, random generators, and what ``cached_property`` keeps.
+
+    Everything but large arrays is read at once, so that what an object caches later does not change its hash.
+
+    Example:
+        >>> ObjectHash([1, 2]).hexdigest() == ObjectHash([1, 2]).hexdigest()
+        True
+    """
+
+    def __init__(self, value: Any):
+        walk = _Walk(value)
+        self._looked_at = walk.digest.hexdigest()
+        self._large = walk.large
+
+    def hexdigest(self) -> str:
+        """16 hex digits."""
+        digest = hashlib.blake2b(self._looked_at.encode(), digest_size=8)
+        for array in self._large:
+            digest.update(_bytes(array))
+        return digest.hexdigest()
+
+
+class _Walk:
+    """One walk through an object: ``digest`` takes in everything but ``large``, the arrays left for later."""
+
+    def __init__(self, value: Any):
+        self.digest = hashlib.blake2b(digest_size=8)
+        self.large: list[Tensor | np.ndarray] = []
+        self._seen: dict[int, int] = {}
+        self._held: list[Any] = []  # keeps every object alive, so that no two have one id
+        self._feed(value)
+
+    # -- one method a kind ---------------------------------------------------------------------------------------
+
+    def _add(self, *parts: object) -> None:
+        for part in parts:
+            data = part if isinstance(part, bytes) else str(part).encode()
+            self.digest.update(len(data).to_bytes(8, "little") + data)
+
+    def _feed(self, value: Any) -> None:
+        if value is None or isinstance(value, (bool, int, float, complex, str, bytes, PurePath, type(...))):
+            self._add(type(value).__name__, value if isinstance(value, bytes) else repr(value))
+            return
+        if id(value) in self._seen:
+            self._add("again", self._seen[id(value)])
+            return
+        self._seen[id(value)] = len(self._seen)
+        self._held.append(value)
+        named = None if isinstance(value, type) else getattr(value, "fingerprint", None)
+        if isinstance(named, str):
+            self._add(type(value).__qualname__, named)
+        elif isinstance(value, (Tensor, np.ndarray)):
+            self._array(value)
+        elif isinstance(value, Mapping):
+            self._add("mapping", len(value))
+            for key in sorted(value, key=lambda key: (type(key).__name__, repr(key) if _is_plain(key) else "")):
+                self._feed(key)
+                self._feed(value[key])
+        elif isinstance(value, (list, tuple)):
+            self._sequence(value)
+        elif isinstance(value, (set, frozenset)):
+            self._add("set", *sorted(ObjectHash(item).hexdigest() for item in value))
+        elif isinstance(value, types.CodeType):
+            self._code(value)
+        elif isinstance(value, types.FunctionType):
+            self._function(value)
+        elif isinstance(value, types.MethodType):
+            self._feed(value.__func__)
+            self._feed(value.__self__)
+        elif isinstance(value, functools.partial):
+            self._feed((value.func, value.args, value.keywords))
+        elif isinstance(value, type):
+            self._class(value)
+        else:
+            self._object(value)
+
+    def _array(self, value: Tensor | np.ndarray) -> None:
+        self._add("array", value.dtype, list(value.shape))
+        if isinstance(value, np.ndarray) and value.dtype == object:
+            self._sequence(value.reshape(-1).tolist())
+        elif value.nbytes > LARGE:
+            self.large.append(value)
+        else:
+            self.digest.update(_bytes(value))
+
+    def _sequence(self, value: list[Any] | tuple[Any, ...]) -> None:
+        self._add("sequence", len(value))
+        for start in range(0, len(value), 4096):
+            chunk = value[start : start + 4096]
+            try:
+                self._add(json.dumps(chunk, sort_keys=True).encode())
+            except (TypeError, ValueError):
+                for item in chunk:
+                    self._feed(item)
+
+    def _code(self, code: types.CodeType) -> None:
+        self._add("code", code.co_code, code.co_names)
+        for constant in code.co_consts:
+            self._feed(constant)
+
+    def _function(self, function: types.FunctionType) -> None:
+        self._add("function", function.__qualname__)
+        if _library(function.__module__):
+            self._add(function.__module__)
+            return
+        self._feed(function.__code__)
+        self._feed(function.__defaults__)
+        self._feed(function.__kwdefaults__)
+        for cell in function.__closure__ or ():
+            try:
+                self._feed(cell.cell_contents)
+            except ValueError:  # a name that is not bound yet
+                self._add("empty cell")
+        for name in function.__code__.co_names:
+            used = function.__globals__.get(name)
+            own = getattr(used, "__module__", None) == function.__module__ and isinstance(used, (types.FunctionType, type))
+            if own or isinstance(used, (bool, int, float, str, tuple)):
+                self._feed(used)
+
+    def _class(self, kind: type) -> None:
+        self._add("class", kind.__qualname__)
+        for base in kind.__mro__:
+            if _library(base.__module__):
+                self._add(base.__module__, base.__qualname__)
+            else:
+                for _, member in sorted(vars(base).items()):
+                    inner = getattr(member, "__func__", None) or getattr(member, "fget", None) or getattr(member, "func", member)
+                    if isinstance(inner, types.FunctionType):
+                        self._feed(inner)
+
+    def _object(self, value: Any) -> None:
+        self._feed(type(value))
+        self._add(getattr(value, "__name__", ""))
+        if isinstance(value, (*_RANDOM, types.ModuleType)):
+            return
+        if not hasattr(value, "__dict__") and " at 0x" not in (text := repr(value)):
+            self._add(text)
+        state = dict(getattr(value, "__dict__", {}))
+        for base in type(value).__mro__:
+            names = vars(base).get("__slots__", ())
+            for name in (names,) if isinstance(names, str) else names:
+                if hasattr(value, name):
+                    state[name] = getattr(value, name)
+            for name, member in vars(base).items():
+                if isinstance(member, functools.cached_property):
+                    state.pop(name, None)
+        self._feed(state)
+
+
+def _bytes(array: Tensor | np.ndarray) -> memoryview:
+    if isinstance(array, Tensor):
+        array = array.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _is_plain(key: object) -> bool:
+    return isinstance(key, (bool, int, float, str, bytes, tuple))
+
+
+def _library(module: str | None) -> bool:
+    return (module or "builtins").partition(".")[0] in _LIBRARIES
