@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -151,8 +152,9 @@ def _from_hub(spec: DataSpec, views: Augmentation | None) -> DatasetData:
 def _arrays(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".npz":
-            with reading.open_regular(path):
-                pass
+            with reading.open_regular(path) as file, zipfile.ZipFile(file) as members:
+                size = sum(member.file_size for member in members.infolist())
+            check_memory(size, "its arrays", path, "give fewer samples, or smaller ones")
             with np.load(path, allow_pickle=False) as found:
                 return {name: torch.from_numpy(found[name]) for name in found.files}
         if path.suffix == ".safetensors":
