@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.sdvp import embedded
+from tutelage.sdvp import toy_modules
 
 from ..reports import made_up_results
 from . import adverse_child, recipes
@@ -27,7 +27,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from PIL import Image
 
     Image.effect_noise((48, 48), 80).convert("RGB").save(home / "0.png")
-    for name, module in embedded.generalists(0, quick=True).items():
+    for name, module in toy_modules.generalists(0, quick=True).items():
         module.save(home / "modules" / name)
     program = COLOR.format("What color is the circle?")
     (home / "p.txt").write_text(program)

@@ -153,11 +153,11 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
-from tutelage.programs.result_cache import ResultCache, Stored
+from tutelage.programs.result_cache import CachedResult, ResultCache
 class M: name, version = "LOC", "1"
 cache = ResultCache(sys.argv[1])
 for number in range(10**9):
-    cache.put(M, number, Stored([number, "x" * (number % 700)]))
+    cache.put(M, number, CachedResult([number, "x" * (number % 700)]))
     if number % 7 == 6:
         cache.commit()
         print(number, flush=True)
