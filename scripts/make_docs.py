@@ -1,4 +1,4 @@
-"""Write docs/systems/NAME.md for each system, from its docstring, its options and its committed result.
+"""Write docs/systems/NAME.md for each system, from its docstring, its options and its committed result; and docs/tasks.md.
 
 ``--check`` writes nothing and fails where a page is not what it would write.
 """
@@ -13,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import experiments, registry
+from tutelage.distillation.method import Method
+from tutelage.distillation.supervised import Supervised
+from tutelage.distillation.tasks.base import tasks
 from tutelage.storage import read_json, write_text
 
 ROOT = Path(__file__).parents[1]
@@ -42,14 +45,54 @@ def page(entry: registry.SystemEntry) -> str:
     return re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", text)  # Sphinx roles mean nothing to Markdown
 
 
+def tasks_page() -> str:
+    """The page of tasks: what each reads and measures, and which method supports it."""
+    known = tasks()
+    found = {name: entry.target for name, entry in registry.systems().items()}
+    methods = {"supervised": Supervised} | {name: kind for name, kind in found.items() if getattr(kind, "tasks", ())}
+    own = [name for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, Method) and not kind.tasks]
+    parts = [
+        "# Tasks",
+        inspect.getdoc(inspect.getmodule(tasks)),
+        "```python\nimport tutelage\n\n"
+        'tutelage.distill(student, teacher, data, "kd", task="segmentation", task_options={"ignore_index": 0}, '
+        "evaluate=test_data)\n```",
+        'In a recipe: `task = "segmentation"`, and options under `[task_options]`.',
+        "## Which method supports which task",
+        "Each cell that says yes is tested: a step of training lowers the loss. Every other is refused by name. "
+        f"These methods have losses of their own and read no task: {', '.join(f'`{name}`' for name in own)}.",
+        "\n".join(
+            [
+                f"| task | {' | '.join(f'`{name}`' for name in methods)} |",
+                "|---" * (len(methods) + 1) + "|",
+                *(
+                    f"| `{task}` | {' | '.join('yes' if task in kind.tasks else '–' for kind in methods.values())} |"
+                    for task in known
+                ),
+            ]
+        ),
+    ]
+    for name, kind in known.items():
+        units = [f"{metric.name}{f' ({metric.unit})' if metric.unit else ''}" for metric in kind.metrics]
+        parts += [f"## {name}", inspect.getdoc(kind), f"Reads: {kind.layout}.", f"Metrics: {', '.join(units)}."]
+        table = options_table(kind)
+        parts += [table] if table else []
+    return re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", "\n\n".join(str(part) for part in parts) + "\n")
+
+
 def options(target: Any) -> str | None:
     """A table of the fields of ``target.Config``."""
-    config = getattr(target, "Config", None)
+    table = options_table(getattr(target, "Config", None))
+    return None if table is None else f"## Options\n\n{table}"
+
+
+def options_table(config: Any) -> str | None:
+    """The fields of a dataclass, one a row."""
     fields = dataclasses.fields(config) if config is not None and dataclasses.is_dataclass(config) else ()
     if not fields:
         return None
     rows = [f"| `{field.name}` | `{field.type}` | {default(field)} |" for field in fields]
-    return "\n".join(["## Options", "", "| option | type | default |", "|---|---|---|", *rows]).replace("\n\n\n", "\n\n")
+    return "\n".join(["| option | type | default |", "|---|---|---|", *rows])
 
 
 def default(field: dataclasses.Field[Any]) -> str:
@@ -95,6 +138,7 @@ def result(file: Path) -> str:
 def main() -> None:
     """Write or check all pages."""
     pages = {PAGES / f"{entry.name}.md": page(entry) for entry in registry.systems().values()}
+    pages[ROOT / "docs" / "tasks.md"] = tasks_page()
     if "--check" not in sys.argv[1:]:
         for path, text in pages.items():
             write_text(path, text)

@@ -41,7 +41,7 @@ modules = {**symbolic_modules(), "BRIGHTEST": brightest}
 signatures = {name: module.signature for name, module in modules.items()}
 lines = "BOX0=BRIGHTEST(image=IMAGE)\\nFINAL_RESULT=RESULT(var=BOX0)"
 function = "def execute_command(image):\\n    return brightest(image)"
-programs = visprog.parse(lines, signatures), viper.parse(function, signatures, isolate=False)
+programs = visprog.parse(lines, signatures), viper.parse(function, signatures)
 for program in programs:
     trace = run([Job("a", program, {"IMAGE": Image.from_array(pixels)})], RunContext(modules))[0]
     print(trace.status, [tuple(map(int, box[:4])) for box in trace.answer], trace.error or "")

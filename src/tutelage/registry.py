@@ -20,6 +20,7 @@ KINDS = (
     "multimodal",
     "language",
     "education",
+    "task",
 )
 
 

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -146,3 +147,27 @@ def test_students_are_exported_and_the_log_shown_where_asked(tmp_path: Path) -> 
 def test_an_unknown_format_is_refused_before_training(tmp_path: Path) -> None:
     code, _, said = tutelage("distill", written(tmp_path), "--export", "onx")
     assert code == 2 and "did you mean onnx" in said and not (tmp_path / "run").exists()
+
+
+def test_a_recipe_names_its_task(tmp_path: Path) -> None:
+    file = written(tmp_path)
+    for name in ("data", "test"):
+        images = np.random.default_rng(0).normal(size=(48, 1, 8, 8)).astype(np.float32)
+        np.savez(tmp_path / f"{name}.npz", inputs=images, labels=images[:, 0, :, :4].mean((1, 2)))
+    (tmp_path / "teacher.safetensors").unlink()
+    file.write_text(file.read_text().replace("classes = 4", "classes = 1").replace("weights =", "# weights ="))
+    code, out, shown = tutelage("distill", file, "--compare", "--set", "settings.steps=4", "--json", "-")
+    assert code == 0, shown
+    arms = result(out)["arms"]
+    assert [arm["calibration"] for arm in arms] == [None] * 3
+    comparison = json.loads((tmp_path / "run" / "comparison.json").read_text())
+    assert comparison["metric"] == {"name": "R2", "unit": "", "higher_is_better": True}
+    refused = {"method=dkd": "does not support the task regression", "task=segmentation": "segmentation does not fit",
+               "task_options.loss=l1": "options of no task", "task=pose": "unknown task"}  # fmt: skip
+    for change, words in refused.items():
+        code, _, shown = tutelage("distill", file, "--set", change, "--set", f"out={tmp_path}/other")
+        assert code == 2 and words in " ".join(shown.split()), (change, shown)
+    code, out, shown = tutelage(
+        "distill", file, "--set", "task=regression", "--set", "task_options.loss=l1", "--set", f"out={tmp_path}/l1", "--json", "-"
+    )
+    assert code == 0 and set(result(out)["figures"]) == {"R2", "MAE", "RMSE"}, shown

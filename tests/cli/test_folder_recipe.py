@@ -61,7 +61,7 @@ def test_a_folder_of_images_is_distilled_from_a_recipe(tmp_path: Path) -> None:
     code, out, err = tutelage("distill", file, "--json", tmp_path / "result.json")
     assert code == 0, err
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["cache"]["rows"] == 24 and set(result["figures"]) == {"accuracy"}
+    assert result["cache"]["rows"] == 24 and set(result["figures"]) == {"accuracy", "F1"}
     code, out, err = tutelage("doctor", file, "--steps", 1)
     assert "views replay: samples read again" in out
     code, out, err = tutelage("cache", "verify", file)

@@ -45,7 +45,7 @@ def test_a_comparison_has_all_arms_and_a_report_can_be_made_of_it() -> None:
 
 def test_a_comparison_needs_labels_and_seeds() -> None:
     data, unlabelled = samples(), TensorData(torch.zeros(4, 4))
-    with pytest.raises(InputError, match="no class labels"):
+    with pytest.raises(InputError, match="no labels"):
         compare(lambda seed: Net(), NetworkTeacher(Net()), data, unlabelled, Distil(), TrainingSettings(steps=1))
     with pytest.raises(InputError, match="no seed"):
         compare(lambda seed: Net(), NetworkTeacher(Net()), data, data, Distil(), TrainingSettings(steps=1), ())

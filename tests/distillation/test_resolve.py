@@ -41,7 +41,7 @@ def test_a_transformers_folder_teaches(folder: Path) -> None:
     images = torch.rand(12, 1, 8, 8)
     assert forward_heads(teacher.eval(), images)["logits"].shape == (12, 3)
     student = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3))
-    done = distill(student, teacher, TensorData(images), "kd", options={"alpha": 1.0}, steps=3, batch_size=4)
+    done = distill(student, teacher, TensorData(images), "kd", options={"alpha": 1.0}, task="classification", steps=3, batch_size=4)
     assert done.results[0].history[-1]["terms"]["kd"] > 0
 
 

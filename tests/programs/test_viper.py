@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from tutelage.modules.function_module import module
 from tutelage.programs import viper, visprog
-from tutelage.programs.interpreter.meter import Limits
-from tutelage.programs.interpreter.patches import MARGIN, View, margin_of, region
+from tutelage.programs import viper_prelude as prelude
+from tutelage.programs.sandbox_worker import Limits
 from tutelage.programs.scheduler import Job, RunContext, run
 from tutelage.programs.types import (
     Call,
@@ -54,14 +54,15 @@ def execute(
     signatures: Mapping[str, Signature] | None = None,
 ) -> tuple[Any, list[Call]]:
     """The program's answer, and the calls it made."""
-    program = viper.parse(text, SIGNATURES if signatures is None else signatures, isolate=False)
+    program = viper.parse(text, SIGNATURES if signatures is None else signatures)
     steps, value, calls = program.start(state or {"IMAGE": picture()}), None, []
     while True:
         try:
-            calls.append(steps.send(value))
+            asked = steps.send(value)
         except StopIteration as stop:
             return stop.value, calls
-        value = answer(calls[-1])
+        calls += asked if isinstance(asked, list) else [asked]
+        value = [answer(call) for call in asked] if isinstance(asked, list) else answer(asked)
 
 
 def by_module(**answers: Any) -> Answer:
@@ -183,22 +184,26 @@ def test_a_crop_of_zero_area_is_a_typed_failure(sides: str) -> None:
     st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 20), st.integers(1, 20)),
 )
 def test_a_region_lies_inside_and_covers_what_was_asked(sides: Any, margin: int, at: Any) -> None:
-    view = View(0, at[0], at[1], at[0] + at[2], at[1] + at[3], 48, 48)
+    view = prelude.Image(0, (at[0], at[1], at[0] + at[2], at[1] + at[3]), (48, 48))
     left, lower, right, upper = sides
     try:
-        part = region(view, sides, margin)
-    except RuntimeFailure:
+        part = prelude._region(view, sides, margin)
+    except ValueError:
         width, height = max(0, min(right, at[2]) - max(left, 0)), max(0, min(upper, at[3]) - max(lower, 0))
         assert width <= 0 or height <= 0
         return
-    assert view.x1 <= part.x1 < part.x2 <= view.x2 and view.y1 <= part.y1 < part.y2 <= view.y2
-    assert part.x1 - view.x1 <= max(0, left) and view.y2 - part.y2 <= max(0, lower)
-    assert part.x2 - view.x1 >= min(at[2], right) and view.y2 - part.y1 >= min(at[3], upper)
+    (x1, y1, x2, y2), (a1, b1, a2, b2) = part._region, view._region
+    assert a1 <= x1 < x2 <= a2 and b1 <= y1 < y2 <= b2
+    assert x1 - a1 <= max(0, left) and b2 - y2 <= max(0, lower)
+    assert x2 - a1 >= min(at[2], right) and b2 - y1 >= min(at[3], upper)
 
 
 def test_the_margin_is_ten_pixels_of_a_photo() -> None:
-    assert margin_of(View(0, 0, 0, 500, 375, 500, 375)) == MARGIN == margin_of(View(0, 0, 0, 9, 9, 2000, 1000))
-    assert margin_of(View(0, 0, 0, 48, 48, 48, 48)) == 2
+    def margin(width: int, height: int) -> int:
+        return prelude._margin(prelude.Image(0, (0, 0, 9, 9), (width, height)))
+
+    assert margin(500, 375) == prelude.MARGIN == margin(2000, 1000)
+    assert margin(48, 48) == 2
 
 
 def test_pairs_and_optional_arguments() -> None:
@@ -207,7 +212,7 @@ def test_pairs_and_optional_arguments() -> None:
         "return [left.width, right.width, left.simple_query(query), possible_answers]",
         head="image_dict, possible_answers, query",
     )
-    program = viper.parse(text, SIGNATURES, isolate=False)
+    program = viper.parse(text, SIGNATURES)
     assert program.inputs == ("LEFT", "RIGHT")
     state = {"LEFT": picture(40), "RIGHT": picture(50), "query": "Q?", "possible_answers": ["a", "b"]}
     answer, calls = execute(text, lambda call: call.args["image"].width, state)
@@ -254,7 +259,7 @@ def test_a_video_without_the_frame_is_a_typed_failure(line: str, frames: int, me
 )
 def test_an_unregistered_module_is_known_before_running(lines: list[str], module: str) -> None:
     with pytest.raises(UnknownModule, match=module):
-        viper.parse(source(*lines), {}, isolate=False)
+        viper.parse(source(*lines), {})
 
 
 def test_find_without_loc_is_known_when_it_runs() -> None:
@@ -303,7 +308,7 @@ def test_a_registered_function_is_a_function_of_programs() -> None:
         "first, second = HALVES(p)",
         "return [LEGS(first, animal='bird'), legs(image, 'cow'), first.left, second.right]",
     )
-    program = viper.parse(text, context.signatures, isolate=False)
+    program = viper.parse(text, context.signatures)
     (trace,) = run([Job("a", program, {"IMAGE": picture()})], context)
     assert (trace.status, trace.answer) == ("ok", [4, 3, 0, 48])
     with pytest.raises(TypeFailure, match="LEGS"):
@@ -368,8 +373,7 @@ def word(call: Call) -> str:
     return "red" if int(call.args["image"].bytes.sum()) % 2 else "blue"
 
 
-@pytest.mark.parametrize("isolate", [False, True])
-def test_many_programs_share_batches_and_traces_are_equal_each_time(isolate: bool) -> None:
+def test_many_programs_share_batches_and_traces_are_equal_each_time() -> None:
     texts = [
         source(
             "p = ImagePatch(image)",
@@ -385,7 +389,7 @@ def test_many_programs_share_batches_and_traces_are_equal_each_time(isolate: boo
     for batch_size in (None, 1, None):
         loc, vqa = Recorder("LOC", boxes), Recorder("VQA", word)
         context = RunContext({"LOC": loc, "VQA": vqa}, batch_size=batch_size)  # type: ignore[dict-item]
-        parser = viper.Parser(context.signatures, isolate=isolate)
+        parser = viper.Parser(context.signatures)
         jobs = [Job(str(n), parser.try_parse(texts[n % 2]), {"IMAGE": picture(seed=n)}) for n in range(64)]
         results.append([trace.to_json(timing=False) for trace in run(jobs, context)])
         assert batch_size or (max(loc.sizes) == 32 and max(vqa.sizes) >= 16)
@@ -410,7 +414,7 @@ def test_both_languages_ask_the_same_modules() -> None:
             program: Any = visprog.parse(text, signatures)
         else:
             text = source("p = ImagePatch(image)", "p.find('circle')", "return p.simple_query('What?')")
-            program = viper.parse(text, context.signatures, isolate=False)
+            program = viper.parse(text, context.signatures)
         run([Job("a", program, {"IMAGE": picture()})], context)
     assert seen["visprog"] == seen["viper"] == [("LOC", "circle"), ("VQA", "What?")]
 
@@ -420,7 +424,7 @@ def test_a_failing_module_fails_its_program_alone() -> None:
         return RuntimeFailure("blind") if call.args["question"] == "Q0" else "seen"
 
     context = RunContext({"VQA": Recorder("VQA", fail)})  # type: ignore[dict-item]
-    parser = viper.Parser(context.signatures, isolate=False)
+    parser = viper.Parser(context.signatures)
     jobs = [
         Job(str(n), parser.parse(source(f"return ImagePatch(image).simple_query('Q{n}')")), {"IMAGE": picture()}) for n in range(3)
     ]
@@ -432,7 +436,7 @@ def test_a_failing_module_fails_its_program_alone() -> None:
 
 
 def test_the_parser_remembers_texts_and_failures() -> None:
-    parser = viper.Parser(SIGNATURES, isolate=False, keep=2)
+    parser = viper.Parser(SIGNATURES, keep=2)
     good, bad = source("return 1"), source("return missing")
     assert parser.parse(good) is parser.parse(good)
     assert parser.try_parse(bad) is parser.try_parse(bad)
@@ -444,14 +448,14 @@ def test_the_parser_remembers_texts_and_failures() -> None:
 
 def test_limits_are_the_parsers() -> None:
     with pytest.raises(LimitExceeded):
-        viper.parse(source("return 1"), SIGNATURES, isolate=False, limits=Limits(source=10))
+        viper.parse(source("return 1"), SIGNATURES, limits=Limits(source=10))
 
 
 def test_answers_that_cannot_leave() -> None:
     for line in ("return len", "return lambda: 1", "return ImagePatch"):
         with pytest.raises(TypeFailure, match="an answer is"):
             execute(source(line))
-    assert execute(source("return (1, {'a': [None]}, {2, 1}, range(2))"))[0] == [1, {"a": [None]}, [1, 2], [0, 1]]
+    assert execute(source("return (1, {'a': [None]}, {2, 1}, range(2))"))[0] == [1, {"a": [None]}, [2, 1], [0, 1]]
 
 
 def test_an_image_goes_out_as_it_came_in() -> None:

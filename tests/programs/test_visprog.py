@@ -213,3 +213,29 @@ def test_any_text_is_a_program_or_a_typed_failure(text: str) -> None:
         read(text)
     except ProgramFailure as failure:
         assert failure.kind in {"parse", "refused", "unknown_module", "undefined_var", "type", "limit"}
+
+
+STEPS = "BOX0=LOC(image=IMAGE,object='cat')\nANSWER0=VQA(image=IMAGE,question='Why: what?')\nFINAL_RESULT=RESULT(var=ANSWER0)"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"Program:\n{STEPS}",
+        f"Program: {STEPS}",
+        f"{STEPS}\n\nQuestion: What next?\nProgram:\nBOX0=LOC(",
+        f"Program:\n{STEPS}\nStatement: The left one is red.",
+        f"```\n{STEPS}\n```",
+        f"Here is the program:\n\n```python\n{STEPS}\n```\nIt's done.",
+        "\n".join(f"{number}. {line}" for number, line in enumerate(STEPS.split("\n"), 1)),
+        f"Question: What is it?\nProgram:\n{STEPS}",
+    ],
+)
+def test_a_program_is_found_in_what_a_model_wrote(text: str) -> None:
+    assert [str(step) for step in read(text).steps] == STEPS.split("\n")
+
+
+def test_what_is_wrong_is_said_of_the_text_as_it_stands() -> None:
+    with pytest.raises(ProgramFailure) as caught:
+        read("Program:\nBOX0=LOC(image=IMAGE\nFINAL_RESULT=RESULT(var=BOX0)")
+    assert str(caught.value.where).startswith("line")

@@ -19,7 +19,7 @@ def test_programs_of_both_languages_answer_a_question() -> None:
     viper = "def execute_command(image):\n    return 'green'"
     asked = small.questions(1, programs={"visprog": small.PROGRAM, "viper": viper})
     assert solve(asked, small.modules(), "visprog")[0].answer in small.COLORS
-    (trace,) = solve(asked, small.modules(), "viper", programs=ProgramParser("viper", small.modules(), trusted=True))
+    (trace,) = solve(asked, small.modules(), "viper")
     assert (trace.status, trace.answer) == ("ok", "green")
 
 

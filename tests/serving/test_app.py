@@ -134,7 +134,7 @@ def test_a_program_that_fails_has_a_kind(served: Served, program: str, kind: str
     [
         ("import os\ndef execute_command(image):\n    return os.getcwd()", "refused"),
         ("def execute_command(image):\n    return image.__class__", "refused"),
-        ("def execute_command(image):\n    while True:\n        pass", "limit"),
+        ("def execute_command(image):\n    while True:\n        pass", "timeout"),
         ("def execute_command(image):\n    return [1, 2][10]", "runtime"),
     ],
 )

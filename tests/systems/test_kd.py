@@ -25,7 +25,11 @@ def test_loss_equals_a_hand_value() -> None:
 def test_without_label_term_the_data_needs_no_labels() -> None:
     images = toy_images(0).inputs
     student, teacher = build_with_seed(lambda: SmallCNN(4, 4, 8), 0), build_with_seed(lambda: SmallCNN(4, 4, 8), 1)
-    result = train(TrainingJob(student, teacher, KD(alpha=1.0), TensorData(images), TrainingSettings(steps=3, batch_size=8)))
+    result = train(
+        TrainingJob(
+            student, teacher, KD(alpha=1.0), TensorData(images), TrainingSettings(steps=3, batch_size=8), task="classification"
+        )
+    )
     assert set(result.history[-1]["terms"]) == {"kd"}
 
 

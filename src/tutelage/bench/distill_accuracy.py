@@ -74,7 +74,11 @@ def run(seeds: Sequence[int], *, smoke: bool, device: str, processes: int | None
     plain, quick = teachers(network)
     with tempfile.TemporaryDirectory() as folder:
         for teacher, name, store in ((plain, "fp32", "fp32"), (quick, "fp16", "fp16")):
-            build(TrainingJob(network, teacher, KD(alpha=1.0), TensorData(train_data.inputs), settings), f"{folder}/{name}", store)
+            build(
+                TrainingJob(network, teacher, KD(alpha=1.0), TensorData(train_data.inputs), settings, task="classification"),
+                f"{folder}/{name}",
+                store,
+            )
         tasks = [(seed, network, folder, smoke, device, images) for seed in seeds]
         found = list(workers.map_tasks(run_seed, tasks, processes))
     return {
@@ -104,9 +108,13 @@ def run_seed(seed: int, network: nn.Module, folder: str, smoke: bool, device: st
             steps=4 if smoke else 500, batch_size=128, lr=5e-3, warmup=50, seed=seed, log_every=0, device=device, **changes
         )
         student = build_with_seed(lambda: SmallCNN(10, 10, 24, stride=2), seed, "bench", "accuracy student")
-        peak = job_peak(TrainingJob(copy.deepcopy(student), source, KD(alpha=1.0), data, settings)) if seed == 0 else 0
+        peak = (
+            job_peak(TrainingJob(copy.deepcopy(student), source, KD(alpha=1.0), data, settings, task="classification"))
+            if seed == 0
+            else 0
+        )
         began = time.process_time()
-        taught = train(TrainingJob(student, source, KD(alpha=1.0), data, settings)).student
+        taught = train(TrainingJob(student, source, KD(alpha=1.0), data, settings, task="classification")).student
         spent = time.process_time() - began
         found[name] = {"accuracy": accuracy(taught, test, device), "ms": 1000 * spent / settings.steps, "peak": peak}
     return found

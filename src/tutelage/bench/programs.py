@@ -45,8 +45,8 @@ def bench(
     modules, on one thread.
 
     For ViperGPT programs also ``share_of_visprog``, their rate over that of the VisProg programs of the same questions, and
-    ``symbolic``, what :func:`tutelage.bench.interpreter.symbolic_cost` finds. CPU seconds are counted where all work is done
-    in this process, else wall time. ``smoke`` measures 60 programs over modules that know nothing.
+    what :mod:`tutelage.bench.viper` finds: ``overhead``, ``accelerator``, ``smolagents``. CPU seconds are counted where all
+    work is done in this process, else wall time. ``smoke`` measures 60 programs over modules that know nothing.
 
     Raises:
         InputError: there is no such device.
@@ -54,7 +54,7 @@ def bench(
     import torch
 
     from tutelage import storage
-    from tutelage.bench.interpreter import symbolic_cost
+    from tutelage.bench import viper as viper_bench
     from tutelage.modules.symbolic import symbolic_modules
     from tutelage.sdvp import toy_modules
 
@@ -73,7 +73,9 @@ def bench(
         if dsl == "viper":
             pairs = [[_run(items[name], modules, clock, name)[1] for name in ("visprog", "viper")] for _ in range(rounds)]
             result["share_of_visprog"] = median(lines / python for lines, python in pairs)
-            result["symbolic"] = symbolic_cost(rounds)
+            result["overhead"] = viper_bench.overhead(items["viper"][:500], modules, rounds)
+            result["accelerator"] = viper_bench.accelerated(items["viper"], items["visprog"], modules)
+            result["smolagents"] = viper_bench.beside_smolagents(items["viper"], modules)
     finally:
         torch.set_num_threads(threads)
     return {**result, "dsl": dsl, "device": device, "smoke": smoke}

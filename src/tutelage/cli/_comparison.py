@@ -28,7 +28,7 @@ def comparison(job: LoadedRecipe, arms: Mapping[str, Sequence[TrainingResult]], 
 
     assert job.test is not None
     recipe = job.recipe
-    found = assemble(arms, as_teacher(job.teacher), job.test, recipe.settings, job.seeds, recipe.method)
+    found = assemble(arms, as_teacher(job.teacher), job.test, recipe.settings, job.seeds, recipe.method, job.task)
     found["summary"] |= intervals(found["summary"])
     _memory(job, found)
     _balance(job, found, done.folder)
@@ -72,7 +72,7 @@ def _memory(job: LoadedRecipe, found: dict[str, Any]) -> None:
         lesson = job.training_job(job.seeds[0])
         if arm["role"] == "student":
             data = job.labelled or job.data
-            lesson = TrainingJob(lesson.student, None, Supervised(), data, lesson.settings)
+            lesson = TrainingJob(lesson.student, None, Supervised(), data, lesson.settings, task=job.task)
         if arm["speed"] is not None:
             arm["speed"]["peak_tensor_mib"] = job_peak(replace(lesson, student=copy.deepcopy(lesson.student))) / 2**20
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from tutelage.distillation.job import TrainingJob
     from tutelage.distillation.method import Method
     from tutelage.distillation.recipe import DataSpec, Recipe
+    from tutelage.distillation.tasks import Task
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What is taught, by whom, how.", show_default=False)]
 Overrides = Annotated[
@@ -90,12 +92,26 @@ class LoadedRecipe:
 
         return build_model(self.recipe.student, torch.initial_seed())
 
+    @cached_property
+    def task(self) -> Task | None:
+        """The task by name, or the only one of the method; else the one that labelled test data leaves possible."""
+        from tutelage.distillation.api import make_method
+        from tutelage.distillation.evaluate import task_of
+        from tutelage.distillation.tasks import make_task
+
+        if self.recipe.task is not None:
+            return make_task(self.recipe.task, self.recipe.task_options)
+        supported = make_method(self.method, self.recipe.options).tasks
+        if len(supported) == 1:
+            return make_task(supported[0])
+        return None if self.test is None else task_of(self.student(), self.test)
+
     def score(self, network: nn.Module) -> Mapping[str, float]:
-        """Accuracy on the test data, %."""
-        from tutelage.distillation.compare import accuracy
+        """The task's metrics on the test data."""
+        from tutelage.distillation.evaluate import evaluate
 
         assert self.test is not None
-        return accuracy(network, self.test)
+        return evaluate(network, self.test, self.task)
 
     def training_job(self, seed: int) -> TrainingJob:
         """The lesson of ``seed``, with its live teacher."""
@@ -108,7 +124,13 @@ class LoadedRecipe:
             settings = replace(settings, view_seed=self.seeds[0])
         method = make_method(self.method, self.recipe.options)
         return TrainingJob(
-            make_student(self.student, seed), as_teacher(self.teacher), method, self.data, settings, self.recipe.method
+            make_student(self.student, seed),
+            as_teacher(self.teacher),
+            method,
+            self.data,
+            settings,
+            self.recipe.method,
+            task=self.task,
         )
 
 

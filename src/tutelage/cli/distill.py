@@ -97,6 +97,7 @@ def train(job: LoadedRecipe, folder: Path, check: bool, bar: ProgressBar, togeth
         job.data,
         job.method,
         options=recipe.options,
+        task=job.task,
         settings=curve(job),
         seeds=job.seeds,
         cache=recipe.cache.folder if recipe.cache is not None else None,
@@ -126,7 +127,7 @@ def train_student_alone(
 
     settings = curve(job)
     data = job.labelled if job.labelled is not None else job.data
-    more: dict[str, Any] = {"seeds": job.seeds, "evaluate": job.score, "parallel": together}
+    more: dict[str, Any] = {"seeds": job.seeds, "evaluate": job.score, "parallel": together, "task": job.task}
     plain = run(
         job.student, None, data, Supervised, settings=settings, out=folder / "alone", progress=arm_progress(bar, ALONE), **more
     )
@@ -152,7 +153,8 @@ def arm_progress(bar: ProgressBar, arm: str) -> Any:
 def _print(screen: Any, found: dict[str, Any]) -> None:
     from rich.table import Table
 
-    table = Table("arm", "accuracy, %", "sd", "at equal time, %", "ms a step", box=None)
+    unit = f", {found['metric']['unit']}" if found["metric"]["unit"] else ""
+    table = Table("arm", f"{found['metric']['name']}{unit}", "sd", f"at equal time{unit}", "ms a step", box=None)
     for arm in found["arms"]:
         steps, late, speed = arm["equal_steps"], arm["equal_time"], arm["speed"]
         sd = "" if steps["sd"] is None else f"{steps['sd']:.2f}"

@@ -59,7 +59,7 @@ def serve(
 ) -> None:
     """Serve solve, run and batch over HTTP, with a page to try them; the module calls of all requests meet in one batch.
 
-    Programs of clients run isolated. A line of JSON a request goes to standard error. SIGTERM or Ctrl-C: what was accepted
+    ViperGPT programs run in a sandbox. A line of JSON a request goes to standard error. SIGTERM or Ctrl-C: what was accepted
     is finished.
     """
     key = _key(key_file)

@@ -21,12 +21,13 @@ from tutelage.distillation.data.sources import as_data, batch_size_of
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method
 from tutelage.distillation.parallel import SingleProcess
+from tutelage.distillation.tasks import Task, make_task
 from tutelage.distillation.teacher import CachedTeacher, Teacher, as_teacher
 from tutelage.distillation.trainer import TrainingResult, train
 from tutelage.errors import InputError, did_you_mean
 from tutelage.seeds import derive
 
-Score = Callable[[nn.Module], Mapping[str, float]]
+Score = Callable[[nn.Module], Mapping[str, float]] | ReplayableData
 
 
 @dataclass
@@ -104,6 +105,8 @@ def distill(
     method: str | Method | type[Method] = "kd",
     *,
     options: Mapping[str, Any] | None = None,
+    task: str | Task | None = None,
+    task_options: Mapping[str, Any] | None = None,
     settings: TrainingSettings | None = None,
     seeds: int | Sequence[int] = 1,
     cache: str | Path | None = None,
@@ -126,12 +129,15 @@ def distill(
             of images of one size (else see ``image_folder``); or a ``Data``.
         method: a registered name (``tutelage systems`` lists them), a ``Method``, or its class.
         options: of the method, where it is given by name or class.
+        task: what the student predicts, such as ``"segmentation"`` (:mod:`tutelage.distillation.tasks`); None: inferred where
+            shapes and types leave no doubt.
+        task_options: of the task, where it is given by name: ``{"ignore_index": 0}``.
         settings: how to train; single fields as keywords: ``steps=2000, lr=1e-3``.
         seeds: how many runs (from ``settings.seed`` on), or which seeds.
         cache: a folder in which the teacher's answers are kept and found again; built where it is missing.
         store: how the cache keeps each head: ``fp32``, ``fp16``, ``topK``, or a dict by head.
         out: a folder for checkpoints, logs, weights and ``result.json``; the same call goes on where it was stopped.
-        evaluate: scores a student: figures by name.
+        evaluate: scores a student: figures by name; or labelled data, on which the task's metrics are measured.
         check: look at the first batch before training.
         tensorboard: write the logs as TensorBoard events too, into ``out/seed-N/tensorboard``; needs ``out``.
         progress: called with (what, done, of all).
@@ -154,6 +160,7 @@ def distill(
         settings = replace(settings, view_seed=chosen[0] if settings.view_seed is None else settings.view_seed)
     together = parallel or SingleProcess()
     results, facts = [], None
+    chosen_task = make_task(task, task_options) if task is not None else None
     for seed in chosen:
         job = TrainingJob(
             make_student(student, seed),
@@ -163,6 +170,7 @@ def distill(
             replace(settings, seed=seed),
             name=method if isinstance(method, str) else type(make_method(method)).__name__.lower(),
             evaluate=evaluate,
+            task=chosen_task,
         )
         if cache is not None:
             with together.main_first():

@@ -1,17 +1,110 @@
-"""What a run refuses: values that are not finite, and parameters that belong to two owners."""
+"""What a run refuses: heads, labels and values that do not fit, and parameters that belong to two owners."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
 
-from tutelage.distillation.data import Batch
+from tutelage.distillation.data import Batch, flatten_tree
+from tutelage.distillation.data.replay import check_replay
 from tutelage.distillation.job import TrainingJob
+from tutelage.distillation.method import Method, Output, forward_heads
+from tutelage.distillation.supervised import Supervised
+from tutelage.distillation.tasks import Classification, Fit, Regression, Task, infer_task, make_task
+from tutelage.distillation.vocabulary import vocabularies
 from tutelage.errors import InputError, TrainingError
+
+
+def resolve_task(job: TrainingJob, batch: Batch) -> None:
+    """Give the job its task, where one is needed and none is named.
+
+    It is the only task that the method supports, or else the one that the student's heads and the labels of ``batch``
+    leave possible.
+
+    Raises:
+        InputError: the task is not clear (the message lists the candidates), or the method does not support it.
+    """
+    if job.task is not None or not (job.method.tasks or (job.evaluate is not None and not callable(job.evaluate))):
+        return
+    if len(job.method.tasks) == 1:
+        job.set_task(make_task(job.method.tasks[0]))
+        return
+    with torch.no_grad(), vocabularies(job.student, batch.inputs, "student"):
+        output = forward_heads(job.student.eval(), batch.inputs)
+    try:
+        task = infer_task(output, batch)
+    except InputError:
+        _check_labels(job, batch)  # the likelier cause
+        raise
+    job.set_task(task)
+
+
+def _check_labels(job: TrainingJob, batch: Batch, task: Task | None = None) -> None:
+    if batch.labels is None and job.method.needs_labels and (task is None or task.needs_labels):
+        raise InputError(
+            f"{type(job.method).__name__} needs labels",
+            where=job.name,
+            remedy="give data with labels, or another method",
+        )
+
+
+def check_first_batch(job: TrainingJob, batch: Batch) -> None:
+    """The quick form, at the start of every training: one forward pass of each, nothing changed, nothing drawn.
+
+    Only what is sure to be wrong is refused: inputs, labels or teacher outputs that are not finite, labels outside the
+    student's classes, teacher and student that disagree in a head the method compares. A black box is not asked.
+
+    Raises:
+        InputError: the message names the field, the remedy says what to do.
+    """
+    task = job.task if isinstance(job.task, Task) and job.method.tasks else None
+    _finite("inputs", batch.inputs)
+    check_replay(job.data, batch, 4)
+    if not isinstance(task, Regression):  # there a label that is nan is missing
+        _finite("labels", batch.labels)
+    _check_labels(job, batch, task)
+    plain = type(job.method).forward in (Method.forward, Supervised.forward)
+    if not plain and task is None:
+        return  # the method feeds its networks in its own way
+    with torch.no_grad(), vocabularies(job.student, batch.inputs, "student"):
+        student = forward_heads(job.student.eval(), batch.inputs)
+    if task is not None and (plain or "logits" in student):
+        task.check(student, batch.labels)
+    elif plain and Classification.fit(student, batch) is Fit.CERTAIN:
+        Classification().check(student, batch.labels)
+    if type(job.method).forward is not Method.forward or job.teacher is None or job.teacher.black_boxes:
+        return
+    network = job.teacher.network
+    with torch.no_grad(), vocabularies(network, batch.inputs, "teacher") if network is not None else contextlib.nullcontext():
+        teacher = job.teacher(batch)
+    for name, value in teacher.items():
+        _finite(f"the teacher's output {name!r}", value, "check the teacher's weights and how its inputs are normalised")
+    if task is not None:
+        task.check_teacher(student, teacher)
+    else:
+        _check_matched(job, student, teacher)
+
+
+def _check_matched(job: TrainingJob, student: Output, teacher: Output) -> None:
+    for name in job.method.matched_heads:
+        if name in student and name in teacher and student[name].shape != teacher[name].shape:
+            raise InputError(
+                f"student and teacher disagree in {name!r}: {tuple(student[name].shape)} and {tuple(teacher[name].shape)}",
+                where=job.name,
+                remedy="give both the same classes in the same order, or map the teacher's to the student's",
+            )
+
+
+def _finite(name: str, tree: object, remedy: str = "clean the data: nan and inf cannot be learned from") -> None:
+    for path, leaf in flatten_tree(tree):
+        if leaf.is_floating_point() and not bool(leaf.isfinite().all()):
+            raise InputError("not finite", where=f"{name} {path}".strip(), remedy=remedy)
 
 
 def check_no_shared_parameters(job: TrainingJob, learned: Mapping[str, nn.Parameter]) -> None:

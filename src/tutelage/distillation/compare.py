@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from tutelage.distillation.data import Batch, ReplayableData, TensorData, flatten_tree
 from tutelage.distillation.data.dataset import DatasetData
 from tutelage.distillation.data.loader import in_order
+from tutelage.distillation.evaluate import evaluate, evaluate_outputs, task_of
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, forward_heads
 from tutelage.distillation.supervised import Supervised
+from tutelage.distillation.tasks import Classification, Metric, Task, make_task
 from tutelage.distillation.teacher import Teacher
 from tutelage.distillation.trainer import TrainingResult, train
 from tutelage.errors import InputError
@@ -89,6 +91,7 @@ def compare(
     settings: TrainingSettings,
     seeds: Sequence[int] = (0, 1, 2),
     labelled: ReplayableData | None = None,
+    task: str | Task | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Train the student alone and distilled, from equal starts, at equal steps and at equal wall-clock.
@@ -97,7 +100,8 @@ def compare(
         student: builds the student of a seed.
         teacher: a live teacher; its accuracy is the ceiling that is shown.
         data: what is distilled on. ``labelled``: what the student alone trains on (None: ``data``).
-        test: labelled data, classes by ``logits``; nothing is chosen on it.
+        test: labelled data; nothing is chosen on it.
+        task: what is predicted; its first metric is compared. None: inferred from ``test``.
         method, settings: of the distilled arm; the student alone has the same settings.
         seeds: one pair of runs each.
 
@@ -106,14 +110,14 @@ def compare(
         Equal wall-clock gives the student alone as many more steps as distillation took longer, by measured seconds.
 
     Raises:
-        InputError: no seed, or a test set without class labels.
+        InputError: no seed, a test set without labels, or a task that is not clear.
     """
     if not seeds:
         raise InputError("no seed to run", where="seeds", remedy="at least 1")
-    class_labels(test)
+    kind = task_of(student(seeds[0]), test) if task is None else make_task(task)
 
     def score(network: nn.Module) -> Mapping[str, float]:
-        return accuracy(network, test)
+        return evaluate(network, test, kind)
 
     arms: dict[str, list[TrainingResult]] = {ALONE: [], DISTILLED: [], ALONE_LATE: []}
     for number, seed in enumerate(seeds):
@@ -125,7 +129,7 @@ def compare(
         ) -> TrainingResult:
             if progress is not None:
                 progress(name, number, len(seeds))
-            lesson = TrainingJob(copy.deepcopy(start), teacher, copy.deepcopy(how), on, told, name, score)
+            lesson = TrainingJob(copy.deepcopy(start), teacher, copy.deepcopy(how), on, told, name, score, kind)
             result = train(lesson)
             arms[name].append(result)
             return result
@@ -137,7 +141,7 @@ def compare(
         run(ALONE_LATE, Supervised(), own, replace(chosen, steps=longer))
     if progress is not None:
         progress("done", len(seeds), len(seeds))
-    return assemble(arms, teacher, test, settings, list(seeds), type(method).__name__.lower())
+    return assemble(arms, teacher, test, settings, list(seeds), type(method).__name__.lower(), kind)
 
 
 def assemble(
@@ -147,18 +151,22 @@ def assemble(
     settings: TrainingSettings,
     seeds: list[int],
     method: str,
+    task: Task | None = None,
 ) -> dict[str, Any]:
     """The comparison of runs that are done: of ``DISTILLED``, and of ``ALONE`` and ``ALONE_LATE`` where they were run.
 
+    ``task``: of all runs (None: classification); its first metric is compared, and classes have a calibration too.
+
     Raises:
-        InputError: a test set without class labels.
+        InputError: a test set without labels.
     """
-    labels, ceiling = class_labels(test), None
+    task = task or Classification()
+    metric, ceiling = task.metrics[0], None
+    labels = class_labels(test) if isinstance(task, Classification) else None
     rows: list[dict[str, Any]] = []
     if teacher is not None:
         live = teacher.uncached
-        said = _chunks(test, lambda batch: live(batch)["logits"])
-        ceiling = 100 * float((said.argmax(-1) == labels).double().mean())
+        ceiling = evaluate_outputs(live, test, task)[metric.name]
         budget = {"seeds": [ceiling], "mean": ceiling, "sd": None, "steps": None, "seconds": None}
         rows.append(
             {
@@ -168,7 +176,7 @@ def assemble(
                 "equal_steps": budget,
                 "equal_time": budget,
                 "speed": None,
-                "calibration": calibration(said, labels),
+                "calibration": None if labels is None else calibration(_chunks(test, lambda batch: live(batch)["logits"]), labels),
             }
         )
     for name, role, late_name in ((ALONE, "student", ALONE_LATE), (DISTILLED, "distilled", DISTILLED)):
@@ -180,10 +188,10 @@ def assemble(
                 "name": name,
                 "role": role,
                 "parameters": _count(results[0].student),
-                "equal_steps": _budget(results),
-                "equal_time": _budget(arms[late_name]) if ALONE_LATE in arms else None,
+                "equal_steps": _budget(results, metric),
+                "equal_time": _budget(arms[late_name], metric) if ALONE_LATE in arms else None,
                 "speed": _speed(results, settings),
-                "calibration": calibration(probabilities(results[0].student, test), labels),
+                "calibration": None if labels is None else calibration(probabilities(results[0].student, test), labels),
             }
         )
     return {
@@ -191,20 +199,21 @@ def assemble(
         "version": 1,
         "method": method,
         "seeds": seeds,
-        "metric": {"name": "accuracy", "unit": "%", "higher_is_better": True},
-        "summary": _summary(arms, ceiling) if ALONE in arms else {},
+        "metric": {"name": metric.name, "unit": metric.unit, "higher_is_better": metric.higher_is_better},
+        "summary": _summary(arms, ceiling, metric) if ALONE in arms else {},
         "arms": rows,
-        "curves": [_curve(name, arms[name]) for name in (ALONE, DISTILLED) if name in arms],
+        "curves": [_curve(name, arms[name], metric) for name in (ALONE, DISTILLED) if name in arms],
         "losses": _losses(arms[DISTILLED][0]),
         "seconds": sum(result.seconds for results in arms.values() for result in results),
     }
 
 
-def _summary(arms: Mapping[str, Sequence[TrainingResult]], ceiling: float | None) -> dict[str, Any]:
-    scores = {name: [result.metrics["accuracy"] for result in results] for name, results in arms.items()}
+def _summary(arms: Mapping[str, Sequence[TrainingResult]], ceiling: float | None, metric: Metric) -> dict[str, Any]:
+    better = 1 if metric.higher_is_better else -1
+    scores = {name: [better * result.metrics[metric.name] for result in results] for name, results in arms.items()}
     gains = [b - a for a, b in zip(scores[ALONE], scores[DISTILLED], strict=True)]
     late = [b - a for a, b in zip(scores[ALONE_LATE], scores[DISTILLED], strict=True)]
-    gap = 0.0 if ceiling is None else ceiling - statistics.fmean(scores[ALONE])
+    gap = 0.0 if ceiling is None else better * ceiling - statistics.fmean(scores[ALONE])
     return {
         "gain": statistics.fmean(gains),
         "gains": gains,
@@ -219,8 +228,8 @@ def _count(network: nn.Module | None) -> int | None:
     return None if network is None else sum(p.numel() for p in network.parameters())
 
 
-def _budget(results: Sequence[TrainingResult]) -> dict[str, Any]:
-    values = [result.metrics["accuracy"] for result in results]
+def _budget(results: Sequence[TrainingResult], metric: Metric) -> dict[str, Any]:
+    values = [result.metrics[metric.name] for result in results]
     return {
         "mean": statistics.fmean(values),
         "sd": statistics.stdev(values) if len(values) > 1 else None,
@@ -236,10 +245,10 @@ def _speed(results: Sequence[TrainingResult], settings: TrainingSettings) -> dic
     return {"ms_per_step": 1000 * step, "samples_per_s": samples / step if step else None, "peak_tensor_mib": None}
 
 
-def _curve(name: str, results: Sequence[TrainingResult]) -> dict[str, Any]:
+def _curve(name: str, results: Sequence[TrainingResult], metric: Metric) -> dict[str, Any]:
     points = []
     for records in zip(*([r for r in result.history if "figures" in r] for result in results), strict=True):
-        values = [record["figures"]["accuracy"] for record in records]
+        values = [record["figures"][metric.name] for record in records]
         points.append(
             {
                 "step": records[0]["step"],

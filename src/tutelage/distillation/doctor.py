@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -13,12 +12,13 @@ from torch import Tensor, nn
 
 from tutelage.distillation.cache import difference
 from tutelage.distillation.checkpoint import select_prefix
+from tutelage.distillation.checks import check_first_batch, resolve_task
 from tutelage.distillation.data import Batch, ReplayableData, flatten_tree, map_tree
 from tutelage.distillation.data.dataset import DatasetData
 from tutelage.distillation.data.replay import check_replay, check_worker
 from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.losses import hungarian_assignment
-from tutelage.distillation.method import Method, Output, TrainingProgress, forward_heads
+from tutelage.distillation.method import Method, TrainingProgress, forward_heads
 from tutelage.distillation.optim import trainable_parameters
 from tutelage.distillation.teacher import CachedTeacher, Teacher
 from tutelage.distillation.vocabulary import vocabularies
@@ -34,67 +34,6 @@ class Finding:
     message: str
     remedy: str = ""
     figures: dict[str, float] = field(default_factory=dict)
-
-
-def check_first_batch(job: TrainingJob, batch: Batch) -> None:
-    """The quick form, at the start of every training: one forward pass of each, nothing changed, nothing drawn.
-
-    Only what is sure to be wrong is refused: inputs, labels or teacher outputs that are not finite, labels outside the
-    student's classes, teacher and student that disagree in a head the method compares. A black box is not asked.
-
-    Raises:
-        InputError: the message names the field, the remedy says what to do.
-    """
-    _finite("inputs", batch.inputs)
-    _finite("labels", batch.labels)
-    check_replay(job.data, batch, 4)
-    if batch.labels is None and job.method.needs_labels:
-        raise InputError(
-            f"{type(job.method).__name__} needs labels",
-            where=job.name,
-            remedy="give data with labels, or another method",
-        )
-    if type(job.method).forward is not Method.forward:
-        return  # the method feeds its networks in its own way
-    network = job.teacher.network if job.teacher is not None else None
-    with torch.no_grad(), vocabularies(job.student, batch.inputs, "student"):
-        ours = forward_heads(job.student.eval(), batch.inputs)
-        theirs: Output = {}
-        if job.teacher is not None and not job.teacher.black_boxes:
-            with vocabularies(network, batch.inputs, "teacher") if network is not None else contextlib.nullcontext():
-                theirs = job.teacher(batch)
-    for name, value in theirs.items():
-        _finite(f"the teacher's output {name!r}", value, "check the teacher's weights and how its inputs are normalised")
-    _labels(batch.labels, ours)
-    for name in job.method.matched_heads:
-        if name in ours and name in theirs and ours[name].shape != theirs[name].shape:
-            raise InputError(
-                f"student and teacher disagree in {name!r}: {tuple(ours[name].shape)} and {tuple(theirs[name].shape)}",
-                where=job.name,
-                remedy="give both the same classes in the same order, or map the teacher's to the student's",
-            )
-
-
-def _finite(name: str, tree: object, remedy: str = "clean the data: nan and inf cannot be learned from") -> None:
-    for path, leaf in flatten_tree(tree):
-        if leaf.is_floating_point() and not bool(leaf.isfinite().all()):
-            raise InputError("not finite", where=f"{name} {path}".strip(), remedy=remedy)
-
-
-def _labels(labels: object, student: Output) -> None:
-    if not isinstance(labels, Tensor) or "logits" not in student or student["logits"].ndim != 2:
-        return
-    classes = student["logits"].shape[1]
-    if labels.ndim == 2 and labels.shape[1] != classes:
-        raise InputError(f"labels have {labels.shape[1]} columns, the student {classes} classes", where="labels")
-    if labels.ndim == 1 and not labels.is_floating_point() and len(labels):
-        low, high = int(labels.min()), int(labels.max())
-        if low < 0 or high >= classes:
-            raise InputError(
-                f"a label is {low if low < 0 else high}, the student has {classes} classes (0 to {classes - 1})",
-                where="labels",
-                remedy="count classes from 0, or give the student as many outputs as there are classes",
-            )
 
 
 # -- the full examination --------------------------------------------------------------------------------------------
@@ -116,6 +55,7 @@ def diagnose(job: TrainingJob, labelled: ReplayableData | None = None, samples: 
     batch = job.data.batch(*job.sample_order().step(0))
     try:
         with torch.random.fork_rng():
+            resolve_task(job, batch)
             check_first_batch(job, batch)
     except TutelageError as error:
         return [Finding("first batch", False, str(error.message), f"{error.where}: {error.remedy}")]
@@ -305,8 +245,9 @@ def gradient_shares(job: TrainingJob, trained: Mapping[str, Tensor] | None = Non
 
     On copies, as training would begin; or, with the tensors of a checkpoint as ``trained``, as it was there.
     """
-    student, method = copy.deepcopy(job.student), copy.deepcopy(job.method)
     batch = job.data.batch(*job.sample_order().step(0))
+    resolve_task(job, batch)
+    student, method = copy.deepcopy(job.student), copy.deepcopy(job.method)
     with torch.random.fork_rng():
         torch.manual_seed(job.settings.seed)
         with torch.no_grad():

@@ -13,6 +13,7 @@ from torch import nn
 from tutelage.distillation.data import Batch, ReplayableData, SampleOrder, TensorData, flatten_tree
 from tutelage.distillation.data.sources import as_data
 from tutelage.distillation.method import Method
+from tutelage.distillation.tasks import Task, make_task
 from tutelage.distillation.teacher import Teacher, as_teacher
 from tutelage.errors import InputError, did_you_mean
 from tutelage.fields import check_memory
@@ -121,7 +122,10 @@ class TrainingJob:
         data: the samples; or a torch ``Dataset``, read lazily, and whatever else ``as_data`` takes.
         settings: how to run it.
         name: what the lesson is called in messages and logs.
-        evaluate: scores the student (in eval mode, without gradients): a dict of figures, logged.
+        evaluate: scores the student (in eval mode, without gradients): a dict of figures, logged; or labelled data, on
+            which the metrics of the task are measured.
+        task: what the student predicts, by name or itself; None: the only one that the method supports, or else inferred
+            from the first batch by :func:`checks.resolve_task`.
     """
 
     student: nn.Module
@@ -130,7 +134,8 @@ class TrainingJob:
     data: ReplayableData
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     name: str = "lesson"
-    evaluate: Callable[[nn.Module], Mapping[str, float]] | None = None
+    evaluate: Callable[[nn.Module], Mapping[str, float]] | ReplayableData | None = None
+    task: Task | str | None = None
 
     def __post_init__(self) -> None:
         self.teacher = as_teacher(self.teacher)
@@ -149,6 +154,25 @@ class TrainingJob:
                 where=self.name,
                 remedy="give teacher=…, a network or a Teacher",
             )
+        if self.evaluate is not None and not callable(self.evaluate):
+            self.evaluate = as_data(self.evaluate)
+        if self.task is not None:
+            self.set_task(make_task(self.task))
+
+    def set_task(self, task: Task) -> None:
+        """Make ``task`` the job's and the method's.
+
+        Raises:
+            InputError: the method does not support it; the message lists the tasks that it does.
+        """
+        supported = self.method.tasks
+        if supported and task.name not in supported:
+            raise InputError(
+                f"{type(self.method).__name__} does not support the task {task.name}",
+                where="task",
+                remedy=f"it supports {', '.join(supported)}",
+            )
+        self.task = self.method.task = task
 
     def sample_order(self) -> SampleOrder:
         """Which samples, in which views, each forward pass takes."""
@@ -164,6 +188,7 @@ class TrainingJob:
             type(self.method).__qualname__,
             self.method.config,
             self.data.fingerprint,
+            self.task.fingerprint_parts if isinstance(self.task, Task) else None,
             teacher,
             [[name, list(value.shape)] for name, value in self.student.state_dict().items()],
         ]

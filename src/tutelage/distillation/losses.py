@@ -23,14 +23,14 @@ def average(per_sample: Tensor, weights: Tensor | None = None) -> Tensor:
     return (per_sample * weights).sum() / weights.sum().clamp_min(torch.finfo(per_sample.dtype).tiny)
 
 
-def kl_divergence(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
-    """``tau^2 KL(softmax(t/tau) || softmax(s/tau))`` over the last dimension, without a mean: [..., C] -> [...].
+def kl_divergence(student: Tensor, teacher: Tensor, tau: float = 1.0, dim: int = -1) -> Tensor:
+    """``tau^2 KL(softmax(t/tau) || softmax(s/tau))`` over the class axis ``dim``, without a mean: [..., C] -> [...].
 
     The factor tau^2 keeps the gradient's size independent of tau (Hinton, Vinyals, Dean, 2015, section 2.1).
     """
-    log_s = F.log_softmax(student / tau, dim=-1)
-    log_t = F.log_softmax(teacher.detach() / tau, dim=-1)
-    return tau * tau * F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(-1)
+    log_s = F.log_softmax(student / tau, dim=dim)
+    log_t = F.log_softmax(teacher.detach() / tau, dim=dim)
+    return tau * tau * F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(dim)
 
 
 def kd(student: Tensor, teacher: Tensor, tau: float = 4.0, weights: Tensor | None = None) -> Tensor:

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from tutelage.distillation.data import Batch, ReplayableData, Tree
+from tutelage.distillation.tasks import Task, make_task
 from tutelage.errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
@@ -93,7 +94,11 @@ class Method(nn.Module):
     ``method.…``) that get no gradient by design; the doctor and the contract test allow these and no others.
     ``needs_labels`` / ``needs_teacher``: refused at the start rather than in the middle. ``deterministic_teacher``: the
     teacher is asked for exactly one answer a batch, on the batch as the data supplied it: only then can it be cached.
-    ``matched_heads``: the heads in which student and teacher must have one shape.
+    ``matched_heads``: the heads in which student and teacher must have one shape, where the method reads no task.
+
+    ``tasks``: the names of the tasks that the method supports; a job of any other is refused. Label loss and distance to
+    the teacher then come from ``self.task``, which the trainer sets before ``prepare``. Empty: the method has losses of
+    its own and reads no task; a job's task then only chooses the metrics.
 
     A system also offers ``tiny(seed) -> TrainingJob``, a class method: a lesson of a few seconds that tests and the doctor
     run.
@@ -104,6 +109,7 @@ class Method(nn.Module):
     needs_teacher: bool = True
     deterministic_teacher: bool = True
     matched_heads: tuple[str, ...] = ("logits",)
+    tasks: tuple[str, ...] = ()
 
     @dataclass(frozen=True)
     class Config:
@@ -132,6 +138,24 @@ class Method(nn.Module):
             message = f"an option of {type(self).__name__} is of the wrong type: {error}"
             raise InputError(message, where=", ".join(options), remedy=f"the defaults are {self.Config()}"[:300]) from error
         self.progress = TrainingProgress()
+        self._task: Task | None = None
+
+    @property
+    def task(self) -> Task:
+        """The task of the job; outside a job, the first that the method supports.
+
+        Raises:
+            InputError: the method reads no task.
+        """
+        if self._task is None:
+            if not self.tasks:
+                raise InputError(f"{type(self).__name__} reads no task", where="tasks", remedy="name those it supports")
+            self._task = make_task(self.tasks[0])
+        return self._task
+
+    @task.setter
+    def task(self, task: Task) -> None:
+        self._task = task
 
     def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
         """Build what depends on observed shapes or on all data: projections, taps, queues, class means.

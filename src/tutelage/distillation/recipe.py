@@ -3,6 +3,7 @@
 ::
 
     method = "kd"
+    task = "classification"  # what is predicted; it may be left out where labels and outputs leave no doubt
     seeds = 3
     out = "runs/fashion"
 
@@ -120,7 +121,9 @@ class CacheSpec:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole distillation; see the module's example. ``test``: labelled data to score on (a packaged data set brings its
+    """A whole distillation; see the module's example.
+
+    ``task_options``: of the task named by ``task``. ``test``: labelled data to score on (a packaged data set brings its
     own). ``labelled``: what the student alone learns from in a comparison, by default ``data``. ``tensorboard``: write the
     logs as its events too."""
 
@@ -131,12 +134,18 @@ class Recipe:
     teacher: ModelSpec | None = None
     method: str = "kd"
     options: dict[str, Plain] = field(default_factory=dict)
+    task: str | None = None
+    task_options: dict[str, Plain] = field(default_factory=dict)
     settings: TrainingSettings = TrainingSettings()
     views: Augmentation | None = None
     cache: CacheSpec | None = None
     seeds: int = 1
     out: str | None = None
     tensorboard: bool = False
+
+    def __post_init__(self) -> None:
+        if self.task_options and self.task is None:
+            raise InputError("options of no task", where="task_options", remedy='name it: task = "segmentation"')
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -6,22 +6,25 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from tutelage.distillation import losses
 from tutelage.distillation.data import Batch
 from tutelage.distillation.method import Method, Output, Terms
 from tutelage.distillation.method import forward_heads as answer_of
+from tutelage.distillation.tasks import CategoricalTask
+from tutelage.distillation.tasks import tasks as every_task
 from tutelage.distillation.teacher import Teacher
+from tutelage.errors import InputError
 
 
 class Supervised(Method):
-    """Cross-entropy with the labels; a teacher, if there is one, is never asked."""
+    """The task's label loss alone; a teacher, if there is one, is not called."""
 
+    tasks = tuple(every_task())
     needs_teacher = False
     needs_labels = True
 
     @dataclass(frozen=True)
     class Config:
-        """smoothing: of the labels."""
+        """``smoothing``: of the labels, for tasks with classes."""
 
         smoothing: float = 0.0
 
@@ -31,4 +34,9 @@ class Supervised(Method):
 
     def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``label``."""
-        return {"label": losses.cross_entropy(student["logits"], batch.labels, batch.weights, self.config.smoothing)}
+        task, smoothing = self.task, self.config.smoothing
+        if not smoothing:
+            return {"label": task.label_loss(student, batch.labels, batch.weights)}
+        if not isinstance(task, CategoricalTask):
+            raise InputError(f"the task {task.name} has no classes: no smoothing", where="smoothing", remedy="leave it at 0")
+        return {"label": task.label_loss(student, batch.labels, batch.weights, smoothing)}

@@ -30,6 +30,7 @@ from tutelage.distillation.checkpoint import (
 )
 from tutelage.distillation.data import Batch
 from tutelage.distillation.data.loader import BatchLoader
+from tutelage.distillation.evaluate import evaluate
 from tutelage.distillation.export import save_weights
 from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.method import Phase, TrainingProgress
@@ -115,19 +116,19 @@ class Trainer:
         self._since = 0  # the step at which the sums began
         self._move_to_device()
         self.parallel.broadcast_parameters(self.student)
+        with self._rng():
+            example = self.batch(0)
+            checks.resolve_task(job, example)
         with self.parallel.main_first():
             self.folder = self._open_run_folder(folder)
         with self._rng(), torch.no_grad():
             self._reseed("prepare")
-            example = self.batch(0)
             self.parallel.check_supported(job, example)
             self.student.eval()
             self.method.prepare(self.student, self.teacher, example, job.data)
             self.method.to(self.device)
             if check:
-                from tutelage.distillation.doctor import check_first_batch
-
-                check_first_batch(job, example)
+                checks.check_first_batch(job, example)
         checks.check_no_shared_parameters(self.job, dict(trainable_parameters(self.student, self.method)))
         self.parallel = self.parallel.split(job)
         self._backward = self.parallel.backward(self.method)
@@ -328,7 +329,9 @@ class Trainer:
         assert self.job.evaluate is not None
         student = self.method.export(self.parallel.full_model(self.student)).eval()
         with torch.no_grad():
-            return self.job.evaluate(student)
+            if callable(self.job.evaluate):
+                return self.job.evaluate(student)
+            return evaluate(student, self.job.evaluate, self.job.task)
 
     def _open_run_folder(self, folder: str | Path | None) -> Path | None:
         if folder is None:

@@ -56,10 +56,14 @@ def train_student(
     data: TensorData,
     method: Method | None = None,
     teacher: Any = None,
+    task: str | None = None,
     **settings: Any,
 ) -> nn.Module:
-    """The exported student after a lesson; without ``method``, on labels alone."""
-    return train(TrainingJob(student, teacher, method or Supervised(), data, TrainingSettings(**settings))).student
+    """The exported student after a lesson; without ``method``, on labels alone.
+
+    ``task``: named where the data has no labels to infer it from.
+    """
+    return train(TrainingJob(student, teacher, method or Supervised(), data, TrainingSettings(**settings), task=task)).student
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from tutelage.experiments import Experiment, better, equal
 from tutelage.experiments._backbones import scores, small_fashion
 from tutelage.networks.attention import TransformerBlock
+from tutelage.networks.layers import PatchEmbed
 from tutelage.systems.cvt import CvT, tokens_of
 
 SMALL: dict[str, Any] = {
@@ -42,14 +43,17 @@ class ViT(nn.Module):
 class WithPositions(nn.Module):
     """A patch embedding with a learned vector for each position added to its tokens."""
 
-    def __init__(self, embedding: nn.Module, dim: int, grid_size: int):
+    def __init__(self, embedding: PatchEmbed, dim: int, grid_size: int):
         super().__init__()
         self.embedding, self.positions = embedding, nn.Parameter(0.02 * torch.randn(1, grid_size * grid_size, dim))
 
-    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens and the map's size."""
-        tokens, size = self.embedding(x)
-        return tokens + self.positions, size
+    def map_size(self, image_size: Sequence[int]) -> tuple[int, ...]:
+        """Rows and columns of the tokens."""
+        return self.embedding.map_size(image_size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tokens [B, N, dim] with their positions."""
+        return self.embedding(x) + self.positions
 
 
 def small_cvt(**changes: Any) -> CvT:

@@ -34,7 +34,9 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
     arms = {
         "teacher": accuracy(teacher, test),
         "1,000 labels": accuracy(train_student(student(), few, **settings), test),
-        "distilled, no labels": accuracy(train_student(student(), unlabelled, KD(alpha=1.0), teacher, **settings), test),
+        "distilled, no labels": accuracy(
+            train_student(student(), unlabelled, KD(alpha=1.0), teacher, "classification", **settings), test
+        ),
         "all labels": accuracy(train_student(student(), train, **settings), test),
     }
     if all_arms:

@@ -48,7 +48,7 @@ class TokenDropping(nn.Module):
         if self.by == "random":
             return torch.rand(x.shape[1] - 1, generator=torch_rng(0, "random tokens")).expand(len(x), -1)
         attention = self.layer.attention
-        q, k, _ = attention.qkv(self.layer.norm1(x)).unflatten(-1, (3, attention.heads, -1)).permute(2, 0, 3, 1, 4)
+        q, k, _ = attention.qkv(self.layer.norm1(x)).unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return (q[:, :, :1] @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(-1)[:, :, 0, 1:].mean(1)
 
 

@@ -6,14 +6,15 @@ Source: Gupta and Kembhavi, "Visual Programming: Compositional visual reasoning 
 from __future__ import annotations
 
 import ast
+import contextlib
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from tutelage.errors import did_you_mean
-from tutelage.programs.eval_expression import MAX_NUMBER, Expression
+from tutelage.programs.eval_expression import Expression
+from tutelage.programs.text_cache import MAX_CHARACTERS, TextCache
 from tutelage.programs.types import (
     Call,
     ForbiddenSyntax,
@@ -27,17 +28,12 @@ from tutelage.programs.types import (
     UnknownModule,
     Value,
 )
+from tutelage.programs.visprog_literals import quote, read_literal, type_of
+from tutelage.programs.visprog_source import program_lines, requoted
 
 MAX_SOURCE = 20_000
-MAX_REMEMBERED = 8_000_000
-"""Characters of the programs that a parser remembers."""
 FINAL = ("FINAL_RESULT", "FINAL_ANSWER")
 
-# A quoted argument ends at the quote that the next argument or the closing bracket follows: so it may hold apostrophes.
-# What is possessive and bounded in it keeps the search short on a long line of quotes or of one word.
-_QUOTED = re.compile(
-    r"""(?P<name>\b\w++\s*+=\s*+)(?P<quote>['"])(?P<text>.{0,2000}?)(?P=quote)(?=\s*+(?:,\s*+\w++\s*+=|\)\s*+(?:\#.*)?$))"""
-)
 _FORM = "VAR=MODULE(arg=value, ...)"
 
 
@@ -58,7 +54,7 @@ class Step(NamedTuple):
     line: int
 
     def __str__(self) -> str:
-        shown = (f"{name}={value if variable else _quote(value)}" for name, variable, value in self.arguments)
+        shown = (f"{name}={value if variable else quote(value)}" for name, variable, value in self.arguments)
         return f"{self.target}={self.module}({','.join(shown)})"
 
 
@@ -131,34 +127,24 @@ class Parser:
 
     def __init__(self, signatures: Mapping[str, Signature], keep: int = 50_000):
         self.signatures, self._keep = dict(signatures), keep
-        self._known: dict[tuple[str, tuple[str, ...]], VisProgProgram | ProgramFailure] = {}
+        self._known: TextCache[VisProgProgram | ProgramFailure] = TextCache(keep)
         self._lines: Lines = {}
-        self._characters = self._characters_of_lines = 0
+        self._read = 0
 
     def try_parse(self, text: str, inputs: tuple[str, ...] = ("IMAGE",)) -> VisProgProgram | ProgramFailure:
         """The program, or the typed failure that :func:`parse` would raise."""
-        key = (text, inputs)
-        found = self._known.get(key)
+        found = self._known.get(text, inputs)
         if found is None:
             try:
                 found = parse(text, self.signatures, inputs, self._lines)
             except ProgramFailure as failure:
                 found = failure
-            self._remember(key, found)
+            self._read += len(text)
+            if len(self._lines) > self._keep or self._read > MAX_CHARACTERS:
+                self._lines.clear()
+                self._read = 0
+            self._known.put(text, found, inputs)
         return found
-
-    def _remember(self, key: tuple[str, tuple[str, ...]], found: VisProgProgram | ProgramFailure) -> None:
-        """Keep ``found``, and let the oldest go where there are too many programs, or too long ones."""
-        self._characters += len(key[0])
-        self._characters_of_lines += len(key[0])
-        while self._known and (len(self._known) >= self._keep or self._characters > MAX_REMEMBERED):
-            oldest = next(iter(self._known))
-            self._characters -= len(oldest[0])
-            del self._known[oldest]
-        if len(self._lines) > self._keep or self._characters_of_lines > MAX_REMEMBERED:
-            self._lines.clear()
-            self._characters_of_lines = 0
-        self._known[key] = found
 
     def parse(self, text: str, inputs: tuple[str, ...] = ("IMAGE",)) -> VisProgProgram:
         """The program; raises as :func:`parse` does."""
@@ -194,11 +180,21 @@ def read(text: str, lines: Lines | None = None) -> tuple[Step, ...]:
     """The steps of ``text`` as they stand, unchecked but for their form; ``lines`` as in :func:`parse`.
 
     Raises:
-        ParseFailure, Refused, LimitExceeded: as :func:`parse`.
+        ParseFailure, ForbiddenSyntax, LimitExceeded: as :func:`parse`.
     """
     if len(text) > MAX_SOURCE:
         raise LimitExceeded(f"a program of {len(text):,} characters; at most {MAX_SOURCE:,} are read")
-    steps = _read_lines(text, {} if lines is None else lines)
+    known: Lines = {} if lines is None else lines
+    try:
+        return _steps(text, known)
+    except (ParseFailure, ForbiddenSyntax):
+        with contextlib.suppress(ProgramFailure):
+            return _steps(program_lines(text), known)
+        raise
+
+
+def _steps(text: str, known: Lines) -> tuple[Step, ...]:
+    steps = _read_lines(text, known)
     if steps is None:
         steps = _read_whole(text)
     if not steps or steps[-1].target not in FINAL or steps[-1].module != "RESULT":
@@ -229,7 +225,7 @@ def _read_whole(text: str) -> tuple[Step, ...]:
     try:
         tree = _tree(text)
     except SyntaxError:
-        lines = [_QUOTED.sub(_requote, line.strip()) for line in text.splitlines()]
+        lines = [requoted(line.strip()) for line in text.splitlines()]
         try:
             tree = _tree("\n".join(lines))
         except SyntaxError as error:
@@ -270,7 +266,7 @@ def check(
                 if module == "RESULT":
                     returns = found
             else:
-                found = _type_of(value)
+                found = type_of(value)
                 given[name] = value
             if found != wanted[name] and "any" not in (found, wanted[name]):
                 if value is not None or name not in signature.optional:
@@ -305,7 +301,7 @@ def _undefined(step: Step, name: str, variables: Mapping[str, Variable]) -> Prog
 
 
 def _wrong_type(step: Step, name: str, actual: str, expected: str) -> ProgramFailure:
-    (shown,) = [value if variable else _quote(value) for given, variable, value in step.arguments if given == name]
+    (shown,) = [value if variable else quote(value) for given, variable, value in step.arguments if given == name]
     return TypeFailure(f"{step.module} takes {expected} as {name!r}, {shown} is {actual}", where=f"line {step.line}")
 
 
@@ -340,11 +336,6 @@ def _tree(text: str) -> ast.Module:
         raise ParseFailure(f"not text: {error}", where="line 1") from None
 
 
-def _requote(match: re.Match[str]) -> str:
-    text = match["text"].replace("\\" + match["quote"], match["quote"])
-    return match["name"] + repr(text)
-
-
 def _step(statement: ast.stmt) -> Step:
     match statement:
         case ast.Assign(targets=[ast.Name(id=target)], value=ast.Call(func=ast.Name(id=module)) as call):
@@ -373,7 +364,7 @@ def _argument(keyword: ast.keyword, where: str) -> Argument:
     if isinstance(keyword.value, ast.Name):
         return Argument(keyword.arg, True, keyword.value.id)
     try:
-        return Argument(keyword.arg, False, _literal(keyword.value))
+        return Argument(keyword.arg, False, read_literal(keyword.value))
     except LimitExceeded as failure:
         raise LimitExceeded(f"{keyword.arg!r} holds {failure.message}", where=where) from None
     except ValueError:
@@ -384,24 +375,6 @@ def _argument(keyword: ast.keyword, where: str) -> Argument:
         ) from None
 
 
-def _literal(node: ast.expr) -> Value:
-    match node:
-        case ast.Constant(value=str() | bool() | int() | float() | None as value):
-            return _checked_number(value) if type(value) is int else value
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-            return -_checked_number(value)
-        case ast.List(elts=items) | ast.Tuple(elts=items) if not any(isinstance(item, ast.List) for item in items):
-            return [_literal(item) for item in items]
-    raise ValueError
-
-
-def _checked_number(value: Any) -> Any:
-    """``value`` if later steps and messages can write it."""
-    if not abs(value) <= MAX_NUMBER:
-        raise LimitExceeded(f"a number above {MAX_NUMBER:g}")
-    return value
-
-
 def _expression(argument: Argument, where: str) -> Argument:
     if argument.name != "expr" or not isinstance(argument.value, str) or argument.variable:
         return argument
@@ -409,18 +382,3 @@ def _expression(argument: Argument, where: str) -> Argument:
         return Argument("expr", False, Expression(argument.value))
     except ProgramFailure as failure:
         raise type(failure)(failure.message, where=where, remedy=failure.remedy) from None
-
-
-def _type_of(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, bool):
-        return "bool"
-    return "number" if isinstance(value, (int, float)) else "any"
-
-
-def _quote(value: Value) -> str:
-    """A literal as programs write it: a text that holds an apostrophe goes in double quotes."""
-    return repr(str(value) if isinstance(value, str) else value)

@@ -34,15 +34,12 @@ class Question:
 
 
 class ProgramParser:
-    """A DSL's parser for the modules at hand; each distinct text is parsed once.
+    """A DSL's parser for the modules at hand; each distinct text is parsed once."""
 
-    ``trusted``: ViperGPT programs that somebody vouches for run in this process; others in the sandbox.
-    """
-
-    def __init__(self, dsl: str, modules: Mapping[str, Module], trusted: bool = False):
+    def __init__(self, dsl: str, modules: Mapping[str, Module]):
         self.dsl = dsl
         signatures = {name: module.signature for name, module in modules.items()}
-        self._parser: Any = visprog.Parser(signatures) if dsl == "visprog" else viper.Parser(signatures, isolate=not trusted)
+        self._parser: Any = visprog.Parser(signatures) if dsl == "visprog" else viper.Parser(signatures)
 
     def parse(self, question: Question) -> Program | ProgramFailure:
         """The question's program, or the failure of its parsing; a question without one fails too."""

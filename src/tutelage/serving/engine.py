@@ -20,9 +20,9 @@ from time import monotonic, perf_counter
 from typing import Any
 
 from tutelage.programs import viper, visprog
-from tutelage.programs.isolation import Sandbox
 from tutelage.programs.lanes import to_failure
 from tutelage.programs.result_cache import ResultCache
+from tutelage.programs.sandbox import Sandbox
 from tutelage.programs.scheduler import Job, RunContext, Scheduler
 from tutelage.programs.trace import Trace
 from tutelage.programs.types import Call, Module, ModuleOutputs, Program, ProgramFailure, ProgramRun, TimeoutFailure, Value
@@ -47,15 +47,15 @@ MAX_WAIT_SHARE = 0.125
 class PendingRun:
     """A program that a client wants run: its text, and the images it reads by name. ``future`` gets the trace.
 
-    Whoever no longer wants it sets ``cancelled``: it ends at its next step. ``queued_at``, ``started_at``
-    and ``finished_at`` are seconds of
-    :func:`time.perf_counter`.
+    Programs of different ``client``s never share a session of the sandbox. Whoever no longer wants it sets ``cancelled``: it ends
+    at its next step. ``queued_at``, ``started_at`` and ``finished_at`` are seconds of :func:`time.perf_counter`.
     """
 
     dsl: str
     text: str
     state: Mapping[str, Image]
     question: str | None = None
+    client: str = ""
     future: asyncio.Future[Trace] = field(default_factory=lambda: asyncio.get_running_loop().create_future())
     queued_at: float = field(default_factory=perf_counter)
     started_at: float = 0.0
@@ -74,7 +74,7 @@ class BatchingEngine:
         signatures = self._context.signatures
         self._parsers: dict[str, visprog.Parser | viper.Parser] = {
             "visprog": visprog.Parser(signatures),
-            "viper": viper.Parser(signatures, isolate=self._sandbox, limits=settings.programs),
+            "viper": viper.Parser(signatures, sandbox=self._sandbox),
         }
         self._inbox: SimpleQueue[PendingRun | None] = SimpleQueue()
         self._running: dict[int, PendingRun] = {}
@@ -107,8 +107,8 @@ class BatchingEngine:
     def _thread_main(self) -> None:
         fault = "the server is stopping"
         try:
-            with contextlib.suppress(OSError):  # where no child can be made, each program that needs it says so
-                self._sandbox.pid  # noqa: B018  the child begins before the first program comes
+            with contextlib.suppress(ProgramFailure):  # where no worker can be made, each program that needs it says so
+                self._sandbox.pid  # noqa: B018  the worker begins before the first program comes
             self._work(Scheduler(self._context))
         except BaseException as error:  # those who wait must hear of it, whatever it is
             fault = f"the engine has ended: {type(error).__name__}: {error}"
@@ -164,6 +164,8 @@ class BatchingEngine:
         self._running[number] = pending
         try:
             found = self._parsers[pending.dsl].try_parse(pending.text, tuple(pending.state))
+            if isinstance(found, viper.ViperProgram):
+                found = found.for_client(pending.client)
         except Exception as error:
             found = to_failure(error, "reading the program")
         program = found if isinstance(found, ProgramFailure) else CancellableProgram(found, pending)

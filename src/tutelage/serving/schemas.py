@@ -38,7 +38,7 @@ class SolveRequest(RequestBase):
 
 
 class RunRequest(RequestBase):
-    """A program to run. ViperGPT programs run isolated, in a process that has nothing to misuse."""
+    """A program to run. ViperGPT programs run in a sandbox, in a process that has nothing to misuse."""
 
     model_config = _example({"images": [EXAMPLE_IMAGE], "program": EXAMPLE_PROGRAM})
     program: Annotated[str, Field(min_length=1, max_length=20_000)]

@@ -24,6 +24,7 @@ from tutelage.serving.errors import ClientDisconnected, error_payload, status_an
 from tutelage.serving.metrics import Metrics
 from tutelage.serving.middleware import RequestContext
 from tutelage.serving.settings import ServerSettings
+from tutelage.storage import fingerprint
 
 INPUTS = (("IMAGE",), ("LEFT", "RIGHT"))
 MAX_RENDERED_SIDE = 1024
@@ -90,6 +91,12 @@ class BatchedGenerator:
                     answer.set_result(draft)
 
 
+def client_of(request: Request) -> str:
+    """Who asks, as far as the connection tells: the peer's address with the key it gave."""
+    host = request.client.host if request.client is not None else ""
+    return fingerprint(host, request.headers.get("authorization", ""))
+
+
 class QuestionService:
     """What the paths of the application call. ``decoders`` threads read and write pictures."""
 
@@ -135,7 +142,7 @@ class QuestionService:
             Stopped: the engine takes no more programs.
         """
         tickets: list[PendingRun] = []
-        work = asyncio.ensure_future(self._run(queued, tickets))
+        work = asyncio.ensure_future(self._run(queued, tickets, client_of(request)))
         gone = asyncio.ensure_future(request.receive())  # the body is read: what comes next is that the client left
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
@@ -149,11 +156,11 @@ class QuestionService:
                 ticket.cancelled = True
 
     async def _run(
-        self, queued: Sequence[QueuedRequest], pending: list[PendingRun]
+        self, queued: Sequence[QueuedRequest], pending: list[PendingRun], client: str
     ) -> list[tuple[Trace | ProgramFailure, dict[str, Any]]]:
         drafts = await asyncio.gather(*map(self._generate, queued))
         runs = [
-            None if draft.failure is not None else PendingRun(wish.dsl, draft.text, wish.state, wish.question)
+            None if draft.failure is not None else PendingRun(wish.dsl, draft.text, wish.state, wish.question, client)
             for wish, draft in zip(queued, drafts, strict=True)
         ]
         pending += [ticket for ticket in runs if ticket is not None]

@@ -39,10 +39,16 @@ def class_ids(labels: Tensor | None) -> Tensor:
     """``labels`` where they are class ids [B].
 
     Raises:
-        InputError: there are none, or they are probabilities: the target class would not be one class.
+        InputError: there are none, some are ignored (below 0), or they are probabilities: the target would not be one class.
     """
     if labels is None or labels.ndim != 1 or labels.dtype != torch.int64:
         raise InputError("the loss needs one class id a sample", where="labels", remedy="give int64 labels [B]; no mixed labels")
+    if bool((labels < 0).any()):
+        raise InputError(
+            "a label is ignored (below 0), and this method needs every label",
+            where="labels",
+            remedy="leave these samples out, or use a method that ignores labels, such as kd",
+        )
     return labels
 
 

@@ -149,6 +149,7 @@ class DeiTLT(Method):
         InputError: labels that are already mixed, or a class without samples.
     """
 
+    tasks = ("classification",)
     needs_labels = True
     deterministic_teacher = False  # it is asked on the mixed images
 
@@ -238,6 +239,7 @@ class SharpnessAware(Method):
     buffers (batch-norm statistics) as the first left them; ``rho = 0`` is the plain optimiser, bit for bit.
     """
 
+    tasks = ("classification",)
     needs_labels = True
     needs_teacher = False
 

@@ -9,6 +9,7 @@ from tutelage.distillation import losses
 from tutelage.distillation.data import Batch
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, Output, Terms
+from tutelage.distillation.tasks import CategoricalTask
 from tutelage.registry import system
 from tutelage.systems._toy import SmallCNN, build_with_seed, class_ids, toy_images
 
@@ -23,11 +24,13 @@ class DKD(Method):
     silences what it knows of the other classes. ``w(e) = min(1, e / warmup)``, e the epoch counted from 1, as in the
     authors' CIFAR schedule; ``warmup = 0`` switches it off.
 
-    Heads: ``logits`` [B, C], C >= 2; labels [B] class ids. Defaults: the paper's for CIFAR-100 (alpha 1, beta 8, T 4).
+    Heads: ``logits`` [B, C], C >= 2; labels [B] class ids. In segmentation and on tokens each position counts as such a row
+    (our choice), but for ignored labels. Defaults: the paper's for CIFAR-100 (alpha 1, beta 8, T 4).
     ``beta`` should be small where the teacher's target logit stands little above the others (section 4.3).
     """
 
     needs_labels = True
+    tasks = ("classification", "segmentation", "token-classification", "language-modelling")
 
     @dataclass(frozen=True)
     class Config:
@@ -47,12 +50,15 @@ class DKD(Method):
 
     def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``label``, ``target`` (T^2 TCKD) and ``other`` (T^2 NCKD)."""
-        labels = class_ids(batch.labels)
-        target, other = losses.decoupled(student["logits"], teacher["logits"], labels, self.config.tau)
+        assert isinstance(self.task, CategoricalTask)
+        rows = self.task.rows(student, teacher, batch.labels, batch.weights)
+        assert rows.teacher is not None
+        labels = class_ids(rows.labels)
+        target, other = losses.decoupled(rows.student, rows.teacher, labels, self.config.tau)
         return {
-            "label": losses.cross_entropy(student["logits"], labels, batch.weights),
-            "target": losses.average(target, batch.weights),
-            "other": losses.average(other, batch.weights),
+            "label": losses.cross_entropy(rows.student, labels, rows.weights),
+            "target": losses.average(target, rows.weights),
+            "other": losses.average(other, rows.weights),
         }
 
     @classmethod

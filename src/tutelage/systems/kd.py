@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tutelage.distillation import losses
 from tutelage.distillation.data import Batch
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method, Output, Terms
+from tutelage.distillation.tasks import tasks as every_task
 from tutelage.errors import InputError
 from tutelage.registry import system
 from tutelage.systems._toy import SmallCNN, build_with_seed, toy_images
@@ -25,9 +25,15 @@ class KD(Method):
     Heads: ``logits`` [B, C] of student and teacher; labels [B] class ids or [B, C] probabilities. The defaults
     T = 4 and alpha = 0.9 are the usual ones of later comparisons; the paper varies both.
 
+    Any task: the two terms are the task's distance to the teacher and its label loss. Outside classes and labels these are
+    no longer soft targets (our choice): real numbers, maps and images are compared by squared or absolute error, which
+    ``tau`` does not touch.
+
     Raises:
         InputError: ``alpha`` outside 0..1 or ``tau`` not above 0.
     """
+
+    tasks = tuple(every_task())
 
     @dataclass(frozen=True)
     class Config:
@@ -53,10 +59,9 @@ class KD(Method):
 
     def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``kd`` and, unless ``alpha`` is 1, ``label``."""
-        ours, theirs = student["logits"], teacher["logits"]
-        terms = {"kd": losses.kd(ours, theirs, self.config.tau, batch.weights)}
+        terms = {"kd": self.task.distance(student, teacher, batch.labels, batch.weights, self.config.tau)}
         if self.needs_labels:
-            terms["label"] = losses.cross_entropy(ours, batch.labels, batch.weights)
+            terms["label"] = self.task.label_loss(student, batch.labels, batch.weights)
         return terms
 
     @classmethod

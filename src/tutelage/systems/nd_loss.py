@@ -105,6 +105,7 @@ class NDLoss(Method):
         InputError: mixed labels, a class without samples, or no such sub-module.
     """
 
+    tasks = ("classification",)
     needs_labels = True
 
     @dataclass(frozen=True)

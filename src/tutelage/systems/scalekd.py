@@ -137,6 +137,7 @@ class ScaleKD(Method):
         InputError: the teacher is not a live network, no such sub-module, or heads that do not divide its width.
     """
 
+    tasks = ("classification",)
     needs_labels = True
 
     @dataclass(frozen=True)

@@ -248,6 +248,7 @@ class SelfSlimmedViT(Method):
     """
 
     Network = SlimViT
+    tasks = ("classification",)
     needs_labels = True
 
     @dataclass(frozen=True)

@@ -156,6 +156,7 @@ class TransKD(Method):
         InputError: not as many taps as weights, or the maps of student and teacher differ in size.
     """
 
+    tasks = ("segmentation",)
     needs_labels = True
 
     @dataclass(frozen=True)
@@ -298,6 +299,7 @@ def segmentation_loss(logits: Tensor, labels: Tensor, weights: Tensor | None = N
     neighbours; 0 where every label is ``ignore``."""
     if labels.shape[1:] != logits.shape[2:]:
         labels = F.interpolate(labels[:, None].float(), size=logits.shape[2:])[:, 0].long()
+    labels = labels.masked_fill(labels < 0, ignore)
     loss = F.cross_entropy(logits, labels, weight=weights, ignore_index=ignore, reduction="sum")
     counted = labels != ignore
     mass = counted.sum() if weights is None else weights[labels[counted]].sum()

@@ -21,7 +21,7 @@ from .oracle_modules import modules, pictures
 
 
 def parsed(dsl: str, text: str, signatures: Mapping[str, Signature], inputs: tuple[str, ...]) -> Program:
-    return visprog.parse(text, signatures, inputs) if dsl == "visprog" else viper.parse(text, signatures, isolate=False)
+    return visprog.parse(text, signatures, inputs) if dsl == "visprog" else viper.parse(text, signatures)
 
 
 def traces(samples: list[Sample], programs: list[str], dsl: str) -> list[Any]:

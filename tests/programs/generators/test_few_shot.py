@@ -42,7 +42,7 @@ MODULES = {
     ),
 }
 SIGNATURES = {name: module.signature for name, module in MODULES.items()}
-PARSERS = {"visprog": visprog.Parser(SIGNATURES), "viper": viper.Parser(SIGNATURES, isolate=False)}
+PARSERS = {"visprog": visprog.Parser(SIGNATURES), "viper": viper.Parser(SIGNATURES)}
 KINDS = [(dsl, inputs) for dsl in PARSERS for inputs in (ONE, PAIR)]
 EXAMPLES = [Example(question, "P") for question in ("What color is the dog?", "How many dogs are there?", "Is it raining?")]
 

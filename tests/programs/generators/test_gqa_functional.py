@@ -36,7 +36,7 @@ def lines(ops: Ops) -> list[str]:
     keys = ("operation", "argument", "dependencies")
     written = translate([dict(zip(keys, op, strict=True)) for op in ops])
     visprog.parse(written.visprog, SIGNATURES)
-    viper.parse(written.viper, SIGNATURES, isolate=False)
+    viper.parse(written.viper, SIGNATURES)
     return written.visprog.splitlines()
 
 

@@ -55,7 +55,7 @@ def lines(question: str, **options: object) -> list[str]:
     written = generate(question, **options)  # type: ignore[arg-type]
     inputs = tuple(options.get("inputs", ("IMAGE",)))  # type: ignore[arg-type]
     visprog.parse(written.visprog, SIGNATURES, inputs)
-    viper.parse(written.viper, SIGNATURES, isolate=False)
+    viper.parse(written.viper, SIGNATURES)
     return written.visprog.splitlines()[:-1]
 
 

@@ -51,5 +51,15 @@ def _table(result: dict[str, Any]) -> Any:
     table.add_row("our own time", "", f"{result['own_us_per_step']:.1f} us a step")
     if "share_of_visprog" in result:
         table.add_row("of VisProg's rate", "", f"{result['share_of_visprog']:.0%}")
-        table.add_row("symbolic operations", "", f"at worst {result['symbolic']['worst']:.1f}x CPython's time")
+        own, fast, other = result["overhead"], result["accelerator"], result["smolagents"]
+        for kind in ("repeated", "fresh"):
+            batched, single = own[f"batched_{kind}_us"], own[f"one_at_a_time_{kind}_us"]
+            table.add_row(f"no time in modules, {kind} texts", f"{1e6 / batched:,.0f}", f"{single:,.0f} us one at a time")
+        share = f"{fast['share_of_visprog']:.0%} of VisProg's rate, {fast['speedup']:.1f}x one at a time"
+        table.add_row("modules of 20 ms a call + 1 ms an item", f"{fast['programs_per_s']:,.0f}", share)
+        if "skipped" not in other:
+            theirs = f"{other['smolagents_ms']:.2f} ms, {other['smolagents_refused']} of {other['programs']} refused"
+            table.add_row("smolagents' local executor", f"{1000 / other['smolagents_ms']:,.0f}", theirs)
+            here = f"{other['ms']:.2f} ms, {other['refused']} refused"
+            table.add_row("the same programs here", f"{1000 / other['ms']:,.0f}", here)
     return table

@@ -30,6 +30,7 @@ from tutelage.programs import viper, visprog
 from tutelage.programs.generators.base import FailedProgram, GenerationRequest, Parser
 from tutelage.programs.generators.embedding import Embed, hashed_words
 from tutelage.programs.types import ParseFailure, ProgramFailure, Signature, UnknownModule
+from tutelage.programs.viper_api import NEEDS, stub
 from tutelage.seeds import derive
 
 BUILT_IN = Path(__file__).parent / "examples"
@@ -136,13 +137,15 @@ def _blocks(path: Path) -> list[tuple[Example, int]]:
 
 def rules_of(dsl: str, signatures: Mapping[str, Signature]) -> str:
     """The language in words: the shipped rules without lines that need an absent module, then modules they do not name."""
-    told = {match[1] for name in ("visprog", "viper") for match in _NEEDS.finditer(_rules_text(name))}
+    told = {*NEEDS.values(), *(match[1] for name in ("visprog", "viper") for match in _NEEDS.finditer(_rules_text(name)))}
     others = sorted(signatures.keys() - told)
     lines = list[str]()
     for line in _rules_text(dsl).splitlines():
         needs = _NEEDS.fullmatch(line)
         if needs is None:
             lines.append(line)
+        elif needs[1] == "STUB":
+            lines += stub(signatures, without=("VideoSegment",)).splitlines()
         elif needs[1] == "OTHERS":
             lines += [f"  {name}({_arguments(signatures[name])}) -> {signatures[name].returns}" for name in others]
         elif needs[1] in signatures and needs[2]:
@@ -255,8 +258,7 @@ class PromptBuilder:
 
     @cached_property
     def _parsers(self) -> dict[str, Parser[Any]]:
-        # Examples are only checked here, never run: no sandbox.
-        return {"visprog": visprog.Parser(self.signatures), "viper": viper.Parser(self.signatures, isolate=False)}
+        return {"visprog": visprog.Parser(self.signatures), "viper": viper.Parser(self.signatures)}
 
 
 def _question(text: str, inputs: tuple[str, ...]) -> str:

@@ -1,1 +1,1 @@
-"""."""
+"""Continual learning: what keeps earlier tasks while a module is distilled."""

@@ -45,6 +45,7 @@ class MambaPKD(Method):
     """
 
     Network = MambaClassifier
+    tasks = ("classification",)
     needs_labels = True
     before: Tensor
     teacher_logits: Tensor

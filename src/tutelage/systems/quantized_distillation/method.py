@@ -75,6 +75,7 @@ class QuantizedDistillation(Method):
     training bit for bit. The KL term is a mean over the batch, not over the classes too (an older default of theirs).
     """
 
+    tasks = ("classification",)
     needs_labels = True
 
     @dataclass(frozen=True)
@@ -179,6 +180,7 @@ class DifferentiableQuantization(Method):
     lesson names. ``redistribute`` deals half of all points anew, by the gradient norms of 5 batches.
     """
 
+    tasks = ("classification",)
     needs_labels = True
     needs_teacher = False
     unused_parameters = ("student.*",)

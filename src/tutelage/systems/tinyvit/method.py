@@ -45,6 +45,8 @@ class TinyViT(Method):
 
     Network = TinyViTNetwork
 
+    tasks = ("classification",)
+
     @dataclass(frozen=True)
     class Config:
         """``k``: classes kept; None: all, dense. A cached teacher was cut when its cache was built; ``k`` is then the

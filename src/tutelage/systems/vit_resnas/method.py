@@ -16,7 +16,7 @@ from tutelage.distillation.method import Method, Output, Terms
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
-from tutelage.systems._toy import build_with_seed, toy_images
+from tutelage.systems._toy import build_with_seed, class_ids, toy_images
 from tutelage.systems.vit_resnas.network import ViTRes
 from tutelage.systems.vit_resnas.search_space import (
     Architecture,
@@ -53,6 +53,7 @@ class ViTResNAS(Method):
 
     Network = ViTRes
 
+    tasks = ("classification",)
     needs_teacher = False
     needs_labels = True
 
@@ -99,7 +100,7 @@ class ViTResNAS(Method):
         images, targets = batch.inputs, {"label": batch.labels}
         grid = student.size // student.feature_info[-1].stride
         if self.config.mixing:
-            images, targets["label"], targets["patches"] = mix_tokens(images, batch.labels, student.num_classes, grid)
+            images, targets["label"], targets["patches"] = mix_tokens(images, class_ids(batch.labels), student.num_classes, grid)
         else:
             targets["patches"] = batch.labels.repeat_interleave(grid**2, 0)
         masks = None

@@ -1,1 +1,1 @@
-"""."""
+"""The kinds of questions about synthetic scenes, one file a kind."""
