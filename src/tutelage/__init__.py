@@ -17,6 +17,7 @@ _HOMES = {
     "module": "tutelage.modules.function_module",
     "load": "tutelage.modules.visual_module",
     "distill": "tutelage.distillation.api",
+    "VisualAgent": "tutelage.agent",
 }
 _PACKAGES = ("sdvp", "distillation", "programs", "modules", "datasets", "systems")
 

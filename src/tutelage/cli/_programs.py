@@ -156,27 +156,32 @@ def run_and_print(
     json: str | None,
     cache: Path | None = None,
     extra: Mapping[str, Any] | None = None,
-    page: Path | None = None,
 ) -> None:
-    """Run one program, show every step and the answer, and write the trace as JSON, with what else is ``extra``, and as a
-    ``page``; a program that fails leaves with 1.
+    """Run one program and print its trace, as :func:`print_trace` does.
 
     Raises:
         StaleError, StorageError: the file of the result cache is not one, or cannot be written.
     """
-    from tutelage.programs.confidence import confidence
     from tutelage.programs.result_cache import ResultCache
     from tutelage.programs.scheduler import RunContext, run
 
     with ResultCache(cache) as results:
         (trace,) = run([job], RunContext(modules, results))
+    print_trace(job, trace, json, extra)
+
+
+def print_trace(job: Job, trace: Trace, json: str | None, extra: Mapping[str, Any] | None = None, page: Path | None = None) -> None:
+    """Show every step and the answer of one run, and write its trace as JSON, with what else is ``extra``, and as a ``page``.
+
+    A program that failed leaves with 1.
+    """
     screen = console(json)
     for name, value in job.state.items():
         for note in getattr(value, "notes", ()):
             screen.print(f"{name}: {note}", markup=False)
     if trace.steps:
         screen.print(_table(job.program, trace))
-    sure = confidence(trace)
+    sure = trace.confidence
     emit(trace.to_json() | {"confidence": sure} | dict(extra or {}), json)
     if page is not None:
         _write_html(page, job, trace, str((extra or {}).get("models", "")))
@@ -222,13 +227,11 @@ def _table(program: Program | ProgramFailure, trace: Trace) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from tutelage.programs.confidence import probability
-
     table = Table("step", "call", "answer")
     table.add_column("probability", justify="right")
     table.add_column("ms", justify="right")
     for record in trace.steps:
-        own = probability(record)
+        own = record.probability
         result = record.error or format_value(record.output)
         marks = " (unknown words)" if record.out_of_vocabulary else ""
         table.add_row(

@@ -17,8 +17,7 @@ from tutelage.cli._programs import (
     Seed,
     choose_module_set,
     modules_of,
-    parser_of,
-    run_and_print,
+    print_trace,
 )
 from tutelage.cli.common import JsonOut, console
 from tutelage.errors import InputError
@@ -53,20 +52,19 @@ def solve(
     json: JsonOut = None,
 ) -> None:
     """Have a program written for a question, run it, and show every step."""
+    from tutelage.agent import VisualAgent, VisualQuestion
     from tutelage.cli import _generators
     from tutelage.programs.generators.base import GenerationRequest
-    from tutelage.programs.generators.self_consistency import VoteRequest, run_and_vote
-    from tutelage.programs.generators.self_repair import RepairRequest, can_repair, run_and_repair
-    from tutelage.programs.scheduler import Job, RunContext
-    from tutelage.programs.values import Image
+    from tutelage.programs.generators.self_repair import can_repair
+    from tutelage.programs.scheduler import Job
 
     if len(images) > 2:
         raise InputError(f"{len(images)} pictures", remedy="give one or two pictures, then the question in quotes")
-    inputs = ("IMAGE",) if len(images) == 1 else ("LEFT", "RIGHT")
-    state = {name: Image.from_file(path) for name, path in zip(inputs, images, strict=True)}
+    item = VisualQuestion(images, question, question)
+    state = item.state
     chosen, why = choose_module_set(models, state.values())
     console(json).print(why, markup=False, soft_wrap=True)
-    packaged, request = chosen is ModuleSet.packaged, GenerationRequest(question, dsl.value, inputs, "0")
+    packaged, request = chosen is ModuleSet.packaged, GenerationRequest(question, dsl.value, tuple(state), question)
     parts = _generators.with_image_mode(_generators.read_settings(settings, changes or ()), single, packaged)
     signatures = _generators.signatures_of(module or (), packaged)
     task = _generators.GeneratorContext(parts, [request], signatures, seed)
@@ -79,19 +77,14 @@ def solve(
     if len(failures) == len(drafts) and not (repair and any(draft.text for draft in drafts)):
         _print_cost(console(json), _generators.usage_of(made), None, None)
         raise failures[0]
-    modules = modules_of(seed, module or (), chosen)
-    parser, context, repairs, election, taken = parser_of(dsl, modules), RunContext(modules), None, None, 0
-    if repair:
-        with _generators.generation_progress(made):
-            _, drafts, repairs = run_and_repair([RepairRequest(request, draft, state) for draft in drafts], made, parser, context)
-    if len(drafts) > 1:
-        (election,) = run_and_vote([VoteRequest(request, drafts, state)], parser, context)
-        taken = election.winner or 0
+    agent = VisualAgent(modules_of(seed, module or (), chosen), made, dsl=dsl.value, samples=samples, repair=repair)
+    with _generators.generation_progress(made):
+        (solution,), repairs = agent.solve([item._replace(images=tuple(state.values()))], [drafts])
     took = _generators.usage_of(made)
-    _print_cost(console(json), took, repairs, election)
-    console(json).print(drafts[taken].text, markup=False, soft_wrap=True)
-    job = Job(question, drafts[taken].program(parser, inputs), state, question)
-    run_and_print(job, modules, json, extra={"written": took, "models": why}, page=page)
+    _print_cost(console(json), took, repairs, solution.vote if len(drafts) > 1 else None)
+    console(json).print(solution.text, markup=False, soft_wrap=True)
+    job = Job(question, solution.program, state, question)
+    print_trace(job, solution.trace, json, {"written": took, "models": why}, page)
 
 
 def _print_cost(screen: Console, usage: dict[str, Any], repairs: RepairStats | None, vote: VoteResult | None) -> None:

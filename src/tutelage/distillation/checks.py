@@ -197,3 +197,18 @@ def check_finite_weights(
             where=where,
             remedy="lower the learning rate or set clip",
         )
+
+
+def check_tensors(state: Mapping[str, object], where: str) -> None:
+    """Refuse a state that cannot be saved: every value must be a tensor.
+
+    Raises:
+        InputError: the message names the value.
+    """
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise InputError(
+                f"{name} is a {type(value).__name__}, not a tensor",
+                where=where,
+                remedy="keep what must be resumed in a buffer",
+            )

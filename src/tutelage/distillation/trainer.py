@@ -357,13 +357,7 @@ class Trainer:
         tensors |= {f"teacher.{k}": v for k, v in (self.teacher.state_dict() if self.teacher else {}).items()}
         tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(self.optimizer).items()}
         tensors |= {f"sums.{k}": v for k, v in self._sums.items()}
-        for name, value in tensors.items():
-            if not isinstance(value, Tensor):
-                raise InputError(
-                    f"{name} is a {type(value).__name__}, not a tensor",
-                    where=type(self.method).__name__,
-                    remedy="keep what must be resumed in a buffer",
-                )
+        checks.check_tensors(tensors, type(self.method).__name__)
         tensors = dict(self.parallel.gather_full(tensors))
         head = {"since": self._since, "seconds": self.seconds, "ungraded": self.parameters_without_gradient}
         if self.parallel.main:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -54,6 +55,15 @@ class StepRecord:
     def id(self) -> str:
         """The sample's id."""
         return self.origin.id
+
+    @property
+    def probability(self) -> float | None:
+        """The probability in 0..1 that the module gives its own answer; None where it reports none."""
+        if self.output_dist is None:
+            return None
+        if isinstance(self.output, bool):
+            return self.output_dist.get("yes" if self.output else "no")
+        return self.output_dist.get(self.output if isinstance(self.output, str) else "found")
 
     @property
     def input_hash(self) -> str:
@@ -172,6 +182,15 @@ class Trace:
             self._steps = [_record(self.origin, entry) for entry in log]
             self.log = []
         return self._steps
+
+    @property
+    def confidence(self) -> float | None:
+        """The product of the steps' probabilities, in 0..1, as if steps erred independently (our choice).
+
+        None where no module reports a probability.
+        """
+        known = [record.probability for record in self.steps if record.probability is not None]
+        return math.prod(known) if known else None
 
     @property
     def out_of_vocabulary(self) -> int:
