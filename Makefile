@@ -13,13 +13,16 @@ export MKL_NUM_THREADS := 1
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 INSTALL := install -c constraints.txt -e '.[$(EXTRAS)]'
 
-.PHONY: demo test lint format docs setup clean
+.PHONY: demo test fuzz lint format docs setup clean
 
 demo: setup  ## the main job end to end, one seed: a table on the screen and an HTML report
 	$(BIN)/tutelage demo $(DEMO_ARGS)
 
 test: setup  ## the tests, two processes of one thread each
 	$(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+
+fuzz: setup  ## 30,000 damaged and hostile files of every format, two minutes
+	$(BIN)/python -m pytest tests/fuzz -m slow
 
 lint: setup  ## style, types, and the arrows between packages
 	$(BIN)/ruff check

@@ -16,7 +16,12 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import xxhash
+
+from tutelage import digests
 from tutelage.errors import InputError, StaleError, StorageError
+from tutelage.reading import SEAL_LINE, read_json
+from tutelage.reading import read_json_lines as read_json_lines
 
 
 @contextlib.contextmanager
@@ -65,7 +70,12 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
 
 def write_text(path: str | Path, text: str) -> Path:
     """Write ``text`` to ``path`` atomically, as UTF-8."""
-    return write_bytes(path, text.encode())
+    return write_bytes(path, encode_text(text))
+
+
+def encode_text(text: str) -> bytes:
+    r"""``text`` as UTF-8; a lone surrogate, which UTF-8 does not have, is written as JSON and Python do: ``\udc80``."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 @contextlib.contextmanager
@@ -113,64 +123,26 @@ def to_plain(value: Any) -> Any:
     return value
 
 
-def write_json(path: str | Path, value: Any) -> Path:
-    """Write ``value`` as indented JSON, atomically; the same value gives the same bytes."""
-    return write_text(path, json.dumps(to_plain(value), indent=1, ensure_ascii=False) + "\n")
+def write_json(path: str | Path, value: Any, *, sealed: bool = False) -> Path:
+    """Write ``value`` as indented JSON, atomically; the same value gives the same bytes. ``sealed``: an object, to which the
+    file's digest is added, for :func:`tutelage.reading.read_json` to check."""
+    value = to_plain(value) | {"digest": digests.BLANK} if sealed else to_plain(value)
+    data = encode_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n")
+    return write_bytes(path, digests.seal(data) if sealed else data)
 
 
-def read_json(path: str | Path) -> Any:
-    """Read a JSON file.
-
-    Raises:
-        InputError: the file is absent, unreadable or not JSON; the message names the line.
-    """
-    path = Path(path)
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError("no such file", where=path, remedy="check the path") from None
-    except UnicodeDecodeError as error:
-        raise InputError("not UTF-8 text", where=path, remedy="is this the right file?") from error
-    except json.JSONDecodeError as error:
-        raise InputError(
-            f"not JSON: {error.msg}",
-            where=f"{path}:{error.lineno}",
-            remedy="the file may be cut; fetch or make it again",
-        ) from error
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", where=path, remedy="check the path and its rights") from error
-
-
-def read_json_lines(path: str | Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line number from 1, value) for each line of a JSON-lines file, holding one line at a time.
-
-    Raises:
-        InputError: the file is absent or a line is not JSON; the message names the line.
-    """
-    path = Path(path)
-    try:
-        file = path.open(encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", where=path, remedy="check the path") from error
-    with file:
-        number = 0
-        try:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield number, json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                f"not JSON: {error.msg}", where=f"{path}:{number}", remedy="the line may be cut; fetch or make it again"
-            ) from error
-        except UnicodeDecodeError as error:
-            raise InputError("not UTF-8 text", where=f"{path}:{number + 1}", remedy="is this the right file?") from error
-
-
-def write_json_lines(path: str | Path, rows: Iterable[Any]) -> Path:
-    """Write one JSON value a line, atomically."""
+def write_json_lines(path: str | Path, rows: Iterable[Any], *, sealed: bool = False) -> Path:
+    """Write one JSON value a line, atomically. ``sealed``: the last line is the file's digest, which
+    :func:`tutelage.reading.read_json_lines` checks."""
+    state = xxhash.xxh3_128()
     with atomic_write(path) as file:
         for row in rows:
-            file.write((json.dumps(to_plain(row), ensure_ascii=False) + "\n").encode())
+            line = encode_text(json.dumps(to_plain(row), ensure_ascii=False) + "\n")
+            state.update(line)
+            file.write(line)
+        if sealed:
+            state.update(SEAL_LINE)
+            file.write(SEAL_LINE.replace(32 * b"0", state.hexdigest().encode()))
     return Path(path)
 
 

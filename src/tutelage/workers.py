@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -170,8 +171,17 @@ _SHARED: ContextVar[tuple[Callable[..., Any], tuple[Any, ...]]] = ContextVar("wh
 
 def _start(packed: bytes) -> None:
     """A worker computes with one thread: two threads on a busy two-core machine are slower than one."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _settle()
     _SHARED.set(pickle.loads(packed))
+
+
+def _end_with_parent() -> None:
+    """A worker would wait for ever for tasks of a parent that was killed: it holds the other end of that queue itself."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _settle() -> None:

@@ -227,3 +227,51 @@ def test_what_had_to_be_done_to_a_picture_is_shown_and_counted(home: Path, taugh
     rows = [row(number, COLOR.format("What color is the circle?"), IMAGE="moving.gif") for number in range(3)]
     many, _ = batch(home, rows, taught)
     assert "1 pictures read: the first of several frames" in many.stderr
+
+
+HOSTILE = {
+    "hexadecimal": ("A=RESULT(var=0x" + "f" * 5_000 + ")\nFINAL_RESULT=RESULT(var=A)", "limit"),
+    "decimal": ("A=RESULT(var=" + "9" * 5_000 + ")\nFINAL_RESULT=RESULT(var=A)", "parse"),
+    "wrong_type": ("A=VQA(image=IMAGE,question=0x" + "f" * 5_000 + ")\nFINAL_RESULT=RESULT(var=A)", "limit"),
+    "in_a_list": ("A=RESULT(var=[-0x" + "f" * 5_000 + "])\nFINAL_RESULT=RESULT(var=A)", "limit"),
+    "in_eval": ("A=EVAL(expr='0x" + "f" * 1_500 + "')\nFINAL_RESULT=RESULT(var=A)", "limit"),
+    "doubled": ("A=CROP(image=IMAGE,box=IMAGE,box=IMAGE)\nFINAL_RESULT=RESULT(var=A)", "type"),
+    "surrogate": ("A=RESULT(var='\\ud800')\nFINAL_RESULT=RESULT(var=A)", "ok"),
+    "surrogate_question": ("A=VQA(image=IMAGE,question='\\udfff')\nFINAL_RESULT=RESULT(var=A)", "ok"),
+    "raw_surrogate": ("A=RESULT(var='\ud800')\nFINAL_RESULT=RESULT(var=A)", "parse"),
+    "nul": ("A=RESULT(var='\\0')\nFINAL_RESULT=RESULT(var='\\0')", "ok"),
+    "growing": ("A=LIST(query='a,b,c',max=3)\nB=EVAL(expr=\"{A} * 100000000\")\nFINAL_RESULT=RESULT(var=B)", "type"),
+    "infinite": ("A=RESULT(var=1e999)\nFINAL_RESULT=RESULT(var=A)", "ok"),
+}
+
+
+def test_no_line_of_a_batch_ends_it(home: Path, taught: list[str]) -> None:
+    rows = [row(name, program) for name, (program, _) in HOSTILE.items()]
+    rows += [row("nul_path", SUM.format(1), IMAGE="a\0b"), row("surrogate_path", SUM.format(1), IMAGE="\ud800")]
+    result, answers = batch(home, [*rows, row("last", SUM.format(1))], taught)
+    assert result.exit_code == 0, result.output
+    expected = {name: status for name, (_, status) in HOSTILE.items()}
+    expected |= {"nul_path": "runtime", "surrogate_path": "runtime", "last": "ok"}
+    assert {answer["id"]: answer["status"] for answer in answers} == expected
+    doubled = next(answer for answer in answers if answer["id"] == "doubled")
+    assert "'box' is given more than once" in doubled["error"] and "line 1" in doubled["error"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("out", ["-", "file"])
+def test_one_hostile_program_is_answered_too(name: str, out: str, home: Path, taught: list[str]) -> None:
+    program, status = HOSTILE[name]
+    where = out if out == "-" else home / "t.json"
+    result = invoke("-", "--image", home / "0.png", "--json", where, *taught, input=program.encode("utf-8", "surrogatepass"))
+    assert result.exit_code == (0 if status == "ok" else 2 if name == "raw_surrogate" else 1), (result.output, result.exception)
+    if name != "raw_surrogate":
+        assert json.loads(result.stdout if out == "-" else where.read_text())["status"] == status  # type: ignore[union-attr]
+
+
+def test_a_trace_that_cannot_be_written_is_a_failure() -> None:
+    deep: Any = []
+    for _ in range(5_000):
+        deep = [deep]
+    trace = Trace("1", answer=deep)
+    line = json.loads(_line(trace, "a"))
+    assert line["status"] == trace.status == "runtime" and line["answer"] is None and "RecursionError" in line["error"]

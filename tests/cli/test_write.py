@@ -176,7 +176,7 @@ def test_a_local_model_writes(tmp_path: Path) -> None:
         (["--set", "prompt.choice=best"], "unknown value 'best'"),
         (["--set", "prompt.shots=-1"], "shots: -1 is below 0"),
         (["--set", "endpoint.url=nowhere", "--set", "endpoint.model=m"], "not the address of an endpoint"),
-        (["--settings", "absent.toml"], "absent.toml: cannot read"),
+        (["--settings", "absent.toml"], "absent.toml: no such file"),
         (["--writer", "endpoint", *KEYED], "NO_KEY: the environment variable is not set"),
     ],
 )

@@ -191,7 +191,7 @@ def test_truncated_altered_and_foreign_shards_are_named(tmp_path: Path) -> None:
         Cache(tmp_path)
     assert "shard-000001" in str(caught.value) and "delete this shard" in str(caught.value)
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(InputError, match="bytes changed"):
+    with pytest.raises(InputError, match="damaged"):
         verify(tmp_path)
     head = json.loads((tmp_path / "cache.json").read_text())
     (tmp_path / "cache.json").write_text(json.dumps(head | {"version": 0}))
@@ -214,7 +214,7 @@ def test_verify_notices_a_teacher_that_says_something_else(tmp_path: Path, monke
 
 
 def test_what_cannot_be_cached_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="cannot store logits as 'fp8'"):
+    with pytest.raises(InputError, match="logits: cannot store a head as 'fp8'"):
         build(lesson(), tmp_path / "a", "fp8")
     with pytest.raises(InputError, match="no head logit"):
         build(lesson(), tmp_path / "b", {"logit": "fp16"})

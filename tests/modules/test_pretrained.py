@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tutelage.errors import InputError, StaleError
+from tutelage.errors import InputError
 from tutelage.modules.visual_module import VisualModule, load
 from tutelage.modules.vqa import Verify, Vqa
 
@@ -39,13 +39,13 @@ def test_absent_torn_and_changed_files_are_noticed(tmp_path: Path) -> None:
     folder = vqa().save_pretrained(tmp_path / "kept")
     whole = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(whole[:-7])
-    with pytest.raises(InputError, match="not readable safetensors"):
+    with pytest.raises(InputError, match="damaged"):
         Vqa.from_pretrained(folder)
     (folder / "model.safetensors").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    with pytest.raises(StaleError, match="not the ones that config.json names"):
+    with pytest.raises(InputError, match="damaged"):
         Vqa.from_pretrained(folder)
     (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="not readable safetensors"):
+    with pytest.raises(InputError, match="no such file"):
         Vqa.from_pretrained(folder)
     (folder / "config.json").write_text('{"model_type": "bert"}')
     with pytest.raises(InputError, match="not a module folder of tutelage"):

@@ -2,9 +2,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tutelage.errors import InputError, StaleError, StorageError
 from tutelage.modules.rows import build_with_seed, group_by_image, hash_index, pad_ids
@@ -66,10 +69,19 @@ def test_running_leaves_no_gradient_and_forward_does(make, calls) -> None:
     assert all(head.requires_grad for head in module.forward(module.encode(calls)).values())
 
 
+def as_older_versions_wrote_it(file: Path, **change: object) -> None:
+    """The head without digests, with fields changed."""
+    head = json.loads(file.read_text()) | change
+    file.write_text(json.dumps({name: value for name, value in head.items() if name not in ("files", "digest")}))
+
+
 def test_weights_that_are_not_those_of_the_configuration_are_refused(tmp_path: Path) -> None:
     vqa().save(tmp_path / "one")
     changed(vqa()).save(tmp_path / "two")
     (tmp_path / "one" / "weights.safetensors").write_bytes((tmp_path / "two" / "weights.safetensors").read_bytes())
+    with pytest.raises(InputError, match="weights.safetensors: damaged"):
+        load(tmp_path / "one")
+    as_older_versions_wrote_it(tmp_path / "one" / "config.json")
     with pytest.raises(StaleError, match="weights.safetensors"):
         load(tmp_path / "one")
 
@@ -78,6 +90,7 @@ def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
     verify().save(tmp_path / "one")
     loc().save(tmp_path / "two")
     (tmp_path / "one" / "weights.safetensors").write_bytes((tmp_path / "two" / "weights.safetensors").read_bytes())
+    as_older_versions_wrote_it(tmp_path / "one" / "config.json")
     with pytest.raises(InputError, match="weights of another network"):
         load(tmp_path / "one")
 
@@ -90,18 +103,68 @@ def test_a_file_of_weights_cut_short_is_refused(left: int, tmp_path: Path) -> No
         load(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        ({"format": "other"}, "not a module folder"),
-        ({"class": "Nothing"}, "unknown class of module 'Nothing'"),
-        ({"config": {"width": 4}}, "not a configuration of Vqa"),
-    ],
-)
-def test_a_configuration_that_is_none_is_refused(change: dict, words: str, tmp_path: Path) -> None:
+VOCABULARY = {"answers": [["color", ["red"]]], "nouns": ["cube"]}
+WRONG: list[tuple[dict[str, Any], str]] = [
+    ({"format": "other"}, "not a module folder"),
+    ({"format": ["tutelage-module"]}, "not a module folder"),
+    ({"class": "Nothing"}, "unknown class of module 'Nothing'"),
+    ({"class": ["Vqa"]}, "not a text"),
+    ({"class": None}, "'class' is missing"),
+    ({"config": None}, "'config' is missing"),
+    ({"config": []}, "not an object"),
+    ({"config": {"width": 4}}, "not a configuration of Vqa"),
+    ({"config": {"vocabulary": VOCABULARY, "width": -4, "pixels": 32}}, "width: -4 is below 0"),
+    ({"config": {"vocabulary": VOCABULARY, "width": "4", "pixels": 32}}, "width: '4' is not a whole number"),
+    ({"config": {"vocabulary": VOCABULARY, "width": 10**9, "pixels": 32}}, "width: 1,000,000,000 is above"),
+    ({"config": {"vocabulary": VOCABULARY, "width": 90_000, "pixels": 32}}, "weights of another network"),
+    ({"config": {"vocabulary": VOCABULARY, "width": True, "pixels": 32}}, "not a whole number"),
+    ({"config": {"vocabulary": {"answers": 3, "nouns": []}, "width": 4, "pixels": 32}}, "not a configuration of Vqa"),
+    ({"config": {"vocabulary": {"answers": [["color", [1]]], "nouns": []}, "width": 4, "pixels": 32}}, "not a text"),
+    ({"name": 3}, "not a text"),
+    ({"version": {}}, "not a text"),
+    ({"secret": 1}, "unknown fields"),
+]
+
+
+@pytest.mark.parametrize(("change", "words"), WRONG, ids=range(len(WRONG)))
+def test_a_configuration_that_is_none_is_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
     file = vqa().save(tmp_path) / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | change))
-    with pytest.raises(InputError, match=words):
+    as_older_versions_wrote_it(file, **change)
+    with pytest.raises(InputError, match=words) as caught:
+        load(tmp_path)
+    assert str(tmp_path) in str(caught.value.where) and caught.value.remedy
+
+
+def test_any_bit_of_a_folder_is_noticed(tmp_path: Path) -> None:
+    vqa().save(tmp_path)
+    whole = {name: (tmp_path / name).read_bytes() for name in ("config.json", "weights.safetensors")}
+
+    @settings(max_examples=200, deadline=None)
+    @given(st.sampled_from(sorted(whole)), st.data())
+    def damaged(name: str, data: st.DataObject) -> None:
+        bit = data.draw(st.integers(0, 8 * len(whole[name]) - 1))
+        changed = bytearray(whole[name])
+        changed[bit // 8] ^= 1 << bit % 8
+        (tmp_path / name).write_bytes(changed)
+        try:
+            with pytest.raises(InputError) as caught:
+                load(tmp_path)
+            assert str(tmp_path / name) in str(caught.value.where) and caught.value.remedy
+        finally:
+            (tmp_path / name).write_bytes(whole[name])
+
+    damaged()
+    load(tmp_path)
+
+
+def test_weights_linked_to_a_device_are_refused(tmp_path: Path) -> None:
+    file = vqa().save(tmp_path) / "weights.safetensors"
+    file.unlink()
+    file.symlink_to("/dev/zero")
+    with pytest.raises(InputError, match="not a regular file"):
+        load(tmp_path)
+    as_older_versions_wrote_it(tmp_path / "config.json")
+    with pytest.raises(InputError, match="not a regular file"):
         load(tmp_path)
 
 

@@ -153,7 +153,7 @@ def test_a_full_disk_is_a_storage_error(tmp_path: Path) -> None:
 
 WRITER = """
 import sys
-from tutelage.programs.result_cache import ResultCache, CachedResult
+from tutelage.programs.result_cache import CachedResult, ResultCache
 class M: name, version = "LOC", "1"
 cache = ResultCache(sys.argv[1])
 for number in range(10**9):

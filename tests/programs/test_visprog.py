@@ -137,7 +137,7 @@ def test_pairs() -> None:
         ("X=EVAL(expr='{ANSWER0} > 1')" + END, UndefinedVariable, "line 1", "ANSWER0"),
         ("X=LOC(IMAGE,'a')" + END, TypeFailure, "line 1", "by name"),
         ("X=LOC(image=IMAGE,objekt='a')" + END, TypeFailure, "line 1", "did you mean object"),
-        ("X=LOC(image=IMAGE,object='a',object=3)" + END, TypeFailure, "line 1", "given 2 times"),
+        ("X=LOC(image=IMAGE,object='a',object=3)" + END, TypeFailure, "line 1", "more than once"),
         ("X=LOC(image=IMAGE)" + END, TypeFailure, "line 1", "not given object"),
         ("X=COUNT(box=IMAGE)" + END, TypeFailure, "line 1", "IMAGE is image"),
         ("X=COUNT(box='two')" + END, TypeFailure, "line 1", "'two' is text"),

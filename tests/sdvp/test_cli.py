@@ -38,7 +38,7 @@ def test_from_questions_to_taught_modules(folder: Path) -> None:
     counts = json.loads((folder / "collect.json").read_text())["records"]
     assert set(counts) == {"LOC", "VQA", "VERIFY"} and all(counts.values())
     for module, count in counts.items():
-        assert len((folder / "records" / f"{module}.jsonl").read_text().splitlines()) == count
+        assert len((folder / "records" / f"{module}.jsonl").read_text().splitlines()) == count + 1  # and the digest
     before = (folder / "records" / "LOC.jsonl").read_bytes()
     sdvp("collect", folder / "gqa", folder / "records", "--split", "val", "--quick")
     assert (folder / "records" / "LOC.jsonl").read_bytes() == before
@@ -72,7 +72,7 @@ def test_pairs_and_programs_are_sources_too(folder: Path, tmp_path: Path) -> Non
     small.picture(0, "red").to_pil().save(tmp_path / "a.png")
     (tmp_path / "own.jsonl").write_text(json.dumps(line) + "\n")
     sdvp("collect", tmp_path / "own.jsonl", tmp_path / "records", "--layout", "programs", "--quick")
-    assert len((tmp_path / "records" / "VQA.jsonl").read_text().splitlines()) == 1
+    assert len((tmp_path / "records" / "VQA.jsonl").read_text().splitlines()) == 2  # the record, and the digest
 
 
 def test_bad_input_is_named_and_nothing_is_left(folder: Path, tmp_path: Path) -> None:

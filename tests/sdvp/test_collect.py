@@ -180,6 +180,6 @@ def test_labels_of_nobody_teach_nothing(tmp_path: Path) -> None:
 
 def test_records_are_json_a_person_can_read(tmp_path: Path) -> None:
     save_records(collect(small.questions(1), small.modules()), tmp_path)
-    row = json.loads((tmp_path / "COLOR.jsonl").read_text())
+    row = json.loads((tmp_path / "COLOR.jsonl").read_text().splitlines()[0])
     assert row["module"] == "COLOR" and row["id"] == "q0" and row["input"]["crop_box"] and "ms" not in row
     assert Call("COLOR", {})

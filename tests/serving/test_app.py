@@ -382,3 +382,28 @@ def test_a_photograph_to_try(served: Served, monkeypatch: pytest.MonkeyPatch) ->
         monkeypatch.setattr(assets.Asset, "find", lambda self: None)
         refused = client.get("/v1/sample")
         assert problem(refused) == (422, "input") and refused.json()["error"]["remedy"] == "tutelage assets fetch photos"
+
+
+def test_a_key_without_its_scheme_is_refused(served: Served) -> None:
+    with served(key="s3cret") as client:
+        for given in ("s3cret", "Basic s3cret", "Bearers3cret", "Token s3cret"):
+            assert problem(client.get("/v1/modules", headers={"Authorization": given})) == (401, "key")
+        assert client.get("/v1/modules", headers={"Authorization": "bearer s3cret"}).status_code == 200
+
+
+def test_every_answer_tells_browsers_to_take_it_as_it_is(served: Served) -> None:
+    with served(key="s3cret") as client:
+        answers = [client.get(path) for path in ("/", "/healthz", "/metrics", "/none")]
+        answers.append(client.post("/v1/run", json={}, headers={"X-API-Key": "s3cret"}))
+    for answer in answers:
+        assert answer.headers["X-Content-Type-Options"] == "nosniff" and answer.headers["X-Frame-Options"] == "DENY"
+        assert "frame-ancestors 'none'" in answer.headers["Content-Security-Policy"]
+
+
+def test_a_long_path_is_cut_in_the_log(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    with served() as client:
+        client.get("/" + "a" * 20_000)
+    assert caplog.records and all(
+        len(record.getMessage()) < 1_000 for record in caplog.records if record.name == "tutelage.serving"
+    )

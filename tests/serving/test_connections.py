@@ -8,6 +8,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import sleep
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import uvicorn
 
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.generators.base import grammar_generator
+from tutelage.serving import middleware
 from tutelage.serving.app import application
 from tutelage.serving.settings import ServerSettings
 
@@ -159,3 +161,25 @@ def test_texts_that_no_encoding_holds_and_nesting_without_end(live: Live) -> Non
         assert call(port, "POST", "/v1/solve", json.dumps({"images": [picture(1)], "question": "\ud800?"}).encode())[0] == 422
         assert call(port, "POST", "/v1/run", b"[" * 200_000)[0] in (400, 422)
         assert answer(port, "next") == "next 7"
+
+
+def test_bodies_that_trickle_give_their_places_back(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "BEGIN_S", 0.3)
+    with live(queue=4) as port:
+        slow = [sent(port, b"{", stated=100_000) for _ in range(4)]
+        until(lambda: figure(port, "tutelage_held_programs") == 4)
+        for client in slow:
+            code, text = heard(client)
+            assert code == 408 and '"kind": "slow"' in text and "KiB/s" in text
+            client.close()
+        assert figure(port, "tutelage_held_programs") == figure(port, "tutelage_held_bytes") == 0
+        assert answer(port, "next") == "next 7"
+
+
+def test_a_body_that_comes_fast_enough_is_waited_for(live: Live, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(middleware, "BEGIN_S", 0.3)
+    body = request("x")
+    with live(body_kib_s=len(body) / 1024) as port, sent(port, body[:-10], stated=len(body)) as client:
+        sleep(0.5)  # beyond the beginning, within what the bytes so far allow
+        client.sendall(body[-10:])
+        assert heard(client)[0] == 200

@@ -51,10 +51,10 @@ def emit(value: Any, path: str | None) -> None:
     Raises:
         StorageError: the path cannot be written.
     """
-    from tutelage.storage import to_plain, write_json
+    from tutelage.storage import encode_text, to_plain, write_json
 
     if path == "-":
-        typer.echo(json.dumps(to_plain(value), indent=1, ensure_ascii=False))
+        typer.echo(encode_text(json.dumps(to_plain(value), indent=1, ensure_ascii=False)))
     elif path is not None:
         write_json(Path(path), value)
 

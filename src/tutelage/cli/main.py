@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,4 +54,7 @@ def root(
 def main() -> None:
     """Run the command line and leave with its exit code."""
     tune_garbage_collector()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a text from outside may hold what the terminal cannot write
     app(prog_name="tutelage")

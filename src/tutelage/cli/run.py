@@ -88,9 +88,9 @@ def run(
 
 
 def _text(program: str) -> str:
-    if program == "-":
-        return sys.stdin.read().strip()
     try:
+        if program == "-":
+            return sys.stdin.read().strip()
         return Path(program).read_text(encoding="utf-8").strip()
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read the program: {error}", where=program, remedy="give a text file, or -") from error
@@ -161,6 +161,7 @@ def _jobs(
         InputError: a line that is not JSON, or lacks a field; the message names file and line.
     """
     from tutelage import storage
+    from tutelage.programs.lanes import to_failure
     from tutelage.programs.scheduler import Job
     from tutelage.programs.types import ProgramFailure, RuntimeFailure
     from tutelage.programs.values import Image
@@ -175,12 +176,15 @@ def _jobs(
     for number, row in storage.read_json_lines(batch):
         name, dsl, text, paths = _fields(row, f"{batch}:{number}")
         on_id(name)
-        program, state = parser(dsl).try_parse(text, tuple(paths)), {}
-        if not isinstance(program, ProgramFailure):
-            try:
+        state = {}
+        try:
+            program = parser(dsl).try_parse(text, tuple(paths))
+            if not isinstance(program, ProgramFailure):
                 state = {view: picture(folder / path) for view, path in paths.items()}
-            except InputError as error:
-                program = RuntimeFailure(error.message, where=error.where, remedy=error.remedy)
+        except InputError as error:
+            program = RuntimeFailure(error.message, where=error.where, remedy=error.remedy)
+        except Exception as error:  # whatever is wrong with one line, the others are answered
+            program = to_failure(error, "reading the program and its pictures")
         yield Job(str(name), program, state)
 
 
@@ -206,7 +210,14 @@ def _fields(row: Any, where: str) -> tuple[str | int, Dsl, str, dict[str, str]]:
 
 
 def _line(trace: Trace, name: str | int) -> bytes:
-    """The trace as a line of JSON under the id of its line."""
+    """The trace as a line of JSON under the id of its line. One that cannot be written becomes a failure."""
+    from tutelage.programs.lanes import to_failure
     from tutelage.programs.serialization import strict_json
 
-    return strict_json(trace.to_json() | {"id": name}) + b"\n"
+    try:
+        return strict_json(trace.to_json() | {"id": name}) + b"\n"
+    except Exception as error:
+        failure = to_failure(error, "writing the trace")
+        trace.status, trace.error = failure.kind, str(failure)
+        row = {"id": name, "status": trace.status, "answer": None, "steps": [], "error": trace.error}
+        return strict_json(row | {"fallback": trace.fallback, "out_of_vocabulary": 0}) + b"\n"

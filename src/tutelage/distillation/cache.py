@@ -10,8 +10,7 @@ is spread evenly over the other classes when read: Wu et al., TinyViT, 2022).
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage import storage
+from tutelage import reading
 from tutelage.distillation.checkpoint import read_tensors
 from tutelage.distillation.data import Batch, ReplayableData, flatten_tree, hash64
 from tutelage.distillation.method import Output
 from tutelage.errors import InputError, StaleError
+from tutelage.fields import check_field, check_items
 
 FORMAT = "tutelage-cache"
 SHARD = "tutelage-cache-shard-1"
@@ -100,27 +100,41 @@ def shard_path(root: Path, number: int) -> Path:
     return root / f"shard-{number:06d}.safetensors"
 
 
-def tensor_hash(tensors: Mapping[str, Tensor]) -> str:
-    """A hash of every name and byte."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(tensors):
-        digest.update(name.encode())
-        digest.update(tensors[name].contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
-
-
 def read_metadata(root: Path) -> dict[str, Any]:
-    """The facts a cache states about itself; a StaleError if it is none, or of another format."""
-    head = storage.read_json(root / "cache.json")
+    """The facts a cache states about itself, checked.
+
+    Raises:
+        StaleError: it is no cache, or of another format.
+        InputError: it is damaged, or a field is not as it must be.
+    """
+    file = root / "cache.json"
+    remedy = "build the cache again in a new folder"
+    head = reading.read_json(file, remedy=remedy)
     if not isinstance(head, dict) or head.get("format") != FORMAT:
-        raise StaleError("not a teacher cache of tutelage", where=root / "cache.json", remedy="choose another folder")
+        raise StaleError("not a teacher cache of tutelage", where=file, remedy="choose another folder")
     if head.get("version") != VERSION:
-        raise StaleError(
-            f"a cache of format {head.get('version')}, this is format {VERSION}",
-            where=root / "cache.json",
-            remedy="build it again in a new folder",
-        )
+        raise StaleError(f"a cache of format {head.get('version')}, this is format {VERSION}", where=file, remedy=remedy)
+    head = reading.read_json(file, sealed=True, remedy=remedy)
+    for name in ("data", "teacher"):
+        check_field(head, name, str, where=file, remedy=remedy)
+    for name in ("passes", "shard"):
+        check_field(head, name, int, 1, 10**9, where=file, remedy=remedy)
+    for name in ("order", "covers"):
+        check_field(head, name, dict, where=file, remedy=remedy)
+    for name, entry in check_field(head, "heads", dict, 1, where=file, remedy=remedy).items():
+        check_store(check_field(entry, "store", str, where=f"{file}: heads.{name}", remedy=remedy), f"{file}: heads.{name}")
+        check_items(entry, "shape", int, 0, 10**9, where=f"{file}: heads.{name}", remedy=remedy)
     return head
+
+
+def check_store(storage_format: str, where: object) -> None:
+    """Refuse what is no way to store a head.
+
+    Raises:
+        InputError: it is not fp32, fp16 or topK.
+    """
+    if not re.fullmatch(r"fp32|fp16|top[1-9]\d{0,8}", storage_format):
+        raise InputError(f"cannot store a head as {storage_format!r}", where=where, remedy="fp32, fp16, or topK such as top10")
 
 
 class Cache:
@@ -131,7 +145,8 @@ class Cache:
         data: if given, what the cache must have been built from.
 
     Raises:
-        InputError: no cache there, or a shard is missing or cut short; the message names it.
+        InputError: no cache there, or a shard is missing, cut short or damaged (every byte is checked, at the speed of
+            reading); the message names it.
         StaleError: the cache is of another format or other data.
     """
 
@@ -154,7 +169,7 @@ class Cache:
                     where=path,
                     remedy="build it again: finished shards are kept",
                 )
-            self.shards.append(self.open_shard(path)[0])
+            self.shards.append(self._fitting(self.open_shard(path)[0], path))
         keys = np.concatenate([shard["keys"].numpy().view(np.uint64) for shard in self.shards])
         starts = np.cumsum([0] + [len(shard["keys"]) for shard in self.shards])
         by_key = np.argsort(keys, kind="stable")
@@ -163,11 +178,31 @@ class Cache:
     def __len__(self) -> int:
         return len(self._keys)
 
+    def _fitting(self, columns: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+        """``columns`` if they are those that the head names."""
+        for name, entry in self.metadata["heads"].items():
+            top = entry["store"].startswith("top")
+            for column in (f"{name}.ids", f"{name}.values") if top else (name,):
+                shape = None if column not in columns else tuple(columns[column].shape[1:])
+                if (
+                    shape is None
+                    or (not top and shape != tuple(entry["shape"]))
+                    or (top and shape[:-1] != tuple(entry["shape"][:-1]))
+                ):
+                    message = f"its column {column!r} is {'missing' if shape is None else f'of shape {shape}'}"
+                    raise InputError(message, where=path, remedy="delete this shard and build again: the others are kept")
+        return columns
+
     @staticmethod
     def open_shard(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The mapped columns of a shard, and its facts."""
         try:
-            return read_tensors(path, SHARD)
+            columns, facts = read_tensors(path, SHARD)
+            if "keys" not in columns or columns["keys"].dtype != torch.int64 or columns["keys"].dim() != 1:
+                raise InputError("it has no column of keys")
+            if any(column.dim() == 0 or len(column) != len(columns["keys"]) for column in columns.values()):
+                raise InputError("its columns are not of one length")
+            return columns, facts
         except InputError as error:
             raise InputError(error.message, where=path, remedy="delete this shard and build again: the others are kept") from error
 

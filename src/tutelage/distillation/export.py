@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from tutelage import storage
+from tutelage import reading, storage
 from tutelage.distillation.data import Tree
 from tutelage.errors import InputError, MissingExtra, did_you_mean
 
@@ -33,8 +33,8 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
         InputError: no such file, not safetensors, or weights of another network (named by the first difference).
     """
     try:
-        state = load(Path(path).read_bytes())
-    except (OSError, SafetensorError) as error:
+        state = load(reading.read_bytes(path, 64 << 30))
+    except SafetensorError as error:
         raise InputError(f"not readable safetensors: {error}", where=path, remedy="export the student again") from error
     own = network.state_dict()
     for name in sorted(own.keys() | state.keys()):

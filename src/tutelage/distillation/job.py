@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_type_hints
 
+import torch
 from torch import nn
 
-from tutelage.distillation.data import Batch, ReplayableData, SampleOrder, TensorData
+from tutelage.distillation.data import Batch, ReplayableData, SampleOrder, TensorData, flatten_tree
 from tutelage.distillation.data.sources import as_data
 from tutelage.distillation.method import Method
 from tutelage.distillation.tasks import Task, make_task
 from tutelage.distillation.teacher import Teacher, as_teacher
 from tutelage.errors import InputError, did_you_mean
+from tutelage.fields import check_memory
 
 __all__ = ["Batch", "ReplayableData", "TrainingJob", "SampleOrder", "TrainingSettings", "TensorData"]
+
+
+MAX_COUNT = 10**9
+"""The most that a setting which counts something may be."""
+_LEAST = {
+    "steps": 0,
+    "batch_size": 1,
+    "accumulate": 1,
+    "warmup": 0,
+    "views": 0,
+    "checkpoint_every": 0,
+    "log_every": 0,
+    "eval_every": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -71,9 +88,23 @@ class TrainingSettings:
                     where=f"settings.{name}",
                     remedy=did_you_mean(str(getattr(self, name)), known),
                 )
-        for name, least in (("steps", 0), ("batch_size", 1), ("accumulate", 1), ("warmup", 0), ("views", 0)):
-            if getattr(self, name) < least:
-                raise InputError(f"{getattr(self, name)} is too small", where=f"settings.{name}", remedy=f"at least {least}")
+        for name, least in _LEAST.items():
+            value = getattr(self, name)
+            if value < least:
+                raise InputError(f"{value} is too small", where=f"settings.{name}", remedy=f"at least {least}")
+            if value > MAX_COUNT:
+                raise InputError(f"{value:,} is too large", where=f"settings.{name}", remedy=f"at most {MAX_COUNT:,}")
+        for name in ("lr", "weight_decay", "momentum", "gamma", "clip"):
+            if (value := getattr(self, name)) is not None and not math.isfinite(value):
+                raise InputError(f"{value} is no finite number", where=f"settings.{name}", remedy="give a finite number")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise InputError(f"{self.betas} do not lie in 0..1", where="settings.betas", remedy="the usual: [0.9, 0.999]")
+        try:
+            usable = torch.device(self.device).type != "meta"
+        except RuntimeError:
+            usable = False
+        if not usable:
+            raise InputError(f"no device {self.device!r}", where="settings.device", remedy="cpu, cuda or cuda:0")
         if self.clip is not None and self.clip <= 0:
             raise InputError(f"clip must be positive, not {self.clip}", where="settings.clip", remedy="null: no clipping")
         if self.lr < 0 or self.weight_decay < 0:
@@ -111,6 +142,12 @@ class TrainingJob:
         self.data = as_data(self.data)
         if len(self.data) == 0:
             raise InputError("the data holds no sample", where=self.name, remedy="check the path and the split")
+        if isinstance(self.data, TensorData):
+            sample = sum(leaf.nbytes // len(leaf) for _, leaf in flatten_tree(self.data.inputs))
+            where, remedy = f"{self.name}: settings.batch_size", "take smaller batches, and accumulate"
+            check_memory(
+                self.settings.batch_size * (sample + 16), f"a batch of {self.settings.batch_size:,} samples", where, remedy
+            )
         if self.teacher is None and self.method.needs_teacher:
             raise InputError(
                 f"{type(self.method).__name__} needs a teacher",

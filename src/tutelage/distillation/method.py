@@ -132,7 +132,11 @@ class Method(nn.Module):
                 )
         if config is not None and options:
             raise InputError("give a config or its options, not both", remedy="use dataclasses.replace(config, …)")
-        self.config: Any = config if config is not None else self.Config(**options)
+        try:
+            self.config: Any = config if config is not None else self.Config(**options)
+        except TypeError as error:
+            message = f"an option of {type(self).__name__} is of the wrong type: {error}"
+            raise InputError(message, where=", ".join(options), remedy=f"the defaults are {self.Config()}"[:300]) from error
         self.progress = TrainingProgress()
         self._task: Task | None = None
 

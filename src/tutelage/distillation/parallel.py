@@ -44,7 +44,16 @@ class SingleProcess:
         return (self.rank,) if self.rank else ()
 
     def device(self, requested: str) -> torch.device:
-        """Where this process computes."""
+        """Where this process computes.
+
+        Raises:
+            InputError: there is no such device here.
+        """
+        try:
+            torch.empty(0, device=requested)
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
+            message = f"no device {requested!r} here: {str(error).splitlines()[0]}"
+            raise InputError(message, where="settings.device", remedy="cpu, or an accelerator that torch finds") from error
         return torch.device(requested)
 
     def check_supported(self, job: TrainingJob, example: Batch) -> None:

@@ -40,13 +40,13 @@
 
 from __future__ import annotations
 
-import tomllib
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from tutelage import reading
 from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.job import TrainingSettings
 from tutelage.errors import InputError, did_you_mean
@@ -164,14 +164,7 @@ def read_file(kind: type[T], path: Path | None, overrides: Sequence[str] = ()) -
     Raises:
         InputError: as :func:`read_recipe`.
     """
-    try:
-        plain = tomllib.loads(path.read_text(encoding="utf-8")) if path is not None else {}
-    except OSError as error:
-        raise InputError(f"cannot read: {error.strerror}", where=path, remedy="check the path") from error
-    except UnicodeDecodeError as error:
-        raise InputError("not UTF-8 text", where=path, remedy="write it in TOML") from error
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"not TOML: {error}", where=path, remedy="see the example in the documentation") from error
+    plain = reading.read_toml(path) if path is not None else {}
     for override in overrides:
         _override(plain, override)
     return read(kind, plain, str(path) if path is not None else "--set")
@@ -183,8 +176,8 @@ def _override(plain: dict[str, Any], text: str) -> None:
     if not separator or not all(keys):
         raise InputError(f"not an override: {text!r}", where="--set", remedy="--set settings.steps=100")
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+        parsed = reading.parse_toml(f"value = {value}", f"--set {name}")["value"]
+    except InputError:
         parsed = value
     for key in keys[:-1]:
         plain = plain.setdefault(key, {})

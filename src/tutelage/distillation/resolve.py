@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
-from tutelage import registry
+from tutelage import reading, registry
 from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.data.dataset import DatasetData, Loading
@@ -24,6 +25,7 @@ from tutelage.distillation.method import Method
 from tutelage.distillation.recipe import DataSpec, ModelSpec
 from tutelage.distillation.small_models import small_models
 from tutelage.errors import InputError, MissingExtra, did_you_mean
+from tutelage.fields import check_memory
 from tutelage.seeds import derive
 
 
@@ -83,9 +85,22 @@ def _registered(name: str, what: str = "system or network") -> Any:
 
 def _made(build: Any, spec: ModelSpec) -> Any:
     try:
+        _check_size(build, spec)
         return build(**spec.options)
-    except TypeError as error:
-        raise InputError(f"{spec.model}: {error}", where="options", remedy="check the names of its options") from error
+    except (TypeError, ValueError, RuntimeError, OverflowError, ArithmeticError, LookupError) as error:
+        raise InputError(f"{spec.model}: {error}"[:500], where="options", remedy="check its options: names and sizes") from error
+
+
+def _check_size(build: Any, spec: ModelSpec) -> None:
+    """Multiply out the weights of the network, which is built without memory for them, and compare them with the memory."""
+    try:
+        with torch.device("meta"):
+            network = build(**spec.options)
+    except NotImplementedError:  # it looks at its own weights while it is built
+        return
+    if isinstance(network, nn.Module):
+        size = sum(value.nbytes for value in network.state_dict().values() if isinstance(value, Tensor))
+        check_memory(size, f"{spec.model} with these options", "options", "choose smaller sizes")
 
 
 def load_data(spec: DataSpec, views: Augmentation | None = None, classes: list[str] | None = None) -> TensorData | DatasetData:
@@ -137,10 +152,15 @@ def _from_hub(spec: DataSpec, views: Augmentation | None) -> DatasetData:
 def _arrays(path: Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".npz":
+            with reading.open_regular(path) as file, zipfile.ZipFile(file) as members:
+                size = sum(member.file_size for member in members.infolist())
+            check_memory(size, "its arrays", path, "give fewer samples, or smaller ones")
             with np.load(path, allow_pickle=False) as found:
                 return {name: torch.from_numpy(found[name]) for name in found.files}
         if path.suffix == ".safetensors":
-            return load_tensors(path.read_bytes())
+            return load_tensors(reading.read_bytes(path, 64 << 30))
+    except InputError:
+        raise
     except (OSError, ValueError, EOFError, SafetensorError) as error:
         raise InputError(f"cannot read: {error}", where=path, remedy="the file may be cut; make it again") from error
     except Exception as error:  # a damaged zip raises several kinds

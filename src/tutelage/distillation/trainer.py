@@ -25,6 +25,7 @@ from tutelage.distillation.checkpoint import (
     read_tensors,
     restore_optimizer,
     select_prefix,
+    taken_from,
     truncate_log,
 )
 from tutelage.distillation.data import Batch
@@ -38,6 +39,7 @@ from tutelage.distillation.parallel import SingleProcess
 from tutelage.distillation.teacher import network_fingerprint
 from tutelage.distillation.tensorboard_log import TensorBoardLog
 from tutelage.errors import InputError, TrainingError
+from tutelage.fields import check_field, check_items
 from tutelage.seeds import derive
 
 Record = dict[str, Any]
@@ -371,15 +373,19 @@ class Trainer:
             log.unlink(missing_ok=True)
             return
         tensors, head = read_tensors(latest)
-        self.parallel.load(self.student, select_prefix(tensors, "student"))
-        self.method.load_state_dict(select_prefix(tensors, "method"))
-        if self.teacher is not None and (state := select_prefix(tensors, "teacher")):
-            self.teacher.load_state_dict(state)
-        restore_optimizer(self.optimizer, select_prefix(tensors, "optimizer"))
-        self.parallel.shard_optimizer(self.optimizer)
-        self._sums = {name: value.to(self.device) for name, value in select_prefix(tensors, "sums").items()}
-        self.step, self._since, self.seconds = head["step"], head["since"], head["seconds"]
-        self.parameters_without_gradient = tuple(head["ungraded"])
+        with taken_from(latest):
+            self.parallel.load(self.student, select_prefix(tensors, "student"))
+            self.method.load_state_dict(select_prefix(tensors, "method"))
+            if self.teacher is not None and (state := select_prefix(tensors, "teacher")):
+                self.teacher.load_state_dict(state)
+            restore_optimizer(self.optimizer, select_prefix(tensors, "optimizer"))
+            self.parallel.shard_optimizer(self.optimizer)
+            self._sums = {name: value.to(self.device) for name, value in select_prefix(tensors, "sums").items()}
+            self.step, self._since = (
+                check_field(head, name, int, 0, self.settings.steps, where=latest) for name in ("step", "since")
+            )
+            self.seconds = check_field(head, "seconds", float, 0, where=latest)
+            self.parameters_without_gradient = tuple(check_items(head, "ungraded", str, where=latest))
         self.history = truncate_log(log, self.step)
 
     def _finish(self) -> TrainingResult:

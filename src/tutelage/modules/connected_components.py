@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from tutelage.programs.metering import check_bytes
+from tutelage.programs.types import LimitExceeded
 from tutelage.programs.values import Box, Image, Object
 
 MIN_DIFFERENCE = 24
@@ -12,21 +14,30 @@ MIN_DIFFERENCE = 24
 MIN_SHARE = 0.002
 """The least share of the image that a thing covers."""
 
+MAX_RUNS = 300_000
+"""Stretches of one row that lie inside things, over all rows: about a second's work."""
+
+ROWS = 128
+"""Rows of an image that are worked on at once."""
+
 
 def segment(image: Image) -> list[Object]:
     """The connected regions of ``image`` that differ from its background, largest first, each with its mask (ours).
 
     The background is the median colour of the border; the threshold parts the differences from it in two (Otsu 1979).
+
+    Raises:
+        LimitExceeded: more than 300,000 stretches of rows differ (noise), or the masks would take more than 512 MiB.
     """
     difference = distance_to(image, border_color(image))
     mask = difference > max(MIN_DIFFERENCE, otsu(difference))
-    labels, found = label(mask), []
-    least = max(4.0, MIN_SHARE * mask.size)
-    for number in range(1, int(labels.max(initial=0)) + 1):
-        region = labels == number
-        if region.sum() >= least:
-            found.append(region)
-    found.sort(key=lambda region: -int(region.sum()))
+    if (runs := int(np.count_nonzero(mask[:, 1:] & ~mask[:, :-1]))) > MAX_RUNS:
+        raise LimitExceeded(f"an image of {runs:,} stripes and dots cannot be parted into regions; at most {MAX_RUNS:,}")
+    labels = label(mask)
+    sizes = np.bincount(labels.ravel())[1:]
+    large = [int(number) for number in np.argsort(-sizes, kind="stable") if sizes[number] >= max(4.0, MIN_SHARE * mask.size)]
+    check_bytes(len(large) * mask.size, f"{len(large)} masks of the image")
+    found = [labels == number + 1 for number in large]
     return [Object(mask_to_box(region), region, "object", number) for number, region in enumerate(found)]
 
 
@@ -39,12 +50,18 @@ def border_color(image: Image) -> np.ndarray:
 
 def distance_to(image: Image, color: np.ndarray) -> np.ndarray:
     """The largest difference of a channel from ``color``, uint8 [H, W]."""
-    return np.abs(image.bytes.astype(np.float64) - color[:, None, None]).max(axis=0).astype(np.uint8)
+    result = np.empty(image.bytes.shape[1:], np.uint8)
+    for top in range(0, len(result), ROWS):  # by bands: the floats of a whole photograph would take a gigabyte
+        band = image.bytes[:, top : top + ROWS].astype(np.float64)
+        result[top : top + ROWS] = np.abs(band - color[:, None, None]).max(axis=0)
+    return result
 
 
 def otsu(values: np.ndarray) -> int:
     """The threshold that parts uint8 ``values`` into the two classes that lie furthest apart (Otsu 1979)."""
-    weights = np.bincount(values.ravel(), minlength=256).astype(np.float64)
+    weights = np.zeros(256)
+    for top in range(0, len(values), ROWS):
+        weights += np.bincount(values[top : top + ROWS].ravel(), minlength=256)
     below = np.cumsum(weights)
     above = below[-1] - below
     total = np.cumsum(weights * np.arange(256))
@@ -89,7 +106,7 @@ def label(mask: np.ndarray) -> np.ndarray:
             else:
                 here += 1
     numbers: dict[int, int] = {}
-    labels = np.zeros(mask.shape, np.int64)
+    labels = np.zeros(mask.shape, np.int32)
     for run, place in enumerate(rows):
         labels[place, starts[run] : ends[run]] = numbers.setdefault(root(run), len(numbers) + 1)
     return labels

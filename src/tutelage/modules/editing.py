@@ -10,6 +10,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import PIL.Image
@@ -19,9 +20,13 @@ import PIL.ImageFilter
 
 from tutelage.modules.connected_components import segment
 from tutelage.modules.function_module import FunctionModule, module
-from tutelage.programs.types import RuntimeFailure
+from tutelage.programs.types import LimitExceeded, RuntimeFailure
 from tutelage.programs.values import Image, Object
 
+MAX_WORDS = 100
+"""Words of a query that are read."""
+MAX_WORK = 2_000_000_000
+"""Objects times pixels whose colours are looked at in one call."""
 _WORD = re.compile(r"[a-z]+")
 _ANY = frozenset({"object", "thing", "shape"})
 _PLACES: dict[str, Callable[[Object], float]] = {
@@ -64,11 +69,20 @@ def SELECT(image: Image, object: list[Object], query: str, category: str | None 
 
     Raises:
         RuntimeFailure: the query has no word that an object's category, a colour, a place or a size explains.
+        LimitExceeded: a query of more than 100 words, or colours of too many objects in too large an image.
     """
+    if (words := len(_WORD.findall(query.lower()))) > MAX_WORDS:
+        raise LimitExceeded(f"a query of {words:,} words; at most {MAX_WORDS} are read")
     candidates = [thing for thing in object if category is None or _is_a(thing, category)]
+
+    @cache
+    def color_of(number: int) -> np.ndarray:
+        _check_work(image, len(candidates))
+        return _mean_color(image, candidates[number])
+
     chosen: dict[int, Object] = {}
     for part in query.lower().split(","):
-        chosen |= {id(thing): thing for thing in _select(image, candidates, part)}
+        chosen |= {number: candidates[number] for number in _select(candidates, color_of, part)}
     return list(chosen.values())
 
 
@@ -85,6 +99,7 @@ def CLASSIFY(image: Image, object: list[Object], categories: list[str]) -> list[
             f"no matcher is loaded to tell {', '.join(map(str, categories)) or 'nothing'} apart",
             remedy="colours need none; for the rest put classify_with(matcher) in the place of CLASSIFY",
         )
+    _check_work(image, len(object))
     return [replace(thing, class_name=categories[_nearest(_mean_color(image, thing), colors)]) for thing in object]
 
 
@@ -132,8 +147,9 @@ def REPLACE(image: Image, object: list[Object], prompt: str) -> Image:
         filling = np.broadcast_to(named[0][:, None, None], image.bytes.shape)
     else:
         seed = np.frombuffer(hashlib.blake2b(prompt.encode(), digest_size=6).digest(), np.uint8).reshape(2, 3)
-        rows, columns = np.indices(image.bytes.shape[1:])
-        filling = seed[(rows + columns) // 3 % 2].transpose(2, 0, 1)
+        rows, columns = np.ogrid[: image.height, : image.width]
+        stripes = ((rows % 6).astype(np.uint8) + (columns % 6).astype(np.uint8)) // 3 % 2 == 1
+        filling = np.where(stripes, seed[1][:, None, None], seed[0][:, None, None])
     return _blend(image, filling, _mask(image, object))
 
 
@@ -180,11 +196,13 @@ def _items(query: str, limit: int) -> list[str]:
     return items[:limit]
 
 
-def _select(image: Image, candidates: list[Object], query: str) -> list[Object]:
+def _select(things: list[Object], color_of: Callable[[int], np.ndarray], query: str) -> list[int]:
+    """The positions in ``things`` of those that ``query`` names; ``color_of`` gives the colour of one by its position."""
     understood = False
     place = None
+    candidates = list(range(len(things)))
     for word in _WORD.findall(query):
-        fitting = [thing for thing in candidates if _is_a(thing, word)]
+        fitting = [number for number in candidates if _is_a(things[number], word)]
         color = _named_color(word)
         if word in _PLACES:
             place = place or _PLACES[word]
@@ -192,7 +210,7 @@ def _select(image: Image, candidates: list[Object], query: str) -> list[Object]:
             candidates = fitting
         elif color is not None:
             known = [color, *(known for name in _BASIC if (known := _named_color(name)) is not None)]
-            candidates = [thing for thing in candidates if _nearest(_mean_color(image, thing), known) == 0]
+            candidates = [number for number in candidates if _nearest(color_of(number), known) == 0]
         else:
             continue
         understood = True
@@ -200,7 +218,7 @@ def _select(image: Image, candidates: list[Object], query: str) -> list[Object]:
         raise RuntimeFailure(
             f"cannot select by {query.strip()!r}", remedy="name a category that was found, a colour, a place or a size"
         )
-    return sorted(candidates, key=place)[:1] if place else candidates
+    return sorted(candidates, key=lambda number: place(things[number]))[:1] if place else candidates
 
 
 _BASIC = "black gray white teal brown red green blue yellow purple orange cyan pink".split()
@@ -212,6 +230,12 @@ def _is_a(thing: Object, word: str) -> bool:
     return word in _ANY or word in names or (word.endswith("s") and (word[:-1] in names or word[:-1] in _ANY))
 
 
+def _check_work(image: Image, things: int) -> None:
+    """Refuse to look at each pixel for each thing where that takes more than seconds."""
+    if things * image.width * image.height > MAX_WORK:
+        raise LimitExceeded(f"{things:,} objects in an image of {image.width}x{image.height}", remedy="reduce the image first")
+
+
 def _named_color(name: str) -> np.ndarray | None:
     try:
         return np.array(PIL.ImageColor.getrgb(name.strip().lower())[:3], np.uint8)
@@ -220,7 +244,7 @@ def _named_color(name: str) -> np.ndarray | None:
 
 
 def _nearest(color: np.ndarray, known: Sequence[np.ndarray]) -> int:
-    return int(np.argmin([np.abs(color - other.astype(np.float64)).sum() for other in known]))
+    return int(np.abs(color - np.stack(known).astype(np.float64)).sum(axis=1).argmin())
 
 
 def _mean_color(image: Image, thing: Object) -> np.ndarray:

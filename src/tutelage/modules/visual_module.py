@@ -15,8 +15,10 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from tutelage import storage
+from tutelage import reading, storage
 from tutelage.errors import InputError, StaleError, did_you_mean
+from tutelage.fields import check_dataclass
+from tutelage.modules.module_folder import MAX_WEIGHTS, check_shapes, outline, read_head, write_head
 from tutelage.programs.types import Call, Capabilities, ModuleOutputs, Signature
 
 HEAD_TYPES = ("classes", "logit", "heatmap", "size", "tokens", "set")
@@ -186,7 +188,7 @@ class VisualModule:
         # each its own memory: safetensors refuses weights that two layers share
         state = {key: value.detach().cpu().contiguous().clone() for key, value in self.network.state_dict().items()}
         storage.write_bytes(folder / weights, save_tensors(state, {"format": "pt"} if weights == WEIGHTS[0] else None))
-        storage.write_json(folder / "config.json", self.metadata())
+        write_head(folder / "config.json", self.metadata(), [weights])
         return folder
 
     @classmethod
@@ -206,10 +208,11 @@ class VisualModule:
             StaleError: the weights are not those that ``config.json`` speaks of.
         """
         folder = Path(folder)
-        file = next((folder / name for name in WEIGHTS if (folder / name).exists()), folder / WEIGHTS[1])
+        file = _weights(folder)
+        head = read_head(folder / "config.json")
         try:
-            state = load_tensors(file.read_bytes())
-        except (OSError, SafetensorError) as error:
+            state = load_tensors(reading.read_bytes(file, MAX_WEIGHTS))
+        except SafetensorError as error:
             raise InputError(f"not readable safetensors: {error}", where=file, remedy="save the module again") from error
         network = self.copy_network()
         try:
@@ -217,8 +220,7 @@ class VisualModule:
         except RuntimeError as error:
             raise InputError(f"weights of another network: {error}", where=file, remedy="is it the right folder?") from error
         module = self.with_network(network)
-        head = storage.read_json(folder / "config.json")
-        if head.get("version") != module.version:
+        if head["version"] != module.version:
             raise StaleError("the weights are not the ones that config.json names", where=file, remedy="save the module again")
         return module
 
@@ -266,22 +268,27 @@ def load(folder: str | Path) -> VisualModule:
 
     folder = Path(folder)
     file = folder / (METADATA_FILE if (folder / METADATA_FILE).exists() else "config.json")
-    head = storage.read_json(file)
-    if not isinstance(head, dict) or head.get("format") != "tutelage-module":
-        raise InputError("not a module folder of tutelage", where=file, remedy="give the folder that save() wrote")
+    head = read_head(file)
     hf.classes()
     kinds = VisualModule.kinds()
-    if head.get("class") not in kinds:
+    if head["class"] not in kinds:
         raise InputError(
-            f"unknown class of module {head.get('class')!r}",
+            f"unknown class of module {head['class']!r}",
             where=file,
-            remedy="import the code that defines it first; " + did_you_mean(str(head.get("class")), list(kinds)),
+            remedy="import the code that defines it first; " + did_you_mean(head["class"], list(kinds)),
         )
     kind = kinds[head["class"]]
     try:
         config = kind.Config.read(head["config"])
-    except (TypeError, KeyError, ValueError) as error:
-        raise InputError(
-            f"not a configuration of {kind.__name__}: {error}", where=file, remedy=json.dumps(head["config"])
-        ) from error
+        check_dataclass(config, f"{file}: config")
+        network = outline(kind.build, config) if file.name == "config.json" else None
+    except (TypeError, KeyError, ValueError, IndexError, AttributeError, RuntimeError, OverflowError) as error:
+        message = f"not a configuration of {kind.__name__}: {type(error).__name__}: {error}"
+        raise InputError(message, where=file, remedy=json.dumps(head["config"])[:500]) from error
+    if network is not None:
+        check_shapes(network, _weights(folder))
     return kind.from_folder(config, folder)
+
+
+def _weights(folder: Path) -> Path:
+    return next((folder / name for name in WEIGHTS if (folder / name).exists()), folder / WEIGHTS[1])

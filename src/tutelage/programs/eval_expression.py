@@ -11,12 +11,19 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
+from tutelage.programs.metering import FREE, measure
 from tutelage.programs.types import ForbiddenSyntax, LimitExceeded, ParseFailure, RuntimeFailure, TypeFailure, Value
 
 MAX_SOURCE = 2_000
 MAX_DEPTH = 64
 MAX_NUMBER = 1e18
 MAX_TEXT = 10_000
+MAX_ITEMS = 10_000
+"""Entries of a list that a variable holds, lists within it included; its texts hold 20 times as many characters at most."""
+MAX_QUOTED_ITEMS = 1_000
+"""Entries of a list inside quotes."""
 
 _TRUTH = {"yes": True, "no": False, "true": True, "false": False}
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?")
@@ -32,6 +39,8 @@ _ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
+_NUMBERS = frozenset({int, float, bool})
+_SIGNS = {operator.add: "+", operator.sub: "-", operator.mul: "*", operator.truediv: "/"}
 _COMPARISON: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -44,8 +53,8 @@ _COMPARISON: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 }
 _UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
     ast.Not: operator.not_,
-    ast.USub: operator.neg,
-    ast.UAdd: operator.pos,
+    ast.USub: lambda number: -_number(number, operator.sub),
+    ast.UAdd: lambda number: +_number(number, operator.sub),
 }
 
 
@@ -83,14 +92,19 @@ class Expression(str):
 
         Raises:
             RuntimeFailure: division by zero.
-            TypeFailure: an operator does not take these values.
-            LimitExceeded: a number above 1e18 or a text above 10,000 characters.
+            TypeFailure: an operator does not take these values: lists are compared and searched, not added or multiplied.
+            LimitExceeded: a number above 1e18, a text above 10,000 characters or a list above 10,000 items, whether a
+                variable holds it or an operator would make it.
         """
         try:
+            for name in self.names:
+                value = values[name]
+                if type(value) not in FREE:
+                    _check_operand(value)
             return self._evaluate(values)
         except ZeroDivisionError:
             raise RuntimeFailure(f"division by zero in {self!s}") from None
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise TypeFailure(f"{error} in {self!s}") from None
 
 
@@ -113,8 +127,16 @@ def parse_literal(value: Value) -> Value:
 
 
 def as_text(value: Value) -> str:
-    """``value`` as it reads inside quotes: True and False are "yes" and "no"."""
-    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+    """``value`` as it reads inside quotes: True and False are "yes" and "no".
+
+    Raises:
+        LimitExceeded: a text above 10,000 characters, or a list above 1,000 items.
+    """
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, (str, int, float)):
+        measure([value], MAX_QUOTED_ITEMS, MAX_TEXT)
+    return str(value)
 
 
 def _tree(text: str) -> ast.expr:
@@ -134,13 +156,26 @@ def _tree(text: str) -> ast.expr:
         raise LimitExceeded(f"an expression nested too deeply; at most {MAX_DEPTH} levels are read") from None
 
 
-def _bounded(value: Any) -> Any:
-    if isinstance(value, str):
-        if len(value) > MAX_TEXT:
-            raise LimitExceeded(f"a text of more than {MAX_TEXT:,} characters")
-    elif isinstance(value, (int, float)) and not (abs(value) <= MAX_NUMBER):
+def _check_operand(value: Value) -> None:
+    """Refuse a value too large to read, before anything is made of it."""
+    if type(value) is int:
+        _bounded(value)
+    elif isinstance(value, str):
+        _check_length(len(value))
+    else:
+        measure([value], MAX_ITEMS, 20 * MAX_TEXT)
+
+
+def _check_length(characters: int) -> None:
+    if characters > MAX_TEXT:
+        raise LimitExceeded(f"a text of more than {MAX_TEXT:,} characters")
+
+
+def _bounded(number: Any) -> Any:
+    """``number`` if it is not too large."""
+    if not -MAX_NUMBER <= number <= MAX_NUMBER:
         raise LimitExceeded(f"a number above {MAX_NUMBER:g}")
-    return value
+    return number
 
 
 def _compile(node: ast.expr, names: dict[str, None], depth: int) -> Evaluate:
@@ -155,7 +190,7 @@ def _compile(node: ast.expr, names: dict[str, None], depth: int) -> Evaluate:
         case ast.Constant(value=str(text)):
             return _quoted(text, names)
         case ast.Constant(value=bool() | int() | float() | None as value):
-            constant = _bounded(value)
+            constant = value if value is None else _bounded(value)
             return lambda values: constant
         case ast.Name(id=name):
             names[name] = None
@@ -185,8 +220,13 @@ def _quoted(text: str, names: dict[str, None]) -> Evaluate:
     names.update(dict.fromkeys(pieces[1::2]))
 
     def evaluate(values: Mapping[str, Value]) -> str:
-        filled = (as_text(values[piece]) if odd % 2 else piece for odd, piece in enumerate(pieces))
-        return str(_bounded("".join(filled)))
+        filled, length = [], 0
+        for odd, piece in enumerate(pieces):
+            text = as_text(values[piece]) if odd % 2 else piece
+            length += len(text)
+            _check_length(length)
+            filled.append(text)
+        return "".join(filled)
 
     return evaluate
 
@@ -204,16 +244,27 @@ def _short_circuit(is_and: bool, parts: list[Evaluate]) -> Evaluate:
 
 
 def _arithmetic(function: Callable[[Any, Any], Any], left: Evaluate, right: Evaluate) -> Evaluate:
+    """Numbers, each within its bound, and two texts that are joined: so the result is small before it is made."""
+    adds = function is operator.add
+
     def evaluate(values: Mapping[str, Value]) -> Any:
         a, b = left(values), right(values)
-        if function is operator.mul and (isinstance(a, str) or isinstance(b, str)):
-            raise TypeError("'*' does not repeat a text")
-        try:
-            return _bounded(function(a, b))
-        except OverflowError:
-            raise LimitExceeded(f"a number above {MAX_NUMBER:g}") from None
+        if adds and isinstance(a, str) and isinstance(b, str):
+            _check_length(len(a) + len(b))
+            return a + b
+        if type(a) not in _NUMBERS or type(b) not in _NUMBERS:
+            a, b = _number(a, function), _number(b, function)
+        return _bounded(function(a, b))
 
     return evaluate
+
+
+def _number(value: Any, function: Callable[[Any, Any], Any]) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    if not isinstance(value, (bool, int, float)):
+        taken = "numbers or two texts" if function is operator.add else "numbers"
+        raise TypeError(f"{_SIGNS[function]!r} takes {taken}, not {type(value).__name__}")
+    return value
 
 
 def _compare(ops: list[type[ast.cmpop]], parts: list[Evaluate]) -> Evaluate:

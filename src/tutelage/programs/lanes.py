@@ -8,6 +8,9 @@ from typing import Any
 
 from tutelage.programs.types import Call, Module, ProgramFailure, RuntimeFailure, Value
 
+MAX_MESSAGE = 4_000
+"""Characters of an error's text that are kept."""
+
 Result = tuple[Value, dict[str, float] | None, bool]
 """What :class:`~tutelage.programs.result_cache.Stored` names: a value, its distribution, whether words were unknown."""
 
@@ -23,13 +26,17 @@ class ModuleQueue:
     version: str
     size: int
     waiting: dict[Hashable, PendingCall] = field(default_factory=dict)
+    makes_image: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.makes_image = self.module.signature.returns == "image"
 
 
 def to_failure(error: Exception, source: str) -> ProgramFailure:
     """``error`` if it is a program's failure, else a RuntimeFailure that names its type and what raised it."""
     if isinstance(error, ProgramFailure):
         return error
-    failure = RuntimeFailure(f"{source} raised {type(error).__name__}: {error}")
+    failure = RuntimeFailure(f"{source} raised {type(error).__name__}: {error}"[:MAX_MESSAGE])
     failure.__cause__ = error
     return failure
 

@@ -13,9 +13,10 @@ from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from tutelage.errors import StaleError, StorageError
+from tutelage.errors import InputError, StaleError, StorageError
 from tutelage.programs.serialization import decode, digest, encode, is_json_exact
 from tutelage.programs.types import Module, Value
+from tutelage.reading import parse_json
 
 FORMAT = 1
 
@@ -101,8 +102,11 @@ class ResultCache:
             row = self._file.execute("SELECT answer FROM results WHERE key = ?", (name,)).fetchone()
         if row is None:
             return None
-        value, distribution, unknown = json.loads(row[0])
-        return CachedResult(decode(value), distribution, unknown)
+        try:
+            value, distribution, unknown = parse_json(row[0], self.path)
+            return CachedResult(decode(value), distribution, unknown)
+        except (InputError, TypeError, ValueError, AttributeError) as error:
+            raise StaleError(f"not a kept result: {error}"[:500], where=self.path, remedy="move the file away") from error
 
     def _open(self, path: Path) -> sqlite3.Connection:
         with self._translate_errors():

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count, islice
 from time import perf_counter
 from typing import Any, Final
 
 from tutelage.errors import InputError, did_you_mean
 from tutelage.programs.lanes import ModuleQueue, Result, run_batch, to_failure
+from tutelage.programs.metering import FREE, Meter
 from tutelage.programs.result_cache import CachedResult, ResultCache
 from tutelage.programs.serialization import input_key
 from tutelage.programs.trace import RecordOrigin, Trace
@@ -149,6 +150,7 @@ class _Run:
     answers: Any = ()
     missing: int = 0
     together: bool = False
+    meter: Meter = field(default_factory=Meter)
 
 
 class Scheduler:
@@ -264,7 +266,7 @@ class Scheduler:
                 lane = lanes.get(asked.module)
                 # The common case, without the books that waiting needs: one call of a symbolic module.
                 if lane is not None and not lane.size and at_once and run.n_calls < limit:
-                    reply = _run_symbolic(run.trace, lane, asked, run.n_calls)
+                    reply = _run_symbolic(run, lane, asked, run.n_calls)
                     if isinstance(reply, ProgramFailure):
                         run.calls = [asked]
                         self._fail(run, reply, asked)
@@ -296,9 +298,15 @@ class Scheduler:
         elif context.substitute is not None and (value := context.substitute(run.job, call, number)) is not USE_MODULE:
             _deliver(run, position, lane.version, (value, None, False), substituted=True)
         elif lane.size == 0:
-            run.answers[position] = _run_symbolic(run.trace, lane, call, number)
+            run.answers[position] = _run_symbolic(run, lane, call, number)
             run.missing -= 1
         else:
+            try:
+                run.meter.charge_call(call)
+            except LimitExceeded as failure:
+                run.answers[position] = _too_much(run, lane, call, number, failure)
+                run.missing -= 1
+                return
             key = input_key(call.args) if self._keyed else None
             found = context.cache.get(lane.module, key) if context.cache is not None and key is not None else None
             if found is not None:
@@ -317,6 +325,11 @@ class Scheduler:
             self._full = True
 
     def _finish(self, run: _Run, value: Value) -> None:
+        try:
+            run.meter.charge(value)
+        except LimitExceeded as failure:
+            self._fail(run, failure)
+            return
         run.trace.answer = value
         self.active -= 1
         self.finished.append((run.number, run.trace))
@@ -336,31 +349,50 @@ class Scheduler:
         if self.context.fallback is None:
             self._finish(run, None)
             return
-        trace.fallback = True
+        trace.fallback, run.meter = True, Meter()
         run.steps, run.n_calls, run.calls = _single_call(self.context.fallback(run.job)), run.n_calls + len(run.calls), ()
         self._advance(run, None)
 
 
-def _run_symbolic(trace: Trace, queue: ModuleQueue, call: Call, number: int) -> Value:
-    """The answer of a module that needs no batch, written down."""
+def _run_symbolic(run: _Run, queue: ModuleQueue, call: Call, number: int) -> Value:
+    """The answer of a module that needs no batch, metered and written down."""
     started = perf_counter()
     distribution, unknown = None, False
     try:
+        run.meter.charge_call(call)
+    except LimitExceeded as failure:
+        return _too_much(run, queue, call, number, failure)
+    try:
+        if queue.makes_image:
+            run.meter.reserve_image(call)
         answers = queue.module.run((call,))
         (value,) = answers.values
+        if type(value) not in FREE:
+            run.meter.charge(value)
         if answers.distributions:
             distribution = answers.distributions[0]
         if answers.out_of_vocabulary:
             unknown = answers.out_of_vocabulary[0]
     except Exception as error:
         value = to_failure(error, queue.module.name)
-    trace.log.append((call, number, queue.version, value, distribution, unknown, (perf_counter() - started) * 1000, False))
+    ms = (perf_counter() - started) * 1000
+    run.trace.log.append((call, number, queue.version, value, distribution, unknown, ms, False))
     return value[:] if type(value) is list else value
+
+
+def _too_much(run: _Run, queue: ModuleQueue, call: Call, number: int, failure: LimitExceeded) -> LimitExceeded:
+    """Write down a call whose arguments are too much to keep, without them."""
+    run.trace.log.append((Call(call.module, {}, call.step), number, queue.version, failure, None, False, 0.0, False))
+    return failure
 
 
 def _deliver(run: _Run, position: int, version: str, result: Result, ms: float = 0.0, *, substituted: bool = False) -> None:
     """Write an answer down, and keep it for the program."""
     value, distribution, unknown = result
+    try:
+        run.meter.charge(value)
+    except LimitExceeded as failure:
+        value, distribution = failure, None
     run.trace.log.append((run.calls[position], run.n_calls + position, version, value, distribution, unknown, ms, substituted))
     # A list is the program's own copy: what it does to it must change neither the record nor another program.
     run.answers[position] = value[:] if type(value) is list else value

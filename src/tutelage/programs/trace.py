@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tutelage.errors import InputError
+from tutelage.fields import check_field
 from tutelage.programs.serialization import FindImage, ImageRef, decode, encode, input_hash
 from tutelage.programs.types import Call, ProgramFailure, Value
 from tutelage.programs.values import Image
@@ -112,25 +113,41 @@ class StepRecord:
         Raises:
             InputError: a field is missing or of another type; the message names it.
         """
-        optional = ("output_dist", "out_of_vocabulary", "ms", "error", "substituted", "teacher", "filters", "weight")
-        try:
-            given = {name: data[name] for name in optional if name in data}
-            if given.get("teacher"):
-                given["teacher"] = {**given["teacher"], "hard": decode(given["teacher"]["hard"], find_image)}
-            return cls(
-                RecordOrigin(**{name: data.get(name, "") for name in RecordOrigin._fields}),
-                int(data["step"]),
-                int(data["call_no"]),
-                data["module"],
-                data["module_version"],
-                {name: decode(value, find_image) for name, value in data["args"].items()},
-                decode(data["output"], find_image),
-                **given,
-            )
-        except KeyError as error:
-            raise InputError("a step record without this field", where=error.args[0], remedy="collect again") from error
-        except (TypeError, ValueError, AttributeError) as error:
-            raise InputError(f"not a step record: {error}", where=str(data)[:80], remedy="collect again") from error
+        where, remedy = "step record", "collect again"
+        optional = {name: data[name] for name in _OPTIONAL if data.get(name) is not None} if isinstance(data, dict) else {}
+        given: dict[str, Any] = {}
+        for name in optional:
+            given[name] = check_field(data, name, _OPTIONAL[name], where=where, remedy=remedy)
+        if "teacher" in given:
+            given["teacher"] = {**given["teacher"], "hard": decode(given["teacher"].get("hard"), find_image)}
+        origin = RecordOrigin(**{name: check_field(data, name, str, where=where, default="") for name in RecordOrigin._fields})
+        step, call_no = (check_field(data, name, int, -1, 10**9, where=where, remedy=remedy) for name in ("step", "call_no"))
+        module, version = (check_field(data, name, str, where=where, remedy=remedy) for name in ("module", "module_version"))
+        args = check_field(data, "args", dict, where=where, remedy=remedy)
+        if "output" not in data:
+            raise InputError("'output' is missing", where=where, remedy=remedy)
+        return cls(
+            origin,
+            step,
+            call_no,
+            module,
+            version,
+            {name: decode(value, find_image) for name, value in args.items()},
+            decode(data["output"], find_image),
+            **given,
+        )
+
+
+_OPTIONAL: Mapping[str, type] = {
+    "output_dist": dict,
+    "out_of_vocabulary": bool,
+    "ms": float,
+    "error": str,
+    "substituted": bool,
+    "teacher": dict,
+    "filters": dict,
+    "weight": float,
+}
 
 
 Entry = tuple[Call, int, str, Value, dict[str, float] | None, bool, float, bool]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from tutelage.errors import did_you_mean
 from tutelage.programs.eval_expression import Expression
+from tutelage.programs.text_cache import MAX_CHARACTERS, TextCache
 from tutelage.programs.types import (
     Call,
     ForbiddenSyntax,
@@ -27,6 +28,7 @@ from tutelage.programs.types import (
     UnknownModule,
     Value,
 )
+from tutelage.programs.visprog_literals import quote, read_literal, type_of
 from tutelage.programs.visprog_source import program_lines, requoted
 
 MAX_SOURCE = 20_000
@@ -52,7 +54,7 @@ class Step(NamedTuple):
     line: int
 
     def __str__(self) -> str:
-        shown = (f"{name}={value if variable else _quote(value)}" for name, variable, value in self.arguments)
+        shown = (f"{name}={value if variable else quote(value)}" for name, variable, value in self.arguments)
         return f"{self.target}={self.module}({','.join(shown)})"
 
 
@@ -125,23 +127,23 @@ class Parser:
 
     def __init__(self, signatures: Mapping[str, Signature], keep: int = 50_000):
         self.signatures, self._keep = dict(signatures), keep
-        self._known: dict[tuple[str, tuple[str, ...]], VisProgProgram | ProgramFailure] = {}
+        self._known: TextCache[VisProgProgram | ProgramFailure] = TextCache(keep)
         self._lines: Lines = {}
+        self._read = 0
 
     def try_parse(self, text: str, inputs: tuple[str, ...] = ("IMAGE",)) -> VisProgProgram | ProgramFailure:
         """The program, or the typed failure that :func:`parse` would raise."""
-        key = (text, inputs)
-        found = self._known.get(key)
+        found = self._known.get(text, inputs)
         if found is None:
             try:
                 found = parse(text, self.signatures, inputs, self._lines)
             except ProgramFailure as failure:
                 found = failure
-            while len(self._known) >= self._keep:
-                del self._known[next(iter(self._known))]
-            if len(self._lines) > self._keep:
+            self._read += len(text)
+            if len(self._lines) > self._keep or self._read > MAX_CHARACTERS:
                 self._lines.clear()
-            self._known[key] = found
+                self._read = 0
+            self._known.put(text, found, inputs)
         return found
 
     def parse(self, text: str, inputs: tuple[str, ...] = ("IMAGE",)) -> VisProgProgram:
@@ -251,7 +253,7 @@ def check(
         given: dict[str, Value] = {}
         places: list[tuple[str, int]] = []
         for name, variable, value in arguments:
-            if name not in wanted or name in given:
+            if name not in wanted:
                 raise _unknown_argument(step, name, signature)
             if variable:
                 if value not in variables:
@@ -264,7 +266,7 @@ def check(
                 if module == "RESULT":
                     returns = found
             else:
-                found = _type_of(value)
+                found = type_of(value)
                 given[name] = value
             if found != wanted[name] and "any" not in (found, wanted[name]):
                 if value is not None or name not in signature.optional:
@@ -289,11 +291,8 @@ def _unknown_module(step: Step, signatures: Mapping[str, Signature]) -> ProgramF
 
 
 def _unknown_argument(step: Step, name: str, signature: Signature) -> ProgramFailure:
-    where, given = f"line {step.line}", [argument.name for argument in step.arguments]
-    if name in signature.args:
-        return TypeFailure(f"{name!r} is given {given.count(name)} times", where=where, remedy="give it once")
     remedy = did_you_mean(name, list(signature.args))
-    return TypeFailure(f"{step.module} has no argument {name!r}", where=where, remedy=remedy)
+    return TypeFailure(f"{step.module} has no argument {name!r}", where=f"line {step.line}", remedy=remedy)
 
 
 def _undefined(step: Step, name: str, variables: Mapping[str, Variable]) -> ProgramFailure:
@@ -302,7 +301,7 @@ def _undefined(step: Step, name: str, variables: Mapping[str, Variable]) -> Prog
 
 
 def _wrong_type(step: Step, name: str, actual: str, expected: str) -> ProgramFailure:
-    (shown,) = [value if variable else _quote(value) for given, variable, value in step.arguments if given == name]
+    (shown,) = [value if variable else quote(value) for given, variable, value in step.arguments if given == name]
     return TypeFailure(f"{step.module} takes {expected} as {name!r}, {shown} is {actual}", where=f"line {step.line}")
 
 
@@ -344,10 +343,19 @@ def _step(statement: ast.stmt) -> Step:
             if call.args:
                 raise TypeFailure(f"{module} takes its arguments by name", where=where, remedy=f"write {_FORM}")
             arguments = tuple([_argument(keyword, where) for keyword in call.keywords])
+            _check_doubled(arguments, where)
             if module == "EVAL":
                 arguments = tuple([_expression(argument, where) for argument in arguments])
             return Step(target, module, arguments, statement.lineno)
     raise ForbiddenSyntax("not a call of a module", where=f"line {statement.lineno}", remedy=f"write {_FORM}")
+
+
+def _check_doubled(arguments: tuple[Argument, ...], where: str) -> None:
+    seen: set[str] = set()
+    for argument in arguments:
+        if argument.name in seen:
+            raise TypeFailure(f"{argument.name!r} is given more than once", where=where, remedy="give it once")
+        seen.add(argument.name)
 
 
 def _argument(keyword: ast.keyword, where: str) -> Argument:
@@ -356,24 +364,15 @@ def _argument(keyword: ast.keyword, where: str) -> Argument:
     if isinstance(keyword.value, ast.Name):
         return Argument(keyword.arg, True, keyword.value.id)
     try:
-        return Argument(keyword.arg, False, _literal(keyword.value))
+        return Argument(keyword.arg, False, read_literal(keyword.value))
+    except LimitExceeded as failure:
+        raise LimitExceeded(f"{keyword.arg!r} holds {failure.message}", where=where) from None
     except ValueError:
         raise ForbiddenSyntax(
             f"the argument {keyword.arg!r} is neither a variable nor a literal",
             where=where,
             remedy="set a variable on its own line; a literal is a text, number, True, False, None or a list of these",
         ) from None
-
-
-def _literal(node: ast.expr) -> Value:
-    match node:
-        case ast.Constant(value=str() | bool() | int() | float() | None as value):
-            return value
-        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
-            return -value
-        case ast.List(elts=items) | ast.Tuple(elts=items) if not any(isinstance(item, ast.List) for item in items):
-            return [_literal(item) for item in items]
-    raise ValueError
 
 
 def _expression(argument: Argument, where: str) -> Argument:
@@ -383,18 +382,3 @@ def _expression(argument: Argument, where: str) -> Argument:
         return Argument("expr", False, Expression(argument.value))
     except ProgramFailure as failure:
         raise type(failure)(failure.message, where=where, remedy=failure.remedy) from None
-
-
-def _type_of(value: Any) -> str:
-    if value is None:
-        return "nothing"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, bool):
-        return "bool"
-    return "number" if isinstance(value, (int, float)) else "any"
-
-
-def _quote(value: Value) -> str:
-    """A literal as programs write it: a text that holds an apostrophe goes in double quotes."""
-    return repr(str(value) if isinstance(value, str) else value)

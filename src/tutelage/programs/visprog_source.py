@@ -5,11 +5,16 @@ from __future__ import annotations
 import re
 
 # A quoted argument ends at the quote that the next argument or the closing bracket follows: so it may hold apostrophes.
-_QUOTED = re.compile(r"""(?P<name>\w+\s*=\s*)(?P<quote>['"])(?P<text>.*?)(?P=quote)(?=\s*(?:,\s*\w+\s*=|\)\s*(?:\#.*)?$))""")
+# What is possessive and bounded in it keeps the search short on a long line of quotes or of one word.
+_QUOTED = re.compile(
+    r"""(?P<name>\b\w++\s*+=\s*+)(?P<quote>['"])(?P<text>.{0,2000}?)(?P=quote)(?=\s*+(?:,\s*+\w++\s*+=|\)\s*+(?:\#.*)?$))"""
+)
 _STEP = re.compile(r"\s*(?:\d+[.)]\s+)?([A-Za-z_]\w*\s*=\s*[A-Za-z_]\w*\s*\(.*)")
 _LAST = re.compile(r"\s*FINAL_(?:RESULT|ANSWER)\s*=\s*RESULT\s*\([^)]*\)")
 _LABEL = re.compile(r"\s*(?:Program|Answer)\s*:\s*", re.IGNORECASE)
-_SIGNS = re.compile(r"^\s*(?:(?:Program|Question|Statement|Instruction)\s*:|```|1[.)]\s|.*[^)]:\s*$)", re.IGNORECASE | re.MULTILINE)
+_SIGNS = re.compile(
+    r"^[ \t]*+(?:(?:Program|Question|Statement|Instruction)\s*:|```|1[.)]\s|.*[^)]:[ \t]*+$)", re.IGNORECASE | re.MULTILINE
+)
 _NEXT = re.compile(r"\s*(?:Question|Statement|Instruction|Program)\s*:", re.IGNORECASE)
 
 
@@ -24,8 +29,9 @@ def program_lines(text: str) -> str:
         return ""
     lines = text.splitlines()
     kept = [""] * len(lines)
+    begun = False
     for number, line in enumerate(lines):
-        begun = any(kept[:number])
+        begun = begun or (number > 0 and bool(kept[number - 1]))
         label = _LABEL.match(line)
         if begun and _NEXT.match(line):
             break

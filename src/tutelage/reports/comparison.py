@@ -32,7 +32,7 @@ from typing import Any
 from tutelage.errors import InputError
 from tutelage.reports import formatting
 from tutelage.reports.charts import Axis, ChartRow, IntervalBand, LineChart, PointMark, Series
-from tutelage.reports.page import REMEDY, check_format, load, render, require_field
+from tutelage.reports.page import REMEDY, check_format, load, reads_results, render, require_field
 
 FORMAT, VERSION, FILE = "tutelage-comparison", 1, "comparison.json"
 
@@ -147,6 +147,7 @@ def check(data: Mapping[str, Any], where: object) -> None:
             require_field(data, f"losses.terms.{n}.points", list, where)
 
 
+@reads_results
 def comparison_report(source: str | Path | Mapping[str, Any]) -> str:
     """The page of a distillation, from its results: a mapping, a JSON file, or the folder of ``comparison.json``.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -43,6 +44,21 @@ def require_field(data: Any, path: str, expected_type: type[T], where: object) -
         return value
     found = "absent" if value is None else f"a {type(value).__name__}"
     raise InputError(f"field {path} must be a {expected_type.__name__}, it is {found}", where=where, remedy=REMEDY)
+
+
+def reads_results(report: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Have ``report`` refuse results whose fields are not as its page needs them, wherever that shows."""
+
+    @functools.wraps(report)
+    def checked(source: Any) -> str:
+        try:
+            return report(source)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, ArithmeticError, jinja2.TemplateError) as error:
+            where = "results" if isinstance(source, Mapping) else source
+            message = f"a field is missing or not as it must be: {type(error).__name__}: {error}"
+            raise InputError(message[:300], where=where, remedy=REMEDY) from error
+
+    return checked
 
 
 def load(source: str | Path | Mapping[str, Any], file: str) -> tuple[dict[str, Any], object]:

@@ -38,7 +38,7 @@ from typing import Any
 from tutelage.errors import InputError
 from tutelage.reports import formatting
 from tutelage.reports.charts import Axis, ChartRow, IntervalBand, PointMark
-from tutelage.reports.page import REMEDY, check_format, load, render, require_field
+from tutelage.reports.page import REMEDY, check_format, load, reads_results, render, require_field
 
 FORMAT, VERSION, FILE = "tutelage-study", 1, "study.json"
 
@@ -214,6 +214,7 @@ def check(data: Mapping[str, Any], where: object) -> None:
             require_field(data, f"samples.{n}.arms.{side}.correct", bool, where)
 
 
+@reads_results
 def study_report(source: str | Path | Mapping[str, Any]) -> str:
     """The page of a study, from its results: a mapping, a JSON file, or the run folder that holds ``study.json``.
 

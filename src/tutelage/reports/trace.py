@@ -13,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tutelage.reports.page import check_format, render, replace_nan, require_field
+from tutelage.reports.page import check_format, reads_results, render, replace_nan, require_field
 
 FORMAT, VERSION = "tutelage-trace", 1
 
 
+@reads_results
 def trace_report(data: Mapping[str, Any]) -> str:
     """The page, as one self-contained HTML text.
 

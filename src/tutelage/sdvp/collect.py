@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tutelage import storage
@@ -18,6 +18,8 @@ from tutelage.programs.values import Image
 from tutelage.sdvp.baselines import RoutedModule
 from tutelage.sdvp.questions import Question, solve_stream
 from tutelage.sdvp.teachers import ModuleTeacher
+
+REMEDY = "collect or label again, in a new folder"
 
 Records = dict[str, list[StepRecord]]
 """Step records by module, never by call position: branches and loops change the order."""
@@ -79,7 +81,8 @@ def save_records(records: Mapping[str, Iterable[StepRecord]], folder: str | Path
     folder = Path(folder)
     save_images((record for found in records.values() for record in found), folder)
     for module, found in records.items():
-        storage.write_json_lines(folder / f"{module}.jsonl", [record.to_json(timing=False) for record in found])
+        rows = [record.to_json(timing=False) for record in found]
+        storage.write_json_lines(folder / f"{module}.jsonl", rows, sealed=True)
     return folder
 
 
@@ -126,11 +129,25 @@ def load_records(folder: str | Path) -> Records:
     """Read what :func:`save_records` wrote.
 
     Raises:
-        InputError: no records there, or a record or picture that cannot be read.
+        InputError: no records there, a record or picture that cannot be read, or a bit of a file has changed.
     """
     folder = Path(folder)
     found = sorted(folder.glob("*.jsonl"))
     if not found:
         raise InputError("no step records here", where=folder, remedy="run `tutelage sdvp collect` first")
     find = image_loader(folder)
-    return {file.stem: [StepRecord.from_json(row, find) for _, row in storage.read_json_lines(file)] for file in found}
+    return {file.stem: list(read_records(file, find)) for file in found}
+
+
+def read_records(file: Path, find: FindImage, *, sealed: bool = False, remedy: str = REMEDY) -> Iterator[StepRecord]:
+    """The records of one file; ``sealed``: one without a digest is refused. The last error comes at the file's end.
+
+    Raises:
+        InputError: a line is no record, or a bit of the file has changed; the message names file and line.
+    """
+    for number, row in storage.read_json_lines(file, sealed=sealed, remedy=remedy):
+        try:
+            yield StepRecord.from_json(row, find)
+        except InputError as error:
+            message = f"{error.where}: {error.message}" if error.where is not None else error.message
+            raise InputError(message, where=f"{file}:{number}", remedy=error.remedy or remedy) from error

@@ -15,11 +15,12 @@ from tutelage import environment, storage
 from tutelage.distillation.parallel import SingleProcess
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError, StorageError, did_you_mean
+from tutelage.fields import check_kind
 from tutelage.modules.visual_module import VisualModule
 from tutelage.programs.serialization import decode, encode
 from tutelage.programs.trace import StepRecord
 from tutelage.programs.types import Call, Module
-from tutelage.sdvp.collect import Records, call_of, collect, image_loader, load_records, save_images, save_records
+from tutelage.sdvp.collect import Records, call_of, collect, image_loader, load_records, read_records, save_images, save_records
 from tutelage.sdvp.compile import SdvpOptions
 from tutelage.sdvp.label import (
     Filters,
@@ -48,6 +49,7 @@ TRAINING_INFO = "made.json"
 """What the lessons of a folder of taught modules were: its card is written from it."""
 UNLABELLED = "beside"
 """The folder, inside a labelled one, of the sibling calls that the teacher does not speak to."""
+DELETE = "delete it and run the same command again: the other shards are kept"
 Progress = Callable[[int, int], None]
 
 
@@ -85,8 +87,7 @@ def collect_to_folder(
     records: Records = {name: [] for name, module in modules.items() if isinstance(module, VisualModule)}
     seen: set[str] = set()
     for shard in shards:
-        for _, row in storage.read_json_lines(shard):
-            record = StepRecord.from_json(row, find)
+        for record in read_records(shard, find, sealed=True, remedy=DELETE):
             if (name := record.input_hash) not in seen:
                 seen.add(name)
                 records[record.module].append(record)
@@ -101,7 +102,7 @@ def collect_shard(
     """Collect one shard's questions: its file of records, and their pictures in ``root``. What a worker runs."""
     found = [record for records in collect(questions, modules, dsl, stage=stage).values() for record in records]
     save_images(found, root)
-    storage.write_json_lines(shard, (record.to_json(timing=False) for record in found))
+    storage.write_json_lines(shard, (record.to_json(timing=False) for record in found), sealed=True)
 
 
 def _shard(root: Path, settings: Any, content: Any) -> Path:
@@ -214,9 +215,10 @@ def label_shards(
     _fill(shards, label_shard, tasks, (dict(teachers),), pool, progress)
     said: dict[str, list[TeacherField | None]] = {name: [] for name in unlabelled}
     for shard, name, calls in tasks:
-        rows = [row and {**row, "hard": decode(row["hard"])} for _, row in storage.read_json_lines(shard)]
+        read = storage.read_json_lines(shard, sealed=True, remedy=DELETE)
+        rows = [row and {**row, "hard": decode(check_kind(row, dict, f"{shard}:{number}").get("hard"))} for number, row in read]
         if len(rows) != len(calls):
-            raise InputError(f"{len(rows)} labels of {len(calls)} calls", where=shard, remedy="delete it and label again")
+            raise InputError(f"{len(rows)} labels of {len(calls)} calls", where=shard, remedy=DELETE)
         said[name] += rows
     return said
 
@@ -224,7 +226,7 @@ def label_shards(
 def label_shard(teachers: Mapping[str, ModuleTeacher], shard: Path, name: str, calls: Sequence[Call]) -> None:
     """Have one shard's calls labelled: a line each, null where the teacher has nothing to say. What a worker runs."""
     said = label_calls(teachers[name], calls)
-    storage.write_json_lines(shard, (field and {**field, "hard": encode(field["hard"])} for field in said))
+    storage.write_json_lines(shard, (field and {**field, "hard": encode(field["hard"])} for field in said), sealed=True)
 
 
 def unsupported_calls(records: Sequence[StepRecord], module: VisualModule, teacher: ModuleTeacher) -> list[StepRecord]:

@@ -33,6 +33,7 @@ from tutelage.serving.settings import DEFAULT, ServerSettings
 
 FAILURES: dict[int | str, dict[str, Any]] = {
     401: {"model": schemas.ErrorResponse, "description": "No API key, or a wrong one"},
+    408: {"model": schemas.ErrorResponse, "description": "The body came too slowly"},
     413: {"model": schemas.ErrorResponse, "description": "The body or a picture is too large"},
     422: {"model": schemas.RunResponse, "description": "The request is not as it must be, or the program failed"},
     429: {"model": schemas.ErrorResponse, "description": "The queue is full: ask again after Retry-After seconds"},

@@ -24,6 +24,13 @@ class Unauthorized(ServingError):
     kind = "key"
 
 
+class TooSlow(ServingError):
+    """A body that comes too slowly."""
+
+    code = 408
+    kind = "slow"
+
+
 class PayloadTooLarge(ServingError):
     """A body over the limit."""
 

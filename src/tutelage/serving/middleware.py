@@ -23,6 +23,7 @@ from tutelage.serving.errors import (
     PayloadTooLarge,
     RequestTimeout,
     TooManyRequests,
+    TooSlow,
     Unauthorized,
     error_payload,
     status_and_kind,
@@ -31,6 +32,15 @@ from tutelage.serving.metrics import Metrics
 from tutelage.serving.settings import ServerSettings
 
 LOG = logging.getLogger("tutelage.serving")
+BEGIN_S = 2.0
+"""Seconds from the beginning of a body in which nothing need come."""
+SAFE = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"content-security-policy", b"frame-ancestors 'none'"),
+    (b"referrer-policy", b"no-referrer"),
+)
+"""Headers of every answer: browsers take it for what it says it is, and show it in no other site's frame."""
 PUBLIC_PATHS = ("/", "/healthz")
 """What needs no key: the page, which asks for one, and whether the server is well."""
 
@@ -123,6 +133,7 @@ class RequestMiddleware:
             nonlocal code
             if message["type"] == "http.response.start":
                 code = message["status"]
+                message = {**message, "headers": [*message.get("headers", ()), *SAFE]}
             await send(message)
 
         try:
@@ -139,8 +150,8 @@ class RequestMiddleware:
             if status == 500:
                 visit.log_fields["fault"] = traceback.format_exc()
             if not code:
-                code = status
-                await self._send_error(refused, visit, scope, receive, send)
+                await self._send_error(refused, visit, scope, receive, answer)
+                code = code or status
         finally:
             visit.release()
             self._log_request(scope, code, perf_counter() - started, visit)
@@ -164,7 +175,8 @@ class RequestMiddleware:
         if self._key is None or scope["path"] in PUBLIC_PATHS:
             return
         headers = dict(scope["headers"])
-        given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+        scheme, _, token = headers.get(b"authorization", b"").partition(b" ")
+        given = headers.get(b"x-api-key") or (token if scheme.lower() == b"bearer" else b"")
         if not hmac.compare_digest(given, self._key):
             raise Unauthorized("no API key, or a wrong one", remedy="send the header Authorization: Bearer KEY, or X-API-Key: KEY")
 
@@ -174,8 +186,14 @@ class RequestMiddleware:
         stated = dict(scope["headers"]).get(b"content-length", b"0")
         if stated.isdigit() and int(stated) > most:
             raise PayloadTooLarge(f"a body of {int(stated):,} bytes; at most {most:,} are read", remedy=remedy)
+        began, rate = asyncio.get_running_loop().time(), 1024 * self._settings.body_kib_s
         while not context.body_read:
-            part = await context.read_chunk(receive)
+            try:
+                async with asyncio.timeout_at(began + BEGIN_S + size / rate):
+                    part = await context.read_chunk(receive)
+            except TimeoutError:
+                slow = f"{size:,} bytes came in {asyncio.get_running_loop().time() - began:.1f} s"
+                raise TooSlow(slow, remedy=f"send at least {self._settings.body_kib_s:g} KiB/s") from None
             size += len(part)
             if size > most:
                 raise PayloadTooLarge(f"a body of more than {most:,} bytes", remedy=remedy)
@@ -186,7 +204,7 @@ class RequestMiddleware:
     async def _send_error(self, error: Exception, context: RequestContext, scope: Scope, receive: Receive, send: Send) -> None:
         """Say no. What the client still sends is thrown away first, within bounds: else it would not hear the answer."""
         with contextlib.suppress(Exception):
-            async with asyncio.timeout(0.0 if isinstance(error, RequestTimeout) else 1.0):
+            async with asyncio.timeout(0.0 if isinstance(error, RequestTimeout | TooSlow) else 1.0):
                 left = 2 * self._settings.body_bytes
                 while left > 0 and not context.body_read:
                     left -= len(await context.read_chunk(receive))
@@ -202,7 +220,7 @@ class RequestMiddleware:
         row = {
             "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "client": (scope.get("client") or ("?",))[0],
-            "method": scope["method"],
+            "method": scope["method"][:20],
             "path": scope["path"][:200],
             "code": code,
             "ms": round(1000 * seconds, 2),

@@ -23,7 +23,9 @@ class ServerSettings:
         memory_mib: of bodies and decoded pictures held; beyond it too.
         timeout_s: from the first byte of a request to its answer, else 504.
         grace_s: on SIGTERM, so long for what was accepted.
-        body_mib: of one request. image_mib, image_pixels: of one picture, as its file and as its header says.
+        body_mib: of one request. body_kib_s: a body comes at least so fast, counted from 2 s after its beginning, else 408: what
+            comes more slowly would hold a place that others wait for.
+        image_mib, image_pixels: of one picture, as its file and as its header says.
         longest_side: larger pictures are reduced to it, and that is said; 0: they are taken as they are.
         batch_items: programs in one request to ``batch``.
         program_seconds, program_calls: of one program's own processor time, and of its calls to modules.
@@ -37,6 +39,7 @@ class ServerSettings:
     timeout_s: float = 60.0
     grace_s: float = 30.0
     body_mib: float = 32.0
+    body_kib_s: float = 32.0
     image_mib: float = 16.0
     image_pixels: int = 25_000_000
     longest_side: int = 2048

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from tutelage import storage
 from tutelage.errors import InputError, StaleError
 from tutelage.modules.hf.loading import Source, processor_of, quiet, transformers, weights_of
+from tutelage.modules.module_folder import read_head, write_head
 from tutelage.modules.visual_module import METADATA_FILE, VisualModule, tensor_bytes
 from tutelage.programs.types import Call, ModuleOutputs, RuntimeFailure
 from tutelage.programs.values import Image
@@ -263,7 +264,7 @@ class HfModule(VisualModule):
         with storage.atomic_folder(folder, last=METADATA_FILE) as place, quiet():
             self.network.model.save_pretrained(place)
             self.processor.save_pretrained(place)
-            storage.write_json(place / METADATA_FILE, self.metadata())
+            write_head(place / METADATA_FILE, self.metadata(), [file.name for file in place.iterdir() if file.is_file()])
         return folder
 
     @classmethod
@@ -272,7 +273,7 @@ class HfModule(VisualModule):
         config = replace(config, device="cpu")
         module = cls.open(replace(config, revision=""), Source(str(folder)))
         module.config = config  # it remembers where it first came from
-        if storage.read_json(folder / METADATA_FILE).get("version") != module.version:
+        if read_head(folder / METADATA_FILE)["version"] != module.version:
             raise StaleError(
                 f"the weights are not the ones that {METADATA_FILE} names", where=folder, remedy="save the module again"
             )

@@ -9,7 +9,6 @@ definitions of TensorFlow 2.
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tutelage.errors import InputError, did_you_mean
+from tutelage.reading import parse_json
 
 Attributes = Mapping[str, Any]
 Operator = Callable[..., Tensor | tuple[Tensor, ...]]
@@ -95,15 +95,15 @@ def read_graph(model: bytes, weights: bytes, where: str = "graph") -> TfjsNetwor
         InputError: not a graph model, weights of another length or of a type that is not read, an unknown operator.
     """
     try:
-        data = json.loads(model)
+        data = parse_json(model, where)
         if data["format"] != "graph-model":
             raise InputError(f"format {data['format']!r}, not graph-model", where=where, remedy="give a TensorFlow.js graph model")
         nodes = [_node(row) for row in data["modelTopology"]["node"]]
         entries = [entry for group in data["weightsManifest"] for entry in group["weights"]]
         outputs = [name.partition(":")[0] for name in data["signature"]["outputs"]]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return TfjsNetwork(nodes, read_weights(entries, weights, where), outputs)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError, RuntimeError) as error:
         raise InputError(f"not a graph model: {error!r}"[:200], where=where, remedy="is the file whole?") from error
-    return TfjsNetwork(nodes, read_weights(entries, weights, where), outputs)
 
 
 def read_weights(entries: Sequence[Mapping[str, Any]], data: bytes, where: str = "graph") -> dict[str, Tensor]:

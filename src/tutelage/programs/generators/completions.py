@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from tutelage.errors import StaleError
+from tutelage.errors import InputError, StaleError
+from tutelage.fields import check_field
 from tutelage.programs.generators.few_shot import Prompt
 from tutelage.programs.types import ProgramFailure
+from tutelage.reading import parse_json
 from tutelage.storage import ContentStore, fingerprint
 
 
@@ -129,11 +131,12 @@ class CompletionCache:
         if found is None:
             return None
         try:
-            entry = json.loads(found)
+            entry = parse_json(found, self._store.path(key, ".json"))
             if entry["asked"] != asked:
                 raise ValueError("it answers another prompt")
+            check_field(entry["answer"], "text", str, where="answer")
             return Completion(**entry["answer"])
-        except (ValueError, TypeError, KeyError) as error:
+        except (InputError, ValueError, TypeError, KeyError) as error:
             where = self._store.path(key, ".json")
             raise StaleError(f"not a kept response: {error}", where=where, remedy="delete this file") from error
 

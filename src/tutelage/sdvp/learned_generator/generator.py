@@ -7,16 +7,17 @@ ours.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage import storage
+from tutelage import digests, storage
 from tutelage.distillation.export import load_weights, save_weights
 from tutelage.errors import InputError
+from tutelage.fields import check_field, check_items
 from tutelage.programs.generators.base import Candidate, FailedProgram, GenerationRequest
 from tutelage.programs.generators.paraphrases import QuestionProgramPair
 from tutelage.programs.generators.program_templates import (
@@ -29,6 +30,7 @@ from tutelage.programs.generators.program_templates import (
     words,
 )
 from tutelage.programs.types import ParseFailure, ProgramFailure
+from tutelage.reading import open_regular
 from tutelage.sdvp.learned_generator.network import EncoderState, Seq2SeqNetwork
 
 END, NONE = "", "none"
@@ -121,12 +123,13 @@ class LearnedGenerator:
         return tuple(word for word in words(question) if word not in self._known)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``codes.json`` and ``weights.safetensors`` into ``folder``; the weights come last."""
+        """Write ``weights.safetensors`` and ``codes.json`` into ``folder``; the codes come last."""
         folder = Path(folder)
         width = self.network.word.embedding_dim
         head = {"format": "tutelage-writer", "version": self.version, "width": width}
-        storage.write_json(folder / "codes.json", head | {"codes": self.codes})
         save_weights(self.network, folder / "weights.safetensors")
+        held = {"codes": self.codes, "weights": digests.digest_of_file(folder / "weights.safetensors")}
+        storage.write_json(folder / "codes.json", head | held, sealed=True)
         return folder
 
     @classmethod
@@ -134,15 +137,23 @@ class LearnedGenerator:
         """What :meth:`save` wrote.
 
         Raises:
-            InputError: the folder holds no writer, or weights that do not fit it.
+            InputError: the folder holds no writer, weights that do not fit it, or a bit of either has changed.
         """
-        file = Path(folder) / "codes.json"
+        file, weights = Path(folder) / "codes.json", Path(folder) / "weights.safetensors"
+        remedy = "delete the folder, and train again"
         head = storage.read_json(file)
         if not isinstance(head, dict) or head.get("format") != "tutelage-writer":
             raise InputError("not a folder of a writer", where=file, remedy="give the folder that save() wrote")
-        codes = TokenCodec(**{name: tuple(items) for name, items in head["codes"].items()})
-        network = Seq2SeqNetwork(len(codes.words), len(codes.lines), head["width"])
-        load_weights(network, Path(folder) / "weights.safetensors")
+        head = storage.read_json(file, sealed=True, remedy=remedy)
+        with open_regular(weights):
+            pass
+        if digests.digest_of_file(weights) != check_field(head, "weights", str, where=file, remedy=remedy):
+            raise InputError("damaged: its bytes are not those that were saved", where=weights, remedy=remedy)
+        held = check_field(head, "codes", dict, where=file, remedy=remedy)
+        codes = TokenCodec(*(tuple(check_items(held, item.name, str, where=file, remedy=remedy)) for item in fields(TokenCodec)))
+        width = check_field(head, "width", int, 1, 10_000, where=file, remedy=remedy)
+        network = Seq2SeqNetwork(len(codes.words), len(codes.lines), width)
+        load_weights(network, weights)
         return cls(codes, network, single, min_probability)
 
     def _generate(self, requests: Sequence[GenerationRequest], n: int) -> list[list[Candidate]]:

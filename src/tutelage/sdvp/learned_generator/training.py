@@ -179,7 +179,7 @@ def learned_generator(
     wordings = Path(str(paraphrases.__file__)).with_suffix(".txt").read_bytes()
     key = storage.fingerprint("writer", config, seed, wordings, Path(__file__).read_bytes(), *sources)
     folder = None if store is None else store.path(key)
-    if folder is None or not (folder / "weights.safetensors").exists():
+    if folder is None or not (folder / "codes.json").exists():
         writer = train_generator(seed, config)
         if folder is None:
             return LearnedGenerator(writer.codes, writer.network, single, min_probability)

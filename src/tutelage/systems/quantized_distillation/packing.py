@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import InputError
+from tutelage.reading import parse_json
 from tutelage.systems.quantized_distillation.quantizers import bucketed, extent, nearest, unbucketed
 
 _MAGIC = b"TQD1"
@@ -136,7 +137,7 @@ def unpack(data: bytes) -> dict[str, Tensor]:
         raise InputError("not a file of packed weights", where="packed weights", remedy="give what pack() wrote")
     begin = 8 + int.from_bytes(data[4:8], "little")
     try:
-        head = json.loads(data[8:begin])
+        head = parse_json(data[8:begin], "packed weights")
         reader = _Reader(data, begin)
         state, waiting = {}, []
         for entry in head["tensors"]:
@@ -161,7 +162,7 @@ def unpack(data: bytes) -> dict[str, Tensor]:
                 _fill(state[name], symbols[:count], points, scale, size)
                 symbols = symbols[count:]
         return state
-    except (ValueError, KeyError, TypeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, IndexError, RuntimeError, OverflowError, MemoryError) as error:
         raise InputError(f"damaged: {error}", where="packed weights", remedy="the file is cut short; write it again") from error
 
 
