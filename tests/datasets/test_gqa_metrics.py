@@ -328,10 +328,10 @@ def test_random_predictions_against_a_plain_count(files):
 
 PEAK = """
 import json, sys
-from tutelage.environment import own_memory
+from tutelage.environment import process_memory
 from tutelage.datasets.gqa_metrics import evaluate
 scores = evaluate(sys.argv[1], sys.argv[2], consistency=True)
-print(json.dumps([scores["questions"], own_memory()]))
+print(json.dumps([scores["questions"], process_memory()]))
 """
 
 

@@ -173,7 +173,7 @@ def typed(kind: str, depth: int) -> st.SearchStrategy[str]:
             form("[*{}, {}]", x, n),
             form("list(map(lambda v: v + {}, {}))", n, x),
             form("[p + q for p, q in zip({}, {})]", x, x),
-            form("list({{v: 1 for v in {}}})", x),
+            form("list({{str(v): 1 for v in {}}})", x),
             form("sorted(set({}) | set({}))", x, x),
         ],
     }

@@ -79,7 +79,8 @@ class NanoDet(Loc):
         Raises:
             AssetAbsent, WrongHash: see :mod:`tutelage.assets`.
         """
-        graph = read_graph(assets.read(ASSET, "nanodet.json"), assets.read(ASSET, "nanodet.bin"), ASSET)
+        with torch.device("cpu"):  # its sizes are those of the package, whatever device is the default
+            graph = read_graph(assets.read(ASSET, "nanodet.json"), assets.read(ASSET, "nanodet.bin"), ASSET)
         return cls(config, NanoDetNetwork(graph))
 
     def encode(self, calls: Sequence[Call]) -> dict[str, Tensor]:
