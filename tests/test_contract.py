@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from tutelage import registry
+from tutelage.distillation.cache import CachedTeacher
 from tutelage.distillation.cache_build import build, verify
 from tutelage.distillation.job import TensorData, TrainingJob, TrainingSettings
-from tutelage.distillation.method import Method, forward_heads
-from tutelage.distillation.teacher import CachedTeacher
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import forward_heads
 from tutelage.distillation.trainer import Trainer, TrainingResult, train
 from tutelage.errors import InputError
 from tutelage.registry import SystemEntry, system

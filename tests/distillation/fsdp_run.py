@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from tutelage.distillation.data import Batch
 from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.fsdp import FSDPProcesses
-from tutelage.distillation.method import Method, Output, Phase, Terms, forward_heads
-from tutelage.distillation.parallel import current_processes
+from tutelage.distillation.launch import current_processes
+from tutelage.distillation.method import Method, Phase
+from tutelage.distillation.outputs import Output, Terms, forward_heads
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 

@@ -15,8 +15,10 @@ from torch import nn
 from tutelage.distillation import losses
 from tutelage.distillation.data import Batch, TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Method, Output, Terms
-from tutelage.distillation.parallel import SingleProcess, current_processes
+from tutelage.distillation.launch import current_processes
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import Output, Terms
+from tutelage.distillation.parallel import SingleProcess
 from tutelage.distillation.trainer import train
 from tutelage.modules.visual_module import VisualModule
 from tutelage.sdvp.compile import SdvpOptions

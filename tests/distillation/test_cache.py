@@ -13,12 +13,12 @@ from torch import nn
 
 from tutelage.distillation import cache_build
 from tutelage.distillation.augmentation import Augmentation
-from tutelage.distillation.cache import Cache, densify, sparsify
+from tutelage.distillation.cache import Cache, CachedTeacher, densify, sparsify
 from tutelage.distillation.cache_build import build, estimate_break_even, verify
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.ensemble import EnsembleTeacher
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.teacher import CachedTeacher, EMATeacher, NetworkTeacher
+from tutelage.distillation.teacher import EMATeacher, NetworkTeacher
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError, StaleError
 

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from tutelage.distillation import losses
-from tutelage.distillation.cache import Cache
+from tutelage.distillation.cache import Cache, CachedTeacher
 from tutelage.distillation.cache_build import build
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.doctor import Finding, diagnose
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.supervised import Supervised
-from tutelage.distillation.teacher import BlackBoxTeacher, CachedTeacher, NetworkTeacher
+from tutelage.distillation.teacher import BlackBoxTeacher, NetworkTeacher
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 

@@ -13,7 +13,8 @@ import torch
 
 from tutelage.distillation.data import Batch
 from tutelage.distillation.export import load_weights
-from tutelage.distillation.parallel import DataParallelProcesses, SingleProcess, current_processes, is_distributed
+from tutelage.distillation.launch import current_processes, is_distributed
+from tutelage.distillation.parallel import DataParallelProcesses, SingleProcess
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError, MissingExtra
 from tutelage.sdvp.stages import collect_to_folder, label_to_folder

@@ -10,7 +10,7 @@ import torch
 
 from tutelage.distillation.api import distill
 from tutelage.distillation.data import TensorData
-from tutelage.distillation.method import forward_heads
+from tutelage.distillation.outputs import forward_heads
 from tutelage.distillation.recipe import ModelSpec
 from tutelage.distillation.resolve import build_model
 from tutelage.errors import InputError, MissingExtra

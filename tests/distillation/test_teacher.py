@@ -13,7 +13,7 @@ from tutelage.distillation.data import Batch, SampleOrder, TensorData, take_rows
 from tutelage.distillation.data.sources import as_data
 from tutelage.distillation.ensemble import EnsembleTeacher, RouteByClass, RouteBySample
 from tutelage.distillation.feature_hooks import FeatureHooks
-from tutelage.distillation.method import forward_heads
+from tutelage.distillation.outputs import forward_heads
 from tutelage.distillation.projections import Projection, resample
 from tutelage.distillation.teacher import BlackBoxTeacher, EMATeacher, NetworkTeacher, SelfTeacher, as_teacher
 from tutelage.distillation.trainer import train

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from tutelage.distillation import losses
 from tutelage.distillation.data import Batch, TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Method, Output, Terms
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import Output, Terms
 
 
 class Net(nn.Module):

@@ -252,7 +252,9 @@ def bodies(depth: int, loop: bool = False) -> st.SearchStrategy[list[str]]:
     return st.lists(st.one_of(*simple, *compound), min_size=1, max_size=4).map(lambda parts: sum(parts, []))
 
 
-def check(body: list[str], start: bool) -> None:
+def check(body: list[str], start: bool, stricter: bool = False) -> None:
+    """The sandbox gives what Python gives; with ``stricter``, it may refuse an operator for the types of its values, but
+    give no other answer."""
     head = ["a, b, c, xs, s, d = 1, 2, 0.5, [3, 1], 'ab', {'k': 1}"] if start else ["if False:", "    a = b = c = xs = s = d = 0"]
     source = program(*head, *body, "return repr([a, b, c, xs, s, d])")
     try:
@@ -262,7 +264,7 @@ def check(body: list[str], start: bool) -> None:
         return  # a name both argument and nonlocal, or the like
     found, expected = by_sandbox(source), by_python(source)
     if expected[0] == "ok" and found[0] != "limit":
-        assert found == expected, source
+        assert found == expected or stricter and found[0] == "type", source
     elif found[0] != "limit":  # which error it is may differ
         assert found[0] != "ok", source
 
@@ -280,15 +282,20 @@ def test_random_sensible_programs_give_what_python_gives(body: list[str]) -> Non
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(bodies(2), st.booleans())
 def test_random_programs_give_what_python_gives(body: list[str], start: bool) -> None:
-    check(body, start)
+    check(body, start, stricter=True)
+
+
+def test_where_the_sandbox_differs_from_python() -> None:
+    assert by_sandbox(program("return repr({1: 'a', True: 'b'})")) == ("ok", "{True: 'b'}")  # Python: {1: 'b'}
+    assert by_sandbox(program("xs = [3]", "xs += {'k': 1}", "return repr(xs)"))[0] == "type"  # Python: [3, 'k']
 
 
 @pytest.mark.slow
-@settings(max_examples=2_000, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20_000, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(typed_bodies(2), bodies(2), st.booleans())
 def test_many_random_programs_give_what_python_gives(sensible: list[str], body: list[str], start: bool) -> None:
     check_typed(sensible)
-    check(body, start)
+    check(body, start, stricter=True)
 
 
 WORDS = """if for while else: lambda in is not import yield async await try: with del global match case return

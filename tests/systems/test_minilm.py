@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from tutelage.distillation.data import Batch, TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Terms
+from tutelage.distillation.outputs import Terms
 from tutelage.distillation.teacher import NetworkTeacher
 from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError

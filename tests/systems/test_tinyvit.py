@@ -10,11 +10,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tutelage.distillation.augmentation import Augmentation
-from tutelage.distillation.cache import densify, sparsify
+from tutelage.distillation.cache import CachedTeacher, densify, sparsify
 from tutelage.distillation.cache_build import build
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.teacher import CachedTeacher
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError, StaleError
 from tutelage.systems._toy import SmallCNN, build_with_seed, toy_images

@@ -218,7 +218,7 @@ def measure_one(name: str, rounds: int, batch: int, device: str, compiled: bool)
     import torch
 
     from tutelage.bench.distill_steps import StepVariant, measure
-    from tutelage.distillation.method import forward_heads
+    from tutelage.distillation.outputs import forward_heads
     from tutelage.seeds import torch_rng
     from tutelage.systems._backbone import count_macs, count_parameters
 

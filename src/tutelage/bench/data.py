@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader, RandomSampler
 
 from tutelage import storage, workers
 from tutelage.bench.data_memory import BATCH as MADE_BATCH
+from tutelage.distillation.cache import CachedTeacher
 from tutelage.distillation.cache_build import build
 from tutelage.distillation.data import SampleOrder
 from tutelage.distillation.data.images import ImageFolder, ImageTransform
@@ -33,7 +34,6 @@ from tutelage.distillation.data.sources import image_folder
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.small_models import ResNet, SmallCNN
 from tutelage.distillation.supervised import Supervised
-from tutelage.distillation.teacher import CachedTeacher
 from tutelage.distillation.trainer import train
 from tutelage.environment import run_metadata
 from tutelage.errors import InputError

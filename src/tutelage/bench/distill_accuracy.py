@@ -16,16 +16,16 @@ from torch import nn
 from tutelage import workers
 from tutelage.bench.distill_steps import CACHED, ONLINE, QUICK
 from tutelage.datasets import fashion_mnist
-from tutelage.distillation.cache import Cache
+from tutelage.distillation.cache import Cache, CachedTeacher
 from tutelage.distillation.cache_build import build
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.memory import job_peak
-from tutelage.distillation.method import forward_heads
+from tutelage.distillation.outputs import forward_heads
 from tutelage.distillation.profiling import LowPrecisionTeacher, fold_batchnorm
 from tutelage.distillation.small_models import SmallCNN
 from tutelage.distillation.supervised import Supervised
-from tutelage.distillation.teacher import CachedTeacher, NetworkTeacher, Teacher
+from tutelage.distillation.teacher import NetworkTeacher, Teacher
 from tutelage.distillation.trainer import train
 from tutelage.systems._toy import build_with_seed, toy_images
 from tutelage.systems.kd import KD

@@ -25,6 +25,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
 from tutelage import storage
+from tutelage.distillation.cache import CachedTeacher
 from tutelage.distillation.cache_build import build
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
@@ -33,7 +34,7 @@ from tutelage.distillation.method import Method
 from tutelage.distillation.profiling import speed_up_teacher
 from tutelage.distillation.small_models import ResNet
 from tutelage.distillation.supervised import Supervised
-from tutelage.distillation.teacher import CachedTeacher, NetworkTeacher, Teacher
+from tutelage.distillation.teacher import NetworkTeacher, Teacher
 from tutelage.distillation.trainer import Trainer
 from tutelage.seeds import torch_rng
 from tutelage.systems._toy import build_with_seed

@@ -46,7 +46,7 @@ def distill(
     from tutelage.cli._recipe import prepare
     from tutelage.distillation.compare import DISTILLED
     from tutelage.distillation.export import check_formats, save_formats
-    from tutelage.distillation.parallel import current_processes
+    from tutelage.distillation.launch import current_processes
     from tutelage.distillation.recipe import read_recipe
     from tutelage.environment import run_metadata
     from tutelage.errors import InputError

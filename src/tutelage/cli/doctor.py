@@ -27,10 +27,9 @@ def doctor(
     """
     from tutelage.cli._recipe import prepare
     from tutelage.distillation.api import cache_folder
-    from tutelage.distillation.cache import Cache
+    from tutelage.distillation.cache import Cache, CachedTeacher
     from tutelage.distillation.doctor import diagnose
     from tutelage.distillation.recipe import read_recipe
-    from tutelage.distillation.teacher import CachedTeacher
     from tutelage.environment import run_metadata
 
     asked = read_recipe(recipe, overrides or ())

@@ -176,7 +176,7 @@ def train(
     """
     from dataclasses import replace
 
-    from tutelage.distillation.parallel import current_processes
+    from tutelage.distillation.launch import current_processes
     from tutelage.sdvp.continual.options import with_strategy
     from tutelage.sdvp.stages import train_to_folder
 

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from tutelage import registry, storage
-from tutelage.distillation.cache import Cache
+from tutelage.distillation.cache import Cache, CachedTeacher
 from tutelage.distillation.cache_build import build, estimate_break_even
 from tutelage.distillation.data import ReplayableData
 from tutelage.distillation.data.sources import as_data, batch_size_of
@@ -22,7 +22,7 @@ from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method
 from tutelage.distillation.parallel import SingleProcess
 from tutelage.distillation.tasks import Task, make_task
-from tutelage.distillation.teacher import CachedTeacher, Teacher, as_teacher
+from tutelage.distillation.teacher import Teacher, as_teacher
 from tutelage.distillation.trainer import TrainingResult, train
 from tutelage.errors import InputError, did_you_mean
 from tutelage.seeds import derive
@@ -135,7 +135,7 @@ def distill(
         settings: how to train; single fields as keywords: ``steps=2000, lr=1e-3``.
         seeds: how many runs (from ``settings.seed`` on), or which seeds.
         cache: a folder in which the teacher's answers are kept and found again; built where it is missing.
-        store: how the cache keeps each head: ``fp32``, ``fp16``, ``topK``, or a dict by head.
+        storage_format: how the cache keeps each head: ``fp32``, ``fp16``, ``topK``, or a dict by head.
         out: a folder for checkpoints, logs, weights and ``result.json``; the same call goes on where it was stopped.
         evaluate: scores a student: figures by name; or labelled data, on which the task's metrics are measured.
         check: look at the first batch before training.

@@ -21,7 +21,8 @@ from torch import Tensor
 from tutelage import reading
 from tutelage.distillation.checkpoint import read_tensors
 from tutelage.distillation.data import Batch, ReplayableData, flatten_tree, hash64
-from tutelage.distillation.method import Output
+from tutelage.distillation.outputs import Output
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError, StaleError
 from tutelage.fields import check_field, check_items
 
@@ -265,3 +266,59 @@ class Cache:
             "bytes_per_row": self.size / max(1, len(self)),
             "dense_fp32_bytes": dense * len(self),
         }
+
+
+class CachedTeacher(Teacher):
+    """What another teacher said, read from a cache by view; a view that is not in it is an error, never recomputed.
+
+    Args:
+        cache: an open cache.
+        teacher: the teacher it must have been built from; None: not checked.
+
+    Raises:
+        StaleError: the cache was built from another teacher.
+    """
+
+    def __init__(self, cache: Cache, teacher: Teacher | None = None):
+        if teacher is not None and teacher.fingerprint != cache.metadata["teacher"]:
+            raise StaleError(
+                f"built from teacher {cache.metadata['teacher']}, this teacher is {teacher.fingerprint}",
+                where=cache.root,
+                remedy="build the cache again in a new folder",
+            )
+        self.cache, self.source = cache, teacher
+        self.network = teacher.network if teacher is not None else None
+
+    @property
+    def uncached(self) -> Teacher:
+        """See :class:`Teacher`.
+
+        Raises:
+            InputError: the cache was opened without its teacher.
+        """
+        if self.source is None:
+            raise InputError(
+                "the method asks the teacher about inputs that are not in the cache",
+                where=self.cache.root,
+                remedy="give the teacher beside its cache",
+            )
+        return self.source
+
+    def request_features(self, *taps: str) -> None:
+        """See :class:`Teacher`."""
+        missing = [name for name in taps if name not in self.cache.metadata["heads"]]
+        if missing:
+            raise StaleError(
+                f"the cache holds no output of {', '.join(missing)}",
+                where=self.cache.root,
+                remedy="build it again with these taps",
+            )
+
+    def predict(self, batch: Batch) -> Output:
+        """See :class:`Teacher`."""
+        return self.cache.read(batch)
+
+    @property
+    def fingerprint(self) -> str:
+        """See :class:`Teacher`."""
+        return str(self.cache.metadata["teacher"])

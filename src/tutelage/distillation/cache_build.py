@@ -21,6 +21,7 @@ from tutelage.distillation.cache import (
     SHARD,
     VERSION,
     Cache,
+    CachedTeacher,
     check_store,
     difference,
     pack,
@@ -32,7 +33,7 @@ from tutelage.distillation.checkpoint import write_tensors
 from tutelage.distillation.data import Batch, ReplayableData, SampleOrder
 from tutelage.distillation.data.loader import BatchLoader
 from tutelage.distillation.job import TrainingJob
-from tutelage.distillation.teacher import CachedTeacher, Teacher
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError, StaleError
 
 

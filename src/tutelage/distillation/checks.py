@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from tutelage.distillation.data import Batch, flatten_tree
 from tutelage.distillation.data.replay import check_replay
 from tutelage.distillation.job import TrainingJob
-from tutelage.distillation.method import Method, Output, forward_heads
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import Output, forward_heads
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.tasks import Classification, Fit, Regression, Task, infer_task, make_task
 from tutelage.distillation.vocabulary import vocabularies

@@ -16,7 +16,8 @@ from tutelage.distillation.data.dataset import DatasetData
 from tutelage.distillation.data.loader import in_order
 from tutelage.distillation.evaluate import evaluate, evaluate_outputs, task_of
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Method, forward_heads
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import forward_heads
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.tasks import Classification, Metric, Task, make_task
 from tutelage.distillation.teacher import Teacher

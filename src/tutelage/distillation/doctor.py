@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 import torch
 from torch import Tensor, nn
 
-from tutelage.distillation.cache import difference
+from tutelage.distillation.cache import CachedTeacher, difference
 from tutelage.distillation.checkpoint import select_prefix
 from tutelage.distillation.checks import check_first_batch, resolve_task
 from tutelage.distillation.data import Batch, ReplayableData, flatten_tree, map_tree
@@ -18,9 +18,10 @@ from tutelage.distillation.data.dataset import DatasetData
 from tutelage.distillation.data.replay import check_replay, check_worker
 from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.losses import hungarian_assignment
-from tutelage.distillation.method import Method, TrainingProgress, forward_heads
+from tutelage.distillation.method import Method, TrainingProgress
 from tutelage.distillation.optim import trainable_parameters
-from tutelage.distillation.teacher import CachedTeacher, Teacher
+from tutelage.distillation.outputs import forward_heads
+from tutelage.distillation.teacher import Teacher
 from tutelage.distillation.vocabulary import vocabularies
 from tutelage.errors import InputError, TutelageError
 

@@ -16,7 +16,7 @@ from tutelage.errors import InputError
 from tutelage.storage import fingerprint
 
 if TYPE_CHECKING:
-    from tutelage.distillation.method import Output
+    from tutelage.distillation.outputs import Output
 
 
 @dataclass(frozen=True)

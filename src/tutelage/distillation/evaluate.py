@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tutelage.distillation.data import Batch, ReplayableData
 from tutelage.distillation.data.loader import in_order
-from tutelage.distillation.method import forward_heads
+from tutelage.distillation.outputs import forward_heads
 from tutelage.distillation.tasks.base import Task, infer_task, make_task
 from tutelage.errors import InputError
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from tutelage.distillation.outputs import unwrap_model
 from tutelage.errors import InputError, did_you_mean
 
 
@@ -30,8 +31,6 @@ class FeatureHooks:
     """
 
     def __init__(self, network: nn.Module, names: Sequence[str]):
-        from tutelage.distillation.method import unwrap_model
-
         self.names = tuple(names)
         known = dict(unwrap_model(network).named_modules())
         for name in self.names:

@@ -25,7 +25,8 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tutelage.distillation.data import flatten_tree
 from tutelage.distillation.job import TrainingJob
-from tutelage.distillation.method import Method, unwrap_model
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import unwrap_model
 from tutelage.distillation.parallel import DataParallelProcesses
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError

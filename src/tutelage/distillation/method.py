@@ -24,26 +24,17 @@ A method in full, classic distillation::
 from __future__ import annotations
 
 import copy
-import functools
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
-from tutelage.distillation.data import Batch, ReplayableData, Tree
+from tutelage.distillation.data import Batch, ReplayableData
+from tutelage.distillation.outputs import Output, Terms, forward_heads, unwrap_model
 from tutelage.distillation.tasks import Task, make_task
+from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError, did_you_mean
-
-if TYPE_CHECKING:
-    from tutelage.distillation.teacher import Teacher
-
-Output = dict[str, Tensor]
-"""Named heads of one forward pass. A network that returns a bare tensor has the one head ``logits``."""
-
-Terms = dict[str, Tensor]
-"""Named, unweighted scalars whose weighted sum is the loss."""
 
 
 @dataclass(frozen=True)
@@ -202,48 +193,3 @@ class Method(nn.Module):
         """The plain student: runs without any training code, in eval mode, on its own copy of the weights; the network
         itself where it was trained compiled or inside ``DistributedDataParallel``."""
         return copy.deepcopy(unwrap_model(student)).eval().requires_grad_(True)
-
-
-@functools.lru_cache(maxsize=256)
-def _takes_one(forward: Callable[..., Any]) -> bool:
-    """Whether a network's ``forward`` has exactly one positional parameter, and so takes a dict whole."""
-    given = list(inspect.signature(forward).parameters.values())[1:]
-    positional = [p for p in given if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    return len(positional) == 1 and not any(p.kind == p.VAR_POSITIONAL for p in given)
-
-
-def unwrap_model(network: nn.Module) -> nn.Module:
-    """The network itself, inside ``torch.compile`` and ``DistributedDataParallel``."""
-    while True:
-        inner = getattr(network, "_orig_mod", None)
-        if inner is None and type(network).__name__ in ("DistributedDataParallel", "DataParallel"):
-            inner = network.module
-        if not isinstance(inner, nn.Module):
-            return network
-        network = inner
-
-
-def forward_heads(network: nn.Module, inputs: Tree) -> Output:
-    """One forward pass as named heads.
-
-    A tensor is passed as it is, a tuple as positional arguments; a dict as the one argument where the network's
-    ``forward`` has one, by keyword where it has several. A bare tensor comes back as ``{"logits": tensor}``; of a dict
-    (a ``transformers`` output too) the tensors are kept under their names.
-
-    Raises:
-        InputError: the network returns neither a tensor nor a dict of tensors.
-    """
-    if isinstance(inputs, Tensor):
-        output = network(inputs)
-    elif isinstance(inputs, Mapping):
-        output = network(inputs) if _takes_one(type(unwrap_model(network)).forward) else network(**inputs)
-    else:
-        output = network(*inputs)
-    if isinstance(output, Tensor):
-        return {"logits": output}
-    if isinstance(output, Mapping):
-        return {name: item for name, item in output.items() if isinstance(item, Tensor)}
-    raise InputError(
-        f"{type(unwrap_model(network)).__name__} returned {type(output).__name__}",
-        remedy="return a tensor, or a dict of named tensors",
-    )

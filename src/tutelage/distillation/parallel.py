@@ -18,10 +18,10 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from tutelage.distillation.cache import CachedTeacher
 from tutelage.distillation.data import Batch, flatten_tree, take_rows
 from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.method import Method
-from tutelage.distillation.teacher import CachedTeacher
 from tutelage.errors import InputError, MissingExtra
 
 PATIENCE = timedelta(days=7)
@@ -242,19 +242,3 @@ def _destroy_process_group() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
         time.sleep(0.3)
-
-
-def is_distributed(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether a launcher (``torchrun``, ``accelerate launch``) has started this process as one of several."""
-    return environment.get("WORLD_SIZE", "1") not in ("", "0", "1")
-
-
-def current_processes(device: str = "cpu") -> SingleProcess:
-    """What this process is: one of those launched together, with the student whole or, for FSDP, split; or alone."""
-    if not is_distributed():
-        return SingleProcess()
-    if not engine_requested("FSDP"):
-        return DataParallelProcesses(device)
-    from tutelage.distillation.fsdp import FSDPProcesses
-
-    return FSDPProcesses(device)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from tutelage.distillation.data import Batch
-from tutelage.distillation.method import Output
+from tutelage.distillation.outputs import Output
 from tutelage.distillation.teacher import NetworkTeacher
 
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from tutelage.distillation.data import Batch
-from tutelage.distillation.method import Method, Output, Terms
-from tutelage.distillation.method import forward_heads as answer_of
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import Output, Terms
+from tutelage.distillation.outputs import forward_heads as answer_of
 from tutelage.distillation.tasks import CategoricalTask
 from tutelage.distillation.tasks import tasks as every_task
 from tutelage.distillation.teacher import Teacher

@@ -8,19 +8,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.distillation.data import Batch, map_tree
 from tutelage.distillation.feature_hooks import FeatureHooks
-from tutelage.errors import InputError, StaleError
+from tutelage.distillation.outputs import Output, forward_heads
+from tutelage.errors import InputError
 from tutelage.storage import fingerprint
-
-if TYPE_CHECKING:
-    from tutelage.distillation.cache import Cache
-    from tutelage.distillation.method import Output
 
 
 def network_fingerprint(network: nn.Module) -> str:
@@ -119,8 +116,6 @@ class NetworkTeacher(Teacher):
 
     def predict(self, batch: Batch) -> Output:
         """See :class:`Teacher`."""
-        from tutelage.distillation.method import forward_heads
-
         if self.network.training:
             self.network.eval()
         inputs = batch.inputs
@@ -231,62 +226,6 @@ class BlackBoxTeacher(Teacher):
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See :class:`Teacher`."""
         self.queries = int(state["queries"])
-
-
-class CachedTeacher(Teacher):
-    """What another teacher said, read from a cache by view; a view that is not in it is an error, never recomputed.
-
-    Args:
-        cache: an open cache.
-        teacher: the teacher it must have been built from; None: not checked.
-
-    Raises:
-        StaleError: the cache was built from another teacher.
-    """
-
-    def __init__(self, cache: Cache, teacher: Teacher | None = None):
-        if teacher is not None and teacher.fingerprint != cache.metadata["teacher"]:
-            raise StaleError(
-                f"built from teacher {cache.metadata['teacher']}, this teacher is {teacher.fingerprint}",
-                where=cache.root,
-                remedy="build the cache again in a new folder",
-            )
-        self.cache, self.source = cache, teacher
-        self.network = teacher.network if teacher is not None else None
-
-    @property
-    def uncached(self) -> Teacher:
-        """See :class:`Teacher`.
-
-        Raises:
-            InputError: the cache was opened without its teacher.
-        """
-        if self.source is None:
-            raise InputError(
-                "the method asks the teacher about inputs that are not in the cache",
-                where=self.cache.root,
-                remedy="give the teacher beside its cache",
-            )
-        return self.source
-
-    def request_features(self, *taps: str) -> None:
-        """See :class:`Teacher`."""
-        missing = [name for name in taps if name not in self.cache.metadata["heads"]]
-        if missing:
-            raise StaleError(
-                f"the cache holds no output of {', '.join(missing)}",
-                where=self.cache.root,
-                remedy="build it again with these taps",
-            )
-
-    def predict(self, batch: Batch) -> Output:
-        """See :class:`Teacher`."""
-        return self.cache.read(batch)
-
-    @property
-    def fingerprint(self) -> str:
-        """See :class:`Teacher`."""
-        return str(self.cache.metadata["teacher"])
 
 
 def as_teacher(teacher: Any) -> Teacher | None:

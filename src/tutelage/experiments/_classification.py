@@ -12,7 +12,8 @@ from tutelage.datasets import fashion_mnist as fashion_files
 from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Method, forward_heads
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import forward_heads
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.trainer import train
 from tutelage.seeds import torch_rng

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from tutelage.distillation import losses
 from tutelage.distillation.data import Batch, TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Method, Output, Terms, forward_heads
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import Output, Terms, forward_heads
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.teacher import Teacher
 from tutelage.distillation.trainer import train

@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from tutelage.distillation.data import Batch, ReplayableData, TensorData
 from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Method, Output, Terms, forward_heads
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import Output, Terms, forward_heads
 from tutelage.distillation.projections import Projection
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.teacher import NetworkTeacher, Teacher

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tutelage.distillation.augmentation import Augmentation
+from tutelage.distillation.cache import CachedTeacher
 from tutelage.distillation.cache_build import build
 from tutelage.distillation.data import Batch, TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Output
-from tutelage.distillation.teacher import CachedTeacher, NetworkTeacher, Teacher
+from tutelage.distillation.outputs import Output
+from tutelage.distillation.teacher import NetworkTeacher, Teacher
 from tutelage.distillation.trainer import train
 from tutelage.experiments import Experiment, better, equal, not_worse
 from tutelage.experiments._classification import accuracy, digits, train_student

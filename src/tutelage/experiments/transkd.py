@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from tutelage.distillation.data import Batch, TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.losses import kl_divergence
-from tutelage.distillation.method import Method, Output, Terms
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import Output, Terms
 from tutelage.distillation.teacher import NetworkTeacher
 from tutelage.distillation.trainer import train
 from tutelage.experiments import Experiment, better

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from tutelage.distillation import losses
 from tutelage.distillation.data import Batch, TensorData, Tree
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Method, Output, Phase, Terms
+from tutelage.distillation.method import Method, Phase
+from tutelage.distillation.outputs import Output, Terms
 from tutelage.distillation.teacher import Teacher
 from tutelage.modules.visual_module import TrainingExamples, VisualModule
 from tutelage.sdvp.continual.base import NO_STRATEGY, ContinualStrategy

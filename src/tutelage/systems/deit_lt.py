@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from tutelage.distillation.augmentation import draw_mixup
 from tutelage.distillation.data import Batch, ReplayableData, TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Method, Output, Terms, forward_heads
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import Output, Terms, forward_heads
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.networks.attention import TransformerBlock

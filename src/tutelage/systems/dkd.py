@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from tutelage.distillation import losses
 from tutelage.distillation.data import Batch
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Method, Output, Terms
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import Output, Terms
 from tutelage.distillation.tasks import CategoricalTask
 from tutelage.registry import system
 from tutelage.systems._toy import SmallCNN, build_with_seed, class_ids, toy_images

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from tutelage.distillation.data import Batch
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Method, Output, Terms
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import Output, Terms
 from tutelage.distillation.tasks import tasks as every_task
 from tutelage.errors import InputError
 from tutelage.registry import system

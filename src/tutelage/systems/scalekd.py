@@ -15,7 +15,8 @@ from tutelage.distillation import losses
 from tutelage.distillation.data import Batch, ReplayableData
 from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Method, Output, Terms, forward_heads
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import Output, Terms, forward_heads
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.networks.layers import LayerNorm2d

@@ -15,7 +15,8 @@ from tutelage.distillation.data import Batch, ReplayableData, TensorData
 from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.losses import kl_divergence
-from tutelage.distillation.method import Method, Output, Terms, forward_heads
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import Output, Terms, forward_heads
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader
 
 from tutelage.distillation.api import distill
 from tutelage.distillation.augmentation import Augmentation
+from tutelage.distillation.cache import CachedTeacher
 from tutelage.distillation.cache_build import build, verify
 from tutelage.distillation.data.dataset import DatasetData, Loading
 from tutelage.distillation.doctor import diagnose
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.teacher import CachedTeacher
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 

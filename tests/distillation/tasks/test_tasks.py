@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from tutelage.distillation import losses
 from tutelage.distillation.data import Batch, map_tree
-from tutelage.distillation.method import forward_heads
+from tutelage.distillation.outputs import forward_heads
 from tutelage.distillation.tasks import (
     Classification,
     Detection,

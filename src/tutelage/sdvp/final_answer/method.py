@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from tutelage.distillation.data import Batch
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Method, Output, Terms
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import Output, Terms
 from tutelage.distillation.trainer import train
 from tutelage.modules.visual_module import TrainingExamples, VisualModule
 from tutelage.programs.types import Module

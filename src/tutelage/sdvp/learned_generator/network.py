@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.distillation.data import Batch
-from tutelage.distillation.method import Method, Output, Terms
-from tutelage.distillation.method import forward_heads as answer_of
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import Output, Terms
+from tutelage.distillation.outputs import forward_heads as answer_of
 from tutelage.distillation.teacher import Teacher
 
 PADDING = -1

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from tutelage.distillation import losses
 from tutelage.distillation.data import Batch, ReplayableData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Method, Output, Phase, Terms, forward_heads
+from tutelage.distillation.method import Method, Phase
 from tutelage.distillation.optim import trainable_parameters
+from tutelage.distillation.outputs import Output, Terms, forward_heads
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system

@@ -11,7 +11,8 @@ import torch
 
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Method, forward_heads
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import forward_heads
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from tutelage.distillation.data import Batch, ReplayableData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.losses import cross_entropy
-from tutelage.distillation.method import Method, Output, Terms
+from tutelage.distillation.method import Method
+from tutelage.distillation.outputs import Output, Terms
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system

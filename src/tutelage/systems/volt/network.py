@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distillation.job import TrainingJob
 from tutelage.errors import InputError
 from tutelage.networks.layers import DropPath, Mlp, drop_path_rates, init_weights
 from tutelage.systems._backbone import Backbone, StageOutput, Variant
@@ -262,13 +261,6 @@ class VoltNetwork(Backbone):
             _grid(tokens, Voxels(lie.places, tokens, lie.scene), images.shape[0], coarse),
         )
         return [StageOutput(stage.name, stage.stride, each) for stage, each in zip(self.feature_info, maps, strict=True)]
-
-    @classmethod
-    def tiny_job(cls, seed: int) -> TrainingJob:
-        """The method's lesson."""
-        from tutelage.systems.volt.method import Volt
-
-        return Volt.tiny_job(seed)
 
 
 def _grid(values: Tensor, scene: Voxels, count: int, sides: Sequence[int]) -> Tensor:
