@@ -20,7 +20,8 @@ from tutelage.distillation.cache_build import build, verify
 from tutelage.distillation.job import TensorData, TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method
 from tutelage.distillation.outputs import forward_heads
-from tutelage.distillation.trainer import Trainer, TrainingResult, train
+from tutelage.distillation.result import TrainingResult
+from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
 from tutelage.registry import SystemEntry, system
 

@@ -32,7 +32,8 @@ def test_the_ten_line_module_is_a_module_of_both_languages(tmp_path: Path) -> No
     use = """
 import numpy as np
 from tutelage.programs import viper, visprog
-from tutelage.programs.scheduler import Job, RunContext, run
+from tutelage.programs.run_context import Job, RunContext
+from tutelage.programs.scheduler import run
 from tutelage.modules.symbolic import symbolic_modules
 
 pixels = np.zeros((3, 8, 8), np.uint8)

@@ -27,7 +27,8 @@ from tutelage.programs.generators.base import (
 from tutelage.programs.generators.self_consistency import VoteResult, majority_vote
 from tutelage.programs.generators.self_repair import RepairRequest, RepairStats, can_repair, run_and_repair
 from tutelage.programs.result_cache import ResultCache
-from tutelage.programs.scheduler import Job, RunContext, direct_vqa, run
+from tutelage.programs.run_context import Job, RunContext, direct_vqa
+from tutelage.programs.scheduler import run
 from tutelage.programs.trace import Trace
 from tutelage.programs.types import Module, Program, ProgramFailure, Signature, Value
 from tutelage.programs.values import Image

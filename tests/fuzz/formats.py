@@ -38,7 +38,8 @@ from tutelage.programs.generators.completions import Completion, CompletionCache
 from tutelage.programs.generators.few_shot import Prompt
 from tutelage.programs.generators.from_file import read_programs
 from tutelage.programs.result_cache import CachedResult, ResultCache
-from tutelage.programs.scheduler import RunContext, stream
+from tutelage.programs.run_context import RunContext
+from tutelage.programs.scheduler import stream
 from tutelage.programs.trace import RecordOrigin, StepRecord
 from tutelage.programs.values import Box, Image
 from tutelage.reports import render_report

@@ -8,7 +8,8 @@ import pytest
 from tutelage.errors import InputError
 from tutelage.modules.function_module import module
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.scheduler import Job, RunContext, run
+from tutelage.programs.run_context import Job, RunContext
+from tutelage.programs.scheduler import run
 from tutelage.programs.types import Call, Module, RuntimeFailure
 from tutelage.programs.values import Box, Image, Object
 from tutelage.programs.visprog import Parser

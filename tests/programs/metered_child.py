@@ -21,7 +21,8 @@ from tutelage.modules.function_module import module
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import visprog
 from tutelage.programs.eval_expression import Expression
-from tutelage.programs.scheduler import Job, RunContext, run
+from tutelage.programs.run_context import Job, RunContext
+from tutelage.programs.scheduler import run
 from tutelage.programs.serialization import strict_json
 from tutelage.programs.types import ProgramFailure
 from tutelage.programs.values import Box, Image, Object

@@ -22,7 +22,8 @@ from tutelage.programs.eval_expression import Expression
 from tutelage.programs.image_cache import FileImage, ImageCache
 from tutelage.programs.metering import MAX_ITEMS, MAX_LEVELS, Meter, measure
 from tutelage.programs.metering import MAX_RUNS as MASK_RUNS
-from tutelage.programs.scheduler import Job, RunContext, direct_vqa, run
+from tutelage.programs.run_context import Job, RunContext, direct_vqa
+from tutelage.programs.scheduler import run
 from tutelage.programs.trace import Trace
 from tutelage.programs.types import Call, LimitExceeded, TypeFailure
 from tutelage.programs.values import Box, Image, Object

@@ -13,7 +13,8 @@ import pytest
 from tutelage.errors import StaleError, StorageError
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.result_cache import CachedResult, ResultCache
-from tutelage.programs.scheduler import Job, RunContext, run
+from tutelage.programs.run_context import Job, RunContext
+from tutelage.programs.scheduler import run
 from tutelage.programs.serialization import input_key
 from tutelage.programs.types import Call, RuntimeFailure
 from tutelage.programs.values import Box

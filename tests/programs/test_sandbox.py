@@ -18,10 +18,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tutelage.programs import sandbox_worker, viper
+from tutelage.programs import sandbox_process, sandbox_worker, viper
+from tutelage.programs.run_context import Job, RunContext
 from tutelage.programs.sandbox import ROUND, SESSIONS, Sandbox
-from tutelage.programs.sandbox_worker import Limits
-from tutelage.programs.scheduler import Job, RunContext, run, stream
+from tutelage.programs.sandbox_process import Limits
+from tutelage.programs.scheduler import run, stream
 from tutelage.programs.types import Call, LimitExceeded, ProgramFailure, RuntimeFailure, TimeoutFailure, TypeFailure
 from tutelage.programs.values import Box, Image
 
@@ -189,16 +190,17 @@ def test_a_worker_has_nothing_to_misuse(shared: Sandbox) -> None:
 
 
 def test_without_the_wall_programs_run_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox_worker, "_launcher", lambda folder, report, limits: "/nowhere/worker")
+    monkeypatch.setattr(sandbox_process, "_launcher", lambda folder, report, limits: "/nowhere/worker")
     with Sandbox() as sandbox:
-        assert finish(start(sandbox)) == DONE
+        with pytest.warns(RuntimeWarning, match="without the wall of the system"):
+            assert finish(start(sandbox)) == DONE
         assert sandbox.granted == {} and sandbox.pid is None
 
 
 @pytest.mark.parametrize("binary", ["/nowhere/monty", "/bin/false", "/bin/cat"])
 def test_a_missing_or_wrong_binary_says_what_to_install(monkeypatch: pytest.MonkeyPatch, binary: str) -> None:
     monkeypatch.setenv("MONTY_BIN", binary)
-    monkeypatch.setattr(sandbox_worker, "START_SECONDS", 1.0)
+    monkeypatch.setattr(sandbox_process, "START_SECONDS", 1.0)
     with Sandbox() as sandbox, pytest.raises(RuntimeFailure) as caught:
         finish(start(sandbox))
     assert "pip install" in str(caught.value.remedy)

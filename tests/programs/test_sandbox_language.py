@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tutelage.programs import viper
-from tutelage.programs.sandbox_worker import Limits
+from tutelage.programs.sandbox_process import Limits
 from tutelage.programs.types import LimitExceeded, ProgramFailure, TimeoutFailure, UndefinedVariable
 from tutelage.programs.values import Image
 

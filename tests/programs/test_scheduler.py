@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from tutelage.errors import InputError
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.programs.scheduler import USE_MODULE, Job, RunContext, direct_vqa, run, stream
+from tutelage.programs.run_context import USE_MODULE, Job, RunContext, direct_vqa
+from tutelage.programs.scheduler import run, stream
 from tutelage.programs.types import Call, ModuleOutputs, ProgramRun, RuntimeFailure, Signature, TypeFailure, Value
 from tutelage.programs.values import Box
 from tutelage.programs.visprog import Parser

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from tutelage.modules.function_module import module
 from tutelage.programs import viper, visprog
 from tutelage.programs import viper_prelude as prelude
-from tutelage.programs.sandbox_worker import Limits
-from tutelage.programs.scheduler import Job, RunContext, run
+from tutelage.programs.run_context import Job, RunContext
+from tutelage.programs.sandbox_process import Limits
+from tutelage.programs.scheduler import run
 from tutelage.programs.types import (
     Call,
     LimitExceeded,

@@ -15,7 +15,7 @@ from tutelage import storage
 from tutelage.errors import InputError
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.modules.visual_module import CallLabel
-from tutelage.programs.scheduler import USE_MODULE
+from tutelage.programs.run_context import USE_MODULE
 from tutelage.programs.types import Call, ModuleOutputs, Signature, Value
 from tutelage.programs.values import Box, Image
 from tutelage.sdvp.attribution import StepOracle, attribute_errors, gold_oracle, shapley, teacher_oracle

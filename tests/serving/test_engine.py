@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import viper, visprog
-from tutelage.programs.scheduler import Job, RunContext
+from tutelage.programs.run_context import Job, RunContext
 from tutelage.programs.scheduler import run as run_all
 from tutelage.programs.trace import Trace
 from tutelage.programs.types import Call, Signature

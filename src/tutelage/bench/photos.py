@@ -19,7 +19,8 @@ from tutelage.modules.pretrained import pretrained_modules
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import visprog
 from tutelage.programs.generators.base import GenerationRequest, grammar_generator
-from tutelage.programs.scheduler import Job, RunContext, run
+from tutelage.programs.run_context import Job, RunContext
+from tutelage.programs.scheduler import run
 from tutelage.programs.trace import Trace
 from tutelage.programs.types import Program, ProgramFailure
 from tutelage.programs.values import Image

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import InputError
 from tutelage.programs import viper, visprog
-from tutelage.programs.scheduler import Job, RunContext, stream
+from tutelage.programs.run_context import Job, RunContext
+from tutelage.programs.scheduler import stream
 from tutelage.programs.trace import Trace
 from tutelage.programs.types import Call, Module, ModuleOutputs, Signature, Value
 

@@ -12,7 +12,8 @@ from statistics import median
 from typing import Any
 
 from tutelage.programs import viper, viper_prelude, visprog
-from tutelage.programs.scheduler import Job, RunContext, run
+from tutelage.programs.run_context import Job, RunContext
+from tutelage.programs.scheduler import run
 from tutelage.programs.types import Call, Module, ModuleOutputs, Value
 from tutelage.programs.values import Box
 from tutelage.programs.viper_api import prelude_names

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from tutelage.programs.scheduler import Job, RunContext, stream
+from tutelage.programs.run_context import Job, RunContext
+from tutelage.programs.scheduler import stream
 from tutelage.programs.types import Call, Module, ModuleOutputs, Signature
 from tutelage.sdvp.questions import ProgramParser, Question
 from tutelage.sdvp.stages import QUESTIONS_PER_SHARD

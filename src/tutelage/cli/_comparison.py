@@ -14,7 +14,7 @@ from tutelage.environment import run_metadata
 if TYPE_CHECKING:
     from tutelage.cli._recipe import LoadedRecipe
     from tutelage.distillation.api import DistillationResult
-    from tutelage.distillation.trainer import TrainingResult
+    from tutelage.distillation.result import TrainingResult
 
 CLAIMS = (("gain", "gains", "Distilled beats the student alone at equal steps"),
           ("equal_time_gain", "equal_time_gains", "Distilled beats the student alone at equal wall-clock"))  # fmt: skip

@@ -13,7 +13,7 @@ from tutelage.cli.common import console, emit, progress
 
 if TYPE_CHECKING:
     from tutelage.modules.visual_module import VisualModule
-    from tutelage.programs.scheduler import Job
+    from tutelage.programs.run_context import Job
     from tutelage.programs.trace import StepRecord, Trace
     from tutelage.programs.types import Module, Program, ProgramFailure, Signature, Value
     from tutelage.programs.values import Image
@@ -163,7 +163,8 @@ def run_and_print(
         StaleError, StorageError: the file of the result cache is not one, or cannot be written.
     """
     from tutelage.programs.result_cache import ResultCache
-    from tutelage.programs.scheduler import RunContext, run
+    from tutelage.programs.run_context import RunContext
+    from tutelage.programs.scheduler import run
 
     with ResultCache(cache) as results:
         (trace,) = run([job], RunContext(modules, results))

@@ -28,7 +28,7 @@ from tutelage.cli.common import JsonOut, console, progress
 from tutelage.errors import InputError
 
 if TYPE_CHECKING:
-    from tutelage.programs.scheduler import Job
+    from tutelage.programs.run_context import Job
     from tutelage.programs.trace import Trace
     from tutelage.programs.types import Module
 
@@ -82,7 +82,7 @@ def run(
     chosen, why = choose_module_set(models, state.values())
     console(json).print(why, markup=False, soft_wrap=True)
     modules = modules_of(seed, module or (), chosen)
-    from tutelage.programs.scheduler import Job
+    from tutelage.programs.run_context import Job
 
     run_and_print(Job("", parser_of(dsl, modules).try_parse(text, tuple(state)), state), modules, json, cache, {"models": why})
 
@@ -113,7 +113,8 @@ def _pictures(image: Path | None, left: Path | None, right: Path | None) -> dict
 def _run_batch(batch: Path, folder: Path, modules: dict[str, Module], out: str, cache: Path | None, window: int) -> None:
     from tutelage import storage
     from tutelage.programs.result_cache import ResultCache
-    from tutelage.programs.scheduler import RunContext, stream
+    from tutelage.programs.run_context import RunContext
+    from tutelage.programs.scheduler import stream
 
     started, statuses, unknown = time.perf_counter(), Counter[str](), 0
     notes = Counter[str]()
@@ -162,7 +163,7 @@ def _jobs(
     """
     from tutelage import storage
     from tutelage.programs.lanes import to_failure
-    from tutelage.programs.scheduler import Job
+    from tutelage.programs.run_context import Job
     from tutelage.programs.types import ProgramFailure, RuntimeFailure
     from tutelage.programs.values import Image
 

@@ -56,7 +56,7 @@ def solve(
     from tutelage.cli import _generators
     from tutelage.programs.generators.base import GenerationRequest
     from tutelage.programs.generators.self_repair import can_repair
-    from tutelage.programs.scheduler import Job
+    from tutelage.programs.run_context import Job
 
     if len(images) > 2:
         raise InputError(f"{len(images)} pictures", remedy="give one or two pictures, then the question in quotes")

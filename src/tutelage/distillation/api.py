@@ -21,9 +21,10 @@ from tutelage.distillation.data.sources import as_data, batch_size_of
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method
 from tutelage.distillation.parallel import SingleProcess
+from tutelage.distillation.result import TrainingResult
 from tutelage.distillation.tasks import Task, make_task
 from tutelage.distillation.teacher import Teacher, as_teacher
-from tutelage.distillation.trainer import TrainingResult, train
+from tutelage.distillation.trainer import train
 from tutelage.errors import InputError, did_you_mean
 from tutelage.seeds import derive
 

@@ -18,10 +18,11 @@ from tutelage.distillation.evaluate import evaluate, evaluate_outputs, task_of
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method
 from tutelage.distillation.outputs import forward_heads
+from tutelage.distillation.result import TrainingResult
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.tasks import Classification, Metric, Task, make_task
 from tutelage.distillation.teacher import Teacher
-from tutelage.distillation.trainer import TrainingResult, train
+from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 
 ALONE, DISTILLED, ALONE_LATE = "student alone", "distilled", "student alone, equal time"

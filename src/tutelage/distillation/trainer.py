@@ -10,12 +10,11 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tutelage import storage
 from tutelage.distillation import checks, schedule
@@ -36,27 +35,12 @@ from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.method import Phase, TrainingProgress
 from tutelage.distillation.optim import make_optimizer, trainable_parameters
 from tutelage.distillation.parallel import SingleProcess
+from tutelage.distillation.result import Record, TrainingResult
 from tutelage.distillation.teacher import network_fingerprint
 from tutelage.distillation.tensorboard_log import TensorBoardLog
 from tutelage.errors import InputError, TrainingError
 from tutelage.fields import check_field, check_items
 from tutelage.seeds import derive
-
-Record = dict[str, Any]
-
-
-@dataclass
-class TrainingResult:
-    """What training gives: the exported student, the log's records in order, and the seconds spent on training alone
-    (of all calls of a resumed run; evaluation not counted). ``metrics``: the last evaluation's.
-    ``parameters_without_gradient``: trainable
-    parameters that got no gradient in the first step although the method does not declare them idle."""
-
-    student: nn.Module
-    history: list[Record] = field(default_factory=list)
-    seconds: float = 0.0
-    metrics: dict[str, float] = field(default_factory=dict)
-    parameters_without_gradient: tuple[str, ...] = ()
 
 
 def train(

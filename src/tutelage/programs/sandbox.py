@@ -16,8 +16,9 @@ from functools import cache
 from itertools import count
 from typing import Any
 
+from tutelage.programs.sandbox_process import Limits, check_home
 from tutelage.programs.sandbox_run import Codec, Modules, Place, SandboxProgram, SandboxRun
-from tutelage.programs.sandbox_worker import Limits, SessionLost, Worker, check_home
+from tutelage.programs.sandbox_worker import SessionLost, Worker
 from tutelage.programs.types import (
     ForbiddenSyntax,
     LimitExceeded,

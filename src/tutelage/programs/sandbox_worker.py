@@ -1,7 +1,7 @@
 """One worker process of the sandbox, and the session in it that programs share.
 
 The interpreter is pydantic-monty's: a Python written in Rust, in a process of its own that holds no file, no picture and no
-network. This module starts it behind :mod:`~tutelage.programs.sandbox_launcher` and turns its errors into ours.
+network. :mod:`~tutelage.programs.sandbox_process` starts it; this module turns its errors into typed failures.
 """
 
 from __future__ import annotations
@@ -11,61 +11,21 @@ import ctypes
 import datetime
 import json
 import os
-import shlex
-import shutil
-import stat
-import sys
-import sysconfig
-import tempfile
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from tutelage.programs import sandbox_driver, sandbox_launcher, sandbox_shims, viper_prelude
-from tutelage.programs.types import RuntimeFailure
+from tutelage.programs import sandbox_driver, sandbox_shims, viper_prelude
+from tutelage.programs.sandbox_process import Limits, close_sessions, end_worker, keep_after_fork, start_worker, unusable
 
-INSTALL = "pip install 'pydantic-monty>=1.4'"
-BASE_MIB = 512
-"""Address space of a worker that runs nothing, with room to spare: what the limit of its programs is added to."""
-CPU_SECONDS = 600
-"""The system ends a worker that has used so much processor time; it is replaced long before that."""
 RECYCLE_CPU_SECONDS = 300.0
-START_SECONDS = 10.0
-"""A worker that does not answer for so long is no worker."""
-GRACE = 0.1
-"""Seconds past its limit after which a worker is killed that does not stop by itself."""
 FOLLOW = 32
 """Turns between two looks at which processor the worker should be on."""
 FRAMES = 40
 """Calls within calls that the driver and the prelude may add to a program's own."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """The most that one program may use; each limit is a typed failure when it is passed.
-
-    Args:
-        source: bytes of text.
-        calls: calls of modules.
-        depth: functions that call each other.
-        seconds: the program's own time from its beginning to its next module call; waiting for modules is free. All its runs
-            from its beginning together may take twice as long.
-        memory_mib: values of all programs of a session.
-        length: characters and items of the arguments of one module call; an answer may have four times as many.
-        bits: of an integer that is answered or given to a module.
-    """
-
-    source: int = 20_000
-    calls: int = 1_000
-    depth: int = 100
-    seconds: float = 1.0
-    memory_mib: int = 64
-    length: int = 100_000
-    bits: int = 4_096
 
 
 _processor = getattr(ctypes.CDLL(None), "sched_getcpu", None)
@@ -93,10 +53,10 @@ class Worker:
         self._turns, self._single = FOLLOW - 4, True
         self._processors = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set[int]()
         self._settled = self._processors
-        self._monty, self._report = _start(limits)
+        self._monty, self._report = start_worker(limits)
         self._open: list[Any] = []  # the session: a process lives as long as one of its sessions
-        self.close = weakref.finalize(self, _end, self._monty, self._open, self._report, os.getpid())
-        os.register_at_fork(after_in_child=_leak(self._monty))
+        self.close = weakref.finalize(self, end_worker, self._monty, self._open, self._report, os.getpid())
+        os.register_at_fork(after_in_child=keep_after_fork(self._monty))
 
     @property
     def granted(self) -> dict[str, bool]:
@@ -234,7 +194,7 @@ class Worker:
     def leave(self) -> None:
         """Give the session back; what its programs left is gone."""
         self.suspended = self._snapshot = None
-        _leave(self._open)
+        close_sessions(self._open)
 
     def _follow(self, single: bool) -> None:
         """Choose the worker's processor. Where one program goes on at a time, it is that of this thread: one of the two waits
@@ -273,120 +233,6 @@ class Worker:
         except (OSError, ValueError):
             return {}
         return found
-
-
-def unusable(error: Exception) -> RuntimeFailure:
-    """The failure of programs where the sandbox cannot be started."""
-    return RuntimeFailure(f"the sandbox of ViperGPT programs does not start: {type(error).__name__}: {error}", remedy=INSTALL)
-
-
-@cache
-def home() -> int:
-    """The process in which the sandbox was first used: its children by fork must not use it (they would hang)."""
-    return os.getpid()
-
-
-def check_home() -> None:
-    """Refuse to go on in a process that was forked after the sandbox was used.
-
-    Raises:
-        RuntimeFailure: it was.
-    """
-    if home() != os.getpid():
-        raise RuntimeFailure(
-            "this process was forked after the sandbox of ViperGPT programs was used",
-            remedy="start processes by 'spawn' or 'forkserver'",
-        )
-
-
-def _start(limits: Limits) -> tuple[Any, Path]:
-    """A running worker, behind the launcher where that works, and the file in which the launcher notes what it did."""
-    check_home()
-    try:
-        from pydantic_monty import Monty
-
-        folder = Path(tempfile.mkdtemp(prefix="tutelage-sandbox-"))
-        report = folder / "report.json"
-        try:
-            starts = [_launcher(folder, report, limits), _binary()]
-            for number, start in enumerate(starts):
-                monty = Monty(
-                    binary_path=start,
-                    min_processes=1,
-                    max_processes=1,
-                    feed_duration_limit_grace=GRACE,
-                    request_timeout=START_SECONDS,
-                )
-                try:
-                    monty.__enter__()
-                    with monty.checkout() as session:
-                        session.feed_run("1")
-                    return monty, report
-                except Exception:
-                    report.write_text("{}")
-                    if number + 1 == len(starts):
-                        raise
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
-    except Exception as error:
-        raise unusable(error) from None
-    raise AssertionError
-
-
-def _binary() -> str:
-    """The worker's program, where pydantic-monty's own search would find it.
-
-    Raises:
-        FileNotFoundError: it is not installed.
-    """
-    if given := os.environ.get("MONTY_BIN"):
-        return given
-    scripts = Path(sysconfig.get_path("scripts")) / "monty"
-    found = str(scripts) if scripts.is_file() else shutil.which("monty")
-    if found is None:
-        raise FileNotFoundError("the program 'monty' is not installed")
-    return found
-
-
-def _launcher(folder: Path, report: Path, limits: Limits) -> str:
-    """A script in ``folder`` that starts the worker behind the wall."""
-    (folder / "empty").mkdir()
-    report.touch()
-    folder.chmod(0o755)
-    # A worker reuses memory of earlier sessions, but not all of it: twice the limit of one.
-    memory = BASE_MIB + 2 * limits.memory_mib
-    words = [sys.executable, "-I", "-S", "-B", str(Path(sandbox_launcher.__file__).resolve()), _binary(), str(report)]
-    words += [str(folder / "empty"), str(memory), str(CPU_SECONDS)]
-    script = folder / "worker"
-    script.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
-    script.chmod(stat.S_IRWXU)
-    return str(script)
-
-
-def _leave(sessions: list[Any]) -> None:
-    while sessions:
-        with contextlib.suppress(Exception):
-            sessions.pop().__exit__(None, None, None)
-
-
-def _end(monty: Any, sessions: list[Any], report: Path, owner: int) -> None:
-    if os.getpid() == owner:
-        _leave(sessions)
-        with contextlib.suppress(Exception):
-            monty.__exit__(None, None, None)
-        shutil.rmtree(report.parent, ignore_errors=True)
-
-
-def _leak(monty: Any) -> Any:
-    """A hook that keeps a parent's worker from being given back by its forked child: the parent would hang."""
-    held = weakref.ref(monty) if hasattr(type(monty), "__weakref__") else (lambda: monty)
-
-    def keep() -> None:
-        if (found := held()) is not None:
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(found))
-
-    return keep
 
 
 @cache

@@ -14,8 +14,8 @@ from typing import Any
 
 from tutelage import storage
 from tutelage.programs.sandbox import Sandbox, shared_sandbox
+from tutelage.programs.sandbox_process import Limits
 from tutelage.programs.sandbox_run import Modules, SandboxProgram
-from tutelage.programs.sandbox_worker import Limits
 from tutelage.programs.types import ProgramFailure, ProgramRun, RuntimeFailure, Signature, TypeFailure, UndefinedVariable, Value
 from tutelage.programs.values import Box, Image, Object
 from tutelage.programs.viper_api import Api, api_of, prelude_names

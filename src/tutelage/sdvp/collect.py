@@ -10,7 +10,7 @@ from tutelage import storage
 from tutelage.errors import InputError
 from tutelage.modules.visual_module import VisualModule
 from tutelage.programs.image_cache import FileImage, ImageCache
-from tutelage.programs.scheduler import USE_MODULE, Job, Override
+from tutelage.programs.run_context import USE_MODULE, Job, Override
 from tutelage.programs.serialization import FindImage
 from tutelage.programs.trace import StepRecord
 from tutelage.programs.types import Call, Module, Value

@@ -8,7 +8,8 @@ from typing import Any
 
 from tutelage.programs import viper, visprog
 from tutelage.programs.answers import normalize_answer
-from tutelage.programs.scheduler import Job, Override, RunContext, stream
+from tutelage.programs.run_context import Job, Override, RunContext
+from tutelage.programs.scheduler import stream
 from tutelage.programs.trace import Trace
 from tutelage.programs.types import Module, ParseFailure, Program, ProgramFailure, Value
 from tutelage.programs.values import Box, Image, iou

@@ -22,8 +22,9 @@ from typing import Any
 from tutelage.programs import viper, visprog
 from tutelage.programs.lanes import to_failure
 from tutelage.programs.result_cache import ResultCache
+from tutelage.programs.run_context import Job, RunContext
 from tutelage.programs.sandbox import Sandbox
-from tutelage.programs.scheduler import Job, RunContext, Scheduler
+from tutelage.programs.scheduler import Scheduler
 from tutelage.programs.trace import Trace
 from tutelage.programs.types import Call, Module, ModuleOutputs, Program, ProgramFailure, ProgramRun, TimeoutFailure, Value
 from tutelage.programs.values import Image

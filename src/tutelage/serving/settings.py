@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 
 from tutelage.errors import InputError
 from tutelage.programs.image_io import ImageLimits
-from tutelage.programs.sandbox_worker import Limits
+from tutelage.programs.sandbox_process import Limits
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from tutelage.datasets.synthetic.program_noise import wrong_programs
 from tutelage.datasets.synthetic.tasks import TASKS, Sample, make_task
 from tutelage.programs import viper, visprog
 from tutelage.programs.answers import normalize_answer
-from tutelage.programs.scheduler import Job, RunContext, run
+from tutelage.programs.run_context import Job, RunContext
+from tutelage.programs.scheduler import run
 from tutelage.programs.types import Program, Signature
 from tutelage.programs.values import Box, Image
 

@@ -20,7 +20,8 @@ from tutelage.modules.pretrained.perception import PhotoPerception
 from tutelage.modules.pretrained.vqa import PhotoMatch, PhotoVerify, PhotoVqa
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs import viper
-from tutelage.programs.scheduler import Job, RunContext, run
+from tutelage.programs.run_context import Job, RunContext
+from tutelage.programs.scheduler import run
 from tutelage.programs.types import Call, ProgramFailure, RuntimeFailure
 from tutelage.programs.values import Image
 

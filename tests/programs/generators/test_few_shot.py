@@ -23,7 +23,8 @@ from tutelage.programs.generators.few_shot import (
     rules_of,
     sampled,
 )
-from tutelage.programs.scheduler import Job, RunContext, run
+from tutelage.programs.run_context import Job, RunContext
+from tutelage.programs.scheduler import run
 from tutelage.programs.types import ParseFailure, Signature
 from tutelage.programs.values import Box
 

@@ -9,7 +9,7 @@ from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.answers import normalize_answer
 from tutelage.programs.generators.base import Candidate, GenerationRequest
 from tutelage.programs.generators.self_consistency import VoteRequest, count_statuses, majority_vote, run_and_vote
-from tutelage.programs.scheduler import RunContext, direct_vqa
+from tutelage.programs.run_context import RunContext, direct_vqa
 from tutelage.programs.trace import Trace
 from tutelage.programs.types import STATUSES, RuntimeFailure
 from tutelage.programs.visprog import Parser

@@ -7,7 +7,7 @@ import pytest
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.generators.base import Candidate, FailedProgram, GenerationRequest, grammar_generator
 from tutelage.programs.generators.self_repair import RepairRequest, can_repair, run_and_repair
-from tutelage.programs.scheduler import RunContext, direct_vqa
+from tutelage.programs.run_context import RunContext, direct_vqa
 from tutelage.programs.types import ParseFailure, ProgramFailure, RuntimeFailure, UndefinedVariable, UnknownModule
 from tutelage.programs.visprog import Parser
 

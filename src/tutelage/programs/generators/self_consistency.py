@@ -10,7 +10,8 @@ from typing import Any
 
 from tutelage.programs.answers import normalize_answer
 from tutelage.programs.generators.base import Candidate, GenerationRequest, Parser
-from tutelage.programs.scheduler import Job, RunContext, stream
+from tutelage.programs.run_context import Job, RunContext
+from tutelage.programs.scheduler import stream
 from tutelage.programs.trace import Trace
 from tutelage.programs.types import Value
 

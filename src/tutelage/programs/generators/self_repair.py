@@ -15,7 +15,8 @@ from tutelage.programs.generators.base import (
     ProgramGenerator,
     RepairingGenerator,
 )
-from tutelage.programs.scheduler import Job, RunContext, run
+from tutelage.programs.run_context import Job, RunContext
+from tutelage.programs.scheduler import run
 from tutelage.programs.trace import Trace
 from tutelage.programs.types import Program, ProgramFailure, RuntimeFailure, Value
 

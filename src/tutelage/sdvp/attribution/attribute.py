@@ -21,7 +21,8 @@ from typing import Any, TypeVar
 from tutelage.datasets.confidence_intervals import Interval, paired_bootstrap
 from tutelage.errors import InputError
 from tutelage.programs.result_cache import ResultCache
-from tutelage.programs.scheduler import USE_MODULE, Job, RunContext, stream
+from tutelage.programs.run_context import USE_MODULE, Job, RunContext
+from tutelage.programs.scheduler import stream
 from tutelage.programs.trace import StepRecord, Trace
 from tutelage.programs.types import Call, Module, ProgramFailure, Value
 from tutelage.sdvp.attribution.sources import StepOracle

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from tutelage.modules.visual_module import CallLabel
-from tutelage.programs.scheduler import USE_MODULE
+from tutelage.programs.run_context import USE_MODULE
 from tutelage.programs.serialization import input_hash
 from tutelage.programs.trace import StepRecord
 from tutelage.programs.types import Call, Value

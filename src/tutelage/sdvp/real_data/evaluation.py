@@ -13,7 +13,8 @@ from tutelage import storage
 from tutelage.programs.generators.base import Candidate, GenerationFailed, GenerationRequest, ProgramGenerator
 from tutelage.programs.generators.self_consistency import majority_vote
 from tutelage.programs.image_cache import ImageCache, LazyImages
-from tutelage.programs.scheduler import Job, RunContext, direct_vqa, stream
+from tutelage.programs.run_context import Job, RunContext, direct_vqa
+from tutelage.programs.scheduler import stream
 from tutelage.programs.types import Module
 from tutelage.sdvp.collect import call_of
 from tutelage.sdvp.questions import ProgramParser, Question
