@@ -40,7 +40,7 @@ docs: setup  ## a page for each system, from its docstring and its committed res
 site: setup  ## the documentation site in site/; a broken link is an error
 	@$(BIN)/python -c 'import mkdocstrings, material' 2>/dev/null \
 	  || { $(MAKE) --no-print-directory -B $(VENV)/.ready EXTRAS=$(EXTRAS),docs; }
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 
 setup: $(VENV)/.ready
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import site_tables
+
 from tutelage import experiments, registry
 from tutelage.distillation.method import Method
 from tutelage.distillation.supervised import Supervised
