@@ -13,7 +13,7 @@ export MKL_NUM_THREADS := 1
 export UV_FIND_LINKS ?= $(PIP_FIND_LINKS)
 INSTALL := install -c constraints.txt -e '.[$(EXTRAS)]'
 
-.PHONY: demo test fuzz lint format docs setup clean
+.PHONY: demo test fuzz lint format docs site setup clean
 
 demo: setup  ## the main job end to end, one seed: a table on the screen and an HTML report
 	$(BIN)/tutelage demo $(DEMO_ARGS)
@@ -37,6 +37,11 @@ format: setup  ## rewrite the code in the house style
 docs: setup  ## a page for each system, from its docstring and its committed result
 	$(BIN)/python scripts/make_docs.py
 
+site: setup  ## the documentation site in site/; a broken link is an error
+	@$(BIN)/python -c 'import mkdocstrings, material' 2>/dev/null \
+	  || { $(MAKE) --no-print-directory -B $(VENV)/.ready EXTRAS=$(EXTRAS),docs; }
+	$(BIN)/mkdocs build --strict
+
 setup: $(VENV)/.ready
 
 $(VENV)/.ready: pyproject.toml constraints.txt
@@ -47,4 +52,4 @@ $(VENV)/.ready: pyproject.toml constraints.txt
 	@touch $@
 
 clean:
-	rm -rf $(VENV) dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) dist site .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,5 @@
-"""Write docs/systems/NAME.md for each system, from its docstring, its options and its committed result; and docs/tasks.md.
+"""Write docs/systems/NAME.md for each system, from its docstring, its options and its committed result; docs/tasks.md;
+and the tables of the README, the index of systems and the page of results.
 
 ``--check`` writes nothing and fails where a page is not what it would write.
 """
@@ -11,6 +12,8 @@ import re
 import sys
 from pathlib import Path
 from typing import Any
+
+import site_tables
 
 from tutelage import experiments, registry
 from tutelage.distillation.method import Method
@@ -139,6 +142,8 @@ def main() -> None:
     """Write or check all pages."""
     pages = {PAGES / f"{entry.name}.md": page(entry) for entry in registry.systems().values()}
     pages[ROOT / "docs" / "tasks.md"] = tasks_page()
+    for path in (ROOT / "README.md", PAGES / "index.md", ROOT / "docs" / "results.md"):
+        pages[path] = site_tables.filled(path)
     if "--check" not in sys.argv[1:]:
         for path, text in pages.items():
             write_text(path, text)

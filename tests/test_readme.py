@@ -1,4 +1,4 @@
-"""Every Python block that a reader would copy from the README runs as it stands."""
+"""Every Python block that a reader would copy from the README or a tutorial runs as it stands."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PAGES = [ROOT / "README.md", ROOT / "docs" / "get-started.md", *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
+BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
 AGENT = (ROOT / "examples" / "own_agent.py").read_text()
 
 
-def test_the_readme_shows_the_agent_as_it_is() -> None:
+def test_a_tutorial_shows_the_agent_as_it_is() -> None:
     assert AGENT in BLOCKS
 
 

@@ -93,7 +93,7 @@ class StudyTables:
         return rows
 
     def matrix(self) -> dict[str, Any]:
-        """R[i][j]: accuracy on task j after stage i, in points, mean over seeds."""
+        """``R[i][j]``: accuracy on task j after stage i, in points, mean over seeds."""
         out: dict[str, Any] = {"stages": ["start", *STAGES], "tasks": self.tasks}
         start = [float(np.mean(found)) if (found := self.points("frozen", task)) is not None else None for task in self.tasks]
         for arm in ("sdvp", "naive"):

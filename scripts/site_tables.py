@@ -1,0 +1,124 @@
+"""Tables of the README and of the site that are made from the registry and from committed results."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+from tutelage import registry
+from tutelage.storage import read_json
+
+ROOT = Path(__file__).parents[1]
+TASK_NAMES = {
+    "easy_vqa": "easy-VQA (published benchmark)",
+    "b_gqa": "GQA-style questions (synthetic)",
+    "b_nlvr": "NLVR2-style statements (synthetic)",
+    "a_color": "colours, domain A (synthetic)",
+    "a_shape": "shapes, domain A (synthetic)",
+    "a_pattern": "patterns, domain A (synthetic)",
+    "a_size": "sizes, domain A (synthetic)",
+    "a_count": "counting, domain A (synthetic)",
+    "a_exist": "existence, domain A (synthetic)",
+    "b_pattern": "patterns, domain B (synthetic)",
+    "b_size": "sizes, domain B (synthetic)",
+    "b_spatial": "spatial relations, domain B (synthetic)",
+    "b_digit": "digits on signs, domain B (synthetic)",
+    "b_grounding": "grounding, domain B (synthetic)",
+    "c_mixed": "mixed questions, domain C (synthetic)",
+}
+ARMS = ("frozen", "replaced", "routed", "naive", "sdvp", "teacher")
+PAPER = re.compile(r"\(([^()]*?\b(?:19|20)\d\d\b)(?:,? \(?arXiv (\d{4}\.\d{5}))?[^()]*\)")
+
+
+def paper(entry: registry.SystemEntry) -> str:
+    """Authors and year of the system's paper, with a link where its docstrings name an arXiv number."""
+    module = inspect.getmodule(entry.target)
+    assert module is not None
+    package = importlib.import_module(".".join(module.__name__.split(".")[:3]))
+    for text in (inspect.getdoc(package), inspect.getdoc(module), inspect.getdoc(entry.target)):
+        found = PAPER.search(" ".join((text or "").split()))
+        if found:
+            authors = found[1].split(", ")
+            short = authors[0] if "et al." in authors[0] or len(authors) == 2 else f"{authors[0]} et al."
+            name = f"{short}, {found[1][-4:]}"
+            return f"[{name}](https://arxiv.org/abs/{found[2]})" if found[2] else name
+    raise ValueError(f"no docstring of {entry.name} names its paper as (Authors, year, arXiv number)")
+
+
+def methods(pages: str) -> str:
+    """All systems: name, kind, paper and verdict; ``pages`` is the path of the folder of their pages."""
+    rows = []
+    for entry in registry.systems().values():
+        file = ROOT / "results" / "systems" / f"{entry.name}.json"
+        verdict = read_json(file)["verdict"] if file.exists() else "no result yet"
+        rows.append(f"| [{entry.name}]({pages}{entry.name}.md) | {entry.kind} | {paper(entry)} | {verdict} |")
+    return "\n".join(["| system | kind | paper | its experiment |", "|---|---|---|---|", *rows])
+
+
+def study_groups() -> str:
+    """The study over three seeds: the mean accuracy of each group of tasks."""
+    rows = []
+    arms = read_json(ROOT / "results" / "sdvp-study.json")["tables"]["arms"]
+    for group in ("current", "previous", "unseen"):
+        members = [row for row in arms if row["group"] == group]
+        cells = [
+            f"{sum(row['cells'][arm]['mean'] for row in members) / len(members):.1f}"
+            for arm in ARMS[:-1]  # teachers know the current tasks alone
+        ]
+        gain = sum(row["gain"]["mean"] for row in members) / len(members)
+        rows.append(f"| {group} ({len(members)}) | {' | '.join(cells)} | {gain:+.1f} |")
+    return "\n".join([f"| tasks | {' | '.join(ARMS[:-1])} | gain by SDVP |", "|---" * 7 + "|", *rows])
+
+
+def study() -> str:
+    """The study over three seeds, task by task, and its verdicts."""
+    found = read_json(ROOT / "results" / "sdvp-study.json")
+    rows = [_task_row(row) for row in found["tables"]["arms"]]
+    verdicts = [
+        f"| {_readable(item['claim'])} | {item['target']} | {item['value']} | {'reached' if item['met'] else 'not reached'} | "
+        f"{_readable(item['reason'])} |"
+        for item in found["summary"]["verdicts"]
+    ]
+    return "\n".join(
+        [
+            f"By `{found['command']}` in {found['seconds']:.0f} s on {found['cores']} cores: {found['machine']}.",
+            "",
+            f"| group | task | {' | '.join(ARMS)} | gain by SDVP [95 %] |",
+            "|---" * (len(ARMS) + 3) + "|",
+            *rows,
+            "",
+            "| claim | target | value | verdict | note |",
+            "|---|---|---|---|---|",
+            *verdicts,
+        ]
+    )
+
+
+def _task_row(row: dict[str, Any]) -> str:
+    cells = [format(row["cells"][arm]["mean"], ".1f") if row["cells"][arm] else "–" for arm in ARMS]
+    gain = row["gain"]
+    bounds = f"{gain['mean']:+.1f} [{gain['lo']:+.1f}, {gain['hi']:+.1f}]"
+    return f"| {row['group']} | {TASK_NAMES[row['task']]} | {' | '.join(cells)} | {bounds} |"
+
+
+def _readable(text: str) -> str:
+    """The text with tasks by the names that readers know."""
+    return re.sub(r"\b(?:easy_vqa|[abc]_[a-z]+)\b", lambda match: TASK_NAMES.get(match[0], match[0]), text)
+
+
+def filled(path: Path) -> str:
+    """The text of a file, with what stands between ``<!-- NAME -->`` and ``<!-- end -->`` renewed."""
+    made = {
+        "methods": lambda: methods("docs/systems/"),
+        "methods-page": lambda: methods(""),
+        "study": study,
+        "study-groups": study_groups,
+    }
+
+    def renewed(match: re.Match[str]) -> str:
+        return f"<!-- {match[1]} -->\n\n{made[match[1]]()}\n\n<!-- end -->"
+
+    return re.sub(r"<!-- ([a-z-]+) -->\n(?:(?!<!--).)*<!-- end -->", renewed, path.read_text(encoding="utf-8"), flags=re.DOTALL)
