@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from tutelage.cli import main
 from tutelage.distillation.api import distill
 from tutelage.distillation.cache import view_key
 from tutelage.distillation.data import Batch, TensorData
 from tutelage.distillation.export import load_weights, save_weights
 from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.recipe import ModelSpec
+from tutelage.distillation.resolve import build_model
 from tutelage.distillation.schedule import learning_rate
+from tutelage.distillation.teacher import BlackBoxTeacher
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 from tutelage.networks.registers import RegisterViT, add_registers, find_parts, patch_tokens
@@ -208,7 +215,7 @@ def test_they_equal_the_tokens_that_the_network_knows_itself() -> None:
     torch.testing.assert_close(native.forward_features(images)["patches"], patch_tokens(network, images)["patches"])
 
 
-def test_they_are_saved_and_copied_with_the_network(tmp_path: object) -> None:
+def test_they_are_saved_and_copied_with_the_network(tmp_path: Path) -> None:
     vit, images = small_vit(), torch.randn(1, 3, SIDE, SIDE)
     network = add_registers(vit, 4, seed=1).eval()
     path = save_weights(network, f"{tmp_path}/network.safetensors")
@@ -228,6 +235,10 @@ def test_what_is_no_vision_transformer_is_refused() -> None:
         add_registers(add_registers(small_vit(), 1))
     with pytest.raises(InputError, match="-1 registers"):
         add_registers(small_vit(), -1)
+    biased = small_vit()
+    biased.blocks[0].relative_position_bias = nn.Embedding(4, 2)
+    with pytest.raises(InputError, match="relative positions"):
+        add_registers(biased, 1)
 
 
 def hugging_face(name: str) -> nn.Module:
@@ -279,6 +290,8 @@ def test_networks_of_timm() -> None:
     network = add_registers(vit, 4).eval()
     assert network(images).shape == (2, 5)
     torch.testing.assert_close(patch_tokens(vit, images)["patches"], vit.forward_features(images)[:, 1:])
+    eva = timm.create_model("eva02_tiny_patch14_224", depth=2)
+    assert add_registers(eva, 4)(torch.randn(1, 3, 224, 224)).shape == eva(torch.randn(1, 3, 224, 224)).shape
 
 
 def test_a_network_with_a_head_is_read_at_its_trunk() -> None:
@@ -289,7 +302,7 @@ def test_a_network_with_a_head_is_read_at_its_trunk() -> None:
     assert find_parts(transformers.Dinov2ForImageClassification(config)).norm == "dinov2.layernorm"
 
 
-def test_a_dinov2_becomes_one_with_registers(tmp_path: object) -> None:
+def test_a_dinov2_becomes_one_with_registers(tmp_path: Path) -> None:
     transformers = pytest.importorskip("transformers")
     network, images = add_registers(hugging_face("Dinov2Model"), 4).eval(), torch.randn(2, 3, SIDE, SIDE)
     to_dinov2_with_registers(network).save_pretrained(f"{tmp_path}")
@@ -347,7 +360,7 @@ def test_training_without_registers_is_an_ablation() -> None:
     train(TrainingJob(add_registers(vit, 0), ShiftedAverage(vit, 4), PHReg(), TensorData(torch.randn(8, 3, SIDE, SIDE)), settings))
 
 
-def test_the_verb_with_a_cache_gives_the_same_bits(tmp_path: object) -> None:
+def test_the_verb_with_a_cache_gives_the_same_bits(tmp_path: Path) -> None:
     vit, photos = small_vit(), TensorData(torch.randn(16, 3, SIDE, SIDE))
     made = replace(published_settings(16, epochs=3), lr=1e-3)
     live = distill(add_registers(vit, 4), ShiftedAverage(vit, 4), photos, "ph-reg", settings=made)
@@ -357,6 +370,43 @@ def test_the_verb_with_a_cache_gives_the_same_bits(tmp_path: object) -> None:
         assert torch.equal(value, cached.student.state_dict()[name])
     losses = [record["loss"] for record in live.results[0].history]
     assert all(loss > 0 for loss in losses)
+
+
+def test_a_plain_teacher_is_averaged_as_the_options_say() -> None:
+    vit, photos = small_vit(), TensorData(torch.randn(16, 3, SIDE, SIDE))
+    made = published_settings(16, epochs=2)
+    given = distill(add_registers(vit, 4), ShiftedAverage(vit, 4), photos, "ph-reg", settings=made)
+    plain = distill(add_registers(vit, 4), copy.deepcopy(vit), photos, "ph-reg", options={"views": 4}, settings=made)
+    for name, value in given.student.state_dict().items():
+        assert torch.equal(value, plain.student.state_dict()[name])
+
+
+def test_a_recipe(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    small = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 2, "image_size": SIDE, "patch_size": PATCH}
+    transformers.Dinov2ForImageClassification(transformers.Dinov2Config(**small)).save_pretrained(tmp_path / "vit")
+    np.savez(tmp_path / "photos.npz", inputs=torch.randn(8, 3, SIDE, SIDE).numpy())
+    recipe = f"""
+method = "ph-reg"
+out = "{tmp_path}/run"
+[student]
+model = "ph-reg"
+options = {{ model = "hf:{tmp_path}/vit", registers = 3 }}
+[teacher]
+model = "hf:{tmp_path}/vit"
+[data]
+file = "{tmp_path}/photos.npz"
+[options]
+views = 4
+[settings]
+steps = 2
+batch_size = 4
+"""
+    (tmp_path / "recipe.toml").write_text(recipe)
+    ran = CliRunner().invoke(main.app, ["distill", str(tmp_path / "recipe.toml")])
+    assert ran.exit_code == 0, ran.output
+    spec = ModelSpec("ph-reg", {"model": f"hf:{tmp_path}/vit", "registers": 3}, str(tmp_path / "run/seed-0/student.safetensors"))
+    assert build_model(spec)(torch.randn(1, 3, SIDE, SIDE)).logits.shape == (1, 2)
 
 
 def test_registers_get_their_own_learning_rate() -> None:
@@ -372,7 +422,8 @@ def test_registers_get_their_own_learning_rate() -> None:
     ("student", "teacher", "message"),
     [
         (small_vit(), ShiftedAverage(small_vit(), 2), "without registers"),
-        (add_registers(small_vit(), 2), small_vit(), "no patches"),
+        (add_registers(small_vit(), 2), BlackBoxTeacher(lambda images: images, version="0"), "no patches"),
+        (add_registers(small_vit(), 2), small_vit(), "10 views"),
         (add_registers(VisionTransformer(SIDE, 2, dim=DIM, depth=1, num_heads=2), 2), ShiftedAverage(small_vit(), 2), "patches of"),
     ],
 )

@@ -31,7 +31,7 @@ class VitParts:
 def find_parts(vit: nn.Module, **named: str) -> VitParts:
     """The parts of ``vit``, found by structure: the networks of ``timm`` and ``transformers``, and ``VisionTransformer``.
 
-    ``blocks`` is the longest list of modules of one class; ``patch_embedding`` the first convolution whose stride is its
+    ``blocks`` is the list of modules with the most parameters; ``patch_embedding`` the first convolution whose stride is its
     kernel; ``norm`` the outermost module outside the blocks with the usual name of a final norm; ``positions`` the
     parameter outside the blocks with "pos" in its name.
 
@@ -46,16 +46,12 @@ def find_parts(vit: nn.Module, **named: str) -> VitParts:
     for part, name in named.items():
         if part not in VitParts.__dataclass_fields__ or (part != "positions" and name not in modules):
             raise InputError(f"the network has no {part} {name!r}", where=part, remedy="print(network) shows the names")
-    lists = {
-        name: module
-        for name, module in modules.items()
-        if isinstance(module, (nn.ModuleList, nn.Sequential)) and len(module) and len({type(block) for block in module}) == 1
-    }
-    deepest = max(lists, key=lambda name: len(lists[name]), default=None)
+    lists = {name: module for name, module in modules.items() if name and isinstance(module, (nn.ModuleList, nn.Sequential))}
+    largest = max(lists, key=lambda name: sum(p.numel() for p in lists[name].parameters()), default=None)
     convolutions = (
         name for name, module in modules.items() if isinstance(module, nn.Conv2d) and module.stride == module.kernel_size != (1, 1)
     )
-    blocks = named.get("blocks", deepest)
+    blocks = named.get("blocks", largest)
     inside = f"{blocks}."
     norms = [
         name for name in modules if name.rpartition(".")[2] in _FINAL_NORMS and not name.startswith((inside, *_aside(modules)))
@@ -89,7 +85,7 @@ class RegisterViT(nn.Module):
 
     The sequence is registers, then the network's own tokens. Registers have no position, run through every block, and are
     cut off behind the last: what the network returns has the old shapes. They belong to the network's state and are saved
-    with it. Works where blocks take any number of tokens [B, N, D]; not with position biases of a fixed table (BEiT).
+    with it. Works where blocks take any number of tokens [B, N, D]; not with a table of relative positions (BEiT).
 
     Example:
         >>> vit = Dinov2Model.from_pretrained("facebook/dinov2-small")
@@ -101,6 +97,9 @@ class RegisterViT(nn.Module):
         count: number of registers; 0: the network as it is.
         parts: its parts, see :func:`find_parts`.
         generator: for the registers, which start at N(0, 1 / D).
+
+    Raises:
+        InputError: a count below 0, a part is not found, or the network has a table of relative positions.
     """
 
     def __init__(self, vit: nn.Module, count: int, parts: VitParts | None = None, generator: torch.Generator | None = None):
@@ -111,6 +110,8 @@ class RegisterViT(nn.Module):
         convolution: Any = vit.get_submodule(self.parts.patch_embedding)
         blocks: Any = vit.get_submodule(self.parts.blocks)
         dim: int = convolution.out_channels
+        if count:
+            _make_room(vit, count)
         self.injector = TokenInjector(blocks, count, dim, position=0, std=dim**-0.5, generator=generator)
         self.injector.to(convolution.weight)
 
@@ -133,6 +134,20 @@ class RegisterViT(nn.Module):
         yield from self.vit.get_submodule(self.parts.patch_embedding).parameters()
         blocks: Any = self.vit.get_submodule(self.parts.blocks)
         yield from blocks[-1].parameters()
+
+
+def _make_room(vit: nn.Module, count: int) -> None:
+    """Let the attention of ``vit`` take ``count`` more tokens before its own."""
+    for name, module in vit.named_modules():
+        own = [*module._parameters, *module._buffers, *module._modules]
+        if any("relative_position" in part or "rel_pos" in part for part in own):
+            raise InputError(
+                f"{name or type(vit).__name__} has a table of relative positions, where registers have no place",
+                where="vit",
+                remedy="take a network with learned, fixed or rotary positions",
+            )
+        if name and isinstance(tokens := getattr(module, "num_prefix_tokens", None), int):
+            module.num_prefix_tokens = tokens + count  # what rotary attention of timm leaves unturned
 
 
 def add_registers(vit: nn.Module, count: int = 16, seed: int = 0, **named: str) -> RegisterViT:

@@ -3,24 +3,34 @@
     from tutelage import distill
     from tutelage.systems.ph_reg import ShiftedAverage, add_registers, published_settings
 
-    result = distill(add_registers(vit, 16), ShiftedAverage(vit), photos, "ph-reg", settings=published_settings(len(photos)))
+    student, teacher = add_registers(vit, 16), ShiftedAverage(vit)
+    result = distill(student, teacher, photos, "ph-reg", settings=published_settings(len(photos)), cache="targets")
     clean = result.student  # takes and returns what vit does
 
 ``vit``: any vision transformer of ``transformers`` or ``timm``, or a ``VisionTransformer``. ``photos``: images [C, H, W] as
-the network takes them (``ImageFolder`` with an ``ImageTransform``, or any data set). With ``cache="targets"`` the targets
-of images that are not augmented are made once, and an epoch costs one pass of the student. In a recipe::
+the network takes them (``ImageFolder`` with an ``ImageTransform``, or any data set). With ``cache`` the targets of images
+that are not augmented are made once, and an epoch costs one pass of the student. As a recipe, for ``tutelage distill``::
 
     method = "ph-reg"
+    out = "runs/registers"
 
-    [options]
-    mse = 1.0
+    [student]
+    model = "ph-reg"
+    options = { model = "hf:facebook/dinov2-small", registers = 16 }
+
+    [teacher]
+    model = "hf:facebook/dinov2-small"
+
+    [data]
+    kind = "folder"
+    path = "photos"
+    image_size = 518
 
     [settings]
+    steps = 10000
     batch_size = 8
     lr = 1e-4
     weight_decay = 1e-2
-
-Student and teacher are built in Python, for registers and averaging belong to no published network.
 """
 
 from __future__ import annotations
@@ -29,6 +39,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from tutelage.distillation import losses
@@ -36,13 +47,15 @@ from tutelage.distillation.data import Batch, ReplayableData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method
 from tutelage.distillation.outputs import Output, Terms, unwrap_model
-from tutelage.distillation.teacher import Teacher
+from tutelage.distillation.recipe import ModelSpec
+from tutelage.distillation.resolve import build_model
+from tutelage.distillation.teacher import NetworkTeacher, Teacher
 from tutelage.errors import InputError
 from tutelage.networks.registers import RegisterViT, add_registers, patch_tokens
 from tutelage.networks.vit import VisionTransformer
 from tutelage.registry import system
 from tutelage.systems._toy import build_with_seed, toy_images
-from tutelage.systems.ph_reg.shifted_average import ShiftedAverage, images_of
+from tutelage.systems.ph_reg.shifted_average import WHITE, ShiftedAverage, images_of
 
 
 def cosine_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -84,6 +97,22 @@ def published_settings(
     )
 
 
+def network_with_registers(model: str, registers: int = 16, weights: str | None = None, seed: int = 0) -> RegisterViT:
+    """A network by the name that a recipe gives, with registers: ``[student] model = "ph-reg"``.
+
+    Args:
+        model: ``hf:NAME``, ``timm:NAME`` or a registered backbone.
+        registers: M.
+        weights: a safetensors file of the network without registers; None: those that its name brings.
+        seed: of the registers.
+
+    Raises:
+        InputError: an unknown name, or a network without the parts of a vision transformer.
+    """
+    with torch.device("cpu"):
+        return add_registers(build_model(ModelSpec(model, weights=weights)), registers, seed)
+
+
 @system("ph-reg", kind="distillation")
 class PHReg(Method):
     """PH-Reg: post-hoc registers, learned from the network's own denoised patch features, without labels.
@@ -103,10 +132,9 @@ class PHReg(Method):
 
     In SDVP: clean patch features under a LOC, MATCH or SEG module, before that module's own training.
 
-    Limits: networks whose blocks take any number of tokens; tables of relative positions (BEiT) and rotary positions that
-    count a fixed prefix (EVA of ``timm``) do not. Of CLIP, the tokens of the last layer behind the norm are used; the
-    paper's variants that replace the last attention are left to the network that is given. The paper's figures are of
-    large networks on VOC, ADE20K and NYUd; they are not repeated here.
+    Limits: networks with a table of relative positions (BEiT) have no place for registers, and are refused. Of CLIP, the
+    tokens of the last layer behind the norm are used; the paper's variants that replace the last attention are left to the
+    network that is given. The paper's figures are of large networks on VOC, ADE20K and NYUd; they are not repeated here.
 
     Source: "Vision Transformers with Self-Distilled Registers" (Chen, Yan, Zhou, Dai, Luo, 2025, arXiv 2505.21501).
 
@@ -115,14 +143,20 @@ class PHReg(Method):
     """
 
     matched_heads = ("patches",)
+    Network = staticmethod(network_with_registers)
 
     @dataclass(frozen=True)
     class Config:
         """``mse``: c, the weight of the squared error. ``register_lr``: factor on the registers' learning rate (our choice,
-        for short trainings; the paper has 1)."""
+        for short trainings; the paper has 1). ``views``, ``shift``, ``flip``, ``fill``: of the :class:`ShiftedAverage` that is
+        made of a plain network as teacher; one that is given brings its own."""
 
         mse: float = 1.0
         register_lr: float = 1.0
+        views: int = 10
+        shift: float = 0.15
+        flip: float = 0.5
+        fill: tuple[float, ...] = WHITE
 
         def __post_init__(self) -> None:
             if self.mse < 0 or self.register_lr <= 0:
@@ -137,6 +171,11 @@ class PHReg(Method):
                 where="student",
                 remedy="student=add_registers(vit, 16), from tutelage.systems.ph_reg",
             )
+        average = None
+        if type(teacher) is NetworkTeacher:
+            config = self.config
+            average = ShiftedAverage(teacher.network, config.views, config.shift, config.flip, config.fill)
+        self._average = [average]  # in a list: the method does not own the network
         network.requires_grad_(False)
         for parameter in network.unlocked():
             parameter.requires_grad_(True)
@@ -152,7 +191,7 @@ class PHReg(Method):
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """``patches`` [B, N, D] of both."""
         assert teacher is not None
-        target = teacher(batch)
+        target = (self._average[0] or teacher)(batch)
         if "patches" not in target:
             raise InputError(
                 f"the teacher gives {', '.join(target)}, no patches",
