@@ -38,6 +38,10 @@ class Sink(nn.Module):
     left out. Tokens [B, registers + 1 + N, D].
     """
 
+    query: Tensor
+    push: Tensor
+    bias: Tensor
+
     def __init__(self, block: nn.Module, generator: torch.Generator):
         super().__init__()
         self.block, self.shares = block, nn.Identity()

@@ -134,7 +134,8 @@ class PHReg(Method):
 
     Limits: networks with a table of relative positions (BEiT) have no place for registers, and are refused. Of CLIP, the
     tokens of the last layer behind the norm are used; the paper's variants that replace the last attention are left to the
-    network that is given. The paper's figures are of large networks on VOC, ADE20K and NYUd; they are not repeated here.
+    network that is given. The paper's figures are of large networks on VOC, ADE20K and NYUd, which are not repeated here;
+    quoted at second hand and not checked: a mean mIoU of 41.85 in place of 32.21 over eight open-vocabulary sets, for CLIP.
 
     Source: "Vision Transformers with Self-Distilled Registers" (Chen, Yan, Zhou, Dai, Luo, 2025, arXiv 2505.21501).
 
