@@ -18,12 +18,13 @@ MARK = 4
 
 
 def pairs_of_marks(
-    count: int, side: int, rows: int, distances: Sequence[int], rng: torch.Generator, noise: float = 0.1
+    count: int, side: int, rows: int, distances: Sequence[int], rng: torch.Generator, noise: float = 0.1, wrap: bool = True
 ) -> TensorData:
     """``count`` images [1, side, side] of two classes, half each; class k has its marks ``distances[k]`` pixels apart.
 
-    ``rows`` of the ``side / 4`` rows of the grid each hold two bright marks of 4x4 pixels at a random place, wrapped round
-    the edge: neither the number of marks nor the border tells the class. Normal noise of deviation ``noise`` lies on top.
+    ``rows`` of the ``side / 4`` rows of the grid each hold two bright marks of 4x4 pixels at a random place. With ``wrap``
+    they go on round the edge, so that neither the number of marks nor the border tells the class; without, the border
+    tells a little, since marks further apart lie nearer to it. Normal noise of deviation ``noise`` lies on top.
 
     Args:
         side: pixels, a multiple of 4.
@@ -34,7 +35,8 @@ def pairs_of_marks(
     grid = torch.zeros(count, cells, cells)
     for n, label in enumerate(labels.tolist()):
         chosen = torch.randperm(cells, generator=rng)[:rows]
-        first = torch.randint(cells, (rows,), generator=rng)
+        room = cells if wrap else cells - distances[label] // MARK
+        first = torch.randint(room, (rows,), generator=rng)
         grid[n, chosen, first] = 1
         grid[n, chosen, (first + distances[label] // MARK) % cells] = 1
     images = grid.repeat_interleave(MARK, 1).repeat_interleave(MARK, 2)[:, None]
@@ -50,11 +52,12 @@ def pair_scores(
     rows: int,
     distances: Sequence[int],
     noise: float = 0.1,
+    wrap: bool = True,
     **settings: Any,
 ) -> tuple[dict[str, float], dict[str, nn.Module], TensorData]:
     """(accuracy of every network on 1,000 images, %; the networks; these images), after equal steps on 2,000 others."""
     train, test = (
-        pairs_of_marks(64 if smoke else count, side, rows, distances, torch_rng(seed, "pairs", part), noise)
+        pairs_of_marks(64 if smoke else count, side, rows, distances, torch_rng(seed, "pairs", part), noise, wrap)
         for part, count in (("train", 2000), ("test", 1000))
     )
     fixed = {"batch_size": 32, "seed": seed} | settings | ({"steps": 2, "warmup": 1} if smoke else {})
