@@ -126,6 +126,6 @@ experiment = Experiment(
     "6 labels a class and 1,000 images without; with 10 labels a class under less noise, and on digits, pilots showed no gain over "
     "a random teacher. The augmented answer is not claimed to be better than the plain one. "
     "Prototypes are used almost evenly (their usage is near 100 % of the largest entropy), with the random teacher too: what is "
-    "passed on is the teacher's features, and nothing here shows that each prototype stands for a part. Losses are partly our choice: nothing "
-    "is said about the paper's figures, which its abstract does not give.",
+    "passed on is the teacher's features, and nothing here shows that each prototype stands for a part. Losses are partly "
+    "our choice: nothing is said about the paper's figures, which its abstract does not give.",
 )
