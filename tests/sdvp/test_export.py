@@ -12,9 +12,11 @@ from tutelage.cli.main import app
 from tutelage.errors import InputError
 from tutelage.modules import vqa as vqa_module
 from tutelage.reports.model_card import card, cell
-from tutelage.sdvp.compile import SdvpOptions, SdvpTask, compile, distill_task
+from tutelage.sdvp.compile import compile, distill_task
 from tutelage.sdvp.export import export, export_run
+from tutelage.sdvp.options import SdvpOptions
 from tutelage.sdvp.stages import TRAINING_INFO, collect_to_folder, label_to_folder, train_to_folder
+from tutelage.sdvp.task import SdvpTask
 from tutelage.sdvp.teachers import from_callable
 from tutelage.storage import read_json, write_json
 

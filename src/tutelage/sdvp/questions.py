@@ -84,3 +84,9 @@ def score_answer(question: Question, answer: Value) -> float:
         found = answer[0] if isinstance(answer, list) and answer else answer
         return float(isinstance(found, Box) and iou(found, gold) >= 0.5)
     return float(normalize_answer(answer) == normalize_answer(gold))
+
+
+def accuracy(questions: Sequence[Question], modules: Mapping[str, Module], dsl: str = "visprog") -> float:
+    """The share of the questions that their programs answer rightly, in 0..1."""
+    traces = solve_stream(questions, modules, dsl)
+    return sum(score_answer(q, t.answer) for q, t in zip(questions, traces, strict=True)) / max(1, len(questions))

@@ -16,7 +16,8 @@ from tutelage.programs.trace import Trace
 from tutelage.programs.types import Module
 from tutelage.sdvp.baselines import RoutedModule
 from tutelage.sdvp.collect import gold_forcing
-from tutelage.sdvp.compile import SdvpOptions, distill_task
+from tutelage.sdvp.compile import distill_task
+from tutelage.sdvp.options import SdvpOptions
 from tutelage.sdvp.questions import Question, score_answer, solve_stream
 from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.module_metrics import measure
