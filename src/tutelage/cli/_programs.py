@@ -66,7 +66,7 @@ def load_module(text: str) -> VisualModule:
         MissingExtra, InputError, StaleError: it cannot be had.
     """
     from tutelage.modules import hf
-    from tutelage.modules.visual_module import load
+    from tutelage.modules.loading import load
 
     name, _, model = text.partition("=")
     return hf.open_module(name, model) if model.startswith(hf.PREFIX) else load(text)
@@ -75,7 +75,7 @@ def load_module(text: str) -> VisualModule:
 def signature_of(text: str) -> tuple[str, Signature]:
     """The name and the signature of the module that ``--module`` names; the weights of a transformers model are not read."""
     from tutelage.modules import hf
-    from tutelage.modules.visual_module import load
+    from tutelage.modules.loading import load
 
     name, _, model = text.partition("=")
     module = hf.resolve(name, model)[0] if model.startswith(hf.PREFIX) else load(text)

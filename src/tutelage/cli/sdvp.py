@@ -255,7 +255,7 @@ def export(
     from tutelage.cli._programs import load_module
     from tutelage.errors import InputError
     from tutelage.modules.hf import PREFIX
-    from tutelage.modules.visual_module import load
+    from tutelage.modules.loading import load
     from tutelage.sdvp.export import export as export_module
     from tutelage.sdvp.export import export_run
 
