@@ -136,18 +136,9 @@ def with_toy_modules(networks: Mapping[str, Module], seed: int, quick: bool = Fa
 
 def parser_of(dsl: Dsl, modules: dict[str, Module]) -> VisProgParser | ViperParser:
     """The parser of a language for programs that call ``modules``."""
+    from tutelage.programs.languages import parser_for
+
     return parser_for(dsl, {name: module.signature for name, module in modules.items()})
-
-
-def parser_for(dsl: Dsl, signatures: Mapping[str, Signature]) -> VisProgParser | ViperParser:
-    """The parser of a language for programs that call modules of these ``signatures``."""
-    if dsl is Dsl.visprog:
-        from tutelage.programs import visprog
-
-        return visprog.Parser(signatures)
-    from tutelage.programs import viper
-
-    return viper.Parser(signatures)
 
 
 def run_and_print(

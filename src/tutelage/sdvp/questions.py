@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from tutelage.programs import viper, visprog
 from tutelage.programs.answers import normalize_answer
+from tutelage.programs.languages import parser_for
 from tutelage.programs.run_context import Job, Override, RunContext
 from tutelage.programs.scheduler import stream
 from tutelage.programs.trace import Trace
@@ -40,7 +39,7 @@ class ProgramParser:
     def __init__(self, dsl: str, modules: Mapping[str, Module]):
         self.dsl = dsl
         signatures = {name: module.signature for name, module in modules.items()}
-        self._parser: Any = visprog.Parser(signatures) if dsl == "visprog" else viper.Parser(signatures)
+        self._parser = parser_for(dsl, signatures)
 
     def parse(self, question: Question) -> Program | ProgramFailure:
         """The question's program, or the failure of its parsing; a question without one fails too."""
