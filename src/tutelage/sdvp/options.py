@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tutelage.distillation.job import TrainingSettings
@@ -9,6 +10,7 @@ from tutelage.sdvp.continual.base import NO_STRATEGY, ContinualStrategy, Example
 from tutelage.sdvp.continual.registry import parse
 from tutelage.sdvp.label import Filters
 from tutelage.sdvp.objective import StepwiseDistillation
+from tutelage.sdvp.questions import Question, language_of
 
 
 @dataclass(frozen=True)
@@ -16,7 +18,7 @@ class SdvpOptions:
     """How a task is learned (defaults: our choice).
 
     Attributes:
-        dsl: The language of the programs.
+        dsl: The language of the programs; None: that which most questions of a task have a program in.
         order: The modules that are taught first, in this order; the others follow by name.
         modules: The modules that are taught; empty: every module that has a teacher.
         filters: Which labels count.
@@ -34,7 +36,7 @@ class SdvpOptions:
         seed: Of sampling and training.
     """
 
-    dsl: str = "visprog"
+    dsl: str | None = None
     order: tuple[str, ...] = ("LOC", "VERIFY", "VQA")
     modules: tuple[str, ...] = ()
     filters: Filters = Filters()
@@ -47,6 +49,10 @@ class SdvpOptions:
     max_drop: float | None = 0.005
     max_replay: int = 20_000
     seed: int = 0
+
+    def for_questions(self, questions: Sequence[Question]) -> SdvpOptions:
+        """These options, with the language of the questions where they name none."""
+        return self if self.dsl is not None else replace(self, dsl=language_of(questions))
 
 
 def with_strategy(text: str, options: SdvpOptions = SdvpOptions(), examples: Examples | None = None) -> SdvpOptions:  # noqa: B008  (frozen)

@@ -8,6 +8,7 @@ Source: Wan et al., arXiv 2309.09809; the check of the teacher, the filters and 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from tutelage.errors import InputError
 from tutelage.modules.visual_module import TrainingExamples, VisualModule
 from tutelage.programs.trace import StepRecord
 from tutelage.programs.types import Call, Module
+from tutelage.programs.value_types import describe_value, has_type
 from tutelage.sdvp.attribution import attribute_errors, teacher_oracle
 from tutelage.sdvp.collect import call_of, collect
 from tutelage.sdvp.final_answer.data import FinalAnswerGraphs, prepare
@@ -27,8 +29,9 @@ from tutelage.sdvp.final_answer.method import StepwiseWithFinalAnswer, make_fina
 from tutelage.sdvp.label import apply_filters, calibrate, label, label_of
 from tutelage.sdvp.objective import make_job
 from tutelage.sdvp.options import SdvpOptions
-from tutelage.sdvp.questions import accuracy
+from tutelage.sdvp.questions import accuracy, language_of
 from tutelage.sdvp.replay import calls_with_related, sample_replay, unsupported_records
+from tutelage.sdvp.tally import ProgramTally
 from tutelage.sdvp.task import ModuleReport, SdvpTask
 from tutelage.sdvp.teacher_check import Probe, TeacherCheck, check_teacher
 from tutelage.sdvp.teachers import ModuleTeacher
@@ -47,6 +50,7 @@ def distill_module(
     name: str,
     options: SdvpOptions = SdvpOptions(),  # noqa: B008  (frozen)
     folder: Path | None = None,
+    tally: ProgramTally | None = None,
 ) -> tuple[VisualModule, ModuleReport]:
     """Distil the teacher of the module ``name`` into it: the whole pipeline.
 
@@ -57,14 +61,20 @@ def distill_module(
         name: The module's name in ``modules`` and in the task.
         options: How it is done.
         folder: Where the module and its report are kept; a finished one is read back. None keeps nothing.
+        tally: Counts the programs that are run to collect calls, if given.
 
     Returns:
         The module to go on with, which is ``old`` where nothing was learned, and the report.
+
+    Raises:
+        InputError: a label of the teacher is not of the module's type, or not finite; an option needs answers that are
+            not there.
     """
+    options = options.for_questions(task.questions)
     if folder is not None and (folder / REPORT).exists():
         return old.load_weights(folder), ModuleReport.from_json(storage.read_json(folder / REPORT))
     teacher, verdict = calibrate_and_check(task.teachers[name], old, task.probe.get(name, []))
-    records = collect_records(modules, task, name, options) if verdict.accepted else []
+    records = collect_records(modules, task, name, options, tally) if verdict.accepted else []
     labelled = label_records(records, old, teacher, modules, task, options)
     kept = kept_records(labelled)
     new, report = old, ModuleReport(task.name, name, teacher.name, verdict, len(labelled), len(kept))
@@ -97,10 +107,13 @@ def calibrate_and_check(teacher: ModuleTeacher, module: VisualModule, probe: Pro
     return calibrated, check_teacher(calibrated, module, probe)
 
 
-def collect_records(modules: Mapping[str, Module], task: SdvpTask, name: str, options: SdvpOptions) -> list[StepRecord]:
+def collect_records(
+    modules: Mapping[str, Module], task: SdvpTask, name: str, options: SdvpOptions, tally: ProgramTally | None = None
+) -> list[StepRecord]:
     """Every distinct call to the module ``name`` that the task's programs make."""
     forced = None if options.on_policy else task.teachers
-    return collect(task.questions, modules, options.dsl, teacher_forced=forced, stage=task.name, only=(name,))[name]
+    found = collect(task.questions, modules, options.dsl, teacher_forced=forced, stage=task.name, only=(name,), tally=tally)
+    return found[name]
 
 
 def label_records(
@@ -113,12 +126,39 @@ def label_records(
 ) -> list[StepRecord]:
     """The records that the teacher supports, with its labels and with their weights (0: a filter drops the record)."""
     labelled = label(records, module, teacher)
-    labelled = apply_filters(labelled, options.filters, task.questions, modules, task.teachers, options.dsl)
+    check_labels(labelled, module, teacher)
+    language = options.dsl or language_of(task.questions)
+    labelled = apply_filters(labelled, options.filters, task.questions, modules, task.teachers, language)
     if options.attribution_floor is not None and labelled:
         answered, oracle = task.answered_questions(), teacher_oracle(task.teachers)
-        errors = attribute_errors(answered, modules, oracle, options.dsl, seed=options.seed)
+        errors = attribute_errors(answered, modules, oracle, language, seed=options.seed)
         labelled = errors.weight_records(labelled, options.attribution_floor)
     return labelled
+
+
+def check_labels(labelled: Sequence[StepRecord], module: VisualModule, teacher: ModuleTeacher) -> None:
+    """Refuse labels from which the module cannot learn.
+
+    Raises:
+        InputError: a label has not the type that the module returns, or a confidence or probability is not finite.
+    """
+    returns = module.signature.returns
+    for record in labelled:
+        found = label_of(record)
+        numbers = [found.confidence, *(found.probabilities or {}).values()]
+        if isinstance(found.value, float):
+            numbers.append(found.value)
+        if not all(map(math.isfinite, numbers)):
+            fault = f"a label with a number that is not finite: {describe_value(found.value)}"
+        elif found.probabilities is None and not has_type(found.value, returns):
+            fault = f"a label that is no {returns}: {describe_value(found.value)}"
+        else:
+            continue
+        raise InputError(
+            f"the teacher {teacher.name} gives {module.name} {fault}",
+            where=f"question {record.id}",
+            remedy=f"let it answer with {returns}, with a dict of probabilities, or with None where it cannot tell",
+        )
 
 
 def kept_records(labelled: Sequence[StepRecord]) -> list[StepRecord]:

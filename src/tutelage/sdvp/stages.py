@@ -6,6 +6,7 @@ A folder belongs to one command with one set of settings; others are refused. Wh
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ from tutelage.programs.types import Call, Module
 from tutelage.sdvp.collect import Records, call_of, collect, image_loader, load_records, read_records, save_images, save_records
 from tutelage.sdvp.label import Filters, TeacherField, apply_filters, attach_labels, label_calls, with_related_calls
 from tutelage.sdvp.options import SdvpOptions
-from tutelage.sdvp.pipeline import calibrate_and_check, kept_records, sampled_examples, train_module
-from tutelage.sdvp.questions import Question
+from tutelage.sdvp.pipeline import calibrate_and_check, check_labels, kept_records, sampled_examples, train_module
+from tutelage.sdvp.questions import Question, language_of
 from tutelage.sdvp.replay import calls_with_related, unsupported_records
+from tutelage.sdvp.tally import ProgramTally, SdvpWarning
 from tutelage.sdvp.teacher_check import Probe
 from tutelage.sdvp.teachers import ModuleTeacher
 from tutelage.workers import WorkerPool, map_tasks, single_threaded
@@ -31,6 +33,8 @@ QUESTIONS_PER_SHARD, CALLS_PER_SHARD = 512, 2048
 """Questions of a shard that is collected, and calls of one that is labelled: what a kill can cost."""
 SHARDS = "parts"
 """The folder of finished shards, inside one whose work is under way."""
+PROGRAMS = "programs.json"
+"""How many programs of a collected folder ran, and why the others failed."""
 VERDICTS = "verdicts.json"
 """What the probe said of each teacher, in a labelled folder."""
 TRAINING_INFO = "made.json"
@@ -45,7 +49,7 @@ def collect_to_folder(
     folder: str | Path,
     questions: Sequence[Question],
     modules: Mapping[str, Module],
-    dsl: str = "visprog",
+    dsl: str | None = None,
     *,
     stage: str = "",
     shard_size: int = QUESTIONS_PER_SHARD,
@@ -54,13 +58,19 @@ def collect_to_folder(
 ) -> Records:
     """Collect the step records of ``questions`` into ``folder``, ``shard_size`` questions a shard, by the workers of ``pool``.
 
-    The records and their order do not depend on the workers.
+    The records and their order do not depend on the workers. ``dsl`` None: the language that most questions have a program
+    in. ``programs.json`` counts the programs that failed, by kind.
 
     Raises:
+        InputError: no program calls a module that can be taught; the message counts the failures, with examples.
         StaleError: the folder holds other work.
         StorageError: it cannot be written.
         WorkerLost: a worker was killed twice over the same shard, or had no memory left; the message names the shard.
+
+    Warns:
+        SdvpWarning: most programs failed.
     """
+    dsl = dsl or language_of(questions)
     asked = [(q.id, q.programs.get(dsl), sorted((name, image.key) for name, image in q.images.items())) for q in questions]
     settings = {"step": "collect", "dsl": dsl, "stage": stage, "part": shard_size, "modules": _versions(modules)}
     run = storage.RunFolder(folder, settings | {"questions": storage.fingerprint(asked)})
@@ -79,7 +89,17 @@ def collect_to_folder(
             if (name := record.input_hash) not in seen:
                 seen.add(name)
                 records[record.module].append(record)
+    tally = ProgramTally()
+    for shard in shards:
+        if (counts := _tally_file(shard)).exists():
+            tally.merge(ProgramTally.from_json(storage.read_json(counts)))
+    if not any(records.values()):
+        remedy = "correct the programs or the modules' names, and collect into a new folder"
+        raise InputError(f"no program calls a module that can be taught; {tally}", where=root, remedy=remedy)
+    if tally.mostly_failed:
+        warnings.warn(f"{root}: {tally}", SdvpWarning, stacklevel=2)
     save_records(records, root)
+    storage.write_json(root / PROGRAMS, tally.to_json() | {"calls": len(seen)})
     _finish(root, records)
     return records
 
@@ -88,14 +108,20 @@ def collect_shard(
     root: Path, modules: Mapping[str, Module], dsl: str, stage: str, shard: Path, questions: Sequence[Question]
 ) -> None:
     """Collect one shard's questions: its file of records, and their pictures in ``root``. What a worker runs."""
-    found = [record for records in collect(questions, modules, dsl, stage=stage).values() for record in records]
+    tally = ProgramTally()
+    found = [record for records in collect(questions, modules, dsl, stage=stage, tally=tally).values() for record in records]
     save_images(found, root)
+    storage.write_json(_tally_file(shard), tally.to_json())
     storage.write_json_lines(shard, (record.to_json(timing=False) for record in found), sealed=True)
 
 
 def _shard(root: Path, settings: Any, content: Any) -> Path:
     """The file of a shard, named by all that decides what stands in it."""
     return root / SHARDS / f"{storage.fingerprint(settings, content)}.jsonl"
+
+
+def _tally_file(shard: Path) -> Path:
+    return shard.with_suffix(".programs.json")
 
 
 def _fill(
@@ -177,6 +203,7 @@ def label_to_folder(
     beside: Records = {}
     for name, teacher in teachers.items():
         given = attach_labels(asked[name], said[name]) if name in accepted else []
+        check_labels(given, trainable(modules, name), teacher)
         found[name] = apply_filters(given, filters, (), modules, teachers, "visprog")
         beside[name] = unsupported_records(records[name], trainable(modules, name), teacher)
     save_records(found, run.root)

@@ -10,6 +10,7 @@ from tutelage.errors import InputError
 from tutelage.programs.types import Module
 from tutelage.sdvp.options import SdvpOptions
 from tutelage.sdvp.questions import Question
+from tutelage.sdvp.tally import ProgramTally
 from tutelage.sdvp.teacher_check import Probe, TeacherCheck
 from tutelage.sdvp.teachers import ModuleTeacher
 
@@ -92,7 +93,15 @@ class ModuleReport:
 
 @dataclass(frozen=True)
 class CompileResult:
-    """The modules after all tasks, and a report for each module that had a teacher."""
+    """The modules after all tasks, and what became of them.
+
+    Attributes:
+        modules: All modules, distilled or not.
+        reports: One for each module that had a teacher.
+        runs: By module, how the programs ended that were run to collect its calls; a module that was read back from
+            a folder, and one whose teacher was refused, has none.
+    """
 
     modules: dict[str, Module]
     reports: tuple[ModuleReport, ...]
+    runs: Mapping[str, ProgramTally] = field(default_factory=dict)

@@ -39,7 +39,7 @@ from tutelage.seeds import numpy_rng
 
 DSLS = ("visprog", "viper")
 SIZES = StudySizes(report=800, stage_report=0, collect=1500, replay=400, probe=600, guarded=200)
-BASE = SdvpOptions(settings=replace(SdvpOptions().settings, steps=100, warmup=10), max_replay=6000)
+BASE = SdvpOptions("visprog", settings=replace(SdvpOptions().settings, steps=100, warmup=10), max_replay=6000)
 FREE = replace(BASE, max_drop=None)
 """No guard, so that a way to keep old knowledge is seen by itself."""
 FINAL = StepwiseWithFinalAnswer.Config(questions=SIZES.collect)

@@ -24,7 +24,10 @@ from tutelage.sdvp.study.module_metrics import measure
 from tutelage.sdvp.study.setup import STAGES, StudySetup, StudySizes
 
 INVALID_STATUSES = frozenset({"parse", "refused", "unknown_module", "undefined_var", "type"})
-TRAINED_ARMS: Mapping[str, SdvpOptions] = {"naive": SdvpOptions(replay=False, max_drop=None), "sdvp": SdvpOptions()}
+TRAINED_ARMS: Mapping[str, SdvpOptions] = {
+    "naive": SdvpOptions("visprog", replay=False, max_drop=None),
+    "sdvp": SdvpOptions("visprog"),
+}
 """Naive tuning differs from SDVP in one thing: nothing holds old knowledge. Labels, steps and data are the same."""
 
 
