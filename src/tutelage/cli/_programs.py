@@ -182,6 +182,7 @@ def print_trace(job: Job, trace: Trace, json: str | None, extra: Mapping[str, An
         typer.echo(f"error: the program fails ({trace.status}): {trace.error}", err=True)
         raise typer.Exit(1)
     notes = [] if sure is None else [f"confidence {sure:.2f}, the product of its steps'"]
+    notes += [f"step {record.step + 1}, {record.module}, is a fallback: there was no box" for record in trace.fallback_steps]
     if trace.out_of_vocabulary:
         notes.append(f"{trace.out_of_vocabulary} calls use words that their module does not know")
     screen.print(f"answer: {format_value(trace.answer)}" + "".join(f"\n{note}" for note in notes), markup=False, soft_wrap=True)
@@ -225,7 +226,7 @@ def _table(program: Program | ProgramFailure, trace: Trace) -> Any:
     for record in trace.steps:
         own = record.probability
         result = record.error or format_value(record.output)
-        marks = " (unknown words)" if record.out_of_vocabulary else ""
+        marks = (" (unknown words)" if record.out_of_vocabulary else "") + (" (fallback: no box)" if record.is_fallback else "")
         table.add_row(
             str(record.step + 1) if record.step >= 0 else "–",
             Text(_call(program, record)),
