@@ -17,6 +17,7 @@ from tutelage.distillation.tasks import Task, make_task
 from tutelage.distillation.teacher import Teacher, as_teacher
 from tutelage.errors import InputError, did_you_mean
 from tutelage.fields import check_memory
+from tutelage.storage import fingerprint
 
 __all__ = ["Batch", "ReplayableData", "TrainingJob", "SampleOrder", "TrainingSettings", "TensorData"]
 
@@ -179,16 +180,15 @@ class TrainingJob:
         s = self.settings
         return SampleOrder(len(self.data), s.batch_size, s.seed, s.views, s.view_seed)
 
-    def fingerprint_parts(self) -> list[Any]:
-        """What two runs must share to be the same run."""
-        teacher = self.teacher.fingerprint if self.teacher is not None else None
-        return [
-            self.name,
-            self.settings,
-            type(self.method).__qualname__,
-            self.method.config,
-            self.data.fingerprint,
-            self.task.fingerprint_parts if isinstance(self.task, Task) else None,
-            teacher,
-            [[name, list(value.shape)] for name, value in self.student.state_dict().items()],
-        ]
+    def fingerprint_parts(self) -> dict[str, Any]:
+        """What two runs must share to be the same run, by the names under which a refusal speaks of it."""
+        return {
+            "name": self.name,
+            "settings": self.settings,
+            "method": type(self.method).__qualname__,
+            "options": self.method.config,
+            "data": self.data.fingerprint,
+            "task": self.task.fingerprint_parts if isinstance(self.task, Task) else None,
+            "teacher": self.teacher.fingerprint if self.teacher is not None else None,
+            "student's layers": fingerprint([[name, list(v.shape)] for name, v in self.student.state_dict().items()]),
+        }

@@ -42,6 +42,12 @@ from tutelage.errors import InputError, TrainingError
 from tutelage.fields import check_field, check_items
 from tutelage.seeds import derive
 
+INITIAL_WEIGHTS = "student's initial weights"
+SEED_THE_STUDENT = (
+    "a network given as an object starts at random anew in each call: give a function that builds it, student=lambda: Net(), "
+    "which is called under the run's seed, or call torch.manual_seed(0) before you build it; or choose a new folder"
+)
+
 
 def train(
     job: TrainingJob,
@@ -320,8 +326,8 @@ class Trainer:
     def _open_run_folder(self, folder: str | Path | None) -> Path | None:
         if folder is None:
             return None
-        settings = [*self.job.fingerprint_parts(), network_fingerprint(self.student)]
-        return storage.RunFolder(folder, {"kind": "lesson", "lesson": self.job.name, "is": storage.fingerprint(settings)}).root
+        settings = self.job.fingerprint_parts() | {INITIAL_WEIGHTS: network_fingerprint(self.student)}
+        return storage.RunFolder(folder, {"kind": "lesson", **settings}, {INITIAL_WEIGHTS: SEED_THE_STUDENT}).root
 
     def _move_to_device(self) -> None:
         self.student.to(self.device)
