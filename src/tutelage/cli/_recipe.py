@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tutelage.distillation.method import Method
     from tutelage.distillation.recipe import DataSpec, Recipe
     from tutelage.distillation.tasks import Task
+    from tutelage.distillation.teacher import Teacher
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What is taught, by whom, how.", show_default=False)]
 Overrides = Annotated[
@@ -69,7 +70,7 @@ class LoadedRecipe:
     data: TensorData | DatasetData
     test: TensorData | DatasetData | None
     labelled: TensorData | DatasetData | None
-    teacher: nn.Module | None
+    teacher: Teacher | nn.Module | None
 
     @property
     def seeds(self) -> list[int]:
@@ -140,7 +141,7 @@ def prepare(recipe: Recipe) -> LoadedRecipe:
     Raises:
         InputError: an unknown name, or files that cannot be read; the message names the field.
     """
-    from tutelage.distillation.resolve import build_model
+    from tutelage.distillation.resolve import build_teacher
 
     data, test = load(recipe.data, "data", recipe.views)
     if recipe.test is not None:
@@ -148,7 +149,7 @@ def prepare(recipe: Recipe) -> LoadedRecipe:
     if test is not None and test.labels is None:
         raise InputError("the test data has no labels", where="test", remedy="give a file with an array labels")
     labelled = load(recipe.labelled, "labelled", recipe.views, classes_of(data))[0] if recipe.labelled is not None else None
-    teacher = build_model(recipe.teacher) if recipe.teacher is not None else None
+    teacher = build_teacher(recipe.teacher) if recipe.teacher is not None else None
     return LoadedRecipe(recipe, data, test, labelled, teacher)
 
 

@@ -279,6 +279,8 @@ class CachedTeacher(Teacher):
         StaleError: the cache was built from another teacher.
     """
 
+    cached = True
+
     def __init__(self, cache: Cache, teacher: Teacher | None = None):
         if teacher is not None and teacher.fingerprint != cache.metadata["teacher"]:
             raise StaleError(

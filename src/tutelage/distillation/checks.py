@@ -118,9 +118,9 @@ def check_no_shared_parameters(job: TrainingJob, learned: Mapping[str, nn.Parame
                 where=type(job.method).__name__,
                 remedy="hold the student beside the method, or keep a deep copy of it",
             )
-    network = job.teacher.network if job.teacher is not None else None
+    networks = job.teacher.networks if job.teacher is not None else ()
     trained = {id(parameter) for parameter in learned.values()}
-    for name, parameter in network.named_parameters() if network is not None else ():
+    for name, parameter in (item for network in networks for item in network.named_parameters()):
         if id(parameter) in trained:
             raise InputError(
                 f"teacher and learner share the parameter {name}",
