@@ -14,13 +14,14 @@ from tutelage.distillation.data import Batch, TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method
 from tutelage.distillation.outputs import Output, Terms, forward_heads
+from tutelage.distillation.plan import train_plan
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.teacher import Teacher
 from tutelage.distillation.trainer import train
 from tutelage.experiments import Experiment, better
 from tutelage.seeds import numpy_rng
 from tutelage.systems._toy import build_with_seed
-from tutelage.systems.minilm import MiniLM, TinyEncoder, projections
+from tutelage.systems.minilm import MiniLM, TinyEncoder, plan_with_assistant, projections
 
 # words: 0 padding, 1 mask, 2 to 5 brackets, then nouns and verbs (the second half of each plural), and four topics
 PAD, MASK, BRACKETS = 0, 1, ((2, 3), (4, 5))
@@ -131,9 +132,11 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
     steps = 2 if smoke else 500
     text = corpus(numpy_rng(seed, "text"), 64 if smoke else 8000)
 
+    def settings(count: int) -> TrainingSettings:
+        return TrainingSettings(steps=count, batch_size=32, lr=2e-3, warmup=min(50, count - 1), schedule="linear", seed=seed)
+
     def taught(student: TinyEncoder, method: Method, teacher: TinyEncoder | None, count: int) -> TinyEncoder:
-        settings = TrainingSettings(steps=count, batch_size=32, lr=2e-3, warmup=min(50, count - 1), schedule="linear", seed=seed)
-        return train(TrainingJob(student, teacher, method, text, settings)).student
+        return train(TrainingJob(student, teacher, method, text, settings(count))).student
 
     def student() -> TinyEncoder:
         return build_with_seed(lambda: TinyEncoder(WORDS, 32, 2, 4, LENGTH, std=0.1), seed, "student")
@@ -149,9 +152,13 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
     }
     if all_arms:
         arms["soft masked words"] = taught(student(), MaskedLM(), teacher, steps)
-        assistant = build_with_seed(lambda: TinyEncoder(WORDS, 32, 4, 4, LENGTH, std=0.1), seed, "assistant")
-        assistant = taught(assistant, MiniLM(teacher=last["teacher"], student=last["teacher"]), teacher, steps)
-        arms["through an assistant"] = taught(student(), MiniLM(**last), assistant, steps)
+
+        def build(layers: int, width: int) -> TinyEncoder:
+            name = "student" if layers == 2 else "assistant"
+            return build_with_seed(lambda: TinyEncoder(WORDS, width, layers, 4, LENGTH, std=0.1), seed, name)
+
+        plan = plan_with_assistant(teacher, ((4, 64), (2, 32)), build, text, settings(steps))
+        arms["through an assistant"] = train_plan(plan, seed=seed).student
     arms = {"teacher": teacher, "no pretraining": student(), **arms}
     scores = {name: finetuned_accuracy(encoder, seed, 2 if smoke else 200) for name, encoder in arms.items()}
     return scores | {"95 % of the teacher": 0.95 * scores["teacher"]}
