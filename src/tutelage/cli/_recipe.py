@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from tutelage.distillation.data import TensorData
     from tutelage.distillation.data.dataset import DatasetData
     from tutelage.distillation.job import TrainingJob
-    from tutelage.distillation.method import Method
     from tutelage.distillation.recipe import DataSpec, Recipe
     from tutelage.distillation.tasks import Task
     from tutelage.distillation.teacher import Teacher
@@ -79,11 +78,9 @@ class LoadedRecipe:
         return list(range(first, first + self.recipe.seeds))
 
     @property
-    def method(self) -> str | type[Method]:
-        """Its name; or, for ``supervised``, which is no system, its class."""
-        from tutelage.distillation.supervised import Supervised
-
-        return Supervised if self.recipe.method == "supervised" else self.recipe.method
+    def method(self) -> str:
+        """Its name."""
+        return self.recipe.method
 
     def student(self) -> nn.Module:
         """A student from torch's generator as it was seeded."""

@@ -24,6 +24,14 @@ __all__ = ["Batch", "ReplayableData", "TrainingJob", "SampleOrder", "TrainingSet
 
 MAX_COUNT = 10**9
 """The most that a setting which counts something may be."""
+INITIAL_WEIGHTS = "student's initial weights"
+REMEDIES = {
+    INITIAL_WEIGHTS: "a network given as an object starts at random anew in each call: give a function that builds it, "
+    "student=lambda: Net(), which is called under the run's seed, or call torch.manual_seed(0) before you build it; "
+    "or choose a new folder",
+    "teacher": "its weights, its code or what it holds changed: choose a new folder, or give the teacher of the first call",
+}
+"""What to do where a run folder and a call differ in this alone."""
 _LEAST = {
     "steps": 0,
     "batch_size": 1,

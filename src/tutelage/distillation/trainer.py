@@ -31,7 +31,8 @@ from tutelage.distillation.data import Batch
 from tutelage.distillation.data.loader import BatchLoader
 from tutelage.distillation.evaluate import evaluate
 from tutelage.distillation.export import save_weights
-from tutelage.distillation.job import TrainingJob
+from tutelage.distillation.feature_hooks import named_by_option
+from tutelage.distillation.job import INITIAL_WEIGHTS, REMEDIES, TrainingJob
 from tutelage.distillation.method import Phase, TrainingProgress
 from tutelage.distillation.optim import make_optimizer, trainable_parameters
 from tutelage.distillation.parallel import SingleProcess
@@ -41,12 +42,6 @@ from tutelage.distillation.tensorboard_log import TensorBoardLog
 from tutelage.errors import InputError, TrainingError
 from tutelage.fields import check_field, check_items
 from tutelage.seeds import derive
-
-INITIAL_WEIGHTS = "student's initial weights"
-SEED_THE_STUDENT = (
-    "a network given as an object starts at random anew in each call: give a function that builds it, student=lambda: Net(), "
-    "which is called under the run's seed, or call torch.manual_seed(0) before you build it; or choose a new folder"
-)
 
 
 def train(
@@ -115,7 +110,8 @@ class Trainer:
             self._reseed("prepare")
             self.parallel.check_supported(job, example)
             self.student.eval()
-            self.method.prepare(self.student, self.teacher, example, job.data)
+            with named_by_option(self.method.config, self.student, self.teacher.networks if self.teacher is not None else ()):
+                self.method.prepare(self.student, self.teacher, example, job.data)
             self.method.to(self.device)
             if check:
                 checks.check_first_batch(job, example)
@@ -327,7 +323,7 @@ class Trainer:
         if folder is None:
             return None
         settings = self.job.fingerprint_parts() | {INITIAL_WEIGHTS: network_fingerprint(self.student)}
-        return storage.RunFolder(folder, {"kind": "lesson", **settings}, {INITIAL_WEIGHTS: SEED_THE_STUDENT}).root
+        return storage.RunFolder(folder, {"kind": "lesson", **settings}, REMEDIES).root
 
     def _move_to_device(self) -> None:
         self.student.to(self.device)
