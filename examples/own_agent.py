@@ -35,5 +35,5 @@ if __name__ == "__main__":
     modules = {**symbolic_modules(), "COLOR": Color.with_classes("red", "green", "blue"), "MIDDLE": MIDDLE}
     taught = sdvp.compile(questions, modules, teachers={"COLOR": teacher}).modules
     taught["COLOR"].save(out)
-    after = {**modules, "COLOR": tutelage.load(out)}
+    after = {**modules, "COLOR": tutelage.load(out, Color)}
     print(f"before {sdvp.accuracy(questions, modules):.2f}  after {sdvp.accuracy(questions, after):.2f}")

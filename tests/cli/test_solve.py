@@ -10,7 +10,6 @@ from typer.testing import CliRunner
 
 from tutelage.cli import main
 from tutelage.cli._programs import format_value
-from tutelage.programs.confidence import confidence, probability
 from tutelage.programs.trace import RecordOrigin, StepRecord, Trace
 from tutelage.programs.values import Box
 
@@ -70,9 +69,9 @@ def _trace(steps: list[StepRecord]) -> Trace:
 def test_confidence_is_the_product_of_what_the_modules_say() -> None:
     steps = [record("red", {"red": 0.5, "blue": 0.5}), record(False, {"yes": 0.2, "no": 0.8}), record(3, None)]
     steps.append(record([Box(0, 0, 1, 1, 0.9)], {"found": 0.9}))
-    assert [probability(step) for step in steps] == [0.5, 0.8, None, 0.9]
-    assert confidence(_trace(steps)) == pytest.approx(0.5 * 0.8 * 0.9)
-    assert confidence(_trace([record(3, None)])) is None
+    assert [step.probability for step in steps] == [0.5, 0.8, None, 0.9]
+    assert _trace(steps).confidence == pytest.approx(0.5 * 0.8 * 0.9)
+    assert _trace([record(3, None)]).confidence is None
 
 
 def test_values_are_shown_in_few_words() -> None:

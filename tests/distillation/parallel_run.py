@@ -21,7 +21,7 @@ from tutelage.distillation.outputs import Output, Terms
 from tutelage.distillation.parallel import SingleProcess
 from tutelage.distillation.trainer import train
 from tutelage.modules.visual_module import VisualModule
-from tutelage.sdvp.compile import SdvpOptions
+from tutelage.sdvp.options import SdvpOptions
 from tutelage.sdvp.stages import train_to_folder
 
 from ..sdvp import small

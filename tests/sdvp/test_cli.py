@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from tutelage import storage
 from tutelage.cli.main import app
 from tutelage.datasets.synthetic.export import write_gqa, write_nlvr2
-from tutelage.modules.visual_module import load
+from tutelage.modules.loading import load
 
 from . import small
 

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import InputError
 from tutelage.programs import viper, visprog
+from tutelage.programs.languages import parser_for
 from tutelage.programs.run_context import Job, RunContext
 from tutelage.programs.scheduler import stream
 from tutelage.programs.trace import Trace
-from tutelage.programs.types import Call, Module, ModuleOutputs, Signature, Value
+from tutelage.programs.types import Call, Module, ModuleOutputs, Value
 
 if TYPE_CHECKING:
     from tutelage.modules.visual_module import VisualModule
@@ -199,16 +200,12 @@ def _settled_heap() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _parser(dsl: str, signatures: Mapping[str, Signature]) -> visprog.Parser | viper.Parser:
-    return visprog.Parser(signatures) if dsl == "visprog" else viper.Parser(signatures)
-
-
 def _run(
     programs: Sequence[Item], modules: Mapping[str, Module], clock: Clock, dsl: str, batch_size: int | None = None
 ) -> tuple[list[Trace], float]:
     """Traces, and seconds for everything: parsing, checking, scheduling, modules, traces."""
     context = RunContext(modules, batch_size=batch_size, deduplicate=False)
-    parser = _parser(dsl, context.signatures)
+    parser = parser_for(dsl, context.signatures)
     started = clock()
     traces = list(stream(_jobs(programs, parser), context))
     return traces, clock() - started
@@ -276,7 +273,7 @@ def _overhead_seconds(
         for text in texts:
             visprog.read(text, lines)
     else:
-        parser = _parser(dsl, {name: module.signature for name, module in modules.items()})
+        parser = parser_for(dsl, {name: module.signature for name, module in modules.items()})
         started = clock()
         for text in texts:
             parser.try_parse(text)

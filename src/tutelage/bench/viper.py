@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tutelage.programs import viper, viper_prelude, visprog
+from tutelage.programs import viper, viper_prelude
+from tutelage.programs.languages import parser_for
 from tutelage.programs.run_context import Job, RunContext
 from tutelage.programs.scheduler import run
 from tutelage.programs.types import Call, Module, ModuleOutputs, Value
@@ -96,7 +97,7 @@ def accelerated(
     context = RunContext(slow, deduplicate=False)
     rates = {}
     for name, programs in (("viper", viper_programs), ("visprog", visprog_programs)):
-        parser: Any = viper.Parser(context.signatures) if name == "viper" else visprog.Parser(context.signatures)
+        parser: Any = parser_for(name, context.signatures)
         rates[name] = len(programs) / _seconds(programs, parser, context)
     alone = viper_programs[:16]
     one = RunContext(slow, batch_size=1, window=1, deduplicate=False)

@@ -15,8 +15,8 @@ def load_modules(folder: Path | None, seed: int, quick: bool, module_names: Sequ
     place of what is missing."""
     from tutelage.cli._programs import load_module, with_toy_modules
     from tutelage.errors import InputError
+    from tutelage.modules.loading import load
     from tutelage.modules.symbolic import symbolic_modules
-    from tutelage.modules.visual_module import load
 
     if folder is not None and not folder.is_dir():
         raise InputError("no such folder", where=folder, remedy="give the folder that `tutelage sdvp train` wrote")

@@ -66,7 +66,7 @@ def load_module(text: str) -> VisualModule:
         MissingExtra, InputError, StaleError: it cannot be had.
     """
     from tutelage.modules import hf
-    from tutelage.modules.visual_module import load
+    from tutelage.modules.loading import load
 
     name, _, model = text.partition("=")
     return hf.open_module(name, model) if model.startswith(hf.PREFIX) else load(text)
@@ -75,7 +75,7 @@ def load_module(text: str) -> VisualModule:
 def signature_of(text: str) -> tuple[str, Signature]:
     """The name and the signature of the module that ``--module`` names; the weights of a transformers model are not read."""
     from tutelage.modules import hf
-    from tutelage.modules.visual_module import load
+    from tutelage.modules.loading import load
 
     name, _, model = text.partition("=")
     module = hf.resolve(name, model)[0] if model.startswith(hf.PREFIX) else load(text)
@@ -136,18 +136,9 @@ def with_toy_modules(networks: Mapping[str, Module], seed: int, quick: bool = Fa
 
 def parser_of(dsl: Dsl, modules: dict[str, Module]) -> VisProgParser | ViperParser:
     """The parser of a language for programs that call ``modules``."""
+    from tutelage.programs.languages import parser_for
+
     return parser_for(dsl, {name: module.signature for name, module in modules.items()})
-
-
-def parser_for(dsl: Dsl, signatures: Mapping[str, Signature]) -> VisProgParser | ViperParser:
-    """The parser of a language for programs that call modules of these ``signatures``."""
-    if dsl is Dsl.visprog:
-        from tutelage.programs import visprog
-
-        return visprog.Parser(signatures)
-    from tutelage.programs import viper
-
-    return viper.Parser(signatures)
 
 
 def run_and_print(
@@ -191,6 +182,7 @@ def print_trace(job: Job, trace: Trace, json: str | None, extra: Mapping[str, An
         typer.echo(f"error: the program fails ({trace.status}): {trace.error}", err=True)
         raise typer.Exit(1)
     notes = [] if sure is None else [f"confidence {sure:.2f}, the product of its steps'"]
+    notes += [f"step {record.step + 1}, {record.module}, is a fallback: there was no box" for record in trace.fallback_steps]
     if trace.out_of_vocabulary:
         notes.append(f"{trace.out_of_vocabulary} calls use words that their module does not know")
     screen.print(f"answer: {format_value(trace.answer)}" + "".join(f"\n{note}" for note in notes), markup=False, soft_wrap=True)
@@ -234,7 +226,7 @@ def _table(program: Program | ProgramFailure, trace: Trace) -> Any:
     for record in trace.steps:
         own = record.probability
         result = record.error or format_value(record.output)
-        marks = " (unknown words)" if record.out_of_vocabulary else ""
+        marks = (" (unknown words)" if record.out_of_vocabulary else "") + (" (fallback: no box)" if record.is_fallback else "")
         table.add_row(
             str(record.step + 1) if record.step >= 0 else "–",
             Text(_call(program, record)),

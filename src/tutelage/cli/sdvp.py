@@ -177,7 +177,7 @@ def train(
     from dataclasses import replace
 
     from tutelage.distillation.launch import current_processes
-    from tutelage.sdvp.continual.options import with_strategy
+    from tutelage.sdvp.options import with_strategy
     from tutelage.sdvp.stages import train_to_folder
 
     options = with_strategy(retain)
@@ -255,7 +255,7 @@ def export(
     from tutelage.cli._programs import load_module
     from tutelage.errors import InputError
     from tutelage.modules.hf import PREFIX
-    from tutelage.modules.visual_module import load
+    from tutelage.modules.loading import load
     from tutelage.sdvp.export import export as export_module
     from tutelage.sdvp.export import export_run
 
@@ -289,7 +289,7 @@ def blame(
     share the blame by their Shapley values. Errors of the programs stand apart.
     """
     from tutelage.cli import _attribution
-    from tutelage.sdvp.attribution.from_run import TASKS, attribute_run, seed_of
+    from tutelage.sdvp.study.attribution import TASKS, attribute_run, seed_of
 
     seed = seed_of(run, seed)
     with progress(f"blaming the steps of {arm} modules"):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tutelage.cli._generators import GeneratorName, GeneratorOption, SetOption, SettingsFile
-from tutelage.cli._programs import Dsl, DslOption, parser_for
+from tutelage.cli._programs import Dsl, DslOption
 from tutelage.cli.common import JsonOut, console, emit
 
 app = typer.Typer()
@@ -35,6 +35,7 @@ def write(
     """
     from tutelage.cli import _generators
     from tutelage.programs.generators.base import GenerationRequest, tally
+    from tutelage.programs.languages import parser_for
     from tutelage.programs.types import ProgramFailure
 
     inputs = ("LEFT", "RIGHT") if pair else ("IMAGE",)

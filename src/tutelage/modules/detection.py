@@ -137,6 +137,11 @@ class Loc(VisualModule):
             half_crop(call) or boxes for call, boxes in zip(calls, self.boxes(heads, calls, self.config.threshold), strict=True)
         ]
         dists: list[dict[str, float] | None] = [{"found": box[0].score} if box else None for box in values]
+        empty = [row for row, boxes in enumerate(values) if not boxes]
+        if empty:  # how probable the best box was that is not among the answers
+            rejected = self.class_scores({name: head[empty] for name, head in heads.items()}, [calls[row] for row in empty])
+            for row, score in zip(empty, rejected.flatten(1).amax(1).tolist(), strict=True):
+                dists[row] = {"found": score}
         known = [call.args["object"] in HALVES or self.classes_of(call.args["object"])[1] for call in calls]
         return ModuleOutputs(values, dists, [not k for k in known], heads)
 
@@ -145,13 +150,17 @@ class Loc(VisualModule):
         with torch.inference_mode():
             return self.boxes(self.forward(self.encode(calls)), calls, threshold)
 
-    def boxes(self, heads: Mapping[str, Tensor], calls: Sequence[Call], threshold: float) -> list[list[Box]]:
-        """Boxes scoring at least ``threshold``, best first, overlaps suppressed, one list a call."""
+    def class_scores(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Tensor:
+        """How probable an object that the call asks for is in each cell, [B, h, w]."""
         heat = heads["heat"].sigmoid()
         member = torch.zeros(heat.shape[:2], dtype=torch.bool)
         for row, call in enumerate(calls):
             member[row, self.classes_of(call.args["object"])[0]] = True
-        best = heat.masked_fill(~member[:, :, None, None], 0).amax(1)
+        return heat.masked_fill(~member[:, :, None, None], 0).amax(1)
+
+    def boxes(self, heads: Mapping[str, Tensor], calls: Sequence[Call], threshold: float) -> list[list[Box]]:
+        """Boxes scoring at least ``threshold``, best first, overlaps suppressed, one list a call."""
+        best = self.class_scores(heads, calls)
         peaks = (best >= F.max_pool2d(best[:, None], 3, 1, 1)[:, 0]) & (best >= threshold)
         rows, ys, xs = peaks.nonzero(as_tuple=True)
         found: list[list[Box]] = [[] for _ in calls]

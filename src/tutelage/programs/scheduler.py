@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any
 
 from tutelage.errors import did_you_mean
-from tutelage.programs.lanes import ModuleQueue, Result, run_batch, to_failure
+from tutelage.programs.lanes import ModuleQueue, Result, run_batch, to_failure, wrong_type
 from tutelage.programs.metering import FREE, Meter
 from tutelage.programs.result_cache import CachedResult
 from tutelage.programs.run_context import USE_MODULE, Job, RunContext
@@ -298,6 +298,8 @@ def _run_symbolic(run: _Run, queue: ModuleQueue, call: Call, number: int) -> Val
             run.meter.reserve_image(call)
         answers = queue.module.run((call,))
         (value,) = answers.values
+        if queue.has_type is not None and not queue.has_type(value) and not isinstance(value, ProgramFailure):
+            raise wrong_type(queue.module, value)
         if type(value) not in FREE:
             run.meter.charge(value)
         if answers.distributions:

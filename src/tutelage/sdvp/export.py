@@ -10,7 +10,8 @@ from typing import Any
 from tutelage import environment, storage
 from tutelage.errors import InputError, did_you_mean
 from tutelage.modules.hf.base import HfModule
-from tutelage.modules.visual_module import METADATA_FILE, VisualModule, load
+from tutelage.modules.loading import load
+from tutelage.modules.visual_module import METADATA_FILE, VisualModule
 from tutelage.reports.model_card import card
 from tutelage.sdvp.stages import TRAINING_INFO
 
@@ -55,6 +56,7 @@ def export(
         "license": "apache-2.0" if ours else None,
         "base_model": module.config.source if isinstance(module, HfModule) and module.config.revision else None,
         "module": _module(module),
+        "own_class": not ours and not large,
         "lessons": [_report_row(row) for row in known],
         "labelled_teachers": bool(figures and figures.get("labelled_teachers")),
         "figures": figures,
@@ -65,11 +67,19 @@ def export(
     return module.save_pretrained(folder, card(facts))
 
 
-def export_run(run: str | Path, name: str, folder: str | Path, arm: str = "sdvp", seed: int | None = None) -> Path:
+def export_run(
+    run: str | Path,
+    name: str,
+    folder: str | Path,
+    arm: str = "sdvp",
+    seed: int | None = None,
+    *,
+    classes: Iterable[type[VisualModule]] = (),
+) -> Path:
     """Write the module ``name`` of a run folder: of a study or demo, of ``sdvp.compile``, or of ``tutelage sdvp train``.
 
     Of a study, the module as it was after the last stage that taught it, of the learning arm ``arm`` and of ``seed`` (default:
-    the first).
+    the first). ``classes``: your own classes of modules, as of :func:`~tutelage.modules.loading.load`.
 
     Raises:
         InputError: no such run, module, arm or seed.
@@ -102,7 +112,7 @@ def export_run(run: str | Path, name: str, folder: str | Path, arm: str = "sdvp"
         stamp = storage.read_json(made)
         lessons += [row for row in stamp.get("lessons", []) if row["module"] == name]
     return export(
-        load(found[-1]),
+        load(found[-1], *classes),
         folder,
         lessons=lessons,
         figures=_figures(result, arm) if result else None,

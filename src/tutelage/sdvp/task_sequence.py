@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tutelage.programs.types import Module
-from tutelage.sdvp.compile import CompileResult, ModuleReport, SdvpOptions, SdvpTask, distill_task
+from tutelage.sdvp.compile import distill_task
+from tutelage.sdvp.options import SdvpOptions
+from tutelage.sdvp.task import CompileResult, ModuleReport, SdvpTask
 
 Learn = Callable[[Mapping[str, Module], SdvpTask, SdvpOptions, Path | None], CompileResult]
 """How one stage is learned: :func:`distill_task`, or a rival with the same arguments."""

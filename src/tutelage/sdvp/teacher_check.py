@@ -36,7 +36,7 @@ def gold_probe(questions: Sequence[Question], modules: Mapping[str, Module], dsl
     return found
 
 
-def answer_probe(questions: Sequence[Question], modules: Mapping[str, Module], dsl: str = "visprog") -> dict[str, Probe]:
+def answer_probe(questions: Sequence[Question], modules: Mapping[str, Module], dsl: str | None = None) -> dict[str, Probe]:
     """Labelled calls by module where only final answers are known: those whose value is the program's answer as it stands.
 
     The crop that such a call sees may be a wrong one; teacher and module are then both judged on it.

@@ -126,11 +126,16 @@ def _supports_question(kinds: Sequence[str], call: Call) -> bool:
 def _label_with_module(specialist: VisualModule, calls: Sequence[Call]) -> list[CallLabel]:
     said = specialist.run(calls)
     dists = said.distributions or [None] * len(calls)
-    # boxes come with how sure the best one is, which is no distribution over answers
-    return [
-        CallLabel(value, None if isinstance(value, list) else dist, max(dist.values()) if dist else 1.0)
-        for value, dist in zip(said.values, dists, strict=True)
-    ]
+    return [_module_label(value, dist) for value, dist in zip(said.values, dists, strict=True)]
+
+
+def _module_label(value: Any, dist: Mapping[str, float] | None) -> CallLabel:
+    """A module's output as a label. Boxes come with the probability of the best one, which is no distribution over answers;
+    no boxes, with that of the best one that was rejected."""
+    if isinstance(value, list):
+        found = (dist or {}).get("found", float(bool(value)))
+        return CallLabel(value, None, found if value else 1.0 - found)
+    return CallLabel(value, dist, max(dist.values()) if dist else 1.0)
 
 
 def _supports_property(kinds: Mapping[str, str], call: Call) -> bool:

@@ -19,8 +19,9 @@ from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter
 from typing import Any
 
-from tutelage.programs import viper, visprog
+from tutelage.programs import viper
 from tutelage.programs.lanes import to_failure
+from tutelage.programs.languages import LANGUAGES, parser_for
 from tutelage.programs.result_cache import ResultCache
 from tutelage.programs.run_context import Job, RunContext
 from tutelage.programs.sandbox import Sandbox
@@ -73,10 +74,7 @@ class BatchingEngine:
         self._context = RunContext(watched, cache, settings.max_batch, max_calls=settings.program_calls)
         self._sandbox = Sandbox(settings.programs)
         signatures = self._context.signatures
-        self._parsers: dict[str, visprog.Parser | viper.Parser] = {
-            "visprog": visprog.Parser(signatures),
-            "viper": viper.Parser(signatures, sandbox=self._sandbox),
-        }
+        self._parsers = {dsl: parser_for(dsl, signatures, self._sandbox) for dsl in LANGUAGES}
         self._inbox: SimpleQueue[PendingRun | None] = SimpleQueue()
         self._running: dict[int, PendingRun] = {}
         self._numbers = count()

@@ -69,7 +69,10 @@ class HfLoc(HfModule):
         values = [
             half_crop(call) or self.boxes(found, call.args["image"]) for found, call in zip(heads["boxes"], calls, strict=True)
         ]
-        dists: list[dict[str, float] | None] = [{"found": box[0].score} if box else None for box in values]
+        rejected = heads["boxes"][..., 0].float().sigmoid().amax(1).tolist()  # the best score, where no box is returned
+        dists: list[dict[str, float] | None] = [
+            {"found": boxes[0].score if boxes else score} for boxes, score in zip(values, rejected, strict=True)
+        ]
         return ModuleOutputs(values, dists, None, heads)
 
     def boxes(self, found: Tensor, image: Image) -> list[Box]:

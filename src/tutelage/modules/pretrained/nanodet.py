@@ -116,13 +116,17 @@ class NanoDet(Loc):
                 )
         return answers
 
-    def boxes(self, heads: Mapping[str, Tensor], calls: Sequence[Call], threshold: float) -> list[list[Box]]:
-        """Boxes scoring at least ``threshold`` on a class that is asked for, best first, overlaps suppressed."""
-        scores, side = heads["presence"].sigmoid(), self.config.pixels
+    def class_scores(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Tensor:
+        """How probable an object that the call asks for is in each cell, [B, cells]."""
+        scores = heads["presence"].sigmoid()
         member = torch.zeros(len(calls), scores.shape[2], dtype=torch.bool)
         for row, call in enumerate(calls):
             member[row, self.classes_of(call.args["object"])[0]] = True
-        best = scores.masked_fill(~member[:, None], 0).amax(2)
+        return scores.masked_fill(~member[:, None], 0).amax(2)
+
+    def boxes(self, heads: Mapping[str, Tensor], calls: Sequence[Call], threshold: float) -> list[list[Box]]:
+        """Boxes scoring at least ``threshold`` on a class that is asked for, best first, overlaps suppressed."""
+        best, side = self.class_scores(heads, calls), self.config.pixels
         rows, cells = (best >= threshold).nonzero(as_tuple=True)
         centers, strides = _cells(side)
         far = heads["bins"][rows, cells].softmax(-1) @ torch.arange(BINS, dtype=torch.float32) * strides[cells, None]

@@ -26,9 +26,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tutelage.errors import InputError
-from tutelage.programs import viper, visprog
 from tutelage.programs.generators.base import FailedProgram, GenerationRequest, Parser
 from tutelage.programs.generators.embedding import Embed, hashed_words
+from tutelage.programs.languages import LANGUAGES, parser_for
 from tutelage.programs.types import ParseFailure, ProgramFailure, Signature, UnknownModule
 from tutelage.programs.viper_api import NEEDS, stub
 from tutelage.seeds import derive
@@ -258,7 +258,7 @@ class PromptBuilder:
 
     @cached_property
     def _parsers(self) -> dict[str, Parser[Any]]:
-        return {"visprog": visprog.Parser(self.signatures), "viper": viper.Parser(self.signatures)}
+        return {dsl: parser_for(dsl, self.signatures) for dsl in LANGUAGES}
 
 
 def _question(text: str, inputs: tuple[str, ...]) -> str:

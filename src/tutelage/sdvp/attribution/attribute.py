@@ -26,7 +26,7 @@ from tutelage.programs.scheduler import stream
 from tutelage.programs.trace import StepRecord, Trace
 from tutelage.programs.types import Call, Module, ProgramFailure, Value
 from tutelage.sdvp.attribution.sources import StepOracle
-from tutelage.sdvp.questions import ProgramParser, Question, score_answer
+from tutelage.sdvp.questions import ProgramParser, Question, language_of, score_answer
 
 MAX_STEPS = 6
 """More steps than these are grouped by module before their Shapley values are taken."""
@@ -125,7 +125,7 @@ def attribute_errors(
     questions: Sequence[Question],
     modules: Mapping[str, Module],
     source: StepOracle,
-    dsl: str = "visprog",
+    dsl: str | None = None,
     *,
     cache: ResultCache | None = None,
     gold_programs: Mapping[str, str] | None = None,
@@ -134,7 +134,7 @@ def attribute_errors(
     """Blame the steps of ``questions``' wrong answers.
 
     Args:
-        questions: with answers; ``dsl`` names which of their programs is run.
+        questions: with answers; ``dsl`` names which of their programs is run (None: the language that most have a program in).
         modules: by name; the steps of those that are not symbolic may be answered by the source.
         source: :func:`gold_oracle`, :func:`teacher_oracle`, or your own.
         cache: results of earlier runs of the same modules; what comes before a swapped step is read from it.
@@ -150,6 +150,7 @@ def attribute_errors(
     for question in questions:
         if question.answer is None:
             raise InputError("the question has no answer, so no error", where=f"question {question.id}", remedy="leave it out")
+    dsl = dsl or language_of(questions)
     inquiry = _Attributor(questions, modules, source, dsl, cache if cache is not None else ResultCache(capacity=400_000))
     return inquiry.result(gold_programs, seed)
 

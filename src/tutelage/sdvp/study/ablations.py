@@ -20,12 +20,12 @@ from tutelage import environment, storage
 from tutelage.datasets.synthetic.scene import DOMAINS
 from tutelage.programs.types import Module
 from tutelage.sdvp import toy_modules
-from tutelage.sdvp.compile import SdvpOptions, SdvpTask, distill_task
+from tutelage.sdvp.compile import distill_task
 from tutelage.sdvp.continual.base import Examples
-from tutelage.sdvp.continual.options import with_strategy
 from tutelage.sdvp.final_answer import StepwiseWithFinalAnswer
 from tutelage.sdvp.final_answer.baseline import distill_from_answers
 from tutelage.sdvp.label import Filters
+from tutelage.sdvp.options import SdvpOptions, with_strategy
 from tutelage.sdvp.questions import Question, score_answer, solve_stream
 from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.ablation_tables import AblationTables
@@ -33,12 +33,13 @@ from tutelage.sdvp.study.noise import SIZES as NOISE_SIZES
 from tutelage.sdvp.study.noise import noise_cell
 from tutelage.sdvp.study.run import module_store, run_tasks
 from tutelage.sdvp.study.setup import SMOKE, StudySetup, StudySizes, prepare
+from tutelage.sdvp.task import SdvpTask
 from tutelage.sdvp.task_sequence import distill_tasks
 from tutelage.seeds import numpy_rng
 
 DSLS = ("visprog", "viper")
 SIZES = StudySizes(report=800, stage_report=0, collect=1500, replay=400, probe=600, guarded=200)
-BASE = SdvpOptions(settings=replace(SdvpOptions().settings, steps=100, warmup=10), max_replay=6000)
+BASE = SdvpOptions("visprog", settings=replace(SdvpOptions().settings, steps=100, warmup=10), max_replay=6000)
 FREE = replace(BASE, max_drop=None)
 """No guard, so that a way to keep old knowledge is seen by itself."""
 FINAL = StepwiseWithFinalAnswer.Config(questions=SIZES.collect)

@@ -16,14 +16,18 @@ from tutelage.programs.trace import Trace
 from tutelage.programs.types import Module
 from tutelage.sdvp.baselines import RoutedModule
 from tutelage.sdvp.collect import gold_forcing
-from tutelage.sdvp.compile import SdvpOptions, distill_task
+from tutelage.sdvp.compile import distill_task
+from tutelage.sdvp.options import SdvpOptions
 from tutelage.sdvp.questions import Question, score_answer, solve_stream
 from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.module_metrics import measure
 from tutelage.sdvp.study.setup import STAGES, StudySetup, StudySizes
 
 INVALID_STATUSES = frozenset({"parse", "refused", "unknown_module", "undefined_var", "type"})
-TRAINED_ARMS: Mapping[str, SdvpOptions] = {"naive": SdvpOptions(replay=False, max_drop=None), "sdvp": SdvpOptions()}
+TRAINED_ARMS: Mapping[str, SdvpOptions] = {
+    "naive": SdvpOptions("visprog", replay=False, max_drop=None),
+    "sdvp": SdvpOptions("visprog"),
+}
 """Naive tuning differs from SDVP in one thing: nothing holds old knowledge. Labels, steps and data are the same."""
 
 

@@ -20,8 +20,9 @@ from tutelage.datasets.synthetic.program_noise import wrong_programs
 from tutelage.errors import InputError
 from tutelage.programs.generators.self_consistency import majority_vote
 from tutelage.programs.types import Module
-from tutelage.sdvp.compile import SdvpOptions, accuracy, distill_task
-from tutelage.sdvp.questions import Question, score_answer
+from tutelage.sdvp.compile import distill_task
+from tutelage.sdvp.options import SdvpOptions
+from tutelage.sdvp.questions import Question, accuracy, score_answer
 from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.setup import StudySizes, prepare
 from tutelage.sdvp.votes import program_names, run_all_programs
