@@ -49,7 +49,7 @@ def _words(question: Question) -> list[Any]:
     return [question.id, question.text, sorted(question.programs.items()), repr(question.answer), gold]
 
 
-def _pictures(question: Question) -> list[tuple[str, str]]:
+def _pictures(question: Question) -> list[Any]:
     return sorted((name, image.key) for name, image in question.images.items())
 
 
