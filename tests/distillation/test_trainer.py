@@ -17,7 +17,7 @@ from tutelage.distillation.data import TensorData
 from tutelage.distillation.export import load_weights
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Phase
-from tutelage.distillation.teacher import EMATeacher
+from tutelage.distillation.teacher import EMATeacher, NetworkTeacher
 from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError, StaleError, TrainingError
 
@@ -107,9 +107,24 @@ def test_a_folder_of_another_lesson_is_refused(tmp_path: Path, change: dict) -> 
 
 def test_other_weights_other_data_and_another_method_are_refused(tmp_path: Path) -> None:
     train(lesson(), tmp_path)
-    for other in (lesson(student=Net(seed=5)), lesson(data=samples(seed=3)), lesson(Distil(tau=3.0))):
-        with pytest.raises(StaleError):
+    taught_by_another = lesson()
+    taught_by_another.teacher = NetworkTeacher(Net(16, seed=9))
+    for other, named in (
+        (lesson(data=samples(seed=3)), "data"),
+        (lesson(Distil(tau=3.0)), "options.tau: 2.0, now 3.0"),
+        (lesson(lr=0.02, seed=4), "settings.lr: 0.01, now 0.02; settings.seed: 0, now 4"),
+        (taught_by_another, "teacher"),
+    ):
+        with pytest.raises(StaleError) as caught:
             train(other, tmp_path)
+        assert caught.value.message == f"the folder holds a run with other settings: {named}"
+
+
+def test_another_random_start_is_named_with_how_to_seed_it(tmp_path: Path) -> None:
+    train(lesson(), tmp_path)
+    with pytest.raises(StaleError, match="settings: student's initial weights") as caught:
+        train(lesson(student=Net(seed=5)), tmp_path)
+    assert "student=lambda: Net()" in caught.value.remedy and "torch.manual_seed" in caught.value.remedy
 
 
 def test_a_damaged_or_foreign_checkpoint_is_a_typed_error(tmp_path: Path) -> None:

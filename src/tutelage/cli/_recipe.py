@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from tutelage.distillation.data import TensorData
     from tutelage.distillation.data.dataset import DatasetData
     from tutelage.distillation.job import TrainingJob
-    from tutelage.distillation.method import Method
     from tutelage.distillation.recipe import DataSpec, Recipe
     from tutelage.distillation.tasks import Task
+    from tutelage.distillation.teacher import Teacher
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What is taught, by whom, how.", show_default=False)]
 Overrides = Annotated[
@@ -69,7 +69,7 @@ class LoadedRecipe:
     data: TensorData | DatasetData
     test: TensorData | DatasetData | None
     labelled: TensorData | DatasetData | None
-    teacher: nn.Module | None
+    teacher: Teacher | nn.Module | None
 
     @property
     def seeds(self) -> list[int]:
@@ -78,11 +78,9 @@ class LoadedRecipe:
         return list(range(first, first + self.recipe.seeds))
 
     @property
-    def method(self) -> str | type[Method]:
-        """Its name; or, for ``supervised``, which is no system, its class."""
-        from tutelage.distillation.supervised import Supervised
-
-        return Supervised if self.recipe.method == "supervised" else self.recipe.method
+    def method(self) -> str:
+        """Its name."""
+        return self.recipe.method
 
     def student(self) -> nn.Module:
         """A student from torch's generator as it was seeded."""
@@ -140,7 +138,7 @@ def prepare(recipe: Recipe) -> LoadedRecipe:
     Raises:
         InputError: an unknown name, or files that cannot be read; the message names the field.
     """
-    from tutelage.distillation.resolve import build_model
+    from tutelage.distillation.resolve import build_teacher
 
     data, test = load(recipe.data, "data", recipe.views)
     if recipe.test is not None:
@@ -148,7 +146,7 @@ def prepare(recipe: Recipe) -> LoadedRecipe:
     if test is not None and test.labels is None:
         raise InputError("the test data has no labels", where="test", remedy="give a file with an array labels")
     labelled = load(recipe.labelled, "labelled", recipe.views, classes_of(data))[0] if recipe.labelled is not None else None
-    teacher = build_model(recipe.teacher) if recipe.teacher is not None else None
+    teacher = build_teacher(recipe.teacher) if recipe.teacher is not None else None
     return LoadedRecipe(recipe, data, test, labelled, teacher)
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import nn
@@ -22,6 +23,7 @@ from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method
 from tutelage.distillation.parallel import SingleProcess
 from tutelage.distillation.result import TrainingResult
+from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.tasks import Task, make_task
 from tutelage.distillation.teacher import Teacher, as_teacher
 from tutelage.distillation.trainer import train
@@ -70,8 +72,15 @@ class DistillationResult:
         return head | {"cache": self.cache, "queries": self.queries, "runs": runs}
 
 
+def methods() -> dict[str, type[Method]]:
+    """Every method by the name that ``method=`` and a recipe take: the registered ones, and ``supervised``, labels alone."""
+    found = {entry.name: entry.target for entry in registry.systems().values()}
+    trains = {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, Method)}
+    return trains | {"supervised": Supervised}
+
+
 def make_method(method: str | Method | type[Method], options: Mapping[str, Any] | None = None) -> Method:
-    """A method by its registered name, its class, or itself.
+    """A method by its name (:func:`methods`), its class, or itself.
 
     Raises:
         InputError: an unknown name or option, or options for a method that is made already.
@@ -80,10 +89,16 @@ def make_method(method: str | Method | type[Method], options: Mapping[str, Any] 
         if options:
             raise InputError("the method is made already; it takes no options", where="options", remedy="give its class")
         return copy.deepcopy(method)
-    found = registry.find(method).target if isinstance(method, str) else method
-    if not (isinstance(found, type) and issubclass(found, Method)):
-        raise InputError(f"{method!r} is a system, but no distillation method", where="method", remedy="tutelage systems")
-    return found(**dict(options or {}))
+    if isinstance(method, str):
+        known = methods()
+        if method not in known:
+            systems = registry.systems()
+            said = f"the {systems[method].kind} {method} is" if method in systems else f"{method!r} is"
+            raise InputError(f"{said} no distillation method", where="method", remedy=did_you_mean(method, list(known)))
+        return known[method](**dict(options or {}))
+    if not (isinstance(method, type) and issubclass(method, Method)):
+        raise InputError(f"{method!r} is no distillation method", where="method", remedy="give a name, a Method, or its class")
+    return method(**dict(options or {}))
 
 
 def make_settings(settings: TrainingSettings | None, overrides: Mapping[str, Any]) -> TrainingSettings:
@@ -99,9 +114,26 @@ def make_settings(settings: TrainingSettings | None, overrides: Mapping[str, Any
     return replace(settings or TrainingSettings(), **overrides)
 
 
+def _with_settings(function: Callable[..., DistillationResult]) -> Callable[..., DistillationResult]:
+    """``function`` with a signature that shows each training setting in place of ``**overrides``."""
+    signature = inspect.signature(function, eval_str=True)
+    plain = [one for one in signature.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    hints, defaults, named = get_type_hints(TrainingSettings), TrainingSettings(), {one.name for one in plain}
+    single = [
+        inspect.Parameter(
+            item.name, inspect.Parameter.KEYWORD_ONLY, default=getattr(defaults, item.name), annotation=hints[item.name]
+        )
+        for item in fields(TrainingSettings)
+        if item.name not in named
+    ]
+    function.__signature__ = signature.replace(parameters=[*plain, *single])  # type: ignore[attr-defined]
+    return function
+
+
+@_with_settings
 def distill(
     student: nn.Module | Callable[[], nn.Module],
-    teacher: nn.Module | Teacher | None,
+    teacher: nn.Module | Teacher | Callable[[Any], Any] | None,
     data: Any,
     method: str | Method | type[Method] = "kd",
     *,
@@ -124,11 +156,13 @@ def distill(
 
     Args:
         student: a network, which is copied and not changed, or a function that builds one, called under each seed.
-        teacher: a network (then frozen, in eval mode) or a ``Teacher``; None for methods that need none.
+        teacher: a network (then frozen, in eval mode), a ``Teacher``, or a function of a batch's inputs; None for methods
+            that need none.
         data: a torch ``Dataset`` of inputs or (input, label) pairs, read lazily; a ``DataLoader``, for its dataset,
             workers, ``collate_fn`` and, unless ``settings`` or ``batch_size`` say otherwise, its batch size; a folder
             of images of one size (else see ``image_folder``); or a ``Data``.
-        method: a registered name (``tutelage systems`` lists them), a ``Method``, or its class.
+        method: a name (``tutelage systems`` lists the registered ones; ``supervised``: labels alone), a ``Method``, or its
+            class.
         options: of the method, where it is given by name or class.
         task: what the student predicts, such as ``"segmentation"`` (:mod:`tutelage.distillation.tasks`); None: inferred where
             shapes and types leave no doubt.

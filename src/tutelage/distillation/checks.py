@@ -15,7 +15,7 @@ from tutelage.distillation.data import Batch, flatten_tree
 from tutelage.distillation.data.replay import check_replay
 from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.method import Method
-from tutelage.distillation.outputs import Output, forward_heads
+from tutelage.distillation.outputs import Output, forward_heads, unwrap_model
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.tasks import Classification, Fit, Regression, Task, infer_task, make_task
 from tutelage.distillation.vocabulary import vocabularies
@@ -71,10 +71,17 @@ def check_first_batch(job: TrainingJob, batch: Batch) -> None:
         _finite("labels", batch.labels)
     _check_labels(job, batch, task)
     plain = type(job.method).forward in (Method.forward, Supervised.forward)
-    if not plain and task is None:
+    if not plain and task is None and not job.method.student_heads:
         return  # the method feeds its networks in its own way
     with torch.no_grad(), vocabularies(job.student, batch.inputs, "student"):
         student = forward_heads(job.student.eval(), batch.inputs)
+    if missing := [name for name in job.method.student_heads if name not in student]:
+        raise InputError(
+            f"{type(job.method).__name__} needs a student with the heads {', '.join(job.method.student_heads)}; "
+            f"{type(unwrap_model(job.student)).__name__} lacks {', '.join(missing)}",
+            where="student",
+            remedy=f"it has {', '.join(student)}: return a dict with all of them, or take the network that the method's page names",
+        )
     if task is not None and (plain or "logits" in student):
         task.check(student, batch.labels)
     elif plain and Classification.fit(student, batch) is Fit.CERTAIN:
@@ -118,9 +125,9 @@ def check_no_shared_parameters(job: TrainingJob, learned: Mapping[str, nn.Parame
                 where=type(job.method).__name__,
                 remedy="hold the student beside the method, or keep a deep copy of it",
             )
-    network = job.teacher.network if job.teacher is not None else None
+    networks = job.teacher.networks if job.teacher is not None else ()
     trained = {id(parameter) for parameter in learned.values()}
-    for name, parameter in network.named_parameters() if network is not None else ():
+    for name, parameter in (item for network in networks for item in network.named_parameters()):
         if id(parameter) in trained:
             raise InputError(
                 f"teacher and learner share the parameter {name}",

@@ -174,7 +174,7 @@ def assemble(
             {
                 "name": "teacher",
                 "role": "teacher",
-                "parameters": _count(teacher.network),
+                "parameters": sum(_count(network) for network in teacher.networks) or None,
                 "equal_steps": budget,
                 "equal_time": budget,
                 "speed": None,
@@ -226,8 +226,8 @@ def _summary(arms: Mapping[str, Sequence[TrainingResult]], ceiling: float | None
     }
 
 
-def _count(network: nn.Module | None) -> int | None:
-    return None if network is None else sum(p.numel() for p in network.parameters())
+def _count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
 
 
 def _budget(results: Sequence[TrainingResult], metric: Metric) -> dict[str, Any]:

@@ -17,12 +17,21 @@ from tutelage.distillation.tasks import Task, make_task
 from tutelage.distillation.teacher import Teacher, as_teacher
 from tutelage.errors import InputError, did_you_mean
 from tutelage.fields import check_memory
+from tutelage.storage import fingerprint
 
 __all__ = ["Batch", "ReplayableData", "TrainingJob", "SampleOrder", "TrainingSettings", "TensorData"]
 
 
 MAX_COUNT = 10**9
 """The most that a setting which counts something may be."""
+INITIAL_WEIGHTS = "student's initial weights"
+REMEDIES = {
+    INITIAL_WEIGHTS: "a network given as an object starts at random anew in each call: give a function that builds it, "
+    "student=lambda: Net(), which is called under the run's seed, or call torch.manual_seed(0) before you build it; "
+    "or choose a new folder",
+    "teacher": "its weights, its code or what it holds changed: choose a new folder, or give the teacher of the first call",
+}
+"""What to do where a run folder and a call differ in this alone."""
 _LEAST = {
     "steps": 0,
     "batch_size": 1,
@@ -179,16 +188,15 @@ class TrainingJob:
         s = self.settings
         return SampleOrder(len(self.data), s.batch_size, s.seed, s.views, s.view_seed)
 
-    def fingerprint_parts(self) -> list[Any]:
-        """What two runs must share to be the same run."""
-        teacher = self.teacher.fingerprint if self.teacher is not None else None
-        return [
-            self.name,
-            self.settings,
-            type(self.method).__qualname__,
-            self.method.config,
-            self.data.fingerprint,
-            self.task.fingerprint_parts if isinstance(self.task, Task) else None,
-            teacher,
-            [[name, list(value.shape)] for name, value in self.student.state_dict().items()],
-        ]
+    def fingerprint_parts(self) -> dict[str, Any]:
+        """What two runs must share to be the same run, by the names under which a refusal speaks of it."""
+        return {
+            "name": self.name,
+            "settings": self.settings,
+            "method": type(self.method).__qualname__,
+            "options": self.method.config,
+            "data": self.data.fingerprint,
+            "task": self.task.fingerprint_parts if isinstance(self.task, Task) else None,
+            "teacher": self.teacher.fingerprint if self.teacher is not None else None,
+            "student's layers": fingerprint([[name, list(v.shape)] for name, v in self.student.state_dict().items()]),
+        }

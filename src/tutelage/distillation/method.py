@@ -85,6 +85,7 @@ class Method(nn.Module):
     ``method.…``) that get no gradient by design; the doctor and the contract test allow these and no others.
     ``needs_labels`` / ``needs_teacher``: refused at the start rather than in the middle. ``deterministic_teacher``: the
     teacher is asked for exactly one answer a batch, on the batch as the data supplied it: only then can it be cached.
+    ``student_heads``: heads that the student must have; one without them is refused before training, by their names.
     ``matched_heads``: the heads in which student and teacher must have one shape, where the method reads no task.
 
     ``tasks``: the names of the tasks that the method supports; a job of any other is refused. Label loss and distance to
@@ -99,6 +100,7 @@ class Method(nn.Module):
     needs_labels: bool = False
     needs_teacher: bool = True
     deterministic_teacher: bool = True
+    student_heads: tuple[str, ...] = ()
     matched_heads: tuple[str, ...] = ("logits",)
     tasks: tuple[str, ...] = ()
 

@@ -14,6 +14,8 @@
     [teacher]
     model = "…"
     weights = "teacher.safetensors"
+    # preprocessing = { image_size = 224, mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225] }
+    # classes = [3, 5, [7, 8]] # the student's classes among the teacher's
 
     [data]
     name = "fashion-mnist"   # a packaged data set, or: file = "data.npz" with arrays inputs and labels; or
@@ -49,6 +51,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from tutelage import reading
 from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.job import TrainingSettings
+from tutelage.distillation.preprocessing import Preprocessing
 from tutelage.errors import InputError, did_you_mean
 
 T = TypeVar("T")
@@ -62,6 +65,20 @@ class ModelSpec:
     model: str
     options: dict[str, Plain] = field(default_factory=dict)
     weights: str | None = None
+
+
+@dataclass(frozen=True)
+class TeacherSpec(ModelSpec):
+    """A teacher by name; beside the network, what it is shown and what of its answer counts.
+
+    ``preprocessing``: its own. ``views``: names of :data:`teacher_wrappers.VIEWS`, whose answers are averaged. ``classes``:
+    for each class of the student the teacher's, or several; or a number: the first so many; ``class_axis``: where they are.
+    """
+
+    preprocessing: Preprocessing | None = None
+    views: tuple[str, ...] = ()
+    classes: int | tuple[int | tuple[int, ...], ...] | None = None
+    class_axis: int = -1
 
 
 @dataclass(frozen=True)
@@ -131,7 +148,7 @@ class Recipe:
     data: DataSpec
     test: DataSpec | None = None
     labelled: DataSpec | None = None
-    teacher: ModelSpec | None = None
+    teacher: TeacherSpec | None = None
     method: str = "kd"
     options: dict[str, Plain] = field(default_factory=dict)
     task: str | None = None

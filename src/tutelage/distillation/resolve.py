@@ -22,8 +22,10 @@ from tutelage.distillation.data.images import ImageTransform
 from tutelage.distillation.data.sources import image_folder
 from tutelage.distillation.export import load_weights
 from tutelage.distillation.method import Method
-from tutelage.distillation.recipe import DataSpec, ModelSpec
+from tutelage.distillation.recipe import DataSpec, ModelSpec, TeacherSpec
 from tutelage.distillation.small_models import small_models
+from tutelage.distillation.teacher import Teacher
+from tutelage.distillation.teacher_wrappers import AveragedViewsTeacher, MappedClassesTeacher, PreprocessedTeacher
 from tutelage.errors import InputError, MissingExtra, did_you_mean
 from tutelage.fields import check_memory
 from tutelage.seeds import derive
@@ -40,6 +42,25 @@ def build_model(spec: ModelSpec, seed: int = 0) -> nn.Module:
         torch.manual_seed(derive(seed, "model", spec.model))
         network = _named(spec)
     return network if spec.weights is None else load_weights(network, spec.weights)
+
+
+def build_teacher(spec: TeacherSpec, seed: int = 0) -> Teacher | nn.Module:
+    """The teacher a recipe names: its network, inside the wrappers that the recipe asks for.
+
+    Raises:
+        InputError, MissingExtra: as :func:`build_model`; InputError also for views or classes that cannot be.
+    """
+    made: Teacher | nn.Module = build_model(spec, seed)
+    try:
+        if spec.preprocessing is not None:
+            made = PreprocessedTeacher(made, spec.preprocessing)
+        if spec.views:
+            made = AveragedViewsTeacher(made, spec.views, axis=spec.class_axis)
+        if spec.classes is not None:
+            made = MappedClassesTeacher(made, spec.classes, axis=spec.class_axis)
+    except InputError as error:
+        raise InputError(error.message, where=f"teacher.{error.where}", remedy=error.remedy) from error
+    return made
 
 
 def _named(spec: ModelSpec) -> nn.Module:

@@ -1,7 +1,8 @@
 """Teachers: anything that answers a batch with named heads, without a gradient.
 
-A teacher is held beside the student, never wrapped into it. Whatever the kind, ``teacher(batch) -> Output`` checks
-nothing and costs nothing but the answer; ``fingerprint`` names its weights, so that what it said can be cached.
+A teacher is a value, held beside the student, never wrapped into it. Whatever the kind, ``teacher(batch) -> Output``
+checks nothing and costs nothing but the answer; ``fingerprint`` names all that decides an answer, so that answers can be
+kept. Wrappers take a teacher and are one (:mod:`tutelage.distillation.teacher_wrappers`).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.distillation.data import Batch, map_tree
+from tutelage.distillation.data.object_hash import ObjectHash, callable_fingerprint
 from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.outputs import Output, forward_heads
 from tutelage.errors import InputError
@@ -38,6 +40,8 @@ class Teacher:
     network: nn.Module | None = None
     frozen: bool = True
     """Whether its answers stay the same while it teaches: only then can they be cached."""
+    cached: bool = False
+    """Whether it reads stored answers to the views of the data, whatever inputs it is shown."""
 
     def __call__(self, batch: Batch) -> Output:
         """The heads for ``batch``, without gradients."""
@@ -71,6 +75,11 @@ class Teacher:
     def black_boxes(self) -> Sequence[BlackBoxTeacher]:
         """The black boxes that an answer asks: their queries are counted, and may cost."""
         return ()
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """The live networks that an answer runs."""
+        return () if self.network is None else (self.network,)
 
     def to(self, device: torch.device | str) -> Teacher:
         """Move the teacher to ``device``."""
@@ -108,6 +117,7 @@ class NetworkTeacher(Teacher):
         if channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.heads, self.channels_last = dict(heads or {}), channels_last
+        self._definition = ObjectHash(network, weights=False)  # as it was given: a network may keep things as it runs
         self._taps = FeatureHooks(network, taps)
 
     def request_features(self, *taps: str) -> None:
@@ -131,8 +141,8 @@ class NetworkTeacher(Teacher):
 
     @property
     def fingerprint(self) -> str:
-        """See :class:`Teacher`."""
-        return network_fingerprint(self.network)
+        """Of the weights as they are; of the code of its classes and of its settings as they were when it was given."""
+        return fingerprint(network_fingerprint(self.network), self._definition.hexdigest(), self.heads)
 
     def to(self, device: torch.device | str) -> NetworkTeacher:
         """See :class:`Teacher`."""
@@ -186,14 +196,17 @@ class SelfTeacher(NetworkTeacher):
 class BlackBoxTeacher(Teacher):
     """Any callable: it is given ``batch.inputs`` and returns a tensor (``logits``), an array, or a dict of these.
 
-    ``queries`` counts the samples it was asked for; ``limit`` stops before more are. ``version`` must name what answers
-    (a model's name and date), since a callable has no fingerprint of its own.
+    ``queries`` counts the samples it was asked for; ``limit`` stops before more are. ``version`` names what answers (a
+    model's name and date); without one, the code of the callable and all that it holds do.
 
     Raises:
-        InputError: the limit would be passed.
+        InputError: the limit would be passed; or no ``version``, and the callable holds what cannot be looked into.
     """
 
-    def __init__(self, function: Callable[[Any], Any], version: str, limit: int | None = None):
+    def __init__(self, function: Callable[[Any], Any], version: str | None = None, limit: int | None = None):
+        if version is None:
+            name = getattr(function, "__name__", type(function).__name__)
+            version = f"{name} {callable_fingerprint(function, 'teacher')}"
         self.function, self.version, self.limit, self.queries = function, version, limit, 0
 
     def predict(self, batch: Batch) -> Output:
@@ -229,17 +242,19 @@ class BlackBoxTeacher(Teacher):
 
 
 def as_teacher(teacher: Any) -> Teacher | None:
-    """A network as :class:`NetworkTeacher`, a teacher as itself, None as None.
+    """A network as :class:`NetworkTeacher`, another callable as :class:`BlackBoxTeacher`, a teacher as itself, None as None.
 
     Raises:
-        InputError: anything else; a bare callable must say its version: ``BlackBoxTeacher(function, version=…)``.
+        InputError: anything else, or a callable that must say its version.
     """
     if teacher is None or isinstance(teacher, Teacher):
         return teacher
     if isinstance(teacher, nn.Module):
         return NetworkTeacher(teacher)
+    if callable(teacher) and not isinstance(teacher, type):
+        return BlackBoxTeacher(teacher)
     raise InputError(
-        f"{type(teacher).__name__} is no teacher",
+        f"the class {teacher.__name__} is no teacher" if isinstance(teacher, type) else f"{type(teacher).__name__} is no teacher",
         where="teacher",
-        remedy="give a network, or BlackBox(callable, version='…')",
+        remedy="give a network, a function of a batch's inputs, or a Teacher",
     )

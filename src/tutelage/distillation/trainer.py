@@ -31,7 +31,8 @@ from tutelage.distillation.data import Batch
 from tutelage.distillation.data.loader import BatchLoader
 from tutelage.distillation.evaluate import evaluate
 from tutelage.distillation.export import save_weights
-from tutelage.distillation.job import TrainingJob
+from tutelage.distillation.feature_hooks import named_by_option
+from tutelage.distillation.job import INITIAL_WEIGHTS, REMEDIES, TrainingJob
 from tutelage.distillation.method import Phase, TrainingProgress
 from tutelage.distillation.optim import make_optimizer, trainable_parameters
 from tutelage.distillation.parallel import SingleProcess
@@ -109,7 +110,8 @@ class Trainer:
             self._reseed("prepare")
             self.parallel.check_supported(job, example)
             self.student.eval()
-            self.method.prepare(self.student, self.teacher, example, job.data)
+            with named_by_option(self.method.config, self.student, self.teacher.networks if self.teacher is not None else ()):
+                self.method.prepare(self.student, self.teacher, example, job.data)
             self.method.to(self.device)
             if check:
                 checks.check_first_batch(job, example)
@@ -320,8 +322,8 @@ class Trainer:
     def _open_run_folder(self, folder: str | Path | None) -> Path | None:
         if folder is None:
             return None
-        settings = [*self.job.fingerprint_parts(), network_fingerprint(self.student)]
-        return storage.RunFolder(folder, {"kind": "lesson", "lesson": self.job.name, "is": storage.fingerprint(settings)}).root
+        settings = self.job.fingerprint_parts() | {INITIAL_WEIGHTS: network_fingerprint(self.student)}
+        return storage.RunFolder(folder, {"kind": "lesson", **settings}, REMEDIES).root
 
     def _move_to_device(self) -> None:
         self.student.to(self.device)

@@ -2,7 +2,7 @@
 
 from tutelage.sdvp.compile import compile, distill_task  # noqa: A004
 from tutelage.sdvp.options import SdvpOptions, with_strategy
-from tutelage.sdvp.questions import Question, accuracy, solve
+from tutelage.sdvp.questions import Question, accuracy, solve, split_by_image
 from tutelage.sdvp.sources import questions_from
 from tutelage.sdvp.task import CompileResult, SdvpTask
 
@@ -14,6 +14,7 @@ __all__ = [
     "accuracy",
     "compile",
     "questions_from",
+    "split_by_image",
     "with_strategy",
     "distill_task",
     "solve",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from tutelage.programs.types import Call, Module
 from tutelage.sdvp.options import SdvpOptions
 from tutelage.sdvp.pipeline import distill_module
 from tutelage.sdvp.questions import Question
+from tutelage.sdvp.run_key import run_settings
 from tutelage.sdvp.tally import ProgramTally, SdvpWarning
 from tutelage.sdvp.task import CompileResult, SdvpTask
-from tutelage.sdvp.teacher_check import Probe
+from tutelage.sdvp.teacher_check import Probe, answer_probe, split_off_probe, warn_of_unseen
 from tutelage.sdvp.teachers import ModuleTeacher, from_callable
 
 Reporter = Callable[[str], None]
@@ -41,10 +43,12 @@ def compile(  # noqa: A001  (the verb of the field)
     """Distil ``teachers`` into the modules that ``programs`` call.
 
     Args:
-        programs: questions with programs and images; answers are not needed.
+        programs: questions with programs and images; answers are not needed, and used to check the teachers where they
+            are there.
         modules: by name; those with a network and a teacher are taught, none is changed in place.
         teachers: by module name: a StepTeacher, or any callable from calls to answers.
-        probe: labelled calls by module; without them a teacher is accepted unseen.
+        probe: labelled calls by module. For a module without, answered questions of a fifth of the images are split off and
+            checked instead; where too few answers are known, its teacher is accepted unseen.
         replay: questions of earlier tasks; without them only the sibling calls of the new inputs are kept.
         guarded: labelled questions whose accuracy may not fall.
         folder: where the taught modules are kept; the same call on the same folder goes on where it was stopped.
@@ -55,7 +59,8 @@ def compile(  # noqa: A001  (the verb of the field)
             although the teachers were accepted: the message counts failed programs by kind, with an example of each.
 
     Warns:
-        SdvpWarning: one of several modules learned nothing, a teacher was refused, or most programs failed.
+        SdvpWarning: one of several modules learned nothing, a teacher was refused or accepted unseen, or most programs
+            failed.
     """
     if not programs:
         raise InputError("no programs to learn from", where="programs", remedy="give at least one question with a program")
@@ -65,10 +70,23 @@ def compile(  # noqa: A001  (the verb of the field)
         if not isinstance(modules.get(name), VisualModule):
             raise InputError(f"no trainable module {name!r}", where="teachers", remedy=f"modules: {', '.join(modules)}")
     ready = {name: t if isinstance(t, ModuleTeacher) else from_callable(t) for name, t in teachers.items()}
-    task = SdvpTask("task", programs, ready, probe or {}, replay, guarded)
+    task = _with_probe(SdvpTask("task", programs, ready, probe or {}, replay, guarded), modules, options)
     result = distill_task(modules, task, options, folder, report)
     _warn_or_refuse(result, options)
     return result
+
+
+def _with_probe(task: SdvpTask, modules: Mapping[str, Module], options: SdvpOptions) -> SdvpTask:
+    """The task with known answers as a probe of the teachers that have none, split off by image."""
+    missing = [name for name in task.module_names(options) if not task.probe.get(name)]
+    if not missing:
+        return task
+    questions, held = split_off_probe(task.questions, options.seed)
+    if not held:
+        return task
+    found = answer_probe(held, modules, options.for_questions(task.questions).dsl)
+    probe = {**task.probe, **{name: found[name] for name in missing if name in found}}
+    return replace(task, questions=questions, probe=probe, probe_questions=held)
 
 
 def _warn_or_refuse(result: CompileResult, options: SdvpOptions) -> None:
@@ -85,6 +103,7 @@ def _warn_or_refuse(result: CompileResult, options: SdvpOptions) -> None:
     for message in (text, *failing[:1]):
         if message:
             warnings.warn(message, SdvpWarning, stacklevel=3)
+    warn_of_unseen({row.module: row.teacher for row in result.reports if row.verdict.accepted and not row.verdict.calls}, 3)
 
 
 def distill_task(
@@ -109,12 +128,7 @@ def distill_task(
     """
     options = options.for_questions(task.questions)
     if folder is not None:
-        asked = storage.fingerprint([[q.id, sorted(q.programs.items())] for q in (*task.questions, *task.replay)])
-        versions = {name: module.version for name, module in modules.items()}
-        taught_by = {name: [teacher.version, teacher.temperature] for name, teacher in task.teachers.items()}
-        storage.RunFolder(
-            Path(folder) / task.name, {"options": repr(options), "modules": versions, "teachers": taught_by, "asked": asked}
-        )
+        storage.RunFolder(Path(folder) / task.name, run_settings(task, modules, options))
     current, reports, runs = dict(modules), [], dict[str, ProgramTally]()
     start = {name: module for name, module in modules.items() if isinstance(module, VisualModule)}
     for name in task.module_names(options):

@@ -33,7 +33,7 @@ from tutelage.sdvp.questions import accuracy, language_of
 from tutelage.sdvp.replay import calls_with_related, sample_replay, unsupported_records
 from tutelage.sdvp.tally import ProgramTally
 from tutelage.sdvp.task import ModuleReport, SdvpTask
-from tutelage.sdvp.teacher_check import Probe, TeacherCheck, check_teacher
+from tutelage.sdvp.teacher_check import Probe, TeacherCheck, check_in_programs, check_teacher
 from tutelage.sdvp.teachers import ModuleTeacher
 from tutelage.sdvp.weight_interpolation import InterpolationResult, interpolate_until_safe
 from tutelage.seeds import derive, numpy_rng
@@ -74,6 +74,8 @@ def distill_module(
     if folder is not None and (folder / REPORT).exists():
         return old.load_weights(folder), ModuleReport.from_json(storage.read_json(folder / REPORT))
     teacher, verdict = calibrate_and_check(task.teachers[name], old, task.probe.get(name, []))
+    if not verdict.calls:
+        verdict = check_in_programs(teacher, name, task.probe_questions, modules, options.dsl)
     records = collect_records(modules, task, name, options, tally) if verdict.accepted else []
     labelled = label_records(records, old, teacher, modules, task, options)
     kept = kept_records(labelled)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from tutelage.errors import InputError
 from tutelage.programs.answers import normalize_answer
 from tutelage.programs.languages import LANGUAGES, parser_for
 from tutelage.programs.run_context import Job, Override, RunContext
@@ -12,6 +13,7 @@ from tutelage.programs.scheduler import stream
 from tutelage.programs.trace import Trace
 from tutelage.programs.types import Module, ParseFailure, Program, ProgramFailure, Value
 from tutelage.programs.values import Box, Image, iou
+from tutelage.seeds import numpy_rng
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,29 @@ def language_of(questions: Sequence[Question]) -> str:
     """The language that most of the questions have a program in; VisProg where it is as many."""
     counts = {dsl: sum(dsl in question.programs for question in questions) for dsl in LANGUAGES}
     return max(counts, key=counts.__getitem__)
+
+
+def split_by_image(questions: Sequence[Question], share: float, seed: int = 0) -> tuple[list[Question], list[Question]]:
+    """The questions in two parts that share no image, in their order: (the rest, those of ``share`` of the images).
+
+    Args:
+        questions: at least one.
+        share: of the images, in 0..1; at least one image is taken.
+        seed: which images.
+
+    Raises:
+        InputError: a share outside 0..1.
+    """
+    if not 0 < share < 1:
+        raise InputError(f"a share of {share}", where="share", remedy="between 0 and 1")
+    groups = [question.image_id or "+".join(image.root_key for image in question.images.values()) for question in questions]
+    names = list(dict.fromkeys(groups))
+    order = numpy_rng(seed, "split by image").permutation(len(names))
+    taken = {names[i] for i in order[: max(1, round(share * len(names)))]}
+    parts: tuple[list[Question], list[Question]] = ([], [])
+    for question, group in zip(questions, groups, strict=True):
+        parts[group in taken].append(question)
+    return parts
 
 
 class ProgramParser:

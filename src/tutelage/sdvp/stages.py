@@ -25,7 +25,7 @@ from tutelage.sdvp.pipeline import calibrate_and_check, check_labels, kept_recor
 from tutelage.sdvp.questions import Question, language_of
 from tutelage.sdvp.replay import calls_with_related, unsupported_records
 from tutelage.sdvp.tally import ProgramTally, SdvpWarning
-from tutelage.sdvp.teacher_check import Probe
+from tutelage.sdvp.teacher_check import Probe, warn_of_unseen
 from tutelage.sdvp.teachers import ModuleTeacher
 from tutelage.workers import WorkerPool, map_tasks, single_threaded
 
@@ -193,6 +193,7 @@ def label_to_folder(
     run = storage.RunFolder(folder, settings)
     if run.done("finished.json"):
         return load_records(run.root)
+    warn_of_unseen({name: teachers[name].name for name, found in verdicts.items() if found.accepted and not found.calls}, 2)
     for name in teachers:
         if name not in records:
             raise InputError(f"no records of {name}", where="teachers", remedy=did_you_mean(name, list(records)))

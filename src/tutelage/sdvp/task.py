@@ -26,6 +26,7 @@ class SdvpTask:
         probe: Labelled calls by module: they check and calibrate the teachers.
         replay: Questions of earlier tasks, without answers, whose calls keep old knowledge.
         guarded: Labelled questions whose accuracy may not fall.
+        probe_questions: Answered questions on which a teacher without probe calls is checked, in the module's place.
     """
 
     name: str
@@ -34,6 +35,7 @@ class SdvpTask:
     probe: Mapping[str, Probe] = field(default_factory=dict)
     replay: Sequence[Question] = ()
     guarded: Sequence[Question] = ()
+    probe_questions: Sequence[Question] = ()
 
     def module_names(self, options: SdvpOptions) -> list[str]:
         """The modules to teach, in the order of ``options``."""

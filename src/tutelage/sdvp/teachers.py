@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from tutelage.distillation.data.object_hash import callable_fingerprint
 from tutelage.errors import InputError
 from tutelage.modules.detection import Loc
 from tutelage.modules.hf.base import HfModule
@@ -91,10 +92,22 @@ def verify_teacher_from_vqa(specialist: Vqa) -> ModuleTeacher:
     return ModuleTeacher("VQA specialist as judge", specialist.version, partial(_supports_property, kinds), answer)
 
 
-def from_callable(function: Callable[[list[Call]], Sequence[Any]], name: str | None = None) -> ModuleTeacher:
-    """Any callable as a teacher: it takes calls and gives, for each, an answer, a dict of probabilities, or None."""
+def from_callable(
+    function: Callable[[list[Call]], Sequence[Any]], name: str | None = None, version: str | None = None
+) -> ModuleTeacher:
+    """Any callable as a teacher: it takes calls and gives, for each, an answer, a dict of probabilities, or None.
+
+    Args:
+        function: the callable.
+        name: what reports call it; None: its own name.
+        version: names its answers; None: its code and all that it holds do, so that a changed one is another teacher.
+
+    Raises:
+        InputError: no ``version``, and the callable holds what cannot be looked into.
+    """
     title = name or str(getattr(function, "__name__", "teacher"))
-    return ModuleTeacher(title, fingerprint(title), _supports_all, partial(_labels_of, function))
+    code = callable_fingerprint(function, f"teacher {title}", version)
+    return ModuleTeacher(title, fingerprint(title, code), _supports_all, partial(_labels_of, function))
 
 
 def as_label(answer: Any) -> CallLabel:

@@ -152,6 +152,7 @@ class DeiTLT(Method):
 
     tasks = ("classification",)
     needs_labels = True
+    student_heads = ("cls", "dist")
     deterministic_teacher = False  # it is asked on the mixed images
 
     @dataclass(frozen=True)

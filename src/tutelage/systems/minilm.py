@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +16,7 @@ from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method
 from tutelage.distillation.outputs import Output, Terms, forward_heads
+from tutelage.distillation.plan import Students, TrainingPlan
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError, did_you_mean
 from tutelage.networks.attention import TransformerBlock
@@ -76,10 +80,46 @@ def needs_assistant(teacher: tuple[int, int], student: tuple[int, int]) -> tuple
     """The (layers, width) of the teacher assistant to distil through, or None where the paper uses none.
 
     An assistant, of the teacher's depth and the student's width, is used where the student has at most half the
-    teacher's layers and at most half its width; it is one more lesson with the same loss.
+    teacher's layers and at most half its width; it is one more training job with the same loss
+    (:func:`plan_with_assistant`).
     """
     (deep, wide), (layers, width) = teacher, student
     return (deep, width) if 2 * layers <= deep and 2 * width <= wide else None
+
+
+def plan_with_assistant(
+    teacher: nn.Module,
+    sizes: tuple[tuple[int, int], tuple[int, int]],
+    build: Callable[[int, int], nn.Module],
+    data: ReplayableData,
+    settings: TrainingSettings,
+    names: Callable[[int], tuple[str, ...]] = partial(projections, "encoder"),  # noqa: B008  (frozen)
+    **options: Any,
+) -> TrainingPlan:
+    """Distillation through the assistant that :func:`needs_assistant` asks for, or in one job where it asks for none: a
+    plan for :func:`tutelage.distillation.plan.train_plan`.
+
+    Args:
+        teacher: the large encoder.
+        sizes: (layers, width) of the teacher, and of the student.
+        build: makes an encoder at random, from its layers and width.
+        data: texts without labels, for both jobs.
+        settings: for both jobs.
+        names: the taps of a layer (from 0); by default those of ``encoder``: see :func:`projections`.
+        options: further options of :class:`MiniLM`, for both jobs.
+    """
+    (deep, _), (layers, width) = sizes
+    last, assistant = names(deep - 1), needs_assistant(*sizes)
+
+    def distil(student: nn.Module, depth: int, source: nn.Module) -> TrainingJob:
+        method = MiniLM(student=names(depth - 1), teacher=last, **options)  # every source is as deep as the teacher
+        return TrainingJob(student, source, method, data, settings, "minilm")
+
+    plan: dict[str, Callable[[Students], TrainingJob]] = {}
+    if assistant is not None:
+        plan["assistant"] = lambda made: distil(build(*assistant), deep, teacher)
+    plan["student"] = lambda made: distil(build(layers, width), layers, made["assistant"] if assistant else teacher)
+    return plan
 
 
 @system("minilm", kind="distillation")
