@@ -377,14 +377,6 @@ def test_a_compiled_student_trains_alike_and_is_exported_plain(tmp_path: Path) -
     assert bits(load_weights(Net(), tmp_path / "student.safetensors")) == bits(plain.student)
 
 
-def test_no_steps_give_the_student_back() -> None:
-    made = lesson(steps=0)
-    made.evaluate = lambda net: {"score": 1.0}
-    before = bits(made.student)
-    result = train(made)
-    assert bits(result.student) == before and result.metrics == {"score": 1.0}
-
-
 def test_a_method_without_its_teacher_is_refused() -> None:
     with pytest.raises(InputError, match="needs a teacher"):
         TrainingJob(Net(), None, Distil(), samples())
