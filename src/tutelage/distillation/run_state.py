@@ -69,9 +69,9 @@ def restore(trainer: Trainer) -> None:
         for one in trainer.updaters:
             one.load(tensors, trainer.parallel)
         log = trainer.log
-        log.sums = {name: value.to(trainer.device) for name, value in select_prefix(tensors, "sums").items()}
-        counts = check_field(head, "counts", dict, where=latest)
-        log.counts = {name: check_field(counts, name, int, 0, where=latest) for name in log.sums}
+        sums, counts = select_prefix(tensors, "sums"), check_field(head, "counts", dict, where=latest)
+        log.counts = {name: check_field(counts, name, int, 0, where=latest) for name in counts}
+        log.sums = {name: sums[name].to(trainer.device) for name in counts}  # in their order: the tensors are sorted by name
         log.since = check_field(head, "since", int, 0, step, where=latest)
         trainer.step = step
         trainer.seconds = check_field(head, "seconds", float, 0, where=latest)

@@ -49,10 +49,9 @@ class TurnUpdater:
         self.turn = turn
         where = f"{type(method).__name__}.turns(): {turn.name}"
         for name, least in (("every", 1), ("offset", 0), ("accumulate", 1)):
-            if not least <= check_kind(getattr(turn, name), int, f"{where}.{name}", "a whole number") <= MAX_COUNT:
-                raise InputError(
-                    f"{getattr(turn, name)} is too small or too large", where=f"{where}.{name}", remedy=f"at least {least}"
-                )
+            value = check_kind(getattr(turn, name), int, f"{where}.{name}", "a whole number")
+            if not least <= value <= MAX_COUNT:
+                raise InputError(f"{name} is {value}", where=where, remedy=f"at least {least}, at most {MAX_COUNT:,}")
         for name in turn.settings:
             if name not in OPTIMIZER_SETTINGS:
                 raise InputError(
