@@ -28,14 +28,8 @@ class ProgressBar:
 
 
 @contextlib.contextmanager
-def progress(description: str, total: float | None = None, show: bool | None = None) -> Iterator[ProgressBar]:
-    """A progress bar on standard error while the block runs.
-
-    Args:
-        description: the words beside it.
-        total: how many units there are, where that is known.
-        show: None: only where standard error is a terminal.
-    """
+def progress(description: str, total: float | None = None) -> Iterator[ProgressBar]:
+    """A progress bar on standard error while the block runs; silent where that is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -47,6 +41,6 @@ def progress(description: str, total: float | None = None, show: bool | None = N
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    quiet = not (sys.stderr.isatty() if show is None else show)
+    quiet = not sys.stderr.isatty()
     with Progress(*columns, console=Console(stderr=True), transient=True, disable=quiet) as shown:
         yield ProgressBar(shown, shown.add_task(description, total=total))

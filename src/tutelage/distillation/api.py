@@ -114,7 +114,7 @@ def distill(
     validation: Score | float | None = None,
     check: bool = True,
     tensorboard: bool = False,
-    progress: Progress | bool | None = None,
+    progress: Progress | bool = True,
     parallel: SingleProcess | None = None,
     **overrides: Any,
 ) -> DistillationResult:
@@ -143,7 +143,7 @@ def distill(
             better one. ``DistillationResult.selection`` says what was chosen.
         check: look at the first batch before training.
         tensorboard: write the logs as TensorBoard events too, into ``out/seed-N/tensorboard``; needs ``out``.
-        progress: called with (what, done, of all); None: a bar where standard error is a terminal; False: nothing.
+        progress: a bar where standard error is a terminal; False: none; or a function, called with (what, done, of all).
         parallel: the processes that share the work (``parallel.processes()``), each of which makes this call; None: this one alone.
 
     Raises:
@@ -196,15 +196,15 @@ def distill(
 
 
 @contextlib.contextmanager
-def _shown(progress: Progress | bool | None, name: str, main: bool) -> Iterator[Progress | None]:
+def _shown(progress: Progress | bool, name: str, main: bool) -> Iterator[Progress | None]:
     """What is told of each step: the caller's function, or a bar."""
     if callable(progress):
         yield progress
         return
-    if progress is False or not main:
+    if not progress or not main:
         yield None
         return
-    with progress_bar(name, show=progress) as bar:
+    with progress_bar(name) as bar:
 
         def tell(what: str, done: int, of: int) -> None:
             bar.describe(f"{name} {what}")
