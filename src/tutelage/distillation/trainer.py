@@ -7,6 +7,7 @@ seeded anew for each pass. So a run that was killed and called again ends with t
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -220,7 +221,7 @@ class Trainer:
         def loss() -> Tensor:
             nonlocal terms
             with self._autocast:
-                shown = self.method.transform(batch)
+                shown = self.method.transform(copy.copy(batch))
                 student, teacher = self.method(shown, self.student, self.teacher)
                 terms = self.method.loss_terms(shown, student, teacher)
                 total = self._weighted(terms)
