@@ -88,6 +88,7 @@ class Trainer:
         self.loader = BatchLoader(job.data, self.order, passes, pin_memory=self.device.type == "cuda")
         self.step = 0
         self.seconds = 0.0
+        self._kept: dict[int, Batch] = {}
         self.parameters_without_gradient: tuple[str, ...] = ()
         self._move_to_device()
         self.parallel.broadcast_parameters(self.student)
@@ -168,35 +169,10 @@ class Trainer:
         phase, first, length = self._phase_at(self.step)
         if phase is not self._phase:
             self.enter(phase)
-        s, step = self.settings, self.step
-        clock = (step - first, length) if phase.restart else (step, s.steps)
-        batches: dict[int, Batch] = {}
-        for number, updater in enumerate(self.updaters):
-            if not updater.due(step):
-                continue
-            updater.begin(step, s.steps, phase, clock)
-            if len(self.updaters) > 1:
-                self._require_gradients(phase, updater)
-            for micro in range(s.accumulate):
-                one = step * s.accumulate + micro
-                batch = batches.get(micro)
-                if batch is None:
-                    batch = self._placed(self.loader.take(one))
-                    if len(self.updaters) > 1:
-                        batches[micro] = batch
-                turn = (updater.turn.name,) if number else ()
-                self._reseed(one, *turn, *self.parallel.rng_offset)
-                seen = one * s.batch_size / len(self.job.data)
-                all_seen = s.steps * s.accumulate * s.batch_size / len(self.job.data)
-                self.method.progress = TrainingProgress(
-                    step, s.steps, seen, all_seen, phase, step - first, length, micro, updater.turn.name
-                )
-                self._pass(*self.parallel.local_rows(batch), updater)
-            self.parallel.average_gradients(updater.flat)
-            if step == updater.turn.offset:
-                self.parameters_without_gradient += checks.parameters_without_gradient(self.job, updater.parameters)
-            if updater.updates_at(step):
-                updater.update(self.parallel, lambda: self.method.before_update(self.student))
+        for updater in self.updaters:
+            if updater.due(self.step):
+                self._run_turn(updater, phase, first, length)
+        self._kept.clear()
         self.method.after_step(self.student)
         if self.teacher is not None:
             self.teacher.after_step(self.student)
@@ -204,6 +180,37 @@ class Trainer:
         if self.average is not None:
             self.average.update(unwrap_model(self.student))
         self.step += 1
+
+    def _run_turn(self, updater: TurnUpdater, phase: Phase, first: int, length: int) -> None:
+        """The passes of one turn, and its update if that is due; ``phase`` began at step ``first`` and has ``length`` steps."""
+        s, step = self.settings, self.step
+        updater.begin(step, s.steps, phase, (step - first, length) if phase.restart else (step, s.steps))
+        if len(self.updaters) > 1:
+            self._require_gradients(phase, updater)
+        name = () if updater is self.updaters[0] else (updater.turn.name,)
+        for micro in range(s.accumulate):
+            number = step * s.accumulate + micro
+            self._reseed(number, *name, *self.parallel.rng_offset)
+            seen = number * s.batch_size / len(self.job.data)
+            all_seen = s.steps * s.accumulate * s.batch_size / len(self.job.data)
+            self.method.progress = TrainingProgress(
+                step, s.steps, seen, all_seen, phase, step - first, length, micro, updater.turn.name
+            )
+            self._pass(*self.parallel.local_rows(self._next_batch(number)), updater)
+        self.parallel.average_gradients(updater.flat)
+        if step == updater.turn.offset:
+            self.parameters_without_gradient += checks.parameters_without_gradient(self.job, updater.parameters)
+        if updater.updates_at(step):
+            updater.update(self.parallel, lambda: self.method.before_update(self.student))
+
+    def _next_batch(self, number: int) -> Batch:
+        """The batch of pass ``number``, read once: it is kept for the other turns of the step."""
+        found = self._kept.get(number)
+        if found is None:
+            found = self._placed(self.loader.take(number))
+            if len(self.updaters) > 1:
+                self._kept[number] = found
+        return found
 
     def batch(self, number: int) -> Batch:
         """The batch of forward pass ``number`` (step * accumulate + micro), on the device."""
