@@ -11,8 +11,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from tutelage.distillation.api import distill
+from tutelage.distillation.data import TensorData
 from tutelage.distillation.job import TrainingSettings
 from tutelage.distillation.recipe import read
 from tutelage.distillation.settings import make_settings
@@ -88,6 +90,10 @@ def test_numbers_of_numpy_and_torch_are_taken_as_pythons() -> None:
     assert made == TrainingSettings(lr=0.5, steps=7, clip=2.0, betas=(0.5, 0.9))
 
 
+def wide(dtype: torch.dtype = torch.float32, size: int = 4) -> TensorData:
+    return TensorData(torch.ones(20, size, dtype=dtype), torch.zeros(20, dtype=torch.int64))
+
+
 @pytest.mark.parametrize(
     ("call", "where"),
     [
@@ -102,6 +108,16 @@ def test_numbers_of_numpy_and_torch_are_taken_as_pythons() -> None:
         (lambda: distill(Net(), Net(16), samples(), "kd", validation=1.5), "validation"),
         (lambda: distill(Net(), Net(16), samples(), "kd", patience=2), "settings.patience"),
         (lambda: distill(Net(), Net(16), samples(), "kd", steps=2, lr="x"), "settings.lr"),
+        (lambda: distill(Net(), Net(16), samples(), "kd", options=[1]), "options"),
+        (lambda: distill(Net(), Net(16), samples(), "kd", out=3), "out"),
+        (lambda: distill(Net(), Net(16), samples(), "kd", parallel=2), "parallel"),
+        (lambda: distill(Net(), Net(16), wide(torch.double), "kd"), "student"),
+        (lambda: distill(Net(), Net(16), wide(torch.int64), "kd"), "student"),
+        (lambda: distill(Net(), Net(16), wide(size=5), "kd"), "student"),
+        (lambda: distill(Net(), nn.Linear(9, 3), samples(), "kd"), "teacher"),
+        (lambda: distill(Net(), Net(16), samples(), "kd", steps=2, evaluate=lambda net: 3.0), "evaluate"),
+        (lambda: distill(Net(), Net(16), samples(), "kd", steps=2, evaluate=lambda net: {"a": "b"}), "evaluate"),
+        (lambda: distill(Net(), Net(16), samples(), "kd", steps=2, validation=lambda net: {"a": "b"}), "validation"),
     ],
 )
 def test_wrong_arguments_of_distill_are_refused(call, where: str) -> None:

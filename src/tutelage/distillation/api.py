@@ -153,7 +153,7 @@ def distill(
         overrides["batch_size"] = batch_size_of(data)
     settings = make_settings(settings, overrides)
     chosen = _chosen_seeds(seeds, settings.seed)
-    _check_student(student)
+    _check_arguments(student, options, task_options, cache, out, parallel)
     if isinstance(student, nn.Module):
         student = copy.deepcopy(student)  # before the teacher, which may be the same network, is frozen
     source = as_teacher(teacher)
@@ -232,11 +232,21 @@ def _chosen_seeds(seeds: int | Sequence[int], first: int) -> list[int]:
     return found
 
 
-def _check_student(student: Any) -> None:
-    """Refuse what is neither a network nor a function that builds one."""
+def _check_arguments(student: Any, options: Any, task_options: Any, cache: Any, out: Any, parallel: Any) -> None:
+    """Refuse arguments of another type than :func:`distill` takes."""
+    wrong: list[tuple[str, Any, str]] = []
     if not isinstance(student, nn.Module) and (not callable(student) or isinstance(student, Teacher)):
-        remedy = "give a network, or a function that builds one"
-        raise InputError(f"{type(student).__name__} is no student", where="student", remedy=remedy)
+        wrong.append(("student", student, "give a network, or a function that builds one"))
+    for name, value in (("options", options), ("task_options", task_options)):
+        if not isinstance(value, Mapping | None):
+            wrong.append((name, value, "give a dict"))
+    for name, value in (("cache", cache), ("out", out)):
+        if not isinstance(value, str | Path | None):
+            wrong.append((name, value, "give the path of a folder"))
+    if not isinstance(parallel, SingleProcess | None):
+        wrong.append(("parallel", parallel, "give parallel.processes(), in each process"))
+    for name, value, remedy in wrong:
+        raise InputError(f"{name} cannot be of type {type(value).__name__}", where=name, remedy=remedy)
 
 
 def _named(progress: Callable[[str, int, int], None], name: str) -> Callable[[int, int], None]:

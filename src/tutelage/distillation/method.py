@@ -217,7 +217,7 @@ class Method(nn.Module):
 
         Here a position table grows with its optimiser's moments and its moving averages::
 
-            resize(student.positions, lambda table: resize_positions(table, old, new))
+            resize(student.positions, lambda table: networks.positions.resize_positions(table, old, new))
         """
 
     def transform(self, batch: Batch) -> Batch:

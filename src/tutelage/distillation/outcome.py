@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,6 +14,7 @@ from tutelage.distillation.evaluate import evaluate
 from tutelage.distillation.export import save_weights
 from tutelage.distillation.job import Score, TrainingJob
 from tutelage.distillation.result import TrainingResult
+from tutelage.errors import InputError
 
 if TYPE_CHECKING:
     from tutelage.distillation.trainer import Trainer
@@ -31,9 +33,24 @@ def evaluate_now(trainer: Trainer) -> Mapping[str, float]:
 
 
 def measure(job: TrainingJob, score: Score, student: nn.Module) -> Mapping[str, float]:
-    """A student's figures, by a function or on labelled data."""
+    """A student's figures, by a function or on labelled data.
+
+    Raises:
+        InputError: the function gives something else than numbers by name.
+    """
     with torch.no_grad():
-        return score(student) if callable(score) else evaluate(student, score, job.task)
+        if not callable(score):
+            return evaluate(student, score, job.task)
+        found = score(student)
+    named = found.items() if isinstance(found, Mapping) else [("", found)]
+    for name, value in named:
+        if not name or not (isinstance(value, Real) or getattr(value, "ndim", None) == 0):
+            raise InputError(
+                f"the function that scores the student gave {found!r}"[:200],
+                where="validation" if score is job.validation else "evaluate",
+                remedy='return numbers by name: {"accuracy": 91.2}',
+            )
+    return found
 
 
 def validation_interval(job: TrainingJob) -> int:
