@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +54,60 @@ def methods(pages: str) -> str:
     rows = []
     for entry in registry.systems().values():
         file = ROOT / "results" / "systems" / f"{entry.name}.json"
-        verdict = read_json(file)["verdict"] if file.exists() else "no result yet"
+        verdict = claims_shown(read_json(file)) if file.exists() else "no result yet"
         rows.append(f"| [{entry.name}]({pages}{entry.name}.md) | {entry.kind} | {paper(entry)} | {verdict} |")
     return "\n".join(["| system | kind | paper | its experiment |", "|---|---|---|---|", *rows])
+
+
+def claims_shown(result: dict[str, Any]) -> str:
+    """How many of the claims of a committed result were shown: "shown (all 3 claims)" or "2 of 3 claims"."""
+    shown = sum(claim["verdict"] == "shown" for claim in result["claims"])
+    total = len(result["claims"])
+    if shown == total:
+        return "shown (1 claim)" if total == 1 else f"shown (all {total} claims)"
+    return f"{shown} of {total} claims shown"
+
+
+def not_shown() -> str:
+    """Every claim of a committed result that was not shown, with its difference and what the experiment's limits are."""
+    parts = []
+    for name in registry.systems():
+        file = ROOT / "results" / "systems" / f"{name}.json"
+        found = read_json(file) if file.exists() else {"claims": []}
+        missed = [claim for claim in found["claims"] if claim["verdict"] != "shown"]
+        if not missed:
+            continue
+        rows = [f"- {claim['claim']}: {interval(claim['difference'])}" for claim in missed]
+        shown = claims_shown(found)
+        parts.append(
+            f"## {name}\n\n{shown} ([page](systems/{name}.md)). Not shown:\n\n" + "\n".join(rows) + f"\n\n{found['limits']}"
+        )
+    return "\n\n".join(parts)
+
+
+def interval(difference: dict[str, Any]) -> str:
+    """A paired difference with its 95 % interval."""
+    bounds = "" if difference["lo"] is None else f" [{difference['lo']:+.3g}, {difference['hi']:+.3g}]"
+    return f"{difference['mean']:+.3g}{bounds}"
+
+
+def older_than_code() -> list[str]:
+    """The systems whose committed result is older than the last change of their own files; by the dates of git."""
+    found = []
+    for name in registry.systems():
+        module = name.replace("-", "_")
+        result = _changed(f"results/systems/{name}.json")
+        system = f"src/tutelage/systems/{module}"
+        code = _changed(system if (ROOT / system).is_dir() else f"{system}.py", f"src/tutelage/experiments/{module}.py")
+        if result and code > result:
+            found.append(name)
+    return found
+
+
+def _changed(*paths: str) -> int:
+    """When one of the paths was last changed in git, in seconds; 0 where git knows none."""
+    done = subprocess.run(["git", "log", "-1", "--format=%ct", "--", *paths], cwd=ROOT, capture_output=True, text=True, check=False)
+    return int(done.stdout.strip() or 0)
 
 
 def study_groups() -> str:
@@ -109,11 +161,19 @@ def _readable(text: str) -> str:
     return re.sub(r"\b(?:easy_vqa|[abc]_[a-z]+)\b", lambda match: TASK_NAMES.get(match[0], match[0]), text)
 
 
+def navigation(path: Path) -> str:
+    """The text of ``mkdocs.yml`` with a page of the navigation for each system."""
+    pages = "".join(f"      - systems/{name}.md\n" for name in sorted(registry.systems()))
+    text = path.read_text(encoding="utf-8")
+    return re.sub(r"(      - systems/index\.md\n)(?:      - systems/[a-z0-9-]+\.md\n)*", rf"\g<1>{pages}", text)
+
+
 def filled(path: Path) -> str:
     """The text of a file, with what stands between ``<!-- NAME -->`` and ``<!-- end -->`` renewed."""
     made = {
         "methods": lambda: methods("docs/systems/"),
         "methods-page": lambda: methods(""),
+        "not-shown": not_shown,
         "study": study,
         "study-groups": study_groups,
     }
