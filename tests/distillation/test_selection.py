@@ -23,7 +23,8 @@ from tutelage.distillation.teacher import EMATeacher
 from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
 
-from .test_trainer import plain, stop_at
+from .test_trainer import FINAL, kill_rounds, plain, stop_at
+from .test_turns import Loops
 from .toy import Distil, Net, bits, samples
 
 QUICK = {"steps": 40, "batch_size": 16, "lr": 0.01, "eval_every": 4}
@@ -117,6 +118,21 @@ def test_a_stopped_run_keeps_the_same_best_student(tmp_path: Path, at: int, sett
     read_back = train(job(by_norm, **told), tmp_path)
     assert bits(read_back.student) == bits(whole.student) and read_back.selection == whole.selection
     assert len(list(tmp_path.glob("best-*"))) <= 2
+
+
+def swinging(**settings: object) -> TrainingJob:
+    """The best student changes many times, and the last of them is not the last student."""
+    made = job(lambda net: {"accuracy": float(net.head.weight.double().sum().mul(50).sin())}, ema=0.8, **settings)
+    made.method = Loops()
+    made.teacher = None
+    return made
+
+
+@pytest.mark.slow
+def test_a_killed_run_with_turns_keeps_the_same_best_student(tmp_path: Path) -> None:
+    left = kill_rounds(tmp_path, 6, swinging)
+    best = {name for name in left if name.startswith("best-")}
+    assert left - best == FINAL | {"student-best.safetensors", "student-last.safetensors"} and 1 <= len(best) <= 2
 
 
 def test_a_best_student_that_is_gone_is_refused(tmp_path: Path) -> None:
