@@ -79,6 +79,7 @@ class Trainer:
     ) -> None:
         if tensorboard and folder is None:
             raise InputError("TensorBoard events need a folder", where="tensorboard", remedy="give the run a folder")
+        job.settings = job.settings.resolve(len(job.data))  # they may have been changed since
         self.job, self.settings = job, job.settings
         self.student, self.teacher, self.method = job.student, job.teacher, job.method
         self.parallel = parallel or SingleProcess()
