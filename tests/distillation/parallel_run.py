@@ -29,7 +29,7 @@ from ..sdvp import small
 from .test_turns import Loops, adversarial
 from .toy import Net, samples
 
-SETTINGS = TrainingSettings(steps=30, batch_size=15, lr=0.01, log_every=7, checkpoint_every=4, clip=0.5, accumulate=2)
+SETTINGS = TrainingSettings(steps=30, batch_size=15, lr=0.01, log_every=7, eval_every=7, checkpoint_every=4, clip=0.5, accumulate=2)
 """15 samples do not divide among two."""
 
 
@@ -57,12 +57,18 @@ class Student(Net):
         nn.init.zeros_(self.spare.weight), nn.init.zeros_(self.spare.bias)
 
 
+def norm(student: nn.Module) -> dict[str, float]:
+    """A figure that is best in the middle of the run."""
+    return {"accuracy": -float(student.head.weight.double().norm())}
+
+
 def lesson(**settings: object) -> TrainingJob:
     plain = samples(62)
     weights = torch.rand(62, generator=torch.Generator().manual_seed(3))
     data = TensorData(plain.inputs, plain.labels, weights)
     score = lambda student: {"mean": float(student(data.inputs).mean())}  # noqa: E731
-    return TrainingJob(Student(), Net(16, seed=1), Weighted(), data, replace(SETTINGS, **settings), "toy", score)  # type: ignore[arg-type]
+    told = replace(SETTINGS, **settings)  # type: ignore[arg-type]
+    return TrainingJob(Student(), Net(16, seed=1), Weighted(), data, told, "toy", score, validation=norm)
 
 
 def taught(folder: Path, labelled: Path, parallel: SingleProcess) -> VisualModule:
@@ -88,11 +94,6 @@ def stopped(folder: Path, parallel: SingleProcess) -> None:
 def stopped_and_resumed(folder: Path, parallel: SingleProcess) -> None:
     stopped(folder, parallel)
     train(lesson(), folder, parallel=parallel)
-
-
-def norm(student: nn.Module) -> dict[str, float]:
-    """A figure that is best in the middle of the run."""
-    return {"accuracy": -float(student.head.weight.double().norm())}
 
 
 def in_turns(folder: Path, parallel: SingleProcess) -> TrainingResult:

@@ -49,17 +49,20 @@ def restore(trainer: Trainer) -> None:
         InputError, StaleError: a checkpoint is damaged, or of another run.
     """
     assert trainer.folder is not None
-    for left in trainer.folder.glob(".*.part"):  # of a killed run: this folder has one owner
-        left.unlink(missing_ok=True)
-    latest = CheckpointManager(trainer.folder).latest
-    if latest is None:
-        trainer.log.resume(0)
-        if trainer.selection is not None and trainer.parallel.main:
-            trainer.selection.prune(trainer.folder)
-        return
-    tensors, head = read_tensors(latest)
+    with trainer.parallel.main_first():  # files alone: what all processes do together comes after
+        for left in trainer.folder.glob(".*.part"):  # of a killed run: this folder has one owner
+            left.unlink(missing_ok=True)
+        latest = CheckpointManager(trainer.folder).latest
+        if latest is None:
+            trainer.log.resume(0)
+            if trainer.selection is not None and trainer.parallel.main:
+                trainer.selection.prune(trainer.folder)
+            return
+        tensors, head = read_tensors(latest)
+        with taken_from(latest):
+            step = check_field(head, "step", int, 0, trainer.settings.steps, where=latest)
+        trainer.log.resume(step)
     with taken_from(latest):
-        step = check_field(head, "step", int, 0, trainer.settings.steps, where=latest)
         if trainer.selection is not None:
             trainer.selection.load(check_field(head, "selection", dict, where=latest), latest)
         _enter_phases(trainer, step)
@@ -76,7 +79,6 @@ def restore(trainer: Trainer) -> None:
         trainer.step = step
         trainer.seconds = check_field(head, "seconds", float, 0, where=latest)
         trainer.parameters_without_gradient = tuple(check_items(head, "ungraded", str, where=latest))
-    trainer.log.resume(step)
 
 
 def _enter_phases(trainer: Trainer, step: int) -> None:

@@ -122,8 +122,7 @@ class Trainer:
         self.selection = Selection.of(self.settings, job.task) if job.validation is not None else None  # type: ignore[arg-type]
         self.log = TrainingLog(self.folder, tensorboard, self.parallel.main)
         if self.folder is not None:
-            with self.parallel.main_first():
-                run_state.restore(self)
+            run_state.restore(self)
         self.parallel.broadcast_parameters(self.method)
 
     @property
