@@ -328,3 +328,17 @@ def test_formats_are_checked_before_anything_is_written(tmp_path: Path, monkeypa
             refused()
         assert "tutelage[onnx]" in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["student.pt"]
+
+
+def test_a_bar_is_shown_by_default_where_a_terminal_watches(capsys, monkeypatch) -> None:
+    def shown(**how) -> str:
+        distill(Net(), Net(16, seed=1), samples(), "kd", seeds=2, **how, **QUICK)
+        return capsys.readouterr().err
+
+    assert shown() == "", "standard error is no terminal"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert "kd seed" in shown()
+    assert shown(progress=False) == ""
+    calls: list[tuple[str, int, int]] = []
+    assert shown(progress=lambda *what: calls.append(what)) == ""
+    assert calls[0] == ("seed 0", 1, 12) and calls[-1] == ("seed 1", 12, 12)

@@ -33,7 +33,8 @@ def comparison(job: LoadedRecipe, arms: Mapping[str, Sequence[TrainingResult]], 
     _memory(job, found)
     _balance(job, found, done.folder)
     if done.cache is not None:
-        found["cache"] = cache_facts(done.cache, recipe.settings.accumulate, recipe.settings.steps * len(job.seeds))
+        steps = recipe.settings.resolve(len(job.parts[0])).steps
+        found["cache"] = cache_facts(done.cache, recipe.settings.accumulate, steps * len(job.seeds))
     return found | {"settings_hash": fingerprint(recipe), **run_metadata(job.seeds)}
 
 

@@ -63,13 +63,23 @@ PACKAGED: Mapping[str, Callable[[], Any]] = {"fashion-mnist": _fashion, "digits"
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """What a recipe names, loaded. ``test`` has class labels, or is None."""
+    """What a recipe names, loaded. ``test`` has labels, or is None. ``validation``: data or a share of ``data``, or None."""
 
     recipe: Recipe
     data: TensorData | DatasetData
     test: TensorData | DatasetData | None
     labelled: TensorData | DatasetData | None
     teacher: Teacher | nn.Module | None
+    validation: TensorData | DatasetData | float | None = None
+
+    @cached_property
+    def parts(self) -> tuple[Any, Any]:
+        """What is learned from, and what the best student is chosen by (None: nothing chooses)."""
+        from tutelage.distillation.data.subset import split_data
+
+        if isinstance(self.validation, (int, float)):
+            return split_data(self.data, self.validation)
+        return self.data, self.validation
 
     @property
     def seeds(self) -> list[int]:
@@ -125,10 +135,11 @@ class LoadedRecipe:
             make_student(self.student, seed),
             as_teacher(self.teacher),
             method,
-            self.data,
+            self.parts[0],
             settings,
             self.recipe.method,
             task=self.task,
+            validation=self.parts[1],
         )
 
 
@@ -147,7 +158,17 @@ def prepare(recipe: Recipe) -> LoadedRecipe:
         raise InputError("the test data has no labels", where="test", remedy="give a file with an array labels")
     labelled = load(recipe.labelled, "labelled", recipe.views, classes_of(data))[0] if recipe.labelled is not None else None
     teacher = build_teacher(recipe.teacher) if recipe.teacher is not None else None
-    return LoadedRecipe(recipe, data, test, labelled, teacher)
+    return LoadedRecipe(recipe, data, test, labelled, teacher, _validation(recipe, data))
+
+
+def _validation(recipe: Recipe, data: TensorData | DatasetData) -> TensorData | DatasetData | float | None:
+    spec = recipe.validation
+    if spec is None or isinstance(spec, (int, float)):
+        return spec
+    found, _ = load(spec, "validation", None, classes_of(data))
+    if found.labels is None:
+        raise InputError("the validation data has no labels", where="validation", remedy="give labelled data")
+    return found
 
 
 def classes_of(data: TensorData | DatasetData) -> list[str] | None:

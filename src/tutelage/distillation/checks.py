@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from tutelage.distillation.data import Batch, flatten_tree
+from tutelage.distillation.data import Batch, Tree, flatten_tree
 from tutelage.distillation.data.replay import check_replay
 from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.method import Method
 from tutelage.distillation.outputs import Output, forward_heads, unwrap_model
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.tasks import Classification, Fit, Regression, Task, infer_task, make_task
+from tutelage.distillation.tasks.base import describe
 from tutelage.distillation.vocabulary import vocabularies
 from tutelage.errors import InputError, TrainingError
 
@@ -36,14 +37,32 @@ def resolve_task(job: TrainingJob, batch: Batch) -> None:
     if len(job.method.tasks) == 1:
         job.set_task(make_task(job.method.tasks[0]))
         return
-    with torch.no_grad(), vocabularies(job.student, batch.inputs, "student"):
-        output = forward_heads(job.student.eval(), batch.inputs)
+    output = _first_output(job.student, batch.inputs)
     try:
         task = infer_task(output, batch)
     except InputError:
         _check_labels(job, batch)  # the likelier cause
         raise
     job.set_task(task)
+
+
+def _first_output(student: nn.Module, inputs: Tree) -> Output:
+    with torch.no_grad(), vocabularies(student, inputs, "student"), _takes(inputs, "student"):
+        return forward_heads(student.eval(), inputs)
+
+
+@contextlib.contextmanager
+def _takes(inputs: Tree, who: str) -> Iterator[None]:
+    """Turn what a network raises on its first batch into an error that shows the batch; the network's own stays as its cause."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the {who} fails on the first batch, inputs {describe(inputs)}: {reason}"[:500],
+            where=who,
+            remedy="give inputs of the type and shape that the network takes",
+        ) from error
 
 
 def _check_labels(job: TrainingJob, batch: Batch, task: Task | None = None) -> None:
@@ -73,8 +92,7 @@ def check_first_batch(job: TrainingJob, batch: Batch) -> None:
     plain = type(job.method).forward in (Method.forward, Supervised.forward)
     if not plain and task is None and not job.method.student_heads:
         return  # the method feeds its networks in its own way
-    with torch.no_grad(), vocabularies(job.student, batch.inputs, "student"):
-        student = forward_heads(job.student.eval(), batch.inputs)
+    student = _first_output(job.student, batch.inputs)
     if missing := [name for name in job.method.student_heads if name not in student]:
         raise InputError(
             f"{type(job.method).__name__} needs a student with the heads {', '.join(job.method.student_heads)}; "
@@ -89,7 +107,8 @@ def check_first_batch(job: TrainingJob, batch: Batch) -> None:
     if type(job.method).forward is not Method.forward or job.teacher is None or job.teacher.black_boxes:
         return
     network = job.teacher.network
-    with torch.no_grad(), vocabularies(network, batch.inputs, "teacher") if network is not None else contextlib.nullcontext():
+    known = vocabularies(network, batch.inputs, "teacher") if network is not None else contextlib.nullcontext()
+    with torch.no_grad(), known, _takes(batch.inputs, "teacher"):
         teacher = job.teacher(batch)
     for name, value in teacher.items():
         _finite(f"the teacher's output {name!r}", value, "check the teacher's weights and how its inputs are normalised")

@@ -116,6 +116,7 @@ def compare(
     """
     if not seeds:
         raise InputError("no seed to run", where="seeds", remedy="at least 1")
+    settings = settings.resolve(len(data))
     kind = task_of(student(seeds[0]), test) if task is None else make_task(task)
 
     def score(network: nn.Module) -> Mapping[str, float]:

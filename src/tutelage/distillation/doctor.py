@@ -231,14 +231,22 @@ def _learning(job: TrainingJob, batch: Batch, steps: int) -> Iterator[Finding]:
         terms, weights, shares = _shares(job, method, student, batch, parameters)
         yield from _gradients(method, parameters)
         yield _balance(terms, weights, shares)
-        yield _overfits(job, method, student, batch, list(parameters.values()), steps)
+        if len(method.turns()) == 1:  # turns may work against each other: one optimiser says nothing about them
+            yield _overfits(job, method, student, batch, list(parameters.values()), steps)
 
 
 def _loss(job: TrainingJob, method: Method, student: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
-    ours, theirs = method(batch, student, job.teacher)
-    terms = method.loss_terms(batch, ours, theirs)
-    given = method.loss_weights()
-    return terms, {name: given.get(name, 1.0) for name in terms}
+    """The terms of every turn, and their weights."""
+    terms: dict[str, Tensor] = {}
+    weights: dict[str, float] = {}
+    for turn in method.turns():
+        method.progress = replace(method.progress, turn=turn.name)
+        shown = method.transform(copy.copy(batch))
+        found = method.loss_terms(shown, *method(shown, student, job.teacher))
+        given = method.loss_weights()
+        terms |= found
+        weights |= {name: given.get(name, 1.0) for name in found}
+    return terms, weights
 
 
 def gradient_shares(job: TrainingJob, trained: Mapping[str, Tensor] | None = None) -> tuple[dict[str, float], dict[str, float]]:

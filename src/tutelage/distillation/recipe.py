@@ -26,6 +26,9 @@
     # flip = 0.5
     # workers = 2
 
+    [validation]             # what the best student is chosen by, like [data]; or above: validation = 0.1, a share of [data]
+    file = "held-out.npz"
+
     [options]                # of the method
     tau = 4.0
 
@@ -141,12 +144,14 @@ class Recipe:
     """A whole distillation; see the module's example.
 
     ``task_options``: of the task named by ``task``. ``test``: labelled data to score on (a packaged data set brings its
-    own). ``labelled``: what the student alone learns from in a comparison, by default ``data``. ``tensorboard``: write the
-    logs as its events too."""
+    own). ``validation``: data that the best student is chosen by, or the share of ``data`` to hold out for that.
+    ``labelled``: what the student alone learns from in a comparison, by default ``data``. ``tensorboard``: write the logs
+    as its events too."""
 
     student: ModelSpec
     data: DataSpec
     test: DataSpec | None = None
+    validation: DataSpec | float | None = None
     labelled: DataSpec | None = None
     teacher: TeacherSpec | None = None
     method: str = "kd"
@@ -247,6 +252,9 @@ def _union(kinds: list[Any], value: Any, where: str, path: str) -> Any:
         return _value(kinds[0], value, where, path)
     if type(value) in kinds:
         return value
+    table = next((kind for kind in kinds if is_dataclass(kind)), None)
+    if table is not None and isinstance(value, Mapping):
+        return _value(table, value, where, path)
     for kind in kinds:
         try:
             return _value(kind, value, where, path)

@@ -18,6 +18,7 @@ from tutelage.distillation.data import Batch, map_tree
 from tutelage.distillation.data.object_hash import ObjectHash, callable_fingerprint
 from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.outputs import Output, forward_heads
+from tutelage.distillation.weight_averaging import Buffers, ExponentialAverage
 from tutelage.errors import InputError
 from tutelage.storage import fingerprint
 
@@ -128,6 +129,10 @@ class NetworkTeacher(Teacher):
         """See :class:`Teacher`."""
         if self.network.training:
             self.network.eval()
+        return self.answer(batch)
+
+    def answer(self, batch: Batch) -> Output:
+        """The heads for ``batch``, in whatever mode the network is."""
         inputs = batch.inputs
         if self.channels_last:
             inputs = map_tree(lambda t: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t, inputs)
@@ -151,39 +156,60 @@ class NetworkTeacher(Teacher):
 
 
 class EMATeacher(NetworkTeacher):
-    """The student's exponential moving average, ``theta <- d theta + (1 - d) student`` after each step; buffers are
-    copied (Tarvainen, Valpola, 2017). ``decay`` may be a function of the number of updates so far."""
+    """The student's exponential moving average, updated after each step (Tarvainen, Valpola, 2017).
+
+    Args:
+        student: copied.
+        decay: a number in 0..1, or a function of the number of updates so far.
+        taps: names of sub-modules whose outputs become heads too.
+        buffers: ``copy``, ``average`` or ``own``: see :class:`~tutelage.distillation.weight_averaging.ExponentialAverage`.
+        train: it runs in train mode: batch statistics of its own batches, and dropout.
+    """
 
     frozen = False
 
-    def __init__(self, student: nn.Module, decay: float | Callable[[int], float] = 0.999, taps: Sequence[str] = ()):
-        super().__init__(copy.deepcopy(student), taps)
-        self.decay, self.updates = decay, 0
+    def __init__(
+        self,
+        student: nn.Module,
+        decay: float | Callable[[int], float] = 0.999,
+        taps: Sequence[str] = (),
+        buffers: Buffers = "copy",
+        train: bool = False,
+    ):
+        self.average = ExponentialAverage(student, decay, buffers)
+        super().__init__(self.average.network, taps)
+        self.train_mode = train
 
-    @torch.no_grad()
+    @property
+    def updates(self) -> int:
+        """How many steps of the student it has followed."""
+        return self.average.updates
+
+    def predict(self, batch: Batch) -> Output:
+        """See :class:`Teacher`."""
+        if not self.train_mode:
+            return super().predict(batch)
+        self.network.train()
+        return self.answer(batch)
+
     def after_step(self, student: nn.Module) -> None:
         """See :class:`Teacher`."""
-        decay = self.decay if isinstance(self.decay, float) else self.decay(self.updates)
-        ours: list[Tensor] = list(self.network.parameters())
-        theirs = [p.detach() for p in student.parameters()]
-        torch._foreach_lerp_(ours, theirs, 1.0 - decay)
-        for mine, other in zip(self.network.buffers(), student.buffers(), strict=True):
-            mine.copy_(other)
-        self.updates += 1
+        self.average.update(student)
 
     @property
     def fingerprint(self) -> str:
         """Names the kind alone: the weights follow the student, and nothing this teacher says can be cached."""
-        return fingerprint("moving average", self.decay if isinstance(self.decay, float) else self.decay.__qualname__)
+        decay = self.average.decay
+        more = [] if (self.average.buffers, self.train_mode) == ("copy", False) else [self.average.buffers, self.train_mode]
+        return fingerprint("moving average", decay.__qualname__ if callable(decay) else float(decay), *more)
 
     def state_dict(self) -> dict[str, Tensor]:
         """See :class:`Teacher`."""
-        return {f"network.{k}": v for k, v in self.network.state_dict().items()} | {"updates": torch.tensor(self.updates)}
+        return self.average.state()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See :class:`Teacher`."""
-        self.updates = int(state["updates"])
-        self.network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k != "updates"})
+        self.average.load(state)
 
 
 class SelfTeacher(NetworkTeacher):

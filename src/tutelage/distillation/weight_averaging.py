@@ -34,11 +34,18 @@ class ExponentialAverage:
         InputError: a decay outside 0..1, or an unknown treatment of buffers.
     """
 
-    def __init__(self, network: nn.Module, decay: float | Callable[[int], float] = 0.999, buffers: Buffers = "copy"):
+    def __init__(
+        self,
+        network: nn.Module,
+        decay: float | Callable[[int], float] = 0.999,
+        buffers: Buffers = "copy",
+    ):
         if buffers not in ("copy", "average", "own"):
             raise InputError(f"unknown treatment {buffers!r}", where="buffers", remedy="copy, average or own")
         if isinstance(decay, (int, float)) and not 0 <= decay <= 1:
-            raise InputError(f"a decay lies in 0..1, this is {decay}", where="decay")
+            raise InputError(f"a decay lies in 0..1, this is {decay}", where="decay", remedy="such as 0.999")
+        if not callable(decay) and not isinstance(decay, (int, float)):
+            raise InputError(f"{decay!r} is no decay", where="decay", remedy="a number, or a function of the number of updates")
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay, self.buffers, self.updates = decay, buffers, 0
 

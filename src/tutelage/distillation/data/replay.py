@@ -11,6 +11,7 @@ import torch
 from tutelage.distillation.data import Batch, ReplayableData, SampleOrder, flatten_tree
 from tutelage.distillation.data.dataset import DatasetData
 from tutelage.distillation.data.loader import BatchLoader
+from tutelage.distillation.data.subset import SubsetData
 from tutelage.errors import InputError
 
 
@@ -20,6 +21,8 @@ def check_replay(data: ReplayableData, batch: Batch, count: int) -> None:
     Raises:
         InputError: a sample read twice with one seed differs; it is named.
     """
+    while isinstance(data, SubsetData):
+        data = data.source
     if isinstance(data, DatasetData) and batch.ids is not None and batch.seeds is not None:
         data.check_replay(batch.ids[:count].cpu(), batch.seeds[:count].cpu())
 
