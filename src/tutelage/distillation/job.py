@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args, get_type_hints
 import torch
 from torch import nn
 
-from tutelage.distillation.data import Batch, ReplayableData, SampleOrder, TensorData, flatten_tree
+from tutelage.distillation.data import Batch, BatchOrder, ReplayableData, SampleOrder, TensorData, flatten_tree, order_of
 from tutelage.distillation.data.sources import as_data
 from tutelage.distillation.method import Method
 from tutelage.distillation.tasks import Task, make_task
@@ -174,10 +174,10 @@ class TrainingJob:
             )
         self.task = self.method.task = task
 
-    def sample_order(self) -> SampleOrder:
+    def sample_order(self) -> BatchOrder:
         """Which samples, in which views, each forward pass takes."""
         s = self.settings
-        return SampleOrder(len(self.data), s.batch_size, s.seed, s.views, s.view_seed)
+        return order_of(self.data, s.batch_size, s.seed, s.views, s.view_seed, s.steps, s.accumulate)
 
     def fingerprint_parts(self) -> list[Any]:
         """What two runs must share to be the same run."""

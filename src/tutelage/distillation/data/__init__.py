@@ -6,6 +6,7 @@ Read in this order: ``base`` (batches, tensors in memory, the order of samples),
 
 from tutelage.distillation.data.base import (
     Batch,
+    BatchOrder,
     ReplayableData,
     SampleOrder,
     TensorData,
@@ -13,11 +14,13 @@ from tutelage.distillation.data.base import (
     flatten_tree,
     hash64,
     map_tree,
+    order_of,
     take_rows,
 )
 
 __all__ = [
     "Batch",
+    "BatchOrder",
     "ReplayableData",
     "SampleOrder",
     "TensorData",
@@ -25,5 +28,6 @@ __all__ = [
     "flatten_tree",
     "hash64",
     "map_tree",
+    "order_of",
     "take_rows",
 ]

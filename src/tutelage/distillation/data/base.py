@@ -184,6 +184,27 @@ def hash64(values: np.ndarray) -> np.ndarray:
         return z ^ (z >> np.uint64(31))
 
 
+class BatchOrder(Protocol):
+    """Which samples and views each pass of a run takes: a function of the number of the pass alone."""
+
+    length: int
+    batch_size: int
+    views: int
+    view_seed: int
+
+    def step(self, number: int) -> tuple[Tensor, Tensor]:
+        """(sample numbers [B], view seeds [B]) of pass ``number`` (from 0), int64."""
+        ...
+
+    def covering(self, cycle: int) -> int | None:
+        """How many passes show each sample in ``cycle`` views; None: this depends on the run."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What :func:`order_of` makes the same order from."""
+        ...
+
+
 class SampleOrder:
     """Which samples and views each step takes: a function of (seed, step) alone, so nothing has to be saved.
 
@@ -230,3 +251,36 @@ class SampleOrder:
             missing -= len(parts[-1][0])
             epoch, offset = epoch + 1, 0
         return torch.cat([part[0] for part in parts]).long(), torch.cat([part[1] for part in parts]).long()
+
+    def covering(self, cycle: int) -> int | None:
+        """See :class:`BatchOrder`."""
+        return -(-cycle * self.length // self.batch_size)
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`BatchOrder`."""
+        return {name: getattr(self, name) for name in ("length", "batch_size", "seed", "views", "view_seed")}
+
+
+def order_of(
+    data: ReplayableData,
+    batch_size: int,
+    seed: int,
+    views: int = 0,
+    view_seed: int | None = None,
+    steps: int = 1,
+    accumulate: int = 1,
+    length: int | None = None,
+) -> BatchOrder:
+    """Which samples of ``data``, in which views, each pass of a run takes: what its ``sample_order`` says, where it has
+    one, else a :class:`SampleOrder`.
+
+    Args:
+        data: the samples.
+        batch_size, seed, views, view_seed: as in :class:`SampleOrder`.
+        steps, accumulate: the length of the run; data that change over a run are divided by it.
+        length: of the data; None: as it is.
+    """
+    own = getattr(data, "sample_order", None)
+    if own is not None:
+        return own(batch_size, seed, views, view_seed, steps, accumulate)
+    return SampleOrder(len(data) if length is None else length, batch_size, seed, views, view_seed)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tutelage.distillation.data import Batch, ReplayableData, SampleOrder
+from tutelage.distillation.data import Batch, BatchOrder, ReplayableData
 from tutelage.distillation.data.dataset import Loading
 from tutelage.errors import TutelageError
 from tutelage.workers import WorkerLost
@@ -33,7 +33,7 @@ class BatchLoader:
         pin_memory: whether batches go to a CUDA device.
     """
 
-    def __init__(self, data: ReplayableData, order: SampleOrder, passes: int, pin_memory: bool = False):
+    def __init__(self, data: ReplayableData, order: BatchOrder, passes: int, pin_memory: bool = False):
         self.data = data
         self.order = order
         self.passes = passes
@@ -140,7 +140,7 @@ class _Batches(Dataset[Any]):
 class _Passes(Sampler[Request]):
     """The passes ``first`` to ``last`` of an order."""
 
-    def __init__(self, order: SampleOrder, first: int, last: int):
+    def __init__(self, order: BatchOrder, first: int, last: int):
         self.order, self.first, self.last = order, first, last
 
     def __iter__(self) -> Iterator[Request]:
