@@ -156,6 +156,16 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def check_range(where: str, value: Any, least: float, most: float) -> None:
+    """Refuse what is no number from ``least`` to ``most``: for values that were not read from a file.
+
+    Raises:
+        InputError: ``where`` is named.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not least <= value <= most:
+        raise InputError(f"{value!r} is no number from {least:g} to {most:,}", where=where, remedy=f"at least {least:g}")
+
+
 def check_dataclass(value: Any, where: object, least: int = 0, most: int = 100_000) -> None:
     """Check a dataclass made of what a file held: its fields, and those of dataclasses in it, are of the types declared.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from tutelage import storage
 from tutelage.distillation.data import Batch, hash64
+from tutelage.distillation.geometry import Geometry, move_labels, random_parts, random_windows
 from tutelage.errors import InputError
+from tutelage.fields import check_range
 
 
 def random_draws(seeds: Tensor, stream: int, count: int) -> Tensor:
@@ -43,9 +45,15 @@ class Augmentation:
             2022), with ``mix`` the probability of mixing and ``switch`` that of CutMix where both are on. Class ids
             become probabilities over ``classes``; CutMix weighs them by the area that is left.
         field: which entry of a dict of inputs holds the images; None: the input is the tensor of images.
+        cut: cut a square of this many pixels out at random: the images become smaller.
+        turn: a random quarter turn, counter-clockwise.
+        labels: what crop, resize, flip, cut and turn move along with the images, by one :class:`Geometry`: ``map`` (class ids
+            [B, H, W], of any size), ``image`` ([B, C, H, W], of any size: a large picture beside a small one), ``boxes``
+            (as the task ``detection`` has them) or ``points`` [B, K, 3]; None: labels stay as they are.
 
     Raises:
-        InputError: no images, an odd batch for mixing, or labels to mix without ``classes``.
+        InputError: a value out of range, no images, images smaller than ``cut``, an odd batch for mixing, or labels to mix
+            without ``classes``.
     """
 
     crop: int = 0
@@ -60,11 +68,39 @@ class Augmentation:
     switch: float = 0.5
     classes: int | None = None
     field: str | None = None
+    cut: int = 0
+    turn: bool = False
+    labels: Literal["map", "image", "boxes", "points"] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "cut", "colour", "mixup", "cutmix"):
+            check_range(f"views.{name}", getattr(self, name), 0, 10**6)
+        for name in ("flip", "erase", "mix", "switch"):
+            check_range(f"views.{name}", getattr(self, name), 0, 1)
+        if self.resize is not None and not 0 < self.resize[0] <= self.resize[1] <= 1:
+            raise InputError(f"no range of shares: {self.resize}", where="views.resize", remedy="such as [0.35, 1.0]")
+        if self.randaugment is not None:
+            check_range("views.randaugment", self.randaugment[0], 0, 100)
+            check_range("views.randaugment", self.randaugment[1], 0, 10)
+        if self.classes is not None:
+            check_range("views.classes", self.classes, 1, 10**9)
+        if self.labels not in (None, "map", "image", "boxes", "points"):
+            raise InputError(f"cannot move {self.labels!r}", where="views.labels", remedy="map, image, boxes or points")
+        if self.labels is not None and (self.randaugment or self.mixup or self.cutmix):
+            raise InputError(
+                f"RandAugment, Mixup and CutMix move images, and would leave the {self.labels} where they were",
+                where="views.labels",
+                remedy="use crop, resize, flip, cut, turn, colour and erase",
+            )
 
     @property
     def fingerprint(self) -> str:
         """Names the augmentation's settings and the version of its code."""
-        return storage.fingerprint("views-1", self)
+        plain = storage.to_plain(self)
+        for name in ("cut", "turn", "labels"):  # a setting that is off leaves the name as it was before it existed
+            if not plain[name]:
+                del plain[name]
+        return storage.fingerprint("views-1", plain)
 
     def __call__(self, batch: Batch) -> Batch:
         """The view of ``batch`` that its seeds name."""
@@ -77,8 +113,16 @@ class Augmentation:
             )
         if batch.seeds is None:
             raise InputError("the batch has no view seeds", where="seeds", remedy="Data.batch must set them")
-        images = self.apply(images, batch.seeds)
         labels, partners = batch.labels, batch.partners
+        if self.cut or self.turn or self.labels is not None:
+            height, width = images.shape[2:]
+            geometry = self.geometry(batch.seeds, height, width)
+            size = (self.cut, self.cut) if self.cut else (height, width)
+            if labels is not None and self.labels is not None:
+                labels = move_labels(labels, self.labels, geometry, (size[0] / height, size[1] / width))
+            images = self.recolour(geometry.image(images, size), batch.seeds)
+        else:
+            images = self.apply(images, batch.seeds)
         if self.mixup or self.cutmix:
             images, labels, partners = self._mixed(images, labels, batch.seeds)
         inputs = images if self.field is None else {**batch.inputs, self.field: images}
@@ -92,6 +136,27 @@ class Augmentation:
             images = resized_part(images, random_draws(seeds, 2, 4), self.resize)
         if self.flip:
             images = torch.where((random_draws(seeds, 3, 1)[:, 0] < self.flip)[:, None, None, None], images.flip(-1), images)
+        return self.recolour(images, seeds)
+
+    def geometry(self, seeds: Tensor, height: int, width: int) -> Geometry:
+        """Where the views that ``seeds`` [B] name lie in images of ``height`` x ``width`` pixels.
+
+        Raises:
+            InputError: the images are smaller than ``cut``.
+        """
+        found = Geometry.whole(len(seeds))
+        if self.crop:
+            found = found.part(random_windows(random_draws(seeds, 1, 2), (height, width), (height, width), self.crop))
+        if self.cut:
+            found = found.part(random_windows(random_draws(seeds, 7, 2), (height, width), (self.cut, self.cut)))
+        if self.resize:
+            found = found.part(random_parts(random_draws(seeds, 2, 4), self.resize))
+        flip = random_draws(seeds, 3, 1)[:, 0] < self.flip
+        turns = (random_draws(seeds, 8, 1)[:, 0] * 4).long() if self.turn else found.turns
+        return Geometry(found.box, flip, turns)
+
+    def recolour(self, images: Tensor, seeds: Tensor) -> Tensor:
+        """What changes colours and leaves everything in its place (but for RandAugment): RandAugment, colour, erasing."""
         if self.randaugment:
             images = randaugment(images, seeds, *self.randaugment)
         if self.colour:
