@@ -119,7 +119,7 @@ class ImageFolder:
         if manifest is None:
             names, labels, self.classes = _from_folders(self.root, classes)
         else:
-            names, labels, self.classes = _from_manifest(self.root, Path(manifest), classes)
+            names, labels, self.classes = read_manifest(self.root, Path(manifest), classes)
         if limit is not None and limit < len(names):
             chosen = np.linspace(0, len(names) - 1, limit).astype(int).tolist()
             names = [names[number] for number in chosen]
@@ -220,7 +220,12 @@ def _images(folder: Path, root: Path) -> Iterator[str]:
                 yield file if below == "." else os.path.join(below, file)
 
 
-def _from_manifest(root: Path, manifest: Path, classes: Sequence[str] | None) -> Found:
+def read_manifest(root: Path, manifest: Path, classes: Sequence[str] | None) -> Found:
+    """The files that a manifest lists, relative to ``root``, and their labels.
+
+    Raises:
+        InputError: a wrong line; file and line are named.
+    """
     if not manifest.is_absolute() and (root / manifest).exists():
         manifest = root / manifest
     names: list[str] = []
