@@ -182,7 +182,7 @@ def test_the_fingerprint_names_every_setting() -> None:
         (lambda: View(0), "count"),
         (lambda: View(2, -3), "size"),
         (lambda: View(grey=2), "grey"),
-        (lambda: View(blur=(2.0, 1.0)), "sigmas"),
+        (lambda: View(blur=(2.0, 1.0)), "blur: 2.0 is above"),
         (lambda: View(10, grid=(3, 3)), "at most 9"),
         (lambda: View(2, grid=(3, 3), patch=0.0), "patch"),
         (lambda: View(2, grid=(3, 3), augmentation=Augmentation(turn=True)), "turn"),

@@ -6,7 +6,7 @@ Each row of a batch draws its own numbers from its own seed by counter, so a vie
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from tutelage import storage
 from tutelage.distillation.data import Batch, hash64
 from tutelage.distillation.geometry import Geometry, move_labels, random_parts, random_windows
 from tutelage.errors import InputError
-from tutelage.fields import check_range
+from tutelage.fields import check_pair, check_range
 
 
 def random_draws(seeds: Tensor, stream: int, count: int) -> Tensor:
@@ -73,17 +73,21 @@ class Augmentation:
     labels: Literal["map", "image", "boxes", "points"] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("crop", "cut", "colour", "mixup", "cutmix"):
+        for name in ("crop", "cut"):
+            check_range(f"views.{name}", getattr(self, name), 0, 10**6, whole=True)
+        for name in ("colour", "mixup", "cutmix"):
             check_range(f"views.{name}", getattr(self, name), 0, 10**6)
         for name in ("flip", "erase", "mix", "switch"):
             check_range(f"views.{name}", getattr(self, name), 0, 1)
-        if self.resize is not None and not 0 < self.resize[0] <= self.resize[1] <= 1:
-            raise InputError(f"no range of shares: {self.resize}", where="views.resize", remedy="such as [0.35, 1.0]")
+        if self.resize is not None:
+            check_pair("views.resize", self.resize, 1e-6, 1)
         if self.randaugment is not None:
-            check_range("views.randaugment", self.randaugment[0], 0, 100)
+            if not isinstance(self.randaugment, (tuple, list)) or len(self.randaugment) != 2:
+                raise InputError(f"{self.randaugment!r} is no pair", where="views.randaugment", remedy="(operations, magnitude)")
+            check_range("views.randaugment", self.randaugment[0], 0, 100, whole=True)
             check_range("views.randaugment", self.randaugment[1], 0, 10)
         if self.classes is not None:
-            check_range("views.classes", self.classes, 1, 10**9)
+            check_range("views.classes", self.classes, 1, 10**9, whole=True)
         if self.labels not in (None, "map", "image", "boxes", "points"):
             raise InputError(f"cannot move {self.labels!r}", where="views.labels", remedy="map, image, boxes or points")
         if self.labels is not None and (self.randaugment or self.mixup or self.cutmix):
@@ -104,12 +108,14 @@ class Augmentation:
 
     def __call__(self, batch: Batch) -> Batch:
         """The view of ``batch`` that its seeds name."""
-        images = batch.inputs if self.field is None else batch.inputs[self.field]
+        images = batch.inputs
+        if self.field is not None:
+            images = images.get(self.field) if isinstance(images, Mapping) else None
         if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
             raise InputError(
                 "augmentation needs images, float [B, C, H, W]",
                 where="inputs" if self.field is None else f"inputs.{self.field}",
-                remedy="convert them, or name the field that holds them: Views(field=…)",
+                remedy="convert them, or name the field that holds them: Augmentation(field=…)",
             )
         if batch.seeds is None:
             raise InputError("the batch has no view seeds", where="seeds", remedy="Data.batch must set them")
@@ -183,9 +189,17 @@ class Augmentation:
                 rows = slice(2 * pair, 2 * pair + 2)
                 mixed[rows, :, top:bottom, left:right] = other[rows, :, top:bottom, left:right]
         if labels is not None:
+            if not isinstance(labels, Tensor) or labels.ndim > 2 or (labels.ndim == 2 and not labels.is_floating_point()):
+                found = list(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+                remedy = "class ids [B] or probabilities [B, C]; other labels cannot be mixed"
+                raise InputError(f"cannot mix labels {found}", where="labels", remedy=remedy)
             if labels.ndim == 1:
                 if self.classes is None:
-                    raise InputError("mixing needs the number of classes", where="views.classes", remedy="Views(classes=…)")
+                    raise InputError("mixing needs the number of classes", where="views.classes", remedy="Augmentation(classes=…)")
+                if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+                    wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
+                    remedy = "count classes from 0, and give their number"
+                    raise InputError(f"a label is {wrong}, of {self.classes} classes", where="views.classes", remedy=remedy)
                 labels = F.one_hot(labels, self.classes).float()
             labels = labels * kept[:, None] + labels[partners] * (1 - kept)[:, None]
         return mixed, labels, partners

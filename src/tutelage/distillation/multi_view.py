@@ -20,7 +20,7 @@ from tutelage.distillation.augmentation import Augmentation, grey, random_draws
 from tutelage.distillation.data import Batch, hash64
 from tutelage.distillation.geometry import Geometry
 from tutelage.errors import InputError, did_you_mean
-from tutelage.fields import check_range
+from tutelage.fields import check_pair, check_range
 
 
 def subseeds(seeds: Tensor, number: int) -> Tensor:
@@ -85,11 +85,11 @@ class View:
     def __post_init__(self) -> None:
         for name, least in (("count", 1), ("size", 1)):
             if (value := getattr(self, name)) is not None:
-                check_range(name, value, least, 100_000)
+                check_range(name, value, least, 100_000, whole=True)
         for name in ("grey", "blur_probability", "jitter"):
             check_range(name, getattr(self, name), 0, 1)
-        if self.blur is not None and not 0 < self.blur[0] <= self.blur[1] <= 100:
-            raise InputError(f"no range of sigmas: {self.blur}", where="blur", remedy="such as (0.1, 2.0), in pixels")
+        if self.blur is not None:
+            check_pair("blur", self.blur, 1e-6, 100)
         if self.augmentation.mixup or self.augmentation.cutmix or self.augmentation.labels:
             raise InputError(
                 "a view is not mixed with others, and moves no labels",
