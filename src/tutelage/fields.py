@@ -171,7 +171,9 @@ def check_range(where: object, value: Any, least: float, most: float, whole: boo
     kind = int if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
         what = "whole number" if whole else "number"
-        raise InputError(f"{_shown(value)} is no {what} from {least:,} to {most:,}", where=where, remedy=f"at least {least:,}")
+        above = isinstance(value, (int, float)) and value > most
+        remedy = f"at most {most:,}" if above else f"at least {least:,}"
+        raise InputError(f"{_shown(value)} is no {what} from {least:,} to {most:,}", where=where, remedy=remedy)
 
 
 def check_pair(where: object, value: Any, least: float, most: float) -> None:

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tutelage.distillation.data import Batch, flatten_tree
+from tutelage.distillation.data import Batch, ReplayableData, TensorData, flatten_tree
 from tutelage.distillation.data.replay import check_replay
 from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.method import Method
-from tutelage.distillation.outputs import Output, forward_heads
+from tutelage.distillation.outputs import Output, first_forward
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.tasks import Classification, Fit, Regression, Task, infer_task, make_task
 from tutelage.distillation.vocabulary import vocabularies
@@ -37,7 +37,7 @@ def resolve_task(job: TrainingJob, batch: Batch) -> None:
         job.set_task(make_task(job.method.tasks[0]))
         return
     with torch.no_grad(), vocabularies(job.student, batch.inputs, "student"):
-        output = forward_heads(job.student.eval(), batch.inputs)
+        output = first_forward(job.student.eval(), batch.inputs)
     try:
         task = infer_task(output, batch)
     except InputError:
@@ -74,11 +74,13 @@ def check_first_batch(job: TrainingJob, batch: Batch) -> None:
     if not plain and task is None:
         return  # the method feeds its networks in its own way
     with torch.no_grad(), vocabularies(job.student, batch.inputs, "student"):
-        student = forward_heads(job.student.eval(), batch.inputs)
+        student = first_forward(job.student.eval(), batch.inputs)
     if task is not None and (plain or "logits" in student):
         task.check(student, batch.labels)
     elif plain and Classification.fit(student, batch) is Fit.CERTAIN:
         Classification().check(student, batch.labels)
+    if isinstance(task, Classification) and "logits" in student:
+        _check_class_ids(job.data, task, student["logits"].shape[-1])
     if type(job.method).forward is not Method.forward or job.teacher is None or job.teacher.black_boxes:
         return
     network = job.teacher.network
@@ -90,6 +92,21 @@ def check_first_batch(job: TrainingJob, batch: Batch) -> None:
         task.check_teacher(student, teacher)
     else:
         _check_matched(job, student, teacher)
+
+
+def _check_class_ids(data: ReplayableData, task: Classification, classes: int) -> None:
+    """Look at the class ids of all samples where they lie in memory: a wrong one would end the run in the middle."""
+    labels = data.labels if isinstance(data, TensorData) else None
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        return
+    wrong = ((labels < 0) | (labels >= classes)) & task.counted(labels, classes)
+    if bool(wrong.any()):
+        first = int(wrong.nonzero()[0, 0])
+        raise InputError(
+            f"the label of sample {first} is {int(labels[first])}, the student has {classes} classes (0 to {classes - 1})",
+            where="labels",
+            remedy="count classes from 0; a label of -100 leaves a sample out, or another: ignore_index of the task",
+        )
 
 
 def _check_matched(job: TrainingJob, student: Output, teacher: Output) -> None:
