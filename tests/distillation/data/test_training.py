@@ -146,7 +146,6 @@ def test_a_batch_of_every_kind_of_tensor_arrives_as_it_was_sent() -> None:
     here, there = loader.read(0), loader.take(0)
     loader.close()
     assert there.extra["names"] == ("a", "b") and there.extra["nested"]["number"] == 3
-    pairs = zip(flatten_tree([here.inputs, here.labels, here.ids, here.seeds, here.partners, here.extra]),
-                flatten_tree([there.inputs, there.labels, there.ids, there.seeds, there.partners, there.extra]), strict=True)  # fmt: skip
-    for (name, a), (other, b) in pairs:
+    trees = [[b.inputs, b.labels, b.ids, b.seeds, b.partners, b.extra] for b in (here, there)]
+    for (name, a), (other, b) in zip(*map(flatten_tree, trees), strict=True):
         assert name == other and a.dtype == b.dtype and torch.equal(a, b)
