@@ -51,6 +51,8 @@ def test_two_sources_are_distilled_from_a_recipe(tmp_path: Path) -> None:
     data, _ = load(read_recipe(file).data, "data", None)
     batch = data.batch(*data.sample_order(8, 0).step(0))
     assert batch.extra["domain"].bincount().tolist() == [6, 2] and (batch.labels[6:] == -100).all()
+    code, out, err = tutelage("doctor", file, "--steps", 1)
+    assert "class order" in out or "teacher score" in out, err
     code, out, err = tutelage("distill", file, "--set", "data.weights.knwn=1")
     assert code == 2 and "did you mean known" in out + err
 
