@@ -215,6 +215,7 @@ def cache_folder(job: TrainingJob, root: Path) -> Path:
         )
     order = job.data.batch(*job.sample_order().step(0))
     own = order.partners is not None or (order.seeds is not None and bool(order.seeds.any()) and not job.settings.views)
+    own = own or job.sample_order().covering(1) is None  # which samples are shown depends on the run
     return root / f"seed-{job.settings.seed}" if own else root
 
 

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tutelage.distillation.api import distill
 from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.cache import CachedTeacher
 from tutelage.distillation.cache_build import build, verify
@@ -130,6 +131,17 @@ def test_a_stopped_run_resumes_to_the_same_bits_and_a_cached_teacher_equals_the_
     assert verify(tmp_path / "cache", job(combined(), accumulate=2))["largest_error"] == {"logits": 0.0}
     if isinstance(mixing, Together):  # nothing in these samples is random: each is asked about once or twice, not every epoch
         assert len(cached.teacher.cache) < 2 * 65
+
+
+@pytest.mark.parametrize("mixing", [Together(), InTurn()])
+def test_seeds_have_caches_of_their_own_where_they_show_other_samples(tmp_path: Path, mixing) -> None:
+    data = CombinedData({"a": samples(10), "b": samples(9, 1)}, mixing)
+    chosen: dict = {"steps": 4, "batch_size": 4, "seeds": 2, "task": "classification"}
+    cached = distill(Net(), Net(16, seed=1), data, "kd", cache=tmp_path, **chosen)
+    live = distill(Net(), Net(16, seed=1), data, "kd", view_seed=0, **chosen)
+    assert [bits(one.student) for one in cached.results] == [bits(one.student) for one in live.results]
+    other = data.with_sources({"a": samples(5), "b": samples(4)})
+    assert len(other) == 9 and type(other.mixing) is type(mixing)
 
 
 def test_workers_change_nothing() -> None:

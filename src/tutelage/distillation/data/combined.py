@@ -109,6 +109,10 @@ class CombinedData:
         named = [[name, data.fingerprint] for name, data in self.sources.items()]
         return fingerprint("combined-1", named, type(self.mixing).__name__, self.mixing, self.parts, self.field, repr(self.missing))
 
+    def with_sources(self, sources: Mapping[str, Any]) -> CombinedData:
+        """Other sources of the same names, read in the same way: the parts of a split, say."""
+        return CombinedData(sources, self.mixing, parts=self.parts, field=self.field, missing=self.missing, loading=self.loading)
+
     def sample_order(
         self, batch_size: int, seed: int, views: int = 0, view_seed: int | None = None, steps: int = 1, accumulate: int = 1
     ) -> BatchOrder:
