@@ -123,6 +123,32 @@ def matrix_table(matrix: Matrix, names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
+def continual_result(arms: Mapping[str, Matrix | Sequence[Matrix]], names: Sequence[str], unit: str = "%") -> dict[str, Any]:
+    """What ``tutelage report`` makes a page of: write it as ``continual.json`` into a run folder.
+
+    Args:
+        arms: by name, a matrix, or one for each seed, of which the mean is shown.
+        names: of the tasks.
+        unit: of the accuracies.
+
+    Raises:
+        InputError: a matrix that does not fit the names.
+    """
+    rows = []
+    for name, given in arms.items():
+        stack = np.array(given, dtype=np.float64) if len(given) else np.zeros((0, 0))
+        seeds = [_checked(one) for one in (stack if stack.ndim == 3 else [stack])]
+        if any(len(one) != len(names) for one in seeds):
+            raise InputError(f"{len(seeds[0])} tasks, {len(names)} names", where=f"arms.{name}", remedy="one name a task")
+        every = [continual_figures(one) for one in seeds]
+        means: dict[str, float | None] = {}
+        for key in every[0]:
+            known = [value for one in every if (value := one[key]) is not None]
+            means[key] = float(np.mean(known)) if known else None
+        rows.append({"name": name, "matrix": np.mean(seeds, axis=0).tolist(), "figures": means})
+    return {"format": "tutelage-continual", "version": 1, "unit": unit, "tasks": list(names), "arms": rows}
+
+
 # -- measuring a run ---------------------------------------------------------------------------------------------------
 
 
