@@ -73,19 +73,14 @@ class Augmentation:
     labels: Literal["map", "image", "boxes", "points"] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("crop", "cut"):
-            check_range(f"views.{name}", getattr(self, name), 0, 10**6, whole=True)
-        for name in ("colour", "mixup", "cutmix"):
-            check_range(f"views.{name}", getattr(self, name), 0, 10**6)
-        for name in ("flip", "erase", "mix", "switch"):
-            check_range(f"views.{name}", getattr(self, name), 0, 1)
+        for name in ("crop", "cut", "colour", "mixup", "cutmix", "flip", "erase", "mix", "switch"):
+            most = 1 if name in ("flip", "erase", "mix", "switch") else 10**6
+            check_range(f"views.{name}", getattr(self, name), 0, most, whole=name in ("crop", "cut"))
         if self.resize is not None:
             check_pair("views.resize", self.resize, 1e-6, 1)
         if self.randaugment is not None:
-            if not isinstance(self.randaugment, (tuple, list)) or len(self.randaugment) != 2:
-                raise InputError(f"{self.randaugment!r} is no pair", where="views.randaugment", remedy="(operations, magnitude)")
+            check_pair("views.randaugment", (0, *self.randaugment[1:]), 0, 10)  # operations, magnitude
             check_range("views.randaugment", self.randaugment[0], 0, 100, whole=True)
-            check_range("views.randaugment", self.randaugment[1], 0, 10)
         if self.classes is not None:
             check_range("views.classes", self.classes, 1, 10**9, whole=True)
         if self.labels not in (None, "map", "image", "boxes", "points"):
@@ -192,9 +187,7 @@ class Augmentation:
                 mixed[rows, :, top:bottom, left:right] = other[rows, :, top:bottom, left:right]
         if labels is not None:
             if not isinstance(labels, Tensor) or labels.ndim > 2 or (labels.ndim == 2 and not labels.is_floating_point()):
-                found = list(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
-                remedy = "class ids [B] or probabilities [B, C]; other labels cannot be mixed"
-                raise InputError(f"cannot mix labels {found}", where="labels", remedy=remedy)
+                raise InputError("cannot mix such labels", where="labels", remedy="class ids [B] or probabilities [B, C]")
             if labels.ndim == 1:
                 if self.classes is None:
                     raise InputError("mixing needs the number of classes", where="views.classes", remedy="Augmentation(classes=…)")
