@@ -79,8 +79,10 @@ class Augmentation:
         if self.resize is not None:
             check_pair("views.resize", self.resize, 1e-6, 1)
         if self.randaugment is not None:
-            check_pair("views.randaugment", (0, *self.randaugment[1:]), 0, 10)  # operations, magnitude
+            if not isinstance(self.randaugment, (tuple, list)) or len(self.randaugment) != 2:
+                raise InputError(f"{self.randaugment!r} is no pair", where="views.randaugment", remedy="(operations, magnitude)")
             check_range("views.randaugment", self.randaugment[0], 0, 100, whole=True)
+            check_range("views.randaugment", self.randaugment[1], 0, 10)
         if self.classes is not None:
             check_range("views.classes", self.classes, 1, 10**9, whole=True)
         if self.labels not in (None, "map", "image", "boxes", "points"):
@@ -95,11 +97,8 @@ class Augmentation:
     @property
     def fingerprint(self) -> str:
         """Names the augmentation's settings and the version of its code."""
-        plain = storage.to_plain(self)
-        for name in ("cut", "turn", "labels"):  # a setting that is off leaves the name as it was before it existed
-            if not plain[name]:
-                del plain[name]
-        return storage.fingerprint("views-1", plain)
+        later = ("cut", "turn", "labels")  # these leave the name as it was before they existed where they are off
+        return storage.fingerprint("views-1", {k: v for k, v in storage.to_plain(self).items() if v or k not in later})
 
     def __call__(self, batch: Batch) -> Batch:
         """The view of ``batch`` that its seeds name."""
@@ -192,9 +191,8 @@ class Augmentation:
                 if self.classes is None:
                     raise InputError("mixing needs the number of classes", where="views.classes", remedy="Augmentation(classes=…)")
                 if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
-                    wrong = int(labels.min()) if int(labels.min()) < 0 else int(labels.max())
-                    remedy = "count classes from 0, and give their number"
-                    raise InputError(f"a label is {wrong}, of {self.classes} classes", where="views.classes", remedy=remedy)
+                    wrong = f"labels are {int(labels.min())} to {int(labels.max())}, of {self.classes} classes"
+                    raise InputError(wrong, where="views.classes", remedy="count classes from 0, and give their number")
                 labels = F.one_hot(labels, self.classes).float()
             own, others = (share.to(labels.dtype)[:, None] for share in (kept, 1 - kept))
             labels = labels * own + labels[partners] * others

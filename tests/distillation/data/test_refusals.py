@@ -60,10 +60,11 @@ CASES = {
     "workers": (lambda: Loading(workers=1.5), "workers"),
     "image size": (lambda: ImageTransform("a"), "image_size"),
     "crop area": (lambda: ImageTransform(8, (0.5,)), "crop_area: (0.5,) is no pair"),
-    "mixing beyond the classes": (lambda: view(mixup=0.3, classes=2), "a label is 2, of 2 classes"),
+    "mixing beyond the classes": (lambda: view(mixup=0.3, classes=2), "labels are 0 to 2, of 2 classes"),
     "mixing maps": (lambda: view(torch.zeros(8, 8, 8).long(), mixup=0.3, classes=2), "cannot mix such labels"),
     "no such field": (lambda: view(flip=0.5, field="image"), "inputs.image"),
     "half a pixel": (lambda: Augmentation(crop=1.5), "views.crop"),
+    "randaugment without magnitude": (lambda: Augmentation(randaugment=2), "views.randaugment"),
     "randaugment": (lambda: Augmentation(randaugment=(2,)), "views.randaugment"),
 }
 

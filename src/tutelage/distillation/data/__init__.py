@@ -1,7 +1,8 @@
 """Data at any scale: batches, and datasets read lazily, item by item, by worker processes, in views that can be replayed.
 
 Read in this order: ``base`` (batches, tensors in memory, the order of samples), ``seeding``, ``items``, ``dataset``,
-``loader``, ``replay``, ``stream``, ``images``, ``hub``, ``sources``.
+``loader``, ``replay``, ``stream``, ``images``, ``hub``, ``sources``; then ``generated`` (noise and made samples), ``clips``,
+``mixing`` and ``combined`` (several sources).
 """
 
 from tutelage.distillation.data.base import (
