@@ -15,7 +15,7 @@ from tutelage.distillation.data import Batch, ReplayableData, TensorData, flatte
 from tutelage.distillation.data.replay import check_replay
 from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.method import Method
-from tutelage.distillation.outputs import Output, first_forward
+from tutelage.distillation.outputs import Output, forward_heads
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.tasks import Classification, Fit, Regression, Task, infer_task, make_task
 from tutelage.distillation.vocabulary import vocabularies
@@ -37,7 +37,7 @@ def resolve_task(job: TrainingJob, batch: Batch) -> None:
         job.set_task(make_task(job.method.tasks[0]))
         return
     with torch.no_grad(), vocabularies(job.student, batch.inputs, "student"):
-        output = first_forward(job.student.eval(), batch.inputs)
+        output = forward_heads(job.student.eval(), batch.inputs)
     try:
         task = infer_task(output, batch)
     except InputError:
@@ -74,7 +74,7 @@ def check_first_batch(job: TrainingJob, batch: Batch) -> None:
     if not plain and task is None:
         return  # the method feeds its networks in its own way
     with torch.no_grad(), vocabularies(job.student, batch.inputs, "student"):
-        student = first_forward(job.student.eval(), batch.inputs)
+        student = forward_heads(job.student.eval(), batch.inputs)
     if task is not None and (plain or "logits" in student):
         task.check(student, batch.labels)
     elif plain and Classification.fit(student, batch) is Fit.CERTAIN:

@@ -7,10 +7,9 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from tutelage.distillation.data import Tree, flatten_tree
+from tutelage.distillation.data import Tree
 from tutelage.errors import InputError
 
 Output = dict[str, Tensor]
@@ -37,28 +36,6 @@ def unwrap_model(network: nn.Module) -> nn.Module:
         if not isinstance(inner, nn.Module):
             return network
         network = inner
-
-
-def first_forward(network: nn.Module, inputs: Tree, who: str = "student") -> Output:
-    """:func:`forward_heads` of inputs that the network has not seen before: a failure is told by types and shapes.
-
-    Raises:
-        InputError: the network cannot take these inputs, or returns neither a tensor nor a dict of tensors.
-    """
-    try:
-        return forward_heads(network, inputs)
-    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-        leaves = list(flatten_tree(inputs))
-        shown = ", ".join(f"{path} {str(x.dtype).removeprefix('torch.')} {list(x.shape)}".strip() for path, x in leaves) or "none"
-        weight = next((p for p in network.parameters() if p.is_floating_point()), None)
-        own = None if weight is None else weight.dtype
-        other = [x.dtype for _, x in leaves if own is not None and x.dtype not in (own, torch.int64, torch.bool)]
-        remedy = "compare the inputs' entries and shapes with what its forward takes"
-        if other:
-            remedy = f"its weights are {str(own).removeprefix('torch.')}: give inputs of that type (images: .float() / 255)"
-        raise InputError(
-            f"the {who} fails on the first batch ({shown}): {type(error).__name__}: {error}"[:600], where="inputs", remedy=remedy
-        ) from error
 
 
 def forward_heads(network: nn.Module, inputs: Tree) -> Output:
