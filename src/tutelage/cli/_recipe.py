@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from tutelage.distillation.augmentation import Augmentation
     from tutelage.distillation.data import TensorData
+    from tutelage.distillation.data.combined import CombinedData
     from tutelage.distillation.data.dataset import DatasetData
     from tutelage.distillation.job import TrainingJob
     from tutelage.distillation.recipe import DataSpec, Recipe
@@ -176,9 +177,19 @@ def classes_of(data: TensorData | DatasetData) -> list[str] | None:
     return getattr(getattr(data, "dataset", None), "classes", None) or None
 
 
-def load(
-    spec: DataSpec, where: str, views: Augmentation | None, classes: list[str] | None = None
-) -> tuple[TensorData | DatasetData, TensorData | None]:
+def _combined(spec: DataSpec, where: str, views: Augmentation | None, classes: list[str] | None) -> CombinedData:
+    """Several sources; classes of image folders are numbered as in the first of them."""
+    from tutelage.distillation.data.combined import CombinedData
+    from tutelage.distillation.resolve import mixing_of
+
+    sources: dict[str, Any] = {}
+    for name, source in spec.sources.items():
+        sources[name], _ = load(source, f"{where}.sources.{name}", views, classes)
+        classes = classes or classes_of(sources[name])
+    return CombinedData(sources, mixing_of(spec), field=spec.field)
+
+
+def load(spec: DataSpec, where: str, views: Augmentation | None, classes: list[str] | None = None) -> tuple[Any, TensorData | None]:
     """The data to train on, in ``views``, and the test data that a packaged data set brings, pixels in 0..1.
 
     ``classes``: class names by number, for a folder of images whose numbers must be those of another.
@@ -191,6 +202,8 @@ def load(
     from tutelage.distillation.data import TensorData
     from tutelage.distillation.resolve import load_data
 
+    if spec.kind == "combined":
+        return _combined(spec, where, views, classes), None
     if spec.name is None or spec.kind is not None:
         return load_data(spec, views, classes), None
     if spec.name not in PACKAGED:

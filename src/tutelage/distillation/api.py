@@ -25,12 +25,12 @@ from tutelage.distillation.job import Score, TrainingJob, TrainingSettings, as_s
 from tutelage.distillation.method import Method
 from tutelage.distillation.parallel import SingleProcess
 from tutelage.distillation.result import TrainingResult
-from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.settings import MAX_COUNT, make_settings
+from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.tasks import Task, make_task
 from tutelage.distillation.teacher import Teacher, as_teacher
 from tutelage.distillation.trainer import train
-from tutelage.errors import InputError
+from tutelage.errors import InputError, did_you_mean
 from tutelage.progress import progress as progress_bar
 from tutelage.seeds import derive
 
@@ -319,6 +319,7 @@ def cache_folder(job: TrainingJob, root: Path) -> Path:
         )
     order = job.data.batch(*job.sample_order().step(0))
     own = order.partners is not None or (order.seeds is not None and bool(order.seeds.any()) and not job.settings.views)
+    own = own or job.sample_order().covering(1) is None  # which samples are shown depends on the run
     return root / f"seed-{job.settings.seed}" if own else root
 
 

@@ -30,7 +30,7 @@ from tutelage.distillation.cache import (
     view_keys,
 )
 from tutelage.distillation.checkpoint import write_tensors
-from tutelage.distillation.data import Batch, ReplayableData, SampleOrder
+from tutelage.distillation.data import Batch, BatchOrder, ReplayableData, order_of
 from tutelage.distillation.data.loader import BatchLoader
 from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.teacher import Teacher
@@ -42,7 +42,7 @@ class CachePlan:
     """The first ``passes`` passes in ``order`` show every view; ``covers`` says which views these are: the one of each
     sample, a cycle of views of each sample (whatever the order they are shown in), or those of one run alone."""
 
-    order: SampleOrder
+    order: BatchOrder
     passes: int
     covers: dict[str, Any]
 
@@ -51,7 +51,7 @@ class CachePlan:
         return data.batch(*self.order.step(number))
 
 
-def plan(data: ReplayableData, order: SampleOrder, passes: int) -> CachePlan:
+def plan(data: ReplayableData, order: BatchOrder, passes: int) -> CachePlan:
     """What must be asked so that ``passes`` forward passes of training in ``order`` find every view.
 
     Views that come again are all asked for, even if training is shorter than a cycle of them: other runs find them too.
@@ -61,12 +61,9 @@ def plan(data: ReplayableData, order: SampleOrder, passes: int) -> CachePlan:
     if plain or (first.partners is None and order.views):
         cycle = 1 if plain else order.views
         covers = {"views": cycle} | ({} if plain else {"view_seed": order.view_seed})
-        return CachePlan(order, -(-cycle * order.length // order.batch_size), covers)
-    return CachePlan(order, passes, {"passes": passes, **_facts(order)})
-
-
-def _facts(order: SampleOrder) -> dict[str, Any]:
-    return {name: getattr(order, name) for name in ("length", "batch_size", "seed", "views", "view_seed")}
+        if (covering := order.covering(cycle)) is not None:
+            return CachePlan(order, covering, covers)
+    return CachePlan(order, passes, {"passes": passes, **order.facts()})
 
 
 def build(
@@ -106,9 +103,9 @@ def build(
     if (root / "cache.json").exists():
         head = read_metadata(root)  # the order it was begun in; another may serve as well
     else:
-        head |= {"order": _facts(todo.order), "passes": todo.passes, "shard": shard}
+        head |= {"order": todo.order.facts(), "passes": todo.passes, "shard": shard}
         storage.write_json(root / "cache.json", head, sealed=True)
-    todo, shard = CachePlan(SampleOrder(**head["order"]), head["passes"], head["covers"]), head["shard"]
+    todo, shard = CachePlan(order_of(job.data, **head["order"]), head["passes"], head["covers"]), head["shard"]
     count = -(-todo.passes // shard)
     missing = [number for number in range(count) if not shard_path(root, number).exists()]
     common = (root.resolve(), head, job.teacher, job.data, todo)
@@ -202,7 +199,7 @@ def verify(root: str | Path, job: TrainingJob | None = None, passes: int = 8, to
     if job is None or job.teacher is None:
         return report
     stored, live = CachedTeacher(cache, job.teacher.uncached), job.teacher.uncached
-    order = SampleOrder(**cache.metadata["order"])
+    order = order_of(job.data, **cache.metadata["order"])
     for number in np.linspace(0, cache.metadata["passes"] - 1, min(passes, cache.metadata["passes"])).astype(int).tolist():
         batch = job.data.batch(*order.step(number))
         ours, theirs = stored(batch), live(batch)
@@ -233,7 +230,7 @@ def estimate_break_even(job: TrainingJob, storage_format: Mapping[str, str] | st
     todo = plan(job.data, job.sample_order(), total)
     rounds = max(1, min(rounds, todo.passes))
     batches = [todo.batch(job.data, number) for number in range(rounds)]
-    facts = {"data": "none", "teacher": "none", "order": _facts(todo.order), "passes": rounds, "shard": rounds}
+    facts = {"data": "none", "teacher": "none", "order": todo.order.facts(), "passes": rounds, "shard": rounds}
     head = _metadata(job, todo, storage_format) | facts
     teacher = _median([_timed(job.teacher, batch) for batch in batches])
     with tempfile.TemporaryDirectory() as folder:

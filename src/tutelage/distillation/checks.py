@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tutelage.distillation.data import Batch, Tree, flatten_tree
+from tutelage.distillation.data import Batch, ReplayableData, TensorData, Tree, flatten_tree
 from tutelage.distillation.data.replay import check_replay
 from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.method import Method
@@ -104,6 +104,8 @@ def check_first_batch(job: TrainingJob, batch: Batch) -> None:
         task.check(student, batch.labels)
     elif plain and Classification.fit(student, batch) is Fit.CERTAIN:
         Classification().check(student, batch.labels)
+    if isinstance(task, Classification) and "logits" in student:
+        _check_class_ids(job.data, task, student["logits"].shape[-1])
     if type(job.method).forward is not Method.forward or job.teacher is None or job.teacher.black_boxes:
         return
     network = job.teacher.network
@@ -116,6 +118,21 @@ def check_first_batch(job: TrainingJob, batch: Batch) -> None:
         task.check_teacher(student, teacher)
     else:
         _check_matched(job, student, teacher)
+
+
+def _check_class_ids(data: ReplayableData, task: Classification, classes: int) -> None:
+    """Look at the class ids of all samples where they lie in memory: a wrong one would end the run in the middle."""
+    labels = data.labels if isinstance(data, TensorData) else None
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        return
+    wrong = ((labels < 0) | (labels >= classes)) & task.counted(labels, classes)
+    if bool(wrong.any()):
+        first = int(wrong.nonzero()[0, 0])
+        raise InputError(
+            f"the label of sample {first} is {int(labels[first])}, the student has {classes} classes (0 to {classes - 1})",
+            where="labels",
+            remedy="count classes from 0; a label of -100 leaves a sample out, or another: ignore_index of the task",
+        )
 
 
 def _check_matched(job: TrainingJob, student: Output, teacher: Output) -> None:

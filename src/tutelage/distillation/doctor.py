@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tutelage.distillation.cache import CachedTeacher, difference
 from tutelage.distillation.checkpoint import select_prefix
 from tutelage.distillation.checks import check_first_batch, resolve_task
-from tutelage.distillation.data import Batch, ReplayableData, flatten_tree, map_tree
+from tutelage.distillation.data import Batch, ReplayableData, flatten_tree, map_tree, take_rows
 from tutelage.distillation.data.dataset import DatasetData
 from tutelage.distillation.data.replay import check_replay, check_worker
 from tutelage.distillation.job import TrainingJob
@@ -138,6 +138,13 @@ def _score(teacher: Teacher, data: ReplayableData, samples: int) -> Iterator[Fin
     labels = batch.labels
     if live.black_boxes or not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
         return
+
+    known = labels >= 0  # the others are left out by every task
+    if not bool(known.any()):
+        return
+    if not bool(known.all()):
+        batch = take_rows(batch, known.nonzero()[:, 0])
+        labels, count = batch.labels, int(known.sum())
 
     def predictions(inputs: object) -> Tensor | None:
         said = live(replace(batch, inputs=inputs)).get("logits")

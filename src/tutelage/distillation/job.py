@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from tutelage.distillation.data import Batch, ReplayableData, SampleOrder, TensorData, flatten_tree
+from tutelage.distillation.data import Batch, BatchOrder, ReplayableData, SampleOrder, TensorData, flatten_tree, order_of
 from tutelage.distillation.data.sources import as_data
 from tutelage.distillation.method import Method
 from tutelage.distillation.settings import TrainingSettings
@@ -100,10 +100,10 @@ class TrainingJob:
             )
         self.task = self.method.task = task
 
-    def sample_order(self) -> SampleOrder:
+    def sample_order(self) -> BatchOrder:
         """Which samples, in which views, each forward pass takes."""
         s = self.settings
-        return SampleOrder(len(self.data), s.batch_size, s.seed, s.views, s.view_seed)
+        return order_of(self.data, s.batch_size, s.seed, s.views, s.view_seed, s.steps, s.accumulate)
 
     def fingerprint_parts(self) -> dict[str, Any]:
         """What two runs must share to be the same run, by the names under which a refusal speaks of it."""

@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from tutelage import reading, registry
 from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.data import TensorData
+from tutelage.distillation.data.clips import clip_folder
 from tutelage.distillation.data.dataset import DatasetData, Loading
+from tutelage.distillation.data.generated import Prior
 from tutelage.distillation.data.hub import ImageRows, load_hub
 from tutelage.distillation.data.images import ImageTransform
+from tutelage.distillation.data.mixing import InSequence, InTurn, Mixing, Together
 from tutelage.distillation.data.sources import image_folder
 from tutelage.distillation.export import load_weights
 from tutelage.distillation.method import Method
@@ -124,7 +127,16 @@ def _check_size(build: Any, spec: ModelSpec) -> None:
         check_memory(size, f"{spec.model} with these options", "options", "choose smaller sizes")
 
 
-def load_data(spec: DataSpec, views: Augmentation | None = None, classes: list[str] | None = None) -> TensorData | DatasetData:
+def mixing_of(spec: DataSpec) -> Mixing:
+    """How the sources of a recipe's data are read."""
+    if spec.mixing == "in-turn":
+        return InTurn(spec.pattern)
+    return Together(spec.weights) if spec.mixing == "together" else InSequence(spec.weights)
+
+
+def load_data(
+    spec: DataSpec, views: Augmentation | None = None, classes: list[str] | None = None
+) -> TensorData | DatasetData | Prior:
     """The arrays of a file (``.npz`` is read without pickle), a folder of images, or a data set of Hugging Face.
 
     Args:
@@ -143,6 +155,13 @@ def load_data(spec: DataSpec, views: Augmentation | None = None, classes: list[s
         )  # fmt: skip
     if spec.kind == "hf":
         return _from_hub(spec, views)
+    if spec.kind == "prior":
+        return Prior(spec.shape, spec.length, classes=spec.classes)
+    if spec.kind == "clips":
+        return clip_folder(
+            spec.path or "", spec.frames or 0, spec.image_size or 0, crop_area=spec.crop_area, flip=spec.flip,
+            jitter=spec.crop_area is not None, manifest=spec.manifest, classes=classes, workers=spec.workers,
+        )  # fmt: skip
     path = Path(spec.file or "")
     arrays = _arrays(path)
     if "inputs" not in arrays:

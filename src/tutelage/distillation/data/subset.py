@@ -39,8 +39,10 @@ class SubsetData:
         return self.source.batch(self.rows[indices], seeds)
 
 
-def split_data(data: ReplayableData, share: float, seed: int = 0) -> tuple[SubsetData, SubsetData]:
+def split_data(data: ReplayableData, share: float, seed: int = 0) -> tuple[ReplayableData, ReplayableData]:
     """(what is learned from, what is held out): a random ``share`` of the samples, rounded up, is held out.
+
+    Several sources joined are split one by one, and stay joined as they were.
 
     Args:
         data: anything but a stream.
@@ -48,7 +50,7 @@ def split_data(data: ReplayableData, share: float, seed: int = 0) -> tuple[Subse
         seed: names the split; runs that are compared share it.
 
     Raises:
-        InputError: no such share, too few samples, or a stream, whose samples have no numbers.
+        InputError: no such share, too few samples, or a stream or made data, whose samples are no list.
 
     Example:
         >>> from tutelage.distillation.data import TensorData
@@ -59,6 +61,15 @@ def split_data(data: ReplayableData, share: float, seed: int = 0) -> tuple[Subse
         raise InputError(f"a share of {share!r}", where="validation", remedy="above 0 and below 1, such as 0.1")
     if isinstance(data, StreamData):
         raise InputError("a stream cannot be split: its samples have no numbers", where="validation", remedy="give other data")
+    if (with_sources := getattr(data, "with_sources", None)) is not None:
+        halves = {name: split_data(one, share, seed) for name, one in data.sources.items()}  # type: ignore[attr-defined]
+        return tuple(with_sources({name: half[part] for name, half in halves.items()}) for part in (0, 1))  # type: ignore[return-value]
+    if hasattr(data, "sample_order"):
+        raise InputError(
+            f"{type(data).__name__} decides itself which samples a step takes, and cannot be split",
+            where="validation",
+            remedy="give validation data of its own",
+        )
     held = math.ceil(share * len(data))
     if held >= len(data):
         raise InputError(f"{len(data)} samples cannot be split", where="validation", remedy="give more samples or a smaller share")
