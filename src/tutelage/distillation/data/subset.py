@@ -63,7 +63,7 @@ def split_data(data: ReplayableData, share: float, seed: int = 0) -> tuple[Repla
         raise InputError("a stream cannot be split: its samples have no numbers", where="validation", remedy="give other data")
     if (with_sources := getattr(data, "with_sources", None)) is not None:
         halves = {name: split_data(one, share, seed) for name, one in data.sources.items()}  # type: ignore[attr-defined]
-        return tuple(with_sources({name: half[part] for name, half in halves.items()}) for part in (0, 1))  # type: ignore[return-value]
+        return tuple(with_sources({name: half[part] for name, half in halves.items()}) for part in (0, 1))
     if hasattr(data, "sample_order"):
         raise InputError(
             f"{type(data).__name__} decides itself which samples a step takes, and cannot be split",
