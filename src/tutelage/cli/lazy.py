@@ -47,7 +47,7 @@ def read_command(file: Path, package: str) -> CommandSpec | None:
 @cache
 def found_commands(folder: Path, package: str) -> dict[str, CommandSpec]:
     """Every command in ``folder``, which is the Python package ``package``, by name, in alphabetical order."""
-    files = [file for file in folder.glob("[!_]*.py") if file.stem not in ("main", "common", "lazy")]
+    files = [file for file in folder.glob("[!_]*.py") if file.stem not in ("main", "lazy")]
     commands = (read_command(file, package) for file in [*files, *folder.glob("[!_]*/__init__.py")])
     return {command.name: command for command in sorted(command for command in commands if command)}
 
@@ -60,11 +60,11 @@ class LazyCommand(TyperCommand):
         self.module = spec.module
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """The context of the real command: from here on, this one is out of play."""
+        """The context of the real command, which replaces this one."""
         app = importlib.import_module(self.module).app
         app.pretty_exceptions_enable, app.rich_markup_mode = False, None
         command = typer.main.get_command(app)
-        command.params = [it for it in command.params if it.name not in ("install_completion", "show_completion")]
+        command.params = [param for param in command.params if param.name not in ("install_completion", "show_completion")]
         return command.make_context(info_name, args, parent=parent, **extra)
 
 
@@ -76,4 +76,4 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, **attrs: Any):
         super().__init__(**attrs)
-        self.commands |= {name: LazyCommand(found) for name, found in found_commands(self.folder, self.package).items()}
+        self.commands |= {name: LazyCommand(spec) for name, spec in found_commands(self.folder, self.package).items()}

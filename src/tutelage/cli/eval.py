@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
+from tutelage.terminal import JsonOut, console, emit, progress, run_metadata
 
-app = typer.Typer(name="eval", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 SUB_TYPES = (
     ("accuracyPerStructuralType", "structural type"),
