@@ -43,8 +43,8 @@ def test_from_questions_to_taught_modules(folder: Path) -> None:
     sdvp("collect", folder / "gqa", folder / "records", "--split", "val", "--quick")
     assert (folder / "records" / "LOC.jsonl").read_bytes() == before
 
-    teachers = ["--teacher", "VQA=color", "--teacher", "VERIFY=color", "--teacher", "LOC=loc"]
-    sdvp("label", folder / "records", folder / "labelled", *teachers, "--min-confidence=0", "--quick", "--json", folder / "label.json")
+    teachers = ["--teacher=VQA=color", "--teacher=VERIFY=color", "--teacher=LOC=loc", "--min-confidence=0"]
+    sdvp("label", folder / "records", folder / "labelled", *teachers, "--quick", "--json", folder / "label.json")
     said = json.loads((folder / "label.json").read_text())["modules"]
     assert set(said) == {"LOC", "VQA", "VERIFY"} and all(row["kept"] == row["labelled"] > 0 for row in said.values())
 
