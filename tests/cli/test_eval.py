@@ -100,6 +100,12 @@ def test_predictions_of_a_language_model_are_scored_and_a_hidden_split_becomes_a
     assert json.loads((folder / "out.json").read_text()) == answers
 
 
+def test_an_error_names_the_option_not_the_argument(folder):
+    result = gqa(folder, "--attention", _file(folder, "attention"))
+    assert result.exit_code == 2 and result.stderr.startswith("error: --attention: grounding needs scene graphs")
+    assert "--scene-graphs" in result.stderr
+
+
 def test_nlvr2(folder):
     out = folder / "scores.json"
     result = run("nlvr2", "--questions", folder / "dev.json", "--predictions", folder / "dev.csv", "--json", out)

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import ast
 import importlib
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from tutelage.errors import TutelageError
 
 
 class CommandSpec(NamedTuple):
@@ -64,8 +66,31 @@ class LazyCommand(TyperCommand):
         app = importlib.import_module(self.module).app
         app.pretty_exceptions_enable, app.rich_markup_mode = False, None
         command = typer.main.get_command(app)
+        _name_options(command)
         command.params = [param for param in command.params if param.name not in ("install_completion", "show_completion")]
         return command.make_context(info_name, args, parent=parent, **extra)
+
+
+def _name_options(command: Any) -> None:
+    """Have errors of the command, and of those below it, name the option (``--scene-graphs``) where the library named its
+    argument (``scene_graphs``)."""
+    for inner in getattr(command, "commands", {}).values():
+        if not isinstance(inner, LazyCommand):  # which comes here when it is called
+            _name_options(inner)
+    if command.callback is None:
+        return
+    callback = command.callback
+    options = {param.name: param.opts[0] for param in command.params if param.opts[0].startswith("--")}
+
+    @wraps(callback)
+    def named(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return callback(*args, **kwargs)
+        except TutelageError as error:
+            error.where = options.get(error.where, error.where) if isinstance(error.where, str) else error.where
+            raise
+
+    command.callback = named
 
 
 class LazyGroup(TyperGroup):

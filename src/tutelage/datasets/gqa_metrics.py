@@ -343,7 +343,7 @@ def evaluate(
             attention without scene graphs.
     """
     if attention is not None and scene_graphs is None:
-        raise InputError("grounding needs scene graphs", where="attention", remedy="give the scene graphs too")
+        raise InputError("grounding needs scene graphs", where="attention", remedy="give the scene graphs too (--scene-graphs)")
     read = read_predictions(predictions, duplicates=duplicates, normalize=normalize, progress=progress)
     scorer = GqaScorer(read, consistency=consistency, missing=missing, pointers=attention is not None)
     for question in read_questions(questions, progress=progress):
