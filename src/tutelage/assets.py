@@ -130,7 +130,7 @@ def read(name: str, file: str) -> bytes:
         AssetAbsent: the asset is not on this machine.
         WrongHash: the file is not the published one.
     """
-    return checked(paths(name)[file], asset(name).files[file].sha256, f"tutelage assets fetch {name} --again")
+    return checked(paths(name)[file], asset(name).files[file].sha256, f"tutelage assets fetch {name} --force")
 
 
 def verify(name: str) -> dict[str, Path]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tutelage.cli._recipe import Overrides, RecipeFile
-from tutelage.cli.common import JsonOut, console, emit, progress
+from tutelage.terminal import JsonOut, console, emit, progress
 
 if TYPE_CHECKING:
     from tutelage.distillation.job import TrainingJob

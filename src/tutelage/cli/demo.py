@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli.common import JsonOut
+from tutelage.terminal import JsonOut
 
 app = typer.Typer()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tutelage.cli._recipe import Overrides, RecipeFile
-from tutelage.cli.common import JsonOut, ProgressBar, console, emit, progress
+from tutelage.terminal import JsonOut, ProgressBar, console, emit, progress
 
 if TYPE_CHECKING:
     from tutelage.cli._recipe import LoadedRecipe

@@ -1,4 +1,4 @@
-"""SpaRTAN: spatial reinforcement and token-based aggregation in a light ConvNet (Pay et al., 2025)."""
+"""SpaRTAN: spatial reinforcement and token-based aggregation in a light ConvNet (Pay et al., 2025, arXiv 2507.10999)."""
 
 from __future__ import annotations
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tutelage.cli._programs import Dsl, DslOption, Seed
+from tutelage.cli._options import Dsl, DslOption, Seed, Smoke
 from tutelage.cli.bench import Device
-from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
+from tutelage.terminal import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 
@@ -19,7 +19,7 @@ def programs(
     dsl: DslOption = Dsl.visprog,
     device: Annotated[Device, typer.Option(help="Where the modules' networks compute.")] = Device.cpu,
     seed: Seed = 0,
-    smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
+    smoke: Smoke = False,
     json: JsonOut = None,
 ) -> None:
     """Run 2,000 programs over 500 images batched, one call at a time, and as their bare module calls (the ceiling)."""
