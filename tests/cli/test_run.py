@@ -43,7 +43,8 @@ def test_a_program_is_run_and_every_step_is_shown(home: Path, taught: list[str])
     trace = json.loads((home / "t.json").read_text())
     assert trace["status"] == "ok" and f"answer: {trace['answer']!r}" in result.stdout
     assert [step["module"] for step in trace["steps"]] == ["LOC", "CROP", "VQA", "RESULT"]
-    assert 0 < trace["confidence"] <= 1 and "confidence" in result.stdout
+    assert trace["steps"][0]["output"] == [] and "step 2, CROP, is a fallback" in result.stdout
+    assert trace["confidence"] == 0 and "confidence 0.00" in result.stdout
     assert all(word in result.stdout for word in ("probability", "LOC", "CROP"))
 
 

@@ -133,15 +133,13 @@ class Loc(VisualModule):
 
     def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> ModuleOutputs:
         """Boxes at the peaks of the class's heat-map, in pixels of the call's image."""
-        values = [
-            half_crop(call) or boxes for call, boxes in zip(calls, self.boxes(heads, calls, self.config.threshold), strict=True)
+        scores = self.class_scores(heads, calls)
+        boxes = self.boxes(heads, calls, self.config.threshold, scores)
+        values = [half_crop(call) or found for call, found in zip(calls, boxes, strict=True)]
+        best = scores.flatten(1).amax(1).tolist()  # of a call without a box: how probable the best rejected one was
+        dists: list[dict[str, float] | None] = [
+            {"found": found[0].score if found else score} for found, score in zip(values, best, strict=True)
         ]
-        dists: list[dict[str, float] | None] = [{"found": box[0].score} if box else None for box in values]
-        empty = [row for row, boxes in enumerate(values) if not boxes]
-        if empty:  # how probable the best box was that is not among the answers
-            rejected = self.class_scores({name: head[empty] for name, head in heads.items()}, [calls[row] for row in empty])
-            for row, score in zip(empty, rejected.flatten(1).amax(1).tolist(), strict=True):
-                dists[row] = {"found": score}
         known = [call.args["object"] in HALVES or self.classes_of(call.args["object"])[1] for call in calls]
         return ModuleOutputs(values, dists, [not k for k in known], heads)
 
@@ -158,9 +156,14 @@ class Loc(VisualModule):
             member[row, self.classes_of(call.args["object"])[0]] = True
         return heat.masked_fill(~member[:, :, None, None], 0).amax(1)
 
-    def boxes(self, heads: Mapping[str, Tensor], calls: Sequence[Call], threshold: float) -> list[list[Box]]:
-        """Boxes scoring at least ``threshold``, best first, overlaps suppressed, one list a call."""
-        best = self.class_scores(heads, calls)
+    def boxes(
+        self, heads: Mapping[str, Tensor], calls: Sequence[Call], threshold: float, scores: Tensor | None = None
+    ) -> list[list[Box]]:
+        """Boxes scoring at least ``threshold``, best first, overlaps suppressed, one list a call.
+
+        ``scores``: the :meth:`class_scores`, where they are known.
+        """
+        best = self.class_scores(heads, calls) if scores is None else scores
         peaks = (best >= F.max_pool2d(best[:, None], 3, 1, 1)[:, 0]) & (best >= threshold)
         rows, ys, xs = peaks.nonzero(as_tuple=True)
         found: list[list[Box]] = [[] for _ in calls]

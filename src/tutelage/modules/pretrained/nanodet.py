@@ -124,9 +124,11 @@ class NanoDet(Loc):
             member[row, self.classes_of(call.args["object"])[0]] = True
         return scores.masked_fill(~member[:, None], 0).amax(2)
 
-    def boxes(self, heads: Mapping[str, Tensor], calls: Sequence[Call], threshold: float) -> list[list[Box]]:
+    def boxes(
+        self, heads: Mapping[str, Tensor], calls: Sequence[Call], threshold: float, scores: Tensor | None = None
+    ) -> list[list[Box]]:
         """Boxes scoring at least ``threshold`` on a class that is asked for, best first, overlaps suppressed."""
-        best, side = self.class_scores(heads, calls), self.config.pixels
+        best, side = self.class_scores(heads, calls) if scores is None else scores, self.config.pixels
         rows, cells = (best >= threshold).nonzero(as_tuple=True)
         centers, strides = _cells(side)
         far = heads["bins"][rows, cells].softmax(-1) @ torch.arange(BINS, dtype=torch.float32) * strides[cells, None]
