@@ -232,6 +232,7 @@ def show(
                 "arms": _summary(experiment, metric.label, figures),
             }
             for metric in experiment.further_metrics
+            if _summary(experiment, metric.label, figures)  # some are of further arms alone
         ],
         "claims": claims,
         "per_seed": rows,
