@@ -39,16 +39,29 @@ PROSE = {
     r"\bsomebody\b|\bwhoever\b": "the noun: the client, the caller",
     r"\bpupils?\b": "student",
 }
-QUOTED = re.compile(r"`[^`]*`|\"[^\" ]*\"|'[^' ]*'|\blessons\s+\[|[{,] *lessons\b|#\w+|\.lessons\b")
+QUOTED = re.compile(r"`[^`]*`|\"[^\" ]*\"|'[^' ]*'|\blessons\s+\[|[{,] *lessons\b|\blessons:|#\w+|\.lessons\b")
 """What may hold a key by its name: code, quoted words, a JSON format in a docstring."""
 
 
 def wrong_names(path: Path) -> Iterator[tuple[int, str, str]]:
     """(line, word, remedy) of each forbidden variable or argument."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    fields = {id(target) for kind in ast.walk(tree) if isinstance(kind, ast.ClassDef) for target in _fields(kind)}
+    for node in ast.walk(tree):
+        if id(node) in fields:  # which may be keys of files
+            continue
         word = node.id if isinstance(node, ast.Name) else node.arg if isinstance(node, ast.arg) else ""
         if word in NAMES:
             yield node.lineno, word, NAMES[word]
+
+
+def _fields(kind: ast.ClassDef) -> Iterator[ast.expr]:
+    """The names that the body of a class assigns."""
+    for node in kind.body:
+        if isinstance(node, ast.AnnAssign):
+            yield node.target
+        elif isinstance(node, ast.Assign):
+            yield from node.targets
 
 
 def wrong_prose(path: Path) -> Iterator[tuple[int, str, str]]:

@@ -1,6 +1,6 @@
 """The verb: distil teachers, step by step, into the modules that programs call, and keep what the modules knew.
 
-For each stage, module by module (LOC before what reads its crops): collect, label, accept, filter, lesson, guard. After a
+For each stage, module by module (LOC before what reads its crops): collect, label, accept, filter, training job, guard. After a
 module is taught, inputs are collected again, for the later modules see other crops now.
 """
 
@@ -42,7 +42,7 @@ class SdvpOptions:
 
     ``order``: modules taught first come first, others follow. ``replay``: off is naive tuning. ``on_policy``: later steps
     of the collection see the modules' own answers, else the teachers'. ``max_drop``: how far the guard score (0..1) may
-    fall; None: no guard. ``max_replay``: replayed calls a lesson. ``loss``: a
+    fall; None: no guard. ``max_replay``: replayed calls a training job. ``loss``: a
     ``StepwiseWithFinalAnswer.Config`` adds the final answers of
     the stage's questions, weighed by its mu. ``attribution_floor``: calls count by their blame for the stage's wrong answers, those
     without blame this much (0..1); None: all alike. Both need answers.
@@ -152,13 +152,13 @@ def distill_task(
 ) -> CompileResult:
     """Teach every module of ``stage`` that has a teacher, in order."""
     if folder is not None:
-        asked = storage.fingerprint([[q.id, sorted(q.programs.items())] for q in (*stage.questions, *stage.replay)])
+        fingerprint = storage.fingerprint([[q.id, sorted(q.programs.items())] for q in (*stage.questions, *stage.replay)])
         versions = {name: module.version for name, module in modules.items()}
         taught_by = {name: [teacher.version, teacher.temperature] for name, teacher in stage.teachers.items()}
         storage.RunFolder(
-            Path(folder) / stage.name, {"options": repr(options), "modules": versions, "teachers": taught_by, "asked": asked}
+            Path(folder) / stage.name, {"options": repr(options), "modules": versions, "teachers": taught_by, "asked": fingerprint}
         )
-    current, lessons = dict(modules), []
+    current, reports = dict(modules), []
     start = {name: module for name, module in modules.items() if isinstance(module, VisualModule)}
     names = sorted(stage.teachers, key=lambda name: (options.order.index(name) if name in options.order else 99, name))
     for name in names:
@@ -167,12 +167,12 @@ def distill_task(
         if report:
             report(f"{stage.name}: teaching {name}")
         place = Path(folder) / stage.name / name if folder is not None else None
-        module, taught = _distill_module(current, start[name], stage, name, options, place)
+        module, own_report = _distill_module(current, start[name], stage, name, options, place)
         current[name] = module
-        lessons.append(taught)
+        reports.append(own_report)
     if folder is not None:
         storage.remove_temporary_files(Path(folder) / stage.name)
-    return CompileResult(current, tuple(lessons))
+    return CompileResult(current, tuple(reports))
 
 
 def _distill_module(
@@ -274,8 +274,8 @@ def final_answers(stage: SdvpTask, modules: Mapping[str, Module], name: str, opt
         )
     order = numpy_rng(options.seed, "final", stage.name).permutation(len(known))[: c.questions]
     calls = f"{name}("
-    asked = [known[i] for i in sorted(order.tolist()) if calls in known[i].programs["visprog"]]
-    return prepare(asked, modules, [name]) if asked else None
+    with_call = [known[i] for i in sorted(order.tolist()) if calls in known[i].programs["visprog"]]
+    return prepare(with_call, modules, [name]) if with_call else None
 
 
 def replay_calls(
@@ -288,21 +288,21 @@ def replay_calls(
 ) -> TrainingExamples | None:
     """What self-distillation keeps: calls of earlier tasks with their siblings, and those siblings of the new calls that
     the teacher does not speak to. No labels are used."""
-    asked: dict[object, Call] = {}
+    distinct: dict[object, Call] = {}
 
     def add(call: Call) -> None:
-        asked.setdefault((tuple(sorted((k, getattr(v, "key", v)) for k, v in call.args.items())),), call)
+        distinct.setdefault((tuple(sorted((k, getattr(v, "key", v)) for k, v in call.args.items())),), call)
 
     for record in collect(stage.replay, modules, options.dsl, stage=stage.name, only=(module.name,))[module.name]:
         add(call_of(record))
         for call in module.related_calls(call_of(record)):
             add(call)
-    known = len(asked)
+    known = len(distinct)
     for call in new:
         for sibling in module.related_calls(call):
             if not teacher.supports(sibling):
                 add(sibling)
-    calls = list(asked.values())
+    calls = list(distinct.values())
     # earlier tasks and new inputs get equal room
     rng = numpy_rng(options.seed, "replay", stage.name, module.name)
     halves = [calls[:known], calls[known:]]

@@ -124,12 +124,12 @@ def _supports_question(kinds: Sequence[str], call: Call) -> bool:
 
 
 def _label_with_module(specialist: VisualModule, calls: Sequence[Call]) -> list[CallLabel]:
-    said = specialist.run(calls)
-    dists = said.distributions or [None] * len(calls)
+    outputs = specialist.run(calls)
+    dists = outputs.distributions or [None] * len(calls)
     # boxes come with how sure the best one is, which is no distribution over answers
     return [
         CallLabel(value, None if isinstance(value, list) else dist, max(dist.values()) if dist else 1.0)
-        for value, dist in zip(said.values, dists, strict=True)
+        for value, dist in zip(outputs.values, dists, strict=True)
     ]
 
 
@@ -138,13 +138,13 @@ def _supports_property(kinds: Mapping[str, str], call: Call) -> bool:
 
 
 def _label_verify_calls(specialist: Vqa, kinds: Mapping[str, str], calls: Sequence[Call]) -> list[CallLabel]:
-    asked = [
+    vqa_calls = [
         Call("VQA", {"image": c.args["image"], "question": f"What {kinds[c.args['property']]} is the {c.args['object']}?"})
         for c in calls
     ]
     shares = [
         (dist or {}).get(call.args["property"], 0.0)
-        for call, dist in zip(calls, specialist.run(asked).distributions or [], strict=True)
+        for call, dist in zip(calls, specialist.run(vqa_calls).distributions or [], strict=True)
     ]
     return [CallLabel(p >= 0.5, {"yes": p, "no": 1 - p}, max(p, 1 - p)) for p in shares]
 

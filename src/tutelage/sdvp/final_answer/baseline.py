@@ -36,24 +36,26 @@ def distill_from_answers(
     place = Path(folder) / stage.name if folder is not None else None
     networks = {name: module for name in names if isinstance(module := modules[name], VisualModule)}
     if place is not None and (place / "taught.json").exists():
-        taught = {name: module.load_weights(place / name) for name, module in networks.items()}
+        distilled = {name: module.load_weights(place / name) for name, module in networks.items()}
         return CompileResult(
-            {**modules, **taught}, tuple(_read_report(found) for found in storage.read_json(place / "taught.json"))
+            {**modules, **distilled}, tuple(_read_report(found) for found in storage.read_json(place / "taught.json"))
         )
     known = with_answers(stage)
     most = options.loss.questions if isinstance(options.loss, StepwiseWithFinalAnswer.Config) else len(known)
     chosen = sorted(numpy_rng(options.seed, "final", stage.name).permutation(len(known))[:most].tolist())
     seed = derive(options.seed, stage.name, "final answers") % 2**31
     settings = replace(options.settings, seed=seed, batch_size=BATCH)
-    asked = [known[i] for i in chosen]
-    taught = train_jointly(asked, modules, names, settings, place / "lesson" if place is not None else None)
+    chosen_questions = [known[i] for i in chosen]
+    distilled = train_jointly(chosen_questions, modules, names, settings, place / "lesson" if place is not None else None)
     verdict = TeacherCheck(True, None, None, 0)
-    lessons = [ModuleReport(stage.name, name, "final answers", verdict, len(asked), len(asked)) for name in taught]
+    reports = [
+        ModuleReport(stage.name, name, "final answers", verdict, len(chosen_questions), len(chosen_questions)) for name in distilled
+    ]
     if place is not None:
-        for name, module in taught.items():
+        for name, module in distilled.items():
             module.save(place / name)
-        storage.write_json(place / "taught.json", lessons)
-    return CompileResult({**modules, **taught}, tuple(lessons))
+        storage.write_json(place / "taught.json", reports)
+    return CompileResult({**modules, **distilled}, tuple(reports))
 
 
 def _read_report(found: dict[str, Any]) -> ModuleReport:
