@@ -264,8 +264,8 @@ def _only_file(folder: Path, pattern: str, wanted: Asset) -> Path:
 def _run(command: list[str], wanted: Asset, folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        told = " ".join((done.stderr or done.stdout).split())[-300:]
+        message = " ".join((done.stderr or done.stdout).split())[-300:]
         remedy = "is there a network, or a mirror in the client's settings? Files from elsewhere: put them into "
         raise DownloadFailed(
-            f"{wanted.client} failed: {told}", where=wanted.source, remedy=f"{remedy}{wanted.folder} under their names"
+            f"{wanted.client} failed: {message}", where=wanted.source, remedy=f"{remedy}{wanted.folder} under their names"
         )

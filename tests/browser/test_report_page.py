@@ -96,7 +96,7 @@ def test_clicking_through_the_samples(view: Any, tmp_path: Path) -> None:
     page.keyboard.press("ArrowLeft")
     assert position.inner_text() == "10 of 10"
 
-    page.get_by_role("button", name="Broken by teaching").click()
+    page.get_by_role("button", name="Broken by training").click()
     assert position.inner_text() == "1 of 2"
     assert sample.locator(".verdict .ok").count() == sample.locator(".verdict .no").count() == 1
     page.get_by_role("button", name="All").click()

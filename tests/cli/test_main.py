@@ -80,7 +80,7 @@ def test_an_unknown_command_offers_the_nearest_and_fails() -> None:
 def test_a_typed_error_is_a_message_with_its_remedy_and_exit_code() -> None:
     done = tutelage("show", "no-such-system")
     assert done.returncode == errors.InputError.exit_code
-    assert done.stderr.startswith("error: no demonstration of 'no-such-system'\n  remedy: ")
+    assert done.stderr.startswith("error: no experiment of 'no-such-system'\n  remedy: ")
     assert "Traceback" not in done.stderr and not done.stdout
 
 

@@ -114,8 +114,8 @@ def test_a_photograph_is_answered_by_the_packaged_set(home: Path) -> None:
     page = home / "answer.html"
     words = (photo(home), "How many people are there?", "--html", page, "--json", home / "t.json")
     code, out, err = solve(*words)
-    assert code == 0 and "models: packaged (a photograph)" in out and "answer: 0" in out, err
-    assert json.loads((home / "t.json").read_text())["models"] == "models: packaged (a photograph)"
+    assert code == 0 and "modules: pretrained (a photograph)" in out and "answer: 0" in out, err
+    assert json.loads((home / "t.json").read_text())["models"] == "modules: pretrained (a photograph)"
     assert page.exists()
 
 

@@ -129,7 +129,7 @@ def test_an_interval_that_holds_zero_is_no_gain(changed: dict[str, Any]) -> None
 def test_the_heat_map_shows_forgetting_and_marks_what_was_taught(results: dict[str, Any]) -> None:
     cells = [a for a in Page(study_report(results)).find("td") if "--s:" in (a.get("style") or "")]
     assert len(cells) == 2 * 4 * 10
-    assert sum("taught" in (a["class"] or "") for a in cells) == 2 * 3
+    assert sum("trained" in (a["class"] or "") for a in cells) == 2 * 3
     counting = [a for a in cells if a.get("title") == "−24.5 since the start"]
     assert len(counting) == 1 and "down" in (counting[0]["class"] or "") and counting[0]["style"] == "--s:100%"
 
@@ -139,7 +139,7 @@ def test_what_was_not_measured_is_said(changed: dict[str, Any]) -> None:
     changed["tables"]["arms"][0]["cells"]["sdvp"]["mean"] = float("nan")
     del changed["samples"], changed["seeds"], changed["versions"]
     text = Page(study_report(changed)).text
-    for words in ("matrix was not measured", "No module was measured", "No lesson is recorded", "kept no samples"):
+    for words in ("matrix was not measured", "No module was measured", "No training job is recorded", "kept no samples"):
         assert words in text
     assert "nan" not in text
 

@@ -1,4 +1,4 @@
-"""From a recipe to what it names: networks, packaged data, the method, and lessons of any seed."""
+"""From a recipe to what it names: networks, built-in data, the method, and training jobs of any seed."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ class LoadedRecipe:
         return evaluate(network, self.test, self.task)
 
     def training_job(self, seed: int) -> TrainingJob:
-        """The lesson of ``seed``, with its live teacher."""
+        """The training job of ``seed``, with its live teacher."""
         from tutelage.distillation.api import make_method, make_student
         from tutelage.distillation.job import TrainingJob
         from tutelage.distillation.teacher import as_teacher
@@ -160,7 +160,7 @@ def classes_of(data: TensorData | DatasetData) -> list[str] | None:
 def load(
     spec: DataSpec, where: str, views: Augmentation | None, classes: list[str] | None = None
 ) -> tuple[TensorData | DatasetData, TensorData | None]:
-    """The data to train on, in ``views``, and the test data that a packaged data set brings, pixels in 0..1.
+    """The data to train on, in ``views``, and the test data that a built-in data set brings, pixels in 0..1.
 
     ``classes``: class names by number, for a folder of images whose numbers must be those of another.
 

@@ -121,9 +121,9 @@ def _run_batch(batch: Path, folder: Path, modules: dict[str, Module], out: str, 
                 statuses[trace.status] += 1
                 unknown += trace.out_of_vocabulary
                 bar.advance()
-    told = ", ".join(f"{number:,} {status}" for status, number in statuses.most_common()) or "no line"
+    summary = ", ".join(f"{number:,} {status}" for status, number in statuses.most_common()) or "no line"
     seconds = time.perf_counter() - started
-    typer.echo(f"{statuses.total():,} programs in {seconds:.1f} s: {told}; {unknown:,} calls out_of_vocabulary", err=True)
+    typer.echo(f"{statuses.total():,} programs in {seconds:.1f} s: {summary}; {unknown:,} calls out_of_vocabulary", err=True)
     for note, number in notes.most_common():
         typer.echo(f"{number:,} pictures read: {note}", err=True)
 

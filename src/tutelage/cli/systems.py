@@ -21,7 +21,7 @@ STATES = {
 }
 VERDICTS = {
     "shown": "every claim holds over at least 3 seeds (95 % intervals)",
-    "not shown here": "at this small scale; this says nothing about the paper",
+    "not shown here": "not every claim holds at this small scale; this says nothing about the paper",
 }
 
 

@@ -200,10 +200,10 @@ def make_student(student: nn.Module | Callable[[], nn.Module], seed: int) -> nn.
 
 
 def cache_folder(job: TrainingJob, root: Path) -> Path:
-    """Where in ``root`` the lesson's cache lies: each seed has its own where it shows views of its own.
+    """Where in ``root`` the training job's cache lies: each seed has its own where it shows views of its own.
 
     Raises:
-        InputError: the lesson has no teacher, or one whose answers cannot be known beforehand.
+        InputError: the training job has no teacher, or one whose answers cannot be known beforehand.
     """
     if job.teacher is None:
         raise InputError("nothing to cache: there is no teacher", where="cache", remedy="leave cache out")
@@ -225,7 +225,7 @@ def through_cache(
     progress: Callable[[str, int, int], None] | None,
     processes: int = 1,
 ) -> tuple[Teacher, dict[str, Any]]:
-    """The lesson's teacher, read from a cache that is built first where it is missing; and the cache's figures."""
+    """The training job's teacher, read from a cache that is built first where it is missing; and the cache's figures."""
     root = cache_folder(job, root)
     estimate = {} if (root / "cache.json").exists() else estimate_break_even(job, storage_format)
     if progress is not None and estimate:

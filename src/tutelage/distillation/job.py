@@ -1,4 +1,4 @@
-"""A lesson: student, teacher, method, data and settings. The one trainer runs it."""
+"""A training job: student, teacher, method, data and settings. The one trainer runs it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LEAST = {
 
 @dataclass(frozen=True)
 class TrainingSettings:
-    """How a lesson is run.
+    """How a training job is run.
 
     Attributes:
         steps: optimiser steps.
@@ -121,7 +121,7 @@ class TrainingJob:
         method: what the loss is.
         data: the samples; or a torch ``Dataset``, read lazily, and whatever else ``as_data`` takes.
         settings: how to run it.
-        name: what the lesson is called in messages and logs.
+        name: what the training job is called in messages and logs.
         evaluate: scores the student (in eval mode, without gradients): a dict of figures, logged; or labelled data, on
             which the metrics of the task are measured.
         task: what the student predicts, by name or itself; None: the only one that the method supports, or else inferred

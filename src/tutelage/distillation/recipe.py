@@ -16,7 +16,7 @@
     weights = "teacher.safetensors"
 
     [data]
-    name = "fashion-mnist"   # a packaged data set, or: file = "data.npz" with arrays inputs and labels; or
+    name = "fashion-mnist"   # a built-in data set, or: file = "data.npz" with arrays inputs and labels; or
     # kind = "folder"        # images, a sub-folder for each class, or manifest = "list.csv" with columns file and label
     # path = "photos/train"
     # image_size = 64
@@ -69,7 +69,7 @@ class DataSpec:
     """What data to read.
 
     Attributes:
-        name: a packaged data set; with ``kind = "hf"`` a data set of Hugging Face's ``datasets``.
+        name: a built-in data set; with ``kind = "hf"`` a data set of Hugging Face's ``datasets``.
         file: .npz or .safetensors with ``inputs`` and, if any, ``labels``.
         labels: use them.
         limit: only so many samples: the first ones; of an image folder, ones spread evenly.
@@ -103,8 +103,8 @@ class DataSpec:
         wanted = {None: ("name", "file"), "folder": ("path",), "hf": ("name",)}[self.kind]
         if len(given) != 1 or given[0] not in wanted:
             remedy = {None: 'name = "…" or file = "data.npz"', "folder": 'path = "photos"', "hf": 'name = "…"'}[self.kind]
-            told = f'{" or ".join(wanted)} with kind = "{self.kind}"' if self.kind else "either a name or a file"
-            raise InputError(f"give {told}", where="data", remedy=remedy)
+            expected = f'{" or ".join(wanted)} with kind = "{self.kind}"' if self.kind else "either a name or a file"
+            raise InputError(f"give {expected}", where="data", remedy=remedy)
         if self.kind == "folder" and self.image_size is None:
             raise InputError("image_size is missing", where="data.image_size", remedy="image_size = 64, in pixels")
         if self.limit is not None and self.limit < 1:
@@ -123,7 +123,7 @@ class CacheSpec:
 class Recipe:
     """A whole distillation; see the module's example.
 
-    ``task_options``: of the task named by ``task``. ``test``: labelled data to score on (a packaged data set brings its
+    ``task_options``: of the task named by ``task``. ``test``: labelled data to score on (a built-in data set brings its
     own). ``labelled``: what the student alone learns from in a comparison, by default ``data``. ``tensorboard``: write the
     logs as its events too."""
 

@@ -122,12 +122,12 @@ class NetworkTeacher(Teacher):
         if self.channels_last:
             inputs = map_tree(lambda t: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t, inputs)
         if not self._taps.names:
-            said = forward_heads(self.network, inputs)
+            outputs = forward_heads(self.network, inputs)
         else:
             with self._taps as taken:
-                said = forward_heads(self.network, inputs)
-                said |= taken
-        return {self.heads.get(name, name): value for name, value in said.items()} if self.heads else said
+                outputs = forward_heads(self.network, inputs)
+                outputs |= taken
+        return {self.heads.get(name, name): value for name, value in outputs.items()} if self.heads else outputs
 
     @property
     def fingerprint(self) -> str:
@@ -154,11 +154,11 @@ class EMATeacher(NetworkTeacher):
     def after_step(self, student: nn.Module) -> None:
         """See :class:`Teacher`."""
         decay = self.decay if isinstance(self.decay, float) else self.decay(self.updates)
-        ours: list[Tensor] = list(self.network.parameters())
-        theirs = [p.detach() for p in student.parameters()]
-        torch._foreach_lerp_(ours, theirs, 1.0 - decay)
-        for mine, other in zip(self.network.buffers(), student.buffers(), strict=True):
-            mine.copy_(other)
+        averages: list[Tensor] = list(self.network.parameters())
+        student_parameters = [p.detach() for p in student.parameters()]
+        torch._foreach_lerp_(averages, student_parameters, 1.0 - decay)
+        for buffer, other in zip(self.network.buffers(), student.buffers(), strict=True):
+            buffer.copy_(other)
         self.updates += 1
 
     @property
@@ -177,7 +177,7 @@ class EMATeacher(NetworkTeacher):
 
 
 class SelfTeacher(NetworkTeacher):
-    """The student as it was when the lesson began: a frozen copy."""
+    """The student as it was when the training job began: a frozen copy."""
 
     def __init__(self, student: nn.Module, taps: Sequence[str] = ()):
         super().__init__(copy.deepcopy(student), taps)
@@ -204,9 +204,9 @@ class BlackBoxTeacher(Teacher):
                 where=f"teacher {self.version}",
                 remedy="raise the limit, take fewer steps, or cache the teacher: it is then asked once a view",
             )
-        said = self.function(batch.inputs)
+        outputs = self.function(batch.inputs)
         self.queries += len(batch)
-        named = said if isinstance(said, Mapping) else {"logits": said}
+        named = outputs if isinstance(outputs, Mapping) else {"logits": outputs}
         return {name: torch.as_tensor(value).detach() for name, value in named.items()}
 
     @property

@@ -54,9 +54,9 @@ def train(
     """Run ``job``; its student is changed in place and exported.
 
     Args:
-        lesson: what to run.
+        job: what to run.
         folder: where checkpoints, ``log.jsonl`` and ``student.safetensors`` go. If it holds an unfinished run of the
-            same lesson, that run goes on from its last checkpoint; a finished one is read back.
+            same training job, that run goes on from its last checkpoint; a finished one is read back.
         progress: called after each step with (steps done, steps).
         check: look at the first batch before anything is trained (shapes, classes, labels, finite values).
         tensorboard: write the log as TensorBoard events too, into ``folder/tensorboard``.
@@ -67,13 +67,13 @@ def train(
         TrainingError: a loss term or a weight is not finite (the message names it; the last good checkpoint is kept),
             or no gradient reaches the student.
         InputError: student, teacher, method and data do not fit together.
-        StaleError: ``folder`` holds a run of another lesson.
+        StaleError: ``folder`` holds a run of another training job.
     """
     return Trainer(job, folder, check, tensorboard, parallel).run(progress)
 
 
 class Trainer:
-    """One run of one lesson; :func:`train` is the way in, this class is for those who step by hand (tests, benches)."""
+    """One run of one training job; :func:`train` is the way in, this class is for those who step by hand (tests, benches)."""
 
     def __init__(
         self,
@@ -203,8 +203,8 @@ class Trainer:
         def loss() -> Tensor:
             nonlocal terms
             with self._autocast:
-                ours, theirs = self.method(batch, self.student, self.teacher)
-                terms = self.method.loss_terms(batch, ours, theirs)
+                student_outputs, teacher_outputs = self.method(batch, self.student, self.teacher)
+                terms = self.method.loss_terms(batch, student_outputs, teacher_outputs)
                 weights = self.method.loss_weights()
                 self._check_known_terms(terms, weights)
                 total = None
@@ -309,7 +309,7 @@ class Trainer:
             self._tensorboard_log.write(record)
 
     def evaluate(self) -> Mapping[str, float]:
-        """The lesson's figures for the student as it stands."""
+        """The training job's figures for the student as it stands."""
         assert self.job.evaluate is not None
         student = self.method.export(self.parallel.full_model(self.student)).eval()
         with torch.no_grad():

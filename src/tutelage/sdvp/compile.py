@@ -109,11 +109,11 @@ def distill_task(
     """
     options = options.for_questions(task.questions)
     if folder is not None:
-        asked = storage.fingerprint([[q.id, sorted(q.programs.items())] for q in (*task.questions, *task.replay)])
+        fingerprint = storage.fingerprint([[q.id, sorted(q.programs.items())] for q in (*task.questions, *task.replay)])
         versions = {name: module.version for name, module in modules.items()}
         taught_by = {name: [teacher.version, teacher.temperature] for name, teacher in task.teachers.items()}
         storage.RunFolder(
-            Path(folder) / task.name, {"options": repr(options), "modules": versions, "teachers": taught_by, "asked": asked}
+            Path(folder) / task.name, {"options": repr(options), "modules": versions, "teachers": taught_by, "asked": fingerprint}
         )
     current, reports, runs = dict(modules), [], dict[str, ProgramTally]()
     start = {name: module for name, module in modules.items() if isinstance(module, VisualModule)}
@@ -122,8 +122,8 @@ def distill_task(
             report(f"{task.name}: teaching {name}")
         place = Path(folder) / task.name / name if folder is not None else None
         tally = ProgramTally()
-        current[name], taught = distill_module(current, start[name], task, name, options, place, tally)
-        reports.append(taught)
+        current[name], own_report = distill_module(current, start[name], task, name, options, place, tally)
+        reports.append(own_report)
         if tally.programs:
             runs[name] = tally
     if folder is not None:

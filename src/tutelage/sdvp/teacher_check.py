@@ -1,4 +1,4 @@
-"""Accept the teacher: on a small labelled probe it must beat the student, else the pair is skipped (ours)."""
+"""Accept the teacher: on a small labelled probe it must beat the student, else the pair is skipped (our choice)."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ def value_matches(value: Value, gold: Value) -> float:
 
 def check_teacher(teacher: ModuleTeacher, module: VisualModule, calls: Probe) -> TeacherCheck:
     """Whether the teacher beats the module on the covered calls of the probe; without such calls it is accepted unseen."""
-    said = teacher.label([call for call, _ in calls])
-    covered = [i for i, label in enumerate(said) if label is not None]
+    raw_labels = teacher.label([call for call, _ in calls])
+    covered = [i for i, label in enumerate(raw_labels) if label is not None]
     if not covered:
         return TeacherCheck(True, None, None, 0)
     values: list[Value] = []
     for start in range(0, len(covered), 256):
         values += module.run([calls[i][0] for i in covered[start : start + 256]]).values
     golds = [calls[i][1].value for i in covered]
-    labels = [label for label in said if label is not None]
-    theirs = sum(value_matches(label.value, gold) for label, gold in zip(labels, golds, strict=True)) / len(covered)
-    ours = sum(value_matches(value, gold) for value, gold in zip(values, golds, strict=True)) / len(covered)
-    return TeacherCheck(theirs > ours, theirs, ours, len(covered))
+    labels = [label for label in raw_labels if label is not None]
+    teacher_accuracy = sum(value_matches(label.value, gold) for label, gold in zip(labels, golds, strict=True)) / len(covered)
+    module_accuracy = sum(value_matches(value, gold) for value, gold in zip(values, golds, strict=True)) / len(covered)
+    return TeacherCheck(teacher_accuracy > module_accuracy, teacher_accuracy, module_accuracy, len(covered))

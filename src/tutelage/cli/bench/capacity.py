@@ -14,7 +14,7 @@ app = typer.Typer()
 
 @app.command(epilog="Example: tutelage bench capacity --json results/bench/capacity.json")
 def capacity(
-    images: Annotated[int, typer.Option(min=1, help="Images of the embedded world in GQA's layout, ten questions each.")] = 200,
+    images: Annotated[int, typer.Option(min=1, help="Synthetic scenes in GQA's layout, ten questions each.")] = 200,
     seed: Seed = 0,
     smoke: Smoke = False,
     json: JsonOut = None,

@@ -58,8 +58,8 @@ def _table(result: dict[str, Any]) -> Any:
         share = f"{fast['share_of_visprog']:.0%} of VisProg's rate, {fast['speedup']:.1f}x one at a time"
         table.add_row("modules of 20 ms a call + 1 ms an item", f"{fast['programs_per_s']:,.0f}", share)
         if "skipped" not in other:
-            theirs = f"{other['smolagents_ms']:.2f} ms, {other['smolagents_refused']} of {other['programs']} refused"
-            table.add_row("smolagents' local executor", f"{1000 / other['smolagents_ms']:,.0f}", theirs)
+            smolagents_note = f"{other['smolagents_ms']:.2f} ms, {other['smolagents_refused']} of {other['programs']} refused"
+            table.add_row("smolagents' local executor", f"{1000 / other['smolagents_ms']:,.0f}", smolagents_note)
             here = f"{other['ms']:.2f} ms, {other['refused']} refused"
             table.add_row("the same programs here", f"{1000 / other['ms']:,.0f}", here)
     return table
