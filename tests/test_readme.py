@@ -11,10 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from tutelage.reports.formatting import duration
+from tutelage.storage import read_json
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "get-started.md", *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
 BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
 AGENT = (ROOT / "examples" / "own_agent.py").read_text()
+
+
+def test_the_time_of_the_demo_is_the_measured_one() -> None:
+    measured = duration(read_json(ROOT / "results" / "demo.json")["seconds"])
+    for page in (ROOT / "README.md", ROOT / "docs" / "get-started.md"):
+        assert re.findall(r"\d+ min \d+ s", page.read_text()) == [measured], page
 
 
 def test_a_tutorial_shows_the_agent_as_it_is() -> None:

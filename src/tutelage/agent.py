@@ -171,11 +171,11 @@ class VisualAgent:
         Raises:
             InputError: an image cannot be read, or a question has no candidate.
         """
-        asked = [VisualQuestion(*item) for item in questions]
-        states = [item.state for item in asked]
+        items = [VisualQuestion(*item) for item in questions]
+        states = [item.state for item in items]
         requests = [
             GenerationRequest(item.question, self.dsl, tuple(state), item.id or str(number))
-            for number, (item, state) in enumerate(zip(asked, states, strict=True))
+            for number, (item, state) in enumerate(zip(items, states, strict=True))
         ]
         if candidates is None:
             candidates = self.generator.generate(requests, self.samples) if requests else []

@@ -103,17 +103,17 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such folder"):
         export_run(tmp_path / "none", "VQA", tmp_path / "out")
     small.color().save(tmp_path / "run" / "COLOR")
-    with pytest.raises(InputError, match="no taught module 'COLOUR'") as error:
+    with pytest.raises(InputError, match="no distilled module 'COLOUR'") as error:
         export_run(tmp_path / "run", "COLOUR", tmp_path / "out")
     assert "did you mean COLOR" in str(error.value) and not (tmp_path / "out").exists()
     text = (export_run(tmp_path / "run", "COLOR", tmp_path / "out", classes=[small.Color]) / "README.md").read_text()
-    assert "no record of a lesson" in text
+    assert "no record of a training job" in text
 
 
 def test_the_front_matter_is_yaml_whatever_the_facts_say(tmp_path: Path) -> None:
     module = vqa()
     assert isinstance(module, vqa_module.Vqa)
-    out = export(module, tmp_path / "out", lessons=[{"stage": "a|b\nc", "teacher": '--- : "<script>"', "records": 3}])
+    out = export(module, tmp_path / "out", reports=[{"stage": "a|b\nc", "teacher": '--- : "<script>"', "records": 3}])
     assert front(out) == {
         "library_name": "tutelage",
         "license": "apache-2.0",

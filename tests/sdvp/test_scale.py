@@ -163,8 +163,8 @@ def test_the_commands_take_an_engine(tmp_path: Path, ray: Path) -> None:
 
     for name, extra in (("one", []), ("ray", ["--engine", "ray", "--workers", 2])):
         out = tmp_path / name
-        sdvp("collect", tmp_path / "gqa", out / "records", "--split", "val", "--part", 6, *extra)
-        sdvp("label", out / "records", out / "labelled", "--teacher", "VQA=color", "--teacher", "LOC=loc", "--part", 50, *extra)
+        sdvp("collect", tmp_path / "gqa", out / "records", "--split", "val", "--shard-size", 6, *extra)
+        sdvp("label", out / "records", out / "labelled", "--teacher=VQA=color", "--teacher=LOC=loc", "--shard-size", 50, *extra)
     assert written(tmp_path / "one") == written(tmp_path / "ray")
 
 

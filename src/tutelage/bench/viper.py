@@ -137,17 +137,17 @@ def beside_smolagents(programs: Sequence[Item], modules: Mapping[str, Module]) -
     fixed: dict[str, Module] = {name: module if module.symbolic else Fixed(module) for name, module in modules.items()}
     context = RunContext(fixed)
     parser = viper.Parser(context.signatures)
-    ours, failed = [], 0
+    seconds_here, failed = [], 0
     for number, (text, state) in enumerate(texts):
         started = time.perf_counter()
         (trace,) = run([Job(str(number), parser.try_parse(text, tuple(state)), state)], context)
-        ours.append(time.perf_counter() - started)
+        seconds_here.append(time.perf_counter() - started)
         failed += trace.status != "ok"
     return {
         "programs": len(texts),
         "smolagents_ms": 1000 * median(seconds),
         "smolagents_refused": refused,
-        "ms": 1000 * median(ours),
+        "ms": 1000 * median(seconds_here),
         "refused": failed,
     }
 

@@ -1,4 +1,4 @@
-"""From a recipe to what it names: networks, packaged data, the method, and lessons of any seed."""
+"""From a recipe to what it names: networks, built-in data, the method, and training jobs of any seed."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class LoadedRecipe:
         return evaluate(network, self.test, self.task)
 
     def training_job(self, seed: int) -> TrainingJob:
-        """The lesson of ``seed``, with its live teacher."""
+        """The training job of ``seed``, with its live teacher."""
         from tutelage.distillation.api import make_method, make_student
         from tutelage.distillation.job import TrainingJob
         from tutelage.distillation.teacher import as_teacher

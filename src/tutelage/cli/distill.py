@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tutelage.cli._recipe import Overrides, RecipeFile
-from tutelage.cli.common import JsonOut, ProgressBar, console, emit, progress
+from tutelage.terminal import JsonOut, ProgressBar, console, emit, progress
 
 if TYPE_CHECKING:
     from tutelage.cli._recipe import LoadedRecipe
@@ -52,11 +52,11 @@ def distill(
     from tutelage.errors import InputError
     from tutelage.reports import write_report
 
-    asked = read_recipe(recipe, overrides or ())
-    asked = replace(asked, tensorboard=asked.tensorboard or tensorboard)
+    settings = read_recipe(recipe, overrides or ())
+    settings = replace(settings, tensorboard=settings.tensorboard or tensorboard)
     formats = export or []
     check_formats(formats)
-    job = prepare(asked)
+    job = prepare(settings)
     together = current_processes(job.recipe.settings.device)
     if compare and (job.test is None or (job.labelled or job.data).labels is None):
         raise InputError(
@@ -64,7 +64,7 @@ def distill(
             where=recipe,
             remedy="add [test] file = …, and [labelled] where [data] has labels = false",
         )
-    folder = out or Path(asked.out or f"runs/{recipe.stem}")
+    folder = out or Path(settings.out or f"runs/{recipe.stem}")
     with progress(recipe.stem) as bar:
         done = train(job, folder, check, bar, together)
         arms = {DISTILLED: done.results}

@@ -103,8 +103,8 @@ def make_method(method: str | Method | type[Method], options: Mapping[str, Any] 
         known = methods()
         if method not in known:
             systems = registry.systems()
-            said = f"the {systems[method].kind} {method} is" if method in systems else f"{method!r} is"
-            raise InputError(f"{said} no distillation method", where="method", remedy=did_you_mean(method, list(known)))
+            subject = f"the {systems[method].kind} {method} is" if method in systems else f"{method!r} is"
+            raise InputError(f"{subject} no distillation method", where="method", remedy=did_you_mean(method, list(known)))
         return known[method](**dict(options or {}))
     if not (isinstance(method, type) and issubclass(method, Method)):
         raise InputError(f"{method!r} is no distillation method", where="method", remedy="give a name, a Method, or its class")
@@ -304,10 +304,10 @@ def make_student(student: nn.Module | Callable[[], nn.Module], seed: int) -> nn.
 
 
 def cache_folder(job: TrainingJob, root: Path) -> Path:
-    """Where in ``root`` the lesson's cache lies: each seed has its own where it shows views of its own.
+    """Where in ``root`` the training job's cache lies: each seed has its own where it shows views of its own.
 
     Raises:
-        InputError: the lesson has no teacher, or one whose answers cannot be known beforehand.
+        InputError: the training job has no teacher, or one whose answers cannot be known beforehand.
     """
     if job.teacher is None:
         raise InputError("nothing to cache: there is no teacher", where="cache", remedy="leave cache out")
@@ -330,7 +330,7 @@ def through_cache(
     progress: Callable[[str, int, int], None] | None,
     processes: int = 1,
 ) -> tuple[Teacher, dict[str, Any]]:
-    """The lesson's teacher, read from a cache that is built first where it is missing; and the cache's figures."""
+    """The training job's teacher, read from a cache that is built first where it is missing; and the cache's figures."""
     root = cache_folder(job, root)
     estimate = {} if (root / "cache.json").exists() else estimate_break_even(job, storage_format)
     if progress is not None and estimate:

@@ -65,7 +65,7 @@ def sparsify(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def densify(ids: Tensor, values: Tensor, classes: int) -> Tensor:
     """Probabilities [B, C] from the kept ones: the leftover mass spread evenly over the C - K others, not renormalised.
 
-    Where rounding left the kept sum above 1, or K = C, the kept values are divided by their sum instead (ours).
+    Where rounding left the kept sum above 1, or K = C, the kept values are divided by their sum instead (our choice).
     """
     kept = values.float()
     total = kept.sum(-1, keepdim=True)

@@ -178,10 +178,10 @@ def parameters_without_gradient(job: TrainingJob, learned: Mapping[str, nn.Param
     Raises:
         TrainingError: none got one.
     """
-    asked = [name for name, parameter in learned.items() if parameter.requires_grad]
-    without = [name for name in asked if learned[name].grad is None]
+    trainable = [name for name, parameter in learned.items() if parameter.requires_grad]
+    without = [name for name in trainable if learned[name].grad is None]
     without = [name for name in without if not any(fnmatch(name, pattern) for pattern in job.method.unused_parameters)]
-    if asked and len(without) == len(asked):
+    if trainable and len(without) == len(trainable):
         raise TrainingError(
             "no gradient reaches any parameter",
             where=job.name,
@@ -217,10 +217,10 @@ def _non_finite_teacher(job: TrainingJob, passes: range, batch: Callable[[int], 
         return ""
     for number in passes:
         try:
-            said = job.teacher(batch(number))
+            teacher_outputs = job.teacher(batch(number))
         except Exception:  # the method feeds this teacher otherwise: there is nothing to add to the message
             return ""
-        for name, value in said.items():
+        for name, value in teacher_outputs.items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 step = number // job.settings.accumulate
                 return f" (the teacher's output {name!r} is not finite in step {step})"

@@ -62,8 +62,8 @@ def probabilities(network: nn.Module, test: ReplayableData) -> Tensor:
 
 def accuracy(network: nn.Module, test: ReplayableData) -> dict[str, float]:
     """``{"accuracy": share of right answers, %}``."""
-    said = probabilities(network, test).argmax(-1)
-    return {"accuracy": 100 * float((said == class_labels(test)).double().mean())}
+    predictions = probabilities(network, test).argmax(-1)
+    return {"accuracy": 100 * float((predictions == class_labels(test)).double().mean())}
 
 
 def calibration(probabilities: Tensor, labels: Tensor, bins: int = 10) -> dict[str, Any]:
@@ -71,8 +71,8 @@ def calibration(probabilities: Tensor, labels: Tensor, bins: int = 10) -> dict[s
 
     probabilities: [N, C]; labels: [N]. Returns ``{ece, bins: [{confidence, accuracy, share}]}`` without empty bins.
     """
-    sure, said = probabilities.max(-1)
-    right = (said == labels).double()
+    sure, predictions = probabilities.max(-1)
+    right = (predictions == labels).double()
     which = (sure * bins).long().clamp_max(bins - 1)
     found = []
     for number in range(bins):
@@ -128,12 +128,17 @@ def compare(
         start = student(seed)
 
         def run(
-            name: str, how: Method, on: ReplayableData, told: TrainingSettings, start: nn.Module = start, number: int = number
+            name: str,
+            how: Method,
+            on: ReplayableData,
+            arm_settings: TrainingSettings,
+            start: nn.Module = start,
+            number: int = number,
         ) -> TrainingResult:
             if progress is not None:
                 progress(name, number, len(seeds))
-            lesson = TrainingJob(copy.deepcopy(start), teacher, copy.deepcopy(how), on, told, name, score, kind)
-            result = train(lesson)
+            training_job = TrainingJob(copy.deepcopy(start), teacher, copy.deepcopy(how), on, arm_settings, name, score, kind)
+            result = train(training_job)
             arms[name].append(result)
             return result
 

@@ -1,4 +1,4 @@
-"""The doctor: looks at a lesson before time is spent on it, and says what to do about each thing that is wrong."""
+"""The doctor: looks at a training job before time is spent on it, and says what to do about each thing that is wrong."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class Finding:
 
 
 def diagnose(job: TrainingJob, labelled: ReplayableData | None = None, samples: int = 256, steps: int = 60) -> list[Finding]:
-    """Every check, on copies: the lesson is as before afterwards.
+    """Every check, on copies: the training job is as before afterwards.
 
     Args:
-        lesson: what to look at.
-        labelled: data with class labels that the teacher should get right; None: the lesson's own.
+        job: what to look at.
+        labelled: data with class labels that the teacher should get right; None: the training job's own.
         samples: how many of them to ask about.
         steps: how long one batch is trained on to see whether it can be learned.
 
@@ -114,12 +114,15 @@ def _vocabulary(student: nn.Module, teacher: nn.Module | None, batch: Batch) -> 
         return
     with (
         torch.no_grad(),
-        vocabularies(student, batch.inputs, "student") as ours,
-        vocabularies(teacher, batch.inputs, "teacher") as theirs,
+        vocabularies(student, batch.inputs, "student") as student_vocabularies,
+        vocabularies(teacher, batch.inputs, "teacher") as teacher_vocabularies,
     ):
         forward_heads(student.eval(), batch.inputs), forward_heads(teacher, batch.inputs)
-    for name in ours.keys() & theirs.keys():
-        same, sizes = ours[name] == theirs[name], f"{ours[name]:,} and {theirs[name]:,} words for {name}"
+    for name in student_vocabularies.keys() & teacher_vocabularies.keys():
+        same, sizes = (
+            student_vocabularies[name] == teacher_vocabularies[name],
+            f"{student_vocabularies[name]:,} and {teacher_vocabularies[name]:,} words for {name}",
+        )
         yield Finding(
             "vocabulary", same, f"student and teacher know {sizes}",
             "" if same else "one tokenizer must have made the ids of both: give them the same vocabulary",
@@ -147,8 +150,8 @@ def _score(teacher: Teacher, data: ReplayableData, samples: int) -> Iterator[Fin
         labels, count = batch.labels, int(known.sum())
 
     def predictions(inputs: object) -> Tensor | None:
-        said = live(replace(batch, inputs=inputs)).get("logits")
-        return said.argmax(-1) if said is not None and said.ndim == 2 else None
+        teacher_logits = live(replace(batch, inputs=inputs)).get("logits")
+        return teacher_logits.argmax(-1) if teacher_logits is not None and teacher_logits.ndim == 2 else None
 
     found = predictions(batch.inputs)
     if found is None:
@@ -170,7 +173,10 @@ def _score(teacher: Teacher, data: ReplayableData, samples: int) -> Iterator[Fin
         )  # fmt: skip
         return
     best, better = max(
-        ((float((said == labels).float().mean()), name) for name, said in _renormalised(batch.inputs, predictions)),
+        (
+            (float((teacher_logits == labels).float().mean()), name)
+            for name, teacher_logits in _renormalised(batch.inputs, predictions)
+        ),
         default=(0.0, ""),
     )
     if best > right + 0.1:
@@ -206,9 +212,9 @@ def _renormalised(inputs: object, predictions: Callable[[object], Tensor | None]
         ways["of ImageNet's mean and deviation"] = (inputs - middle[:, None, None]) / spread[:, None, None]
         ways["with channels in the order BGR"] = inputs.flip(1)
     for name, changed in ways.items():
-        said = predictions(changed)
-        if said is not None:
-            yield name, said
+        changed_predictions = predictions(changed)
+        if changed_predictions is not None:
+            yield name, changed_predictions
 
 
 def _cached(teacher: Teacher, batch: Batch) -> Iterator[Finding]:
@@ -327,7 +333,7 @@ def _balance(terms: dict[str, float], weights: dict[str, float], norms: dict[str
 def _overfits(
     job: TrainingJob, method: Method, student: nn.Module, batch: Batch, parameters: list[nn.Parameter], steps: int
 ) -> Finding:
-    """Train on the one batch, at the lesson's rate, a tenth, a hundredth; one must lower the loss by a fifth."""
+    """Train on the one batch, at the training job's rate, a tenth, a hundredth; one must lower the loss by a fifth."""
     keep = map_tree(lambda t: t.detach().clone(), (student.state_dict(), method.state_dict()))
     rate, first, least = max(job.settings.lr, 1e-3), 0.0, float("inf")
     for _ in range(3):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class RouteByClass:
     """Routes by label: ``teachers[c]`` is the number of the teacher that knows class c. Of mixed labels [B, C] the class
-    with the largest share counts (ours).
+    with the largest share counts (our choice).
 
     Raises:
         InputError: a batch without labels, or a class beyond the list.
@@ -127,9 +127,9 @@ class EnsembleTeacher(Teacher):
         """See :class:`Teacher`."""
         if self.route is not None:
             return self._routed(batch, self.route(batch))
-        said = [teacher(batch) for teacher in self.teachers]
-        shared = [name for name in said[0] if all(name in one for one in said)]
-        return {name: _weighted([one[name] for one in said], self.weights) for name in shared}
+        outputs = [teacher(batch) for teacher in self.teachers]
+        shared = [name for name in outputs[0] if all(name in one for one in outputs)]
+        return {name: _weighted([one[name] for one in outputs], self.weights) for name in shared}
 
     def _routed(self, batch: Batch, route: Tensor) -> Output:
         if route.shape != (len(batch),) or bool((route < 0).any()) or bool((route >= len(self.teachers)).any()):

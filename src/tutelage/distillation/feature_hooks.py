@@ -95,8 +95,8 @@ def named_by_option(config: Any, student: nn.Module, teachers: Sequence[nn.Modul
     try:
         yield
     except UnknownLayer as error:
-        asked = error.network
-        who = "student" if asked is student else "teacher" if any(asked is one for one in teachers) else "network"
+        unknown_in = error.network
+        who = "student" if unknown_in is student else "teacher" if any(asked is one for one in teachers) else "network"
         option = next((item.name for item in fields(config) if error.layer in _texts(getattr(config, item.name))), None)
         where = f"options.{option}" if option is not None else error.where
         raise InputError(f"the {who} {error.message}", where=where, remedy=error.remedy) from error

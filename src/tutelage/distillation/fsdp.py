@@ -1,4 +1,4 @@
-"""A lesson whose student is split over the processes: FSDP, as ``accelerate launch --use_fsdp`` asks for it.
+"""A training job whose student is split over the processes: FSDP, as ``accelerate launch --use_fsdp`` asks for it.
 
 Through torch's own ``fully_shard``, not ``Accelerator.prepare``: that wraps student and optimiser together, only on accelerators,
 and the trainer holds both by name. ``fully_shard`` leaves the module tree, its names and hooks as they are. Of Accelerate's
@@ -136,8 +136,8 @@ class FSDPProcesses(DataParallelProcesses):
             else:
                 empty.data = parameter.detach().clone()
         found = copy.deepcopy(self._empty, memo)
-        for mine, theirs in zip(found.buffers(), student.buffers(), strict=True):
-            mine.copy_(theirs)
+        for full_buffer, local_buffer in zip(found.buffers(), student.buffers(), strict=True):
+            full_buffer.copy_(local_buffer)
         return found.train(student.training)
 
     def load(self, student: nn.Module, state: Mapping[str, Tensor]) -> None:

@@ -128,7 +128,7 @@ class Method(nn.Module):
     the teacher then come from ``self.task``, which the trainer sets before ``prepare``. Empty: the method has losses of
     its own and reads no task; a job's task then only chooses the metrics.
 
-    A system also offers ``tiny(seed) -> TrainingJob``, a class method: a lesson of a few seconds that tests and the doctor
+    A system also offers ``tiny(seed) -> TrainingJob``, a class method: a training job of a few seconds that tests and the doctor
     run.
     """
 
@@ -198,8 +198,8 @@ class Method(nn.Module):
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """The outputs of student and teacher on ``batch``; the default is one pass of each, teacher first, so that the
         teacher's activations are gone before the student's are kept. Override for several views, rollouts, queues."""
-        taught = teacher(batch) if teacher is not None else {}
-        return forward_heads(student, batch.inputs), taught
+        teacher_outputs = teacher(batch) if teacher is not None else {}
+        return forward_heads(student, batch.inputs), teacher_outputs
 
     def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """The named losses, unweighted; every call of a run gives the same names."""

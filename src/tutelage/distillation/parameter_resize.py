@@ -15,7 +15,7 @@ class ParameterResizer:
     """Applies one function to a parameter, to its optimiser's moments, and to its copies in moving averages.
 
     What a position table needs where the image size changes (EfficientTrain, Wang et al., 2023: bilinear, moments too). The
-    parameter stays the same object, so whoever holds it sees the new shape.
+    parameter stays the same object, so its holder sees the new shape.
 
     Args:
         student: whose parameters the averages copy, by name.

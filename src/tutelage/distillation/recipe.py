@@ -18,7 +18,7 @@
     # classes = [3, 5, [7, 8]] # the student's classes among the teacher's
 
     [data]
-    name = "fashion-mnist"   # a packaged data set, or: file = "data.npz" with arrays inputs and labels; or
+    name = "fashion-mnist"   # a built-in data set, or: file = "data.npz" with arrays inputs and labels; or
     # kind = "folder"        # images, a sub-folder for each class, or manifest = "list.csv" with columns file and label
     # path = "photos/train"
     # image_size = 64
@@ -103,7 +103,7 @@ class DataSpec:
     """What data to read.
 
     Attributes:
-        name: a packaged data set; with ``kind = "hf"`` a data set of Hugging Face's ``datasets``.
+        name: a built-in data set; with ``kind = "hf"`` a data set of Hugging Face's ``datasets``.
         file: .npz or .safetensors with ``inputs`` and, if any, ``labels``.
         labels: use them.
         limit: only so many samples: the first ones; of an image folder, ones spread evenly.
@@ -152,8 +152,8 @@ class DataSpec:
         wanted = _GIVEN[self.kind]
         if len(given) != 1 or given[0] not in wanted:
             remedy = _EXAMPLES[self.kind]
-            told = f'{" or ".join(wanted)} with kind = "{self.kind}"' if self.kind else "either a name or a file"
-            raise InputError(f"give {told}", where="data", remedy=remedy)
+            expected = f'{" or ".join(wanted)} with kind = "{self.kind}"' if self.kind else "either a name or a file"
+            raise InputError(f"give {expected}", where="data", remedy=remedy)
         if self.kind in ("folder", "clips") and self.image_size is None:
             raise InputError("image_size is missing", where="data.image_size", remedy="image_size = 64, in pixels")
         if self.kind == "clips" and self.frames is None:

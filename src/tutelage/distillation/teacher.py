@@ -137,12 +137,12 @@ class NetworkTeacher(Teacher):
         if self.channels_last:
             inputs = map_tree(lambda t: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t, inputs)
         if not self._taps.names:
-            said = forward_heads(self.network, inputs)
+            outputs = forward_heads(self.network, inputs)
         else:
             with self._taps as taken:
-                said = forward_heads(self.network, inputs)
-                said |= taken
-        return {self.heads.get(name, name): value for name, value in said.items()} if self.heads else said
+                outputs = forward_heads(self.network, inputs)
+                outputs |= taken
+        return {self.heads.get(name, name): value for name, value in outputs.items()} if self.heads else outputs
 
     @property
     def fingerprint(self) -> str:
@@ -213,7 +213,7 @@ class EMATeacher(NetworkTeacher):
 
 
 class SelfTeacher(NetworkTeacher):
-    """The student as it was when the lesson began: a frozen copy."""
+    """The student as it was when the training job began: a frozen copy."""
 
     def __init__(self, student: nn.Module, taps: Sequence[str] = ()):
         super().__init__(copy.deepcopy(student), taps)
@@ -243,9 +243,9 @@ class BlackBoxTeacher(Teacher):
                 where=f"teacher {self.version}",
                 remedy="raise the limit, take fewer steps, or cache the teacher: it is then asked once a view",
             )
-        said = self.function(batch.inputs)
+        outputs = self.function(batch.inputs)
         self.queries += len(batch)
-        named = said if isinstance(said, Mapping) else {"logits": said}
+        named = outputs if isinstance(outputs, Mapping) else {"logits": outputs}
         return {name: torch.as_tensor(value).detach() for name, value in named.items()}
 
     @property

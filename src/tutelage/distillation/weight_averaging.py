@@ -56,12 +56,12 @@ class ExponentialAverage:
         average: list[Tensor] = list(self.network.parameters())
         current: list[Tensor] = [p.detach() for p in network.parameters()]
         if self.buffers != "own":
-            for mine, other in zip(self.network.buffers(), network.buffers(), strict=True):
-                if self.buffers == "average" and mine.is_floating_point():
-                    average.append(mine)
+            for buffer, other in zip(self.network.buffers(), network.buffers(), strict=True):
+                if self.buffers == "average" and buffer.is_floating_point():
+                    average.append(buffer)
                     current.append(other.detach())
                 else:
-                    mine.copy_(other)
+                    buffer.copy_(other)
         if average:
             torch._foreach_lerp_(average, current, 1.0 - decay)
         self.updates += 1

@@ -1,4 +1,4 @@
-"""The embedded LOC: class heat-maps, sizes and centre offsets, read as boxes (ours, sized for one CPU thread)."""
+"""The toy LOC: class heat-maps, sizes and centre offsets, read as boxes (our choice, sized for one CPU thread)."""
 
 from __future__ import annotations
 
@@ -109,16 +109,16 @@ class Loc(VisualModule):
         heat = np.zeros((len(rows), classes, cells, cells), np.float32)
         size = np.zeros((len(rows), 4, cells, cells), np.float32)
         peaks = np.zeros((len(rows), cells, cells), np.float32)
-        asked = np.zeros((len(rows), classes), np.float32)
+        has_label = np.zeros((len(rows), classes), np.float32)
         for n, row in enumerate(rows):
             for i in row:
                 found, _ = self.classes_of(calls[i].args["object"])
                 if len(found) == 1:  # "object" says where, not which class: no heat-map can be taught by it
-                    asked[n, found[0]] = labels[i].weight
+                    has_label[n, found[0]] = labels[i].weight
                     for box in labels[i].value:
                         _mark(heat[n, found[0]], size[n], peaks[n], box, images[n])
         targets = {
-            "heat": {"heat": torch.from_numpy(heat), "asked": torch.from_numpy(asked)},
+            "heat": {"heat": torch.from_numpy(heat), "asked": torch.from_numpy(has_label)},
             "size": {"size": torch.from_numpy(size), "peaks": torch.from_numpy(peaks)},
         }
         return TrainingExamples(inputs, targets, torch.ones(len(rows)))

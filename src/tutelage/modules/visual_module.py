@@ -32,8 +32,8 @@ WEIGHTS = ("model.safetensors", "weights.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class CallLabel:
-    """What somebody who knows says to a call: the value, the probability of each answer where there are several, and
-    how sure they are in 0..1 (1 for gold)."""
+    """The target output of one module call: the value, the probability of each answer where there are several, and
+    the confidence in 0..1 (1 for gold)."""
 
     value: Any
     probabilities: Mapping[str, float] | None = None

@@ -32,7 +32,7 @@ class StepRecord:
     differ. ``args`` and ``output`` are values as the module saw and gave them; ``output_dist`` maps answers to
     probabilities; ``ms`` is the call's share of its batch's time, 0 where a stored result answered. ``substituted``
     marks an answer that did not come from the module. ``teacher`` is {name, version, hard, dist, conf}; ``weight`` in
-    0..1 is the record's weight in a lesson.
+    0..1 is the record's weight in a training job.
     """
 
     origin: RecordOrigin
@@ -120,8 +120,8 @@ class StepRecord:
         if timing:
             body["ms"] = round(self.ms, 4)
         if self.teacher is not None or self.filters is not None or self.weight != 1.0:
-            said = self.teacher and {**self.teacher, "hard": encode(self.teacher["hard"])}
-            body |= {"teacher": said, "filters": self.filters, "weight": self.weight}
+            teacher = self.teacher and {**self.teacher, "hard": encode(self.teacher["hard"])}
+            body |= {"teacher": teacher, "filters": self.filters, "weight": self.weight}
         return head | body
 
     @classmethod
@@ -178,7 +178,7 @@ class Trace:
     """A program's run: its status (one of ``language.STATUSES``), answer, and every call it made.
 
     ``fallback`` tells that the program failed and ``answer`` comes from the fallback policy instead. ``log`` holds the
-    steps as they came; the records are made of them when somebody asks for ``steps``, and put in order if the calls of
+    steps as they came; the records are made of them when ``steps`` is read, and put in order if the calls of
     several steps may have been answered in another (``ordered`` False).
     """
 

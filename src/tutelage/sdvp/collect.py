@@ -120,7 +120,7 @@ def _image_file(folder: Path, key: str) -> Path:
 
 def image_loader(folder: Path, in_memory: Iterable[Image] = ()) -> FindImage:
     """Images of pictures: those that are ``in_memory`` in memory, others from the files that :func:`save_images` wrote; each is
-    opened once, and again when somebody looks.
+    opened once, and again when it is used.
 
     Raises (what it returns does):
         InputError: a file is absent or no picture.

@@ -136,8 +136,8 @@ def distill_task(
             report(f"{task.name}: teaching {name}")
         place = Path(folder) / task.name / name if folder is not None else None
         tally = ProgramTally()
-        current[name], taught = distill_module(current, start[name], task, name, options, place, tally)
-        reports.append(taught)
+        current[name], own_report = distill_module(current, start[name], task, name, options, place, tally)
+        reports.append(own_report)
         if tally.programs:
             runs[name] = tally
     if folder is not None:

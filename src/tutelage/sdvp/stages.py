@@ -38,7 +38,7 @@ PROGRAMS = "programs.json"
 VERDICTS = "verdicts.json"
 """What the probe said of each teacher, in a labelled folder."""
 TRAINING_INFO = "made.json"
-"""What the lessons of a folder of taught modules were: its card is written from it."""
+"""What the training jobs of a folder of taught modules were: its card is written from it."""
 UNLABELLED = "beside"
 """The folder, inside a labelled one, of the sibling calls that the teacher does not speak to."""
 DELETE = "delete it and run the same command again: the other shards are kept"
@@ -71,14 +71,14 @@ def collect_to_folder(
         SdvpWarning: most programs failed.
     """
     dsl = dsl or language_of(questions)
-    asked = [(q.id, q.programs.get(dsl), sorted((name, image.key) for name, image in q.images.items())) for q in questions]
+    rows = [(q.id, q.programs.get(dsl), sorted((name, image.key) for name, image in q.images.items())) for q in questions]
     settings = {"step": "collect", "dsl": dsl, "stage": stage, "part": shard_size, "modules": _versions(modules)}
-    run = storage.RunFolder(folder, settings | {"questions": storage.fingerprint(asked)})
+    run = storage.RunFolder(folder, settings | {"questions": storage.fingerprint(rows)})
     root = run.root.resolve()  # a worker may stand elsewhere
     if run.done("finished.json"):
         return load_records(root)
     parts = [slice(first, first + shard_size) for first in range(0, len(questions), shard_size)]
-    shards = [_shard(root, settings, asked[piece]) for piece in parts]
+    shards = [_shard(root, settings, rows[piece]) for piece in parts]
     tasks = [(shard, questions[piece]) for shard, piece in zip(shards, parts)]
     _fill(shards, collect_shard, tasks, (root, modules, dsl, stage), pool, progress)
     find = image_loader(root, (image for question in questions for image in question.images.values()))
@@ -198,12 +198,12 @@ def label_to_folder(
         if name not in records:
             raise InputError(f"no records of {name}", where="teachers", remedy=did_you_mean(name, list(records)))
     accepted = {name: teacher for name, teacher in teachers.items() if verdicts[name].accepted}
-    asked = {name: with_related_calls(records[name], trainable(modules, name), teacher) for name, teacher in accepted.items()}
-    said = label_shards(run.root.resolve(), asked, accepted, shard_size, pool, progress)
+    unlabelled = {name: with_related_calls(records[name], trainable(modules, name), teacher) for name, teacher in accepted.items()}
+    fields = label_shards(run.root.resolve(), unlabelled, accepted, shard_size, pool, progress)
     found: Records = {}
     beside: Records = {}
     for name, teacher in teachers.items():
-        given = attach_labels(asked[name], said[name]) if name in accepted else []
+        given = attach_labels(unlabelled[name], fields[name]) if name in accepted else []
         check_labels(given, trainable(modules, name), teacher)
         found[name] = apply_filters(given, filters, (), modules, teachers, "visprog")
         beside[name] = unsupported_records(records[name], trainable(modules, name), teacher)
@@ -232,20 +232,20 @@ def label_shards(
             shards.append(_shard(root, teacher, [record.input_hash for record in piece]))
             tasks.append((shards[-1], name, [call_of(record) for record in piece]))
     _fill(shards, label_shard, tasks, (dict(teachers),), pool, progress)
-    said: dict[str, list[TeacherField | None]] = {name: [] for name in unlabelled}
+    fields: dict[str, list[TeacherField | None]] = {name: [] for name in unlabelled}
     for shard, name, calls in tasks:
         read = storage.read_json_lines(shard, sealed=True, remedy=DELETE)
         rows = [row and {**row, "hard": decode(check_kind(row, dict, f"{shard}:{number}").get("hard"))} for number, row in read]
         if len(rows) != len(calls):
             raise InputError(f"{len(rows)} labels of {len(calls)} calls", where=shard, remedy=DELETE)
-        said[name] += rows
-    return said
+        fields[name] += rows
+    return fields
 
 
 def label_shard(teachers: Mapping[str, ModuleTeacher], shard: Path, name: str, calls: Sequence[Call]) -> None:
     """Have one shard's calls labelled: a line each, null where the teacher has nothing to say. What a worker runs."""
-    said = label_calls(teachers[name], calls)
-    storage.write_json_lines(shard, (field and {**field, "hard": encode(field["hard"])} for field in said), sealed=True)
+    fields = label_calls(teachers[name], calls)
+    storage.write_json_lines(shard, (field and {**field, "hard": encode(field["hard"])} for field in fields), sealed=True)
 
 
 def train_to_folder(
@@ -257,16 +257,16 @@ def train_to_folder(
     progress: Progress | None = None,
     parallel: SingleProcess | None = None,
 ) -> dict[str, VisualModule]:
-    """One lesson for each module that has labelled records in the folder ``labelled``, saved as ``folder/NAME``.
+    """One training job for each module that has labelled records in the folder ``labelled``, saved as ``folder/NAME``.
 
     ``replay``: folders of records of earlier tasks, whose inputs keep old knowledge beside those of ``labelled`` itself.
-    ``parallel``: the processes that share each lesson, each of which makes this call.
+    ``parallel``: the processes that share each training job, each of which makes this call.
 
     Raises:
         InputError: no record has a label, or a module without network.
         StaleError, StorageError: as :func:`collect_to_folder`.
     """
-    taught: dict[str, VisualModule] = {}
+    distilled: dict[str, VisualModule] = {}
     writes = parallel is None or parallel.main
     verdicts = storage.read_json(Path(labelled) / VERDICTS) if (Path(labelled) / VERDICTS).exists() else {}
     rows = []
@@ -278,17 +278,18 @@ def train_to_folder(
         sources = [*replay, Path(labelled) / UNLABELLED] if options.replay else []
         old = sampled_examples(module, [_replayed_calls(at, module, name) for at in sources], options, "train", name)
         place = Path(folder) / "lessons" / name
-        taught[name], _ = train_module(module, kept, old, options, "train", name, place, progress=progress, parallel=parallel)
+        distilled[name], _ = train_module(module, kept, old, options, "train", name, place, progress=progress, parallel=parallel)
         if writes:
-            taught[name].save(Path(folder) / name)
+            distilled[name].save(Path(folder) / name)
         row = {"stage": "train", "module": name, "teacher": (kept[0].teacher or {})["name"], "verdict": verdicts.get(name)}
         rows.append(row | {"records": len(records), "kept": len(kept), "replayed": len(old) if old else 0, "share": 1.0})
-    if not taught:
-        raise InputError("no record has a label that passes the filters", where=labelled, remedy="lower --gate, or another teacher")
+    if not distilled:
+        remedy = "lower --min-confidence, or choose another teacher"
+        raise InputError("no record has a label that passes the filters", where=labelled, remedy=remedy)
     settings_of = {"retain": repr(options.strategy), "steps": options.settings.steps, "lessons": rows}
     if writes:
         storage.write_json(Path(folder) / TRAINING_INFO, environment.run_metadata([options.seed]) | settings_of)
-    return taught
+    return distilled
 
 
 def trainable(modules: Mapping[str, Module], name: str) -> VisualModule:

@@ -45,12 +45,12 @@ def distill_tasks(
     """
     general: Mapping[str, Module] = modules
     own: dict[str, Mapping[str, Module]] = {}
-    lessons: list[ModuleReport] = []
+    reports: list[ModuleReport] = []
     for stage in stages:
         found = learn(general, stage, options, Path(folder) if folder is not None else None)
-        lessons += found.reports
+        reports += found.reports
         if by_task:
             own[stage.name] = found.modules
         else:
             general = found.modules
-    return SequenceResult(general, own, tuple(lessons))
+    return SequenceResult(general, own, tuple(reports))

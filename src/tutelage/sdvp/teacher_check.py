@@ -83,9 +83,9 @@ def check_in_programs(
     """
     if not questions:
         return TeacherCheck(True, None, None, 0)
-    theirs = accuracy(questions, teacher_forcing(modules, {name: teacher}), dsl)
-    ours = accuracy(questions, modules, dsl)
-    return TeacherCheck(theirs >= ours, theirs, ours, len(questions))
+    of_teacher = accuracy(questions, teacher_forcing(modules, {name: teacher}), dsl)
+    of_module = accuracy(questions, modules, dsl)
+    return TeacherCheck(of_teacher >= of_module, of_teacher, of_module, len(questions))
 
 
 def warn_of_unseen(teachers: Mapping[str, str], depth: int) -> None:
@@ -114,15 +114,15 @@ def value_matches(value: Value, gold: Value) -> float:
 
 def check_teacher(teacher: ModuleTeacher, module: VisualModule, calls: Probe) -> TeacherCheck:
     """Whether the teacher beats the module on the covered calls of the probe; without such calls it is accepted unseen."""
-    said = teacher.label([call for call, _ in calls])
-    covered = [i for i, label in enumerate(said) if label is not None]
+    raw_labels = teacher.label([call for call, _ in calls])
+    covered = [i for i, label in enumerate(raw_labels) if label is not None]
     if not covered:
         return TeacherCheck(True, None, None, 0)
     values: list[Value] = []
     for start in range(0, len(covered), 256):
         values += module.run([calls[i][0] for i in covered[start : start + 256]]).values
     golds = [calls[i][1].value for i in covered]
-    labels = [label for label in said if label is not None]
-    theirs = sum(value_matches(label.value, gold) for label, gold in zip(labels, golds, strict=True)) / len(covered)
-    ours = sum(value_matches(value, gold) for value, gold in zip(values, golds, strict=True)) / len(covered)
-    return TeacherCheck(theirs > ours, theirs, ours, len(covered))
+    labels = [label for label in raw_labels if label is not None]
+    teacher_accuracy = sum(value_matches(label.value, gold) for label, gold in zip(labels, golds, strict=True)) / len(covered)
+    module_accuracy = sum(value_matches(value, gold) for value, gold in zip(values, golds, strict=True)) / len(covered)
+    return TeacherCheck(teacher_accuracy > module_accuracy, teacher_accuracy, module_accuracy, len(covered))

@@ -137,9 +137,9 @@ def _supports_question(kinds: Sequence[str], call: Call) -> bool:
 
 
 def _label_with_module(specialist: VisualModule, calls: Sequence[Call]) -> list[CallLabel]:
-    said = specialist.run(calls)
-    dists = said.distributions or [None] * len(calls)
-    return [_module_label(value, dist) for value, dist in zip(said.values, dists, strict=True)]
+    outputs = specialist.run(calls)
+    dists = outputs.distributions or [None] * len(calls)
+    return [_module_label(value, dist) for value, dist in zip(outputs.values, dists, strict=True)]
 
 
 def _module_label(value: Any, dist: Mapping[str, float] | None) -> CallLabel:
@@ -156,13 +156,13 @@ def _supports_property(kinds: Mapping[str, str], call: Call) -> bool:
 
 
 def _label_verify_calls(specialist: Vqa, kinds: Mapping[str, str], calls: Sequence[Call]) -> list[CallLabel]:
-    asked = [
+    vqa_calls = [
         Call("VQA", {"image": c.args["image"], "question": f"What {kinds[c.args['property']]} is the {c.args['object']}?"})
         for c in calls
     ]
     shares = [
         (dist or {}).get(call.args["property"], 0.0)
-        for call, dist in zip(calls, specialist.run(asked).distributions or [], strict=True)
+        for call, dist in zip(calls, specialist.run(vqa_calls).distributions or [], strict=True)
     ]
     return [CallLabel(p >= 0.5, {"yes": p, "no": 1 - p}, max(p, 1 - p)) for p in shares]
 

@@ -35,22 +35,23 @@ from tutelage.serving.settings import ServerSettings
 
 LOG = logging.getLogger("tutelage.serving")
 CLOSE_TIMEOUT_S = 5.0
-"""Seconds that a closing engine has for programs of which somebody still wants the answer, and for the batch under way."""
+"""Seconds that a closing engine has for programs whose answer a client still waits for, and for the batch under way."""
 FAST_BATCH_S, FAST_BATCH_WINDOW = 0.005, 2
 """Where batches take less than so long, so many programs under way keep the modules busy; more would end together, and their
 clients be served and heard together while the modules wait."""
 RECENT_BATCHES = 16
 """Batches over which the engine remembers how many programs were under way."""
 MAX_WAIT_SHARE = 0.125
-"""Of the time that batches lately took, which one may wait for more calls (ours)."""
+"""Of the time that batches lately took, which one may wait for more calls (our choice)."""
 
 
 @dataclass(slots=True, eq=False)
 class PendingRun:
     """A program that a client wants run: its text, and the images it reads by name. ``future`` gets the trace.
 
-    Programs of different ``client``s never share a session of the sandbox. Whoever no longer wants it sets ``cancelled``: it ends
-    at its next step. ``queued_at``, ``started_at`` and ``finished_at`` are seconds of :func:`time.perf_counter`.
+    Programs of different ``client``s never share a session of the sandbox. A client that
+    no longer wants it sets ``cancelled``: it ends at its next step. ``queued_at``, ``started_at`` and ``finished_at`` are
+    seconds of :func:`time.perf_counter`.
     """
 
     dsl: str

@@ -72,16 +72,16 @@ class BatchedGenerator:
 
     async def _generate_waiting(self) -> None:
         while self._waiting:
-            asked, self._waiting = self._waiting, []
-            requests = [request for request, _ in asked]
+            waiting, self._waiting = self._waiting, []
+            requests = [request for request, _ in waiting]
             found: list[Any]
             try:
                 found = [
                     d[0] for d in await asyncio.get_running_loop().run_in_executor(self._thread, self._generator.generate, requests)
                 ]
             except Exception as error:
-                found = [error] * len(asked)
-            for (_, answer), draft in zip(asked, found, strict=True):
+                found = [error] * len(waiting)
+            for (_, answer), draft in zip(waiting, found, strict=True):
                 if answer.done():
                     continue
                 if isinstance(draft, Exception):

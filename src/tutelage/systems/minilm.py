@@ -182,23 +182,23 @@ class MiniLM(Method):
         self._taps = FeatureHooks(student, config.student)
         teacher.request_features(*config.teacher)
         with torch.enable_grad():
-            ours, theirs = self(example, student, teacher)
-            for name, width in (("student", ours["q"].shape[-1]), ("teacher", theirs["q"].shape[-1])):
+            student_outputs, teacher_outputs = self(example, student, teacher)
+            for name, width in (("student", student_outputs["q"].shape[-1]), ("teacher", teacher_outputs["q"].shape[-1])):
                 if width % self.heads:
                     raise InputError(f"{self.heads} heads do not divide the {name}'s width {width}", where="relation_heads")
             parts = {part for first, second, _ in config.relations for part in (first, second)}
             named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
-            total = sum(ours[part].sum() for part in parts)
+            total = sum(student_outputs[part].sum() for part in parts)
             slopes = torch.autograd.grad(total, [p for _, p in named], allow_unused=True)
         self.unused_parameters = tuple(f"student.{name}" for (name, _), slope in zip(named, slopes) if slope is None)
 
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """``q``, ``k``, ``v`` [B, N, width] of the tapped layers."""
         assert teacher is not None
-        said = teacher(batch)
+        teacher_outputs = teacher(batch)
         with self._taps as taken:
             forward_heads(student, batch.inputs)
-        return _parts(taken, self.config.student), _parts(said, self.config.teacher)
+        return _parts(taken, self.config.student), _parts(teacher_outputs, self.config.teacher)
 
     def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """One term a relation: ``attention`` (q, k), ``value`` (v, v), others by their letters."""
@@ -208,9 +208,9 @@ class MiniLM(Method):
             mask = torch.ones(student["q"].shape[:2], device=student["q"].device)
         terms = {}
         for first, second, _ in self.config.relations:
-            ours = relation_logits(student[first], student[second], self.heads, mask)
-            theirs = relation_logits(teacher[first], teacher[second], self.heads, mask)
-            terms[_name(first, second)] = relation_divergence(theirs, ours, mask).mean()
+            student_relation = relation_logits(student[first], student[second], self.heads, mask)
+            teacher_relation = relation_logits(teacher[first], teacher[second], self.heads, mask)
+            terms[_name(first, second)] = relation_divergence(teacher_relation, student_relation, mask).mean()
         return terms
 
     def loss_weights(self) -> dict[str, float]:
@@ -219,7 +219,7 @@ class MiniLM(Method):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of a second: random tokens, some padded, and a student half as wide as its teacher."""
+        """A training job of a second: random tokens, some padded, and a student half as wide as its teacher."""
         student = build_with_seed(lambda: TinyEncoder(20, 8, 2, 4), seed, "student")
         teacher = build_with_seed(lambda: TinyEncoder(20, 16, 2, 4, std=0.2), seed, "teacher")
         rng = torch_rng(seed, "tokens")

@@ -114,7 +114,7 @@ def moving_shapes(
         )
         scenes.append(replace(scene, things=things))
     boxes = np.array([[(*t.center, t.w, t.h) for t in one.things] for one in scenes], np.float32) / image_size
-    said = ["stays still" if way == "still" else f"moves {way}" for way in ways]
-    captions = tuple(f"a {name_thing(thing)} {motion}" for thing, motion in zip(middle, said, strict=True))
+    motions = ["stays still" if way == "still" else f"moves {way}" for way in ways]
+    captions = tuple(f"a {name_thing(thing)} {motion}" for thing, motion in zip(middle, motions, strict=True))
     ids = np.array([MOTIONS.index(way) for way in ways], np.int64)
     return MovingShapes(np.stack([render(one, look) for one in scenes]), tuple(scenes), ids, captions, boxes)

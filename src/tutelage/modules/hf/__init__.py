@@ -1,7 +1,7 @@
 """Perception modules from transformers models, one file a skill. Needs the extra ``hf``.
 
-``open_module("VQA", "hf:Salesforce/blip-vqa-base@REVISION")`` is a module that both program languages can call and that a lesson
-can teach. Code that comes with a model is never run, and weights are read from safetensors alone.
+``open_module("VQA", "hf:Salesforce/blip-vqa-base@REVISION")`` is a module that both program languages can
+call and that a training job can train. Code that comes with a model is never run, and weights are read from safetensors alone.
 """
 
 from __future__ import annotations

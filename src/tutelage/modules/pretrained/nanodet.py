@@ -35,7 +35,7 @@ MEAN, STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
 
 @dataclass(frozen=True)
 class NanoDetConfig(LocConfig):
-    """As :class:`LocConfig`; the threshold is ours (boxes are answers, not candidates), suppression as published."""
+    """As :class:`LocConfig`; the threshold is our choice (boxes are answers, not candidates), suppression as published."""
 
     classes: tuple[str, ...] = CLASSES
     width: int = 0
@@ -93,7 +93,7 @@ class NanoDet(Loc):
         Raises:
             InputError: always.
         """
-        raise InputError("the packaged detector cannot be taught", where=self.name, remedy="teach the embedded LOC, or your own")
+        raise InputError("the pretrained detector cannot be trained", where=self.name, remedy="teach the toy LOC, or your own")
 
     def classes_of(self, phrase: str) -> tuple[list[int], bool]:
         """Positions of the classes that ``phrase`` names, and whether it names exactly those."""

@@ -10,7 +10,7 @@ A file of examples is plain text::
 
 ``NlvrStatement:`` stands where a sentence about two images is to be judged. A program ends where the next question begins.
 Examples are parsed when they are read: one that does not hold is an error that names its line.
-Random examples follow VisProg (Gupta and Kembhavi, CVPR 2023), which draws new ones for each run; the texts are ours.
+Random examples follow VisProg (Gupta and Kembhavi, CVPR 2023), which draws new ones for each run; the texts are our choice.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def _blocks(path: Path) -> list[tuple[Example, int]]:
 
 def rules_of(dsl: str, signatures: Mapping[str, Signature]) -> str:
     """The language in words: the shipped rules without lines that need an absent module, then modules they do not name."""
-    told = {*NEEDS.values(), *(match[1] for name in ("visprog", "viper") for match in _NEEDS.finditer(_rules_text(name)))}
-    others = sorted(signatures.keys() - told)
+    own_needs = {*NEEDS.values(), *(match[1] for name in ("visprog", "viper") for match in _NEEDS.finditer(_rules_text(name)))}
+    others = sorted(signatures.keys() - own_needs)
     lines = list[str]()
     for line in _rules_text(dsl).splitlines():
         needs = _NEEDS.fullmatch(line)
@@ -229,10 +229,10 @@ class PromptBuilder:
 
     def repair(self, failed: FailedProgram) -> Prompt:
         """The prompt that shows a failed program and its error, and asks for a better one."""
-        asked = self.prompt(failed.request)
+        prompt = self.prompt(failed.request)
         place = f"{failed.failure.where}: " if failed.failure.where is not None else ""
-        told = f"This program fails ({failed.failure.kind}). {place}{failed.failure.message}\nWrite the whole program again."
-        return Prompt(asked.rules, (*asked.turns, failed.text, told))
+        instruction = f"This program fails ({failed.failure.kind}). {place}{failed.failure.message}\nWrite the whole program again."
+        return Prompt(prompt.rules, (*prompt.turns, failed.text, instruction))
 
     def _rules_and_examples(self, request: GenerationRequest) -> tuple[str, Choose]:
         key = (request.dsl, request.inputs)

@@ -26,7 +26,7 @@ def distill_from_answers(
     folder: str | Path | None = None,
 ) -> CompileResult:
     """Teach every module that has a teacher in ``task``, together, by the final answers of its questions: no teacher is
-    asked, nothing is replayed and nothing guarded. The sample of questions is that of ``options.loss``.
+    sample, nothing is replayed and nothing guarded. The sample of questions is that of ``options.loss``.
 
     Raises:
         InputError: no question has an answer, or none can be reached.
@@ -35,21 +35,21 @@ def distill_from_answers(
     place = Path(folder) / task.name if folder is not None else None
     networks = {name: module for name in names if isinstance(module := modules[name], VisualModule)}
     if place is not None and (place / "taught.json").exists():
-        taught = {name: module.load_weights(place / name) for name, module in networks.items()}
+        distilled = {name: module.load_weights(place / name) for name, module in networks.items()}
         return CompileResult(
-            {**modules, **taught}, tuple(ModuleReport.from_json(row) for row in storage.read_json(place / "taught.json"))
+            {**modules, **distilled}, tuple(ModuleReport.from_json(row) for row in storage.read_json(place / "taught.json"))
         )
     known = task.answered_questions()
     most = options.loss.questions if isinstance(options.loss, StepwiseWithFinalAnswer.Config) else len(known)
     chosen = sorted(numpy_rng(options.seed, "final", task.name).permutation(len(known))[:most].tolist())
     seed = derive(options.seed, task.name, "final answers") % 2**31
     settings = replace(options.settings, seed=seed, batch_size=BATCH)
-    asked = [known[i] for i in chosen]
-    taught = train_jointly(asked, modules, names, settings, place / "lesson" if place is not None else None)
+    sample = [known[i] for i in chosen]
+    distilled = train_jointly(sample, modules, names, settings, place / "lesson" if place is not None else None)
     verdict = TeacherCheck(True, None, None, 0)
-    lessons = [ModuleReport(task.name, name, "final answers", verdict, len(asked), len(asked)) for name in taught]
+    reports = [ModuleReport(task.name, name, "final answers", verdict, len(sample), len(sample)) for name in distilled]
     if place is not None:
-        for name, module in taught.items():
+        for name, module in distilled.items():
             module.save(place / name)
-        storage.write_json(place / "taught.json", lessons)
-    return CompileResult({**modules, **taught}, tuple(lessons))
+        storage.write_json(place / "taught.json", reports)
+    return CompileResult({**modules, **distilled}, tuple(reports))

@@ -244,12 +244,12 @@ def _run_seed(
     if found["frozen"]["covered_calls"]:
         run("teachers", teacher_forcing(modules, teachers))
     run("sdvp", compiled.modules)
-    taught = {name: m.version for name, m in compiled.modules.items() if isinstance(m, VisualModule)}
+    own_versions = {name: m.version for name, m in compiled.modules.items() if isinstance(m, VisualModule)}
     return {
         "seed": seed,
         "arms": found,
         "lessons": compiled.reports,
-        "modules": versions | taught,
+        "modules": versions | own_versions,
         "pictures": len({path for views in material.paths.values() for path in views.values()}),
         "opened": pictures.opened,
     }

@@ -33,7 +33,7 @@ def attribute_run(
     source: Literal["gold", "teacher"] = "gold",
     split: str = "select",
 ) -> ErrorAttribution:
-    """Blame the steps of a study's modules: what ``tutelage sdvp blame RUN`` does.
+    """Attribute errors to the steps of a study's modules: what ``tutelage sdvp attribute RUN`` does.
 
     Args:
         run: the study's folder.
@@ -49,12 +49,12 @@ def attribute_run(
     plan = plan_of(run)
     seed = seed_of(run, seed)
     store, quick = module_store(), bool(plan.get("quick"))
-    lessons = Path(run) / "lessons" / f"seed-{seed}-{arm}"
-    if arm != "frozen" and not lessons.is_dir():
-        arms = sorted(found.name.split("-", 2)[2] for found in lessons.parent.glob(f"seed-{seed}-*"))
+    own_folder = Path(run) / "lessons" / f"seed-{seed}-{arm}"
+    if arm != "frozen" and not own_folder.is_dir():
+        arms = sorted(found.name.split("-", 2)[2] for found in own_folder.parent.glob(f"seed-{seed}-*"))
         raise InputError(f"the study has no arm {arm!r}", where=run, remedy=f"choose frozen {' '.join(arms)}")
     modules: dict[str, Module] = {**symbolic_modules(), **toy_modules.generalists(seed, store, quick)}
-    for folder in (lessons / stage / name for stage in STAGES for name in list(modules)):
+    for folder in (own_folder / stage / name for stage in STAGES for name in list(modules)):
         module = modules[folder.name]
         if isinstance(module, VisualModule) and (folder / "config.json").exists():
             modules[folder.name] = module.load_weights(folder)

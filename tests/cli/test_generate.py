@@ -26,7 +26,7 @@ def tutelage(*words: object) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("dsl", ["visprog", "viper"])
 def test_the_grammar_writes(dsl: str, tmp_path: Path) -> None:
-    code, out, err = tutelage("write", COLOR, "How many signs are there?", "--dsl", dsl, "--json", tmp_path / "w.json")
+    code, out, err = tutelage("generate", COLOR, "How many signs are there?", "--dsl", dsl, "--json", tmp_path / "w.json")
     written = json.loads((tmp_path / "w.json").read_text())
     assert code == 0 and "programs: 2 ok" in out, err
     assert [draft["text"] for draft in written["drafts"]][0] == grammar.generate(COLOR)._asdict()[dsl]
@@ -34,20 +34,20 @@ def test_the_grammar_writes(dsl: str, tmp_path: Path) -> None:
 
 
 def test_what_cannot_be_written_is_counted_and_leaves_with_1() -> None:
-    code, out, err = tutelage("write", COLOR, "Tell me a joke")
+    code, out, err = tutelage("generate", COLOR, "Tell me a joke")
     assert code == 1 and "# parse: the grammar does not read 'Tell me a joke'\n#  remedy:" in out
     assert "programs: 1 ok, 1 parse" in out and "1 of 2 questions without a valid program" in err
 
 
 def test_pairs_and_images_of_one_thing() -> None:
-    assert "image=LEFT" in tutelage("write", "The left image contains a circle.", "--pair")[1]
-    assert "LOC" not in tutelage("write", "What color is the shape?", "--single")[1]
+    assert "image=LEFT" in tutelage("generate", "The left image contains a circle.", "--pair")[1]
+    assert "LOC" not in tutelage("generate", "What color is the shape?", "--single")[1]
 
 
 def test_stored_programs_and_functional_ones(tmp_path: Path) -> None:
     line = {"id": "a", "dsl": "visprog", "program": PROGRAM, "images": {"IMAGE": "x.png"}, "question": "What is it?"}
     (tmp_path / "gold.jsonl").write_text(json.dumps(line))
-    code, out, err = tutelage("write", "What is it?", "--writer", "gold", "--set", f"gold.programs={tmp_path / 'gold.jsonl'}")
+    code, out, err = tutelage("generate", "What is it?", "--generator", "gold", "--set", f"gold.programs={tmp_path / 'gold.jsonl'}")
     assert code == 0 and PROGRAM in out, err
     steps = [{"operation": "select", "argument": "circle (1)", "dependencies": []}]
     steps += [{"operation": "query", "argument": "color", "dependencies": [0]}]
@@ -57,8 +57,8 @@ def test_stored_programs_and_functional_ones(tmp_path: Path) -> None:
         "groups": {"global": None, "local": None}, "annotations": {"question": {}, "answer": {}, "fullAnswer": {}},
     }  # fmt: skip
     (tmp_path / "q.json").write_text(json.dumps({"07": asked}))
-    semantic = ("--writer", "semantic", "--set", f"semantic.questions={tmp_path / 'q.json'}")
-    code, out, err = tutelage("write", COLOR, "07", *semantic)
+    semantic = ("--generator", "semantic", "--set", f"semantic.questions={tmp_path / 'q.json'}")
+    code, out, err = tutelage("generate", COLOR, "07", *semantic)
     assert code == 0 and out.count(grammar.generate(COLOR).visprog) == 2, err
 
 
@@ -67,7 +67,7 @@ def at(url: str, folder: Path, **changes: object) -> list[str]:
     settings = folder / "writers.toml"
     settings.write_text('[endpoint]\nurl = "http://elsewhere/v1"\nmodel = "stub"\nbackoff = 0.0\nprice_in = 1\nprice_out = 2\n')
     named = {"endpoint.url": url, "prompt.cache": str(folder / "kept"), "endpoint.attempts": 2} | changes
-    options = ["--writer", "endpoint", "--settings", str(settings)]
+    options = ["--generator", "endpoint", "--settings", str(settings)]
     return options + [word for name, value in named.items() for word in ("--set", f"{name}={value}")]
 
 
@@ -81,14 +81,14 @@ def test_an_endpoint_writes_and_its_cost_is_told(tmp_path: Path) -> None:
 
     with serving(script) as server:
         options = [*at(server.url, tmp_path), "--json", str(tmp_path / "w.json")]
-        code, out, err = tutelage("write", "good", "bad", "odd", *options)
+        code, out, err = tutelage("generate", "good", "bad", "odd", *options)
         written = json.loads((tmp_path / "w.json").read_text())
         assert code == 1 and written["counts"] == {"ok": 1, "parse": 1, "writer": 1}, err
         assert written["usage"]["cost"] == pytest.approx((200 * 1 + 40 * 2) / 1e6) and written["faults"] == {"503": 2}
         assert "200 tokens in, 40 out; cost 0.000280; 1 requests failed; faults: 2 x 503" in out
         assert [draft["probability"] for draft in written["drafts"]] == [1.0, None, 1.0]
         assert written["writer"] == "endpoint:stub"
-        code, out, err = tutelage("write", "good", *options)
+        code, out, err = tutelage("generate", "good", *options)
         assert code == 0 and "0 answers; 1 from the cache; 0 tokens in, 0 out; cost 0.000000" in out, err
         assert len(server.asked) == 4
 
@@ -97,7 +97,7 @@ def test_several_samples_of_one_question(tmp_path: Path) -> None:
     pytest.importorskip("httpx", reason="needs the extra `endpoint`")
     with serving(lambda asked, number: said(PROGRAM if number else "?")) as server:
         options = at(server.url, tmp_path, **{"prompt.choice": "random", "prompt.shots": 2, "prompt.keep": "false"})
-        code, out, err = tutelage("write", "What is it?", "--samples", 3, *options)
+        code, out, err = tutelage("generate", "What is it?", "--samples", 3, *options)
     assert code == 0 and "programs: 2 ok, 1 parse" in out and not (tmp_path / "kept").exists(), err
     assert len({json.dumps(asked.body["messages"][:-1]) for asked in server.asked}) == 3
 
@@ -139,7 +139,7 @@ def test_solve_shows_a_fault_to_its_writer_once(home: Path, taught: list[str]) -
         written = json.loads((home / "t.json").read_text())["written"]
         assert written["repairs"]["mended"] == {"unknown_module": 1} and written["usage"]["tokens_in"] == 200
     code, _, err = tutelage("solve", home / "0.png", COLOR, "--repair", *taught)
-    assert code == 2 and "the writer grammar cannot repair" in err
+    assert code == 2 and "the generator grammar cannot repair" in err
 
 
 @pytest.mark.parametrize(
@@ -158,7 +158,7 @@ def test_a_local_model_writes(tmp_path: Path) -> None:
     model = ["--set", f"local.model={make_model(tmp_path / 'model')}", "--set", "local.max_tokens=4"]
     options = [*model, "--set", "prompt.shots=1", "--set", f"prompt.cache={tmp_path / 'kept'}", "--json", str(tmp_path / "w.json")]
     for cached in (0, 1):
-        code, out, err = tutelage("write", COLOR, "--writer", "local", *options)
+        code, out, err = tutelage("generate", COLOR, "--generator", "local", *options)
         assert code == 1 and "programs: 1 limit" in out, err
         written = json.loads((tmp_path / "w.json").read_text())
         assert written["usage"]["cached"] == cached and written["usage"]["cost"] is None
@@ -168,21 +168,21 @@ def test_a_local_model_writes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["--writer", "endpoint"], "the writer endpoint has no settings"),
-        (["--writer", "local"], "the writer local has no settings"),
-        (["--writer", "gold"], "the writer gold has no settings"),
+        (["--generator", "endpoint"], "the generator endpoint has no settings"),
+        (["--generator", "local"], "the generator local has no settings"),
+        (["--generator", "gold"], "the generator gold has no settings"),
         (["--set", "endpoint.modle=x"], "endpoint.modle: unknown key"),
         (["--set", "endpoint"], "not an override: 'endpoint'"),
         (["--set", "prompt.choice=best"], "unknown value 'best'"),
         (["--set", "prompt.shots=-1"], "shots: -1 is below 0"),
         (["--set", "endpoint.url=nowhere", "--set", "endpoint.model=m"], "not the address of an endpoint"),
         (["--settings", "absent.toml"], "absent.toml: no such file"),
-        (["--writer", "endpoint", *KEYED], "NO_KEY: the environment variable is not set"),
+        (["--generator", "endpoint", *KEYED], "NO_KEY: the environment variable is not set"),
     ],
 )
 def test_settings_that_do_not_hold_are_refused(words: list[str], told: str) -> None:
     pytest.importorskip("httpx", reason="needs the extra `endpoint`")
-    code, _, err = tutelage("write", COLOR, *words)
+    code, _, err = tutelage("generate", COLOR, *words)
     assert code == 2 and told in err and "remedy:" in err
 
 
@@ -193,5 +193,5 @@ def test_own_examples_that_do_not_hold_are_refused_with_their_line(tmp_path: Pat
         f"Question: a\nProgram:\n{PROGRAM}\n\nQuestion: b\nProgram:\nANSWER0=VQA(picture=IMAGE)\nFINAL_RESULT=RESULT(var=ANSWER0)"
     )
     with serving(lambda asked, number: said(PROGRAM)) as server:
-        code, _, err = tutelage("write", COLOR, *at(server.url, tmp_path, **{"prompt.examples": examples}))
+        code, _, err = tutelage("generate", COLOR, *at(server.url, tmp_path, **{"prompt.examples": examples}))
     assert code == 2 and f"{examples}:8: the example 'b' does not hold (type)" in err and not server.asked

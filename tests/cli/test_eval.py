@@ -82,6 +82,30 @@ def test_policies_reach_the_scorer(folder):
     assert scores["accuracy"] == 20
 
 
+def test_predictions_of_a_language_model_are_scored_and_a_hidden_split_becomes_a_submission(folder):
+    answers = json.loads((folder / "predictions.json").read_text())
+    lines = [json.dumps({"question_id": int(a["questionId"]), "text": a["prediction"].title() + "."}) for a in answers]
+    (folder / "predictions.json").write_text("\n".join(lines))
+    result = gqa(folder, "--consistency", "--normalize", "llava", "--json", folder / "s.json")
+    assert result.exit_code == 0 and "0 more are not in it" in result.output, result.output
+    scores = json.loads((folder / "s.json").read_text())
+    assert (scores["accuracy"], scores["consistency"], scores["normalization"]) == (40, 75, "llava")
+    questions = json.loads((folder / "questions.json").read_text())
+    hidden = {name: {key: raw[key] for key in ("imageId", "question", "isBalanced")} for name, raw in questions.items()}
+    (folder / "questions.json").write_text(json.dumps(hidden))
+    refused = gqa(folder)
+    assert refused.exit_code == 2 and "--submission FILE.json" in refused.stderr
+    result = gqa(folder, "--normalize", "llava", "--submission", folder / "out.json", "--json", "-")
+    assert result.exit_code == 0 and json.loads(result.stdout)["questions"] == len(questions), result.output
+    assert json.loads((folder / "out.json").read_text()) == answers
+
+
+def test_an_error_names_the_option_not_the_argument(folder):
+    result = gqa(folder, "--attention", _file(folder, "attention"))
+    assert result.exit_code == 2 and result.stderr.startswith("error: --attention: grounding needs scene graphs")
+    assert "--scene-graphs" in result.stderr
+
+
 def test_nlvr2(folder):
     out = folder / "scores.json"
     result = run("nlvr2", "--questions", folder / "dev.json", "--predictions", folder / "dev.csv", "--json", out)

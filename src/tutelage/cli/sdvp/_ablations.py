@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.cli._study import claims
-from tutelage.cli.common import console, emit, progress
+from tutelage.terminal import console, emit, progress
 
 GROUPS = ("current", "previous", "unseen")
 VERDICTS = {"better": "[green]better[/green]", "worse": "[red]worse[/red]"}

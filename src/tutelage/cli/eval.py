@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
+from tutelage.terminal import JsonOut, console, emit, progress, run_metadata
 
-app = typer.Typer(name="eval", no_args_is_help=True)
+app = typer.Typer(no_args_is_help=True)
 
 SUB_TYPES = (
     ("accuracyPerStructuralType", "structural type"),
@@ -21,28 +21,35 @@ SUB_TYPES = (
 
 
 class Missing(StrEnum):
-    """What a question without a prediction means."""
+    """What happens to a question without a prediction."""
 
     error = "error"
     wrong = "wrong"
 
 
 class Unknown(StrEnum):
-    """What a prediction to no question means."""
+    """What happens to a prediction that belongs to no question."""
 
     error = "error"
     counted = "count"
 
 
 class Duplicates(StrEnum):
-    """What two predictions to one question mean."""
+    """What happens to two predictions for one question."""
 
     error = "error"
     last = "last"
 
 
+class Normalize(StrEnum):
+    """How predictions are rewritten before they are compared: ``gqa_predictions.Normalization``."""
+
+    none = "none"
+    llava = "llava"
+
+
 MissingPolicy = Annotated[Missing, typer.Option(help="A question without a prediction: stop, or count it as wrong.")]
-UnknownPolicy = Annotated[Unknown, typer.Option(help="A prediction to no question: stop, or only count it.")]
+UnknownPolicy = Annotated[Unknown, typer.Option(help="A prediction that belongs to no question: stop, or only count it.")]
 
 
 @app.callback()
@@ -56,7 +63,10 @@ def group() -> None:
 )
 def gqa(
     questions: Annotated[Path, typer.Option(help="{split}_{subset}_questions.json, or its folder of chunks.")],
-    predictions: Annotated[Path, typer.Option(help='JSON: [{"questionId", "prediction"}].')],
+    predictions: Annotated[
+        Path,
+        typer.Option(help='JSON [{"questionId", "prediction"}], or JSON lines of {"question_id", "text"}; ids may be integers.'),
+    ],
     choices: Annotated[Path | None, typer.Option(help="{tier}_choices.json: adds validity, plausibility.")] = None,
     scene_graphs: Annotated[Path | None, typer.Option(help="{split}_sceneGraphs.json, for grounding.")] = None,
     attention: Annotated[Path | None, typer.Option(help='[{"questionId", "attention"}]: adds grounding.')] = None,
@@ -64,19 +74,38 @@ def gqa(
         bool, typer.Option("--object-attention", help="Attention is a list of [x1, y1, x2, y2, weight], not a grid.")
     ] = False,
     consistency: Annotated[
-        bool, typer.Option("--consistency", help="Add consistency: all entailed questions must be in both files.")
+        bool, typer.Option("--consistency", help="Add consistency, over the entailed questions that are in the file.")
     ] = False,
+    normalize: Annotated[
+        Normalize,
+        typer.Option(help='Rewrite predictions first. none: the official exact match; llava: "Red." is red, as LLaVA converts.'),
+    ] = Normalize.none,
+    submission: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE.json", help="Instead: write the official file to send in, for a test split without answers."),
+    ] = None,
     missing: MissingPolicy = Missing.error,
     unknown: UnknownPolicy = Unknown.error,
-    duplicates: Annotated[Duplicates, typer.Option(help="Two predictions to one question: stop, or the last.")] = (
+    duplicates: Annotated[Duplicates, typer.Option(help="Two predictions for one question: stop, or take the last.")] = (
         Duplicates.error
     ),
     json: JsonOut = None,
 ) -> None:
-    """Score GQA predictions: every official metric whose inputs are given, in one pass over each file."""
+    """Score GQA predictions: every official metric whose inputs are given, in one pass over each file.
+
+    With --submission nothing is scored: the predictions are written as the file that GQA's test server takes.
+    """
     from tutelage.datasets.gqa_metrics import evaluate
+    from tutelage.datasets.gqa_predictions import read_predictions, write_submission
     from tutelage.datasets.json_records import size_of
 
+    if submission is not None:
+        read = read_predictions(predictions, duplicates=duplicates.value, normalize=normalize.value)
+        counts: dict[str, Any] = write_submission(questions, read, submission, missing=missing.value)
+        left_out = f"; {counts['unknownPredictions']} predictions belong to no question" if counts["unknownPredictions"] else ""
+        console(json).print(f"{counts['questions']} questions in {submission}{left_out}", markup=False, soft_wrap=True)
+        emit(counts | {"submission": submission, "normalization": normalize.value, **run_metadata()}, json)
+        return
     inputs = [predictions, questions, choices, *((scene_graphs, attention) if attention else ())]
     total = sum(size_of(path) for path in inputs if path is not None)
     with progress("reading GQA", total) as bar:
@@ -91,9 +120,17 @@ def gqa(
             missing=missing.value,
             unknown=unknown.value,
             duplicates=duplicates.value,
+            normalize=normalize.value,
             progress=bar.advance,
         )
+    scores["normalization"] = normalize.value
     _show("GQA", scores, json)
+    if consistency:
+        console(json).print(
+            f"consistency: {scores['consistencyQuestions']} right questions entail {scores['entailedQuestions']} questions of the "
+            f"file; {scores['entailedAbsent']} more are not in it and are left out",
+            soft_wrap=True,
+        )
     emit(scores | run_metadata(), json)
 
 
@@ -121,7 +158,9 @@ def _show(name: str, scores: dict[str, Any], json: str | None) -> None:
     table.add_column("score", justify="right")
     table.add_column("questions", justify="right")
     for metric, value in scores.items():
-        if isinstance(value, int):
+        if isinstance(value, str):
+            table.add_row(metric, value, "")
+        elif isinstance(value, int):
             table.add_row(metric, "", str(value))
         elif value is None:
             table.add_row(metric, "–", "")

@@ -1,4 +1,4 @@
-"""How `sdvp study --task` runs on an official folder, and shows what came of it."""
+"""How `sdvp study --task` runs on an official folder, and prints its result."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tutelage.cli import _generators
-from tutelage.cli._generators import GeneratorName
 from tutelage.cli._modules import load_modules, parse_teacher
-from tutelage.cli.common import console, emit, progress, run_metadata
+from tutelage.cli._options import GeneratorName
+from tutelage.terminal import console, emit, progress, run_metadata
 
 if TYPE_CHECKING:
-    from tutelage.cli._real_data_settings import RealDataSettings
+    from tutelage.cli._generator_settings import RealDataSettings
     from tutelage.programs.generators.base import ProgramGenerator
     from tutelage.programs.types import Module
     from tutelage.sdvp.real_data.datasets import Dataset, Item
@@ -33,7 +33,7 @@ class RealDataset(StrEnum):
 
 @dataclass(frozen=True)
 class StudyRequest:
-    """What is asked: on which folder, with which seeds, in which language, of which questions and pictures."""
+    """The folder, the seeds, the language, and the choice of questions and images."""
 
     root: Path
     seeds: tuple[int, ...]
@@ -47,17 +47,18 @@ class StudyRequest:
 
 @dataclass(frozen=True)
 class StudyComponents:
-    """Who answers: the writer (None: the data set's own), all settings, modules and teachers as they were named."""
+    """The generator (None: the data set's own), all settings, and the modules and teachers as the options name them."""
 
     generator: GeneratorName | None
     settings: RealDataSettings
-    modules: Sequence[Any]
+    modules: str | None
+    module: Sequence[str]
     teachers: Sequence[str]
 
 
 def read_settings(file: Path | None, changes: Sequence[str]) -> RealDataSettings:
     """The settings in a TOML file, with ``a.b=value`` changes. Raises InputError as recipes do."""
-    from tutelage.cli._real_data_settings import RealDataSettings
+    from tutelage.cli._generator_settings import RealDataSettings
     from tutelage.distillation.recipe import read_file
 
     return read_file(RealDataSettings, file, changes)
@@ -79,23 +80,23 @@ def run(task: RealDataset, request: StudyRequest, components: StudyComponents, o
     plan = RealDataPlan(preset, settings, request.seeds, request.dsl, ResizePolicy.parse(request.resize), request.skip_missing)
     name = components.generator or (GeneratorName.semantic if task is RealDataset.gqa else GeneratorName.grammar)
     samples = name in (GeneratorName.endpoint, GeneratorName.local, GeneratorName.learned)
-    writers: list[ProgramGenerator] = []
+    made: list[ProgramGenerator] = []
 
-    def writer(items: Sequence[Item]) -> ProgramGenerator:
-        writers.append(_make_generator(name, dataset, items, components, request))
-        return writers[0]
+    def generator(items: Sequence[Item]) -> ProgramGenerator:
+        made.append(_make_generator(name, dataset, items, components, request))
+        return made[0]
 
     wording = replace(components.settings, study=type(settings)(), prompt=replace(components.settings.prompt, cache=None))
-    makers = StudyFactories(
-        writer,
+    factories = StudyFactories(
+        generator,
         wording,
         preset.runs if samples else 1,
         lambda seed: _modules(components, seed, request.smoke),
         _Teachers(dataset, components, request.smoke),
     )
     with progress(f"study of {task}", total=1) as bar:
-        result = run_study(plan, dataset, makers, out, ids=request.ids, report=bar.describe, on_progress=bar)
-    result |= {"smoke": request.smoke, "writing": _generators.usage_of(writers[0]), **run_metadata(request.seeds)}
+        result = run_study(plan, dataset, factories, out, ids=request.ids, report=bar.describe, on_progress=bar)
+    result |= {"smoke": request.smoke, "writing": _generators.usage_of(made[0]), **run_metadata(request.seeds)}
     _show(console(json), result, out)
     emit(result, json)
 
@@ -109,7 +110,7 @@ def _make_generator(
     if name is GeneratorName.semantic:
         if dataset.name != RealDataset.gqa:
             raise InputError(
-                "only GQA has functional programs", where="--writer", remedy="grammar, learned, endpoint, local or gold"
+                "only GQA has functional programs", where="--generator", remedy="grammar, learned, endpoint, local or gold"
             )
         return gqa_functional_generator({item.id: item.record.semantic for item in items})
     requests = [GenerationRequest(item.text, request.dsl, dataset.inputs, item.id) for item in items]
@@ -120,14 +121,12 @@ def _make_generator(
 
 
 def _modules(components: StudyComponents, seed: int, smoke: bool) -> dict[str, Module]:
-    """The modules that were named, and embedded ones (in a smoke test: untrained ones) in place of what is missing."""
-    from tutelage.cli._programs import modules_of
-
-    return load_modules(None, seed, True) if smoke and not components.modules else modules_of(seed, components.modules)
+    """The modules that the options name, and toy ones (in a smoke test: untrained ones) in place of what is missing."""
+    return load_modules(components.modules, seed, components.module, quick=smoke and not components.module)
 
 
 class _Teachers:
-    """The teachers of a seed, by module: scene graphs, embedded specialists, or saved modules."""
+    """The teachers of a seed, by module: scene graphs, toy specialists, or saved modules."""
 
     def __init__(self, dataset: Dataset, components: StudyComponents, smoke: bool):
         self.dataset, self.components, self.smoke = dataset, components, smoke
@@ -139,14 +138,14 @@ class _Teachers:
         from tutelage.sdvp.stages import trainable
 
         networks = [name for name in ("LOC", "VQA", "VERIFY") if isinstance(modules.get(name), VisualModule)]
-        found = {}
+        teachers = {}
         for text in self.components.teachers or [f"{name}={GOLD}" for name in networks]:
-            name, _, who = text.partition("=")
-            if who == GOLD:
-                found[name] = graph_teacher(trainable(modules, name), self._read(items))
+            name, _, source = text.partition("=")
+            if source == GOLD:
+                teachers[name] = graph_teacher(trainable(modules, name), self._read(items))
             else:
-                name, found[name] = parse_teacher(text, seed, self.smoke)
-        return found
+                name, teachers[name] = parse_teacher(text, seed, self.smoke)
+        return teachers
 
     def _read(self, items: Items) -> Any:
         from tutelage.errors import InputError
@@ -160,8 +159,8 @@ class _Teachers:
         if self._graphs is None:
             graphs = {}
             for split in ("train", "val"):  # GQA publishes none for the others
-                wanted = [item.image_id for part in items.values() for item in part]
-                graphs |= self.dataset.scene_graphs(split, wanted)
+                image_ids = [item.image_id for subset in items.values() for item in subset]
+                graphs |= self.dataset.scene_graphs(split, image_ids)
             self._graphs = SceneGraphs(graphs, property_types(item.record.semantic for item in items["learn"]))
         return self._graphs
 
@@ -173,7 +172,7 @@ def _show(screen: Any, result: Mapping[str, Any], out: Path) -> None:
     arms = list(result["table"][0]["arms"])
     table = Table(
         title=f"Accuracy in points on {result['task']}, {preset['name']}"
-        + (" (smoke test: networks that know nothing)" if result["smoke"] else "")
+        + (" (smoke test: untrained networks)" if result["smoke"] else "")
     )
     table.add_column("type")
     table.add_column("questions", justify="right")
@@ -187,10 +186,10 @@ def _show(screen: Any, result: Mapping[str, Any], out: Path) -> None:
     screen.print(table)
     records = ", ".join(f"{count} to {name}" for name, count in sample["records"].items())
     notes = [f"{records}; ids {sample['hash']} in {out / 'ids.json'}; programs by {result['writer']}; resize {result['resize']}"]
-    seen = [f"{seed['pictures']:,} pictures opened {seed['opened']:,} times" for seed in result["per_seed"]]
-    notes.append(f"{result['seconds']:.0f} s; {'; '.join(seen)}")
-    taught = [f"{row.module} by {row.teacher}, {row.kept} labels" for seed in result["per_seed"] for row in seed["lessons"]]
-    notes.append(f"taught: {'; '.join(taught)}")
+    opened = [f"{seed['pictures']:,} images opened {seed['opened']:,} times" for seed in result["per_seed"]]
+    notes.append(f"{result['seconds']:.0f} s; {'; '.join(opened)}")
+    labels = [f"{row.module} by {row.teacher}, {row.kept} labels" for seed in result["per_seed"] for row in seed["lessons"]]
+    notes.append(f"distilled: {'; '.join(labels)}")
     if preset["runs"] != result["runs"]:
         notes.append(f"published with {preset['runs']} programs a question, voted; here {result['runs']}")
     notes += [f"unverified of this preset: {fact}" for fact in preset["unverified"]]
@@ -200,14 +199,14 @@ def _show(screen: Any, result: Mapping[str, Any], out: Path) -> None:
             f"{len(missing.images)} images missing, {sum(missing.records.values())} records left out: {out / 'missing.json'}"
         )
     if (cost := _generators.format_usage(result["writing"])) is not None:
-        notes.append(f"writing programs took {cost}")
+        notes.append(f"generating programs took {cost}")
     lost = {name: counts for name, counts in result["unwritten"].items() if counts}
     if lost:
-        notes.append(f"programs that could not be written: {lost}")
+        notes.append(f"programs that could not be generated: {lost}")
     for arm in arms:
         health = result["per_seed"][0]["arms"][arm]
         failed = {kind: count for kind, count in health["status"].items() if kind != "ok"}
         if failed or health["fallback"]:
-            notes.append(f"{arm}: programs that failed {failed}, answered by VQA in their place {health['fallback']:.1%}")
+            notes.append(f"{arm}: programs that failed {failed}, answered by VQA instead {health['fallback']:.1%}")
     for note in notes:
         screen.print(note, markup=False, soft_wrap=True)
