@@ -281,8 +281,6 @@ def train_to_folder(
     if not distilled:
         remedy = "lower --min-confidence, or choose another teacher"
         raise InputError("no record has a label that passes the filters", where=labelled, remedy=remedy)
-            "no record has a label that passes the filters", where=labelled, remedy="lower --min-confidence, or another teacher"
-        )
     settings_of = {"retain": repr(options.strategy), "steps": options.settings.steps, "lessons": rows}
     if writes:
         storage.write_json(Path(folder) / TRAINING_INFO, environment.run_metadata([options.seed]) | settings_of)
