@@ -96,7 +96,7 @@ def named_by_option(config: Any, student: nn.Module, teachers: Sequence[nn.Modul
         yield
     except UnknownLayer as error:
         unknown_in = error.network
-        who = "student" if unknown_in is student else "teacher" if any(asked is one for one in teachers) else "network"
+        who = "student" if unknown_in is student else "teacher" if any(unknown_in is one for one in teachers) else "network"
         option = next((item.name for item in fields(config) if error.layer in _texts(getattr(config, item.name))), None)
         where = f"options.{option}" if option is not None else error.where
         raise InputError(f"the {who} {error.message}", where=where, remedy=error.remedy) from error
