@@ -1,4 +1,4 @@
-"""What the demonstrations on real images share: splits, training in a line, accuracy."""
+"""What the experiments on real images share: splits, training in a line, accuracy."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def train_student(
     task: Task | str | None = None,
     **settings: Any,
 ) -> nn.Module:
-    """The exported student after a lesson; without ``method``, on labels alone.
+    """The exported student after a training job; without ``method``, on labels alone.
 
     ``task``: named where the data has no labels to infer it from.
     """

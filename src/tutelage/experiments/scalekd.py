@@ -46,10 +46,10 @@ class FeatureMSE(Method):
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """The student's logits and its projected map."""
         assert teacher is not None
-        taught = teacher(batch)
+        teacher_outputs = teacher(batch)
         with self._taps as taken:
-            said = forward_heads(student, batch.inputs)
-        return said | {"map": self.projection(taken["stages.3"])}, taught
+            student_outputs = forward_heads(student, batch.inputs)
+        return student_outputs | {"map": self.projection(taken["stages.3"])}, teacher_outputs
 
     def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``label``, ``kd`` and ``map``."""

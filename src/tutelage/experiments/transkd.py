@@ -59,8 +59,8 @@ class PixelDistillation(Method):
         """``label``, and ``kd`` where there is a teacher."""
         terms = {"label": segmentation_loss(student["logits"], batch.labels)}
         if "logits" in teacher:
-            ours, theirs = (said["logits"].movedim(1, -1) for said in (student, teacher))
-            terms["kd"] = kl_divergence(ours, theirs, 2.0).mean()
+            student_logits, teacher_logits = (outputs["logits"].movedim(1, -1) for outputs in (student, teacher))
+            terms["kd"] = kl_divergence(student_logits, teacher_logits, 2.0).mean()
         return terms
 
 
@@ -80,8 +80,8 @@ def alignment(student: SmallSegmenter, teacher: SmallSegmenter, images: Tensor) 
     found = []
     for network in (student, teacher):
         taps = [f"encoder.stages.{i}.embed" for i in range(4)]
-        said = NetworkTeacher(network, taps=taps)(Batch(images))
-        features = said[taps[-1]].flatten(0, 1)
+        outputs = NetworkTeacher(network, taps=taps)(Batch(images))
+        features = outputs[taps[-1]].flatten(0, 1)
         found.append(features - features.mean(0))
     a, b = found
     return 100 * ((a.T @ b).square().sum() / ((a.T @ a).norm() * (b.T @ b).norm())).item()

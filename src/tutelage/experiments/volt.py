@@ -145,8 +145,8 @@ def mean_iou(student: nn.Module, data: SceneDataset) -> float:
     matrix = torch.zeros(len(CLASSES), len(CLASSES), dtype=torch.int64)
     for rows in torch.arange(len(data)).split(10):
         batch = data.batch(rows, None)
-        said: Tensor = student(batch.inputs).argmax(-1)
-        matrix += torch.bincount(batch.labels * len(CLASSES) + said, minlength=len(CLASSES) ** 2).view_as(matrix)
+        predictions: Tensor = student(batch.inputs).argmax(-1)
+        matrix += torch.bincount(batch.labels * len(CLASSES) + predictions, minlength=len(CLASSES) ** 2).view_as(matrix)
     union = matrix.sum(0) + matrix.sum(1) - matrix.diagonal()
     return 100 * (matrix.diagonal()[union > 0] / union[union > 0]).mean().item()
 

@@ -351,8 +351,8 @@ class ProCKD(Method):
             return float(usage_entropy(self.reader.shares(fused)))
 
     def _hidden(self, batch: Batch, teacher: Teacher) -> Tensor:
-        taught = teacher(batch)
-        return torch.cat([adapt(taught[name]) for adapt, name in zip(self.adapters, self._blocks, strict=True)], -1)
+        features = teacher(batch)
+        return torch.cat([adapt(features[name]) for adapt, name in zip(self.adapters, self._blocks, strict=True)], -1)
 
     def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""

@@ -148,6 +148,6 @@ def mean_iou(predicted: Tensor, labels: Tensor) -> float:
     """The mean over the classes that occur of intersection over union, %."""
     ratios = []
     for label in torch.cat([predicted, labels]).unique():
-        ours, true = predicted == label, labels == label
-        ratios.append((ours & true).sum().double() / (ours | true).sum())
+        found, true = predicted == label, labels == label
+        ratios.append((found & true).sum().double() / (found | true).sum())
     return 100 * float(torch.stack(ratios).mean())
