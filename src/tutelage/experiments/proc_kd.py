@@ -76,7 +76,8 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Mapping[str, flo
     data = TensorData(torch.cat([plain.inputs, few.inputs[again]]), torch.cat([hidden, few.labels[again]]))
 
     def settings(steps: int, batch_size: int) -> TrainingSettings:
-        return TrainingSettings(2 if smoke else steps, batch_size, lr=2e-3, weight_decay=0.05, schedule="linear", seed=seed)
+        taken = 2 if smoke else steps
+        return TrainingSettings(steps=taken, batch_size=batch_size, lr=2e-3, weight_decay=0.05, schedule="linear", seed=seed)
 
     untrained = network(4, PATTERNS, seed, "teacher")
     teacher = network(4, PATTERNS, seed, "teacher")
