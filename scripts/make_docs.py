@@ -39,13 +39,21 @@ def page(entry: registry.SystemEntry) -> str:
         options(entry.target),
         "## Run it",
         f"```sh\ntutelage show {entry.name}\n```" if entry.name in experiments.names() else None,
-        f"```python\nfrom tutelage import registry\nfrom tutelage.distillation.trainer import train\n\n"
-        f'train(registry.find("{entry.name}").target.tiny_job(seed=0))  # a training job of a few seconds\n```',
+        try_it(entry),
         "## Result",
         result(RESULTS / f"{entry.name}.json"),
     ]
     text = "\n\n".join(part for part in parts if part) + "\n"
     return re.sub(r":[a-z]+:`~?([^`]+)`", r"`\1`", text)  # Sphinx roles mean nothing to Markdown
+
+
+def try_it(entry: registry.SystemEntry) -> str:
+    """Two lines of Python that run the system small."""
+    if entry.is_tool:
+        run = f'print(registry.find("{entry.name}").target.tiny_run(seed=0))  # its figures on a small input'
+        return f"```python\nfrom tutelage import registry\n\n{run}\n```"
+    run = f'train(registry.find("{entry.name}").target.tiny_job(seed=0))  # a training job of a few seconds'
+    return f"```python\nfrom tutelage import registry\nfrom tutelage.distillation.trainer import train\n\n{run}\n```"
 
 
 def tasks_page() -> str:
@@ -112,10 +120,7 @@ def result(file: Path) -> str:
     if not file.exists():
         return "None is committed yet."
     found = read_json(file)
-    arms = [
-        f"| {name} | {it['mean']:.4g} | {'' if it['sd'] is None else format(it['sd'], '.2g')} | {it['n']} |"
-        for name, it in found["arms"].items()
-    ]
+    tables = [line for part in (found, *found.get("further_metrics", ())) for line in ("", *arms_table(part))]
     claims = []
     for claim in found["claims"]:
         difference = claim["difference"]
@@ -124,10 +129,7 @@ def result(file: Path) -> str:
     return "\n".join(
         [
             f"**{found['verdict']}** by `{found['command']}`, {found['seconds']:.0f} s, {found['machine']}.",
-            "",
-            f"| arm | {found['metric']} | sd | seeds |",
-            "|---|---|---|---|",
-            *arms,
+            *tables,
             "",
             "Paired differences over seeds, good side up, with 95 % t-intervals:",
             "",
@@ -138,12 +140,22 @@ def result(file: Path) -> str:
     )
 
 
+def arms_table(part: dict[str, Any]) -> list[str]:
+    """The lines of the table of one metric: a row an arm."""
+    rows = [
+        f"| {name} | {it['mean']:.4g} | {'' if it['sd'] is None else format(it['sd'], '.2g')} | {it['n']} |"
+        for name, it in part["arms"].items()
+    ]
+    return [f"| arm | {part['metric']} | sd | seeds |", "|---|---|---|---|", *rows]
+
+
 def main() -> None:
     """Write or check all pages."""
     pages = {PAGES / f"{entry.name}.md": page(entry) for entry in registry.systems().values()}
     pages[ROOT / "docs" / "tasks.md"] = tasks_page()
     for path in (ROOT / "README.md", PAGES / "index.md", ROOT / "docs" / "results.md"):
         pages[path] = site_tables.filled(path)
+    pages[ROOT / "mkdocs.yml"] = site_tables.navigation(ROOT / "mkdocs.yml")
     if "--check" not in sys.argv[1:]:
         for path, text in pages.items():
             write_text(path, text)

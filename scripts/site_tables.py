@@ -53,9 +53,18 @@ def methods(pages: str) -> str:
     rows = []
     for entry in registry.systems().values():
         file = ROOT / "results" / "systems" / f"{entry.name}.json"
-        verdict = read_json(file)["verdict"] if file.exists() else "no result yet"
+        verdict = claims_shown(read_json(file)) if file.exists() else "no result yet"
         rows.append(f"| [{entry.name}]({pages}{entry.name}.md) | {entry.kind} | {paper(entry)} | {verdict} |")
     return "\n".join(["| system | kind | paper | its experiment |", "|---|---|---|---|", *rows])
+
+
+def claims_shown(result: dict[str, Any]) -> str:
+    """How many of the claims of a committed result were shown: "shown (all 3 claims)" or "2 of 3 claims"."""
+    shown = sum(claim["verdict"] == "shown" for claim in result["claims"])
+    total = len(result["claims"])
+    if shown == total:
+        return "shown (1 claim)" if total == 1 else f"shown (all {total} claims)"
+    return f"{shown} of {total} claims shown"
 
 
 def study_groups() -> str:
@@ -107,6 +116,13 @@ def _task_row(row: dict[str, Any]) -> str:
 def _readable(text: str) -> str:
     """The text with tasks by the names that readers know."""
     return re.sub(r"\b(?:easy_vqa|[abc]_[a-z]+)\b", lambda match: TASK_NAMES.get(match[0], match[0]), text)
+
+
+def navigation(path: Path) -> str:
+    """The text of ``mkdocs.yml`` with a page of the navigation for each system."""
+    pages = "".join(f"      - systems/{name}.md\n" for name in sorted(registry.systems()))
+    text = path.read_text(encoding="utf-8")
+    return re.sub(r"(      - systems/index\.md\n)(?:      - systems/[a-z0-9-]+\.md\n)*", rf"\g<1>{pages}", text)
 
 
 def filled(path: Path) -> str:

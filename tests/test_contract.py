@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterator
+import json
+import math
+import random
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -26,7 +30,15 @@ from tutelage.errors import InputError
 from tutelage.registry import SystemEntry, system
 
 DOCS = Path(__file__).parents[1] / "docs" / "systems"
-each_system = pytest.mark.parametrize("entry", registry.systems().values(), ids=lambda entry: entry.name)
+
+
+def each(entries: Iterable[SystemEntry]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("entry", entries, ids=lambda entry: entry.name)
+
+
+each_system = each(registry.systems().values())
+each_trained = each([entry for entry in registry.systems().values() if not entry.is_tool])
+each_tool = each([entry for entry in registry.systems().values() if entry.is_tool])
 
 
 def short(entry: SystemEntry, **changes: Any) -> TrainingJob:
@@ -201,6 +213,19 @@ def check_the_export_stands_alone(entry: SystemEntry) -> None:
     assert same(said, again), "the state does not hold all that the answer depends on"
 
 
+def check_a_tool_repeats_its_figures(entry: SystemEntry) -> None:
+    """The same figures for the same seed, whatever torch's, NumPy's and Python's generators hold; each of them finite."""
+    found = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        numpy.random.seed(state)
+        random.seed(state)
+        found.append(entry.target.tiny_run(0))
+    figures = found[0]
+    assert figures and json.loads(json.dumps(figures, allow_nan=False)) == figures, "plain numbers and texts"
+    assert found[1] == figures
+
+
 # -- every registered system -----------------------------------------------------------------------------------------
 
 
@@ -209,39 +234,44 @@ def test_names_agree(entry: SystemEntry) -> None:
     check_names(entry)
 
 
-@each_system
+@each_trained
 def test_one_step_lowers_the_loss(entry: SystemEntry) -> None:
     check_one_step_lowers_the_loss(entry)
 
 
-@each_system
+@each_trained
 def test_the_teacher_is_left_alone(entry: SystemEntry) -> None:
     check_the_teacher_is_left_alone(entry)
 
 
-@each_system
+@each_trained
 def test_every_parameter_learns(entry: SystemEntry) -> None:
     check_every_parameter_learns(entry)
 
 
-@each_system
+@each_trained
 def test_same_seed_same_figures(entry: SystemEntry) -> None:
     check_same_seed_same_figures(entry)
 
 
-@each_system
+@each_trained
 def test_resume_is_exact(entry: SystemEntry, tmp_path: Path) -> None:
     check_resume_is_exact(entry, tmp_path)
 
 
-@each_system
+@each_trained
 def test_cached_equals_live(entry: SystemEntry, tmp_path: Path) -> None:
     check_cached_equals_live(entry, tmp_path)
 
 
-@each_system
+@each_trained
 def test_the_export_stands_alone(entry: SystemEntry) -> None:
     check_the_export_stands_alone(entry)
+
+
+@each_tool
+def test_a_tool_repeats_its_figures(entry: SystemEntry) -> None:
+    check_a_tool_repeats_its_figures(entry)
 
 
 # -- the checks themselves -------------------------------------------------------------------------------------------
@@ -367,6 +397,41 @@ def test_a_cache_that_misses_is_caught(tmp_path: Path) -> None:
 
     with pytest.raises(AssertionError):
         check_cached_equals_live(entry_of(Drifting), tmp_path)
+
+
+class Counter:
+    """A tool that gives the same figures for a seed."""
+
+    @staticmethod
+    def tiny_run(seed: int) -> dict[str, float]:
+        return {"count": seed + 1.0}
+
+
+class Careless(Counter):
+    """A tool that draws from a global generator."""
+
+    @staticmethod
+    def tiny_run(seed: int) -> dict[str, float]:
+        return {"count": float(torch.rand(()))}
+
+
+class Silent(Counter):
+    """A tool that finds nothing and does not say so."""
+
+    @staticmethod
+    def tiny_run(seed: int) -> dict[str, float]:
+        return {"count": math.nan}
+
+
+def test_a_sound_tool_passes() -> None:
+    assert entry_of(Counter).is_tool and not entry_of(Sound).is_tool
+    check_a_tool_repeats_its_figures(entry_of(Counter))
+
+
+@pytest.mark.parametrize("target", [Careless, Silent])
+def test_a_fault_of_a_tool_is_caught(target: type[Counter]) -> None:
+    with pytest.raises((AssertionError, ValueError)):
+        check_a_tool_repeats_its_figures(entry_of(target))
 
 
 def test_wrong_names_are_caught() -> None:

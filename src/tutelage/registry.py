@@ -34,6 +34,15 @@ class SystemEntry:
     target: Any
 
     @property
+    def is_tool(self) -> bool:
+        """Whether the system trains no student (a search, a scorer, an exporter, an analysis).
+
+        A tool has ``tiny_run(seed) -> {name: number or text}``, its figures on a small input. Any other system has
+        ``tiny_job(seed) -> TrainingJob``.
+        """
+        return not hasattr(self.target, "tiny_job")
+
+    @property
     def summary(self) -> str:
         """The first line of the system's docstring."""
         return (self.target.__doc__ or "").strip().partition("\n")[0]

@@ -82,6 +82,14 @@ def test_mixup_blends_pairs_and_labels_alike() -> None:
     assert batch.partners.tolist() == [1, 0, 3, 2, 5, 4, 7, 6]
 
 
+def test_the_other_share_of_mixup_is_taken_in_float64() -> None:
+    batch = view(Augmentation(mixup=1.0, classes=3))
+    kept = draw_mixup(1000 ^ 1007, 10, 10, 1.0, 0).lam
+    own, other = (torch.tensor(share, dtype=torch.float64).float() for share in (kept, 1 - kept))
+    assert torch.equal(batch.inputs[0], images()[0] * own + images()[1] * other)
+    assert torch.equal(batch.labels[0], torch.stack([own, other, torch.tensor(0.0)]))
+
+
 def test_cutmix_swaps_one_box_and_weighs_labels_by_area() -> None:
     batch = view(Augmentation(cutmix=1.0, classes=3))
     own = (batch.inputs == images()).all(1)

@@ -74,7 +74,7 @@ def test_lower_is_better_turns_the_difference(stub: None, monkeypatch: pytest.Mo
     monkeypatch.setattr(sys.modules["tutelage.experiments.made_up"], "experiment", turned)
     result = show()
     assert [claim["verdict"] for claim in result["claims"]] == ["shown", "shown"]
-    assert result["claims"][1]["difference"]["mean"] == pytest.approx(-4.1)
+    assert result["claims"][1]["difference"]["mean"] == pytest.approx(-4.2)
 
 
 @pytest.mark.parametrize("options", [{"smoke": True}, {"seeds": 2}, {"seeds": 1}])
@@ -102,16 +102,16 @@ def interrupted(stub: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_interrupted_run_goes_on_with_the_seeds_that_are_missing(interrupted: None) -> None:
     resumed = show()
-    assert RAN == [0, 1, 2]
-    assert resumed["verdict"] == "shown" and [row["seed"] for row in resumed["per_seed"]] == [0, 1, 2]
+    assert RAN == [0, 1, 2, 3, 4]
+    assert resumed["verdict"] == "shown" and [row["seed"] for row in resumed["per_seed"]] == [0, 1, 2, 3, 4]
     show()
-    assert RAN[3:] == [0, 1, 2], "what was kept outlived the run"
+    assert RAN[5:] == [0, 1, 2, 3, 4], "what was kept outlived the run"
 
 
 def test_other_code_does_not_use_what_was_kept(interrupted: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_runner, "_source", lambda: "other code")
     show()
-    assert RAN == [0, 1, 0, 1, 2]
+    assert RAN == [0, 1, 0, 1, 2, 3, 4]
 
 
 def test_a_figure_that_is_not_finite_is_refused(stub: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +134,7 @@ def test_the_command_keeps_the_result_and_a_smoke_run_keeps_none(stub: None, tmp
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["smoke"] is True and not (tmp_path / "results").exists()
     result = CliRunner().invoke(main.app, words)
-    assert result.exit_code == 0 and "taught better than alone: +4.1" in result.output
+    assert result.exit_code == 0 and "taught better than alone: +4.2" in result.output
     assert json.loads((tmp_path / "results" / "made-up.json").read_text())["verdict"] == "shown"
 
 
@@ -152,3 +152,53 @@ def test_every_demonstration_smokes(name: str) -> None:
     row = _runner.run_seed(name, 0, True, True)
     for claim in experiments.load_experiment(name).claims:
         assert {claim.arm, claim.than} <= set(row["arms"])
+
+
+def run_with_times(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, experiments.Figure]:
+    seconds = {"alone": 10.0, "distilled": 8.0 + 0.1 * seed}
+    arms = {"alone": 80.0 + seed, "distilled": 82.0 + seed}
+    return {arm: {"accuracy, %": arms[arm], "time, s": seconds[arm]} for arm in arms} | {"teacher": 90.0 + seed}
+
+
+def test_a_second_metric_has_its_own_direction_and_table(stub: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    claims = [
+        experiments.better("distilled", "alone"),
+        experiments.better("distilled", "alone", metric="time, s"),
+        experiments.better("alone", "distilled", metric="time, s"),
+        experiments.better("alone", 81.0),
+        experiments.equal("alone", 10.0, 0.01, metric="time, s"),
+    ]
+    further = [experiments.Metric("time, s", higher_is_better=False)]
+    module = sys.modules["tutelage.experiments.made_up"]
+    monkeypatch.setattr(module, "experiment", made(run=run_with_times, claims=claims, further_metrics=further))
+    result = show()
+    verdicts = [claim["verdict"] for claim in result["claims"]]
+    assert verdicts == ["shown", "shown", "not shown here", "not shown here", "shown"]
+    assert set(result["arms"]) == {"alone", "distilled", "teacher"}
+    (times,) = result["further_metrics"]
+    assert times["metric"] == "time, s" and set(times["arms"]) == {"alone", "distilled"}
+    assert "time, s" in result["claims"][1]["claim"]
+    json.dumps(result, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("claim", "word"),
+    [
+        (experiments.better("distilled", "alone", metric="times, s"), "time, s"),
+        (experiments.better("teacher", "alone", metric="time, s"), "teacher"),
+    ],
+)
+def test_a_claim_about_an_unknown_metric_is_refused(
+    stub: None, monkeypatch: pytest.MonkeyPatch, claim: experiments.Claim, word: str
+) -> None:
+    further = [experiments.Metric("time, s", higher_is_better=False)]
+    module = sys.modules["tutelage.experiments.made_up"]
+    monkeypatch.setattr(module, "experiment", made(run=run_with_times, claims=[claim], further_metrics=further))
+    with pytest.raises(InputError, match=word):
+        show()
+
+
+def test_a_figure_of_an_unlisted_metric_is_refused(stub: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["tutelage.experiments.made_up"], "experiment", made(run=run_with_times))
+    with pytest.raises(InputError, match="'time, s'"):
+        show()

@@ -144,6 +144,11 @@ def test_the_phase_changes_with_the_epoch_and_after_a_resume(tmp_path: Path) -> 
     assert [r["terms"] for r in resumed.history] == [r["terms"] for r in whole.history]
 
 
+def test_every_layer_norm_has_the_epsilon_of_the_published_network() -> None:
+    norms = [module for module in DistilledViT().modules() if isinstance(module, nn.LayerNorm)]
+    assert len(norms) == 9 and {norm.eps for norm in norms} == {1e-6}
+
+
 def test_the_student_network() -> None:
     student = DistilledViT(5, 8, 2, dim=16, depth=1, heads=2)
     said = student(torch.randn(3, 1, 8, 8))

@@ -135,6 +135,13 @@ def _cut(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64])
+def test_seeds_of_either_width_are_written(tmp_path: Path, kind: torch.dtype) -> None:
+    seeds = torch.tensor([0, 2**31 - 1]).to(kind)
+    folder = PublishedLabels.write(tmp_path, ["a", "b"], seeds, torch.randn(2, 3), 1)
+    assert [PublishedLabels(folder, 1)[key][0] for key in ("a", "b")] == [0, 2**31 - 1]
+
+
 def test_sparse_ids_widen_for_large_vocabularies() -> None:
     assert sparsify(torch.zeros(1, 2**15), 1)[0].dtype in (torch.int16, torch.int32)
     ids, _ = sparsify(F.one_hot(torch.tensor([2**15 + 5]), 2**15 + 10).float() * 9, 1)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -359,8 +360,23 @@ def test_the_published_windows_can_be_filled() -> None:
 
 def test_a_budget_that_nothing_fits_is_refused() -> None:
     whole = network()
-    with pytest.raises(InputError, match="largest costs"):
-        evolve(SMALL, lambda a: macs(a, whole), goodness, 10 * macs(SMALL.largest, whole), replace(QUICK, patience=20))
+    least, most = macs(SMALL.smallest, whole), macs(SMALL.largest, whole)
+    for budget in (10 * most, least / 10):
+        with pytest.raises(InputError, match=re.escape(f"cost {least:.4g} to {most:.4g}")):
+            random_search(SMALL, lambda a: macs(a, whole), goodness, budget, 1, replace(QUICK, patience=20))
+        with pytest.raises(InputError, match=re.escape(f"cost {least:.4g} to {most:.4g}")):
+            evolve(SMALL, lambda a: macs(a, whole), goodness, budget, replace(QUICK, patience=20))
+
+
+def test_the_default_network_is_the_published_hand_designed_one() -> None:
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in ViTRes().parameters()) == 42_012_736
+
+
+def test_no_architecture_costs_less_than_the_smallest() -> None:
+    whole = network()
+    found = random_search(SMALL, lambda a: macs(a, whole), goodness, macs(SMALL.largest, whole), 20, replace(QUICK, window=0.0))
+    assert all(one.macs >= macs(SMALL.smallest, whole) for one in found)
 
 
 # -- data, bad input -------------------------------------------------------------------------------------------------

@@ -13,10 +13,10 @@ from tutelage.cli.systems import RESULTS
 app = typer.Typer()
 
 
-@app.command(epilog="Example: tutelage show nd-loss --seeds 5 --json -")
+@app.command(epilog="Example: tutelage show nd-loss --json -")
 def show(
     name: Annotated[str, typer.Argument(metavar="SYSTEM", help="A name from `tutelage systems`.")],
-    seeds: Annotated[int, typer.Option(min=1, help="How many seeds; a verdict needs 3 or more.")] = 3,
+    seeds: Annotated[int, typer.Option(min=1, help="How many seeds; a verdict needs 3 or more.")] = 5,
     first_seed: Annotated[int, typer.Option(help="The first seed; the others follow it.")] = 0,
     everything: Annotated[bool, typer.Option("--all", help="Run the further arms too.")] = False,
     smoke: Annotated[bool, typer.Option("--smoke", help="A few seconds that prove the plumbing and claim nothing.")] = False,
@@ -24,7 +24,7 @@ def show(
     results: Annotated[Path, typer.Option(help="The folder where the result is kept, unless --smoke.")] = RESULTS,
     json: JsonOut = None,
 ) -> None:
-    """Run SYSTEM's demonstration over several seeds: all arms at equal steps and data, paired differences, a verdict.
+    """Run SYSTEM's experiment over several seeds: all arms at equal steps and data, paired differences, a verdict.
 
     The result is kept as RESULTS/SYSTEM.json. The exit code is 0 whatever the verdict.
     """
@@ -50,10 +50,11 @@ def _print(result: dict[str, Any], json: str | None) -> None:
     from rich.table import Table
 
     out = console(json)
-    table = Table("arm", result["metric"], "sd", "seeds", box=None)
-    for arm, it in result["arms"].items():
-        table.add_row(arm, f"{it['mean']:.3g}", "" if it["sd"] is None else f"{it['sd']:.2g}", str(it["n"]))
-    out.print(table)
+    for part in (result, *result["further_metrics"]):
+        table = Table("arm", part["metric"], "sd", "seeds", box=None)
+        for arm, it in part["arms"].items():
+            table.add_row(arm, f"{it['mean']:.3g}", "" if it["sd"] is None else f"{it['sd']:.2g}", str(it["n"]))
+        out.print(table)
     for claim in result["claims"]:
         difference = claim["difference"]
         bounds = "" if difference["lo"] is None else f" [{difference['lo']:+.3g}, {difference['hi']:+.3g}]"

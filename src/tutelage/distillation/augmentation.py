@@ -107,11 +107,13 @@ class Augmentation:
             raise InputError(f"{count} rows cannot be mixed in pairs", where="batch_size", remedy="take an even batch size")
         keys = (seeds[0::2] ^ seeds[1::2]).tolist()
         plans = [draw_mixup(key, height, width, self.mixup, self.cutmix, self.mix, self.switch) for key in keys]
-        kept = torch.tensor([plan.lam for plan in plans]).repeat_interleave(2)
-        blend = torch.tensor([plan.lam if plan.box is None else 1.0 for plan in plans]).repeat_interleave(2)
+        # 1 - lam is taken in float64, and only then rounded to the images' type
+        kept = torch.tensor([plan.lam for plan in plans], dtype=torch.float64).repeat_interleave(2)
+        boxed = torch.tensor([plan.box is not None for plan in plans]).repeat_interleave(2)
+        blend = kept.masked_fill(boxed, 1.0)[:, None, None, None]
         partners = torch.arange(count) ^ 1
         other = images[partners]
-        mixed = images * blend[:, None, None, None] + other * (1 - blend)[:, None, None, None]
+        mixed = images * blend.to(images.dtype) + other * (1 - blend).to(images.dtype)
         for pair, plan in enumerate(plans):
             if plan.box is not None:
                 top, bottom, left, right = plan.box
@@ -122,7 +124,8 @@ class Augmentation:
                 if self.classes is None:
                     raise InputError("mixing needs the number of classes", where="views.classes", remedy="Views(classes=…)")
                 labels = F.one_hot(labels, self.classes).float()
-            labels = labels * kept[:, None] + labels[partners] * (1 - kept)[:, None]
+            own, others = (share.to(labels.dtype)[:, None] for share in (kept, 1 - kept))
+            labels = labels * own + labels[partners] * others
         return mixed, labels, partners
 
 

@@ -1,11 +1,11 @@
 """The experiment behind each ``tutelage show SYSTEM``: one file a system, of the system's name.
 
-A file defines ``demonstration``, a :class:`Experiment`. :mod:`tutelage.experiments._runner` runs it over seeds and
+A file defines ``experiment``, an :class:`Experiment`. :mod:`tutelage.experiments._runner` runs it over seeds and
 gives the verdict.
 """
 
 from __future__ import annotations
 
-from tutelage.experiments._runner import Claim, Experiment, better, equal, load_experiment, names, not_worse, show
+from tutelage.experiments._runner import Claim, Experiment, Figure, Metric, better, equal, load_experiment, names, not_worse, show
 
-__all__ = ["Claim", "Experiment", "better", "equal", "load_experiment", "names", "not_worse", "show"]
+__all__ = ["Claim", "Experiment", "Figure", "Metric", "better", "equal", "load_experiment", "names", "not_worse", "show"]

@@ -155,6 +155,7 @@ class PublishedLabels:
             raise InputError(f"{logits.shape[-1]} classes do not fit int16", remedy="use the teacher cache: it widens")
         if len(set(names)) != len(names) or any("\n" in name for name in names) or len(names) != len(logits):
             raise InputError("keys must be unique, one line each, one a record", where="keys")
+        seeds = seeds.long()  # 2**31 itself is beyond int32
         if bool((seeds < 0).any()) or bool((seeds >= 2**31).any()):
             raise InputError("a view seed has 31 bits", where="seeds")
         ids, values = sparsify(logits, k)

@@ -132,11 +132,15 @@ def hand_designed(depth: int) -> dict[str, Any]:
     }
 
 
+SEARCHED_HEAD = (32, 48, 64)
+"""Channels of a head in each stage of the published spaces, and so of what was found in them."""
+
 VARIANTS = {
     "hand": Variant(hand_designed(4), 42_012_736, 1.7944e9),
     "tiny": Variant(
         {
             "widths": (176, 352, 704),
+            "head": SEARCHED_HEAD,
             "heads": ((3, 3, 3, 4, 4), (10, 8, 8, 8, 10, 10), (10, 10, 10, 8, 8)),
             "units": ((704, 576, 640, 576, 704), (1408, 1408, 1280, 1408, 1280, 1024), (2560, 1792, 2816, 2816, 2560)),
         },
@@ -146,6 +150,7 @@ VARIANTS = {
     "small": Variant(
         {
             "widths": (220, 440, 880),
+            "head": SEARCHED_HEAD,
             "heads": ((5, 5, 7, 5, 5, 5), (10, 10, 10, 10, 12, 12), (16, 12, 16, 12, 14)),
             "units": (
                 (880, 880, 800, 720, 720, 720),
@@ -159,6 +164,7 @@ VARIANTS = {
     "medium": Variant(
         {
             "widths": (240, 640, 880),
+            "head": SEARCHED_HEAD,
             "heads": ((7, 6, 7, 8, 7, 8, 6), (10, 14, 14, 16, 14, 16, 16), (16, 10, 16, 12, 16, 14)),
             "units": (
                 (960, 960, 800, 960, 880, 880, 800),
@@ -181,7 +187,7 @@ class ViTRes(Backbone):
     learned: the network takes images of ``size`` alone, a multiple of four patches. With ``masks`` every sample runs
     through its own sub-network of this one.
 
-    Published: see :data:`VARIANTS`; ``hand_designed`` was designed, the others were searched for.
+    Published: see :data:`VARIANTS`; ``hand``, the default, was designed; the others were searched for.
     """
 
     VARIANTS = VARIANTS
@@ -194,7 +200,7 @@ class ViTRes(Backbone):
         widths: Sequence[int] = (192, 384, 768),
         heads: Sequence[Sequence[int]] = ((3,) * 4, (6,) * 4, (12,) * 4),
         units: Sequence[Sequence[int]] = ((768,) * 4, (1536,) * 4, (3072,) * 4),
-        head: Sequence[int] = (32, 48, 64),
+        head: Sequence[int] = (64, 64, 64),
         patch: int = 14,
         size: int = 224,
         skip: bool = True,

@@ -141,7 +141,8 @@ class _Searcher:
         raise InputError(
             f"no further architecture costs {self.settings.window:g} to 1 times {self.budget:.4g}",
             where="budget",
-            remedy=f"the largest costs {self.cost(self.space.largest):.4g}; a smaller population, or another budget",
+            remedy=f"architectures of this space cost {self.cost(self.space.smallest):.4g} to "
+            f"{self.cost(self.space.largest):.4g}; take a budget between, or a smaller population",
         )
 
     def cut(self, architecture: Architecture) -> Architecture | None:

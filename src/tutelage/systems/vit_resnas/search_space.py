@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tutelage.errors import InputError
-from tutelage.systems.vit_resnas.network import BlockMasks, Masks, ViTRes, ViTResBlock
+from tutelage.systems.vit_resnas.network import SEARCHED_HEAD, BlockMasks, Masks, ViTRes, ViTResBlock
 
 
 class Architecture(NamedTuple):
@@ -46,7 +46,7 @@ class SearchSpace:
     units: tuple[tuple[int, ...], ...]
     depth: int
     optional: tuple[int, ...] = ()
-    head: tuple[int, ...] = (32, 48, 64)
+    head: tuple[int, ...] = SEARCHED_HEAD
 
     def __post_init__(self) -> None:
         for where in ("widths", "heads", "units"):
@@ -55,6 +55,15 @@ class SearchSpace:
                 raise InputError(f"choices {lists}", where=where, remedy="one list a stage, from the largest to the smallest")
         if any(not 0 <= place < self.depth for place in self.optional):
             raise InputError(f"no places {self.optional} of {self.depth}", where="optional", remedy="count from 0")
+
+    @property
+    def smallest(self) -> Architecture:
+        """Every choice at its smallest, optional places empty."""
+        blocks = tuple(
+            tuple(None if place in self.optional else (h[-1], m[-1]) for place in range(self.depth))
+            for h, m in zip(self.heads, self.units)
+        )
+        return Architecture(tuple(choices[-1] for choices in self.widths), blocks)
 
     @property
     def largest(self) -> Architecture:
