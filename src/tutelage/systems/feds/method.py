@@ -169,14 +169,15 @@ def check_codec(output: Output, images: Tensor, whose: str) -> None:
 class FEDS(Method):
     """Three phases teach a light image codec what a heavy one knows: its features, its richest channels, then rate alone.
 
-    Phase ``features``: ``L = L_RD + beta1 L_feat``; ``L_feat`` is the mean over the levels of g_a and g_s of
-    ``MSE(A(F_s), F_t) / Var(F_t)``, A a 1x1 convolution. Phase ``entropy``: ``L = L_RD + beta2 L_ent``,
+    Phase ``features``: ``L = L_RD + beta1 lambda 255^2 L_feat``; ``L_feat`` is the mean over the levels of g_a and g_s of
+    ``MSE(A(F_s), F_t) / Var(F_t)``, A a 1x1 convolution. Phase ``entropy``: ``L = L_RD + beta2 lambda 255^2 L_ent``,
     ``L_ent = sum_c w_c mean((Q(y_s)_c - y_t,c)^2 / (sigma_t,c^2 + eps)) + gamma sum_c w_c KL(N_t || N_Q)_c``, Q a 1x1
     convolution, ``w_c`` from the information ``H_c`` of the teacher's channels (:func:`channel_information`), averaged
     over phase 1 with decay 0.99 and then fixed. Phase ``fine-tune``: L_RD alone at a tenth of the learning rate, without
     the teacher. ``L_RD = bpp(y) + bpp(z) + lambda 255^2 MSE``. Adapters and Q are dropped at export.
 
-    The abstract publishes the three phases; what the equations are, this page's are (our choice), and the mean of Q's
+    The abstract publishes the three phases; the equations are our choice. Both weights count in units of the distortion's
+    weight: with ``beta1 = 1`` in the units of L_RD, which is 10 to 100 here, features changed nothing. The mean of Q's
     Gaussian is ``Q(mu_s)``, its variance ``Q^2 sigma_s^2`` with squared weights: that of independent channels.
 
     Heads of both networks: ``logits`` [B, C, H, W], the decoded images; ``bits_y``, ``bits_z`` [B]; ``latent``, ``mean``,
@@ -202,8 +203,8 @@ class FEDS(Method):
         phase 2. ``selection``, ``ratio``: see :func:`channel_weights`. ``shares``: of the three phases."""
 
         trade_off: float = 0.0483
-        beta1: float = 1.0
-        beta2: float = 0.1
+        beta1: float = 0.1
+        beta2: float = 0.003
         beta1_late: float = 0.0
         gamma: float = 0.0
         selection: Literal["soft", "top", "uniform"] = "soft"
@@ -276,10 +277,10 @@ class FEDS(Method):
 
     def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
-        config = self.config
+        config, distortion = self.config, self.config.trade_off * 255**2
         features = {"features": config.beta1, "entropy": config.beta1_late}.get(self.progress.phase.name, 0.0)
         entropy = config.beta2 if self.progress.phase.name == "entropy" else 0.0
-        return {"distortion": config.trade_off * 255**2, "features": features, "entropy": entropy}
+        return {"distortion": distortion, "features": distortion * features, "entropy": distortion * entropy}
 
     def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``rate``, ``distortion``, ``features`` and ``entropy``; the last two are 0 in phases that leave them out."""
