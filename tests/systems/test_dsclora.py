@@ -9,12 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import tutelage
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.tasks.metrics import ssim
 from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
+from tutelage.modules.symbolic import symbolic_modules
 from tutelage.networks.lora import add_lora, lora_parameters, merge_lora, unmerge_lora
+from tutelage.programs import visprog
+from tutelage.programs.run_context import Job, RunContext
+from tutelage.programs.scheduler import run
+from tutelage.programs.values import Image
 from tutelage.systems._backbone import count_macs, count_parameters
 from tutelage.systems._toy import build_with_seed
 from tutelage.systems.dsclora import SPAB, SPAN, DSCLoRA, RepConv, affinity, affinity_loss, luma, psnr_luma, ssim_luma
@@ -220,3 +226,24 @@ def test_figures_are_those_of_the_luma_without_its_border() -> None:
         psnr_luma(noisy, images, 20)
     with pytest.raises(InputError, match="images"):
         psnr_luma(noisy, images[:, :1], 2)
+
+
+# -- inside a visual program ----------------------------------------------------------------------------------------------
+
+
+def test_a_program_enlarges_its_image() -> None:
+    network = span().eval()
+
+    @tutelage.module(name="ENLARGE")
+    def enlarge(image: Image) -> Image:
+        """The image, twice as large."""
+        with torch.no_grad():
+            return Image.from_array(network(torch.from_numpy(image.pixels)[None])[0].clamp(0, 1).numpy())
+
+    modules = {**symbolic_modules(), "ENLARGE": enlarge}
+    signatures = {name: each.signature for name, each in modules.items()}
+    program = visprog.parse("IMAGE0=ENLARGE(image=IMAGE)\nFINAL_RESULT=RESULT(var=IMAGE0)", signatures)
+    picture = Image.from_array(torch.rand(3, 16, 24).numpy())
+    (trace,) = run([Job("a", program, {"IMAGE": picture})], RunContext(modules))
+    assert trace.status == "ok", trace.error
+    assert (trace.answer.height, trace.answer.width) == (32, 48)

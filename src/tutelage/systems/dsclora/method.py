@@ -1,25 +1,33 @@
 """Distillation-supervised convolutional low-rank adaptation (Chai et al., 2025, arXiv 2504.11271).
 
-On your own pairs of small and large pictures, with a trained network that stays as small and as fast as it is::
+On your own pairs of small and large pictures, with a trained network that stays as small and as fast as it is:
 
-    import tutelage
-    from tutelage.distillation.data import TensorData
-    from tutelage.distillation.paired_augmentation import PairedAugmentation
-    from tutelage.systems.dsclora import SPAN
+```python
+import tutelage
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.paired_augmentation import PairedAugmentation
+from tutelage.distillation.supervised import Supervised
+from tutelage.systems.dsclora import SPAN
 
-    student, teacher = SPAN(**SPAN.options("x2")), SPAN(**SPAN.options("x2-wide"))   # load trained weights into both
-    pairs = TensorData(small, large, views=PairedAugmentation(crop=48, flip=0.5, turn=True))
-    result = tutelage.distill(student, teacher, pairs, "dsclora", steps=20_000, lr=5e-4)
-    sharp = result.student(small[:1])   # a plain SPAN: the updates are merged
+pairs = TensorData(small, large, views=PairedAugmentation(crop=48, flip=0.5, turn=True))  # [N, 3, h, w], [N, 3, 2 h, 2 w]
+student, teacher = (  # where you have no trained ones: from scratch, with branches that merge
+    tutelage.distill(SPAN(channels, 2, branches=True), None, pairs, Supervised(), task="restoration", steps=50_000).student.merged()
+    for channels in (26, 48)
+)
+result = tutelage.distill(student, teacher, pairs, "dsclora", steps=20_000, lr=5e-4)
+sharp = result.student(small[:1])  # a plain SPAN: the updates are merged
+```
 
-To train a SPAN in the first place, ``SPAN(..., branches=True)`` with ``tutelage.distill(span, None, pairs, "supervised",
-task="restoration")`` and ``.merged()`` afterwards. As a recipe, for ``tutelage distill recipe.toml``::
+As a recipe, for `tutelage distill recipe.toml`:
 
-    method = "dsclora"
-    student = { model = "dsclora:x2", weights = "span.safetensors" }
-    teacher = { model = "dsclora:x2-wide", weights = "wide.safetensors" }
-    data = { file = "pairs.npz" }      # inputs [N, 3, h, w], labels [N, 3, 2 h, 2 w], float32 in 0..1
-    settings = { steps = 20000, lr = 5e-4 }
+```toml
+method = "dsclora"
+out = "runs/dsclora"
+student = { model = "dsclora:x2", weights = "span.safetensors" }
+teacher = { model = "dsclora:x2-wide", weights = "wide.safetensors" }
+data = { file = "pairs.npz" } # inputs [N, 3, h, w], labels [N, 3, 2 h, 2 w], float32 in 0..1
+settings = { steps = 20000, lr = 5e-4 }
+```
 
 In a visual program: a step that enlarges a crop before text in it is read.
 """
@@ -89,7 +97,9 @@ class DSCLoRA(Method):
     the names of sub-modules in the options: any network with convolutions can be adapted.
 
     What it cannot do: the published gain is small (Manga109 x4: 29.56 to 29.60 dB); a teacher that is not better than
-    the student teaches nothing. The affinity of large maps is that of averages.
+    the student teaches nothing. The affinity of large maps is that of averages. At the size of the experiment below the
+    affinities come much nearer to the teacher's, and the image 0.4 dB further from the truth than by low-rank updates alone:
+    try ``affinity = 0`` beside it.
 
     Source: "Distillation-Supervised Convolutional Low-Rank Adaptation for Efficient Image Super-Resolution" (Chai, Zhang,
     Zhang, Cheng, Qin, Yang, Song, 2025, arXiv 2504.11271).

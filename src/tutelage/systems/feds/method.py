@@ -1,25 +1,32 @@
 """Feature and entropy-based distillation of image codecs (Fu, Liang, Fang, Han, 2025, arXiv 2503.06399).
 
-On your own photographs, a small codec that learns from a large one::
+On your own photographs, a small codec that learns from a large one:
 
-    import tutelage
-    from tutelage.systems.feds import ImageCodec, RateDistortion
+```python
+import tutelage
+from tutelage.distillation.data.sources import image_folder
+from tutelage.systems.feds import ImageCodec, RateDistortion
 
-    teacher, student = (ImageCodec(**ImageCodec.options(name)) for name in ("teacher", "student"))
-    photos = tutelage.image_folder("photos", image_size=256)
-    teacher = tutelage.distill(teacher, None, photos, RateDistortion(trade_off=0.0483), steps=100_000, clip=1.0).student
-    student = tutelage.distill(student, teacher, photos, "feds", steps=100_000, lr=1e-4, clip=1.0).student
-    data = student.encode(image)   # image [3, H, W] in 0..1 -> bytes
-    image = student.decode(data)   # without the teacher
+teacher, student = (ImageCodec(**ImageCodec.options(name)) for name in ("teacher", "student"))
+photos = image_folder("photos", image_size=256, crop_area=(0.35, 1.0), flip=0.5)
+plan = {"steps": 100_000, "lr": 1e-4, "clip": 1.0, "schedule": "constant"}
+teacher = tutelage.distill(teacher, None, photos, RateDistortion(trade_off=0.0483), **plan).student
+student = tutelage.distill(student, teacher, photos, "feds", options={"trade_off": 0.0483}, **plan).student
+data = student.encode(image)  # image [3, H, W] in 0..1 -> bytes
+image = student.decode(data)  # without the teacher
+```
 
-As a recipe, for ``tutelage distill recipe.toml``::
+As a recipe, for `tutelage distill recipe.toml`:
 
-    method = "feds"
-    options = { trade_off = 0.0483 }
-    student = { model = "feds:student" }
-    teacher = { model = "feds:teacher", weights = "teacher.safetensors" }
-    data = { kind = "folder", path = "photos", image_size = 256 }
-    settings = { steps = 100000, lr = 1e-4, clip = 1.0, schedule = "constant" }
+```toml
+method = "feds"
+out = "runs/feds"
+options = { trade_off = 0.0483 }
+student = { model = "feds:student" }
+teacher = { model = "feds:teacher", weights = "teacher.safetensors" }
+data = { kind = "folder", path = "photos", image_size = 256, crop_area = [0.35, 1.0], flip = 0.5 }
+settings = { steps = 100000, lr = 1e-4, clip = 1.0, schedule = "constant" }
+```
 
 In a visual program: modules that run elsewhere are sent fewer bytes for each image.
 """
