@@ -24,11 +24,12 @@ test: setup  ## the tests, two processes of one thread each
 fuzz: setup  ## 30,000 damaged and hostile files of every format, two minutes
 	$(BIN)/python -m pytest tests/fuzz -m slow
 
-lint: setup  ## style, types, and the arrows between packages
+lint: setup  ## style, types, the arrows between packages, and the words
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python scripts/check_words.py
 
 format: setup  ## rewrite the code in the house style
 	$(BIN)/ruff check --fix

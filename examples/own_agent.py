@@ -31,9 +31,10 @@ def teacher(calls):  # your teacher: anything that answers calls; it needs no gr
 if __name__ == "__main__":
     programs, images, out = sys.argv[1:]
     torch.set_num_threads(1)
-    questions = sdvp.questions_from(programs, images)
+    questions, held_out = sdvp.split_by_image(sdvp.questions_from(programs, images), 0.2)
     modules = {**symbolic_modules(), "COLOR": Color.with_classes("red", "green", "blue"), "MIDDLE": MIDDLE}
-    taught = sdvp.compile(questions, modules, teachers={"COLOR": teacher}).modules
-    taught["COLOR"].save(out)
-    after = {**modules, "COLOR": tutelage.load(out)}
-    print(f"before {sdvp.accuracy(questions, modules):.2f}  after {sdvp.accuracy(questions, after):.2f}")
+    result = sdvp.compile(questions, modules, teachers={"COLOR": teacher})  # known answers check the teacher first
+    result.modules["COLOR"].save(out)
+    after = {**modules, "COLOR": tutelage.load(out, Color)}
+    print(f"on {len(held_out)} questions of other images: before {sdvp.accuracy(held_out, modules):.2f}", end="  ")
+    print(f"after {sdvp.accuracy(held_out, after):.2f}")

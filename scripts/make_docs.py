@@ -123,9 +123,7 @@ def result(file: Path) -> str:
     tables = [line for part in (found, *found.get("further_metrics", ())) for line in ("", *arms_table(part))]
     claims = []
     for claim in found["claims"]:
-        difference = claim["difference"]
-        bounds = "" if difference["lo"] is None else f" [{difference['lo']:+.3g}, {difference['hi']:+.3g}]"
-        claims.append(f"- {claim['claim']}: {difference['mean']:+.3g}{bounds}: **{claim['verdict']}**")
+        claims.append(f"- {claim['claim']}: {site_tables.interval(claim['difference'])}: **{claim['verdict']}**")
     return "\n".join(
         [
             f"**{found['verdict']}** by `{found['command']}`, {found['seconds']:.0f} s, {found['machine']}.",
@@ -153,13 +151,15 @@ def main() -> None:
     """Write or check all pages."""
     pages = {PAGES / f"{entry.name}.md": page(entry) for entry in registry.systems().values()}
     pages[ROOT / "docs" / "tasks.md"] = tasks_page()
-    for path in (ROOT / "README.md", PAGES / "index.md", ROOT / "docs" / "results.md"):
+    for path in (ROOT / "README.md", PAGES / "index.md", ROOT / "docs" / "results.md", ROOT / "docs" / "not-shown.md"):
         pages[path] = site_tables.filled(path)
     pages[ROOT / "mkdocs.yml"] = site_tables.navigation(ROOT / "mkdocs.yml")
     if "--check" not in sys.argv[1:]:
         for path, text in pages.items():
             write_text(path, text)
         print(f"{len(pages)} pages in {PAGES.relative_to(ROOT)}")
+        if old := site_tables.older_than_code():
+            print(f"results older than their code: {', '.join(old)}; `tutelage show NAME` renews one")
         return
     old = [path for path, text in pages.items() if not path.exists() or path.read_text() != text]
     orphans = sorted(set(PAGES.glob("*.md")) - set(pages))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,48 @@ def claims_shown(result: dict[str, Any]) -> str:
     if shown == total:
         return "shown (1 claim)" if total == 1 else f"shown (all {total} claims)"
     return f"{shown} of {total} claims shown"
+
+
+def not_shown() -> str:
+    """Every claim of a committed result that was not shown, with its difference and what the experiment's limits are."""
+    parts = []
+    for name in registry.systems():
+        file = ROOT / "results" / "systems" / f"{name}.json"
+        found = read_json(file) if file.exists() else {"claims": []}
+        missed = [claim for claim in found["claims"] if claim["verdict"] != "shown"]
+        if not missed:
+            continue
+        rows = [f"- {claim['claim']}: {interval(claim['difference'])}" for claim in missed]
+        shown = claims_shown(found)
+        parts.append(
+            f"## {name}\n\n{shown} ([page](systems/{name}.md)). Not shown:\n\n" + "\n".join(rows) + f"\n\n{found['limits']}"
+        )
+    return "\n\n".join(parts)
+
+
+def interval(difference: dict[str, Any]) -> str:
+    """A paired difference with its 95 % interval."""
+    bounds = "" if difference["lo"] is None else f" [{difference['lo']:+.3g}, {difference['hi']:+.3g}]"
+    return f"{difference['mean']:+.3g}{bounds}"
+
+
+def older_than_code() -> list[str]:
+    """The systems whose committed result is older than the last change of their own files; by the dates of git."""
+    found = []
+    for name in registry.systems():
+        module = name.replace("-", "_")
+        result = _changed(f"results/systems/{name}.json")
+        system = f"src/tutelage/systems/{module}"
+        code = _changed(system if (ROOT / system).is_dir() else f"{system}.py", f"src/tutelage/experiments/{module}.py")
+        if result and code > result:
+            found.append(name)
+    return found
+
+
+def _changed(*paths: str) -> int:
+    """When one of the paths was last changed in git, in seconds; 0 where git knows none."""
+    done = subprocess.run(["git", "log", "-1", "--format=%ct", "--", *paths], cwd=ROOT, capture_output=True, text=True, check=False)
+    return int(done.stdout.strip() or 0)
 
 
 def study_groups() -> str:
@@ -130,6 +173,7 @@ def filled(path: Path) -> str:
     made = {
         "methods": lambda: methods("docs/systems/"),
         "methods-page": lambda: methods(""),
+        "not-shown": not_shown,
         "study": study,
         "study-groups": study_groups,
     }

@@ -188,7 +188,7 @@ def test_a_file_that_was_altered_since_is_found_out(home: Path, monkeypatch: pyt
     for ask in (lambda: assets.read("made-up", "w.bin"), lambda: assets.verify("made-up"), lambda: assets.fetch("made-up")):
         with pytest.raises(assets.HashMismatch, match="wanted SHA-256") as told:
             ask()
-        assert told.value.remedy == "tutelage assets fetch made-up --again"
+        assert told.value.remedy == "tutelage assets fetch made-up --force"
 
 
 def test_an_installed_package_of_the_right_version_is_used_where_it_is() -> None:

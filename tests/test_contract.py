@@ -88,9 +88,10 @@ def check_one_step_lowers_the_loss(entry: SystemEntry) -> None:
 
     def loss() -> Tensor:
         torch.manual_seed(0)
-        ours, theirs = trainer.method(batch, trainer.student, trainer.teacher)
+        shown = trainer.method.transform(copy.copy(batch))  # in the last turn, whose parameters alone get a gradient
+        ours, theirs = trainer.method(shown, trainer.student, trainer.teacher)
         weights = trainer.method.loss_weights()
-        terms = trainer.method.loss_terms(batch, ours, theirs)
+        terms = trainer.method.loss_terms(shown, ours, theirs)
         return sum((weights.get(name, 1.0) * term for name, term in terms.items()), start=torch.zeros(()))
 
     def restore() -> None:
@@ -126,7 +127,7 @@ def check_the_teacher_is_left_alone(entry: SystemEntry) -> None:
     lesson = short(entry)
     network = lesson.teacher.network if lesson.teacher is not None else None
     trainer = Trainer(lesson)
-    learned = {id(parameter) for group in trainer.optimizer.param_groups for parameter in group["params"]}
+    learned = {id(parameter) for updater in trainer.updaters for parameter in updater.flat}
     if network is None:
         return
     assert not learned & {id(parameter) for parameter in network.parameters()}, "a teacher's parameter is optimised"

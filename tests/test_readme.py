@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import re
 import subprocess
 import sys
@@ -9,10 +11,19 @@ from pathlib import Path
 
 import pytest
 
+from tutelage.reports.formatting import duration
+from tutelage.storage import read_json
+
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "docs" / "get-started.md", *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
 BLOCKS = [block for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
 AGENT = (ROOT / "examples" / "own_agent.py").read_text()
+
+
+def test_the_time_of_the_demo_is_the_measured_one() -> None:
+    measured = duration(read_json(ROOT / "results" / "demo.json")["seconds"])
+    for page in (ROOT / "README.md", ROOT / "docs" / "get-started.md"):
+        assert re.findall(r"\d+ min \d+ s", page.read_text()) == [measured], page
 
 
 def test_a_tutorial_shows_the_agent_as_it_is() -> None:
@@ -52,3 +63,28 @@ for program in programs:
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:2] == ["ok [(2, 5, 3, 6)] "] * 2
+
+
+def resolve(dotted: str) -> object:
+    """What a dotted name in a text stands for: a module, or something in one."""
+    parts = dotted.split(".")
+    for length in range(len(parts), 0, -1):
+        try:
+            found: object = importlib.import_module(".".join(parts[:length]))
+        except ModuleNotFoundError:
+            continue
+        return functools.reduce(getattr, parts[length:], found)
+    raise ModuleNotFoundError(dotted)
+
+
+def test_names_in_the_docs_exist_and_none_speaks_of_a_module_as_a_function() -> None:
+    pages = [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+    for page in pages:
+        text = page.read_text()
+        for dotted, rest in re.findall(r"`(tutelage(?:\.\w+)+)(\([^`]*)?`", text):
+            if dotted.endswith((".json", ".toml")):  # a file
+                continue
+            found = resolve(dotted)
+            assert not rest or callable(found), f"{page}: {dotted}"
+        for dotted in re.findall(r"`(tutelage(?:\.\w+)+)`\s+(?:does|writes|trains|runs)\b", text):
+            assert callable(resolve(dotted)), f"{page}: the module {dotted} does nothing by itself"

@@ -122,7 +122,7 @@ def test_a_run_folder_refuses_other_settings_versions_and_foreign_files(tmp_path
     assert run.done("part.json") is None
     storage.write_json(run.root / "part.json", 1)
     assert run.done("part.json") == run.root / "part.json"
-    with pytest.raises(StaleError, match="other settings"):
+    with pytest.raises(StaleError, match="other settings: seed: 0, now 1"):
         storage.RunFolder(tmp_path / "run", {"seed": 1, "sizes": (1, 2)})
     storage.write_json(tmp_path / "old" / "run.json", {"format": "tutelage-run", "version": 0})
     with pytest.raises(StaleError, match="format 0"):
@@ -130,6 +130,24 @@ def test_a_run_folder_refuses_other_settings_versions_and_foreign_files(tmp_path
     storage.write_json(tmp_path / "foreign" / "run.json", ["something else"])
     with pytest.raises(StaleError, match="not a run folder"):
         storage.RunFolder(tmp_path / "foreign", {})
+
+
+def test_a_run_folder_names_what_differs(tmp_path: Path) -> None:
+    old = {"settings": {"lr": 0.1, "nan": float("nan"), 3: 4}, "teacher": "0123456789abcdef", "texts": ["long"] * 20}
+    remedies = {"teacher": "give the teacher of May"}
+    storage.RunFolder(tmp_path, old)
+    storage.RunFolder(tmp_path, old)
+
+    def refusal(**new: object) -> StaleError:
+        with pytest.raises(StaleError) as caught:
+            storage.RunFolder(tmp_path, old | new, remedies)
+        return caught.value
+
+    alone = refusal(teacher="fedcba9876543210")
+    assert alone.message.endswith("settings: teacher") and alone.remedy == "give the teacher of May"
+    both = refusal(teacher="fedcba9876543210", settings=old["settings"] | {"lr": 0.2})
+    assert "settings.lr: 0.1, now 0.2; teacher" in both.message and both.remedy == "choose a new folder"
+    assert refusal(texts=["long"] * 21, more=1).message.endswith("texts; more: null, now 1")
 
 
 def test_bytes_without_a_name_leave_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

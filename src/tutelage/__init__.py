@@ -15,7 +15,7 @@ _HOMES = {
     "Image": "tutelage.programs.values",
     "Box": "tutelage.programs.values",
     "module": "tutelage.modules.function_module",
-    "load": "tutelage.modules.visual_module",
+    "load": "tutelage.modules.loading",
     "distill": "tutelage.distillation.api",
     "VisualAgent": "tutelage.agent",
 }

@@ -26,11 +26,12 @@ from tutelage.programs.generators.base import (
 )
 from tutelage.programs.generators.self_consistency import VoteResult, majority_vote
 from tutelage.programs.generators.self_repair import RepairRequest, RepairStats, can_repair, run_and_repair
+from tutelage.programs.languages import parser_for
 from tutelage.programs.result_cache import ResultCache
 from tutelage.programs.run_context import Job, RunContext, direct_vqa
 from tutelage.programs.scheduler import run
 from tutelage.programs.trace import Trace
-from tutelage.programs.types import Module, Program, ProgramFailure, Signature, Value
+from tutelage.programs.types import Module, Program, ProgramFailure, Value
 from tutelage.programs.values import Image
 
 ImageSource = Image | str | os.PathLike[str]
@@ -137,7 +138,7 @@ class VisualAgent:
         self.repair = repair
         self._check(fallback)
         self.context = RunContext(self.modules, cache, fallback=direct_vqa if fallback else None)
-        self.parser = _parser(dsl, self.context.signatures)
+        self.parser: Parser[Program] = parser_for(dsl, self.context.signatures)
 
     def ask(self, image: ImageOrPair, question: str) -> Trace:
         """The trace of one question; ``image`` is an image, a path, or a (left, right) pair of them.
@@ -170,11 +171,11 @@ class VisualAgent:
         Raises:
             InputError: an image cannot be read, or a question has no candidate.
         """
-        asked = [VisualQuestion(*item) for item in questions]
-        states = [item.state for item in asked]
+        items = [VisualQuestion(*item) for item in questions]
+        states = [item.state for item in items]
         requests = [
             GenerationRequest(item.question, self.dsl, tuple(state), item.id or str(number))
-            for number, (item, state) in enumerate(zip(asked, states, strict=True))
+            for number, (item, state) in enumerate(zip(items, states, strict=True))
         ]
         if candidates is None:
             candidates = self.generator.generate(requests, self.samples) if requests else []
@@ -243,18 +244,6 @@ class VisualAgent:
             raise InputError(fault, where="repair", remedy="leave it out")
         if fallback and "VQA" not in self.modules:
             raise InputError("the fallback needs a module VQA", where="fallback", remedy="give modules['VQA']")
-
-
-def _parser(dsl: str, signatures: Mapping[str, Signature]) -> Parser[Program]:
-    if dsl == "visprog":
-        from tutelage.programs import visprog
-
-        return visprog.Parser(signatures)
-    if dsl == "viper":
-        from tutelage.programs import viper  # its sandbox is loaded only where it is used
-
-        return viper.Parser(signatures)
-    raise InputError(f"unknown language {dsl!r}", where="dsl", remedy="give visprog or viper")
 
 
 def _open(source: object) -> Image:

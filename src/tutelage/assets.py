@@ -130,7 +130,7 @@ def read(name: str, file: str) -> bytes:
         AssetAbsent: the asset is not on this machine.
         WrongHash: the file is not the published one.
     """
-    return checked(paths(name)[file], asset(name).files[file].sha256, f"tutelage assets fetch {name} --again")
+    return checked(paths(name)[file], asset(name).files[file].sha256, f"tutelage assets fetch {name} --force")
 
 
 def verify(name: str) -> dict[str, Path]:
@@ -264,8 +264,8 @@ def _only_file(folder: Path, pattern: str, wanted: Asset) -> Path:
 def _run(command: list[str], wanted: Asset, folder: Path) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
-        told = " ".join((done.stderr or done.stdout).split())[-300:]
+        message = " ".join((done.stderr or done.stdout).split())[-300:]
         remedy = "is there a network, or a mirror in the client's settings? Files from elsewhere: put them into "
         raise DownloadFailed(
-            f"{wanted.client} failed: {told}", where=wanted.source, remedy=f"{remedy}{wanted.folder} under their names"
+            f"{wanted.client} failed: {message}", where=wanted.source, remedy=f"{remedy}{wanted.folder} under their names"
         )

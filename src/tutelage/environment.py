@@ -19,7 +19,7 @@ def tune_garbage_collector() -> None:
     """Have the garbage collector look after every 200,000 new objects instead of 700.
 
     Traces and records are many, long-lived and free of cycles: sweeping them finds nothing. For
-    whoever owns the process to decide: the command line and its workers do; a program that imports tutelage may.
+    the owner of the process to decide: the command line and its workers do; a program that imports tutelage may.
     """
     gc.set_threshold(200_000)
 

@@ -156,6 +156,40 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 80 else text[:77] + "..."
 
 
+def check_range(where: object, value: Any, least: float, most: float, whole: bool = False) -> None:
+    """Refuse what is no number from ``least`` to ``most``: for values that were not read from a file.
+
+    Args:
+        where: names the value.
+        value: anything.
+        least, most: the range, both included.
+        whole: only whole numbers.
+
+    Raises:
+        InputError: ``where`` is named.
+    """
+    kind = int if whole else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kind) or not least <= value <= most:
+        what = "whole number" if whole else "number"
+        above = isinstance(value, (int, float)) and value > most
+        remedy = f"at most {most:,}" if above else f"at least {least:,}"
+        raise InputError(f"{_shown(value)} is no {what} from {least:,} to {most:,}", where=where, remedy=remedy)
+
+
+def check_pair(where: object, value: Any, least: float, most: float) -> None:
+    """Refuse what is no pair (least, most) of rising numbers in a range.
+
+    Raises:
+        InputError: ``where`` is named.
+    """
+    if not isinstance(value, (tuple, list)) or len(value) != 2:
+        raise InputError(f"{_shown(value)} is no pair", where=where, remedy="give (least, most)")
+    for one in value:
+        check_range(where, one, least, most)
+    if value[0] > value[1]:
+        raise InputError(f"{value[0]} is above {value[1]}", where=where, remedy="give (least, most)")
+
+
 def check_dataclass(value: Any, where: object, least: int = 0, most: int = 100_000) -> None:
     """Check a dataclass made of what a file held: its fields, and those of dataclasses in it, are of the types declared.
 

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from tutelage.errors import InputError, did_you_mean
 
-KINDS = (
-    "distillation",
-    "compression",
-    "backbone",
-    "pretraining",
-    "curriculum",
-    "adaptation",
-    "multimodal",
-    "language",
-    "education",
-    "task",
-)
+KINDS: Mapping[str, str] = {
+    "distillation": "a student learns from a teacher's outputs or features",
+    "compression": "a network becomes smaller or cheaper",
+    "backbone": "a published network, to be used as a student or a teacher",
+    "pretraining": "a network learns without labels",
+    "curriculum": "the order or the difficulty of training data changes",
+    "adaptation": "a trained network is fitted to another domain or task",
+    "multimodal": "networks of images and text",
+    "language": "language models",
+    "education": "methods from the study of human learning",
+    "task": "a task with its own data and networks",
+}
+"""The kinds of systems, and what each means."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
@@ -205,16 +206,37 @@ class ContentStore:
         return write_bytes(self.path(key, suffix), data)
 
 
+def differences(old: Any, new: Any, name: str = "") -> list[str]:
+    """What differs between two plain values, one short text each: ``settings.lr: 0.1, now 0.2``.
+
+    Fingerprints, and values too long to be read, are named alone.
+    """
+    shown = [json.dumps(value, ensure_ascii=False, sort_keys=True) for value in (old, new)]  # nan equals nan
+    if shown[0] == shown[1]:
+        return []
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [one for key in keys for one in differences(old.get(key), new.get(key), f"{name}.{key}" if name else key)]
+    if any(len(text) > 40 or re.fullmatch(r'"[0-9a-f]{16}"', text) for text in shown):
+        return [name or "everything"]
+    return [f"{name or 'everything'}: {shown[0]}, now {shown[1]}"]
+
+
 class RunFolder:
     """A folder that one command owns: its settings are written first, and other settings are refused.
 
+    Args:
+        root: the folder.
+        settings: everything that decides the result, by name; nested dicts are compared key by key.
+        remedies: what to do where one named setting alone differs, by its dotted name.
+
     Raises:
-        StaleError: the folder holds a run of another version or of other settings.
+        StaleError: the folder holds a run of another version or of other settings; the message names what differs.
     """
 
     VERSION = 1
 
-    def __init__(self, root: str | Path, settings: Any):
+    def __init__(self, root: str | Path, settings: Any, remedies: Mapping[str, str] | None = None):
         self.root = Path(root)
         head = {"format": "tutelage-run", "version": self.VERSION, "settings": to_plain(settings)}
         file = self.root / "run.json"
@@ -228,8 +250,10 @@ class RunFolder:
                     where=file,
                     remedy="choose a new folder, or the tutelage that made this one",
                 )
-            if found.get("settings") != head["settings"]:
-                raise StaleError("the folder holds a run with other settings", where=file, remedy="choose a new folder")
+            if other := differences(found.get("settings"), json.loads(json.dumps(head["settings"]))):
+                (first, _), *more = [one.partition(":")[::2] for one in other]
+                remedy = "choose a new folder" if more else (remedies or {}).get(first, "choose a new folder")
+                raise StaleError(f"the folder holds a run with other settings: {'; '.join(other)}", where=file, remedy=remedy)
         else:
             write_json(file, head)
 

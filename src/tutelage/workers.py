@@ -286,8 +286,8 @@ class _Ray:
         if self._began:
             self._connect()
         cores = max(1, int(self._ray.cluster_resources().get("CPU", 1)))
-        asked = self._pool.workers or cores
-        self.ahead = asked if asked < cores else 2 * cores  # a bigger cluster would begin all that it is sent
+        count = self._pool.workers or cores
+        self.ahead = count if count < cores else 2 * cores  # a bigger cluster would begin all that it is sent
         self._task = self._ray.remote(num_cpus=1, max_retries=RETRIES)(_ray_task)
         try:
             self._common = self._ray.put(self._shared)

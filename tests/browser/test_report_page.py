@@ -96,7 +96,7 @@ def test_clicking_through_the_samples(view: Any, tmp_path: Path) -> None:
     page.keyboard.press("ArrowLeft")
     assert position.inner_text() == "10 of 10"
 
-    page.get_by_role("button", name="Broken by teaching").click()
+    page.get_by_role("button", name="Broken by training").click()
     assert position.inner_text() == "1 of 2"
     assert sample.locator(".verdict .ok").count() == sample.locator(".verdict .no").count() == 1
     page.get_by_role("button", name="All").click()
@@ -170,3 +170,20 @@ def test_it_prints_without_its_controls(view: Any) -> None:
     page.emulate_media(media="print")
     assert not page.locator(".top").is_visible() and not page.locator(".filters").is_visible()
     assert page.locator("#sample .step").first.is_visible()
+
+
+@pytest.mark.parametrize("name", ["study", "comparison"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_a_table_that_hides_columns_says_so(view: Any, name: str, width: int) -> None:
+    page = view(name, viewport={"width": width, "height": 900})
+    boxes = page.locator(".scroll:visible")
+    wide = [boxes.nth(n) for n in range(boxes.count()) if boxes.nth(n).evaluate("box => box.scrollWidth > box.clientWidth + 1")]
+    hints = page.locator(".more-columns:visible")
+    playwright.expect(hints).to_have_count(len(wide))
+    assert bool(wide) == (width == 390)
+    for box in wide:
+        assert "More columns" in box.evaluate("box => box.previousElementSibling.textContent")
+    if width == 1400:
+        return
+    page.set_viewport_size({"width": 1400, "height": 900})
+    playwright.expect(hints).to_have_count(0)

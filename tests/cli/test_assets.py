@@ -45,6 +45,6 @@ def test_verify_finds_a_file_that_is_not_the_published_one(empty: Path) -> None:
         (assets.asset("nanodet").folder / name).parent.mkdir(parents=True, exist_ok=True)
         (assets.asset("nanodet").folder / name).write_bytes(b"x")
     code, _, err = call("verify")
-    assert code == 2 and "wanted SHA-256" in err and "tutelage assets fetch nanodet --again" in err
+    assert code == 2 and "wanted SHA-256" in err and "tutelage assets fetch nanodet --force" in err
     code, _, err = call("verify", "minilm")
     assert code == 2 and "tutelage assets fetch minilm" in err

@@ -171,3 +171,19 @@ def test_a_recipe_names_its_task(tmp_path: Path) -> None:
         "distill", file, "--set", "task=regression", "--set", "task_options.loss=l1", "--set", f"out={tmp_path}/l1", "--json", "-"
     )
     assert code == 0 and set(result(out)["figures"]) == {"R2", "MAE", "RMSE"}, shown
+
+
+@pytest.mark.parametrize("more", ["validation = 0.25\n", '[validation]\nfile = "{folder}/test.npz"\n'])
+def test_a_recipe_chooses_its_student_on_validation_data(tmp_path: Path, more: str) -> None:
+    file = written(tmp_path)
+    text = file.read_text().replace("steps = 20", "epochs = 3\npatience = 5\nema = 0.5\ndecay_exempt = true")
+    more = more.format(folder=tmp_path)
+    file.write_text(more + text if more.startswith("validation") else text + more)
+    code, out, shown = tutelage("distill", file, "--set", "seeds=1", "--json", "-")
+    assert code == 0, shown
+    (run,) = result(out)["runs"]
+    assert run["selection"]["chosen_on"] == "validation" and run["selection"]["metric"] == "accuracy"
+    assert run["selection"]["last_step"] == (9 if more.startswith("validation") else 12), "a share is not learned from"
+    assert (tmp_path / "run" / "seed-0" / "student-best.safetensors").exists()
+    code, _, shown = tutelage("distill", file, "--set", "validation=1.5", "--out", tmp_path / "other")
+    assert code == 2 and "share" in shown

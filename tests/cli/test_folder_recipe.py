@@ -84,7 +84,7 @@ def test_test_labels_are_numbered_as_in_training(tmp_path: Path) -> None:
         ('name = "digits"\nfile = "x.npz"', "either a name or a file"),
         ('name = "digits"\nlimit = -3', "-3 samples"),
         ('kind = "folder"\npath = "absent"\nimage_size = 8', "no such folder"),
-        ('kind = "folder"\npath = "absent"\nimage_size = -8', "-8 pixels"),
+        ('kind = "folder"\npath = "absent"\nimage_size = -8', "-8 is no whole number"),
     ],
 )
 def test_wrong_data_tables_are_refused(tmp_path: Path, data: str, words: str) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,8 +14,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from tutelage import errors
-from tutelage.cli import common, lazy, main
+from tutelage import errors, terminal
+from tutelage.cli import _renamed, lazy, main
 
 FOLDER = Path(main.__file__).parent
 FOUND = lazy.found_commands(FOLDER, "tutelage.cli")
@@ -26,7 +27,7 @@ def tutelage(*words: str, **options: object) -> subprocess.CompletedProcess[str]
 
 
 def test_every_command_file_is_found_with_a_name_and_a_help_line() -> None:
-    apps = {file.stem for file in FOLDER.glob("[!_]*.py")} - {"main", "common", "lazy"}
+    apps = {file.stem for file in FOLDER.glob("[!_]*.py")} - {"main", "lazy"}
     apps |= {file.parent.name for file in FOLDER.glob("[!_]*/__init__.py")}
     found = FOUND
     assert {command.module.rpartition(".")[2] for command in found.values()} == apps
@@ -79,7 +80,7 @@ def test_an_unknown_command_offers_the_nearest_and_fails() -> None:
 def test_a_typed_error_is_a_message_with_its_remedy_and_exit_code() -> None:
     done = tutelage("show", "no-such-system")
     assert done.returncode == errors.InputError.exit_code
-    assert done.stderr.startswith("error: no demonstration of 'no-such-system'\n  remedy: ")
+    assert done.stderr.startswith("error: no experiment of 'no-such-system'\n  remedy: ")
     assert "Traceback" not in done.stderr and not done.stdout
 
 
@@ -126,7 +127,7 @@ def test_errors_become_messages_and_codes(
     raised: BaseException, code: int, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["/bin/tutelage", "demo", "--seed", "3"])
-    with pytest.raises(typer.Exit) as left, common.reported():
+    with pytest.raises(typer.Exit) as left, terminal.reported():
         raise raised
     captured = capsys.readouterr()
     assert left.value.exit_code == code
@@ -134,31 +135,31 @@ def test_errors_become_messages_and_codes(
 
 
 def test_a_fault_of_ours_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError), common.reported():
+    with pytest.raises(ZeroDivisionError), terminal.reported():
         _ = 1 / 0
 
 
 def test_json_goes_to_a_file_or_to_standard_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     value = {"a": [1, 2.5], "out": tmp_path}
-    common.emit(value, None)
+    terminal.emit(value, None)
     assert capsys.readouterr().out == ""
-    common.emit(value, "-")
+    terminal.emit(value, "-")
     assert json.loads(capsys.readouterr().out) == {"a": [1, 2.5], "out": str(tmp_path)}
-    common.emit(value, str(tmp_path / "new" / "x.json"))
+    terminal.emit(value, str(tmp_path / "new" / "x.json"))
     assert json.loads((tmp_path / "new" / "x.json").read_text())["a"] == [1, 2.5]
     with pytest.raises(errors.StorageError):
-        common.emit(value, str(tmp_path / "new" / "x.json" / "y.json"))
+        terminal.emit(value, str(tmp_path / "new" / "x.json" / "y.json"))
 
 
 def test_text_moves_to_standard_error_when_json_takes_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
-    common.console("-").print("text")
+    terminal.console("-").print("text")
     assert capsys.readouterr() == ("", "text\n")
-    common.console("out.json").print("text")
+    terminal.console("out.json").print("text")
     assert capsys.readouterr() == ("text\n", "")
 
 
 def test_a_bar_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]) -> None:
-    with common.progress("working", total=3) as bar:
+    with terminal.progress("working", total=3) as bar:
         bar(1, 3)
         bar.advance()
         bar.describe("still working")
@@ -166,7 +167,7 @@ def test_a_bar_is_silent_where_nobody_watches(capsys: pytest.CaptureFixture[str]
 
 
 def test_a_result_is_stamped() -> None:
-    stamp = common.run_metadata([1, 2])
+    stamp = terminal.run_metadata([1, 2])
     assert set(stamp) == {"command", "seeds", "versions", "machine", "cores"}
     assert stamp["seeds"] == [1, 2] and stamp["cores"] >= 1 and set(stamp["versions"]) == {"tutelage", "python", "torch", "numpy"}
 
@@ -186,3 +187,37 @@ def test_systems_are_listed_as_json() -> None:
     assert result.exit_code == 0
     rows = json.loads(result.stdout)
     assert all(set(row) == {"name", "card", "kind", "state", "verdict"} for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("words", "new"),
+    [
+        (("write", "What is it?"), "'write' is now 'generate'"),
+        (("world", "make", "data"), "'world' is now 'synthetic'"),
+        (("sdvp", "blame", "run"), "'blame' is now 'attribute'"),
+        (("bench", "writers"), "'writers' is now 'generators'"),
+        (("solve", "a.png", "What is it?", "--writer", "gold"), "'--writer' is now '--generator'"),
+        (("solve", "a.png", "What is it?", "--page", "a.html"), "'--page' is now '--html'"),
+        (("sdvp", "label", "a", "b", "--teacher", "VQA=color", "--gate", "0"), "'--gate' is now '--min-confidence'"),
+        (("sdvp", "collect", "a", "b", "--part", "8"), "'--part' is now '--shard-size'"),
+        (("sdvp", "train", "a", "b", "--retain", "ewc"), "'--retain' is now '--continual'"),
+        (("serve", "--models", "packaged"), "'--models' is now '--modules'"),
+        (("run", "--batch", "programs.jsonl", "--modules", "packaged"), "'packaged' is now 'pretrained'"),
+        (("assets", "fetch", "nanodet", "--again"), "'--again' is now '--force'"),
+    ],
+)
+def test_an_old_name_is_refused_and_the_new_one_named(words: tuple[str, ...], new: str) -> None:
+    result = runner.invoke(main.app, words)
+    assert result.exit_code == 2 and new in result.output, result.output
+
+
+def test_every_new_name_of_the_table_exists() -> None:
+    """A renamed name that is renamed again must be renamed in the table too."""
+    commands, options = set(), set()
+    for spec in FOUND.values():
+        command = typer.main.get_command(importlib.import_module(spec.module).app)
+        for words in _commands(command, (spec.name,)):
+            commands |= set(words)
+            options |= set(re.findall(r"--[a-z-]+", runner.invoke(main.app, [*words, "--help"]).output))
+    assert set(_renamed.RENAMED.values()) <= commands | options | {"toy", "pretrained"}
+    assert not set(_renamed.RENAMED) & (commands | options), "an old name still works"

@@ -43,7 +43,8 @@ def test_a_program_is_run_and_every_step_is_shown(home: Path, taught: list[str])
     trace = json.loads((home / "t.json").read_text())
     assert trace["status"] == "ok" and f"answer: {trace['answer']!r}" in result.stdout
     assert [step["module"] for step in trace["steps"]] == ["LOC", "CROP", "VQA", "RESULT"]
-    assert 0 < trace["confidence"] <= 1 and "confidence" in result.stdout
+    assert trace["steps"][0]["output"] == [] and "step 2, CROP, is a fallback" in result.stdout
+    assert trace["confidence"] == 0 and "confidence 0.00" in result.stdout
     assert all(word in result.stdout for word in ("probability", "LOC", "CROP"))
 
 
@@ -77,11 +78,11 @@ def test_a_program_that_fails_leaves_with_1_and_still_writes_its_trace(home: Pat
     [
         ((), "give one program, or --batch"),
         (("p.txt", "--batch", "b.jsonl"), "give one program, or --batch"),
-        (("--batch", "b.jsonl", "--image", "0.png"), "name their own pictures"),
+        (("--batch", "b.jsonl", "--image", "0.png"), "name their own images"),
         (("absent.txt", "--image", "{home}/0.png"), "absent.txt: cannot read the program"),
         (("{home}/0.png", "--image", "{home}/0.png"), "cannot read the program"),
-        (("{home}/p.txt",), "one picture or on two"),
-        (("{home}/p.txt", "--left", "{home}/0.png"), "one picture or on two"),
+        (("{home}/p.txt",), "one image or on two"),
+        (("{home}/p.txt", "--left", "{home}/0.png"), "one image or on two"),
         (("{home}/p.txt", "--image", "{home}/absent.png"), "absent.png: no such image"),
         (("{home}/p.txt", "--image", "{home}/p.txt"), "p.txt: cannot read this as an image"),
     ],

@@ -9,8 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tutelage.cli import main
-from tutelage.cli._programs import format_value
-from tutelage.programs.confidence import confidence, probability
+from tutelage.cli._tables import format_value
 from tutelage.programs.trace import RecordOrigin, StepRecord, Trace
 from tutelage.programs.values import Box
 
@@ -49,7 +48,7 @@ def test_a_picture_of_one_thing_is_asked_about_whole(home: Path, taught: list[st
     [
         (("{home}/0.png", "Tell me a joke"), 1, "the grammar does not read 'Tell me a joke'"),
         (("{home}/absent.png", "What color is the circle?"), 2, "absent.png: no such image"),
-        (("a.png", "b.png", "c.png", "What color is the circle?"), 2, "3 pictures"),
+        (("a.png", "b.png", "c.png", "What color is the circle?"), 2, "3 images"),
     ],
 )
 def test_what_cannot_be_solved_is_told_with_a_remedy(words: tuple[str, ...], code: int, told: str, home: Path) -> None:
@@ -70,9 +69,9 @@ def _trace(steps: list[StepRecord]) -> Trace:
 def test_confidence_is_the_product_of_what_the_modules_say() -> None:
     steps = [record("red", {"red": 0.5, "blue": 0.5}), record(False, {"yes": 0.2, "no": 0.8}), record(3, None)]
     steps.append(record([Box(0, 0, 1, 1, 0.9)], {"found": 0.9}))
-    assert [probability(step) for step in steps] == [0.5, 0.8, None, 0.9]
-    assert confidence(_trace(steps)) == pytest.approx(0.5 * 0.8 * 0.9)
-    assert confidence(_trace([record(3, None)])) is None
+    assert [step.probability for step in steps] == [0.5, 0.8, None, 0.9]
+    assert _trace(steps).confidence == pytest.approx(0.5 * 0.8 * 0.9)
+    assert _trace([record(3, None)]).confidence is None
 
 
 def test_values_are_shown_in_few_words() -> None:
@@ -97,15 +96,15 @@ def test_a_photograph_without_its_networks_says_which_set_answers_and_what_to_fe
 ) -> None:
     monkeypatch.setenv("TUTELAGE_HOME", str(home))
     code, out, err = solve(photo(home), "What color is the circle?", *taught)
-    assert code == 0 and "models: embedded, made for drawn scenes" in out and "tutelage assets fetch nanodet" in out, err
-    code, _, err = solve(photo(home), "How many people are there?", "--models", "packaged")
+    assert code == 0 and "modules: toy, made for synthetic scenes" in out and "tutelage assets fetch nanodet" in out, err
+    code, _, err = solve(photo(home), "How many people are there?", "--modules", "pretrained")
     assert code == 2 and "asset nanodet: not on this machine" in err and "tutelage assets fetch nanodet" in err
 
 
-def test_a_drawn_scene_is_answered_by_the_embedded_set_and_its_page_shows_the_steps(home: Path, taught: list[str]) -> None:
+def test_a_drawn_scene_is_answered_by_the_toy_modules_and_its_page_shows_the_steps(home: Path, taught: list[str]) -> None:
     page = home / "answer.html"
-    code, out, err = solve(home / "0.png", "How many circles are there?", "--page", page, *taught)
-    assert code == 0 and "models: embedded (a small, drawn scene)" in out and f"page: {page}" in out, err
+    code, out, err = solve(home / "0.png", "How many circles are there?", "--html", page, *taught)
+    assert code == 0 and "modules: toy (a small, synthetic scene)" in out and f"HTML: {page}" in out, err
     text = page.read_text()
     assert "How many circles are there?" in text and "LOC" in text and "data:image/png;base64," in text
 
@@ -113,15 +112,15 @@ def test_a_drawn_scene_is_answered_by_the_embedded_set_and_its_page_shows_the_st
 @needs_networks
 def test_a_photograph_is_answered_by_the_packaged_set(home: Path) -> None:
     page = home / "answer.html"
-    words = (photo(home), "How many people are there?", "--page", page, "--json", home / "t.json")
+    words = (photo(home), "How many people are there?", "--html", page, "--json", home / "t.json")
     code, out, err = solve(*words)
-    assert code == 0 and "models: packaged (a photograph)" in out and "answer: 0" in out, err
-    assert json.loads((home / "t.json").read_text())["models"] == "models: packaged (a photograph)"
+    assert code == 0 and "modules: pretrained (a photograph)" in out and "answer: 0" in out, err
+    assert json.loads((home / "t.json").read_text())["models"] == "modules: pretrained (a photograph)"
     assert page.exists()
 
 
 @needs_networks
 def test_a_refusal_is_told_with_its_remedy_and_leaves_a_page_too(home: Path) -> None:
     page = home / "answer.html"
-    code, _, err = solve(photo(home), "Why is the sky blue?", "--page", page)
+    code, _, err = solve(photo(home), "Why is the sky blue?", "--html", page)
     assert code == 1 and "needs a VQA model" in err and "No answer" in page.read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -22,17 +23,42 @@ def test_a_kept_result_gives_its_verdict(tmp_path: Path) -> None:
     assert code == 0, said
     rows = {row["name"]: row for row in json.loads(out)}
     assert rows.keys() == registry.systems().keys()
-    assert rows["kd"] == {"name": "kd", "card": "kd", "kind": "distillation", "state": "demonstrated", "verdict": "shown"}
+    assert rows["kd"] == {"name": "kd", "card": "kd", "kind": "distillation", "state": "evaluated", "verdict": "shown"}
     assert rows["dkd"]["verdict"] == "not shown here"
     assert (rows["nd-loss"]["state"], rows["nd-loss"]["verdict"]) == ("ready", None)
-    assert "kd" in said and "demonstrated" in said
+    assert "kd" in said and "evaluated" in said
+    legend = said[said.index("kind    ") :]
+    assert "state   evaluated" in legend and "state   ready" in legend and "verdict not shown here" in legend
+    assert "kind    backbone" in legend and "education" not in legend  # only the words that the table uses
 
 
-@pytest.mark.parametrize(("text", "words"), [("{", "not JSON"), ("[]", "tutelage show kd"), ('{"verdict": 1}', "no result")])
+@pytest.mark.parametrize(
+    ("text", "words"), [("{", "not JSON"), ("[]", "tutelage show kd"), ('{"verdict": 1}', "not the result of an experiment")]
+)
 def test_a_result_that_is_none_is_named(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "kd.json").write_text(text)
     code, out, said = tutelage("systems", "--results", tmp_path)
     assert code == 2 and "kd.json" in said and words in said
+
+
+def test_outside_the_checkout_the_shipped_results_are_listed_and_own_ones_come_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = {row["name"]: row for row in json.loads(tutelage("systems", "--json", "-")[1])}
+    for name in ("kd", "nd-loss"):
+        shipped = json.loads((ROOT / systems.RESULTS / f"{name}.json").read_text())["verdict"]
+        assert (rows[name]["state"], rows[name]["verdict"]) == ("evaluated", shipped)
+    (tmp_path / systems.RESULTS).mkdir(parents=True)
+    (tmp_path / systems.RESULTS / "kd.json").write_text(json.dumps({"verdict": "mine"}))
+    rows = {row["name"]: row for row in json.loads(tutelage("systems", "--json", "-")[1])}
+    assert rows["kd"]["verdict"] == "mine" and rows["nd-loss"]["state"] == "evaluated"
+
+
+def test_the_wheel_carries_the_results() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        wheel = tomllib.load(file)["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["force-include"] == {str(systems.RESULTS): f"tutelage/{systems.RESULTS}"}
 
 
 def test_committed_results_are_whole() -> None:

@@ -86,11 +86,11 @@ def test_a_model_is_taught_by_another_and_exported(home: Path, taught: list[str]
             home / "labelled",
             "--teacher",
             f"VQA=hf:{models['vilt']}?answers=red,green",
-            "--gate",
+            "--min-confidence",
             0,
             *student,
         ],
-        ["train", home / "labelled", home / "taught", "--retain", "peft", "--steps", 2, "--batch", 2, "--lr", 0.01, *student],
+        ["train", home / "labelled", home / "taught", "--continual", "peft", "--steps", 2, "--batch", 2, "--lr", 0.01, *student],
         ["export", home / "taught", "--module", "VQA", "--out", home / "out"],
         ["export", f"VQA=hf:{home / 'out'}?answers=red,green", "--out", home / "again"],
     ):

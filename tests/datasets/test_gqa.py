@@ -89,8 +89,15 @@ def test_hidden_answers_are_read_only_where_asked(tmp_path):
     file = write(tmp_path / "q.json", {"1": {key: RAW[key] for key in ("imageId", "question", "isBalanced")}})
     (question,) = read_questions(file, annotated=False)
     assert question.answer is None and question.semantic == ()
-    with pytest.raises(InputError, match="'types' is missing"):
+    with pytest.raises(InputError, match="hidden test split, without an answer") as refused:
         list(read_questions(file))
+    assert "--submission" in refused.value.remedy
+
+
+def test_a_file_may_leave_annotations_out(tmp_path):
+    raw = {key: value for key, value in RAW.items() if key != "annotations"}
+    (question,) = read_questions(write(tmp_path / "q.json", {"1": raw}))
+    assert question.annotations is None and question.answer == RAW["answer"]
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,12 @@ from tutelage.datasets.gqa_metrics import (
     DETAILED_METRICS,
     METRICS,
     GqaScorer,
-    Predictions,
     chi_square,
     evaluate,
     grounding,
-    read_predictions,
     steps_of,
 )
+from tutelage.datasets.gqa_predictions import Predictions, read_predictions, write_submission
 from tutelage.errors import InputError
 
 
@@ -210,11 +209,82 @@ def test_doubled_predictions(files):
     assert (scores["accuracy"], scores["duplicatePredictions"]) == (pytest.approx(20), 1)
 
 
-def test_balanced_questions_alone_have_no_consistency(files):
+def test_consistency_is_scored_on_the_entailed_questions_that_are_there(files):
+    everything = files.score(consistency=True)
+    counts = ("consistencyQuestions", "entailedQuestions", "entailedAbsent")
+    assert [everything[name] for name in counts] == [2, 2, 0]  # 1 entails 4 and 5, 7 entails 4
+    files.put(questions={name: raw for name, raw in QUESTIONS.items() if name != "5"})
+    some = files.score(consistency=True, unknown="count")
+    assert some["consistency"] == pytest.approx(100) and [some[name] for name in counts] == [2, 1, 1]  # 4 is right
     files.put(questions={name: raw for name, raw in QUESTIONS.items() if raw["isBalanced"]})
-    with pytest.raises(InputError, match="2 entailed questions are not in the file of questions, such as 4"):
-        files.score(consistency=True, unknown="count")
-    assert files.score(unknown="count")["accuracy"] == pytest.approx(40)
+    none = files.score(consistency=True, unknown="count")
+    assert none["consistency"] is None and [none[name] for name in counts] == [0, 0, 2]
+    assert none["accuracy"] == pytest.approx(40) and none["missingPredictions"] == 0
+
+
+def test_an_entailed_question_without_a_prediction_is_missing_only_where_it_is_in_the_file(files):
+    files.answer({name: answer for name, answer in ANSWERS.items() if name != "5"})
+    with pytest.raises(InputError, match="1 questions have no prediction, such as 5"):
+        files.score(consistency=True)
+    files.put(questions={name: raw for name, raw in QUESTIONS.items() if name != "5"})
+    assert files.score(consistency=True)["consistency"] == pytest.approx(100)
+
+
+def test_predictions_come_as_json_lines_and_with_integer_ids(files):
+    scores = files.score(consistency=True)
+    lines = [json.dumps({"question_id": int(name), "text": answer}) for name, answer in ANSWERS.items()]
+    (files.folder / "predictions.json").write_text("\n".join(lines) + "\n")
+    assert files.score(consistency=True) == scores
+    (files.folder / "predictions.json").write_text(lines[0] + "\n" + lines[1][:-4] + "\n")
+    with pytest.raises(InputError, match=r"predictions.json:2: "):
+        files.score()
+
+
+def test_an_integer_id_stands_for_an_id_with_leading_zeros(files):
+    zeros = {f"00{name}": raw | {"entailed": [f"00{other}" for other in raw["entailed"]]} for name, raw in QUESTIONS.items()}
+    scores = files.score(consistency=True)
+    files.put(questions=zeros, predictions=[{"questionId": int(name), "prediction": a} for name, a in ANSWERS.items()])
+    assert files.score(consistency=True) == scores
+    files.put(questions=zeros | {"1": QUESTIONS["1"]})
+    with pytest.raises(InputError, match="appears twice") as refused:
+        files.score()
+    assert "ids as text" in str(refused.value)
+
+
+def test_sentences_are_right_under_a_named_normalization_alone(files):
+    scores = files.score("choices")
+    files.answer({name: f" {answer.capitalize()}." for name, answer in ANSWERS.items()})
+    assert files.score("choices")["accuracy"] == 0
+    assert files.score("choices", normalize="llava") == scores
+
+
+def test_grounding_needs_annotations_and_the_other_metrics_do_not(files):
+    bare = {name: {k: v for k, v in raw.items() if k != "annotations"} for name, raw in QUESTIONS.items()}
+    scores = files.score("choices", consistency=True)
+    files.put(questions=bare)
+    assert files.score("choices", consistency=True) == scores
+    with pytest.raises(InputError, match="question 1: grounding needs the field 'annotations'"):
+        files.score("scene_graphs", "attention")
+
+
+def test_a_hidden_split_becomes_a_submission_in_the_order_of_its_questions(files):
+    hidden = {name: {key: raw[key] for key in ("imageId", "question", "isBalanced")} for name, raw in QUESTIONS.items()}
+    files.put(questions=hidden, predictions=[{"question_id": int(name), "answer": "Red."} for name in "7654321"])
+    predictions = read_predictions(files.folder / "predictions.json", normalize="llava")
+    out = files.folder / "submission.json"
+    counts = write_submission(files.folder / "questions.json", predictions, out)
+    assert counts == {"questions": 7, "missingPredictions": 0, "unknownPredictions": 0}
+    assert json.loads(out.read_text()) == [{"questionId": name, "prediction": "red"} for name in "1234567"]
+    with pytest.raises(InputError, match="hidden test split, without an answer"):
+        files.score()
+    out.unlink()
+    files.answer({"1": "red", "99": "blue"})
+    predictions = read_predictions(files.folder / "predictions.json")
+    with pytest.raises(InputError, match="6 questions have no prediction, such as 2, 3, 4"):
+        write_submission(files.folder / "questions.json", predictions, out)
+    assert not out.exists()
+    counts = write_submission(files.folder / "questions.json", predictions, out, missing="wrong")
+    assert counts == {"questions": 7, "missingPredictions": 6, "unknownPredictions": 1}
 
 
 @pytest.mark.parametrize(
@@ -228,9 +298,11 @@ def test_balanced_questions_alone_have_no_consistency(files):
         ({"attention": [{"questionId": "1"}]}, "'attention' is missing"),
         ({"attention": [{"questionId": "1", "attention": [[float("nan")]]}]}, "attention"),
         ({"attention": {"1": GRID}}, "not a JSON list"),
-        ({"predictions": [{"questionId": 1, "prediction": "red"}]}, "prediction 0: field 'questionId' is 1"),
+        ({"predictions": [{"questionId": 1.5, "prediction": "red"}]}, "prediction 0: field 'questionId' is 1.5"),
+        ({"predictions": [{"questionId": True, "prediction": "red"}]}, "prediction 0: field 'questionId' is True"),
+        ({"predictions": [{"questionId": "1", "prediction": "a", "text": "b"}]}, "'prediction' and 'text' contradict"),
         ({"predictions": [{"questionId": "1", "prediction": None}]}, "'prediction' is None"),
-        ({"predictions": [{"questionId": "1"}]}, "'prediction' is missing"),
+        ({"predictions": [{"questionId": "1"}]}, "'prediction' is missing: give one of prediction, text, answer"),
         ({"predictions": ["red"]}, "prediction 0: not a JSON object"),
     ],
 )

@@ -19,15 +19,17 @@ from tutelage.distillation.launch import current_processes
 from tutelage.distillation.method import Method
 from tutelage.distillation.outputs import Output, Terms
 from tutelage.distillation.parallel import SingleProcess
+from tutelage.distillation.result import TrainingResult
 from tutelage.distillation.trainer import train
 from tutelage.modules.visual_module import VisualModule
-from tutelage.sdvp.compile import SdvpOptions
+from tutelage.sdvp.options import SdvpOptions
 from tutelage.sdvp.stages import train_to_folder
 
 from ..sdvp import small
+from .test_turns import Loops, adversarial
 from .toy import Net, samples
 
-SETTINGS = TrainingSettings(steps=30, batch_size=15, lr=0.01, log_every=7, checkpoint_every=4, clip=0.5, accumulate=2)
+SETTINGS = TrainingSettings(steps=30, batch_size=15, lr=0.01, log_every=7, eval_every=7, checkpoint_every=4, clip=0.5, accumulate=2)
 """15 samples do not divide among two."""
 
 
@@ -55,12 +57,18 @@ class Student(Net):
         nn.init.zeros_(self.spare.weight), nn.init.zeros_(self.spare.bias)
 
 
+def norm(student: nn.Module) -> dict[str, float]:
+    """A figure that is best in the middle of the run."""
+    return {"accuracy": -float(student.head.weight.double().norm())}
+
+
 def lesson(**settings: object) -> TrainingJob:
     plain = samples(62)
     weights = torch.rand(62, generator=torch.Generator().manual_seed(3))
     data = TensorData(plain.inputs, plain.labels, weights)
     score = lambda student: {"mean": float(student(data.inputs).mean())}  # noqa: E731
-    return TrainingJob(Student(), Net(16, seed=1), Weighted(), data, replace(SETTINGS, **settings), "toy", score)  # type: ignore[arg-type]
+    told = replace(SETTINGS, **settings)  # type: ignore[arg-type]
+    return TrainingJob(Student(), Net(16, seed=1), Weighted(), data, told, "toy", score, validation=norm)
 
 
 def taught(folder: Path, labelled: Path, parallel: SingleProcess) -> VisualModule:
@@ -88,9 +96,25 @@ def stopped_and_resumed(folder: Path, parallel: SingleProcess) -> None:
     train(lesson(), folder, parallel=parallel)
 
 
+def in_turns(folder: Path, parallel: SingleProcess) -> TrainingResult:
+    """Two optimisers, a gradient gathered over steps, a moving average, and a student chosen on the way; stopped once."""
+    told = {"batch_size": 15, "steps": 20, "ema": 0.5, "eval_every": 2, "clip": 0.5, "checkpoint_every": 1}
+
+    def made() -> TrainingJob:
+        plain = adversarial(Loops(), **told)
+        return TrainingJob(plain.student, None, plain.method, plain.data, plain.settings, "turns", validation=norm)
+
+    with contextlib.suppress(Stop):
+        train(made(), folder, progress=stop, parallel=parallel)
+    return train(made(), folder, parallel=parallel)
+
+
 if __name__ == "__main__":
     torch.set_num_threads(1)
     root, parallel = Path(sys.argv[1]), current_processes()
+    if sys.argv[2:] == ["turns"]:
+        (root / f"rank-{parallel.rank}").write_text(repr(in_turns(root / "two", parallel).selection))
+        sys.exit()
     found = lesson()
     if parallel.rank:  # the first process's weights are everybody's
         with torch.no_grad():

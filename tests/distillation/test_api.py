@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 import json
 import sys
+from collections import OrderedDict
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import tutelage
-from tutelage.distillation.api import distill
+from tutelage.distillation.api import distill, methods
 from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.export import check_formats, load_weights, save_formats, save_onnx, save_torchscript, save_weights
@@ -22,7 +25,7 @@ from tutelage.distillation.recipe import DataSpec, ModelSpec, Recipe, read_recip
 from tutelage.distillation.resolve import build_model, load_data
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.teacher import BlackBoxTeacher
-from tutelage.errors import InputError, MissingExtra
+from tutelage.errors import InputError, MissingExtra, StaleError
 
 from .toy import Distil, Net, bits, samples
 
@@ -59,6 +62,68 @@ def test_a_registered_method_is_found_by_name_and_a_typo_gets_a_hint() -> None:
         distill(Net(), Net(), samples(), "kd", options={"taw": 2.0}, **QUICK)
     with pytest.raises(InputError, match="did you mean steps"):
         distill(Net(), Net(), samples(), "kd", step=3)
+
+
+def test_a_method_by_name_is_a_method_and_labels_alone_are_one() -> None:
+    done = distill(Net(), None, samples(), "supervised", **QUICK)
+    plain = distill(Net(), None, samples(), Supervised, **QUICK)
+    assert bits(done.student) == bits(plain.student)
+    with pytest.raises(InputError, match="no distillation method") as caught:
+        distill(Net(), Net(), samples(), "xyz", **QUICK)
+    assert caught.value.where == "method" and "supervised" in caught.value.remedy and "kd" in caught.value.remedy
+    offered = set(caught.value.remedy.removeprefix("known: ").split(", "))
+    assert offered == set(methods()), "no backbones among them"
+    with pytest.raises(InputError, match="the backbone hornet is no distillation method"):
+        distill(Net(), Net(), samples(), "hornet", **QUICK)
+
+
+def test_the_signature_shows_each_setting() -> None:
+    shown = inspect.signature(tutelage.distill).parameters
+    assert list(shown)[:4] == ["student", "teacher", "data", "method"] and shown["method"].default == "kd"
+    for item in dataclasses.fields(TrainingSettings):
+        assert shown[item.name].default == getattr(TrainingSettings(), item.name)
+    assert not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in shown.values())
+
+
+def test_another_function_of_the_same_name_never_reads_the_first_ones_answers(tmp_path: Path) -> None:
+    def teacher(scale: float):
+        def ask(x):
+            return scale * x[:, :3]
+
+        return ask
+
+    distill(Net(), teacher(1), samples(), Distil, cache=tmp_path, **QUICK)
+    again = distill(Net(), teacher(1), samples(), Distil, cache=tmp_path, **QUICK)
+    assert sum(again.queries.values()) < 60, "the answers were there"
+    with pytest.raises(StaleError, match="teacher"):
+        distill(Net(), teacher(2), samples(), Distil, cache=tmp_path, **QUICK)
+
+
+def test_a_layer_that_is_not_there_is_named_with_network_and_option() -> None:
+    with pytest.raises(InputError, match="the teacher Sequential has no layer 'blocks.1.attn'") as caught:
+        network = nn.Sequential(OrderedDict(embed=nn.Embedding(20, 8), attn=nn.Linear(8, 8)))
+        tokens = TensorData(torch.randint(0, 20, (20, 6)))
+        options = {"student": ("attn",), "teacher": ("blocks.1.attn",)}
+        distill(network, network, tokens, "minilm", options=options, **QUICK)
+    assert caught.value.where == "options.teacher" and "did you mean attn" in caught.value.remedy
+
+
+def test_a_method_that_needs_heads_names_them() -> None:
+    data = TensorData(torch.rand(20, 1, 8, 8), torch.arange(20) % 3)
+
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+
+    with pytest.raises(InputError, match="with the heads cls, dist; Sequential lacks cls, dist") as caught:
+        distill(network(), network(), data, "deit-lt", **QUICK)
+    assert caught.value.where == "student" and "it has logits" in caught.value.remedy
+
+    class Reads(Distil):
+        def loss_terms(self, batch, student, teacher):
+            return {"soft": (student["logits"] - teacher["tokens"]).square().mean()}
+
+    with pytest.raises(InputError, match="Sequential has no head 'tokens'"):
+        distill(network(), network(), data, Reads, **QUICK)
 
 
 def test_seeds_give_paired_runs_and_a_summary_on_disk(tmp_path: Path) -> None:
@@ -263,3 +328,17 @@ def test_formats_are_checked_before_anything_is_written(tmp_path: Path, monkeypa
             refused()
         assert "tutelage[onnx]" in str(caught.value)
     assert [p.name for p in tmp_path.iterdir()] == ["student.pt"]
+
+
+def test_a_bar_is_shown_by_default_where_a_terminal_watches(capsys, monkeypatch) -> None:
+    def shown(**how) -> str:
+        distill(Net(), Net(16, seed=1), samples(), "kd", seeds=2, **how, **QUICK)
+        return capsys.readouterr().err
+
+    assert shown() == "", "standard error is no terminal"
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert "kd seed" in shown()
+    assert shown(progress=False) == ""
+    calls: list[tuple[str, int, int]] = []
+    assert shown(progress=lambda *what: calls.append(what)) == ""
+    assert calls[0] == ("seed 0", 1, 12) and calls[-1] == ("seed 1", 12, 12)

@@ -260,3 +260,19 @@ def test_the_student_of_another_width_trains_from_the_same_cache(tmp_path: Path)
     made = lesson()
     made.student, made.teacher = Conv(3, 2), CachedTeacher(Cache(tmp_path, made.data), made.teacher)
     assert train(made).history
+
+
+def test_a_damaged_shard_says_so_and_what_to_do(tmp_path: Path) -> None:
+    made = cached(lesson(), tmp_path, shard=1)
+    first, second = sorted(tmp_path.glob("shard-*"))[:2]
+    whole = second.read_bytes()
+    second.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    with pytest.raises(InputError, match="shard is corrupted") as caught:
+        Cache(tmp_path)
+    assert caught.value.where == second and "build again" in caught.value.remedy and "cache verify" in caught.value.remedy
+    second.write_bytes(first.read_bytes())  # whole by itself, but not this one
+    with pytest.raises(InputError, match="cache is corrupted: its shards hold 16 of the 24 views") as caught:
+        cached(lesson(), tmp_path)
+    assert "cache verify" in caught.value.remedy
+    second.write_bytes(whole)
+    assert len(Cache(tmp_path)) == len(made.teacher.cache)

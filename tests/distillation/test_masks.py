@@ -29,7 +29,7 @@ def test_a_row_depends_on_its_own_seed_alone():
     assert torch.equal(random_mask(torch.tensor([5, 2]), 49, 0.75), mask[[5, 2]])
     assert not torch.equal(random_mask(_seeds(8), 49, 0.75, stream=7), mask)
     for bad in (-0.1, 1.1):
-        with pytest.raises(InputError, match="0..1"):
+        with pytest.raises(InputError, match="from 0 to 1"):
             random_mask(_seeds(1), 10, bad)
     with pytest.raises(InputError, match="needs scores"):
         hard_mask(None, _seeds(1), 10, 0.5, 0.5)
@@ -108,3 +108,32 @@ def test_words_are_masked_replaced_or_kept_and_padding_never_is():
     assert (rare != -100).sum(1).tolist() == [1] * 2000
     nothing = mask_tokens(ids[:1], _seeds(1), torch.zeros(1, 12), 3, 40)
     assert torch.equal(nothing[0], ids[:1]) and (nothing[1] == -100).all()
+
+
+SEEDS = torch.arange(3)
+
+
+@pytest.mark.parametrize(
+    ("make", "field"),
+    [
+        (lambda: random_mask(SEEDS, 0, 0.5), "tokens"),
+        (lambda: random_mask(SEEDS, 10, float("nan")), "ratio"),
+        (lambda: block_mask(SEEDS, (0, 4), 1, 0.2), "grid"),
+        (lambda: block_mask(SEEDS, (4, 4), 0, 0.2), "blocks"),
+        (lambda: block_mask(SEEDS, (4, 4), 1, -1.0), "share"),
+        (lambda: block_mask(SEEDS, (4, 4), 1, 0.2, (0.0, 1.0)), "aspect"),
+        (lambda: group_mask(SEEDS, (4, 4), 0.5, align=0), "align"),
+        (lambda: group_mask(SEEDS, (4, 4), [0.5]), "share"),
+        (lambda: index_lists(torch.ones(3, dtype=torch.bool), SEEDS), "mask"),
+        (lambda: mask_tokens(torch.ones(3, 3).long(), SEEDS, torch.ones(3, 4), 1, 10), "real"),
+        (lambda: mask_tokens(torch.ones(3, 3).long(), SEEDS, torch.ones(3, 3), 1, 10, ratio=2.0), "ratio"),
+    ],
+)
+def test_values_out_of_range_name_their_field(make, field: str) -> None:
+    with pytest.raises(InputError) as caught:
+        make()
+    assert caught.value.where == field
+
+
+def test_a_mask_of_no_samples() -> None:
+    assert block_mask(SEEDS[:0], (4, 4), 1, 0.2).shape == (0, 4, 4)

@@ -22,8 +22,8 @@ from tutelage.sdvp.teachers import from_callable
 
 from ..cli.recipes import tutelage, written
 from ..sdvp import small
-from .parallel_run import Student, lesson, stopped_and_resumed, taught
-from .toy import bits, samples
+from .parallel_run import Student, in_turns, lesson, stopped_and_resumed, taught
+from .toy import Net, bits, samples
 from .toy import lesson as plain
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +68,19 @@ def test_two_processes_learn_what_one_does_and_resume_to_the_same_bits(tmp_path:
         torch.testing.assert_close(value, one[name], rtol=0, atol=1e-5, msg=name)
     cut = records(tmp_path / "stopped")
     assert [r | {"seconds": 0} for r in cut] == [r | {"seconds": 0} for r in logged]
+
+
+@pytest.mark.slow
+def test_turns_averages_and_the_best_student_are_the_same_on_two_processes(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    alone = in_turns(tmp_path / "alone", SingleProcess())
+    torchrun("tests.distillation.parallel_run", tmp_path, "turns")
+    first, second = ((tmp_path / f"rank-{rank}").read_text() for rank in (0, 1))
+    assert first == second and f"'step': {alone.selection['step']}," in first
+    for name in ("student-best", "student-last"):
+        found = load_weights(Net(), tmp_path / "two" / f"{name}.safetensors").state_dict()
+        for key, value in load_weights(Net(), tmp_path / "alone" / f"{name}.safetensors").state_dict().items():
+            torch.testing.assert_close(found[key], value, rtol=0, atol=1e-5, msg=f"{name} {key}")
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from torch import nn
 
 from tutelage.distillation.data import Batch, SampleOrder, TensorData, take_rows
 from tutelage.distillation.data.sources import as_data
-from tutelage.distillation.ensemble import EnsembleTeacher, RouteByClass, RouteBySample
+from tutelage.distillation.ensemble import EnsembleTeacher, RouteByClass, RouteByField, RouteBySample
 from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.outputs import forward_heads
 from tutelage.distillation.projections import Projection, resample
@@ -92,11 +92,70 @@ def test_a_route_is_part_of_the_fingerprint() -> None:
     assert routed(RouteByClass([0, 1])) == routed(RouteByClass((0, 1))) and routed(modulo(2)) == routed(modulo(2))
 
     class Odd:
-        def __call__(self, of: Batch) -> torch.Tensor:
-            return of.ids % 2
+        def __init__(self, turned: int):
+            self.turned = turned
 
-    with pytest.raises(InputError, match="when it changes"):
-        routed(Odd())
+        def __call__(self, of: Batch) -> torch.Tensor:
+            return (of.ids + self.turned) % 2
+
+    assert routed(Odd(0)) == routed(Odd(0)) != routed(Odd(1))
+    with open(__file__) as file:
+        reads = Odd(0)
+        reads.file = file
+        with pytest.raises(InputError, match="cannot tell when the answers"):
+            routed(reads)
+
+
+def test_a_route_may_be_a_field_of_the_batch() -> None:
+    one, two = Net(seed=1), Net(seed=2)
+    asked = replace(batch(), extra={"domain": torch.tensor([0, 1] * 3)})
+    for route, flipped in ((RouteByField("domain"), False), (RouteByField("domain", [1, 0]), True)):
+        found = EnsembleTeacher([one, two], "routed", route=route)(asked)["logits"]
+        second = (asked.extra["domain"] == 1) ^ flipped
+        expected = torch.where(second[:, None], two(asked.inputs), one(asked.inputs))
+        assert torch.allclose(found, expected, atol=1e-6)
+    with pytest.raises(InputError, match="no field 'region'") as caught:
+        EnsembleTeacher([one, two], "routed", route=RouteByField("region"))(asked)
+    assert "domain" in caught.value.remedy
+
+
+def test_a_fingerprint_covers_code_and_settings_beside_weights() -> None:
+    """Equal weights under another forward pass, or another setting, are another teacher."""
+
+    class Scaled(Net):
+        def __init__(self, scale: float):
+            super().__init__()
+            self.scale = scale
+
+        def forward(self, x):
+            return self.scale * super().forward(x)
+
+    def twice() -> type[Net]:
+        class Scaled(Net):
+            def forward(self, x):
+                return 2 * super().forward(x)
+
+        Scaled.__qualname__ = Net.__qualname__
+        return Scaled
+
+    assert NetworkTeacher(Scaled(1.0)).fingerprint == NetworkTeacher(Scaled(1.0)).fingerprint
+    assert NetworkTeacher(Scaled(1.0)).fingerprint != NetworkTeacher(Scaled(2.0)).fingerprint
+    assert NetworkTeacher(Net()).fingerprint != NetworkTeacher(twice()()).fingerprint
+    teacher = NetworkTeacher(Net(dropout=0.3))
+    before = teacher.fingerprint
+    teacher(batch()), teacher.network.train(), teacher(batch())
+    assert teacher.fingerprint == before, "running it changes nothing"
+
+
+def test_a_callable_is_a_black_box_named_by_what_it_does() -> None:
+    def ask(scale: float):
+        return lambda x: scale * x[:, :3]
+
+    assert as_teacher(ask(1)).fingerprint == as_teacher(ask(1)).fingerprint != as_teacher(ask(2)).fingerprint
+    assert torch.equal(as_teacher(ask(2))(batch())["logits"], 2 * batch().inputs[:, :3])
+    with open(__file__) as file, pytest.raises(InputError, match="it holds TextIOWrapper") as caught:
+        as_teacher(lambda x: file.read())
+    assert "version=" in caught.value.remedy
 
 
 @pytest.mark.parametrize(
@@ -107,7 +166,8 @@ def test_a_route_is_part_of_the_fingerprint() -> None:
         lambda: EnsembleTeacher([Net()], "vote"),
         lambda: EnsembleTeacher([Net()], weights=[1, 2]),
         lambda: EnsembleTeacher([Net()], "routed", route=lambda x: x.ids + 5)(batch()),
-        lambda: as_teacher(lambda x: x),
+        lambda: as_teacher(Net),
+        lambda: as_teacher("resnet"),
     ],
 )
 def test_wrong_teachers_are_refused(wrong) -> None:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from tutelage.distillation.data import TensorData
 from tutelage.distillation.export import load_weights
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Phase
-from tutelage.distillation.teacher import EMATeacher
+from tutelage.distillation.teacher import EMATeacher, NetworkTeacher
 from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError, StaleError, TrainingError
 
@@ -107,9 +108,24 @@ def test_a_folder_of_another_lesson_is_refused(tmp_path: Path, change: dict) -> 
 
 def test_other_weights_other_data_and_another_method_are_refused(tmp_path: Path) -> None:
     train(lesson(), tmp_path)
-    for other in (lesson(student=Net(seed=5)), lesson(data=samples(seed=3)), lesson(Distil(tau=3.0))):
-        with pytest.raises(StaleError):
+    taught_by_another = lesson()
+    taught_by_another.teacher = NetworkTeacher(Net(16, seed=9))
+    for other, named in (
+        (lesson(data=samples(seed=3)), "data"),
+        (lesson(Distil(tau=3.0)), "options.tau: 2.0, now 3.0"),
+        (lesson(lr=0.02, seed=4), "settings.lr: 0.01, now 0.02; settings.seed: 0, now 4"),
+        (taught_by_another, "teacher"),
+    ):
+        with pytest.raises(StaleError) as caught:
             train(other, tmp_path)
+        assert caught.value.message == f"the folder holds a run with other settings: {named}"
+
+
+def test_another_random_start_is_named_with_how_to_seed_it(tmp_path: Path) -> None:
+    train(lesson(), tmp_path)
+    with pytest.raises(StaleError, match="settings: student's initial weights") as caught:
+        train(lesson(student=Net(seed=5)), tmp_path)
+    assert "student=lambda: Net()" in caught.value.remedy and "torch.manual_seed" in caught.value.remedy
 
 
 def test_a_damaged_or_foreign_checkpoint_is_a_typed_error(tmp_path: Path) -> None:
@@ -377,14 +393,6 @@ def test_a_compiled_student_trains_alike_and_is_exported_plain(tmp_path: Path) -
     assert bits(load_weights(Net(), tmp_path / "student.safetensors")) == bits(plain.student)
 
 
-def test_no_steps_give_the_student_back() -> None:
-    made = lesson(steps=0)
-    made.evaluate = lambda net: {"score": 1.0}
-    before = bits(made.student)
-    result = train(made)
-    assert bits(result.student) == before and result.metrics == {"score": 1.0}
-
-
 def test_a_method_without_its_teacher_is_refused() -> None:
     with pytest.raises(InputError, match="needs a teacher"):
         TrainingJob(Net(), None, Distil(), samples())
@@ -396,7 +404,8 @@ sys.path.insert(0, {tests!r})
 import torch
 torch.set_num_threads(1)
 from tutelage.distillation.trainer import train
-from distillation.test_trainer import LONG, rich
+from distillation.test_trainer import LONG
+from distillation.{module} import {made} as rich
 train(rich(steps=1))  # what is loaded on first use is loaded before the forks
 rng = random.Random({rounds})
 for _ in range({rounds}):
@@ -417,25 +426,32 @@ for _ in range({rounds}):
 LONG = {"steps": 600, "checkpoint_every": 3, "log_every": 2, "eval_every": 20}
 
 
-def kill_rounds(folder: Path, rounds: int) -> None:
-    """Training in a process of its own, killed ``rounds`` times at random moments, then carried to its end here."""
-    code = KILLER.format(tests=str(Path(__file__).parents[1]), folder=str(folder), rounds=rounds)
+def kill_rounds(folder: Path, rounds: int, made: Callable[..., TrainingJob] = rich) -> set[str]:
+    """Training in a process of its own, killed ``rounds`` times at random moments, then carried to its end here.
+
+    Returns:
+        The names of the files in the folder.
+    """
+    module, tests = made.__module__.rpartition(".")[2], str(Path(__file__).parents[1])
+    code = KILLER.format(tests=tests, folder=str(folder), rounds=rounds, module=module, made=made.__name__)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment)
     calls: list[int] = []
-    resumed = train(rich(**LONG), folder, lambda done, steps: calls.append(done))
+    resumed = train(made(**LONG), folder, lambda done, steps: calls.append(done))
     assert calls[0] > 3 * rounds, "the killed runs had got somewhere"
-    whole = train(rich(**LONG))
-    assert bits(resumed.student) == bits(whole.student)
+    whole = train(made(**LONG))
+    assert bits(resumed.student) == bits(whole.student) and resumed.selection == whole.selection
     assert plain(resumed.history) == plain(whole.history)
-    final = {"checkpoint-000000597.safetensors", "checkpoint-000000600.safetensors", "log.jsonl", "run.json"}
-    assert {p.name for p in folder.iterdir()} == final | {"student.safetensors"}
+    return {path.name for path in folder.iterdir()}
+
+
+FINAL = {"checkpoint-000000597.safetensors", "checkpoint-000000600.safetensors", "log.jsonl", "run.json", "student.safetensors"}
 
 
 def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    kill_rounds(tmp_path, 3)
+    assert kill_rounds(tmp_path, 3) == FINAL
 
 
 @pytest.mark.slow
 def test_twenty_kills_resume_to_the_same_bits(tmp_path: Path) -> None:
-    kill_rounds(tmp_path, 20)
+    assert kill_rounds(tmp_path, 20) == FINAL

@@ -151,7 +151,7 @@ def test_every_demonstration_is_one() -> None:
 def test_every_demonstration_smokes(name: str) -> None:
     row = _runner.run_seed(name, 0, True, True)
     for claim in experiments.load_experiment(name).claims:
-        assert {each for each in (claim.arm, claim.than) if isinstance(each, str)} <= set(row["arms"])
+        assert {side for side in (claim.arm, claim.than) if isinstance(side, str)} <= set(row["arms"])
 
 
 def run_with_times(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, experiments.Figure]:

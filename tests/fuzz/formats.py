@@ -29,9 +29,9 @@ from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.recipe import DataSpec, read_recipe
 from tutelage.distillation.resolve import load_data
 from tutelage.distillation.supervised import Supervised
+from tutelage.modules.loading import load as load_module
 from tutelage.modules.pretrained.tfjs_graph import read_graph
 from tutelage.modules.symbolic import symbolic_modules
-from tutelage.modules.visual_module import load as load_module
 from tutelage.modules.vocabulary import Vocabulary
 from tutelage.modules.vqa import FiLMConfig, Vqa
 from tutelage.programs.generators.completions import Completion, CompletionCache, CompletionRequest

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tutelage.errors import InputError, StaleError, StorageError
+from tutelage.modules.loading import load
 from tutelage.modules.rows import build_with_seed, group_by_image, hash_index, pad_ids
-from tutelage.modules.visual_module import CallLabel, TrainingExamples, VisualModule, class_targets, load
+from tutelage.modules.visual_module import CallLabel, TrainingExamples, VisualModule, class_targets
 from tutelage.programs.types import Module
 
 from .networks import ask, check, crops, find, loc, picture, verify, vqa

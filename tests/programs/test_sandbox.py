@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -320,7 +321,7 @@ def test_a_module_answer_that_no_program_can_hold(shared: Sandbox) -> None:
         steps.send(object())
     with pytest.raises(StopIteration):
         steps.send(None)
-    bad = Stub("VQA", vqa().signature, lambda call: object())
+    bad = Stub("VQA", replace(vqa().signature, returns="any"), lambda call: object())
     job = Job("a", viper.parse(ASKS, SIGNATURES, sandbox=shared), {"IMAGE": picture(0)})
     (trace,) = run([job], RunContext(by_name(loc(), bad)))
     assert trace.status == "type"

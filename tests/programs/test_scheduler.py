@@ -1,18 +1,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tutelage.errors import InputError
+from tutelage.modules.function_module import module
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.run_context import USE_MODULE, Job, RunContext, direct_vqa
 from tutelage.programs.scheduler import run, stream
 from tutelage.programs.types import Call, ModuleOutputs, ProgramRun, RuntimeFailure, Signature, TypeFailure, Value
-from tutelage.programs.values import Box
+from tutelage.programs.value_types import has_type
+from tutelage.programs.values import Box, Image
 from tutelage.programs.visprog import Parser
 
 from .stubs import Handwritten, Stub, by_name, loc, picture, vqa
@@ -342,3 +346,64 @@ def test_traces_as_json() -> None:
     assert step["input"]["crop_box"] == list(trace.steps[2].args["image"].region)
     assert data["steps"][0]["output"][0] == list(trace.steps[0].output[0])
     assert step["ms"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("build", "shown"),
+    [
+        (loc, "LOC declares that it returns boxes, and returned str 'red'"),
+        (vqa, "VQA declares that it returns text, and returned int 3"),
+    ],
+)
+@pytest.mark.parametrize("batch_size", [None, 1])
+def test_an_output_of_a_type_not_declared_fails_at_its_module(
+    build: Callable[[], Stub], shown: str, batch_size: int | None
+) -> None:
+    wrong = build()
+    wrong.answer = {"LOC": lambda call: "red", "VQA": lambda call: 3}[wrong.name]
+    where = replace(context(*(wrong if make is build else make() for make in (loc, vqa))), batch_size=batch_size)
+    for trace in run(jobs(where, 1), where):
+        assert trace.status == "runtime" and trace.answer is None
+        assert trace.steps[-1].module == wrong.name and trace.steps[-1].output is None
+        assert f"{wrong.name}: {shown}" in trace.error and f"correct the module {wrong.name}" in trace.error
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "right"),
+    [
+        ([], "boxes", True),
+        ([Box(0, 0, 1, 1)], "boxes", True),
+        (Box(0, 0, 1, 1), "boxes", False),
+        ([Box(0, 0, 1, 1), "red"], "boxes", False),
+        ((Box(0, 0, 1, 1),), "boxes", False),
+        ([Box(0, 0, 1, 1)], "objects", False),
+        (None, "boxes", False),
+        (None, "text", False),
+        ("", "text", True),
+        (1, "bool", False),
+        (np.bool_(True), "bool", True),
+        (np.float32(1), "number", True),
+        ("3", "number", False),
+        (picture(0), "image", True),
+        (picture(0).bytes, "image", False),
+        (object(), "any", True),
+    ],
+)
+def test_which_values_have_a_declared_type(value: object, kind: str, right: bool) -> None:
+    assert has_type(value, kind) is right
+
+
+def test_symbolic_modules_and_functions_are_held_to_their_types_too() -> None:
+    @module(symbolic=True)
+    def CORNER(image: Image) -> list[Box]:
+        return "top"  # type: ignore[return-value]
+
+    @module
+    def NAME(image: Image) -> str | None:
+        return None
+
+    where = RunContext({**symbolic_modules(), "CORNER": CORNER, "NAME": NAME})
+    lines = "BOX0=CORNER(image=IMAGE)\nFINAL_RESULT=RESULT(var=BOX0)", "A=NAME(image=IMAGE)\nFINAL_RESULT=RESULT(var=A)"
+    wrong, none = run([Job("x", Parser(where.signatures).parse(text), {"IMAGE": picture(1)}) for text in lines], where)
+    assert (wrong.status, none.status, none.answer) == ("runtime", "ok", None)
+    assert "step 0, CORNER: CORNER declares that it returns boxes, and returned str 'top'" in wrong.error

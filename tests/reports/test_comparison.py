@@ -46,6 +46,14 @@ def test_a_loss_is_called_a_loss(results: dict[str, Any]) -> None:
     assert "lost 1.5 points" in words(comparison_report(results))
 
 
+def test_one_seed_has_no_standard_deviation_and_a_gap_that_grew_is_not_closed(results: dict[str, Any]) -> None:
+    assert "mean ± standard deviation over 5 seeds" in words(comparison_report(results))
+    results["seeds"], results["summary"]["gap_closed"] = [0], -1.27
+    text = re.sub(r"\s+([,.)])", r"\1", words(comparison_report(results)))
+    assert "standard deviation" not in text and "one seed; steps and time" in text
+    assert "widens the gap to the teacher by 127 %" in text and "closing" not in text
+
+
 def test_every_seed_is_a_dot(results: dict[str, Any]) -> None:
     html = comparison_report(results)
     assert html.count('href="#m-seed"') == 2 * 2 * 5

@@ -59,6 +59,18 @@ class Page(HTMLParser):
         return [a for t, a in self.elements if t == tag and all(a.get(k) == v for k, v in attributes.items())]
 
 
+def test_one_seed_has_no_standard_deviation_and_a_gap_that_grew_is_not_closed(changed: dict[str, Any]) -> None:
+    def text() -> str:
+        return Page(study_report(changed)).text.replace("\xa0", " ").replace("\u202f", " ")
+
+    assert "mean ± standard deviation over 3 seeds" in text() and "closing 77 %" in text()
+    changed["seeds"], changed["summary"]["gap_closed"] = [0], -1.27
+    assert "standard deviation" not in text() and "Accuracy in %, one seed" in text()
+    assert "widens the gap to the specialists themselves by 127 %" in text() and "closing" not in text() and "−127" not in text()
+    changed["summary"]["gap_closed"] = 1.1
+    assert "past the specialists themselves: 110 % of the gap" in text()
+
+
 def test_the_page_is_whole_and_says_the_figures_plainly(results: dict[str, Any]) -> None:
     page = Page(study_report(results))
     assert page.open == []
@@ -67,7 +79,7 @@ def test_the_page_is_whole_and_says_the_figures_plainly(results: dict[str, Any])
         "+8.1 to +9.5",
         "closing 77 %",
         "forgot 18.2 points",
-        "✗ missed",
+        "✗ not reached",
         "routing keeps the teachers",
         "3 limit, 12 runtime",
     ):
@@ -117,7 +129,7 @@ def test_an_interval_that_holds_zero_is_no_gain(changed: dict[str, Any]) -> None
 def test_the_heat_map_shows_forgetting_and_marks_what_was_taught(results: dict[str, Any]) -> None:
     cells = [a for a in Page(study_report(results)).find("td") if "--s:" in (a.get("style") or "")]
     assert len(cells) == 2 * 4 * 10
-    assert sum("taught" in (a["class"] or "") for a in cells) == 2 * 3
+    assert sum("trained" in (a["class"] or "") for a in cells) == 2 * 3
     counting = [a for a in cells if a.get("title") == "−24.5 since the start"]
     assert len(counting) == 1 and "down" in (counting[0]["class"] or "") and counting[0]["style"] == "--s:100%"
 
@@ -127,7 +139,7 @@ def test_what_was_not_measured_is_said(changed: dict[str, Any]) -> None:
     changed["tables"]["arms"][0]["cells"]["sdvp"]["mean"] = float("nan")
     del changed["samples"], changed["seeds"], changed["versions"]
     text = Page(study_report(changed)).text
-    for words in ("matrix was not measured", "No module was measured", "No lesson is recorded", "kept no samples"):
+    for words in ("matrix was not measured", "No module was measured", "No training job is recorded", "kept no samples"):
         assert words in text
     assert "nan" not in text
 

@@ -18,11 +18,11 @@ import pytest
 from tutelage import storage
 from tutelage.datasets.confidence_intervals import Interval
 from tutelage.errors import StaleError
-from tutelage.sdvp.compile import SdvpTask
 from tutelage.sdvp.study import ablations
 from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.ablation_tables import AblationTables, verdict
 from tutelage.sdvp.study.ablations import FROZEN, FULL, Ablation, AblationPlan, cells, part_file, run_ablations, stage_of
+from tutelage.sdvp.task import SdvpTask
 
 from . import small
 

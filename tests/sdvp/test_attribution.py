@@ -209,7 +209,7 @@ def test_shapley_of_a_known_game():
 
 
 def test_only_the_folder_of_a_study_can_be_blamed(tmp_path):
-    from tutelage.sdvp.attribution.from_run import attribute_run
+    from tutelage.sdvp.study.attribution import attribute_run
 
     storage.write_json(tmp_path / "run.json", {"settings": {"plan": {"seeds": []}}})
     with pytest.raises(InputError, match="not the folder of a study"):
@@ -221,15 +221,15 @@ def test_only_the_folder_of_a_study_can_be_blamed(tmp_path):
 
 @pytest.mark.slow
 def test_blame_of_a_study_in_both_languages(tmp_path, monkeypatch):
-    from tutelage.sdvp.attribution import from_run
+    from tutelage.sdvp.study import attribution
 
     store = storage.ContentStore(tmp_path / "modules")
-    monkeypatch.setattr(from_run, "module_store", lambda: store)
+    monkeypatch.setattr(attribution, "module_store", lambda: store)
     storage.write_json(tmp_path / "run.json", {"settings": {"plan": {"seeds": [3], "quick": True}}})
     with pytest.raises(InputError, match="no arm 'sdvp'"):
-        from_run.attribute_run(tmp_path, arm="sdvp")
-    lines = from_run.attribute_run(tmp_path, count=20)
-    python = from_run.attribute_run(tmp_path, count=20, dsl="viper")
+        attribution.attribute_run(tmp_path, arm="sdvp")
+    lines = attribution.attribute_run(tmp_path, count=20)
+    python = attribution.attribute_run(tmp_path, count=20, dsl="viper")
     assert lines.ceiling == python.ceiling == 100
     assert {row.module for row in lines.rows} == {"LOC", "VQA", "VERIFY"}
     assert not lines.program_errors and not python.program_errors

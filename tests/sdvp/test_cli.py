@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from tutelage import storage
 from tutelage.cli.main import app
 from tutelage.datasets.synthetic.export import write_gqa, write_nlvr2
-from tutelage.modules.visual_module import load
+from tutelage.modules.loading import load
 
 from . import small
 
@@ -43,8 +43,8 @@ def test_from_questions_to_taught_modules(folder: Path) -> None:
     sdvp("collect", folder / "gqa", folder / "records", "--split", "val", "--quick")
     assert (folder / "records" / "LOC.jsonl").read_bytes() == before
 
-    teachers = ["--teacher", "VQA=color", "--teacher", "VERIFY=color", "--teacher", "LOC=loc"]
-    sdvp("label", folder / "records", folder / "labelled", *teachers, "--gate", 0, "--quick", "--json", folder / "label.json")
+    teachers = ["--teacher=VQA=color", "--teacher=VERIFY=color", "--teacher=LOC=loc", "--min-confidence=0"]
+    sdvp("label", folder / "records", folder / "labelled", *teachers, "--quick", "--json", folder / "label.json")
     said = json.loads((folder / "label.json").read_text())["modules"]
     assert set(said) == {"LOC", "VQA", "VERIFY"} and all(row["kept"] == row["labelled"] > 0 for row in said.values())
 
@@ -111,9 +111,9 @@ def test_a_teacher_is_named_as_module_and_teacher(folder: Path, tmp_path: Path) 
 def test_a_probe_calibrates_teachers_and_refuses_bad_ones(folder: Path, tmp_path: Path) -> None:
     records = folder / "r3"
     sdvp("collect", folder / "gqa", records, "--split", "val", "--limit", 12, "--quick")
-    label = ["label", records, "--teacher", "VQA=color", "--teacher", "LOC=loc", "--gate", 0, "--quick"]
+    label = ["label", records, "--teacher", "VQA=color", "--teacher", "LOC=loc", "--min-confidence", 0, "--quick"]
     out = sdvp(*label[:2], tmp_path / "unseen", *label[2:])
-    assert "teacher accepted unseen" in out
+    assert "teacher not checked" in out
     probe = ["--probe", folder / "gqa", "--split", "train", "--json", tmp_path / "l.json"]
     out = sdvp(*label[:2], tmp_path / "probed", *label[2:], *probe)
     said = json.loads((tmp_path / "l.json").read_text())["modules"]
@@ -125,15 +125,15 @@ def test_a_probe_calibrates_teachers_and_refuses_bad_ones(folder: Path, tmp_path
 
 def test_blame_ranks_modules_by_question_type(folder: Path, tmp_path: Path) -> None:
     storage.write_json(tmp_path / "run.json", {"settings": {"plan": {"seeds": [0], "quick": True}}})
-    out = sdvp("blame", tmp_path, "--count", 12, "--task", "b_gqa", "--json", tmp_path / "b.json")
+    out = sdvp("attribute", tmp_path, "--count", 12, "--task", "b_gqa", "--json", tmp_path / "b.json")
     found = json.loads((tmp_path / "b.json").read_text())
     assert found["questions"] == 12 and found["ceiling"] == 100 and found["arm"] == "frozen" and found["seeds"] == [0]
     shares = [row["error_share"] for row in found["rows"]]
     assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 1 + 1e-9
     assert found["rows"][0]["module"] in out and "errors of program logic" in out
-    assert "no such file" in sdvp("blame", tmp_path / "none", code=2)
-    assert "no seed 7" in sdvp("blame", tmp_path, "--seed", 7, code=2)
-    assert "no arm 'sdvp'" in sdvp("blame", tmp_path, "--arm", "sdvp", code=2)
+    assert "no such file" in sdvp("attribute", tmp_path / "none", code=2)
+    assert "no seed 7" in sdvp("attribute", tmp_path, "--seed", 7, code=2)
+    assert "no arm 'sdvp'" in sdvp("attribute", tmp_path, "--arm", "sdvp", code=2)
 
 
 def test_an_unknown_axis_of_the_ablations_is_named(tmp_path: Path) -> None:

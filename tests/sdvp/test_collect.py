@@ -12,8 +12,8 @@ from tutelage.programs.types import Call
 from tutelage.programs.values import Box
 from tutelage.sdvp.baselines import RoutedModule
 from tutelage.sdvp.collect import call_of, collect, gold_forcing, load_records, save_records
-from tutelage.sdvp.compile import SdvpOptions
 from tutelage.sdvp.label import label, label_of
+from tutelage.sdvp.options import SdvpOptions
 from tutelage.sdvp.questions import solve
 from tutelage.sdvp.stages import collect_to_folder, label_to_folder, train_to_folder
 from tutelage.sdvp.teachers import ModuleTeacher, from_callable

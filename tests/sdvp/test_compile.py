@@ -12,10 +12,14 @@ from tutelage.programs.types import Call
 from tutelage.sdvp import compile as sdvp_compile
 from tutelage.sdvp.attribution import attribute_errors, teacher_oracle
 from tutelage.sdvp.collect import call_of, collect
-from tutelage.sdvp.compile import SdvpOptions, SdvpTask, accuracy, distill_task, replay_calls
+from tutelage.sdvp.compile import distill_task
 from tutelage.sdvp.continual.low_rank import LoRA
 from tutelage.sdvp.final_answer import StepwiseWithFinalAnswer
 from tutelage.sdvp.label import Filters
+from tutelage.sdvp.options import SdvpOptions
+from tutelage.sdvp.pipeline import replay_examples
+from tutelage.sdvp.questions import accuracy
+from tutelage.sdvp.task import SdvpTask
 from tutelage.sdvp.teachers import ModuleTeacher, from_callable
 
 from . import small
@@ -105,15 +109,15 @@ def test_replay_never_asks_for_what_the_teacher_covers() -> None:
     spy = Spy.with_classes(*small.COLORS, pixels=8)
     covered = lambda call: call.args["image"].height >= call.args["image"].width  # noqa: E731
     teacher = ModuleTeacher("t", "1", covered, lambda calls: [CallLabel("red")] * len(calls))
-    new = [call_of(r) for r in collect(small.questions(4), small.modules(COLOR=module))["COLOR"]]
+    new = collect(small.questions(4), small.modules(COLOR=module))["COLOR"]
     stage = SdvpTask("s", small.questions(4), {"COLOR": teacher})
-    found = replay_calls(small.modules(COLOR=spy), spy, stage, teacher, new, OPTIONS)
+    found = replay_examples(small.modules(COLOR=spy), spy, stage, "COLOR", teacher, new, OPTIONS)
     assert len(found) == len(seen) == 4 and not any(teacher.supports(call) for call in seen)
     assert not found.targets, "replay has no labels"
 
     seen.clear()
     old = replace(stage, replay=small.questions(3, first=50))
-    replay_calls(small.modules(COLOR=spy), spy, old, teacher, new, OPTIONS)
+    replay_examples(small.modules(COLOR=spy), spy, old, "COLOR", teacher, new, OPTIONS)
     keys = {q.images["IMAGE"].root_key for q in old.replay}
     earlier = [call for call in seen if call.args["image"].root_key in keys]
     assert len(earlier) == 9 and len(seen) == 9 + 4, "old calls with all their siblings, whoever covers them"
@@ -123,11 +127,11 @@ def test_replay_never_asks_for_what_the_teacher_covers() -> None:
 def test_replay_is_cut_to_size_by_whole_images_with_equal_room() -> None:
     module = Wide.with_classes(*small.COLORS, pixels=8)
     teacher = ModuleTeacher("t", "1", lambda call: False, lambda calls: [])
-    new = [call_of(r) for r in collect(small.questions(20), small.modules(COLOR=module))["COLOR"]]
+    new = collect(small.questions(20), small.modules(COLOR=module))["COLOR"]
     stage = SdvpTask("s", (), {"COLOR": teacher}, replay=small.questions(20, first=50))
-    found = replay_calls(small.modules(COLOR=module), module, stage, teacher, new, replace(OPTIONS, max_replay=40))
+    found = replay_examples(small.modules(COLOR=module), module, stage, "COLOR", teacher, new, replace(OPTIONS, max_replay=40))
     assert 20 <= len(found) <= 60
-    again = replay_calls(small.modules(COLOR=module), module, stage, teacher, new, replace(OPTIONS, max_replay=40))
+    again = replay_examples(small.modules(COLOR=module), module, stage, "COLOR", teacher, new, replace(OPTIONS, max_replay=40))
     assert (found.inputs["pixels"] == again.inputs["pixels"]).all()
 
 

@@ -14,10 +14,11 @@ from tutelage.modules import hf
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.values import Image
 from tutelage.sdvp.attribution import attribute_errors, teacher_oracle
-from tutelage.sdvp.compile import SdvpOptions, compile
+from tutelage.sdvp.compile import compile
 from tutelage.sdvp.continual.base import CombinedStrategy
 from tutelage.sdvp.continual.registry import parse
 from tutelage.sdvp.label import Filters
+from tutelage.sdvp.options import SdvpOptions
 from tutelage.sdvp.questions import Question, solve
 from tutelage.sdvp.teachers import teacher_from_module
 

@@ -16,6 +16,7 @@ def test_a_users_own_agent_gets_better_and_is_saved(tmp_path: Path) -> None:
         [sys.executable, SCRIPT, programs, images, tmp_path / "color"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+    assert "18 questions of other images" in done.stdout
     before, after = map(float, re.findall(r"\d\.\d+", done.stdout))
     assert after > before and after >= 0.9
     assert {file.name for file in (tmp_path / "color").iterdir()} == {"config.json", "weights.safetensors"}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tutelage import storage
-from tutelage.sdvp.compile import SdvpOptions
+from tutelage.sdvp.options import SdvpOptions
 from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.noise import (
     ARMS,

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from tutelage.sdvp.compile import CompileResult, SdvpOptions, SdvpTask, distill_task
+from tutelage.sdvp.compile import distill_task
+from tutelage.sdvp.options import SdvpOptions
 from tutelage.sdvp.stages import collect_to_folder
+from tutelage.sdvp.task import CompileResult, SdvpTask
 from tutelage.sdvp.teachers import from_callable
 
 from . import small

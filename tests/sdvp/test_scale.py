@@ -129,12 +129,12 @@ def test_labels_come_back_bit_for_bit(whole: Path) -> None:
 def test_a_worker_without_memory_names_its_shard_and_loses_no_other(whole: Path, tmp_path: Path) -> None:
     records, modules = load_records(whole / "records"), small.modules()
     with pytest.raises(WorkerLost, match="ran out of memory") as caught:
-        label_to_folder(tmp_path, records, modules, {"COLOR": from_callable(hungry)}, shard_size=5)
+        label_to_folder(tmp_path, records, modules, {"COLOR": from_callable(hungry, version="1")}, shard_size=5)
     assert str(caught.value.where).startswith("shard 2 of 5, ") and "smaller parts" in caught.value.remedy
     kept = {file.name: file.stat().st_mtime_ns for file in (tmp_path / "parts").glob("*.jsonl")}
     assert kept and Path(str(caught.value.where).partition(", ")[2]).name not in kept
     redone: list[int] = []
-    with_room = {"COLOR": from_callable(small.brightest, "hungry")}
+    with_room = {"COLOR": from_callable(small.brightest, "hungry", version="1")}
     label_to_folder(tmp_path, records, modules, with_room, shard_size=5, progress=lambda done, _: redone.append(done))
     assert redone == list(range(len(kept) + 1, 6))
 
@@ -163,8 +163,8 @@ def test_the_commands_take_an_engine(tmp_path: Path, ray: Path) -> None:
 
     for name, extra in (("one", []), ("ray", ["--engine", "ray", "--workers", 2])):
         out = tmp_path / name
-        sdvp("collect", tmp_path / "gqa", out / "records", "--split", "val", "--part", 6, *extra)
-        sdvp("label", out / "records", out / "labelled", "--teacher", "VQA=color", "--teacher", "LOC=loc", "--part", 50, *extra)
+        sdvp("collect", tmp_path / "gqa", out / "records", "--split", "val", "--shard-size", 6, *extra)
+        sdvp("label", out / "records", out / "labelled", "--teacher=VQA=color", "--teacher=LOC=loc", "--shard-size", 50, *extra)
     assert written(tmp_path / "one") == written(tmp_path / "ray")
 
 

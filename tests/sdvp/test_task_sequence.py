@@ -10,8 +10,10 @@ import pytest
 from tutelage.errors import InputError
 from tutelage.modules.function_module import module
 from tutelage.programs.values import Box, Image
-from tutelage.sdvp.compile import SdvpOptions, SdvpTask, accuracy
 from tutelage.sdvp.final_answer.baseline import distill_from_answers
+from tutelage.sdvp.options import SdvpOptions
+from tutelage.sdvp.questions import accuracy
+from tutelage.sdvp.task import SdvpTask
 from tutelage.sdvp.task_sequence import distill_tasks
 from tutelage.sdvp.teacher_check import answer_probe
 from tutelage.sdvp.teachers import from_callable

@@ -7,11 +7,20 @@ from torch import Tensor, nn
 from tutelage.distillation.data import Batch, TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.outputs import Terms
+from tutelage.distillation.plan import train_plan
 from tutelage.distillation.teacher import NetworkTeacher
 from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
 from tutelage.systems._toy import build_with_seed
-from tutelage.systems.minilm import MiniLM, TinyEncoder, needs_assistant, projections, relation_divergence, relation_logits
+from tutelage.systems.minilm import (
+    MiniLM,
+    TinyEncoder,
+    needs_assistant,
+    plan_with_assistant,
+    projections,
+    relation_divergence,
+    relation_logits,
+)
 
 
 def loss(method: MiniLM, student: nn.Module, teacher: nn.Module, tokens: Tensor, mask: Tensor) -> Terms:
@@ -222,3 +231,19 @@ def test_a_bert_of_transformers_teaches_a_narrower_one() -> None:
 def test_no_data_without_tokens() -> None:
     with pytest.raises(InputError):
         TrainingJob(encoder(0), encoder(1), MiniLM(), TensorData({"input_ids": torch.empty(0, 4)}), TrainingSettings(steps=1))
+
+
+def test_distillation_through_an_assistant_is_a_plan() -> None:
+    job = MiniLM.tiny_job(0)
+    teacher = build_with_seed(lambda: TinyEncoder(20, 16, 2, 4, std=0.2), 0, "teacher")
+
+    def build(layers: int, width: int) -> TinyEncoder:
+        return TinyEncoder(20, width, layers, 4, std=0.2)
+
+    through = train_plan(plan_with_assistant(teacher, ((2, 16), (1, 8)), build, job.data, job.settings))
+    assert [entry["uses"] for entry in through.provenance] == [{}, {"assistant": ["teacher"]}]
+    assistant = through.results["assistant"].student
+    assert (len(assistant.blocks), assistant.words.embedding_dim) == (2, 8)
+    assert (len(through.student.blocks), through.student.words.embedding_dim) == (1, 8)
+    alone = train_plan(plan_with_assistant(teacher, ((2, 16), (2, 8)), build, job.data, job.settings))
+    assert list(alone.results) == ["student"]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.job import TrainingSettings
+from tutelage.distillation.optim import decay_exempt_names, layer_numbers
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 from tutelage.systems._backbone import count_macs, count_parameters, create, create_on_meta, published
@@ -107,12 +108,8 @@ def test_drop_path_rises_over_all_blocks() -> None:
 
 def test_layer_decay() -> None:
     made = network()
-    scale, decay = {}, {}
-    for group in made.groups(0.05, 0.8):
-        for parameter in group["params"]:
-            scale[id(parameter)], decay[id(parameter)] = group["lr_scale"], group["weight_decay"]
-    at = {name: (scale[id(p)], decay[id(p)]) for name, p in made.named_parameters()}
-    assert len(at) == len(scale)
+    numbers, spared = layer_numbers(made), decay_exempt_names(made)
+    at = {name: (0.8 ** (4 - number), 0.0 if name in spared else 0.05) for name, number in numbers.items()}
     assert at["patch_embed.conv1.conv.weight"] == pytest.approx((0.8**4, 0.05))
     assert at["stages.0.blocks.0.conv1.conv.weight"] == pytest.approx((0.8**4, 0.05))
     assert at["stages.1.downsample.conv1.conv.weight"] == pytest.approx((0.8**4, 0.05))

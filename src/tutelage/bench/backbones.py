@@ -47,8 +47,8 @@ def resolve_systems(systems: Sequence[str], smoke: bool = False) -> list[str]:
         InputError: no such backbone or size.
     """
     known, names = backbones(), []
-    for asked in systems or list(known):
-        system, _, size = asked.partition(":")
+    for text in systems or list(known):
+        system, _, size = text.partition(":")
         if system not in known:
             raise InputError(f"no backbone {system!r}", where="systems", remedy=did_you_mean(system, list(known)))
         if size:
@@ -197,20 +197,20 @@ def networks(name: str, device: str, left_out: dict[str, str]) -> Iterator[tuple
     from tutelage.systems._backbone import create
     from tutelage.systems._toy import build_with_seed
 
-    ours = build_with_seed(lambda: create(name), 0, "bench", name).to(device).eval()
+    network = build_with_seed(lambda: create(name), 0, "bench", name).to(device).eval()
     system, _, size = name.partition(":")
-    for library, build in type(ours).references(size).items():
+    for library, build in type(network).references(size).items():
         try:
             other = build_with_seed(lambda build=build: build(1000), 0, "bench", library).to(device).eval()
         except ImportError as error:
             left_out[library] = f"cannot be imported: {error}"
             continue
-        if library in ours.KEY_PATTERNS:
-            ours.load_converted(other.state_dict(), library)
-        yield library, other, library if library in ours.KEY_PATTERNS else ""
-    yield TUTELAGE, ours, ""
-    if hasattr(ours, "folded"):
-        yield FOLDED, ours.folded(), TUTELAGE
+        if library in network.KEY_PATTERNS:
+            network.load_converted(other.state_dict(), library)
+        yield library, other, library if library in network.KEY_PATTERNS else ""
+    yield TUTELAGE, network, ""
+    if hasattr(network, "folded"):
+        yield FOLDED, network.folded(), TUTELAGE
 
 
 def measure_one(name: str, rounds: int, batch: int, device: str, compiled: bool) -> dict[str, Any]:
@@ -224,18 +224,18 @@ def measure_one(name: str, rounds: int, batch: int, device: str, compiled: bool)
 
     left_out: dict[str, str] = {}
     made = {way: (network, shared) for way, network, shared in networks(name, device, left_out)}
-    ours = made[TUTELAGE][0]
-    side = ours.VARIANTS[name.partition(":")[2]].size
-    images = ours.example(batch, side, torch_rng(0, "bench", "images")).to(device)
+    tutelage_network = made[TUTELAGE][0]
+    side = tutelage_network.VARIANTS[name.partition(":")[2]].size
+    images = tutelage_network.example(batch, side, torch_rng(0, "bench", "images")).to(device)
     ways, differences = {}, {}
     # the last library that shares weights has lent its own to ours
     lender = next((way for way in reversed(made) if made[way][1] == way), None)
     with torch.inference_mode():
-        said = forward_heads(ours, images)["logits"]
+        tutelage_logits = forward_heads(tutelage_network, images)["logits"]
         for way, (network, shared) in made.items():
             if way == lender or shared == TUTELAGE:
-                theirs = forward_heads(network, images)["logits"]
-                differences[way] = ((theirs - said).abs().max() / said.abs().max()).item()
+                other_logits = forward_heads(network, images)["logits"]
+                differences[way] = ((other_logits - tutelage_logits).abs().max() / tutelage_logits.abs().max()).item()
             ways[way] = StepVariant(lambda network=network: network(images), ())
             if compiled:
                 quick = torch.compile(network)
@@ -249,7 +249,11 @@ def measure_one(name: str, rounds: int, batch: int, device: str, compiled: bool)
     for way, difference in differences.items():
         found[way]["difference"] = difference
     shape = tuple(images.shape[2:])
-    about = {"parameters": count_parameters(ours), "macs": count_macs(ours, shape, ours.in_chans), "side": side}
+    about = {
+        "parameters": count_parameters(tutelage_network),
+        "macs": count_macs(tutelage_network, shape, tutelage_network.in_chans),
+        "side": side,
+    }
     return {"ways": found, "about": about, "left_out": left_out}
 
 
@@ -267,10 +271,10 @@ def main() -> None:
     parser.add_argument("--device", required=True)
     parser.add_argument("--compiled", action="store_true")
     parser.add_argument("--packages")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    with importable(asked.packages):
-        storage.write_json(asked.out, measure_one(asked.name, asked.rounds, asked.batch, asked.device, asked.compiled))
+    with importable(options.packages):
+        storage.write_json(options.out, measure_one(options.name, options.rounds, options.batch, options.device, options.compiled))
 
 
 if __name__ == "__main__":

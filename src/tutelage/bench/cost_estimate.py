@@ -27,9 +27,9 @@ HOUR = 3600.0
 
 @dataclass(frozen=True)
 class CostAssumptions:
-    """What the extrapolation takes for granted. All but the sizes of GQA are ours.
+    """What the extrapolation takes for granted. All but the sizes of GQA are our choice.
 
-    ``seconds_a_call``: of every module, in place of what was measured; None: as measured with the embedded modules.
+    ``seconds_a_call``: of every module, in place of what was measured; None: as measured with the toy modules.
     ``failures_a_worker_hour``: lost workers; ``restart_seconds`` until one is back. ``jobs``: folders that are filled side by
     side, each by a driver of its own, for a driver reads and merges in one process; the workers are shared out evenly.
     ``pixels``: width and height of a photograph.
@@ -61,7 +61,7 @@ def bench(
     """``{measured, scenarios, simulation}``: see :func:`measure`, :func:`extrapolate` and
     :func:`tutelage.bench.worker_simulation.check`.
 
-    ``images``: of the embedded world in GQA's layout, about ten questions each. ``smoke``: few of them, and networks that know
+    ``images``: of synthetic scenes in GQA's layout, about ten questions each. ``smoke``: few of them, and networks that know
     nothing.
     """
     from tutelage import storage
@@ -79,8 +79,10 @@ def bench(
         progress(1, 4)
         measured = measure(networks, teachers, 12 if smoke else images, seed)
         progress(2, 4)
-        asked = questions_of("b_gqa", seed, "report", 4 * QUESTIONS_PER_SHARD if smoke else 8 * QUESTIONS_PER_SHARD, ("visprog",))
-        simulation = check(asked, {**symbolic_modules(), **networks}, seed=seed)
+        questions = questions_of(
+            "b_gqa", seed, "report", 4 * QUESTIONS_PER_SHARD if smoke else 8 * QUESTIONS_PER_SHARD, ("visprog",)
+        )
+        simulation = check(questions, {**symbolic_modules(), **networks}, seed=seed)
         progress(3, 4)
     scenarios = [extrapolate(measured, assumed) for assumed in SCENARIOS]
     progress(4, 4)
@@ -109,8 +111,10 @@ def measure(networks: Mapping[str, VisualModule], teachers: Mapping[str, VisualM
         clock("read")
         records = collect_to_folder(root / "records", questions, modules, progress=lambda done, total: clock("collect"))
         clock("merge records")
-        said = {name: teacher_from_module(specialist) for name, specialist in teachers.items()}
-        called = label_to_folder(root / "labelled", records, modules, said, Filters(), progress=lambda done, total: clock("label"))
+        labellers = {name: teacher_from_module(specialist) for name, specialist in teachers.items()}
+        called = label_to_folder(
+            root / "labelled", records, modules, labellers, Filters(), progress=lambda done, total: clock("label")
+        )
         clock("merge labels")
         kept = sum(file.stat().st_size for file in root.glob("*/**/*.jsonl"))
     count = len(questions)

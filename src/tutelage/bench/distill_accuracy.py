@@ -114,9 +114,9 @@ def run_seed(seed: int, network: nn.Module, folder: str, smoke: bool, device: st
             else 0
         )
         began = time.process_time()
-        taught = train(TrainingJob(student, source, KD(alpha=1.0), data, settings, task="classification")).student
+        result = train(TrainingJob(student, source, KD(alpha=1.0), data, settings, task="classification")).student
         spent = time.process_time() - began
-        found[name] = {"accuracy": accuracy(taught, test, device), "ms": 1000 * spent / settings.steps, "peak": peak}
+        found[name] = {"accuracy": accuracy(result, test, device), "ms": 1000 * spent / settings.steps, "peak": peak}
     return found
 
 
@@ -124,5 +124,7 @@ def run_seed(seed: int, network: nn.Module, folder: str, smoke: bool, device: st
 def accuracy(network: nn.Module, data: TensorData, device: str) -> float:
     """Share of right answers, %."""
     network = network.to(device).eval()
-    said = torch.cat([forward_heads(network, images.to(device))["logits"].argmax(1).cpu() for images in data.inputs.split(1000)])
-    return 100 * (said == data.labels).double().mean().item()
+    predictions = torch.cat(
+        [forward_heads(network, images.to(device))["logits"].argmax(1).cpu() for images in data.inputs.split(1000)]
+    )
+    return 100 * (predictions == data.labels).double().mean().item()

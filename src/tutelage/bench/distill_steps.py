@@ -97,9 +97,9 @@ def hand_written(setup: StepSetup) -> StepVariant:
         images, labels = (part.to(setup.device) for part in next(supply))
         with torch.no_grad():
             target = (teacher(images) / TAU).softmax(1)
-        said = student(images)
-        soft = F.kl_div((said / TAU).log_softmax(1), target, reduction="batchmean") * TAU**2
-        loss = ALPHA * soft + (1 - ALPHA) * F.cross_entropy(said, labels)
+        student_logits = student(images)
+        soft = F.kl_div((student_logits / TAU).log_softmax(1), target, reduction="batchmean") * TAU**2
+        loss = ALPHA * soft + (1 - ALPHA) * F.cross_entropy(student_logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -173,10 +173,10 @@ def tutelage_step(
 ) -> StepVariant:
     """A step of the trainer."""
     settings = setup.settings(**changes)
-    lesson = TrainingJob(copy.deepcopy(setup.student), teacher, method, setup.data, settings)
-    trainer = Trainer(lesson)
-    lesson.student.train()
-    return StepVariant(trainer.advance, (lesson.student,), tricks)
+    training_job = TrainingJob(copy.deepcopy(setup.student), teacher, method, setup.data, settings)
+    trainer = Trainer(training_job)
+    training_job.student.train()
+    return StepVariant(trainer.advance, (training_job.student,), tricks)
 
 
 def fastest(setup: StepSetup, rounds: int = 3) -> dict[str, Any]:
@@ -193,12 +193,14 @@ def make_variants(setup: StepSetup, folder: Path, with_torchdistill: bool) -> di
     fast = speed_up_teacher(frozen, setup.data.batch(torch.arange(BATCH), None).to(setup.device), rounds=3)
     changes = fastest(setup)
     words = tuple(["student channels_last"] * changes["channels_last"] + ["student bf16"] * (changes["precision"] == "bf16"))
-    told = tuple(f"teacher {trick}" for trick in fast.tricks) + words
+    labels = tuple(f"teacher {trick}" for trick in fast.tricks) + words
     plain = NetworkTeacher(frozen)
 
     def cached(teacher: NetworkTeacher, name: str) -> CachedTeacher:
-        lesson = TrainingJob(setup.student, teacher, KD(tau=TAU, alpha=ALPHA), setup.data, replace(setup.settings(), device="cpu"))
-        return CachedTeacher(build(lesson, folder / name, storage_format="fp16" if name == "quick" else "fp32"), teacher)
+        training_job = TrainingJob(
+            setup.student, teacher, KD(tau=TAU, alpha=ALPHA), setup.data, replace(setup.settings(), device="cpu")
+        )
+        return CachedTeacher(build(training_job, folder / name, storage_format="fp16" if name == "quick" else "fp32"), teacher)
 
     def kd() -> KD:
         return KD(tau=TAU, alpha=ALPHA)
@@ -212,9 +214,9 @@ def make_variants(setup: StepSetup, folder: Path, with_torchdistill: bool) -> di
         ALONE: tutelage_step(setup, Supervised(), None),
         ALONE + QUICK: tutelage_step(setup, Supervised(), None, words, **changes),
         ONLINE: tutelage_step(setup, kd(), plain),
-        ONLINE + QUICK: tutelage_step(setup, kd(), fast.teacher, told, **changes),
+        ONLINE + QUICK: tutelage_step(setup, kd(), fast.teacher, labels, **changes),
         CACHED: tutelage_step(setup, kd(), stored["plain"]),
-        CACHED + QUICK: tutelage_step(setup, kd(), stored["quick"], (*told, "cache fp16"), **changes),
+        CACHED + QUICK: tutelage_step(setup, kd(), stored["quick"], (*labels, "cache fp16"), **changes),
     }
 
 
@@ -259,15 +261,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--packages")
-    asked = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     found = {}
-    with importable(asked.packages), tempfile.TemporaryDirectory() as folder:
-        for pair in asked.pairs:
-            task = make_setup(*map(int, pair.split("-")), asked.device)
-            ways = make_variants(task, Path(folder) / pair, bool(asked.packages))
-            found[pair] = measure(ways, asked.rounds, asked.steps, asked.device)
-    storage.write_json(asked.out, found)
+    with importable(options.packages), tempfile.TemporaryDirectory() as folder:
+        for pair in options.pairs:
+            task = make_setup(*map(int, pair.split("-")), options.device)
+            ways = make_variants(task, Path(folder) / pair, bool(options.packages))
+            found[pair] = measure(ways, options.rounds, options.steps, options.device)
+    storage.write_json(options.out, found)
 
 
 if __name__ == "__main__":

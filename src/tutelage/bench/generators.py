@@ -26,19 +26,22 @@ def bench(
     by_seed: list[dict[str, Any]] = []
     for number, seed in enumerate(seeds):
         progress(number, len(seeds))
-        taught = learned_generator(seed, storage.ContentStore(storage.cache_home() / "writers"), config=config)
-        writers: dict[str, Callable[[bool], ProgramGenerator]] = {"grammar": grammar_generator, "learned": _generator_for(taught)}
+        generator = learned_generator(seed, storage.ContentStore(storage.cache_home() / "writers"), config=config)
+        writers: dict[str, Callable[[bool], ProgramGenerator]] = {
+            "grammar": grammar_generator,
+            "learned": _generator_for(generator),
+        }
         for name, book in evaluation_sets(seed, config).items():
             for writer, of in writers.items():
-                found = exact_match(of, book) | ({"unknown": unknown_words(taught, book)} if writer == "learned" else {})
+                found = exact_match(of, book) | ({"unknown": unknown_words(generator, book)} if writer == "learned" else {})
                 by_seed.append({"seed": seed, "set": name, "writer": writer, "questions": len(book), **found})
     progress(len(seeds), len(seeds))
     rows = []
     for name, writer in dict.fromkeys((it["set"], it["writer"]) for it in by_seed):
-        mine = [it for it in by_seed if (it["set"], it["writer"]) == (name, writer)]
-        row: dict[str, Any] = {"set": name, "writer": writer, "questions": mean(it["questions"] for it in mine)}
+        rows_of_set = [it for it in by_seed if (it["set"], it["writer"]) == (name, writer)]
+        row: dict[str, Any] = {"set": name, "writer": writer, "questions": mean(it["questions"] for it in rows_of_set)}
         for figure in FIGURES:
-            values = [it[figure] for it in mine if figure in it]
+            values = [it[figure] for it in rows_of_set if figure in it]
             row[figure] = {"mean": mean(values), "sd": stdev(values) if len(values) > 1 else 0.0} if values else None
         rows.append(row)
     return {"rows": rows, "by_seed": by_seed, "smoke": smoke}

@@ -62,7 +62,7 @@ def bench(folder: str | Path, questions: int = 1_000_000, *, seed: int = 0, prog
 
 
 def records(count: int, seed: int) -> Iterator[tuple[str, dict[str, Any], dict[str, list[str]]]]:
-    """``count`` questions of the embedded world as GQA writes them, with their choices: a few scenes' again and again, the
+    """``count`` questions about synthetic scenes as GQA writes them, with their choices: a few scenes' again and again, the
     ids of questions, images and what is entailed renumbered."""
     scenes = [list(found) for found in export.gqa_records(seed, SCENES)]
     written = 0
@@ -91,10 +91,10 @@ def _write(names: list[Path], count: int, seed: int, progress: Progress | None) 
     ):
         for number, (question_id, record, choice) in enumerate(records(count, seed)):
             right, other = rng.random() < RIGHT, pool[int(rng.integers(len(pool)))]
-            said = {"questionId": question_id, "prediction": record["answer"] if right else other}
+            prediction = {"questionId": question_id, "prediction": record["answer"] if right else other}
             questions.add(question_id, record)
             choices.add(question_id, choice)
-            predictions.write((b"[" if number == 0 else b",\n") + json.dumps(said).encode())
+            predictions.write((b"[" if number == 0 else b",\n") + json.dumps(prediction).encode())
             if progress is not None and number % 1000 == 0:
                 progress(number, count)
         predictions.write(b"]\n")

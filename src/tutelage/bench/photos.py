@@ -1,4 +1,4 @@
-"""Questions about real photographs with answers checked by hand: how many the packaged modules get right, and how fast.
+"""Questions about real photographs with answers checked by hand: how many the pretrained modules get right, and how fast.
 
 The photographs come inside packages (assets ``photos`` and ``photos-more``). An answer is right where it is one of those
 that the table accepts; to a question of the kind "read", where it contains one.
@@ -44,8 +44,8 @@ class PhotoQuestion:
 
     def accepts(self, answer: Any) -> bool:
         """Whether ``answer`` is right."""
-        said = "yes" if answer is True else "no" if answer is False else " ".join(str(answer).lower().split())
-        return any(right in said if self.kind == "read" else right == said for right in self.answers)
+        text = "yes" if answer is True else "no" if answer is False else " ".join(str(answer).lower().split())
+        return any(right in text if self.kind == "read" else right == text for right in self.answers)
 
 
 def read_questions(path: str | Path) -> list[PhotoQuestion]:
@@ -94,26 +94,30 @@ def bench(questions: Sequence[PhotoQuestion], *, rounds: int = 5) -> dict[str, A
     load_seconds = time.perf_counter() - started
     parser, context = visprog.Parser({name: module.signature for name, module in modules.items()}), RunContext(modules)
 
-    def written(asked: PhotoQuestion) -> Program | ProgramFailure:
-        ((draft,),) = grammar_generator(photo=True).generate([GenerationRequest(asked.question)])
+    def written(photo_question: PhotoQuestion) -> Program | ProgramFailure:
+        ((draft,),) = grammar_generator(photo=True).generate([GenerationRequest(photo_question.question)])
         return draft.program(parser, ("IMAGE",))
 
-    def job(asked: PhotoQuestion) -> Job:
-        return Job(asked.question, written(asked), {"IMAGE": photos[asked.photo]}, asked.question)
+    def job(photo_question: PhotoQuestion) -> Job:
+        return Job(
+            photo_question.question, written(photo_question), {"IMAGE": photos[photo_question.photo]}, photo_question.question
+        )
 
-    jobs = [job(asked) for asked in questions]
-    rows = [_row(asked, made, trace) for asked, made, trace in zip(questions, jobs, run(jobs, context), strict=True)]
+    jobs = [job(photo_question) for photo_question in questions]
+    rows = [
+        _row(photo_question, made, trace) for photo_question, made, trace in zip(questions, jobs, run(jobs, context), strict=True)
+    ]
     timed = [it for it in questions if it.kind != "read" and (photos[it.photo].width, photos[it.photo].height) == (SIDE, SIDE)]
-    seconds: dict[PhotoQuestion, list[float]] = {asked: [] for asked in timed}
+    seconds: dict[PhotoQuestion, list[float]] = {photo_question: [] for photo_question in timed}
     for _ in range(rounds):
-        for asked in timed:
+        for photo_question in timed:
             started = time.perf_counter()
-            run([job(asked)], context)
-            seconds[asked].append(time.perf_counter() - started)
+            run([job(photo_question)], context)
+            seconds[photo_question].append(time.perf_counter() - started)
     each = [1000 * median(values) for values in seconds.values()] or [float("nan")]
     kinds = {it.kind: {"right": 0, "wrong": 0, "refused": 0} for it in questions}
-    for asked, row in zip(questions, rows):
-        kinds[asked.kind][row["outcome"]] += 1
+    for photo_question, row in zip(questions, rows):
+        kinds[photo_question.kind][row["outcome"]] += 1
     right, refused = (sum(row["outcome"] == outcome for row in rows) for outcome in ("right", "refused"))
     return {
         "questions": len(rows),

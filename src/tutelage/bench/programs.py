@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.errors import InputError
 from tutelage.programs import viper, visprog
+from tutelage.programs.languages import parser_for
 from tutelage.programs.run_context import Job, RunContext
 from tutelage.programs.scheduler import stream
 from tutelage.programs.trace import Trace
-from tutelage.programs.types import Call, Module, ModuleOutputs, Signature, Value
+from tutelage.programs.types import Call, Module, ModuleOutputs, Value
 
 if TYPE_CHECKING:
     from tutelage.modules.visual_module import VisualModule
@@ -42,7 +43,7 @@ def bench(
     smoke: bool = False,
     progress: Callable[[float, float], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """What :func:`measure` finds for 2,000 programs of the embedded world over 500 images of 48x48 with the seed's embedded
+    """What :func:`measure` finds for 2,000 programs of synthetic scenes over 500 images of 48x48 with the seed's embedded
     modules, on one thread.
 
     For ViperGPT programs also ``share_of_visprog``, their rate over that of the VisProg programs of the same questions, and
@@ -68,7 +69,7 @@ def bench(
         modules: dict[str, Module] = {**symbolic_modules()}
         modules |= {name: module if device == "cpu" else on_device(module, device) for name, module in networks.items()}
         questions = synthetic_questions(seed, 54, 6) if smoke else synthetic_questions(seed, ONE, PAIRS)
-        items = {name: [(asked.programs[name], asked.images) for asked in questions] for name in ("visprog", dsl)}
+        items = {name: [(question.programs[name], question.images) for question in questions] for name in ("visprog", dsl)}
         clock = time.process_time if dsl == "visprog" and device == "cpu" else time.perf_counter
         result = measure(items[dsl], modules, dsl=dsl, rounds=rounds, clock=clock, progress=progress)
         if dsl == "viper":
@@ -145,8 +146,8 @@ def measure(
         raise InputError("no programs to measure")
     calls = _calls(traces)
     networks = [name for name in calls if not modules[name].symbolic]
-    symbolic = {name: asked for name, asked in calls.items() if name not in networks}
-    best = {name: _best_size(modules[name], asked, clock) for name, asked in calls.items()}
+    symbolic = {name: module_calls for name, module_calls in calls.items() if name not in networks}
+    best = {name: _best_size(modules[name], module_calls, clock) for name, module_calls in calls.items()}
     ways: dict[str, Callable[[], float]] = {
         "batched": lambda: _run(programs, modules, clock, dsl)[1],
         "one_at_a_time": lambda: _run(programs, modules, clock, dsl, batch_size=1)[1],
@@ -199,16 +200,12 @@ def _settled_heap() -> Iterator[None]:
         gc.unfreeze()
 
 
-def _parser(dsl: str, signatures: Mapping[str, Signature]) -> visprog.Parser | viper.Parser:
-    return visprog.Parser(signatures) if dsl == "visprog" else viper.Parser(signatures)
-
-
 def _run(
     programs: Sequence[Item], modules: Mapping[str, Module], clock: Clock, dsl: str, batch_size: int | None = None
 ) -> tuple[list[Trace], float]:
     """Traces, and seconds for everything: parsing, checking, scheduling, modules, traces."""
     context = RunContext(modules, batch_size=batch_size, deduplicate=False)
-    parser = _parser(dsl, context.signatures)
+    parser = parser_for(dsl, context.signatures)
     started = clock()
     traces = list(stream(_jobs(programs, parser), context))
     return traces, clock() - started
@@ -268,7 +265,7 @@ def _overhead_seconds(
     """
     timed = {name: _Timed(module, clock) for name, module in modules.items() if not module.symbolic}
     _, total = _run(programs, {**modules, **timed}, clock, dsl)
-    total -= sum(_answer(modules[name], asked, 1, clock) for name, asked in symbolic.items())
+    total -= sum(_answer(modules[name], module_calls, 1, clock) for name, module_calls in symbolic.items())
     texts = dict.fromkeys(text for text, _ in programs)
     if dsl == "visprog":
         lines: visprog.Lines = {}
@@ -276,7 +273,7 @@ def _overhead_seconds(
         for text in texts:
             visprog.read(text, lines)
     else:
-        parser = _parser(dsl, {name: module.signature for name, module in modules.items()})
+        parser = parser_for(dsl, {name: module.signature for name, module in modules.items()})
         started = clock()
         for text in texts:
             parser.try_parse(text)

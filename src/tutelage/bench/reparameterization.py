@@ -15,7 +15,7 @@ from tutelage.systems._backbone import count_macs, count_parameters, create
 from tutelage.systems._toy import build_with_seed
 
 MINI = {"depths": (1, 1, 2, 1), "dims": (24, 48, 96, 192), "kernels": ((3,), (13,), (9, 3), (7,))}
-"""A network for images of 32 pixels (ours)."""
+"""A network for images of 32 pixels (our choice)."""
 
 SIZES: dict[str, tuple[str, dict[str, Any], int, float]] = {
     "a": ("unireplknet:a", {}, 224, 1.1),
@@ -70,7 +70,7 @@ def row(size: str, rounds: int, batch: int, device: str) -> dict[str, Any]:
         for _ in range(10):  # statistics as of a trained network
             network(images)
         images, folded = images[:batch].clone(), network.eval().folded()
-        said, again = network(images), folded(images)
+        outputs, again = network(images), folded(images)
     with torch.inference_mode():
         ways = {"unfolded": StepVariant(lambda: network(images), ()), "folded": StepVariant(lambda: folded(images), ())}
         found = measure(ways, rounds, 1, device)
@@ -88,6 +88,6 @@ def row(size: str, rounds: int, batch: int, device: str) -> dict[str, Any]:
         "folded_macs": count_macs(folded, side),
         "parameters": count_parameters(network),
         "folded_parameters": count_parameters(folded),
-        "difference": ((said - again).abs().max() / said.abs().max()).item(),
+        "difference": ((outputs - again).abs().max() / outputs.abs().max()).item(),
         "rounds": rounds,
     }

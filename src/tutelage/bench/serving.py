@@ -1,7 +1,7 @@
 """A real server process on loopback under load: batching across requests on and off, many requests, and too many.
 
 The stub modules take 20 ms a call and 1 ms an item, which is an accelerator's shape, and sleep meanwhile: what they show is
-the server, not a network. The embedded modules compute on one thread of the CPU.
+the server, not a network. The toy modules compute on one thread of the CPU.
 """
 
 from __future__ import annotations

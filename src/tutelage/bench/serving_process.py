@@ -48,7 +48,7 @@ def stubs() -> dict[str, Module]:
 
 
 def toy_modules(seed: int, quick: bool) -> dict[str, Module]:
-    """The embedded modules, on one thread."""
+    """The toy modules, on one thread."""
     import torch
 
     from tutelage import storage

@@ -11,7 +11,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from tutelage.programs import viper, viper_prelude, visprog
+from tutelage.programs import viper, viper_prelude
+from tutelage.programs.languages import parser_for
 from tutelage.programs.run_context import Job, RunContext
 from tutelage.programs.scheduler import run
 from tutelage.programs.types import Call, Module, ModuleOutputs, Value
@@ -96,7 +97,7 @@ def accelerated(
     context = RunContext(slow, deduplicate=False)
     rates = {}
     for name, programs in (("viper", viper_programs), ("visprog", visprog_programs)):
-        parser: Any = viper.Parser(context.signatures) if name == "viper" else visprog.Parser(context.signatures)
+        parser: Any = parser_for(name, context.signatures)
         rates[name] = len(programs) / _seconds(programs, parser, context)
     alone = viper_programs[:16]
     one = RunContext(slow, batch_size=1, window=1, deduplicate=False)
@@ -136,17 +137,17 @@ def beside_smolagents(programs: Sequence[Item], modules: Mapping[str, Module]) -
     fixed: dict[str, Module] = {name: module if module.symbolic else Fixed(module) for name, module in modules.items()}
     context = RunContext(fixed)
     parser = viper.Parser(context.signatures)
-    ours, failed = [], 0
+    seconds_here, failed = [], 0
     for number, (text, state) in enumerate(texts):
         started = time.perf_counter()
         (trace,) = run([Job(str(number), parser.try_parse(text, tuple(state)), state)], context)
-        ours.append(time.perf_counter() - started)
+        seconds_here.append(time.perf_counter() - started)
         failed += trace.status != "ok"
     return {
         "programs": len(texts),
         "smolagents_ms": 1000 * median(seconds),
         "smolagents_refused": refused,
-        "ms": 1000 * median(ours),
+        "ms": 1000 * median(seconds_here),
         "refused": failed,
     }
 

@@ -20,7 +20,7 @@ from tutelage.sdvp.stages import QUESTIONS_PER_SHARD
 from tutelage.seeds import numpy_rng
 
 MARGIN = 0.05
-"""How far the formula may be from the simulation, as a share of the simulated time (ours)."""
+"""How far the formula may be from the simulation, as a share of the simulated time (our choice)."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +104,12 @@ def stub_shards(
     for first in range(0, len(questions) - shard_size + 1, shard_size):
         before = clock[0]
         jobs = [Job(q.id, parser.parse(q), dict(q.images), q.text, q.task) for q in questions[first : first + shard_size]]
-        asked: dict[str, set[str]] = {name: set() for name in calls}
+        seen_calls: dict[str, set[str]] = {name: set() for name in calls}
         for trace in stream(jobs, RunContext(stubs)):
             for record in trace.steps:
-                if record.module in asked:
-                    asked[record.module].add(record.input_hash)
-        for name, found in asked.items():
+                if record.module in seen_calls:
+                    seen_calls[record.module].add(record.input_hash)
+        for name, found in seen_calls.items():
             calls[name] += len(found)
         shards.append(clock[0] - before)
     total = max(1, len(shards) * shard_size)
@@ -120,8 +120,8 @@ def stub_seconds(shard_size: int, calls: Mapping[str, float], modules: Mapping[s
     """What a shard of ``shard_size`` questions should take over timed stubs, from the calls a question
     alone: each module's calls in
     batches that are full but for the last."""
-    asked = {name: shard_size * each for name, each in calls.items()}
-    return sum(count * call + math.ceil(count / modules[name].batch_size) * batch for name, count in asked.items())
+    call_counts = {name: shard_size * each for name, each in calls.items()}
+    return sum(count * call + math.ceil(count / modules[name].batch_size) * batch for name, count in call_counts.items())
 
 
 def check(

@@ -16,7 +16,7 @@ from tutelage.sdvp.teachers import ModuleTeacher
 from tutelage.workers import WorkerPool, map_tasks
 
 TARGET = 1.7
-"""Two workers over one, at least (ours)."""
+"""Two workers over one, at least (our choice)."""
 READY_TIMEOUT_S = 120.0
 """Seconds that workers wait for one another before the stage."""
 
@@ -33,7 +33,7 @@ def bench(
 ) -> dict[str, Any]:
     """The labelling stage by one worker and by two of each engine, one thread each, taking turns over ``rounds``.
 
-    The stage is what ``tutelage sdvp label`` hands to workers: shards of ``shard_size`` calls, answered by the embedded colour
+    The stage is what ``tutelage sdvp label`` hands to workers: shards of ``shard_size`` calls, answered by the toy colour
     specialist and written as files. It begins when every worker has labelled a shard, so starting them is not counted; nor is
     stopping them.
 
@@ -48,8 +48,8 @@ def bench(
     specialist = toy_modules.load_or_train(seed, "color", storage.ContentStore(storage.cache_home() / "modules"), smoke)
     calls, shard_size = (256, 32) if smoke else (calls, shard_size)
     found = toy_modules.scenes("B", 64 if smoke else calls // 4, seed, "workers")
-    asked = toy_modules.color_examples(found, numpy_rng(seed, "workers"))[0][:calls]
-    pieces = [asked[first : first + shard_size] for first in range(0, len(asked), shard_size)]
+    color_calls = toy_modules.color_examples(found, numpy_rng(seed, "workers"))[0][:calls]
+    pieces = [color_calls[first : first + shard_size] for first in range(0, len(color_calls), shard_size)]
     taken: dict[str, dict[int, list[Stage]]] = {engine: {1: [], 2: []} for engine in engines}
     total = 2 * len(engines) * rounds
     for number in range(total):
@@ -58,7 +58,7 @@ def bench(
         progress(number + 1, total)
     return {
         "engines": {engine: compare_stages(stages[1], stages[2]) for engine, stages in taken.items()},
-        "calls": len(asked),
+        "calls": len(color_calls),
         "calls_a_shard": shard_size,
         "rounds": rounds,
         "threads_a_worker": 1,

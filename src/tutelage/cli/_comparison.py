@@ -33,7 +33,8 @@ def comparison(job: LoadedRecipe, arms: Mapping[str, Sequence[TrainingResult]], 
     _memory(job, found)
     _balance(job, found, done.folder)
     if done.cache is not None:
-        found["cache"] = cache_facts(done.cache, recipe.settings.accumulate, recipe.settings.steps * len(job.seeds))
+        steps = recipe.settings.resolve(len(job.parts[0])).steps
+        found["cache"] = cache_facts(done.cache, recipe.settings.accumulate, steps * len(job.seeds))
     return found | {"settings_hash": fingerprint(recipe), **run_metadata(job.seeds)}
 
 
@@ -69,12 +70,12 @@ def _memory(job: LoadedRecipe, found: dict[str, Any]) -> None:
     from tutelage.distillation.supervised import Supervised
 
     for arm in found["arms"]:
-        lesson = job.training_job(job.seeds[0])
+        training_job = job.training_job(job.seeds[0])
         if arm["role"] == "student":
             data = job.labelled or job.data
-            lesson = TrainingJob(lesson.student, None, Supervised(), data, lesson.settings, task=job.task)
+            training_job = TrainingJob(training_job.student, None, Supervised(), data, training_job.settings, task=job.task)
         if arm["speed"] is not None:
-            arm["speed"]["peak_tensor_mib"] = job_peak(replace(lesson, student=copy.deepcopy(lesson.student))) / 2**20
+            arm["speed"]["peak_tensor_mib"] = job_peak(replace(training_job, student=copy.deepcopy(training_job.student))) / 2**20
 
 
 def _balance(job: LoadedRecipe, found: dict[str, Any], folder: Path | None) -> None:
@@ -82,13 +83,13 @@ def _balance(job: LoadedRecipe, found: dict[str, Any], folder: Path | None) -> N
     from tutelage.distillation.checkpoint import CheckpointManager, read_tensors
     from tutelage.distillation.doctor import gradient_shares
 
-    lesson = job.training_job(job.seeds[0])
-    values, shares = gradient_shares(lesson)
+    training_job = job.training_job(job.seeds[0])
+    values, shares = gradient_shares(training_job)
     terms = {term["name"]: term for term in found["losses"]["terms"]}
     for name, term in terms.items():
         term["points"].insert(0, {"step": 0, "value": values.get(name), "share": shares.get(name)})
     latest = CheckpointManager(folder / f"seed-{job.seeds[0]}").latest if folder is not None else None
     if latest is not None:
-        _, shares = gradient_shares(lesson, read_tensors(latest)[0])
+        _, shares = gradient_shares(training_job, read_tensors(latest)[0])
         for name, term in terms.items():
             term["points"][-1]["share"] = shares.get(name)

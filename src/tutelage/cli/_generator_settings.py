@@ -1,4 +1,4 @@
-"""The settings of every writer of programs, as the tables of one TOML file."""
+"""The settings of all program generators, as the tables of one TOML file."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from tutelage.errors import InputError
 from tutelage.modules.local_llm import LocalLLMSettings
 from tutelage.programs.generators.few_shot import Choice
 from tutelage.programs.generators.openai_endpoint import EndpointSettings
+from tutelage.sdvp.real_data.study import StudySettings
 
 
 @dataclass(frozen=True)
 class GrammarSettings:
-    """For writers that read the question themselves: ``single``, each image shows one thing; ``photo`` (the grammar alone),
-    it is a photograph."""
+    """Of the generators grammar and learned: ``single``, the image shows a single object; ``photo`` (grammar only), it is a
+    photograph."""
 
     single: bool = False
     photo: bool = False
@@ -21,22 +22,22 @@ class GrammarSettings:
 
 @dataclass(frozen=True)
 class FileSettings:
-    """For the writer gold: a JSON-lines file of programs."""
+    """Of the generator gold: a JSON-lines file of programs."""
 
     programs: str
 
 
 @dataclass(frozen=True)
 class GqaFunctionalSettings:
-    """For the writer semantic: a file of GQA's questions, or the folder of its chunks."""
+    """Of the generator semantic: a file of GQA's questions, or the folder of its chunks."""
 
     questions: str
 
 
 @dataclass(frozen=True)
 class PromptSettings:
-    """For language models: ``shots`` examples by ``choice``, of the shipped ones or of a file ``examples``; the
-    ``temperature`` of several samples; whether answers are kept, and in which folder ``cache``."""
+    """Of language models: ``shots`` examples by ``choice``, from the package or from a file ``examples``; the
+    ``temperature`` of several samples; whether completions are kept, and in which folder ``cache``."""
 
     choice: Choice = "fixed"
     shots: int = 8
@@ -53,7 +54,7 @@ class PromptSettings:
 
 @dataclass(frozen=True)
 class GeneratorSettings:
-    """All tables; those of other writers than the one that writes may stand beside its own."""
+    """Settings of all generators. Tables of generators that are not used are ignored."""
 
     grammar: GrammarSettings = GrammarSettings()
     learned: GrammarSettings = GrammarSettings()
@@ -62,3 +63,10 @@ class GeneratorSettings:
     endpoint: EndpointSettings | None = None
     local: LocalLLMSettings | None = None
     prompt: PromptSettings = PromptSettings()
+
+
+@dataclass(frozen=True)
+class RealDataSettings(GeneratorSettings):
+    """The same, and the settings of `sdvp study --task`."""
+
+    study: StudySettings = StudySettings()

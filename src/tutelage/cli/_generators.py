@@ -1,18 +1,16 @@
-"""What `write` and `solve` share: which writer writes, its settings from a file and from the command line, what it took."""
+"""Program generators from their options and settings, and what they used."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import typer
-
-from tutelage.cli.common import progress
+from tutelage.cli._options import PRETRAINED, TOY, GeneratorName
 from tutelage.errors import InputError
+from tutelage.terminal import progress
 
 if TYPE_CHECKING:
     from tutelage.cli._generator_settings import GeneratorSettings
@@ -23,29 +21,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class GeneratorName(StrEnum):
-    """Every writer of programs."""
-
-    grammar = "grammar"
-    gold = "gold"
-    semantic = "semantic"
-    endpoint = "endpoint"
-    local = "local"
-    learned = "learned"
-
-
-GeneratorOption = Annotated[GeneratorName, typer.Option(help="Who writes the program.")]
-SettingsFile = Annotated[
-    Path | None, typer.Option("--settings", metavar="FILE.toml", help="Settings of writers, a table each; see docs/writers.md.")
-]
-SetOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="a.b=value", help="One setting, such as endpoint.url; may be repeated.")
-]
-
-
 @dataclass(frozen=True)
 class GeneratorContext:
-    """What a writer is made for: its settings, the requests, the modules that programs may call, a seed."""
+    """What a generator is made from: settings, requests, the modules that programs may call, a seed."""
 
     settings: GeneratorSettings
     requests: Sequence[GenerationRequest]
@@ -65,27 +43,31 @@ def read_settings(file: Path | None, changes: Sequence[str] = ()) -> GeneratorSe
     return read_file(GeneratorSettings, file, changes)
 
 
-def signatures_of(module_names: Sequence[str] = (), pretrained: bool = False) -> dict[str, Signature]:
-    """What programs may call: symbolic modules, those of the embedded or ``pretrained`` set, and those that ``module_names``
-    names; nothing is trained."""
-    from tutelage.cli._programs import signature_of
+def signatures_of(choice: str | None = None, names: Sequence[str] = ()) -> dict[str, Signature]:
+    """What programs may call: the signatures of :func:`tutelage.cli._modules.load_modules`; nothing is trained."""
+    from tutelage.cli._modules import load_module, saved_modules, signature_of
+    from tutelage.cli._user_code import is_user_code
     from tutelage.modules.detection import Loc
     from tutelage.modules.symbolic import symbolic_modules
     from tutelage.modules.vqa import Verify, Vqa
 
     symbolic = {name: module.signature for name, module in symbolic_modules().items()}
     networks = {"LOC": Loc.signature, "VQA": Vqa.signature, "VERIFY": Verify.signature}
-    if pretrained:
+    named = dict(map(signature_of, names))
+    if choice == PRETRAINED:
         from tutelage.modules.pretrained.efficientnet import ImageNetClassifier
         from tutelage.modules.pretrained.ocr import Ocr
         from tutelage.modules.pretrained.vqa import PhotoMatch
 
         networks |= {kind.name: kind.signature for kind in (ImageNetClassifier, PhotoMatch, Ocr)}
-    return symbolic | networks | dict(map(signature_of, module_names))
+    elif choice not in (None, TOY):
+        own = [load_module(name) for name in names if is_user_code(name)]  # a saved module may be of such a class
+        networks |= {module.name: module.signature for module in saved_modules(Path(choice), own)}
+    return symbolic | networks | named
 
 
 def make_generator(name: GeneratorName, context: GeneratorContext) -> ProgramGenerator:
-    """The writer, made for its task.
+    """The generator of this name.
 
     Raises:
         InputError, MissingExtra: settings or files that do not hold.
@@ -95,20 +77,20 @@ def make_generator(name: GeneratorName, context: GeneratorContext) -> ProgramGen
 
 @contextlib.contextmanager
 def generation_progress(generator: ProgramGenerator) -> Iterator[None]:
-    """A progress bar while a language model is asked."""
+    """A progress bar while a language model generates."""
     from tutelage.programs.generators.llm import LLMGenerator
 
     if not isinstance(generator, LLMGenerator):
         yield
         return
-    with progress(f"asking {generator.name}") as bar:
+    with progress(f"querying {generator.name}") as bar:
         generator.on_progress = bar
         yield
         generator.on_progress = None
 
 
 def usage_of(generator: ProgramGenerator) -> dict[str, Any]:
-    """What its drafts took so far: {writer, and for language models usage with cost, and faults by kind}."""
+    """What the generator used so far: {writer, and for language models usage with cost, and faults by kind}."""
     from tutelage.programs.generators.llm import LLMGenerator
 
     if not isinstance(generator, LLMGenerator):
@@ -120,7 +102,7 @@ def usage_of(generator: ProgramGenerator) -> dict[str, Any]:
 
 
 def format_usage(record: Mapping[str, Any]) -> str | None:
-    """The cost of language models in one line; None for writers by rules."""
+    """The cost of language models in one line; None for rule-based generators."""
     usage = record.get("usage")
     if usage is None:
         return None
@@ -140,7 +122,7 @@ def format_usage(record: Mapping[str, Any]) -> str | None:
 def _require_table(table: T | None, name: str, example: str) -> T:
     if table is None:
         remedy = f"--set {name}.{example}, or a table [{name}] in a file for --settings"
-        raise InputError(f"the writer {name} has no settings", where=name, remedy=remedy)
+        raise InputError(f"the generator {name} has no settings", where=name, remedy=remedy)
     return table
 
 
@@ -158,7 +140,7 @@ def _gold(context: GeneratorContext) -> ProgramGenerator:
 
 
 def _gqa_functional(context: GeneratorContext) -> ProgramGenerator:
-    """Of the file, only the questions that are asked are held; a request names its question by text or by id."""
+    """Only the requested questions of the file are kept; a request names its question by text or by id."""
     from tutelage.datasets.gqa import read_questions
     from tutelage.programs.generators.base import gqa_functional_generator
 
@@ -166,11 +148,11 @@ def _gqa_functional(context: GeneratorContext) -> ProgramGenerator:
     ids: dict[str, list[str]] = {}
     for request in context.requests:
         ids.setdefault(request.question, []).append(request.id)
-    found = {}
-    for asked in read_questions(file):
-        for name in (*ids.get(asked.question, ()), *ids.get(asked.id, ())):
-            found[name] = asked.semantic
-    return gqa_functional_generator(found)
+    programs = {}
+    for record in read_questions(file):
+        for name in (*ids.get(record.question, ()), *ids.get(record.id, ())):
+            programs[name] = record.semantic
+    return gqa_functional_generator(programs)
 
 
 def _endpoint(context: GeneratorContext) -> ProgramGenerator:
@@ -191,18 +173,20 @@ def _llm(context: GeneratorContext, model: LanguageModel) -> ProgramGenerator:
     from tutelage.programs.generators.few_shot import PromptBuilder
     from tutelage.programs.generators.llm import LLMGenerator
 
-    how = context.settings.prompt
-    own = {(request.dsl, request.inputs): how.examples for request in context.requests} if how.examples is not None else {}
-    prompts = PromptBuilder(context.signatures, how.choice, how.shots, context.seed, own=own)
-    responses = CompletionCache(how.cache or storage.cache_home() / "responses") if how.keep else None
-    return LLMGenerator(model, prompts, cache=responses, temperature=how.temperature, seed=context.seed)
+    settings = context.settings.prompt
+    own = (
+        {(request.dsl, request.inputs): settings.examples for request in context.requests} if settings.examples is not None else {}
+    )
+    prompts = PromptBuilder(context.signatures, settings.choice, settings.shots, context.seed, own=own)
+    responses = CompletionCache(settings.cache or storage.cache_home() / "responses") if settings.keep else None
+    return LLMGenerator(model, prompts, cache=responses, temperature=settings.temperature, seed=context.seed)
 
 
 def _learned(context: GeneratorContext) -> ProgramGenerator:
     from tutelage import storage
     from tutelage.sdvp.learned_generator.training import learned_generator
 
-    with progress("the learned writer (the first use trains it)"):
+    with progress("the learned generator (trained at the first use)"):
         return learned_generator(
             context.seed, storage.ContentStore(storage.cache_home() / "writers"), single=context.settings.learned.single
         )
@@ -219,7 +203,7 @@ _MAKERS: Mapping[GeneratorName, Callable[[GeneratorContext], ProgramGenerator]] 
 
 
 def with_image_mode(settings: GeneratorSettings, single: bool, photos: bool = False) -> GeneratorSettings:
-    """The same, for images that show one thing, where they are ``single``; else for ``photos``."""
+    """``settings`` for images with a single object, or for photographs."""
     if single:
         grammar, learned = replace(settings.grammar, single=True), replace(settings.learned, single=True)
         return replace(settings, grammar=grammar, learned=learned)

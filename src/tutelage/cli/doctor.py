@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from tutelage.cli._recipe import Overrides, RecipeFile
-from tutelage.cli.common import JsonOut, console, emit
+from tutelage.terminal import JsonOut, console, emit
 
 app = typer.Typer()
 
@@ -32,14 +32,14 @@ def doctor(
     from tutelage.distillation.recipe import read_recipe
     from tutelage.environment import run_metadata
 
-    asked = read_recipe(recipe, overrides or ())
-    job = prepare(asked)
-    lesson = job.training_job(job.seeds[0])
-    if asked.cache is not None:
-        folder = cache_folder(lesson, Path(asked.cache.folder))
+    settings = read_recipe(recipe, overrides or ())
+    job = prepare(settings)
+    training_job = job.training_job(job.seeds[0])
+    if settings.cache is not None:
+        folder = cache_folder(training_job, Path(settings.cache.folder))
         if (folder / "cache.json").exists():
-            lesson.teacher = CachedTeacher(Cache(folder, job.data), lesson.teacher)
-    findings = diagnose(lesson, job.test, samples, steps)
+            training_job.teacher = CachedTeacher(Cache(folder, job.data), training_job.teacher)
+    findings = diagnose(training_job, job.test, samples, steps)
     screen = console(json)
     for finding in findings:
         mark = "[green]ok  [/green]" if finding.ok else "[red]FAIL[/red]"

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import ast
 import importlib
-from functools import cache
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from tutelage.errors import TutelageError
 
 
 class CommandSpec(NamedTuple):
@@ -47,7 +49,7 @@ def read_command(file: Path, package: str) -> CommandSpec | None:
 @cache
 def found_commands(folder: Path, package: str) -> dict[str, CommandSpec]:
     """Every command in ``folder``, which is the Python package ``package``, by name, in alphabetical order."""
-    files = [file for file in folder.glob("[!_]*.py") if file.stem not in ("main", "common", "lazy")]
+    files = [file for file in folder.glob("[!_]*.py") if file.stem not in ("main", "lazy")]
     commands = (read_command(file, package) for file in [*files, *folder.glob("[!_]*/__init__.py")])
     return {command.name: command for command in sorted(command for command in commands if command)}
 
@@ -60,12 +62,35 @@ class LazyCommand(TyperCommand):
         self.module = spec.module
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """The context of the real command: from here on, this one is out of play."""
+        """The context of the real command, which replaces this one."""
         app = importlib.import_module(self.module).app
         app.pretty_exceptions_enable, app.rich_markup_mode = False, None
         command = typer.main.get_command(app)
-        command.params = [it for it in command.params if it.name not in ("install_completion", "show_completion")]
+        _name_options(command)
+        command.params = [param for param in command.params if param.name not in ("install_completion", "show_completion")]
         return command.make_context(info_name, args, parent=parent, **extra)
+
+
+def _name_options(command: Any) -> None:
+    """Have errors of the command, and of those below it, name the option (``--scene-graphs``) where the library named its
+    argument (``scene_graphs``)."""
+    for inner in getattr(command, "commands", {}).values():
+        if not isinstance(inner, LazyCommand):  # which comes here when it is called
+            _name_options(inner)
+    if command.callback is None:
+        return
+    callback = command.callback
+    options = {param.name: param.opts[0] for param in command.params if param.opts[0].startswith("--")}
+
+    @wraps(callback)
+    def named(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return callback(*args, **kwargs)
+        except TutelageError as error:
+            error.where = options.get(error.where, error.where) if isinstance(error.where, str) else error.where
+            raise
+
+    command.callback = named
 
 
 class LazyGroup(TyperGroup):
@@ -76,4 +101,4 @@ class LazyGroup(TyperGroup):
 
     def __init__(self, **attrs: Any):
         super().__init__(**attrs)
-        self.commands |= {name: LazyCommand(found) for name, found in found_commands(self.folder, self.package).items()}
+        self.commands |= {name: LazyCommand(spec) for name, spec in found_commands(self.folder, self.package).items()}

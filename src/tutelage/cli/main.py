@@ -1,4 +1,4 @@
-"""The command ``tutelage``: its commands are the files of this folder (see ``folder.py``)."""
+"""The command ``tutelage``: its commands are the files of this folder (see ``lazy.py``)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from typing import Any
 
 import typer
 
-from tutelage.cli.common import reported
+from tutelage.cli._renamed import name_the_new
 from tutelage.cli.lazy import LazyGroup
 from tutelage.environment import tune_garbage_collector
+from tutelage.terminal import reported
 
 
 class Commands(LazyGroup):
@@ -20,9 +21,13 @@ class Commands(LazyGroup):
     folder, package = Path(__file__).parent, str(__package__)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
+        """Run the command."""
         with reported():
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            except Exception as error:
+                name_the_new(error)
+                raise
 
 
 app = typer.Typer(
@@ -48,7 +53,7 @@ def _version(requested: bool) -> None:
 def root(
     version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),
 ) -> None:
-    """Teach models with models: visual programs taught step by step, and a library of distillation systems."""
+    """Teach models with models: stepwise distillation of visual programs, and a library of distillation methods."""
 
 
 def main() -> None:
@@ -56,5 +61,5 @@ def main() -> None:
     tune_garbage_collector()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a text from outside may hold what the terminal cannot write
+            stream.reconfigure(errors="backslashreplace")  # a text from outside may hold characters that the terminal cannot write
     app(prog_name="tutelage")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli.common import JsonOut, console, emit
+from tutelage.terminal import JsonOut, console, emit
 
 app = typer.Typer()
 

@@ -12,20 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from tutelage.cli._programs import (
-    Dsl,
-    DslOption,
-    ModuleOption,
-    ModuleSet,
-    ModuleSetOption,
-    Seed,
-    choose_module_set,
-    modules_of,
-    parser_of,
-    run_and_print,
-)
-from tutelage.cli.common import JsonOut, console, progress
+from tutelage.cli._modules import choose_modules, load_modules, parser_of
+from tutelage.cli._options import TOY, Dsl, DslOption, ModuleOption, ModulesOption, Seed
+from tutelage.cli._tables import run_and_print
 from tutelage.errors import InputError
+from tutelage.terminal import JsonOut, console, progress
 
 if TYPE_CHECKING:
     from tutelage.programs.run_context import Job
@@ -37,7 +28,7 @@ app = typer.Typer()
 LINE = '{"id", "dsl": "visprog"|"viper", "program", "images": {"IMAGE": path} or {"LEFT": path, "RIGHT": path}}'
 SINGLE, PAIR = ("IMAGE",), ("LEFT", "RIGHT")
 REREAD = 64
-"""Pictures that stay decoded for the lines that follow; those of programs under way stay besides."""
+"""Decoded images that are kept for the lines that follow, besides those of running programs."""
 
 
 @app.command(
@@ -46,17 +37,20 @@ REREAD = 64
 )
 def run(
     program: Annotated[str | None, typer.Argument(help="A file that holds one program; - is standard input.")] = None,
-    image: Annotated[Path | None, typer.Option(help="The picture that the program calls IMAGE.")] = None,
-    left: Annotated[Path | None, typer.Option(help="The picture that it calls LEFT.")] = None,
-    right: Annotated[Path | None, typer.Option("--right", "--image2", help="The picture that it calls RIGHT.")] = None,
+    image: Annotated[Path | None, typer.Option(help="The image that the program calls IMAGE.")] = None,
+    left: Annotated[Path | None, typer.Option(help="The image that it calls LEFT.")] = None,
+    right: Annotated[Path | None, typer.Option("--right", "--image2", help="The image that it calls RIGHT.")] = None,
     dsl: DslOption = Dsl.visprog,
     batch: Annotated[Path | None, typer.Option(metavar="FILE.jsonl", help=f"Run a file of programs, a line {LINE}.")] = None,
     images: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where a batch's relative paths start; default: the file's folder.")
+        Path | None,
+        typer.Option(metavar="DIR", help="The folder of a batch's relative paths; default: the file's own."),
     ] = None,
-    window: Annotated[int, typer.Option(min=1, help="Programs of a batch under way at once; fewer need less memory.")] = 512,
-    cache: Annotated[Path | None, typer.Option(metavar="FILE", help="Keep module answers here, for this and later runs.")] = None,
-    models: ModuleSetOption = None,
+    window: Annotated[int, typer.Option(min=1, help="Programs of a batch that run together; fewer need less memory.")] = 512,
+    cache: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Store module outputs in this file, for this and later runs.")
+    ] = None,
+    modules: ModulesOption = None,
     module: ModuleOption = None,
     seed: Seed = 0,
     json: JsonOut = None,
@@ -64,27 +58,26 @@ def run(
     """Run a program on an image and show every step; or a file of programs, answered by a file of traces.
 
     A batch writes a JSON line for each line, in the same order: {"id", "status", "answer", "steps", "error", ...}. A
-    program that fails, or whose picture cannot be read, has a status other than "ok"; the exit code is still 0. Without
-    --models a batch runs on the embedded set.
+    program that fails, or whose image cannot be read, has a status other than "ok"; the exit code is still 0. Without
+    --modules a batch runs on the toy modules.
     """
     if (program is None) == (batch is None):
         raise InputError("give one program, or --batch and a file of them", remedy="tutelage run --help shows both")
     if batch is not None:
         if image or left or right:
-            raise InputError("the lines of a batch name their own pictures", remedy="leave out --image, --left and --right")
-        known = models or ModuleSet.embedded
-        typer.echo(f"models: {known}" + ("" if models else " (a batch's pictures are not looked at before it runs)"), err=True)
-        modules = modules_of(seed, module or (), known)
-        _run_batch(batch, images or batch.parent, modules, json or "-", cache, window)
+            raise InputError("the lines of a batch name their own images", remedy="leave out --image, --left and --right")
+        typer.echo(f"modules: {modules or TOY}" + ("" if modules else " (the images of a batch are not inspected)"), err=True)
+        loaded = load_modules(modules, seed, module or ())
+        _run_batch(batch, images or batch.parent, loaded, json or "-", cache, window)
         return
     assert program is not None
     text, state = _text(program), _pictures(image, left, right)
-    chosen, why = choose_module_set(models, state.values())
-    console(json).print(why, markup=False, soft_wrap=True)
-    modules = modules_of(seed, module or (), chosen)
+    choice, reason = choose_modules(modules, state.values())
+    console(json).print(reason, markup=False, soft_wrap=True)
+    loaded = load_modules(choice, seed, module or ())
     from tutelage.programs.run_context import Job
 
-    run_and_print(Job("", parser_of(dsl, modules).try_parse(text, tuple(state)), state), modules, json, cache, {"models": why})
+    run_and_print(Job("", parser_of(dsl, loaded).try_parse(text, tuple(state)), state), loaded, json, cache, {"models": reason})
 
 
 def _text(program: str) -> str:
@@ -107,7 +100,7 @@ def _pictures(image: Path | None, left: Path | None, right: Path | None) -> dict
             return {"IMAGE": Image.from_file(image)}
         case None, Path(), Path():
             return {"LEFT": Image.from_file(left), "RIGHT": Image.from_file(right)}
-    raise InputError("a program runs on one picture or on two", remedy="give --image FILE, or --left FILE and --right FILE")
+    raise InputError("a program runs on one image or on two", remedy="give --image FILE, or --left FILE and --right FILE")
 
 
 def _run_batch(batch: Path, folder: Path, modules: dict[str, Module], out: str, cache: Path | None, window: int) -> None:
@@ -128,9 +121,9 @@ def _run_batch(batch: Path, folder: Path, modules: dict[str, Module], out: str, 
                 statuses[trace.status] += 1
                 unknown += trace.out_of_vocabulary
                 bar.advance()
-    told = ", ".join(f"{number:,} {status}" for status, number in statuses.most_common()) or "no line"
+    summary = ", ".join(f"{number:,} {status}" for status, number in statuses.most_common()) or "no line"
     seconds = time.perf_counter() - started
-    typer.echo(f"{statuses.total():,} programs in {seconds:.1f} s: {told}; {unknown:,} calls out_of_vocabulary", err=True)
+    typer.echo(f"{statuses.total():,} programs in {seconds:.1f} s: {summary}; {unknown:,} calls out_of_vocabulary", err=True)
     for note, number in notes.most_common():
         typer.echo(f"{number:,} pictures read: {note}", err=True)
 

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from tutelage.cli.common import JsonOut, console, emit, progress
 from tutelage.cli.systems import RESULTS
+from tutelage.terminal import JsonOut, console, emit, progress
 
 app = typer.Typer()
 

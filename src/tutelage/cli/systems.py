@@ -1,28 +1,44 @@
-"""List every system with its kind, its demonstration and its last result."""
+"""List all systems with their kind, the state of their experiment and its verdict."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from tutelage.cli.common import JsonOut, console, emit
+from tutelage.terminal import JsonOut, console, emit
 
 app = typer.Typer()
 
 RESULTS = Path("results/systems")
-"""Where ``tutelage show`` keeps what it wrote, seen from the folder the command runs in."""
+"""Where ``tutelage show`` writes, relative to the folder the command runs in."""
+STATES = {
+    "evaluated": "its experiment was run over several seeds, see verdict",
+    "ready": "`tutelage show NAME` runs its experiment",
+    "code only": "there is no experiment yet",
+}
+VERDICTS = {
+    "shown": "every claim holds over at least 3 seeds (95 % intervals)",
+    "not shown here": "not every claim holds at this small scale; this says nothing about the paper",
+}
 
 
-def listed(results: Path = RESULTS) -> list[dict[str, Any]]:
-    """``{name, card, kind, state, verdict}`` of each system.
+def shipped_results() -> Path:
+    """The results that come with the package: inside an installed one, beside the source in a checkout."""
+    package = Path(__file__).parents[1]
+    inside = package / "results" / "systems"
+    return inside if inside.is_dir() else package.parents[1] / RESULTS
 
-    ``state`` is "demonstrated" where a result is kept in ``results``, "ready" where a demonstration can be run, else
-    "code only"; ``verdict`` is the kept result's, or None.
+
+def list_systems(folders: Sequence[Path]) -> list[dict[str, Any]]:
+    """``{name, card, kind, state, verdict}`` of each system, from the first of ``folders`` that has its result.
+
+    ``state`` is a key of :data:`STATES`; ``verdict`` is the result's, or None.
 
     Raises:
-        InputError: a kept result that cannot be read, or that is none.
+        InputError: a result that cannot be read, or is not one of an experiment.
     """
     from tutelage import experiments, registry
     from tutelage.storage import read_json
@@ -30,9 +46,9 @@ def listed(results: Path = RESULTS) -> list[dict[str, Any]]:
     ready = experiments.names()
     rows = []
     for entry in registry.systems().values():
-        file = results / f"{entry.name}.json"
-        verdict = _verdict(read_json(file), file) if file.exists() else None
-        state = "demonstrated" if verdict else "ready" if entry.name in ready else "code only"
+        file = next((folder / f"{entry.name}.json" for folder in folders if (folder / f"{entry.name}.json").exists()), None)
+        verdict = _verdict(read_json(file), file) if file is not None else None
+        state = "evaluated" if verdict else "ready" if entry.name in ready else "code only"
         rows.append({"name": entry.name, "card": entry.card, "kind": entry.kind, "state": state, "verdict": verdict})
     return rows
 
@@ -41,23 +57,32 @@ def _verdict(result: Any, file: Path) -> str:
     from tutelage.errors import InputError
 
     if not isinstance(result, dict) or not isinstance(result.get("verdict"), str):
-        raise InputError("no result of a demonstration", where=file, remedy=f"tutelage show {file.stem}")
+        raise InputError("not the result of an experiment", where=file, remedy=f"tutelage show {file.stem}")
     return str(result["verdict"])
 
 
 @app.command(epilog="Example: tutelage systems --json -")
 def systems(
-    results: Annotated[Path, typer.Option(help="The folder of kept results.")] = RESULTS,
+    results: Annotated[
+        Path | None, typer.Option(help=f"The folder of results; default: {RESULTS} here, and those that come with the package.")
+    ] = None,
     json: JsonOut = None,
 ) -> None:
-    """List every system: name, card, kind, state, verdict of its last demonstration."""
+    """List all systems: name, kind, whether the experiment was run, and its verdict; a legend explains the words."""
     from rich.table import Table
 
-    rows = listed(results)
+    from tutelage.registry import KINDS
+
+    rows = list_systems([results] if results is not None else [RESULTS, shipped_results()])
     table = Table(box=None, title=f"{len(rows)} systems", title_justify="left", padding=(0, 1, 0, 0))
-    for heading in ("system", "card", "kind", "state", "verdict"):
+    for heading in ("system", "kind", "state", "verdict"):
         table.add_column(heading, no_wrap=heading == "system", overflow="fold")
     for row in rows:
-        table.add_row(row["name"], row["card"], row["kind"], row["state"], row["verdict"] or "")
-    console(json).print(table)
+        table.add_row(row["name"], row["kind"], row["state"], row["verdict"] or "")
+    screen = console(json)
+    screen.print(table)
+    for heading, words in (("kind", KINDS), ("state", STATES), ("verdict", VERDICTS)):
+        present = {word: meaning for word, meaning in words.items() if any(row[heading] == word for row in rows)}
+        for word, meaning in present.items():
+            screen.print(f"[dim]{heading:<8}{word:<15}{meaning}[/dim]")
     emit(rows, json)

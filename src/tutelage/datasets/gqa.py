@@ -15,6 +15,7 @@ from tutelage.datasets.json_records import REMEDY, JsonRecord, Progress, is_id, 
 from tutelage.errors import InputError
 
 STRUCTURAL_TYPES = ("verify", "query", "choose", "logical", "compare")
+ANNOTATED = ("question", "answer", "fullAnswer")
 SEMANTIC_TYPES = ("obj", "attr", "cat", "rel", "global")
 
 
@@ -29,9 +30,9 @@ class GqaStep:
 
 @dataclass(frozen=True, slots=True)
 class GqaQuestion:
-    """One question. Without annotations (the hidden test splits) ``answer`` is None and what follows it is empty.
+    """One question. In the hidden test splits ``answer`` is None and the fields after it are empty.
 
-    ``annotations`` maps question, answer and fullAnswer to {word index "i" or span "i:j": object id}.
+    ``annotations`` maps question, answer and fullAnswer to {word index "i" or span "i:j": object id}; None if the file has none.
     """
 
     id: str
@@ -81,7 +82,8 @@ class SceneGraph:
 def read_questions(path: str | Path, *, annotated: bool = True, progress: Progress | None = None) -> Iterator[GqaQuestion]:
     """Yield the questions of ``path`` (a file or a folder of chunks) in order, holding one at a time.
 
-    ``annotated=False`` reads files without answers, such as the hidden test splits.
+    ``annotated=False`` reads files without answers, such as the hidden test splits. The field ``annotations``, which many
+    copies of the files leave out, may be absent.
 
     Raises:
         InputError: a broken file, or a field that is missing or wrong; file, question id and field are named.
@@ -94,8 +96,11 @@ def _question(key: str, record: JsonRecord, annotated: bool) -> GqaQuestion:
     image_id, question, balanced = record.name("imageId"), record.text("question"), record.flag("isBalanced")
     if not annotated:
         return GqaQuestion(key, image_id, question, balanced)
+    if not {"answer", "types", "semantic"} & set(record.value):
+        remedy = "choose a split with answers; `tutelage eval gqa --submission FILE.json` writes what the test server takes"
+        raise InputError("a question of a hidden test split, without an answer", where=record.where, remedy=remedy)
     types, groups = record.record("types"), record.record("groups")
-    annotations = record.record("annotations")
+    annotations = record.record("annotations") if record.value.get("annotations") is not None else None
     steps = record.records("semantic")
     return GqaQuestion(
         id=key,
@@ -111,7 +116,9 @@ def _question(key: str, record: JsonRecord, annotated: bool) -> GqaQuestion:
         local_group=groups.optional_text("local"),
         entailed=record.texts("entailed"),
         equivalent=record.texts("equivalent"),
-        annotations={field: _pointers(annotations, field) for field in ("question", "answer", "fullAnswer")},
+        annotations=None
+        if annotations is None
+        else {field: _pointers(annotations, field) for field in ("question", "answer", "fullAnswer")},
         semantic=tuple(_step(step, len(steps)) for step in steps),
         semantic_text=record.text("semanticStr"),
     )

@@ -8,7 +8,8 @@ accuracy, binary, open
 validity, plausibility
     the answer is in the scope of the question; it makes sense in the world (both from the choices file).
 consistency
-    mean, over right balanced questions that entail others, of the accuracy on the questions they entail.
+    mean, over right balanced questions that entail others, of the accuracy on the questions they entail. Entailed questions
+    that are not in the file are left out and counted (the official script stops at the first).
 distribution
     with g[a] and p[a] the counts of gold and predicted answer a within a global group G:
     ``chi2(G) = sum over gold answers a of (p[a] - g[a])^2 / g[a]``, then
@@ -30,6 +31,7 @@ from typing import Any, Literal
 import numpy as np
 
 from tutelage.datasets.gqa import GqaQuestion, GqaStep, SceneGraph, read_choices, read_questions, read_scene_graphs
+from tutelage.datasets.gqa_predictions import Normalization, Predictions, read_predictions
 from tutelage.datasets.json_records import JsonRecord, Progress, items
 from tutelage.errors import InputError
 
@@ -71,51 +73,6 @@ class RunningAccuracy:
     def percent(self) -> float | None:
         """The mean times 100; None where nothing was counted."""
         return 100 * self.total / self.count if self.count else None
-
-
-class Predictions:
-    """Answers by question id: 1,000,000 of them take about 200 MB."""
-
-    __slots__ = ("index", "answers", "duplicates", "_pool")
-
-    def __init__(self) -> None:
-        self.index: dict[str, int] = {}
-        self.answers: list[str] = []
-        self.duplicates = 0
-        self._pool: dict[str, str] = {}
-
-    def add(self, question_id: str, answer: str) -> int:
-        """Keep an answer, in place of an earlier one to the same question; returns the question's number."""
-        answer = self._pool.setdefault(answer, answer)
-        number = self.index.setdefault(question_id, len(self.answers))
-        if number == len(self.answers):
-            self.answers.append(answer)
-        else:
-            self.answers[number] = answer
-            self.duplicates += 1
-        return number
-
-
-def read_predictions(
-    path: str | Path, *, duplicates: Literal["error", "last"] = "error", progress: Progress | None = None
-) -> Predictions:
-    """Read the official prediction file, ``[{"questionId": str, "prediction": str}]``.
-
-    Raises:
-        InputError: a broken file, a missing field, or an id given twice (unless ``duplicates="last"``, which counts).
-    """
-    predictions = Predictions()
-    for number, value in items(path, progress):
-        record = JsonRecord(value, f"{path}: prediction {number}")
-        question_id = record.name("questionId")
-        predictions.add(question_id, record.text("prediction"))
-        if predictions.duplicates and duplicates == "error":
-            raise InputError(
-                f"question {question_id!r} is answered twice",
-                where=record.where,
-                remedy="keep one prediction a question, or ask for the last one to count",
-            )
-    return predictions
 
 
 def steps_of(semantic: Iterable[GqaStep]) -> int:
@@ -164,6 +121,7 @@ class GqaScorer:
     ):
         self.predictions, self.missing_policy = predictions, missing
         self.state = bytearray(len(predictions.answers))
+        self._predicted = len(predictions.answers)  # numbers from here on are questions without a prediction
         self.running: defaultdict[str, RunningAccuracy] = defaultdict(RunningAccuracy)
         self.detailed: dict[str, defaultdict[Any, RunningAccuracy]] = {
             name: defaultdict(RunningAccuracy) for name in DETAILED_METRICS
@@ -189,11 +147,15 @@ class GqaScorer:
             raise InputError("no annotated answer to score against", where=f"question {question.id}")
         self.questions += 1
         needed = question.is_balanced or self.consistency
-        number = self._number(question.id, needed)
+        number = self._number(question.id) if needed else self.predictions.number(question.id)
         if number is None:
             return
         if self.state[number] & _SEEN:
-            raise InputError("the question appears twice", where=f"question {question.id}")
+            remedy = "keep it once; if two ids differ in leading zeros only, predict with ids as text"
+            raise InputError("the question appears twice", where=f"question {question.id}", remedy=remedy)
+        if number >= self._predicted:
+            self.missing += 1
+            self.first_missing += [question.id] if len(self.first_missing) < 3 else []
         prediction = self.predictions.answers[number]
         right = prediction == question.answer
         common = "Common" in question.detailed
@@ -212,29 +174,29 @@ class GqaScorer:
             self.gold[question.global_group][question.answer or ""] += 1
             self.predicted[question.global_group][prediction] += 1
         if self.consistency and right:
-            others = [self._number(name, True) for name in question.entailed if name != question.id]
-            if others:
+            entailed = [self._number(name) for name in question.entailed if name != question.id]
+            if entailed:
                 self._starts.append(len(self._entailed))
-                self._entailed.extend(other for other in others if other is not None)
-        if self._keeps_pointers and question.annotations is not None:
+                self._entailed.extend(entailed)
+        if self._keeps_pointers:
+            if question.annotations is None:
+                remedy = "use the official questions of train or val, or leave attention out"
+                raise InputError("grounding needs the field 'annotations'", where=f"question {question.id}", remedy=remedy)
             pointed = [name for field in ("question", "fullAnswer") for name in question.annotations[field].values()]
             self._pointers[question.image_id].append((number, pointed))
 
-    def _number(self, question_id: str, needed: bool) -> int | None:
-        """The question's number; one that is needed and has no prediction is counted and gets an empty answer."""
-        number = self.predictions.index.get(question_id)
-        if number is None and needed:
+    def _number(self, question_id: str) -> int:
+        """The question's number; one without a prediction gets an empty answer."""
+        number = self.predictions.number(question_id)
+        if number is None:
             number = self.predictions.add(question_id, "")
             self.state.append(0)
-            self.missing += 1
-            if len(self.first_missing) < 3:
-                self.first_missing.append(question_id)
         return number
 
     def add_choices(self, question_id: str, valid: Iterable[str], plausible: Iterable[str]) -> None:
         """Score one balanced question's validity and plausibility; other questions are passed over."""
         self.has_choices = True
-        number = self.predictions.index.get(question_id)
+        number = self.predictions.number(question_id)
         if number is None or not self.state[number] & _BALANCED:
             return
         self.state[number] |= _CHECKED
@@ -272,7 +234,7 @@ class GqaScorer:
         Raises:
             InputError: the attention has another shape, or holds what is no finite number.
         """
-        number = self.predictions.index.get(record.name("questionId"))
+        number = self.predictions.number(record.key("questionId"))
         regions = None if number is None else self._regions.pop(number, None)
         if regions is None:
             return
@@ -293,15 +255,15 @@ class GqaScorer:
         A metric is None where its input was not given. A detailed metric maps a type to accuracy and questions.
 
         Raises:
-            InputError: predictions are missing, or (unless ``unknown="count"``) answer no question; entailed questions,
-                choices, scene graphs or attention are missing.
+            InputError: predictions are missing, or (unless ``unknown="count"``) answer no question; choices, scene graphs
+                or attention are missing.
         """
         state = np.array(self.state, np.uint8)
-        strangers = np.flatnonzero(state & _SEEN == 0)
+        strangers = np.flatnonzero(state[: self._predicted] & _SEEN == 0)
         self._check_complete(state, strangers if unknown == "error" else strangers[:0])
         distribution = chi_square(self.gold, self.predicted)
         scores: dict[str, Any] = {name: self.running[name].percent for name in METRICS}
-        scores["consistency"] = self._consistency(state)
+        scores["consistency"], consistent = self._consistency(state)
         scores["distribution"] = None if distribution is None else distribution / 100
         for name, tallies in self.detailed.items():
             scores[name] = {
@@ -313,41 +275,40 @@ class GqaScorer:
             "missingPredictions": self.missing,
             "unknownPredictions": len(strangers),
             "duplicatePredictions": self.predictions.duplicates,
+            **consistent,
         }
 
     def _check_complete(self, state: np.ndarray, strangers: np.ndarray) -> None:
         own = "use the file of the questions' own split"
         if self.missing and self.missing_policy == "error":
-            remedy = "predict every question (for consistency: entailed ones too), or count missing ones as wrong"
+            remedy = "predict every question (for consistency: unbalanced ones too), or count missing ones as wrong"
             raise _lack(self.missing, "questions have no prediction", ", ".join(self.first_missing), remedy)
-        entailed = np.array(self._entailed, np.int32)
-        if len(absent := entailed[state[entailed] & _SEEN == 0]):
-            remedy = "give the file of all questions, or leave consistency out"
-            count = len(np.unique(absent))
-            raise _lack(count, "entailed questions are not in the file of questions", self._name(absent[0]), remedy)
         unchecked = np.flatnonzero((state & (_BALANCED | _CHECKED)) == _BALANCED)
         if self.has_choices and len(unchecked):
-            raise _lack(len(unchecked), "balanced questions have no choices", self._name(unchecked[0]), own)
+            raise _lack(len(unchecked), "balanced questions have no choices", self.predictions.name(unchecked[0]), own)
         if lost := sum(map(len, self._pointers.values())):
             raise _lack(lost, "questions have no scene graph", f"those of image {next(iter(self._pointers))}", own)
         if self._regions:
             remedy = "give attention for every balanced question, or leave grounding out"
-            name = self._name(next(iter(self._regions)))
+            name = self.predictions.name(next(iter(self._regions)))
             raise _lack(len(self._regions), "balanced questions have no attention", name, remedy)
         if len(strangers):
             remedy = "score against the questions that were predicted, or let unknown ones be counted"
-            raise _lack(len(strangers), "predictions answer no question of the file", self._name(strangers[0]), remedy)
+            raise _lack(len(strangers), "predictions answer no question of the file", self.predictions.name(strangers[0]), remedy)
 
-    def _name(self, number: int) -> str:
-        return next(key for key, found in self.predictions.index.items() if found == number)
-
-    def _consistency(self, state: np.ndarray) -> float | None:
-        if not self._starts:
-            return None
-        right = state[np.array(self._entailed, np.int32)] & _RIGHT > 0
-        starts = np.array(self._starts, np.int32)
-        sizes = np.diff(np.append(starts, len(right)))
-        return 100 * float((np.add.reduceat(right.astype(np.float64), starts) / sizes).mean())
+    def _consistency(self, state: np.ndarray) -> tuple[float | None, dict[str, int]]:
+        """Consistency over the entailed questions that are in the file, and how many questions it comes from."""
+        if not self.consistency:
+            return None, {}
+        entailed, starts = np.array(self._entailed, np.int32), np.array(self._starts, np.int32)
+        absent = len(np.unique(entailed[state[entailed] & _SEEN == 0]))
+        counts = {"consistencyQuestions": 0, "entailedQuestions": len(np.unique(entailed)) - absent, "entailedAbsent": absent}
+        if not len(starts):
+            return None, counts
+        here = np.add.reduceat(state[entailed] & _SEEN > 0, starts, dtype=np.float64)
+        right = np.add.reduceat(state[entailed] & _RIGHT > 0, starts, dtype=np.float64)
+        counts["consistencyQuestions"] = int((here > 0).sum())
+        return (100 * float((right[here > 0] / here[here > 0]).mean()) if here.any() else None), counts
 
 
 def _lack(count: int, what: str, example: str, remedy: str) -> InputError:
@@ -372,6 +333,7 @@ def evaluate(
     missing: Literal["error", "wrong"] = "error",
     unknown: Literal["error", "count"] = "error",
     duplicates: Literal["error", "last"] = "error",
+    normalize: Normalization = "none",
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Score a prediction file with every official metric whose inputs are given; see :meth:`GqaScorer.result`.
@@ -381,8 +343,8 @@ def evaluate(
             attention without scene graphs.
     """
     if attention is not None and scene_graphs is None:
-        raise InputError("grounding needs scene graphs", where="attention", remedy="give the scene graphs too")
-    read = read_predictions(predictions, duplicates=duplicates, progress=progress)
+        raise InputError("grounding needs scene graphs", where="attention", remedy="give the scene graphs too (--scene-graphs)")
+    read = read_predictions(predictions, duplicates=duplicates, normalize=normalize, progress=progress)
     scorer = GqaScorer(read, consistency=consistency, missing=missing, pointers=attention is not None)
     for question in read_questions(questions, progress=progress):
         scorer.add(question)

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import ijson
 
 from tutelage.errors import InputError
+from tutelage.storage import read_json_lines
 
 Progress = Callable[[int], None]
 """Called with the number of bytes read since the last call."""
@@ -60,6 +61,13 @@ class JsonRecord:
         if not is_id(value):
             raise self.error(field, "an id of letters, digits, _ and -")
         return str(value)
+
+    def key(self, field: str) -> str | int:
+        """An id, as text or as a whole number from 0."""
+        value = self.value.get(field)
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+            return value
+        return self.name(field)
 
     def one_of(self, field: str, allowed: tuple[str, ...]) -> str:
         """A string among ``allowed``."""
@@ -157,6 +165,22 @@ def items(path: str | Path, progress: Progress | None = None) -> Iterator[tuple[
         InputError: the file is absent, cut or no JSON list; the byte reached is named.
     """
     yield from enumerate(_stream(Path(path), "[", progress))
+
+
+def lines(path: str | Path, progress: Progress | None = None) -> Iterator[tuple[int, Any]]:
+    """Yield (line number, value) of a JSON-lines file, one at a time.
+
+    Raises:
+        InputError: the file is absent, or a line is no JSON; the line is named.
+    """
+    number = 0
+    try:
+        for number, value in read_json_lines(path):
+            yield number, value
+        if progress is not None:
+            progress(Path(path).stat().st_size)
+    except UnicodeDecodeError as error:
+        raise InputError("not UTF-8 text", where=f"{path}, after line {number}", remedy="is it the right file?") from error
 
 
 def _stream(path: Path, opening: str, progress: Progress | None) -> Iterator[Any]:

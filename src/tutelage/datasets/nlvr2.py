@@ -10,9 +10,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
-from tutelage.datasets.json_records import JsonRecord, is_id
+from tutelage.datasets.json_records import JsonRecord, is_id, lines
 from tutelage.errors import InputError
-from tutelage.storage import read_json_lines
 
 _IDENTIFIER = re.compile(r"(train|dev|test1|test2)-(\d+)-(\d+)-(\d+)")
 _LABELS = MappingProxyType({"true": True, "false": False})
@@ -72,12 +71,8 @@ def read_examples(path: str | Path, *, labelled: bool = True) -> Iterator[Nlvr2E
     Raises:
         InputError: the file is absent, a line is cut, or a field is missing or wrong; line and field are named.
     """
-    number = 0
-    try:
-        for number, value in read_json_lines(path):
-            yield _example(JsonRecord(value, f"{path}:{number}"), labelled)
-    except UnicodeDecodeError as error:
-        raise InputError("not UTF-8 text", where=f"{path}, after line {number}", remedy="is it the right file?") from error
+    for number, value in lines(path):
+        yield _example(JsonRecord(value, f"{path}:{number}"), labelled)
 
 
 def _example(record: JsonRecord, labelled: bool) -> Nlvr2Example:

@@ -31,7 +31,7 @@ def sample_records(
     """A seeded sample, sorted by id: up to ``per_kind`` records of each kind, up to ``total`` of all, or (neither) all.
 
     A record's rank is a hash of seed, task and id, so the sample does not depend on the order of the file, a smaller one
-    is part of a larger one, and only the chosen records are held (ours: the publications name sizes, not draws).
+    is part of a larger one, and only the chosen records are held (our choice: the publications name sizes, not draws).
 
     Raises:
         InputError: both limits, one below 1, or an id that was chosen twice.

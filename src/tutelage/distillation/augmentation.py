@@ -6,9 +6,9 @@ Each row of a batch draws its own numbers from its own seed by counter, so a vie
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,9 @@ from torch.nn import functional as F
 
 from tutelage import storage
 from tutelage.distillation.data import Batch, hash64
+from tutelage.distillation.geometry import Geometry, move_labels, random_parts, random_windows
 from tutelage.errors import InputError
+from tutelage.fields import check_pair, check_range
 
 
 def random_draws(seeds: Tensor, stream: int, count: int) -> Tensor:
@@ -43,9 +45,15 @@ class Augmentation:
             2022), with ``mix`` the probability of mixing and ``switch`` that of CutMix where both are on. Class ids
             become probabilities over ``classes``; CutMix weighs them by the area that is left.
         field: which entry of a dict of inputs holds the images; None: the input is the tensor of images.
+        cut: cut a square of this many pixels out at random: the images become smaller.
+        turn: a random quarter turn, counter-clockwise.
+        labels: what crop, resize, flip, cut and turn move along with the images, by one :class:`Geometry`: ``map`` (class ids
+            [B, H, W], of any size), ``image`` ([B, C, H, W], of any size: a large picture beside a small one), ``boxes``
+            (as the task ``detection`` has them) or ``points`` [B, K, 3]; None: labels stay as they are.
 
     Raises:
-        InputError: no images, an odd batch for mixing, or labels to mix without ``classes``.
+        InputError: a value out of range, no images, images smaller than ``cut``, an odd batch for mixing, or labels to mix
+            without ``classes``.
     """
 
     crop: int = 0
@@ -60,25 +68,61 @@ class Augmentation:
     switch: float = 0.5
     classes: int | None = None
     field: str | None = None
+    cut: int = 0
+    turn: bool = False
+    labels: Literal["map", "image", "boxes", "points"] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("crop", "cut", "colour", "mixup", "cutmix", "flip", "erase", "mix", "switch"):
+            most = 1 if name in ("flip", "erase", "mix", "switch") else 10**6
+            check_range(f"views.{name}", getattr(self, name), 0, most, whole=name in ("crop", "cut"))
+        if self.resize is not None:
+            check_pair("views.resize", self.resize, 1e-6, 1)
+        if self.randaugment is not None:
+            if not isinstance(self.randaugment, (tuple, list)) or len(self.randaugment) != 2:
+                raise InputError(f"{self.randaugment!r} is no pair", where="views.randaugment", remedy="(operations, magnitude)")
+            check_range("views.randaugment", self.randaugment[0], 0, 100, whole=True)
+            check_range("views.randaugment", self.randaugment[1], 0, 10)
+        if self.classes is not None:
+            check_range("views.classes", self.classes, 1, 10**9, whole=True)
+        if self.labels not in (None, "map", "image", "boxes", "points"):
+            raise InputError(f"cannot move {self.labels!r}", where="views.labels", remedy="map, image, boxes or points")
+        if self.labels is not None and (self.randaugment or self.mixup or self.cutmix):
+            raise InputError(
+                f"RandAugment, Mixup and CutMix move images, and would leave the {self.labels} where they were",
+                where="views.labels",
+                remedy="use crop, resize, flip, cut, turn, colour and erase",
+            )
 
     @property
     def fingerprint(self) -> str:
         """Names the augmentation's settings and the version of its code."""
-        return storage.fingerprint("views-1", self)
+        later = ("cut", "turn", "labels")  # these leave the name as it was before they existed where they are off
+        return storage.fingerprint("views-1", {k: v for k, v in storage.to_plain(self).items() if v or k not in later})
 
     def __call__(self, batch: Batch) -> Batch:
         """The view of ``batch`` that its seeds name."""
-        images = batch.inputs if self.field is None else batch.inputs[self.field]
+        images = batch.inputs
+        if self.field is not None:
+            images = images.get(self.field) if isinstance(images, Mapping) else None
         if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
             raise InputError(
                 "augmentation needs images, float [B, C, H, W]",
                 where="inputs" if self.field is None else f"inputs.{self.field}",
-                remedy="convert them, or name the field that holds them: Views(field=…)",
+                remedy="convert them, or name the field that holds them: Augmentation(field=…)",
             )
         if batch.seeds is None:
             raise InputError("the batch has no view seeds", where="seeds", remedy="Data.batch must set them")
-        images = self.apply(images, batch.seeds)
         labels, partners = batch.labels, batch.partners
+        if self.cut or self.turn or self.labels is not None:
+            height, width = images.shape[2:]
+            geometry = self.geometry(batch.seeds, height, width)
+            size = (self.cut, self.cut) if self.cut else (height, width)
+            if labels is not None and self.labels is not None:
+                labels = move_labels(labels, self.labels, geometry, (size[0] / height, size[1] / width))
+            images = self.recolour(geometry.image(images, size), batch.seeds)
+        else:
+            images = self.apply(images, batch.seeds)
         if self.mixup or self.cutmix:
             images, labels, partners = self._mixed(images, labels, batch.seeds)
         inputs = images if self.field is None else {**batch.inputs, self.field: images}
@@ -92,6 +136,27 @@ class Augmentation:
             images = resized_part(images, random_draws(seeds, 2, 4), self.resize)
         if self.flip:
             images = torch.where((random_draws(seeds, 3, 1)[:, 0] < self.flip)[:, None, None, None], images.flip(-1), images)
+        return self.recolour(images, seeds)
+
+    def geometry(self, seeds: Tensor, height: int, width: int) -> Geometry:
+        """Where the views that ``seeds`` [B] name lie in images of ``height`` x ``width`` pixels.
+
+        Raises:
+            InputError: the images are smaller than ``cut``.
+        """
+        found = Geometry.whole(len(seeds))
+        if self.crop:
+            found = found.part(random_windows(random_draws(seeds, 1, 2), (height, width), (height, width), self.crop))
+        if self.cut:
+            found = found.part(random_windows(random_draws(seeds, 7, 2), (height, width), (self.cut, self.cut)))
+        if self.resize:
+            found = found.part(random_parts(random_draws(seeds, 2, 4), self.resize))
+        flip = random_draws(seeds, 3, 1)[:, 0] < self.flip
+        turns = (random_draws(seeds, 8, 1)[:, 0] * 4).long() if self.turn else found.turns
+        return Geometry(found.box, flip, turns)
+
+    def recolour(self, images: Tensor, seeds: Tensor) -> Tensor:
+        """What changes colours and leaves everything in its place (but for RandAugment): RandAugment, colour, erasing."""
         if self.randaugment:
             images = randaugment(images, seeds, *self.randaugment)
         if self.colour:
@@ -120,9 +185,14 @@ class Augmentation:
                 rows = slice(2 * pair, 2 * pair + 2)
                 mixed[rows, :, top:bottom, left:right] = other[rows, :, top:bottom, left:right]
         if labels is not None:
+            if not isinstance(labels, Tensor) or labels.ndim > 2 or (labels.ndim == 2 and not labels.is_floating_point()):
+                raise InputError("cannot mix such labels", where="labels", remedy="class ids [B] or probabilities [B, C]")
             if labels.ndim == 1:
                 if self.classes is None:
-                    raise InputError("mixing needs the number of classes", where="views.classes", remedy="Views(classes=…)")
+                    raise InputError("mixing needs the number of classes", where="views.classes", remedy="Augmentation(classes=…)")
+                if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.classes:
+                    wrong = f"labels are {int(labels.min())} to {int(labels.max())}, of {self.classes} classes"
+                    raise InputError(wrong, where="views.classes", remedy="count classes from 0, and give their number")
                 labels = F.one_hot(labels, self.classes).float()
             own, others = (share.to(labels.dtype)[:, None] for share in (kept, 1 - kept))
             labels = labels * own + labels[partners] * others

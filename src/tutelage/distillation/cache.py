@@ -29,6 +29,7 @@ from tutelage.fields import check_field, check_items
 FORMAT = "tutelage-cache"
 SHARD = "tutelage-cache-shard-1"
 VERSION = 1
+REBUILD = "delete this shard and build again (the others are kept); tutelage cache verify finds every damaged one"
 
 
 def view_keys(batch: Batch) -> np.ndarray:
@@ -64,7 +65,7 @@ def sparsify(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 def densify(ids: Tensor, values: Tensor, classes: int) -> Tensor:
     """Probabilities [B, C] from the kept ones: the leftover mass spread evenly over the C - K others, not renormalised.
 
-    Where rounding left the kept sum above 1, or K = C, the kept values are divided by their sum instead (ours).
+    Where rounding left the kept sum above 1, or K = C, the kept values are divided by their sum instead (our choice).
     """
     kept = values.float()
     total = kept.sum(-1, keepdim=True)
@@ -175,9 +176,23 @@ class Cache:
         starts = np.cumsum([0] + [len(shard["keys"]) for shard in self.shards])
         by_key = np.argsort(keys, kind="stable")
         self._keys, self._rows, self._starts = keys[by_key], by_key, starts
+        self._check_complete()
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def _check_complete(self) -> None:
+        """Refuse shards that are whole each by itself, but do not hold the views that the cache says it covers."""
+        views, order = self.metadata["covers"].get("views"), self.metadata["order"]
+        if not all(isinstance(value, int) for value in (views, order.get("length"), order.get("batch_size"))):
+            return
+        held, wanted = len(np.unique(self._keys)), views * order["length"]
+        if held < min(wanted, self.metadata["passes"] * order["batch_size"]):
+            raise InputError(
+                f"the cache is corrupted: its shards hold {held:,} of the {wanted:,} views that it covers",
+                where=self.root,
+                remedy="a shard was replaced by another: tutelage cache verify, or build the cache again in a new folder",
+            )
 
     def _fitting(self, columns: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
         """``columns`` if they are those that the head names."""
@@ -191,7 +206,7 @@ class Cache:
                     or (top and shape[:-1] != tuple(entry["shape"][:-1]))
                 ):
                     message = f"its column {column!r} is {'missing' if shape is None else f'of shape {shape}'}"
-                    raise InputError(message, where=path, remedy="delete this shard and build again: the others are kept")
+                    raise InputError(f"this shard is corrupted: {message}", where=path, remedy=REBUILD)
         return columns
 
     @staticmethod
@@ -205,7 +220,7 @@ class Cache:
                 raise InputError("its columns are not of one length")
             return columns, facts
         except InputError as error:
-            raise InputError(error.message, where=path, remedy="delete this shard and build again: the others are kept") from error
+            raise InputError(f"this shard is corrupted: {error.message}", where=path, remedy=REBUILD) from error
 
     @property
     def size(self) -> int:
@@ -278,6 +293,8 @@ class CachedTeacher(Teacher):
     Raises:
         StaleError: the cache was built from another teacher.
     """
+
+    cached = True
 
     def __init__(self, cache: Cache, teacher: Teacher | None = None):
         if teacher is not None and teacher.fingerprint != cache.metadata["teacher"]:

@@ -30,7 +30,7 @@ from tutelage.distillation.cache import (
     view_keys,
 )
 from tutelage.distillation.checkpoint import write_tensors
-from tutelage.distillation.data import Batch, ReplayableData, SampleOrder
+from tutelage.distillation.data import Batch, BatchOrder, ReplayableData, order_of
 from tutelage.distillation.data.loader import BatchLoader
 from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.teacher import Teacher
@@ -42,7 +42,7 @@ class CachePlan:
     """The first ``passes`` passes in ``order`` show every view; ``covers`` says which views these are: the one of each
     sample, a cycle of views of each sample (whatever the order they are shown in), or those of one run alone."""
 
-    order: SampleOrder
+    order: BatchOrder
     passes: int
     covers: dict[str, Any]
 
@@ -51,7 +51,7 @@ class CachePlan:
         return data.batch(*self.order.step(number))
 
 
-def plan(data: ReplayableData, order: SampleOrder, passes: int) -> CachePlan:
+def plan(data: ReplayableData, order: BatchOrder, passes: int) -> CachePlan:
     """What must be asked so that ``passes`` forward passes of training in ``order`` find every view.
 
     Views that come again are all asked for, even if training is shorter than a cycle of them: other runs find them too.
@@ -61,12 +61,9 @@ def plan(data: ReplayableData, order: SampleOrder, passes: int) -> CachePlan:
     if plain or (first.partners is None and order.views):
         cycle = 1 if plain else order.views
         covers = {"views": cycle} | ({} if plain else {"view_seed": order.view_seed})
-        return CachePlan(order, -(-cycle * order.length // order.batch_size), covers)
-    return CachePlan(order, passes, {"passes": passes, **_facts(order)})
-
-
-def _facts(order: SampleOrder) -> dict[str, Any]:
-    return {name: getattr(order, name) for name in ("length", "batch_size", "seed", "views", "view_seed")}
+        if (covering := order.covering(cycle)) is not None:
+            return CachePlan(order, covering, covers)
+    return CachePlan(order, passes, {"passes": passes, **order.facts()})
 
 
 def build(
@@ -77,10 +74,10 @@ def build(
     processes: workers.WorkerPool | int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Cache:
-    """Ask the lesson's teacher about every view that its training will show, and keep the answers in ``root``.
+    """Ask the training job's teacher about every view that its training will show, and keep the answers in ``root``.
 
     Args:
-        lesson: gives data, teacher, order and length of training. Its teacher must be frozen.
+        job: gives data, teacher, order and length of training. Its teacher must be frozen.
         store: how each head is kept: ``fp32``, ``fp16`` or ``topK``; one word for all heads, or a dict that names the
             heads to keep (sub-modules tapped by the teacher too).
         shard: passes a shard; what a kill can cost.
@@ -92,9 +89,9 @@ def build(
         InputError: a wrong ``storage_format``, or a teacher's output that is not finite.
     """
     if job.teacher is None:
-        raise InputError("nothing to cache: the lesson has no teacher", where=job.name)
+        raise InputError("nothing to cache: the training job has no teacher", where=job.name)
     if isinstance(job.teacher, CachedTeacher):
-        raise InputError("the lesson's teacher is a cache already", where=job.name)
+        raise InputError("the training job's teacher is a cache already", where=job.name)
     if not job.teacher.frozen:
         raise InputError("this teacher changes while it teaches", where=job.name, remedy="only a frozen teacher can be cached")
     root = Path(root)
@@ -106,9 +103,9 @@ def build(
     if (root / "cache.json").exists():
         head = read_metadata(root)  # the order it was begun in; another may serve as well
     else:
-        head |= {"order": _facts(todo.order), "passes": todo.passes, "shard": shard}
+        head |= {"order": todo.order.facts(), "passes": todo.passes, "shard": shard}
         storage.write_json(root / "cache.json", head, sealed=True)
-    todo, shard = CachePlan(SampleOrder(**head["order"]), head["passes"], head["covers"]), head["shard"]
+    todo, shard = CachePlan(order_of(job.data, **head["order"]), head["passes"], head["covers"]), head["shard"]
     count = -(-todo.passes // shard)
     missing = [number for number in range(count) if not shard_path(root, number).exists()]
     common = (root.resolve(), head, job.teacher, job.data, todo)
@@ -123,16 +120,18 @@ def build(
 
 def _metadata(job: TrainingJob, todo: CachePlan, storage_format: Mapping[str, str] | str) -> dict[str, Any]:
     assert job.teacher is not None
-    said = job.teacher(todo.batch(job.data, 0))
-    named = dict.fromkeys(said, storage_format) if isinstance(storage_format, str) else dict(storage_format)
+    teacher_outputs = job.teacher(todo.batch(job.data, 0))
+    named = dict.fromkeys(teacher_outputs, storage_format) if isinstance(storage_format, str) else dict(storage_format)
     for name, how in named.items():
         check_store(how, f"store: {name}")
-    if absent := set(named) - set(said):
-        raise InputError(f"the teacher has no head {', '.join(sorted(absent))}", where="store", remedy=f"it has {', '.join(said)}")
+    if absent := set(named) - set(teacher_outputs):
+        raise InputError(
+            f"the teacher has no head {', '.join(sorted(absent))}", where="store", remedy=f"it has {', '.join(teacher_outputs)}"
+        )
     return {
         "format": FORMAT,
         "version": VERSION,
-        "heads": {name: {"store": how, "shape": list(said[name].shape[1:])} for name, how in named.items()},
+        "heads": {name: {"store": how, "shape": list(teacher_outputs[name].shape[1:])} for name, how in named.items()},
         "covers": todo.covers,
     }
 
@@ -170,10 +169,10 @@ def build_shard(
         batch = loader.take(step)
         keys = view_keys(batch)
         fresh = [row for row, key in enumerate(keys.tolist()) if not (key in seen or seen.add(key))]  # type: ignore[func-returns-value]
-        said = teacher(batch)
+        teacher_outputs = teacher(batch)
         columns.setdefault("keys", []).append(torch.from_numpy(keys.view(np.int64))[fresh])
         for name, entry in metadata["heads"].items():
-            value = said[name]
+            value = teacher_outputs[name]
             if not bool(value.isfinite().all()):
                 raise InputError(
                     f"the teacher's output {name!r} is not finite",
@@ -202,13 +201,13 @@ def verify(root: str | Path, job: TrainingJob | None = None, passes: int = 8, to
     if job is None or job.teacher is None:
         return report
     stored, live = CachedTeacher(cache, job.teacher.uncached), job.teacher.uncached
-    order = SampleOrder(**cache.metadata["order"])
+    order = order_of(job.data, **cache.metadata["order"])
     for number in np.linspace(0, cache.metadata["passes"] - 1, min(passes, cache.metadata["passes"])).astype(int).tolist():
         batch = job.data.batch(*order.step(number))
-        ours, theirs = stored(batch), live(batch)
+        cached_outputs, live_outputs = stored(batch), live(batch)
         report["asked"] += len(batch)
         for name, entry in cache.metadata["heads"].items():
-            error = difference(entry["store"], ours[name], theirs[name])
+            error = difference(entry["store"], cached_outputs[name], live_outputs[name])
             report["largest_error"][name] = max(error, report["largest_error"].get(name, 0.0))
             if error > (tolerance if tolerance is not None else 1e-5 if entry["store"] == "fp32" else 1e-3):
                 raise StaleError(
@@ -228,12 +227,12 @@ def estimate_break_even(job: TrainingJob, storage_format: Mapping[str, str] | st
         for itself (infinite where reading is slower than asking).
     """
     if job.teacher is None:
-        raise InputError("the lesson has no teacher", where=job.name)
+        raise InputError("the training job has no teacher", where=job.name)
     total = job.settings.steps * job.settings.accumulate
     todo = plan(job.data, job.sample_order(), total)
     rounds = max(1, min(rounds, todo.passes))
     batches = [todo.batch(job.data, number) for number in range(rounds)]
-    facts = {"data": "none", "teacher": "none", "order": _facts(todo.order), "passes": rounds, "shard": rounds}
+    facts = {"data": "none", "teacher": "none", "order": todo.order.facts(), "passes": rounds, "shard": rounds}
     head = _metadata(job, todo, storage_format) | facts
     teacher = _median([_timed(job.teacher, batch) for batch in batches])
     with tempfile.TemporaryDirectory() as folder:

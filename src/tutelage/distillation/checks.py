@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from tutelage.distillation.data import Batch, flatten_tree
+from tutelage.distillation.data import Batch, ReplayableData, TensorData, Tree, flatten_tree
 from tutelage.distillation.data.replay import check_replay
 from tutelage.distillation.job import TrainingJob
 from tutelage.distillation.method import Method
-from tutelage.distillation.outputs import Output, forward_heads
+from tutelage.distillation.outputs import Output, forward_heads, unwrap_model
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.tasks import Classification, Fit, Regression, Task, infer_task, make_task
+from tutelage.distillation.tasks.base import describe
 from tutelage.distillation.vocabulary import vocabularies
 from tutelage.errors import InputError, TrainingError
 
@@ -36,14 +37,32 @@ def resolve_task(job: TrainingJob, batch: Batch) -> None:
     if len(job.method.tasks) == 1:
         job.set_task(make_task(job.method.tasks[0]))
         return
-    with torch.no_grad(), vocabularies(job.student, batch.inputs, "student"):
-        output = forward_heads(job.student.eval(), batch.inputs)
+    output = _first_output(job.student, batch.inputs)
     try:
         task = infer_task(output, batch)
     except InputError:
         _check_labels(job, batch)  # the likelier cause
         raise
     job.set_task(task)
+
+
+def _first_output(student: nn.Module, inputs: Tree) -> Output:
+    with torch.no_grad(), vocabularies(student, inputs, "student"), _takes(inputs, "student"):
+        return forward_heads(student.eval(), inputs)
+
+
+@contextlib.contextmanager
+def _takes(inputs: Tree, who: str) -> Iterator[None]:
+    """Turn what a network raises on its first batch into an error that shows the batch; the network's own stays as its cause."""
+    try:
+        yield
+    except (RuntimeError, TypeError, ValueError, LookupError, AttributeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the {who} fails on the first batch, inputs {describe(inputs)}: {reason}"[:500],
+            where=who,
+            remedy="give inputs of the type and shape that the network takes",
+        ) from error
 
 
 def _check_labels(job: TrainingJob, batch: Batch, task: Task | None = None) -> None:
@@ -71,18 +90,27 @@ def check_first_batch(job: TrainingJob, batch: Batch) -> None:
         _finite("labels", batch.labels)
     _check_labels(job, batch, task)
     plain = type(job.method).forward in (Method.forward, Supervised.forward)
-    if not plain and task is None:
+    if not plain and task is None and not job.method.student_heads:
         return  # the method feeds its networks in its own way
-    with torch.no_grad(), vocabularies(job.student, batch.inputs, "student"):
-        student = forward_heads(job.student.eval(), batch.inputs)
+    student = _first_output(job.student, batch.inputs)
+    if missing := [name for name in job.method.student_heads if name not in student]:
+        raise InputError(
+            f"{type(job.method).__name__} needs a student with the heads {', '.join(job.method.student_heads)}; "
+            f"{type(unwrap_model(job.student)).__name__} lacks {', '.join(missing)}",
+            where="student",
+            remedy=f"it has {', '.join(student)}: return a dict with all of them, or take the network that the method's page names",
+        )
     if task is not None and (plain or "logits" in student):
         task.check(student, batch.labels)
     elif plain and Classification.fit(student, batch) is Fit.CERTAIN:
         Classification().check(student, batch.labels)
+    if isinstance(task, Classification) and "logits" in student:
+        _check_class_ids(job.data, task, student["logits"].shape[-1])
     if type(job.method).forward is not Method.forward or job.teacher is None or job.teacher.black_boxes:
         return
     network = job.teacher.network
-    with torch.no_grad(), vocabularies(network, batch.inputs, "teacher") if network is not None else contextlib.nullcontext():
+    known = vocabularies(network, batch.inputs, "teacher") if network is not None else contextlib.nullcontext()
+    with torch.no_grad(), known, _takes(batch.inputs, "teacher"):
         teacher = job.teacher(batch)
     for name, value in teacher.items():
         _finite(f"the teacher's output {name!r}", value, "check the teacher's weights and how its inputs are normalised")
@@ -90,6 +118,21 @@ def check_first_batch(job: TrainingJob, batch: Batch) -> None:
         task.check_teacher(student, teacher)
     else:
         _check_matched(job, student, teacher)
+
+
+def _check_class_ids(data: ReplayableData, task: Classification, classes: int) -> None:
+    """Look at the class ids of all samples where they lie in memory: a wrong one would end the run in the middle."""
+    labels = data.labels if isinstance(data, TensorData) else None
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point() or labels.dtype == torch.bool:
+        return
+    wrong = ((labels < 0) | (labels >= classes)) & task.counted(labels, classes)
+    if bool(wrong.any()):
+        first = int(wrong.nonzero()[0, 0])
+        raise InputError(
+            f"the label of sample {first} is {int(labels[first])}, the student has {classes} classes (0 to {classes - 1})",
+            where="labels",
+            remedy="count classes from 0; a label of -100 leaves a sample out, or another: ignore_index of the task",
+        )
 
 
 def _check_matched(job: TrainingJob, student: Output, teacher: Output) -> None:
@@ -118,9 +161,9 @@ def check_no_shared_parameters(job: TrainingJob, learned: Mapping[str, nn.Parame
                 where=type(job.method).__name__,
                 remedy="hold the student beside the method, or keep a deep copy of it",
             )
-    network = job.teacher.network if job.teacher is not None else None
+    networks = job.teacher.networks if job.teacher is not None else ()
     trained = {id(parameter) for parameter in learned.values()}
-    for name, parameter in network.named_parameters() if network is not None else ():
+    for name, parameter in (item for network in networks for item in network.named_parameters()):
         if id(parameter) in trained:
             raise InputError(
                 f"teacher and learner share the parameter {name}",
@@ -135,10 +178,10 @@ def parameters_without_gradient(job: TrainingJob, learned: Mapping[str, nn.Param
     Raises:
         TrainingError: none got one.
     """
-    asked = [name for name, parameter in learned.items() if parameter.requires_grad]
-    without = [name for name in asked if learned[name].grad is None]
+    trainable = [name for name, parameter in learned.items() if parameter.requires_grad]
+    without = [name for name in trainable if learned[name].grad is None]
     without = [name for name in without if not any(fnmatch(name, pattern) for pattern in job.method.unused_parameters)]
-    if asked and len(without) == len(asked):
+    if trainable and len(without) == len(trainable):
         raise TrainingError(
             "no gradient reaches any parameter",
             where=job.name,
@@ -174,10 +217,10 @@ def _non_finite_teacher(job: TrainingJob, passes: range, batch: Callable[[int], 
         return ""
     for number in passes:
         try:
-            said = job.teacher(batch(number))
+            teacher_outputs = job.teacher(batch(number))
         except Exception:  # the method feeds this teacher otherwise: there is nothing to add to the message
             return ""
-        for name, value in said.items():
+        for name, value in teacher_outputs.items():
             if value.is_floating_point() and not bool(value.isfinite().all()):
                 step = number // job.settings.accumulate
                 return f" (the teacher's output {name!r} is not finite in step {step})"

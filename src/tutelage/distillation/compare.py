@@ -62,8 +62,8 @@ def probabilities(network: nn.Module, test: ReplayableData) -> Tensor:
 
 def accuracy(network: nn.Module, test: ReplayableData) -> dict[str, float]:
     """``{"accuracy": share of right answers, %}``."""
-    said = probabilities(network, test).argmax(-1)
-    return {"accuracy": 100 * float((said == class_labels(test)).double().mean())}
+    predictions = probabilities(network, test).argmax(-1)
+    return {"accuracy": 100 * float((predictions == class_labels(test)).double().mean())}
 
 
 def calibration(probabilities: Tensor, labels: Tensor, bins: int = 10) -> dict[str, Any]:
@@ -71,8 +71,8 @@ def calibration(probabilities: Tensor, labels: Tensor, bins: int = 10) -> dict[s
 
     probabilities: [N, C]; labels: [N]. Returns ``{ece, bins: [{confidence, accuracy, share}]}`` without empty bins.
     """
-    sure, said = probabilities.max(-1)
-    right = (said == labels).double()
+    sure, predictions = probabilities.max(-1)
+    right = (predictions == labels).double()
     which = (sure * bins).long().clamp_max(bins - 1)
     found = []
     for number in range(bins):
@@ -116,6 +116,7 @@ def compare(
     """
     if not seeds:
         raise InputError("no seed to run", where="seeds", remedy="at least 1")
+    settings = settings.resolve(len(data))
     kind = task_of(student(seeds[0]), test) if task is None else make_task(task)
 
     def score(network: nn.Module) -> Mapping[str, float]:
@@ -127,12 +128,17 @@ def compare(
         start = student(seed)
 
         def run(
-            name: str, how: Method, on: ReplayableData, told: TrainingSettings, start: nn.Module = start, number: int = number
+            name: str,
+            how: Method,
+            on: ReplayableData,
+            arm_settings: TrainingSettings,
+            start: nn.Module = start,
+            number: int = number,
         ) -> TrainingResult:
             if progress is not None:
                 progress(name, number, len(seeds))
-            lesson = TrainingJob(copy.deepcopy(start), teacher, copy.deepcopy(how), on, told, name, score, kind)
-            result = train(lesson)
+            training_job = TrainingJob(copy.deepcopy(start), teacher, copy.deepcopy(how), on, arm_settings, name, score, kind)
+            result = train(training_job)
             arms[name].append(result)
             return result
 
@@ -174,7 +180,7 @@ def assemble(
             {
                 "name": "teacher",
                 "role": "teacher",
-                "parameters": _count(teacher.network),
+                "parameters": sum(_count(network) for network in teacher.networks) or None,
                 "equal_steps": budget,
                 "equal_time": budget,
                 "speed": None,
@@ -226,8 +232,8 @@ def _summary(arms: Mapping[str, Sequence[TrainingResult]], ceiling: float | None
     }
 
 
-def _count(network: nn.Module | None) -> int | None:
-    return None if network is None else sum(p.numel() for p in network.parameters())
+def _count(network: nn.Module) -> int:
+    return sum(p.numel() for p in network.parameters())
 
 
 def _budget(results: Sequence[TrainingResult], metric: Metric) -> dict[str, Any]:

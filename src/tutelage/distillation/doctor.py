@@ -1,4 +1,4 @@
-"""The doctor: looks at a lesson before time is spent on it, and says what to do about each thing that is wrong."""
+"""The doctor: looks at a training job before time is spent on it, and says what to do about each thing that is wrong."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tutelage.distillation.cache import CachedTeacher, difference
 from tutelage.distillation.checkpoint import select_prefix
 from tutelage.distillation.checks import check_first_batch, resolve_task
-from tutelage.distillation.data import Batch, ReplayableData, flatten_tree, map_tree
+from tutelage.distillation.data import Batch, ReplayableData, flatten_tree, map_tree, take_rows
 from tutelage.distillation.data.dataset import DatasetData
 from tutelage.distillation.data.replay import check_replay, check_worker
 from tutelage.distillation.job import TrainingJob
@@ -41,11 +41,11 @@ class Finding:
 
 
 def diagnose(job: TrainingJob, labelled: ReplayableData | None = None, samples: int = 256, steps: int = 60) -> list[Finding]:
-    """Every check, on copies: the lesson is as before afterwards.
+    """Every check, on copies: the training job is as before afterwards.
 
     Args:
-        lesson: what to look at.
-        labelled: data with class labels that the teacher should get right; None: the lesson's own.
+        job: what to look at.
+        labelled: data with class labels that the teacher should get right; None: the training job's own.
         samples: how many of them to ask about.
         steps: how long one batch is trained on to see whether it can be learned.
 
@@ -114,12 +114,15 @@ def _vocabulary(student: nn.Module, teacher: nn.Module | None, batch: Batch) -> 
         return
     with (
         torch.no_grad(),
-        vocabularies(student, batch.inputs, "student") as ours,
-        vocabularies(teacher, batch.inputs, "teacher") as theirs,
+        vocabularies(student, batch.inputs, "student") as student_vocabularies,
+        vocabularies(teacher, batch.inputs, "teacher") as teacher_vocabularies,
     ):
         forward_heads(student.eval(), batch.inputs), forward_heads(teacher, batch.inputs)
-    for name in ours.keys() & theirs.keys():
-        same, sizes = ours[name] == theirs[name], f"{ours[name]:,} and {theirs[name]:,} words for {name}"
+    for name in student_vocabularies.keys() & teacher_vocabularies.keys():
+        same, sizes = (
+            student_vocabularies[name] == teacher_vocabularies[name],
+            f"{student_vocabularies[name]:,} and {teacher_vocabularies[name]:,} words for {name}",
+        )
         yield Finding(
             "vocabulary", same, f"student and teacher know {sizes}",
             "" if same else "one tokenizer must have made the ids of both: give them the same vocabulary",
@@ -139,9 +142,16 @@ def _score(teacher: Teacher, data: ReplayableData, samples: int) -> Iterator[Fin
     if live.black_boxes or not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
         return
 
+    known = labels >= 0  # the others are left out by every task
+    if not bool(known.any()):
+        return
+    if not bool(known.all()):
+        batch = take_rows(batch, known.nonzero()[:, 0])
+        labels, count = batch.labels, int(known.sum())
+
     def predictions(inputs: object) -> Tensor | None:
-        said = live(replace(batch, inputs=inputs)).get("logits")
-        return said.argmax(-1) if said is not None and said.ndim == 2 else None
+        teacher_logits = live(replace(batch, inputs=inputs)).get("logits")
+        return teacher_logits.argmax(-1) if teacher_logits is not None and teacher_logits.ndim == 2 else None
 
     found = predictions(batch.inputs)
     if found is None:
@@ -163,7 +173,10 @@ def _score(teacher: Teacher, data: ReplayableData, samples: int) -> Iterator[Fin
         )  # fmt: skip
         return
     best, better = max(
-        ((float((said == labels).float().mean()), name) for name, said in _renormalised(batch.inputs, predictions)),
+        (
+            (float((teacher_logits == labels).float().mean()), name)
+            for name, teacher_logits in _renormalised(batch.inputs, predictions)
+        ),
         default=(0.0, ""),
     )
     if best > right + 0.1:
@@ -199,9 +212,9 @@ def _renormalised(inputs: object, predictions: Callable[[object], Tensor | None]
         ways["of ImageNet's mean and deviation"] = (inputs - middle[:, None, None]) / spread[:, None, None]
         ways["with channels in the order BGR"] = inputs.flip(1)
     for name, changed in ways.items():
-        said = predictions(changed)
-        if said is not None:
-            yield name, said
+        changed_predictions = predictions(changed)
+        if changed_predictions is not None:
+            yield name, changed_predictions
 
 
 def _cached(teacher: Teacher, batch: Batch) -> Iterator[Finding]:
@@ -231,14 +244,22 @@ def _learning(job: TrainingJob, batch: Batch, steps: int) -> Iterator[Finding]:
         terms, weights, shares = _shares(job, method, student, batch, parameters)
         yield from _gradients(method, parameters)
         yield _balance(terms, weights, shares)
-        yield _overfits(job, method, student, batch, list(parameters.values()), steps)
+        if len(method.turns()) == 1:  # turns may work against each other: one optimiser says nothing about them
+            yield _overfits(job, method, student, batch, list(parameters.values()), steps)
 
 
 def _loss(job: TrainingJob, method: Method, student: nn.Module, batch: Batch) -> tuple[dict[str, Tensor], dict[str, float]]:
-    ours, theirs = method(batch, student, job.teacher)
-    terms = method.loss_terms(batch, ours, theirs)
-    given = method.loss_weights()
-    return terms, {name: given.get(name, 1.0) for name in terms}
+    """The terms of every turn, and their weights."""
+    terms: dict[str, Tensor] = {}
+    weights: dict[str, float] = {}
+    for turn in method.turns():
+        method.progress = replace(method.progress, turn=turn.name)
+        shown = method.transform(copy.copy(batch))
+        found = method.loss_terms(shown, *method(shown, student, job.teacher))
+        given = method.loss_weights()
+        terms |= found
+        weights |= {name: given.get(name, 1.0) for name in found}
+    return terms, weights
 
 
 def gradient_shares(job: TrainingJob, trained: Mapping[str, Tensor] | None = None) -> tuple[dict[str, float], dict[str, float]]:
@@ -312,7 +333,7 @@ def _balance(terms: dict[str, float], weights: dict[str, float], norms: dict[str
 def _overfits(
     job: TrainingJob, method: Method, student: nn.Module, batch: Batch, parameters: list[nn.Parameter], steps: int
 ) -> Finding:
-    """Train on the one batch, at the lesson's rate, a tenth, a hundredth; one must lower the loss by a fifth."""
+    """Train on the one batch, at the training job's rate, a tenth, a hundredth; one must lower the loss by a fifth."""
     keep = map_tree(lambda t: t.detach().clone(), (student.state_dict(), method.state_dict()))
     rate, first, least = max(job.settings.lr, 1e-3), 0.0, float("inf")
     for _ in range(3):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import marshal
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from tutelage.distillation.data import Batch, take_rows
+from tutelage.distillation.data.object_hash import callable_fingerprint
 from tutelage.distillation.teacher import BlackBoxTeacher, Teacher, as_teacher
 from tutelage.errors import InputError
 from tutelage.storage import fingerprint
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class RouteByClass:
     """Routes by label: ``teachers[c]`` is the number of the teacher that knows class c. Of mixed labels [B, C] the class
-    with the largest share counts (ours).
+    with the largest share counts (our choice).
 
     Raises:
         InputError: a batch without labels, or a class beyond the list.
@@ -55,6 +56,27 @@ class RouteBySample:
         return _looked_up(self.teachers, batch.ids, "sample")
 
 
+@dataclass(frozen=True)
+class RouteByField:
+    """Routes by a field of the batch: ``batch.extra[name]`` [B] (such as ``domain``) is looked up in ``teachers``; without
+    ``teachers`` it is the teacher's number itself.
+
+    Raises:
+        InputError: a batch without the field, or a value beyond the list.
+    """
+
+    name: str
+    teachers: Sequence[int] = ()
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """[B] int64."""
+        found = batch.extra.get(self.name)
+        if not isinstance(found, Tensor):
+            known = ", ".join(batch.extra) or "none"
+            raise InputError(f"the batch has no field {self.name!r}", where="route", remedy=f"its fields: {known}")
+        return _looked_up(self.teachers, found.long(), self.name) if self.teachers else found.long()
+
+
 def _looked_up(teachers: Sequence[int], rows: Tensor, what: str) -> Tensor:
     if len(rows) and (int(rows.min()) < 0 or int(rows.max()) >= len(teachers)):
         raise InputError(
@@ -65,23 +87,6 @@ def _looked_up(teachers: Sequence[int], rows: Tensor, what: str) -> Tensor:
     return torch.tensor(list(teachers), device=rows.device)[rows]
 
 
-def _route_parts(route: Callable[[Batch], Tensor]) -> list[Any]:
-    """What tells one route from another: its lists, its own fingerprint, or a function's code and what it closes over."""
-    if isinstance(route, (RouteByClass, RouteBySample)):
-        return [type(route).__name__, list(route.teachers)]
-    code = getattr(route, "__code__", None)
-    if code is not None:
-        return [marshal.dumps(code), [repr(cell.cell_contents) for cell in getattr(route, "__closure__", None) or ()]]
-    own = getattr(route, "fingerprint", None)
-    if own is None:
-        raise InputError(
-            f"{type(route).__name__} does not say when it changes",
-            where="route",
-            remedy="give ByClass, BySample, a function, or an object with a fingerprint",
-        )
-    return [str(own)]
-
-
 class EnsembleTeacher(Teacher):
     """Several teachers as one.
 
@@ -89,8 +94,8 @@ class EnsembleTeacher(Teacher):
         teachers: at least one; all must know the head.
         combine: ``average`` or ``sum`` of each head (weighted), or ``routed``: each row is answered by one of them.
         weights: one a teacher, for ``average`` (normalised to sum 1) and ``sum``.
-        route: for ``routed``: :class:`RouteByClass`, :class:`RouteBySample`, or any function from a batch to the teacher's number
-            of each row, [B] int64.
+        route: for ``routed``: :class:`RouteByClass`, :class:`RouteBySample`, :class:`RouteByField`, or any function from a
+            batch to the teacher's number of each row, [B] int64.
 
     Raises:
         InputError: no teacher, an unknown way to combine, or a route that names no teacher.
@@ -114,15 +119,17 @@ class EnsembleTeacher(Teacher):
         total = list(weights or [1.0] * len(self.teachers))
         self.weights = [w / sum(total) for w in total] if combine == "average" else total
         self.combine, self.route = combine, route
+        self._route = None if route is None else callable_fingerprint(route, "route", getattr(route, "fingerprint", None))
         self.frozen = all(teacher.frozen for teacher in self.teachers)
+        self.cached = any(teacher.cached for teacher in self.teachers)
 
     def predict(self, batch: Batch) -> Output:
         """See :class:`Teacher`."""
         if self.route is not None:
             return self._routed(batch, self.route(batch))
-        said = [teacher(batch) for teacher in self.teachers]
-        shared = [name for name in said[0] if all(name in one for one in said)]
-        return {name: _weighted([one[name] for one in said], self.weights) for name in shared}
+        outputs = [teacher(batch) for teacher in self.teachers]
+        shared = [name for name in outputs[0] if all(name in one for one in outputs)]
+        return {name: _weighted([one[name] for one in outputs], self.weights) for name in shared}
 
     def _routed(self, batch: Batch, route: Tensor) -> Output:
         if route.shape != (len(batch),) or bool((route < 0).any()) or bool((route >= len(self.teachers)).any()):
@@ -141,13 +148,24 @@ class EnsembleTeacher(Teacher):
     @property
     def fingerprint(self) -> str:
         """See :class:`Teacher`."""
-        route = _route_parts(self.route) if self.route is not None else []
-        return fingerprint(self.combine, self.weights, [teacher.fingerprint for teacher in self.teachers], *route)
+        return fingerprint(self.combine, self.weights, [teacher.fingerprint for teacher in self.teachers], self._route)
 
     @property
     def black_boxes(self) -> Sequence[BlackBoxTeacher]:
         """See :class:`Teacher`."""
         return [box for teacher in self.teachers for box in teacher.black_boxes]
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """See :class:`Teacher`."""
+        return [network for teacher in self.teachers for network in teacher.networks]
+
+    @property
+    def uncached(self) -> EnsembleTeacher:
+        """See :class:`Teacher`."""
+        live = copy.copy(self)
+        live.teachers = [teacher.uncached for teacher in self.teachers]
+        return live
 
     def request_features(self, *taps: str) -> None:
         """See :class:`Teacher`."""

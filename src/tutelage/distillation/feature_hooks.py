@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,7 +14,14 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from tutelage.distillation.outputs import unwrap_model
-from tutelage.errors import InputError, did_you_mean
+from tutelage.errors import InputError
+
+
+class UnknownLayer(InputError):
+    """A network has no sub-module of the name ``layer``."""
+
+    layer: str = ""
+    network: nn.Module | None = None
 
 
 class FeatureHooks:
@@ -27,19 +36,18 @@ class FeatureHooks:
     PyTorch. To tap compiled code at its speed, :meth:`open` before ``torch.compile``, read ``features``, and leave it open.
 
     Raises:
-        InputError: no such sub-module; the message offers the nearest names.
+        UnknownLayer: no such sub-module; the message names the network, the remedy the nearest layers.
     """
 
     def __init__(self, network: nn.Module, names: Sequence[str]):
         self.names = tuple(names)
         known = dict(unwrap_model(network).named_modules())
         for name in self.names:
-            if name.removeprefix("in:") not in known:
-                raise InputError(
-                    f"no sub-module {name!r}",
-                    where="tap",
-                    remedy=did_you_mean(name.removeprefix("in:"), [k for k in known if k]),
-                )
+            if (plain := name.removeprefix("in:")) not in known:
+                message = f"{type(unwrap_model(network)).__name__} has no layer {plain!r}"
+                error = UnknownLayer(message, where="features", remedy=_near(plain, [layer for layer in known if layer]))
+                error.layer, error.network = name, network
+                raise error
         self._modules = {name: known[name.removeprefix("in:")] for name in self.names}
         self._compiled = any(hasattr(m, "_orig_mod") or m._compiled_call_impl is not None for m in network.modules())
         self._handles: list[RemovableHandle] = []
@@ -75,6 +83,43 @@ class FeatureHooks:
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         """A copy of a method goes on tapping the same network."""
         return self
+
+
+@contextlib.contextmanager
+def named_by_option(config: Any, student: nn.Module, teachers: Sequence[nn.Module]) -> Iterator[None]:
+    """Make an :class:`UnknownLayer` say whose layer it should be, and which option of ``config`` names it.
+
+    Raises:
+        InputError: in its place.
+    """
+    try:
+        yield
+    except UnknownLayer as error:
+        unknown_in = error.network
+        who = "student" if unknown_in is student else "teacher" if any(unknown_in is one for one in teachers) else "network"
+        option = next((item.name for item in fields(config) if error.layer in _texts(getattr(config, item.name))), None)
+        where = f"options.{option}" if option is not None else error.where
+        raise InputError(f"the {who} {error.message}", where=where, remedy=error.remedy) from error
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from _texts([*value, *value.values()])
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts(item)
+
+
+def _near(name: str, known: list[str]) -> str:
+    """The layers that ``name`` may mean: those spelt alike, then those with its last part; else the first ones."""
+    alike = difflib.get_close_matches(name, known, n=3)
+    tail = name.rpartition(".")[2]
+    near = [*alike, *(layer for layer in known if layer.rpartition(".")[2] == tail and layer not in alike)][:5]
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"its layers: {', '.join(known[:8])}{f' … ({len(known)} in all)' if len(known) > 8 else ''}"
 
 
 def _keep(taken: dict[str, Tensor], name: str) -> Any:

@@ -1,4 +1,4 @@
-"""A lesson whose student is split over the processes: FSDP, as ``accelerate launch --use_fsdp`` asks for it.
+"""A training job whose student is split over the processes: FSDP, as ``accelerate launch --use_fsdp`` asks for it.
 
 Through torch's own ``fully_shard``, not ``Accelerator.prepare``: that wraps student and optimiser together, only on accelerators,
 and the trainer holds both by name. ``fully_shard`` leaves the module tree, its names and hooks as they are. Of Accelerate's
@@ -136,8 +136,8 @@ class FSDPProcesses(DataParallelProcesses):
             else:
                 empty.data = parameter.detach().clone()
         found = copy.deepcopy(self._empty, memo)
-        for mine, theirs in zip(found.buffers(), student.buffers(), strict=True):
-            mine.copy_(theirs)
+        for full_buffer, local_buffer in zip(found.buffers(), student.buffers(), strict=True):
+            full_buffer.copy_(local_buffer)
         return found.train(student.training)
 
     def load(self, student: nn.Module, state: Mapping[str, Tensor]) -> None:
@@ -156,7 +156,7 @@ def check_supported(job: TrainingJob) -> None:
     method, teacher = type(job.method), job.teacher
     needs = [
         f"{method.__name__}.{name} works on the student's weights"
-        for name in ("backward", "before_update", "after_step")
+        for name in ("backward", "before_update", "after_step", "enter_phase", "turns")
         if getattr(method, name) is not getattr(Method, name)
     ]
     if teacher is not None and type(teacher).after_step is not Teacher.after_step:
@@ -165,6 +165,10 @@ def check_supported(job: TrainingJob) -> None:
         needs.append("the student is compiled or wrapped")
     if job.settings.channels_last:
         needs.append("settings.channels_last lays the weights out in another order")
+    if job.settings.ema is not None:
+        needs.append("settings.ema averages them")
+    if job.settings.precision == "fp16":
+        needs.append("settings.precision = fp16 scales gradients: bf16 does not")
     if needs:
         raise InputError(f"FSDP splits the weights, and {needs[0]}", where=job.name, remedy=REMEDY)
 

@@ -1,114 +1,36 @@
-"""A lesson: student, teacher, method, data and settings. The one trainer runs it."""
+"""A training job: student, teacher, method, data and settings. The one trainer runs it."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any
 
-import torch
 from torch import nn
 
-from tutelage.distillation.data import Batch, ReplayableData, SampleOrder, TensorData, flatten_tree
+from tutelage.distillation.data import Batch, BatchOrder, ReplayableData, SampleOrder, TensorData, flatten_tree, order_of
 from tutelage.distillation.data.sources import as_data
 from tutelage.distillation.method import Method
+from tutelage.distillation.settings import TrainingSettings
 from tutelage.distillation.tasks import Task, make_task
 from tutelage.distillation.teacher import Teacher, as_teacher
-from tutelage.errors import InputError, did_you_mean
+from tutelage.errors import InputError
 from tutelage.fields import check_memory
+from tutelage.storage import fingerprint
 
-__all__ = ["Batch", "ReplayableData", "TrainingJob", "SampleOrder", "TrainingSettings", "TensorData"]
+__all__ = ["Batch", "ReplayableData", "TrainingJob", "SampleOrder", "TrainingSettings", "TensorData", "Score"]
 
+Score = Callable[[nn.Module], Mapping[str, float]] | ReplayableData
+"""What gives a student's figures: a function, or labelled data on which the task's metrics are measured."""
 
-MAX_COUNT = 10**9
-"""The most that a setting which counts something may be."""
-_LEAST = {
-    "steps": 0,
-    "batch_size": 1,
-    "accumulate": 1,
-    "warmup": 0,
-    "views": 0,
-    "checkpoint_every": 0,
-    "log_every": 0,
-    "eval_every": 0,
+INITIAL_WEIGHTS = "student's initial weights"
+REMEDIES = {
+    INITIAL_WEIGHTS: "a network given as an object starts at random anew in each call: give a function that builds it, "
+    "student=lambda: Net(), which is called under the run's seed, or call torch.manual_seed(0) before you build it; "
+    "or choose a new folder",
+    "teacher": "its weights, its code or what it holds changed: choose a new folder, or give the teacher of the first call",
 }
-
-
-@dataclass(frozen=True)
-class TrainingSettings:
-    """How a lesson is run.
-
-    Attributes:
-        steps: optimiser steps.
-        batch_size: samples a forward pass; a step sees ``batch_size * accumulate`` samples.
-        lr, weight_decay, momentum, nesterov, betas: as in torch's optimisers; decay falls on every parameter.
-        schedule: of the learning rate, after ``warmup`` steps of linear rise: ``constant``, ``cosine`` (to 0),
-            ``linear`` (to 0), or ``steps`` (times ``gamma`` at each of ``milestones``, given as shares of all steps).
-        clip: largest gradient norm over all parameters; None: no clipping.
-        precision: ``fp32``, or ``bf16`` (autocast; weights and optimiser stay fp32).
-        views: 0: a new view of each sample every epoch; V: the views repeat after V epochs (what a cache can hold).
-        view_seed: names the views; None: ``seed`` does. Runs that share a cache share it, whatever their seeds.
-        checkpoint_every, log_every, eval_every: in steps; 0: only at the end. Checkpoints need a folder.
-        device: where student, method and a live teacher run.
-        channels_last: 4-D inputs and weights in that layout.
-    """
-
-    steps: int = 1000
-    batch_size: int = 64
-    lr: float = 1e-3
-    weight_decay: float = 0.0
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    momentum: float = 0.9
-    nesterov: bool = False
-    betas: tuple[float, float] = (0.9, 0.999)
-    schedule: Literal["constant", "cosine", "linear", "steps"] = "cosine"
-    warmup: int = 0
-    milestones: tuple[float, ...] = ()
-    gamma: float = 0.1
-    clip: float | None = None
-    accumulate: int = 1
-    precision: Literal["fp32", "bf16"] = "fp32"
-    seed: int = 0
-    views: int = 0
-    view_seed: int | None = None
-    checkpoint_every: int = 500
-    log_every: int = 50
-    eval_every: int = 0
-    device: str = "cpu"
-    channels_last: bool = False
-
-    def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for name in ("optimizer", "schedule", "precision"):
-            known = list(get_args(hints[name]))
-            if getattr(self, name) not in known:
-                raise InputError(
-                    f"unknown {name} {getattr(self, name)!r}",
-                    where=f"settings.{name}",
-                    remedy=did_you_mean(str(getattr(self, name)), known),
-                )
-        for name, least in _LEAST.items():
-            value = getattr(self, name)
-            if value < least:
-                raise InputError(f"{value} is too small", where=f"settings.{name}", remedy=f"at least {least}")
-            if value > MAX_COUNT:
-                raise InputError(f"{value:,} is too large", where=f"settings.{name}", remedy=f"at most {MAX_COUNT:,}")
-        for name in ("lr", "weight_decay", "momentum", "gamma", "clip"):
-            if (value := getattr(self, name)) is not None and not math.isfinite(value):
-                raise InputError(f"{value} is no finite number", where=f"settings.{name}", remedy="give a finite number")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise InputError(f"{self.betas} do not lie in 0..1", where="settings.betas", remedy="the usual: [0.9, 0.999]")
-        try:
-            usable = torch.device(self.device).type != "meta"
-        except RuntimeError:
-            usable = False
-        if not usable:
-            raise InputError(f"no device {self.device!r}", where="settings.device", remedy="cpu, cuda or cuda:0")
-        if self.clip is not None and self.clip <= 0:
-            raise InputError(f"clip must be positive, not {self.clip}", where="settings.clip", remedy="null: no clipping")
-        if self.lr < 0 or self.weight_decay < 0:
-            raise InputError("learning rate and weight decay cannot be negative", where="settings.lr")
+"""What to do where a run folder and a call differ in this alone."""
 
 
 @dataclass
@@ -121,11 +43,13 @@ class TrainingJob:
         method: what the loss is.
         data: the samples; or a torch ``Dataset``, read lazily, and whatever else ``as_data`` takes.
         settings: how to run it.
-        name: what the lesson is called in messages and logs.
+        name: what the job is called in messages and logs.
         evaluate: scores the student (in eval mode, without gradients): a dict of figures, logged; or labelled data, on
-            which the metrics of the task are measured.
+            which the metrics of the task are measured. Nothing is chosen by it.
         task: what the student predicts, by name or itself; None: the only one that the method supports, or else inferred
             from the first batch by :func:`checks.resolve_task`.
+        validation: like ``evaluate``, and what is kept is chosen by it: the best student (``settings.keep``), and when to
+            stop (``settings.patience``). These figures are in ``TrainingResult.selection``, never in ``metrics``.
     """
 
     student: nn.Module
@@ -134,8 +58,9 @@ class TrainingJob:
     data: ReplayableData
     settings: TrainingSettings = field(default_factory=TrainingSettings)
     name: str = "lesson"
-    evaluate: Callable[[nn.Module], Mapping[str, float]] | ReplayableData | None = None
+    evaluate: Score | None = None
     task: Task | str | None = None
+    validation: Score | None = None
 
     def __post_init__(self) -> None:
         self.teacher = as_teacher(self.teacher)
@@ -154,8 +79,9 @@ class TrainingJob:
                 where=self.name,
                 remedy="give teacher=…, a network or a Teacher",
             )
-        if self.evaluate is not None and not callable(self.evaluate):
-            self.evaluate = as_data(self.evaluate)
+        self.settings = self.settings.resolve(len(self.data))
+        self.evaluate, self.validation = as_score(self.evaluate), as_score(self.validation)
+        check_selection(self)
         if self.task is not None:
             self.set_task(make_task(self.task))
 
@@ -174,21 +100,51 @@ class TrainingJob:
             )
         self.task = self.method.task = task
 
-    def sample_order(self) -> SampleOrder:
+    def sample_order(self) -> BatchOrder:
         """Which samples, in which views, each forward pass takes."""
         s = self.settings
-        return SampleOrder(len(self.data), s.batch_size, s.seed, s.views, s.view_seed)
+        return order_of(self.data, s.batch_size, s.seed, s.views, s.view_seed, s.steps, s.accumulate)
 
-    def fingerprint_parts(self) -> list[Any]:
-        """What two runs must share to be the same run."""
-        teacher = self.teacher.fingerprint if self.teacher is not None else None
-        return [
-            self.name,
-            self.settings,
-            type(self.method).__qualname__,
-            self.method.config,
-            self.data.fingerprint,
-            self.task.fingerprint_parts if isinstance(self.task, Task) else None,
-            teacher,
-            [[name, list(value.shape)] for name, value in self.student.state_dict().items()],
-        ]
+    def fingerprint_parts(self) -> dict[str, Any]:
+        """What two runs must share to be the same run, by the names under which a refusal speaks of it."""
+        by = self.validation
+        parts = {
+            "name": self.name,
+            "settings": self.settings,
+            "method": type(self.method).__qualname__,
+            "options": self.method.config,
+            "data": self.data.fingerprint,
+            "task": self.task.fingerprint_parts if isinstance(self.task, Task) else None,
+            "teacher": self.teacher.fingerprint if self.teacher is not None else None,
+            "student's layers": fingerprint([[name, list(v.shape)] for name, v in self.student.state_dict().items()]),
+        }
+        if by is not None:
+            parts["validation"] = getattr(by, "fingerprint", None) or getattr(by, "__qualname__", type(by).__qualname__)
+        return parts
+
+
+def as_score(score: Any) -> Score | None:
+    """A function as itself, labelled data as :func:`as_data` takes them, None as None."""
+    return score if score is None or callable(score) else as_data(score)
+
+
+def check_selection(job: TrainingJob) -> None:
+    """Refuse settings of a selection that cannot be made, and figures reported on the data that chose the student.
+
+    Raises:
+        InputError: there is no validation data to select on, or ``evaluate`` is the validation data.
+    """
+    if job.validation is None:
+        for name in ("patience", "metric", "lower_is_better"):
+            if getattr(job.settings, name) is not None:
+                raise InputError(f"{name} without validation data", where=f"settings.{name}", remedy="give validation=…")
+        return
+    same = job.evaluate is job.validation
+    if not same and not callable(job.evaluate) and not callable(job.validation) and job.evaluate is not None:
+        same = job.evaluate.fingerprint == job.validation.fingerprint
+    if same:
+        raise InputError(
+            "evaluate and validation are the same data: figures on data that chose the student are too good",
+            where="evaluate",
+            remedy="give other data, or leave evaluate out: the validation figures are in result.selection",
+        )

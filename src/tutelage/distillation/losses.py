@@ -90,7 +90,7 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None
 def heatmap_bce(logits: Tensor, heat: Tensor, positive: float = 1.0, weights: Tensor | None = None) -> Tensor:
     """Weighted binary cross-entropy of heat-maps [B, C, H, W], target ``heat`` in [0, 1].
 
-    Cell weight ``1 + (positive - 1) heat``: peaks are rare, ``positive`` > 1 makes them count (ours). Mean over cells.
+    Cell weight ``1 + (positive - 1) heat``: peaks are rare, ``positive`` > 1 makes them count (our choice). Mean over cells.
     """
     heat = heat.detach().to(logits.dtype)
     loss = F.binary_cross_entropy_with_logits(logits, heat, reduction="none")
@@ -136,7 +136,7 @@ def head_distance(kind: str, student: Tensor, teacher: Tensor, tau: float = 1.0,
     ``classes``: :func:`kd`. ``logit`` and ``heatmap``: binary cross-entropy against the teacher's probabilities (at
     equality it is the teacher's entropy, with gradient 0). ``size`` and ``features``: squared error. ``tokens``:
     :func:`kl_divergence`, mean over positions. ``set`` [B, Q, 5]: the same of its logits, and 5 times the L1 distance of boxes
-    of one place, weighted by the teacher's probability that they are any (ours).
+    of one place, weighted by the teacher's probability that they are any (our choice).
 
     Raises:
         InputError: an unknown ``kind``, or heads of different shapes.

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from tutelage.distillation.augmentation import random_draws
 from tutelage.errors import InputError
+from tutelage.fields import check_pair, check_range
 
 
 def random_mask(seeds: Tensor, tokens: int, ratio: float, stream: int = 101) -> Tensor:
@@ -27,8 +28,8 @@ def random_mask(seeds: Tensor, tokens: int, ratio: float, stream: int = 101) -> 
 
 def masked_count(tokens: int, ratio: float) -> int:
     """``tokens - floor(tokens (1 - ratio))``, the number of masked places."""
-    if not 0 <= ratio <= 1:
-        raise InputError(f"a mask ratio lies in 0..1, this is {ratio}", where="ratio")
+    check_range("ratio", ratio, 0, 1)
+    check_range("tokens", tokens, 1, 10**9, whole=True)
     return tokens - math.floor(tokens * (1 - ratio) + 1e-9)  # 10 (1 - 0.9) is 0.9999…
 
 
@@ -83,8 +84,17 @@ def block_mask(
         share: of the cells, of each.
         aspect: see above.
         stream: see the module.
+
+    Raises:
+        InputError: a size below 1, a share outside 0..1, or sides that are no rising pair above 0.
     """
     height, width = grid
+    check_range("grid", min(grid), 1, 10**6, whole=True)
+    check_range("blocks", blocks, 1, 10**6, whole=True)
+    check_range("share", share, 0, 1)
+    check_pair("aspect", aspect, 1e-6, 1e6)
+    if not len(seeds):
+        return torch.zeros(0, height, width, dtype=torch.bool)
     low, high = aspect
     ratio = low + (high - low) * float(random_draws(seeds[:1], stream, 1)[0, 0])
     cells = int(height * width * share)
@@ -108,6 +118,8 @@ def index_lists(mask: Tensor, seeds: Tensor, stream: int = 103) -> tuple[Tensor,
     Raises:
         InputError: a sample without context, or without target.
     """
+    if mask.ndim < 2 or len(mask) != len(seeds):
+        raise InputError(f"a mask {list(mask.shape)} for {len(seeds)} samples", where="mask", remedy="[B, N], a row a sample")
     flat = mask.flatten(1)
     targets = flat.sum(1)
     fewest, most = int(targets.min()), int(targets.max())
@@ -144,6 +156,8 @@ def group_mask(
         InputError: a share outside 0..1, or a step that does not divide the size.
     """
     height, width = size
+    check_range("align", align, 1, 10**6, whole=True)
+    check_range("side", side, 1e-6, 1)
     shares = [share] * len(seeds) if isinstance(share, (int, float)) else list(share)
     if height % align or width % align or not all(0 <= s <= 1 for s in shares):
         raise InputError(
@@ -151,6 +165,8 @@ def group_mask(
             where="share",
             remedy="0..1; a step that divides",
         )
+    if len(shares) != len(seeds):
+        raise InputError(f"{len(shares)} shares for {len(seeds)} samples", where="share", remedy="one number, or one a sample")
     rows, columns = height // align, width // align
     tallest, widest = max(1, int(side * height) // align), max(1, int(side * width) // align)
     mask = torch.zeros(len(seeds), rows, columns, dtype=torch.bool)
@@ -190,7 +206,15 @@ def mask_tokens(
         ratio: see above.
         ignore: the label of tokens that were not chosen.
         stream: see the module.
+
+    Raises:
+        InputError: shapes that differ, a ratio outside 0..1, or an empty vocabulary.
     """
+    check_range("ratio", ratio, 0, 1)
+    check_range("vocab_size", vocab_size, 1, 10**9, whole=True)
+    if ids.ndim != 2 or real.shape != ids.shape or len(seeds) != len(ids):
+        found = f"{list(ids.shape)} ids, {list(real.shape)} real, {len(seeds)} seeds"
+        raise InputError(found, where="real", remedy="give ids and real of one shape [B, L], and B seeds")
     length = ids.shape[1]
     numbers = random_draws(seeds, stream, 3 * length)
     chance, action, other = numbers.split(length, 1)

@@ -25,8 +25,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -53,10 +53,44 @@ class Phase:
     restart: bool = False
 
 
+@dataclass(frozen=True)
+class Turn:
+    """Parameters with an optimiser of their own, and when it steps.
+
+    In each training step the turns that are due run in order, on the same batches: forward, the loss terms of this turn
+    (``self.progress.turn`` says which one it is), backward into this turn's parameters alone, update. A generator and its
+    discriminator are two turns; an inner loop is a turn of every step beside one with ``every=5``.
+
+    Attributes:
+        name: what ``progress.turn`` says.
+        trains: of a parameter's name (``student.…`` or ``method.…``), whether it belongs to this turn; None: every one. Each
+            trainable parameter belongs to exactly one turn.
+        every, offset: the turn is due in the steps ``offset``, ``offset + every``, … (from 0).
+        accumulate: it updates after so many turns, with the mean of their gradients; a rest at the end makes no update.
+        settings: of its optimiser, in place of the job's: ``{"lr": 1e-4, "betas": (0.5, 0.999)}``.
+    """
+
+    name: str = "train"
+    trains: Callable[[str], bool] | None = None
+    every: int = 1
+    offset: int = 0
+    accumulate: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+class ResizeParameter(Protocol):
+    """Gives a parameter of the student or the method another shape in the middle of training; see ``Method.enter_phase``."""
+
+    def __call__(self, parameter: nn.Parameter, function: Callable[[Tensor], Tensor]) -> None:
+        """Apply ``function`` to the parameter, to its optimiser's moments, and to its copies in moving averages."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class TrainingProgress:
     """Where training stands: ``step`` of ``steps`` (from 0), ``epoch`` (a real number: samples seen / samples), the
-    stage with its own ``phase_step`` of ``phase_steps``, and the batch of accumulation within the step (``micro``)."""
+    stage with its own ``phase_step`` of ``phase_steps``, the batch of accumulation within the step (``micro``), and the
+    ``turn`` by name."""
 
     step: int = 0
     steps: int = 1
@@ -66,6 +100,7 @@ class TrainingProgress:
     phase_step: int = 0
     phase_steps: int = 1
     micro: int = 0
+    turn: str = "train"
 
     @property
     def fraction(self) -> float:
@@ -83,22 +118,26 @@ class Method(nn.Module):
 
     ``progress`` is set by the trainer before each forward. ``unused_parameters``: glob patterns of parameter names (``student.…``,
     ``method.…``) that get no gradient by design; the doctor and the contract test allow these and no others.
+    ``no_weight_decay``: patterns likewise, of parameters that ``settings.decay_exempt`` spares too.
     ``needs_labels`` / ``needs_teacher``: refused at the start rather than in the middle. ``deterministic_teacher``: the
     teacher is asked for exactly one answer a batch, on the batch as the data supplied it: only then can it be cached.
+    ``student_heads``: heads that the student must have; one without them is refused before training, by their names.
     ``matched_heads``: the heads in which student and teacher must have one shape, where the method reads no task.
 
     ``tasks``: the names of the tasks that the method supports; a job of any other is refused. Label loss and distance to
     the teacher then come from ``self.task``, which the trainer sets before ``prepare``. Empty: the method has losses of
     its own and reads no task; a job's task then only chooses the metrics.
 
-    A system also offers ``tiny(seed) -> TrainingJob``, a class method: a lesson of a few seconds that tests and the doctor
+    A system also offers ``tiny(seed) -> TrainingJob``, a class method: a training job of a few seconds that tests and the doctor
     run.
     """
 
     unused_parameters: tuple[str, ...] = ()
+    no_weight_decay: tuple[str, ...] = ()
     needs_labels: bool = False
     needs_teacher: bool = True
     deterministic_teacher: bool = True
+    student_heads: tuple[str, ...] = ()
     matched_heads: tuple[str, ...] = ("logits",)
     tasks: tuple[str, ...] = ()
 
@@ -159,8 +198,8 @@ class Method(nn.Module):
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """The outputs of student and teacher on ``batch``; the default is one pass of each, teacher first, so that the
         teacher's activations are gone before the student's are kept. Override for several views, rollouts, queues."""
-        taught = teacher(batch) if teacher is not None else {}
-        return forward_heads(student, batch.inputs), taught
+        teacher_outputs = teacher(batch) if teacher is not None else {}
+        return forward_heads(student, batch.inputs), teacher_outputs
 
     def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """The named losses, unweighted; every call of a run gives the same names."""
@@ -173,6 +212,24 @@ class Method(nn.Module):
     def phases(self) -> Sequence[Phase]:
         """The stretches of training, in order."""
         return (Phase(),)
+
+    def enter_phase(self, phase: Phase, student: nn.Module, resize: ResizeParameter) -> None:
+        """Called where a phase begins, before its first batch, and again, in order, where a run is resumed; so it may only
+        depend on its arguments.
+
+        Here a position table grows with its optimiser's moments and its moving averages::
+
+            resize(student.positions, lambda table: networks.positions.resize_positions(table, old, new))
+        """
+
+    def transform(self, batch: Batch) -> Batch:
+        """The batch as this step shows it, at ``self.progress``: such as smaller images in early phases. Student and live
+        teacher both see it; the key of its views (ids, seeds) stays."""
+        return batch
+
+    def turns(self) -> Sequence[Turn]:
+        """Who learns in a step, in order: one turn for each optimiser. Called after ``prepare``."""
+        return (Turn(),)
 
     def groups(self, student: nn.Module) -> Sequence[Mapping[str, Any]] | None:
         """Parameter groups for the optimiser: ``{"params": […], "lr_scale": 1.0, "weight_decay": …}``, covering student

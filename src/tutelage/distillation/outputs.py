@@ -15,6 +15,23 @@ from tutelage.errors import InputError
 Output = dict[str, Tensor]
 """Named heads of one forward pass. A network that returns a bare tensor has the one head ``logits``."""
 
+
+class Heads(dict[str, Tensor]):
+    """An :data:`Output` that knows whose heads they are: one that is not there is refused by name.
+
+    Raises:
+        InputError: the network has no such head.
+    """
+
+    def __init__(self, network: str, heads: Mapping[str, Tensor]):
+        super().__init__(heads)
+        self.network = network
+
+    def __missing__(self, name: str) -> Tensor:
+        remedy = f"it has {', '.join(self)}: return a dict that holds {name!r} too, or take a network that does"
+        raise InputError(f"{self.network} has no head {name!r}", where="heads", remedy=remedy)
+
+
 Terms = dict[str, Tensor]
 """Named, unweighted scalars whose weighted sum is the loss."""
 
@@ -54,11 +71,12 @@ def forward_heads(network: nn.Module, inputs: Tree) -> Output:
         output = network(inputs) if _takes_one(type(unwrap_model(network)).forward) else network(**inputs)
     else:
         output = network(*inputs)
+    name = type(unwrap_model(network)).__name__
     if isinstance(output, Tensor):
-        return {"logits": output}
+        return Heads(name, {"logits": output})
     if isinstance(output, Mapping):
-        return {name: item for name, item in output.items() if isinstance(item, Tensor)}
+        return Heads(name, {head: item for head, item in output.items() if isinstance(item, Tensor)})
     raise InputError(
-        f"{type(unwrap_model(network)).__name__} returned {type(output).__name__}",
+        f"{name} returned {type(output).__name__}",
         remedy="return a tensor, or a dict of named tensors",
     )

@@ -1,4 +1,4 @@
-"""One lesson on several processes: each takes its rows of every batch, gradients are averaged, one process writes.
+"""One training job on several processes: each takes its rows of every batch, gradients are averaged, one process writes.
 
 Through Accelerate (extra ``hf``), at its smallest surface: it finds device and peers from what ``torchrun`` or its own launcher
 says, and reduces and broadcasts tensors. The student is not wrapped: methods reach into it by name, tap it, and may run
@@ -57,10 +57,10 @@ class SingleProcess:
         return torch.device(requested)
 
     def check_supported(self, job: TrainingJob, example: Batch) -> None:
-        """Raise InputError where the lesson's batches cannot be split."""
+        """Raise InputError where the training job's batches cannot be split."""
 
     def split(self, job: TrainingJob) -> Self:
-        """Split the prepared lesson's student over the processes, where that is asked for; the processes that hold it so."""
+        """Split the prepared training job's student over the processes, where that is asked for; the processes that hold it so."""
         return self
 
     def local_rows(self, batch: Batch) -> tuple[Batch, float]:
@@ -123,7 +123,7 @@ class DataParallelProcesses(SingleProcess):
     are taken over each process's rows, as in any data-parallel training; buffers are the first process's.
 
     Args:
-        device: the lesson's setting; ``cpu`` talks over gloo.
+        device: the training job's setting; ``cpu`` talks over gloo.
 
     Raises:
         MissingExtra: Accelerate is not installed.
@@ -189,12 +189,12 @@ class DataParallelProcesses(SingleProcess):
     @torch.no_grad()
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """See :class:`SingleProcess`; where only some processes have a gradient, it is zero in the others."""
-        asked = [parameter for parameter in parameters if parameter.requires_grad]
-        there = torch.tensor([float(parameter.grad is not None) for parameter in asked], device=self._on.device)
-        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in asked]
+        trainable = [parameter for parameter in parameters if parameter.requires_grad]
+        there = torch.tensor([float(parameter.grad is not None) for parameter in trainable], device=self._on.device)
+        own = [torch.zeros_like(p) if p.grad is None else p.grad for p in trainable]
         flat = self._on.reduce(torch.cat([there, *(gradient.reshape(-1) for gradient in own)]), "mean")
-        there, *found = flat.split([len(asked), *(gradient.numel() for gradient in own)])
-        for parameter, gradient, some in zip(asked, found, there.tolist(), strict=True):
+        there, *found = flat.split([len(trainable), *(gradient.numel() for gradient in own)])
+        for parameter, gradient, some in zip(trainable, found, there.tolist(), strict=True):
             if some:
                 parameter.grad = gradient.view_as(parameter).to(parameter.dtype)
 

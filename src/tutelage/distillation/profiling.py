@@ -62,8 +62,8 @@ class LowPrecisionTeacher(NetworkTeacher):
         """See :class:`Teacher`."""
         device = next(self.network.parameters()).device
         with torch.autocast(device.type, torch.bfloat16):
-            said = super().predict(batch)
-        return {name: value.float() if value.is_floating_point() else value for name, value in said.items()}
+            outputs = super().predict(batch)
+        return {name: value.float() if value.is_floating_point() else value for name, value in outputs.items()}
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _difference(plain: Output, other: Output) -> float:
 
 def _timed(teacher: Callable[[Batch], Output], batch: Batch) -> float:
     began = time.perf_counter()
-    said = teacher(batch)
-    if any(value.is_cuda for value in said.values()):
+    outputs = teacher(batch)
+    if any(value.is_cuda for value in outputs.values()):
         torch.cuda.synchronize()
     return time.perf_counter() - began

@@ -14,15 +14,20 @@
     [teacher]
     model = "…"
     weights = "teacher.safetensors"
+    # preprocessing = { image_size = 224, mean = [0.485, 0.456, 0.406], std = [0.229, 0.224, 0.225] }
+    # classes = [3, 5, [7, 8]] # the student's classes among the teacher's
 
     [data]
-    name = "fashion-mnist"   # a packaged data set, or: file = "data.npz" with arrays inputs and labels; or
+    name = "fashion-mnist"   # a built-in data set, or: file = "data.npz" with arrays inputs and labels; or
     # kind = "folder"        # images, a sub-folder for each class, or manifest = "list.csv" with columns file and label
     # path = "photos/train"
     # image_size = 64
     # crop_area = [0.35, 1.0]
     # flip = 0.5
     # workers = 2
+
+    [validation]             # what the best student is chosen by, like [data]; or above: validation = 0.1, a share of [data]
+    file = "held-out.npz"
 
     [options]                # of the method
     tau = 4.0
@@ -40,6 +45,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
@@ -49,6 +55,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from tutelage import reading
 from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.job import TrainingSettings
+from tutelage.distillation.preprocessing import Preprocessing
 from tutelage.errors import InputError, did_you_mean
 
 T = TypeVar("T")
@@ -64,30 +71,63 @@ class ModelSpec:
     weights: str | None = None
 
 
+_GIVEN: dict[str | None, tuple[str, ...]] = {
+    None: ("name", "file"), "folder": ("path",), "hf": ("name",), "clips": ("path",), "prior": ("shape",), "combined": ("sources",)
+}  # fmt: skip
+_EXAMPLES: dict[str | None, str] = {
+    None: 'name = "…" or file = "data.npz"',
+    "folder": 'path = "photos"',
+    "hf": 'name = "…"',
+    "clips": 'path = "clips"',
+    "prior": "shape = [3, 32, 32]",
+    "combined": "[data.sources.photos], and [data.sources.drawings]",
+}
+
+
+@dataclass(frozen=True)
+class TeacherSpec(ModelSpec):
+    """A teacher by name; beside the network, what it is shown and what of its answer counts.
+
+    ``preprocessing``: its own. ``views``: names of :data:`teacher_wrappers.VIEWS`, whose answers are averaged. ``classes``:
+    for each class of the student the teacher's, or several; or a number: the first so many; ``class_axis``: where they are.
+    """
+
+    preprocessing: Preprocessing | None = None
+    views: tuple[str, ...] = ()
+    classes: int | tuple[int | tuple[int, ...], ...] | None = None
+    class_axis: int = -1
+
+
 @dataclass(frozen=True)
 class DataSpec:
     """What data to read.
 
     Attributes:
-        name: a packaged data set; with ``kind = "hf"`` a data set of Hugging Face's ``datasets``.
+        name: a built-in data set; with ``kind = "hf"`` a data set of Hugging Face's ``datasets``.
         file: .npz or .safetensors with ``inputs`` and, if any, ``labels``.
         labels: use them.
         limit: only so many samples: the first ones; of an image folder, ones spread evenly.
-        kind: ``folder`` (image storage) or ``hf``; None: what ``name`` or ``file`` says.
-        path: the folder of ``folder``.
+        kind: ``folder`` (image storage), ``hf``, ``clips``, ``prior`` (noise, no data) or ``combined`` (several sources);
+            None: what ``name`` or ``file`` says.
+        path: the folder of ``folder`` and ``clips``.
         manifest: a .csv or .jsonl file that lists images and labels; None: each sub-folder is a class.
         split: which part of an ``hf`` data set. ``config``: which configuration of it.
         image: the entry of an ``hf`` row that is the image; None: its only image.
         image_size: height and width to which images are brought, in pixels; ``folder`` needs it.
         crop_area: (least, most) share of a random crop's area; None: the middle. ``flip``: probability of a mirror image.
         workers: processes that read and decode; they change the time a run takes, not its result.
+        frames: of each clip (``clips``: a folder of clips, each a folder of frames).
+        shape: of one sample of noise (``prior``); ``length``: samples an epoch; ``classes``: labels are classes below it.
+        sources: of ``combined``: a table like this one by name. ``mixing``: how they are read; ``weights``: their rows
+            (``together``) or how long they are read (``in-sequence``), relative to each other; ``pattern``: names
+            (``in-turn``); ``field``: the name under which a batch numbers the sources.
     """
 
     name: str | None = None
     file: str | None = None
     labels: bool = True
     limit: int | None = None
-    kind: Literal["folder", "hf"] | None = None
+    kind: Literal["folder", "hf", "clips", "prior", "combined"] | None = None
     path: str | None = None
     manifest: str | None = None
     split: str = "train"
@@ -97,16 +137,27 @@ class DataSpec:
     crop_area: tuple[float, float] | None = None
     flip: float = 0.0
     workers: int = 0
+    frames: int | None = None
+    shape: tuple[int, ...] = ()
+    length: int = 65_536
+    classes: int | None = None
+    sources: dict[str, DataSpec] = dataclasses.field(default_factory=dict)
+    mixing: Literal["together", "in-turn", "in-sequence"] = "together"
+    weights: dict[str, float] = dataclasses.field(default_factory=dict)
+    pattern: tuple[str, ...] = ()
+    field: str = "source"
 
     def __post_init__(self) -> None:
-        given = [key for key in ("name", "file", "path") if getattr(self, key) is not None]
-        wanted = {None: ("name", "file"), "folder": ("path",), "hf": ("name",)}[self.kind]
+        given = [key for key in ("name", "file", "path", "shape", "sources") if getattr(self, key)]
+        wanted = _GIVEN[self.kind]
         if len(given) != 1 or given[0] not in wanted:
-            remedy = {None: 'name = "…" or file = "data.npz"', "folder": 'path = "photos"', "hf": 'name = "…"'}[self.kind]
-            told = f'{" or ".join(wanted)} with kind = "{self.kind}"' if self.kind else "either a name or a file"
-            raise InputError(f"give {told}", where="data", remedy=remedy)
-        if self.kind == "folder" and self.image_size is None:
+            remedy = _EXAMPLES[self.kind]
+            expected = f'{" or ".join(wanted)} with kind = "{self.kind}"' if self.kind else "either a name or a file"
+            raise InputError(f"give {expected}", where="data", remedy=remedy)
+        if self.kind in ("folder", "clips") and self.image_size is None:
             raise InputError("image_size is missing", where="data.image_size", remedy="image_size = 64, in pixels")
+        if self.kind == "clips" and self.frames is None:
+            raise InputError("frames is missing", where="data.frames", remedy="frames = 4, of each clip")
         if self.limit is not None and self.limit < 1:
             raise InputError(f"{self.limit} samples", where="data.limit", remedy="at least 1, or leave it out")
 
@@ -124,14 +175,16 @@ class Recipe:
     """A whole distillation; see the module's example.
 
     ``task_options``: of the task named by ``task``. ``test``: labelled data to score on (a packaged data set brings its
-    own). ``labelled``: what the student alone learns from in a comparison, by default ``data``. ``tensorboard``: write the
-    logs as its events too."""
+    own). ``validation``: data that the best student is chosen by, or the share of ``data`` to hold out for that.
+    ``labelled``: what the student alone learns from in a comparison, by default ``data``. ``tensorboard``: write the logs
+    as its events too."""
 
     student: ModelSpec
     data: DataSpec
     test: DataSpec | None = None
+    validation: DataSpec | float | None = None
     labelled: DataSpec | None = None
-    teacher: ModelSpec | None = None
+    teacher: TeacherSpec | None = None
     method: str = "kd"
     options: dict[str, Plain] = field(default_factory=dict)
     task: str | None = None
@@ -230,6 +283,9 @@ def _union(kinds: list[Any], value: Any, where: str, path: str) -> Any:
         return _value(kinds[0], value, where, path)
     if type(value) in kinds:
         return value
+    table = next((kind for kind in kinds if is_dataclass(kind)), None)
+    if table is not None and isinstance(value, Mapping):
+        return _value(table, value, where, path)
     for kind in kinds:
         try:
             return _value(kind, value, where, path)

@@ -16,14 +16,19 @@ from torch import Tensor, nn
 from tutelage import reading, registry
 from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.data import TensorData
+from tutelage.distillation.data.clips import clip_folder
 from tutelage.distillation.data.dataset import DatasetData, Loading
+from tutelage.distillation.data.generated import Prior
 from tutelage.distillation.data.hub import ImageRows, load_hub
 from tutelage.distillation.data.images import ImageTransform
+from tutelage.distillation.data.mixing import InSequence, InTurn, Mixing, Together
 from tutelage.distillation.data.sources import image_folder
 from tutelage.distillation.export import load_weights
 from tutelage.distillation.method import Method
-from tutelage.distillation.recipe import DataSpec, ModelSpec
+from tutelage.distillation.recipe import DataSpec, ModelSpec, TeacherSpec
 from tutelage.distillation.small_models import small_models
+from tutelage.distillation.teacher import Teacher
+from tutelage.distillation.teacher_wrappers import AveragedViewsTeacher, MappedClassesTeacher, PreprocessedTeacher
 from tutelage.errors import InputError, MissingExtra, did_you_mean
 from tutelage.fields import check_memory
 from tutelage.seeds import derive
@@ -40,6 +45,25 @@ def build_model(spec: ModelSpec, seed: int = 0) -> nn.Module:
         torch.manual_seed(derive(seed, "model", spec.model))
         network = _named(spec)
     return network if spec.weights is None else load_weights(network, spec.weights)
+
+
+def build_teacher(spec: TeacherSpec, seed: int = 0) -> Teacher | nn.Module:
+    """The teacher a recipe names: its network, inside the wrappers that the recipe asks for.
+
+    Raises:
+        InputError, MissingExtra: as :func:`build_model`; InputError also for views or classes that cannot be.
+    """
+    made: Teacher | nn.Module = build_model(spec, seed)
+    try:
+        if spec.preprocessing is not None:
+            made = PreprocessedTeacher(made, spec.preprocessing)
+        if spec.views:
+            made = AveragedViewsTeacher(made, spec.views, axis=spec.class_axis)
+        if spec.classes is not None:
+            made = MappedClassesTeacher(made, spec.classes, axis=spec.class_axis)
+    except InputError as error:
+        raise InputError(error.message, where=f"teacher.{error.where}", remedy=error.remedy) from error
+    return made
 
 
 def _named(spec: ModelSpec) -> nn.Module:
@@ -103,7 +127,16 @@ def _check_size(build: Any, spec: ModelSpec) -> None:
         check_memory(size, f"{spec.model} with these options", "options", "choose smaller sizes")
 
 
-def load_data(spec: DataSpec, views: Augmentation | None = None, classes: list[str] | None = None) -> TensorData | DatasetData:
+def mixing_of(spec: DataSpec) -> Mixing:
+    """How the sources of a recipe's data are read."""
+    if spec.mixing == "in-turn":
+        return InTurn(spec.pattern)
+    return Together(spec.weights) if spec.mixing == "together" else InSequence(spec.weights)
+
+
+def load_data(
+    spec: DataSpec, views: Augmentation | None = None, classes: list[str] | None = None
+) -> TensorData | DatasetData | Prior:
     """The arrays of a file (``.npz`` is read without pickle), a folder of images, or a data set of Hugging Face.
 
     Args:
@@ -122,6 +155,13 @@ def load_data(spec: DataSpec, views: Augmentation | None = None, classes: list[s
         )  # fmt: skip
     if spec.kind == "hf":
         return _from_hub(spec, views)
+    if spec.kind == "prior":
+        return Prior(spec.shape, spec.length, classes=spec.classes)
+    if spec.kind == "clips":
+        return clip_folder(
+            spec.path or "", spec.frames or 0, spec.image_size or 0, crop_area=spec.crop_area, flip=spec.flip,
+            jitter=spec.crop_area is not None, manifest=spec.manifest, classes=classes, workers=spec.workers,
+        )  # fmt: skip
     path = Path(spec.file or "")
     arrays = _arrays(path)
     if "inputs" not in arrays:

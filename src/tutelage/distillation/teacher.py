@@ -1,7 +1,8 @@
 """Teachers: anything that answers a batch with named heads, without a gradient.
 
-A teacher is held beside the student, never wrapped into it. Whatever the kind, ``teacher(batch) -> Output`` checks
-nothing and costs nothing but the answer; ``fingerprint`` names its weights, so that what it said can be cached.
+A teacher is a value, held beside the student, never wrapped into it. Whatever the kind, ``teacher(batch) -> Output``
+checks nothing and costs nothing but the answer; ``fingerprint`` names all that decides an answer, so that answers can be
+kept. Wrappers take a teacher and are one (:mod:`tutelage.distillation.teacher_wrappers`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from tutelage.distillation.data import Batch, map_tree
+from tutelage.distillation.data.object_hash import ObjectHash, callable_fingerprint
 from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.outputs import Output, forward_heads
+from tutelage.distillation.weight_averaging import Buffers, ExponentialAverage
 from tutelage.errors import InputError
 from tutelage.storage import fingerprint
 
@@ -38,6 +41,8 @@ class Teacher:
     network: nn.Module | None = None
     frozen: bool = True
     """Whether its answers stay the same while it teaches: only then can they be cached."""
+    cached: bool = False
+    """Whether it reads stored answers to the views of the data, whatever inputs it is shown."""
 
     def __call__(self, batch: Batch) -> Output:
         """The heads for ``batch``, without gradients."""
@@ -71,6 +76,11 @@ class Teacher:
     def black_boxes(self) -> Sequence[BlackBoxTeacher]:
         """The black boxes that an answer asks: their queries are counted, and may cost."""
         return ()
+
+    @property
+    def networks(self) -> Sequence[nn.Module]:
+        """The live networks that an answer runs."""
+        return () if self.network is None else (self.network,)
 
     def to(self, device: torch.device | str) -> Teacher:
         """Move the teacher to ``device``."""
@@ -108,6 +118,7 @@ class NetworkTeacher(Teacher):
         if channels_last:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.heads, self.channels_last = dict(heads or {}), channels_last
+        self._definition = ObjectHash(network, weights=False)  # as it was given: a network may keep things as it runs
         self._taps = FeatureHooks(network, taps)
 
     def request_features(self, *taps: str) -> None:
@@ -118,21 +129,25 @@ class NetworkTeacher(Teacher):
         """See :class:`Teacher`."""
         if self.network.training:
             self.network.eval()
+        return self.answer(batch)
+
+    def answer(self, batch: Batch) -> Output:
+        """The heads for ``batch``, in whatever mode the network is."""
         inputs = batch.inputs
         if self.channels_last:
             inputs = map_tree(lambda t: t.to(memory_format=torch.channels_last) if t.ndim == 4 else t, inputs)
         if not self._taps.names:
-            said = forward_heads(self.network, inputs)
+            outputs = forward_heads(self.network, inputs)
         else:
             with self._taps as taken:
-                said = forward_heads(self.network, inputs)
-                said |= taken
-        return {self.heads.get(name, name): value for name, value in said.items()} if self.heads else said
+                outputs = forward_heads(self.network, inputs)
+                outputs |= taken
+        return {self.heads.get(name, name): value for name, value in outputs.items()} if self.heads else outputs
 
     @property
     def fingerprint(self) -> str:
-        """See :class:`Teacher`."""
-        return network_fingerprint(self.network)
+        """Of the weights as they are; of the code of its classes and of its settings as they were when it was given."""
+        return fingerprint(network_fingerprint(self.network), self._definition.hexdigest(), self.heads)
 
     def to(self, device: torch.device | str) -> NetworkTeacher:
         """See :class:`Teacher`."""
@@ -141,43 +156,64 @@ class NetworkTeacher(Teacher):
 
 
 class EMATeacher(NetworkTeacher):
-    """The student's exponential moving average, ``theta <- d theta + (1 - d) student`` after each step; buffers are
-    copied (Tarvainen, Valpola, 2017). ``decay`` may be a function of the number of updates so far."""
+    """The student's exponential moving average, updated after each step (Tarvainen, Valpola, 2017).
+
+    Args:
+        student: copied.
+        decay: a number in 0..1, or a function of the number of updates so far.
+        taps: names of sub-modules whose outputs become heads too.
+        buffers: ``copy``, ``average`` or ``own``: see :class:`~tutelage.distillation.weight_averaging.ExponentialAverage`.
+        train: it runs in train mode: batch statistics of its own batches, and dropout.
+    """
 
     frozen = False
 
-    def __init__(self, student: nn.Module, decay: float | Callable[[int], float] = 0.999, taps: Sequence[str] = ()):
-        super().__init__(copy.deepcopy(student), taps)
-        self.decay, self.updates = decay, 0
+    def __init__(
+        self,
+        student: nn.Module,
+        decay: float | Callable[[int], float] = 0.999,
+        taps: Sequence[str] = (),
+        buffers: Buffers = "copy",
+        train: bool = False,
+    ):
+        self.average = ExponentialAverage(student, decay, buffers)
+        super().__init__(self.average.network, taps)
+        self.train_mode = train
 
-    @torch.no_grad()
+    @property
+    def updates(self) -> int:
+        """How many steps of the student it has followed."""
+        return self.average.updates
+
+    def predict(self, batch: Batch) -> Output:
+        """See :class:`Teacher`."""
+        if not self.train_mode:
+            return super().predict(batch)
+        self.network.train()
+        return self.answer(batch)
+
     def after_step(self, student: nn.Module) -> None:
         """See :class:`Teacher`."""
-        decay = self.decay if isinstance(self.decay, float) else self.decay(self.updates)
-        ours: list[Tensor] = list(self.network.parameters())
-        theirs = [p.detach() for p in student.parameters()]
-        torch._foreach_lerp_(ours, theirs, 1.0 - decay)
-        for mine, other in zip(self.network.buffers(), student.buffers(), strict=True):
-            mine.copy_(other)
-        self.updates += 1
+        self.average.update(student)
 
     @property
     def fingerprint(self) -> str:
         """Names the kind alone: the weights follow the student, and nothing this teacher says can be cached."""
-        return fingerprint("moving average", self.decay if isinstance(self.decay, float) else self.decay.__qualname__)
+        decay = self.average.decay
+        more = [] if (self.average.buffers, self.train_mode) == ("copy", False) else [self.average.buffers, self.train_mode]
+        return fingerprint("moving average", decay.__qualname__ if callable(decay) else float(decay), *more)
 
     def state_dict(self) -> dict[str, Tensor]:
         """See :class:`Teacher`."""
-        return {f"network.{k}": v for k, v in self.network.state_dict().items()} | {"updates": torch.tensor(self.updates)}
+        return self.average.state()
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """See :class:`Teacher`."""
-        self.updates = int(state["updates"])
-        self.network.load_state_dict({k.removeprefix("network."): v for k, v in state.items() if k != "updates"})
+        self.average.load(state)
 
 
 class SelfTeacher(NetworkTeacher):
-    """The student as it was when the lesson began: a frozen copy."""
+    """The student as it was when the training job began: a frozen copy."""
 
     def __init__(self, student: nn.Module, taps: Sequence[str] = ()):
         super().__init__(copy.deepcopy(student), taps)
@@ -186,14 +222,17 @@ class SelfTeacher(NetworkTeacher):
 class BlackBoxTeacher(Teacher):
     """Any callable: it is given ``batch.inputs`` and returns a tensor (``logits``), an array, or a dict of these.
 
-    ``queries`` counts the samples it was asked for; ``limit`` stops before more are. ``version`` must name what answers
-    (a model's name and date), since a callable has no fingerprint of its own.
+    ``queries`` counts the samples it was asked for; ``limit`` stops before more are. ``version`` names what answers (a
+    model's name and date); without one, the code of the callable and all that it holds do.
 
     Raises:
-        InputError: the limit would be passed.
+        InputError: the limit would be passed; or no ``version``, and the callable holds what cannot be looked into.
     """
 
-    def __init__(self, function: Callable[[Any], Any], version: str, limit: int | None = None):
+    def __init__(self, function: Callable[[Any], Any], version: str | None = None, limit: int | None = None):
+        if version is None:
+            name = getattr(function, "__name__", type(function).__name__)
+            version = f"{name} {callable_fingerprint(function, 'teacher')}"
         self.function, self.version, self.limit, self.queries = function, version, limit, 0
 
     def predict(self, batch: Batch) -> Output:
@@ -204,9 +243,9 @@ class BlackBoxTeacher(Teacher):
                 where=f"teacher {self.version}",
                 remedy="raise the limit, take fewer steps, or cache the teacher: it is then asked once a view",
             )
-        said = self.function(batch.inputs)
+        outputs = self.function(batch.inputs)
         self.queries += len(batch)
-        named = said if isinstance(said, Mapping) else {"logits": said}
+        named = outputs if isinstance(outputs, Mapping) else {"logits": outputs}
         return {name: torch.as_tensor(value).detach() for name, value in named.items()}
 
     @property
@@ -229,17 +268,19 @@ class BlackBoxTeacher(Teacher):
 
 
 def as_teacher(teacher: Any) -> Teacher | None:
-    """A network as :class:`NetworkTeacher`, a teacher as itself, None as None.
+    """A network as :class:`NetworkTeacher`, another callable as :class:`BlackBoxTeacher`, a teacher as itself, None as None.
 
     Raises:
-        InputError: anything else; a bare callable must say its version: ``BlackBoxTeacher(function, version=…)``.
+        InputError: anything else, or a callable that must say its version.
     """
     if teacher is None or isinstance(teacher, Teacher):
         return teacher
     if isinstance(teacher, nn.Module):
         return NetworkTeacher(teacher)
+    if callable(teacher) and not isinstance(teacher, type):
+        return BlackBoxTeacher(teacher)
     raise InputError(
-        f"{type(teacher).__name__} is no teacher",
+        f"the class {teacher.__name__} is no teacher" if isinstance(teacher, type) else f"{type(teacher).__name__} is no teacher",
         where="teacher",
-        remedy="give a network, or BlackBox(callable, version='…')",
+        remedy="give a network, a function of a batch's inputs, or a Teacher",
     )

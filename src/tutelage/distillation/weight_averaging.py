@@ -34,11 +34,18 @@ class ExponentialAverage:
         InputError: a decay outside 0..1, or an unknown treatment of buffers.
     """
 
-    def __init__(self, network: nn.Module, decay: float | Callable[[int], float] = 0.999, buffers: Buffers = "copy"):
+    def __init__(
+        self,
+        network: nn.Module,
+        decay: float | Callable[[int], float] = 0.999,
+        buffers: Buffers = "copy",
+    ):
         if buffers not in ("copy", "average", "own"):
             raise InputError(f"unknown treatment {buffers!r}", where="buffers", remedy="copy, average or own")
         if isinstance(decay, (int, float)) and not 0 <= decay <= 1:
-            raise InputError(f"a decay lies in 0..1, this is {decay}", where="decay")
+            raise InputError(f"a decay lies in 0..1, this is {decay}", where="decay", remedy="such as 0.999")
+        if not callable(decay) and not isinstance(decay, (int, float)):
+            raise InputError(f"{decay!r} is no decay", where="decay", remedy="a number, or a function of the number of updates")
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.decay, self.buffers, self.updates = decay, buffers, 0
 
@@ -49,12 +56,12 @@ class ExponentialAverage:
         average: list[Tensor] = list(self.network.parameters())
         current: list[Tensor] = [p.detach() for p in network.parameters()]
         if self.buffers != "own":
-            for mine, other in zip(self.network.buffers(), network.buffers(), strict=True):
-                if self.buffers == "average" and mine.is_floating_point():
-                    average.append(mine)
+            for buffer, other in zip(self.network.buffers(), network.buffers(), strict=True):
+                if self.buffers == "average" and buffer.is_floating_point():
+                    average.append(buffer)
                     current.append(other.detach())
                 else:
-                    mine.copy_(other)
+                    buffer.copy_(other)
         if average:
             torch._foreach_lerp_(average, current, 1.0 - decay)
         self.updates += 1

@@ -1,4 +1,4 @@
-"""What the demonstrations of backbones share: small real images, one way of training, networks to compare with."""
+"""What the experiments of backbones share: small real images, one way of training, networks to compare with."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demonstrations on real images share: splits, training in a line, accuracy."""
+"""What the experiments on real images share: splits, training in a line, accuracy."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method
 from tutelage.distillation.outputs import forward_heads
 from tutelage.distillation.supervised import Supervised
+from tutelage.distillation.tasks import Task
 from tutelage.distillation.trainer import train
 from tutelage.seeds import torch_rng
 
@@ -57,10 +58,10 @@ def train_student(
     data: TensorData,
     method: Method | None = None,
     teacher: Any = None,
-    task: str | None = None,
+    task: Task | str | None = None,
     **settings: Any,
 ) -> nn.Module:
-    """The exported student after a lesson; without ``method``, on labels alone.
+    """The exported student after a training job; without ``method``, on labels alone.
 
     ``task``: named where the data has no labels to infer it from.
     """

@@ -195,9 +195,9 @@ def show(
 
     Returns ``{system, verdict, arms: {name: {mean, sd, n}}, metric, higher_is_better, further_metrics, claims, per_seed,
     seconds, cpu_seconds, seeds, limits, smoke}`` and the stamp of :func:`tutelage.environment.environment`. Each of
-    ``further_metrics`` is ``{metric, higher_is_better, arms}``; one that no arm has is left out. ``seconds`` is the wall
-    time of this call, and of the seeds that were kept from an earlier one; ``cpu_seconds`` is the sum over seeds. The
-    verdict is "shown" where every claim is shown on at least 3 seeds; a smoke run shows nothing.
+    ``further_metrics`` is ``{metric, higher_is_better, arms}``. ``seconds`` is the wall time of this call, and of the
+    seeds that were kept from an earlier one; ``cpu_seconds`` is the sum over seeds. The verdict is "shown" where every
+    claim is shown on at least 3 seeds; a smoke run shows nothing.
 
     Raises:
         InputError: no such experiment, or fewer than one seed.
@@ -229,10 +229,10 @@ def show(
             {
                 "metric": metric.label,
                 "higher_is_better": metric.higher_is_better,
-                "arms": summary,
+                "arms": _summary(experiment, metric.label, figures),
             }
             for metric in experiment.further_metrics
-            if (summary := _summary(experiment, metric.label, figures))
+            if _summary(experiment, metric.label, figures)  # some are of further arms alone
         ],
         "claims": claims,
         "per_seed": rows,

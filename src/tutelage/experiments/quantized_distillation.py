@@ -1,25 +1,52 @@
-"""Low-bit students on handwritten digits: quantised distillation, learned points, and quantising afterwards."""
+"""Quantized distillation on handwritten digits: low-bit students, points that are learned, and how small the files are."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from torch import nn
 
+from tutelage.distillation import losses
 from tutelage.distillation.augmentation import Augmentation
-from tutelage.experiments import Experiment, better, not_worse
-from tutelage.experiments._classification import accuracy, digits, train_student
+from tutelage.distillation.data import TensorData
+from tutelage.distillation.small_models import ResNet
+from tutelage.experiments import Experiment, Figure, Metric, better, equal, not_worse
+from tutelage.experiments._classification import accuracy, digits, logits, train_student
 from tutelage.systems._toy import SmallCNN, build_with_seed
 from tutelage.systems.kd import KD
 from tutelage.systems.quantized_distillation import DifferentiableQuantization, QuantizedDistillation, size_report
 
+ACCURACY, CLOSENESS = "test accuracy, %", "closeness to full precision, bits"
+SMALLER, PREDICTED = "times smaller", "times smaller, % of the predicted"
 
-def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
-    """At 2, 3 and 4 bits: QD; the same without a teacher; DQ; the full-precision student quantised afterwards (PM).
 
-    60 training images, shifted at random; the teacher has seen 797. Every trained arm takes as many steps as the
-    full-precision student, which was distilled too; DQ starts from that.
+def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
+    """Low-bit students on 60 images, shifted at random, and the paper's headline on all 797; equal steps for trained arms.
+
+    QD: quantised distillation. CE: the same without a teacher. DQ: points that are learned from the full-precision
+    student; "fixed points": the same points and steps at a rate of 0. PM: that student quantised afterwards.
     """
+    arms = few_images(seed, smoke) | headline(seed, smoke)
+    for bits in (2, 3, 4):
+        low = QuantizedDistillation(bits=bits)
+        network = build_with_seed(lambda: ResNet(20), seed, "resnet")
+        smaller = size_report(low.export(network).state_dict(), low.packing(network))["gain"]
+        predicted = predicted_gain(network, set(low.packing(network)), bits, low.config.bucket)
+        arms[f"ResNet-20, {bits} bits"] = {SMALLER: smaller, PREDICTED: 100 * smaller / predicted}
+    return arms
+
+
+def predicted_gain(network: nn.Module, quantized: set[str], bits: int, bucket: int) -> float:
+    """The ratio of sizes by the paper's count: b bits a quantised weight, two 32-bit numbers a bucket, 32 bits for the rest."""
+    sizes = {name: value.numel() for name, value in network.state_dict().items() if value.is_floating_point()}
+    low = sum(size for name, size in sizes.items() if name in quantized)
+    total = sum(sizes.values())
+    return 32 * total / (low * (bits + 64 / bucket) + 32 * (total - low))
+
+
+def few_images(seed: int, smoke: bool) -> dict[str, Figure]:
+    """60 training images; the teacher has seen 797. Every trained arm takes as many steps as the full-precision student."""
     train, test = digits(seed, 60, Augmentation(crop=1))
     steps = {"steps": 4 if smoke else 600, "batch_size": 64, "seed": seed}
     settings = steps | {"optimizer": "sgd", "lr": 0.03, "nesterov": True}
@@ -29,32 +56,70 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float]:
         return build_with_seed(lambda: SmallCNN(10, 4, 16), seed, "student")
 
     full = train_student(student(), train, KD(tau=2.0, alpha=0.7), teacher, **settings)
-    arms = {"teacher": accuracy(teacher, test), "full precision": accuracy(full, test)}
-    for bits in (2, 3, 4):
-        low = QuantizedDistillation(bits=bits)
-        arms[f"PM, {bits} bits"] = accuracy(low.export(full), test)
-        exported = train_student(student(), train, low, teacher, **settings)
-        arms[f"QD, {bits} bits"] = accuracy(exported, test)
-        plain = QuantizedDistillation(bits=bits, kd=0.0, ce=1.0)
-        arms[f"quantised CE, {bits} bits"] = accuracy(train_student(student(), train, plain, teacher, **settings), test)
-        points = DifferentiableQuantization(bits=bits)
+    arms: dict[str, Figure] = {"teacher": accuracy(teacher, test), "full precision": accuracy(full, test)}
+
+    def learned_points(bits: int, lr: float) -> nn.Module:
         start = student()
         start.load_state_dict(full.state_dict())
-        arms[f"DQ, {bits} bits"] = accuracy(train_student(start, train, points, None, **steps, lr=2e-3), test)
-        arms[f"PM, {bits} bits, + 3 points"] = arms[f"PM, {bits} bits"] + 3
-        arms[f"QD, {bits} bits, times smaller"] = size_report(exported.state_dict(), low.packing(exported))["gain"]
+        return train_student(start, train, DifferentiableQuantization(bits=bits), None, **steps, lr=lr)
+
+    for bits in (2, 3, 4):
+        low = QuantizedDistillation(bits=bits)
+        plain = QuantizedDistillation(bits=bits, kd=0.0, ce=1.0)
+        exported = train_student(student(), train, low, teacher, **settings)
+        smaller = size_report(exported.state_dict(), low.packing(exported))["gain"]
+        arms[f"QD, {bits} bits"] = {ACCURACY: accuracy(exported, test), SMALLER: smaller}
+        arms[f"quantised CE, {bits} bits"] = accuracy(train_student(student(), train, plain, teacher, **settings), test)
+        quantised = {"PM": low.export(full), "DQ": learned_points(bits, 2e-3), "fixed points": learned_points(bits, 0.0)}
+        for name, network in quantised.items():
+            arms[f"{name}, {bits} bits"] = {ACCURACY: accuracy(network, test), CLOSENESS: closeness(full, network, test)}
     return arms
 
 
+def closeness(full: nn.Module, low: nn.Module, test: TensorData) -> float:
+    """``-log2`` of the mean KL divergence of the low-bit network's answers from the full-precision network's: bits."""
+    return -math.log2(float(losses.kd(logits(low, test), logits(full, test), 1.0)))
+
+
+def headline(seed: int, smoke: bool) -> dict[str, Figure]:
+    """A smaller 4-bit student near its teacher, an order of magnitude smaller: all 797 images."""
+    train, test = digits(seed, 797, Augmentation(crop=1))
+    steps = {"steps": 4 if smoke else 600, "batch_size": 64, "seed": seed}
+    settings = steps | {"optimizer": "sgd", "lr": 0.03, "nesterov": True}
+    teacher = train_student(build_with_seed(lambda: SmallCNN(10, 24, 32), seed, "teacher"), digits(seed, 797)[0], **steps, lr=5e-3)
+
+    def student() -> nn.Module:
+        return build_with_seed(lambda: SmallCNN(10, 12, 24), seed, "student")
+
+    low = QuantizedDistillation(bits=4)
+    twin = train_student(student(), train, KD(tau=2.0, alpha=0.7), teacher, **settings)
+    small = train_student(student(), train, low, teacher, **settings)
+    smaller = size_report(teacher.state_dict(), {})["full"] / size_report(small.state_dict(), low.packing(small))["packed"]
+    return {
+        "teacher, all images": accuracy(teacher, test),
+        "small student, full precision": accuracy(twin, test),
+        "small student, QD at 4 bits": {ACCURACY: accuracy(small, test), SMALLER: smaller},
+    }
+
+
 experiment = Experiment(
-    metric="test accuracy, %; 'times smaller': full size over that of the packed file",
+    metric=ACCURACY,
+    further_metrics=[Metric(CLOSENESS), Metric(SMALLER), Metric(PREDICTED)],
     claims=[
         *(better(f"QD, {bits} bits", f"quantised CE, {bits} bits") for bits in (2, 3)),
-        *(better(f"DQ, {bits} bits", f"PM, {bits} bits, + 3 points") for bits in (2, 3)),
         not_worse("QD, 4 bits", "full precision", 2.0),
+        *(better(f"DQ, {bits} bits", f"PM, {bits} bits", metric=CLOSENESS) for bits in (2, 3)),
+        *(better(f"DQ, {bits} bits", f"fixed points, {bits} bits", metric=CLOSENESS) for bits in (2, 3)),
+        better("DQ, 2 bits", "PM, 2 bits"),
+        better("DQ, 2 bits", "fixed points, 2 bits"),
+        better("small student, QD at 4 bits", 10.0, metric=SMALLER),
+        not_worse("small student, QD at 4 bits", "teacher, all images", 3.0),
+        not_worse("small student, QD at 4 bits", "small student, full precision", 2.0),
+        *(equal(f"ResNet-20, {bits} bits", 100.0, 10.0, metric=PREDICTED) for bits in (2, 3, 4)),
     ],
     run=run,
-    limits="A network of 1,700 weights on 8x8 digits: file heads and batch-norm weigh much, so that the ratio of sizes "
-    "is below that of large networks; at 2 and 3 bits it scatters by several points from seed to seed, most of all when "
-    "quantised after training. CPUs gain no time from low bits, and no ImageNet or translation model was run.",
+    limits="Networks of 1,700 weights on 8x8 digits: file heads and batch norm weigh much there, so that the ratio of sizes is "
+    "below that of large networks. Learned points are judged by what they are trained for, to act like the full-precision "
+    "network; their accuracy at 3 bits scatters by several points and is reported. CPUs gain no time from low bits, and no "
+    "ImageNet or translation model was run.",
 )

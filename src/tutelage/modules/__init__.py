@@ -1,1 +1,1 @@
-"""Modules that programs call: symbolic ones, embedded networks, and a user's own."""
+"""Modules that programs call: symbolic ones, toy networks, and a user's own."""

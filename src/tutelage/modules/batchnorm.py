@@ -1,7 +1,7 @@
 """Batch normalisation while a network is young, none afterwards.
 
-Networks learn several times faster with batch normalisation, but its running statistics are state that lessons on mixed
-domains would disturb. So embedded networks are schooled with it and folded before use: a fixed network, and a faster one.
+Networks learn several times faster with batch normalisation, but its running statistics are state that training jobs on mixed
+domains would disturb. So toy networks are trained with it and folded before use: a fixed network, and a faster one.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ ROWS = 128
 
 
 def segment(image: Image) -> list[Object]:
-    """The connected regions of ``image`` that differ from its background, largest first, each with its mask (ours).
+    """The connected regions of ``image`` that differ from its background, largest first, each with its mask (our choice).
 
     The background is the median colour of the border; the threshold parts the differences from it in two (Otsu 1979).
 

@@ -1,4 +1,4 @@
-"""The embedded LOC: class heat-maps, sizes and centre offsets, read as boxes (ours, sized for one CPU thread)."""
+"""The toy LOC: class heat-maps, sizes and centre offsets, read as boxes (our choice, sized for one CPU thread)."""
 
 from __future__ import annotations
 
@@ -109,16 +109,16 @@ class Loc(VisualModule):
         heat = np.zeros((len(rows), classes, cells, cells), np.float32)
         size = np.zeros((len(rows), 4, cells, cells), np.float32)
         peaks = np.zeros((len(rows), cells, cells), np.float32)
-        asked = np.zeros((len(rows), classes), np.float32)
+        has_label = np.zeros((len(rows), classes), np.float32)
         for n, row in enumerate(rows):
             for i in row:
                 found, _ = self.classes_of(calls[i].args["object"])
                 if len(found) == 1:  # "object" says where, not which class: no heat-map can be taught by it
-                    asked[n, found[0]] = labels[i].weight
+                    has_label[n, found[0]] = labels[i].weight
                     for box in labels[i].value:
                         _mark(heat[n, found[0]], size[n], peaks[n], box, images[n])
         targets = {
-            "heat": {"heat": torch.from_numpy(heat), "asked": torch.from_numpy(asked)},
+            "heat": {"heat": torch.from_numpy(heat), "asked": torch.from_numpy(has_label)},
             "size": {"size": torch.from_numpy(size), "peaks": torch.from_numpy(peaks)},
         }
         return TrainingExamples(inputs, targets, torch.ones(len(rows)))
@@ -133,10 +133,13 @@ class Loc(VisualModule):
 
     def decode(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> ModuleOutputs:
         """Boxes at the peaks of the class's heat-map, in pixels of the call's image."""
-        values = [
-            half_crop(call) or boxes for call, boxes in zip(calls, self.boxes(heads, calls, self.config.threshold), strict=True)
+        scores = self.class_scores(heads, calls)
+        boxes = self.boxes(heads, calls, self.config.threshold, scores)
+        values = [half_crop(call) or found for call, found in zip(calls, boxes, strict=True)]
+        best = scores.flatten(1).amax(1).tolist()  # of a call without a box: how probable the best rejected one was
+        dists: list[dict[str, float] | None] = [
+            {"found": found[0].score if found else score} for found, score in zip(values, best, strict=True)
         ]
-        dists: list[dict[str, float] | None] = [{"found": box[0].score} if box else None for box in values]
         known = [call.args["object"] in HALVES or self.classes_of(call.args["object"])[1] for call in calls]
         return ModuleOutputs(values, dists, [not k for k in known], heads)
 
@@ -145,13 +148,22 @@ class Loc(VisualModule):
         with torch.inference_mode():
             return self.boxes(self.forward(self.encode(calls)), calls, threshold)
 
-    def boxes(self, heads: Mapping[str, Tensor], calls: Sequence[Call], threshold: float) -> list[list[Box]]:
-        """Boxes scoring at least ``threshold``, best first, overlaps suppressed, one list a call."""
+    def class_scores(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Tensor:
+        """How probable an object that the call asks for is in each cell, [B, h, w]."""
         heat = heads["heat"].sigmoid()
         member = torch.zeros(heat.shape[:2], dtype=torch.bool)
         for row, call in enumerate(calls):
             member[row, self.classes_of(call.args["object"])[0]] = True
-        best = heat.masked_fill(~member[:, :, None, None], 0).amax(1)
+        return heat.masked_fill(~member[:, :, None, None], 0).amax(1)
+
+    def boxes(
+        self, heads: Mapping[str, Tensor], calls: Sequence[Call], threshold: float, scores: Tensor | None = None
+    ) -> list[list[Box]]:
+        """Boxes scoring at least ``threshold``, best first, overlaps suppressed, one list a call.
+
+        ``scores``: the :meth:`class_scores`, where they are known.
+        """
+        best = self.class_scores(heads, calls) if scores is None else scores
         peaks = (best >= F.max_pool2d(best[:, None], 3, 1, 1)[:, 0]) & (best >= threshold)
         rows, ys, xs = peaks.nonzero(as_tuple=True)
         found: list[list[Box]] = [[] for _ in calls]

@@ -1,4 +1,4 @@
-"""VisProg's editing and tagging modules, as they work without a generative model or a large matcher (ours).
+"""VisProg's editing and tagging modules, as they work without a generative model or a large matcher (our choice).
 
 Selection knows categories, colours, places and sizes; REPLACE fills with a colour or a texture; EMOJI draws a face.
 Better ones take their place under the same name: a module is an entry of a dictionary.

@@ -151,6 +151,8 @@ def _signature(function: Callable[..., Any], name: str, batched: bool) -> Signat
         if parameter.default is not parameter.empty:
             optional.append(parameter.name)
     returns = _kind(hints["return"], f"{name} ->", batched) if "return" in hints else "any"
+    if _may_be_none(hints.get("return")) or (batched and any(map(_may_be_none, typing.get_args(hints.get("return"))))):
+        returns = "any"  # no type of a signature holds None
     return Signature(types.MappingProxyType(args), returns, frozenset(optional))
 
 
@@ -165,6 +167,10 @@ def _kind(hint: Any, where: str, batched: bool) -> str:
     if hint in (Box, Object):
         raise InputError("programs pass boxes and objects in lists", where=where, remedy=f"write list[{hint.__name__}]")
     return _KINDS.get(hint, "any")
+
+
+def _may_be_none(hint: Any) -> bool:
+    return type(None) in typing.get_args(hint)
 
 
 def _source(function: Callable[..., Any], name: str) -> str:

@@ -107,8 +107,8 @@ class LocalLLM:
         greedy, sampled = list[int](), list[int]()
         for number, (ask, ids) in enumerate(zip(asks, tokens, strict=True)):
             if room is not None and len(ids) + self.options.max_tokens > room:
-                told = f"a prompt of {len(ids):,} tokens and an answer of {self.options.max_tokens:,}; the model holds {room:,}"
-                yield number, LimitExceeded(told, where=self.options.model, remedy="show fewer examples, or allow fewer tokens")
+                message = f"a prompt of {len(ids):,} tokens and an answer of {self.options.max_tokens:,}; the model holds {room:,}"
+                yield number, LimitExceeded(message, where=self.options.model, remedy="show fewer examples, or allow fewer tokens")
             else:
                 (sampled if ask.temperature > 0 else greedy).append(number)
         greedy.sort(key=lambda number: len(tokens[number]))

@@ -1,4 +1,4 @@
-"""Rows of exercises, and networks that start from a seed: what the embedded modules share."""
+"""Rows of exercises, and networks that start from a seed: what the toy modules share."""
 
 from __future__ import annotations
 

@@ -32,8 +32,8 @@ WEIGHTS = ("model.safetensors", "weights.safetensors")
 
 @dataclass(frozen=True, slots=True)
 class CallLabel:
-    """What somebody who knows says to a call: the value, the probability of each answer where there are several, and
-    how sure they are in 0..1 (1 for gold)."""
+    """The target output of one module call: the value, the probability of each answer where there are several, and
+    the confidence in 0..1 (1 for gold)."""
 
     value: Any
     probabilities: Mapping[str, float] | None = None
@@ -169,15 +169,37 @@ class VisualModule:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
-        """The module that :meth:`save_pretrained` (or :meth:`save`) wrote into ``folder``.
+        """The module of this class that :meth:`save_pretrained` (or :meth:`save`) wrote into ``folder``.
 
         Raises:
-            InputError, StaleError: as :func:`load`; InputError also where it is a module of another class.
+            InputError: ``folder`` is no module folder, it holds a module of another class, or its weights are absent
+                or broken.
+            StaleError: the weights are not those it was saved with.
         """
-        module = load(folder)
-        if not isinstance(module, cls):
-            raise InputError(f"a {type(module).__name__}, not a {cls.__name__}", where=folder, remedy="load it with tutelage.load")
-        return module
+        file, metadata = read_metadata(folder)
+        if metadata["class"] != cls.__name__:
+            message = f"a {metadata['class']}, not a {cls.__name__}"
+            raise InputError(message, where=folder, remedy="load it with its own class, or with tutelage.load")
+        return cls.from_metadata(file, metadata)
+
+    @classmethod
+    def from_metadata(cls, file: Path, metadata: Mapping[str, Any]) -> Self:
+        """The module that ``metadata``, read from ``file``, describes; its weights lie beside the file.
+
+        Raises:
+            InputError: not a configuration of this class, or its weights are absent or broken.
+            StaleError: the weights are not those it was saved with.
+        """
+        try:
+            config = cls.Config.read(metadata["config"])
+            check_dataclass(config, f"{file}: config")
+            network = outline(cls.build, config) if file.name == "config.json" else None
+        except (TypeError, KeyError, ValueError, IndexError, AttributeError, RuntimeError, OverflowError) as error:
+            message = f"not a configuration of {cls.__name__}: {type(error).__name__}: {error}"
+            raise InputError(message, where=file, remedy=json.dumps(metadata["config"])[:500]) from error
+        if network is not None:
+            check_shapes(network, _weights(file.parent))
+        return cls.from_folder(config, file.parent)
 
     def metadata(self) -> dict[str, Any]:
         """What a folder says of the module in it."""
@@ -224,15 +246,6 @@ class VisualModule:
             raise StaleError("the weights are not the ones that config.json names", where=file, remedy="save the module again")
         return module
 
-    @classmethod
-    def kinds(cls) -> dict[str, type[Self]]:
-        """Every known class of module below this one, by class name."""
-        found: dict[str, type[Self]] = {}
-        for child in cls.__subclasses__():
-            found[child.__name__] = child
-            found |= child.kinds()
-        return found
-
 
 def class_targets(labels: Sequence[CallLabel], names: Sequence[str], where: str) -> tuple[Tensor, Tensor]:
     """Labels as class ids [N] and probabilities [N, C] over ``names``; a label without probabilities is certain.
@@ -257,37 +270,16 @@ def tensor_bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-def load(folder: str | Path) -> VisualModule:
-    """Load a module that :meth:`VisualModule.save` or ``save_pretrained`` wrote; a user's own class must be imported before.
+def read_metadata(folder: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The file that says what the module in ``folder`` is, and what it says.
 
     Raises:
-        InputError: ``folder`` is no module folder, its class is not known here, or its weights are absent or broken.
-        StaleError: the weights are not those it was saved with.
+        InputError: ``folder`` is no module folder, or a bit of one of its files has changed.
     """
-    from tutelage.modules import hf
-
-    folder = Path(folder)
-    file = folder / (METADATA_FILE if (folder / METADATA_FILE).exists() else "config.json")
-    head = read_head(file)
-    hf.classes()
-    kinds = VisualModule.kinds()
-    if head["class"] not in kinds:
-        raise InputError(
-            f"unknown class of module {head['class']!r}",
-            where=file,
-            remedy="import the code that defines it first; " + did_you_mean(head["class"], list(kinds)),
-        )
-    kind = kinds[head["class"]]
-    try:
-        config = kind.Config.read(head["config"])
-        check_dataclass(config, f"{file}: config")
-        network = outline(kind.build, config) if file.name == "config.json" else None
-    except (TypeError, KeyError, ValueError, IndexError, AttributeError, RuntimeError, OverflowError) as error:
-        message = f"not a configuration of {kind.__name__}: {type(error).__name__}: {error}"
-        raise InputError(message, where=file, remedy=json.dumps(head["config"])[:500]) from error
-    if network is not None:
-        check_shapes(network, _weights(folder))
-    return kind.from_folder(config, folder)
+    file = Path(folder) / METADATA_FILE
+    if not file.exists():
+        file = Path(folder) / "config.json"
+    return file, read_head(file)
 
 
 def _weights(folder: Path) -> Path:

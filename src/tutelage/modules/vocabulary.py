@@ -73,12 +73,12 @@ def _read(vocabulary: Vocabulary, question: str) -> TokenizedQuestion:
     ids, known = vocabulary.ids(question)
     words = tokens(question)
     flat = vocabulary.flat
-    asked = [kind for kind, _ in vocabulary.answers if kind in words]
+    kinds = [kind for kind, _ in vocabulary.answers if kind in words]
     offered = [flat.index(word) for word in words if word in flat]
     if "or" in words and len(offered) >= 2:
         allowed: Sequence[int] = offered
-    elif asked and (words[0] not in {"is", "are", "does", "do"}):
-        allowed = vocabulary.group(asked[0])
+    elif kinds and (words[0] not in {"is", "are", "does", "do"}):
+        allowed = vocabulary.group(kinds[0])
     else:
         allowed = vocabulary.group("yes/no")
     return TokenizedQuestion(ids, tuple(dict.fromkeys(allowed)) or tuple(range(len(flat))), known)

@@ -1,4 +1,4 @@
-"""The embedded VQA and VERIFY: an image crop, some words, one head (ours, sized for one CPU thread)."""
+"""The toy VQA and VERIFY: an image crop, some words, one head (our choice, sized for one CPU thread)."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ class FiLMClassifier(nn.Module):
         single = words.ndim == 2
         words = words[:, None] if single else words
         present = words >= 0
-        asked = self.embed(words.clamp(min=0)) * present[..., None]
-        asked = asked.sum(2) / present.sum(2, keepdim=True).clamp(min=1)
-        scale, shift = self.film(asked)[..., None].chunk(2, 2)
+        embedded = self.embed(words.clamp(min=0)) * present[..., None]
+        embedded = embedded.sum(2) / present.sum(2, keepdim=True).clamp(min=1)
+        scale, shift = self.film(embedded)[..., None].chunk(2, 2)
         seen = self.mix(self.trunk(batch["pixels"])).flatten(2)[:, None]
         features = F.relu(seen * (1 + scale) + shift)
         extent = batch["extent"][:, None].expand(-1, words.shape[1], -1)
-        logits = self.out(F.relu(self.hidden(torch.cat([features.amax(3), features.mean(3), extent, asked], 2))))
+        logits = self.out(F.relu(self.hidden(torch.cat([features.amax(3), features.mean(3), extent, embedded], 2))))
         if "allowed" in batch:
             allowed = batch["allowed"]
             logits = logits.masked_fill(~(allowed[:, None] if single else allowed), MASKED_LOGIT)
@@ -172,10 +172,12 @@ class Vqa(QuestionModule):
     def related_calls(self, call: Call) -> list[Call]:
         """One question of every type about the same crop, and one it may say no to."""
         image, kinds = call.args["image"], self.config.vocabulary.answers
-        asked = [Call("VQA", {"image": image, "question": f"What {kind} is the object?"}) for kind, _ in kinds if kind != "yes/no"]
+        related = [
+            Call("VQA", {"image": image, "question": f"What {kind} is the object?"}) for kind, _ in kinds if kind != "yes/no"
+        ]
         flat = self.config.vocabulary.flat
         word = flat[hash_index(image.key, len(flat) - 2)]
-        return [*asked, Call("VQA", {"image": image, "question": f"Is the object {word}?"})]
+        return [*related, Call("VQA", {"image": image, "question": f"Is the object {word}?"})]
 
     def _targets(self, labels: Sequence[CallLabel]) -> dict[str, Tensor]:
         hard, soft = class_targets(labels, self.config.vocabulary.flat, self.name)

@@ -48,9 +48,11 @@ def copy_layers(
             remedy="name one teacher layer, counted from 0, for each layer of the student",
         )
     for place, layer in enumerate(chosen):
-        mine, other = student[place].state_dict(), teacher[layer].state_dict()
+        student_state, other = student[place].state_dict(), teacher[layer].state_dict()
         different = [
-            name for name in {*mine, *other} if name not in mine or name not in other or mine[name].shape != other[name].shape
+            name
+            for name in {*student_state, *other}
+            if name not in student_state or name not in other or student_state[name].shape != other[name].shape
         ]
         if different:
             raise InputError(

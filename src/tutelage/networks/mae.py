@@ -104,8 +104,8 @@ class MAEDecoder(nn.Module):
             hidden = torch.ones(batch, total, dtype=torch.bool, device=keep.device).scatter(1, keep, False)
             masked = mask_indices(hidden)[1]
         positions = self.positions.expand(batch, -1, -1)
-        asked = self.mask_token[mask_type] + gather_tokens(positions, masked)
-        states = torch.cat([self.embed(visible) + gather_tokens(positions, keep), asked], 1)
+        mask_tokens = self.mask_token[mask_type] + gather_tokens(positions, masked)
+        states = torch.cat([self.embed(visible) + gather_tokens(positions, keep), mask_tokens], 1)
         extra = 0 if prefix is None else prefix.shape[1]
         if prefix is not None:
             states = torch.cat([self.embed(prefix), states], 1)

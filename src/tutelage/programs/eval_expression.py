@@ -62,7 +62,7 @@ class Expression(str):
     """The text of an expression, compiled: ``names`` are the variables it reads, in the order of first use.
 
     The language: ``and or not xor`` (xor means ``!=``), ``+ - * /``, comparisons, ``in``, ``a if c else b``, literals.
-    A variable stands in braces (bare is accepted too, ours); inside quotes it stands for its text (ours).
+    A variable stands in braces (bare is accepted too, our choice); inside quotes it stands for its text (our choice).
 
     Raises:
         ParseFailure: not an expression.
@@ -109,7 +109,7 @@ class Expression(str):
 
 
 def parse_literal(value: Value) -> Value:
-    """``value`` as EVAL reads it: "yes"/"no" (and "true"/"false", ours) a bool, digits a number, all else unchanged.
+    """``value`` as EVAL reads it: "yes"/"no" (and "true"/"false", our choice) a bool, digits a number, all else unchanged.
 
     Raises:
         LimitExceeded: a number above 1e18.
@@ -290,7 +290,7 @@ def _chain(parts: list[Evaluate], comparisons: list[Callable[[Any, Any], bool]])
 
 
 def _loosely_equal(a: Any, b: Any) -> tuple[Any, Any]:
-    """Both sides in one type: ``{ANSWER0} == 'yes'`` and ``{ANSWER0} == '2'`` mean what they say (ours)."""
+    """Both sides in one type: ``{ANSWER0} == 'yes'`` and ``{ANSWER0} == '2'`` mean what they say (our choice)."""
     if isinstance(a, str) and isinstance(b, (bool, int, float)):
         return parse_literal(a), b
     if isinstance(b, str) and isinstance(a, (bool, int, float)):

@@ -1,4 +1,4 @@
-"""Picture files as images: opened when somebody looks, decoded once while a bounded cache holds them, resized by policy."""
+"""Picture files as images: opened at the first use, decoded once while a bounded cache holds them, resized by policy."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class ResizePolicy:
 
     @property
     def limits(self) -> ImageLimits:
-        """What the door for pictures is told."""
+        """The settings of the image cache."""
         return ImageLimits(longest_side=self.longest)
 
 

@@ -90,8 +90,8 @@ def read(data: bytes, limits: ImageLimits = DEFAULT, where: object = "image") ->
         remedy = f"formats that are read: {', '.join(FORMATS)}"
         raise InputError("cannot read this as an image: no known format", where=where, remedy=remedy) from None
     except Exception as error:  # decoders raise whatever broken bytes lead them to
-        said = str(error) or type(error).__name__
-        raise InputError(f"cannot read this as an image: {said}", where=where, remedy="is the file whole?") from error
+        reason = str(error) or type(error).__name__
+        raise InputError(f"cannot read this as an image: {reason}", where=where, remedy="is the file whole?") from error
 
 
 def _decode(picture: PIL.Image.Image, limits: ImageLimits, where: object) -> tuple[PIL.Image.Image, tuple[str, ...]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from tutelage.programs.types import Call, Module, ProgramFailure, RuntimeFailure, Value
+from tutelage.programs.value_types import TYPE_CHECKS, describe_value
 
 MAX_MESSAGE = 4_000
 """Characters of an error's text that are kept."""
@@ -27,9 +28,12 @@ class ModuleQueue:
     size: int
     waiting: dict[Hashable, PendingCall] = field(default_factory=dict)
     makes_image: bool = field(init=False)
+    has_type: Callable[[Value], bool] | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.makes_image = self.module.signature.returns == "image"
+        returns = self.module.signature.returns
+        self.makes_image = returns == "image"
+        self.has_type = TYPE_CHECKS.get(returns)
 
 
 def to_failure(error: Exception, source: str) -> ProgramFailure:
@@ -41,8 +45,29 @@ def to_failure(error: Exception, source: str) -> ProgramFailure:
     return failure
 
 
+def wrong_type(module: Module, value: Value) -> RuntimeFailure:
+    """The failure of a module whose output is not of the type that it declares."""
+    declared = module.signature.returns
+    message = f"{module.name} declares that it returns {declared}, and returned {describe_value(value)}"
+    return RuntimeFailure(message, remedy=f"correct the module {module.name}, or the type that it declares")
+
+
 def run_batch(module: Module, calls: Sequence[Call]) -> list[Result]:
-    """The module's answers. If a batch raises, each call is asked alone, so that only those at fault fail."""
+    """The module's outputs; one that is not of the type that the module declares is a failure of its call.
+
+    If a batch raises, each call is run alone, so that only those at fault fail.
+    """
+    results = _run_batch(module, calls)
+    has_type = TYPE_CHECKS.get(module.signature.returns)
+    if has_type is None:
+        return results
+    return [
+        result if has_type(result[0]) or isinstance(result[0], ProgramFailure) else (wrong_type(module, result[0]), None, False)
+        for result in results
+    ]
+
+
+def _run_batch(module: Module, calls: Sequence[Call]) -> list[Result]:
     try:
         answers = module.run(calls)
         values, distributions, unknown = answers.values, answers.distributions, answers.out_of_vocabulary
@@ -54,5 +79,5 @@ def run_batch(module: Module, calls: Sequence[Call]) -> list[Result]:
         return list(zip(values, distributions or none, unknown or [False] * len(values), strict=True))
     except Exception as error:
         if len(calls) > 1:
-            return [run_batch(module, [call])[0] for call in calls]
+            return [_run_batch(module, [call])[0] for call in calls]
         return [(to_failure(error, module.name), None, False)]

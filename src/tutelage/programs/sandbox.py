@@ -3,7 +3,7 @@
 A run is a generator of module calls. Between two of its calls a program is not suspended: it is run again from its beginning
 with the outputs that are known (see :mod:`~tutelage.programs.sandbox_driver`). So a worker keeps nothing that could be lost:
 when it dies, or a program uses it up, the others go on in another, and no module is called twice. Programs that wait for
-their turn go to the worker together, in rounds; full rounds run in a thread beside whoever brings them.
+their turn go to the worker together, in rounds; full rounds run in a thread beside the caller's.
 """
 
 from __future__ import annotations
@@ -204,7 +204,7 @@ class Sandbox:
                 spent = (worker.cpu_seconds() or 0.0) - used if worker is not None else 0.0
                 self._leave("alone")
                 if attempt == 1 and (loss.kind == "crash" or (loss.kind == "timeout" and 0 < spent < 0.8 * self.limits.seconds)):
-                    continue  # somebody killed the worker, or it got no processor
+                    continue  # another process killed the worker, or it got no processor
                 run.reply = self._blamed(run, loss)
                 return
             except ProgramFailure as failure:

@@ -104,24 +104,24 @@ def call_modules(calls, make=None):
             run.failure = ("LimitExceeded", f"more than {_limits['calls']:,} module calls")
         else:
             room = [_limits["length"]]
-            asked = []
+            own_calls = []
             for at in range(len(calls)):
                 name, arguments = calls[at]
-                asked.append((name, {arg: _encode(arguments[arg], room) for arg in arguments}, first + at))
+                own_calls.append((name, {arg: _encode(arguments[arg], room) for arg in arguments}, first + at))
             if room[0] < 0:
                 run.failure = ("LimitExceeded", f"a module call longer than {_limits['length']:,}")
-            elif _live and _answered_at_once(run, asked):
+            elif _live and _answered_at_once(run, own_calls):
                 run.used = first
                 return call_modules(calls, make)
             else:
-                run.asked = asked
+                run.asked = own_calls
     raise KeyboardInterrupt
 
 
-def _answered_at_once(run, asked):
+def _answered_at_once(run, calls):
     """Whether the host could answer a call while the program is suspended: not where the sandbox sorts, or prints a value."""
     try:
-        run.outputs.extend(_host(asked))
+        run.outputs.extend(_host(calls))
     except RuntimeError:
         return False
     return True
@@ -280,6 +280,6 @@ from tutelage.programs.viper_prelude import (  # noqa: E402
 )
 
 
-def _host(asked):
+def _host(calls):
     """What suspends a program: inside the sandbox there is no function of this name, and calls of it come to the host."""
     raise RuntimeError

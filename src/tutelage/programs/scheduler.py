@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any
 
 from tutelage.errors import did_you_mean
-from tutelage.programs.lanes import ModuleQueue, Result, run_batch, to_failure
+from tutelage.programs.lanes import ModuleQueue, Result, run_batch, to_failure, wrong_type
 from tutelage.programs.metering import FREE, Meter
 from tutelage.programs.result_cache import CachedResult
 from tutelage.programs.run_context import USE_MODULE, Job, RunContext
@@ -186,27 +186,27 @@ class Scheduler:
         lanes, limit, at_once, send = self._queues, self.context.max_calls, self.context.substitute is None, run.steps.send
         while True:
             try:
-                asked = send(reply)
+                request = send(reply)
             except StopIteration as stop:
                 self._finish(run, stop.value)
                 return
             except Exception as error:
                 self._fail(run, to_failure(error, "the program"))
                 return
-            if isinstance(asked, Call):
-                lane = lanes.get(asked.module)
+            if isinstance(request, Call):
+                lane = lanes.get(request.module)
                 # The common case, without the books that waiting needs: one call of a symbolic module.
                 if lane is not None and not lane.size and at_once and run.n_calls < limit:
-                    reply = _run_symbolic(run, lane, asked, run.n_calls)
+                    reply = _run_symbolic(run, lane, request, run.n_calls)
                     if isinstance(reply, ProgramFailure):
-                        run.calls = [asked]
-                        self._fail(run, reply, asked)
+                        run.calls = [request]
+                        self._fail(run, reply, request)
                         return
                     run.n_calls += 1
                     continue
-                run.together, run.calls = False, [asked]
+                run.together, run.calls = False, [request]
             else:
-                run.together, run.calls, run.trace.ordered = True, asked, False
+                run.together, run.calls, run.trace.ordered = True, request, False
             calls = run.calls
             run.missing, run.answers = len(calls), [None] * len(calls)
             for place, call in enumerate(calls):
@@ -298,6 +298,8 @@ def _run_symbolic(run: _Run, queue: ModuleQueue, call: Call, number: int) -> Val
             run.meter.reserve_image(call)
         answers = queue.module.run((call,))
         (value,) = answers.values
+        if queue.has_type is not None and not queue.has_type(value) and not isinstance(value, ProgramFailure):
+            raise wrong_type(queue.module, value)
         if type(value) not in FREE:
             run.meter.charge(value)
         if answers.distributions:

@@ -32,7 +32,7 @@ class StepRecord:
     differ. ``args`` and ``output`` are values as the module saw and gave them; ``output_dist`` maps answers to
     probabilities; ``ms`` is the call's share of its batch's time, 0 where a stored result answered. ``substituted``
     marks an answer that did not come from the module. ``teacher`` is {name, version, hard, dist, conf}; ``weight`` in
-    0..1 is the record's weight in a lesson.
+    0..1 is the record's weight in a training job.
     """
 
     origin: RecordOrigin
@@ -57,13 +57,31 @@ class StepRecord:
         return self.origin.id
 
     @property
+    def is_fallback(self) -> bool:
+        """Whether the step was given nothing to look at and returned an image all the same.
+
+        VisProg's CROP does so: where no box was found it returns the whole image.
+        """
+        is_image = isinstance(self.output, (Image, ImageRef))
+        return is_image and any(isinstance(value, list) and not value for value in self.args.values())
+
+    @property
     def probability(self) -> float | None:
-        """The probability in 0..1 that the module gives its own answer; None where it reports none."""
+        """The probability in 0..1 that the module gives its own output; None where it reports none.
+
+        For a list of boxes it is that of the best box; for an empty list, that there is none. A fallback has 0: what
+        the program was to look at was not found (our choice).
+        """
+        if self.is_fallback:
+            return 0.0
         if self.output_dist is None:
             return None
         if isinstance(self.output, bool):
             return self.output_dist.get("yes" if self.output else "no")
-        return self.output_dist.get(self.output if isinstance(self.output, str) else "found")
+        if isinstance(self.output, str):
+            return self.output_dist.get(self.output)
+        found = self.output_dist.get("found")
+        return 1.0 - found if found is not None and self.output == [] else found
 
     @property
     def input_hash(self) -> str:
@@ -102,8 +120,8 @@ class StepRecord:
         if timing:
             body["ms"] = round(self.ms, 4)
         if self.teacher is not None or self.filters is not None or self.weight != 1.0:
-            said = self.teacher and {**self.teacher, "hard": encode(self.teacher["hard"])}
-            body |= {"teacher": said, "filters": self.filters, "weight": self.weight}
+            teacher = self.teacher and {**self.teacher, "hard": encode(self.teacher["hard"])}
+            body |= {"teacher": teacher, "filters": self.filters, "weight": self.weight}
         return head | body
 
     @classmethod
@@ -160,7 +178,7 @@ class Trace:
     """A program's run: its status (one of ``language.STATUSES``), answer, and every call it made.
 
     ``fallback`` tells that the program failed and ``answer`` comes from the fallback policy instead. ``log`` holds the
-    steps as they came; the records are made of them when somebody asks for ``steps``, and put in order if the calls of
+    steps as they came; the records are made of them when ``steps`` is read, and put in order if the calls of
     several steps may have been answered in another (``ordered`` False).
     """
 
@@ -187,10 +205,18 @@ class Trace:
     def confidence(self) -> float | None:
         """The product of the steps' probabilities, in 0..1, as if steps erred independently (our choice).
 
-        None where no module reports a probability.
+        It is 0 where a step was a fallback. None where no module reports a probability, or where a module found nothing
+        and does not say how sure it is.
         """
-        known = [record.probability for record in self.steps if record.probability is not None]
-        return math.prod(known) if known else None
+        known = [p for record in self.steps if (p := record.probability) is not None]
+        if not known or (0.0 not in known and any(record.output == [] and record.probability is None for record in self.steps)):
+            return None
+        return math.prod(known)
+
+    @property
+    def fallback_steps(self) -> list[StepRecord]:
+        """The steps that were given nothing to look at: see :attr:`StepRecord.is_fallback`."""
+        return [record for record in self.steps if record.is_fallback]
 
     @property
     def out_of_vocabulary(self) -> int:

@@ -327,12 +327,12 @@ def _box_of(patch):
 
 def _choose(answer, options):
     """The option that an answer names, or the answer itself."""
-    said = str(answer).strip().lower()
+    text = str(answer).strip().lower()
     for option in options:
-        if str(option).lower() == said:
+        if str(option).lower() == text:
             return option
     for option in options:
-        if str(option).lower() in said:
+        if str(option).lower() in text:
             return option
     return answer
 

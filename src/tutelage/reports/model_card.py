@@ -1,4 +1,4 @@
-"""The model card of a taught module, written from plain facts: what it is, who taught it on what, figures, limits."""
+"""The model card of a distilled module, written from plain facts: what it is, its teachers, its data, figures, limits."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tutelage.errors import InputError
-from tutelage.reports import comparison, study
+from tutelage.reports import comparison, continual, study
 from tutelage.reports.page import load
 from tutelage.storage import write_text
 
@@ -23,6 +23,7 @@ class ReportType(NamedTuple):
 REPORT_TYPES = (
     ReportType(study.FILE, study.FORMAT, study.study_report),
     ReportType(comparison.FILE, comparison.FORMAT, comparison.comparison_report),
+    ReportType(continual.FILE, continual.FORMAT, continual.continual_report),
 )
 
 

@@ -1,4 +1,4 @@
-"""The report of a study: what teaching gained, what was kept, and every program step by step.
+"""The report of a study: what training gained, what was kept, and every program step by step.
 
 The results are one JSON object, ``study.json`` in a run folder. Accuracies, gains and changes are in points (0..100);
 shares of ``health`` are in 0..1; times in seconds or milliseconds. null (or NaN) means not measured. ::
@@ -25,7 +25,7 @@ shares of ``health`` are in 0..1; times in seconds or milliseconds. null (or NaN
             teacher {value, dist, conf, boxes?} | null, gold, wrong}]}]
 
 Only format, version, summary and tables.arms must be there; what else is absent is said to be not measured. A step's
-``wrong`` marks where the program went wrong before teaching.
+``wrong`` marks where the program went wrong before training.
 """
 
 from __future__ import annotations
@@ -43,23 +43,23 @@ from tutelage.reports.page import REMEDY, check_format, load, reads_results, ren
 FORMAT, VERSION, FILE = "tutelage-study", 1, "study.json"
 
 GROUPS = {
-    "current": ("Current tasks", "taught in this study"),
+    "current": ("Current tasks", "trained in this study"),
     "previous": ("Previous tasks", "known before, not to be lost"),
     "unseen": ("Unseen tasks", "never trained on"),
 }
 ARMS = {
-    "frozen": ("Frozen", "the modules as they were before teaching"),
-    "replaced": ("Replaced", "each taught module swapped for its teacher"),
+    "frozen": ("Frozen", "the modules before training"),
+    "replaced": ("Replaced", "each trained module swapped for its teacher"),
     "routed": ("Routed", "the teacher answers where it can and is sure, else the frozen module"),
-    "naive": ("Naive", "tuned on the teachers’ labels with nothing to keep old tasks"),
-    "sdvp": ("SDVP", "taught step by step, with self-distillation and a guard for old tasks"),
+    "naive": ("Naive", "tuned on the teachers’ labels, without protection of old tasks"),
+    "sdvp": ("SDVP", "distilled step by step, with self-distillation and a guard for old tasks"),
     "teacher": ("Teacher", "the specialists alone, on the tasks they were trained for"),
     "gold": ("Gold modules", "every module answers right: the most these programs can reach"),
 }
 REFERENCES = ("teacher", "gold")
 CONTINUAL = {
     "average": ("Average", "mean accuracy after the last stage"),
-    "bwt": ("Backward transfer", "change on taught tasks since each was taught"),
+    "bwt": ("Backward transfer", "change on trained tasks since each was trained"),
     "forgetting": ("Forgetting", "best accuracy ever reached less the last"),
     "unseen_delta": ("Unseen", "change on tasks never trained on"),
 }
@@ -78,11 +78,11 @@ class ArmColumn:
 
 @dataclass(frozen=True)
 class HeatCell:
-    """A cell of a heat map: the accuracy, its change since the first stage, and whether this stage taught the task."""
+    """A cell of a heat map: the accuracy, its change since the first stage, and whether this stage trained the task."""
 
     value: float | None
     change: float | None
-    taught: bool
+    trained: bool
     strength: int = field(init=False)
 
     def __post_init__(self) -> None:

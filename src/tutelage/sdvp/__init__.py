@@ -1,9 +1,10 @@
-"""SDVP: stepwise distillation for visual programs, in the order of its data: collect, adapt, label, accept, guard."""
+"""SDVP: stepwise distillation for visual programs. Read ``pipeline.py`` first: it is the order of the data."""
 
-from tutelage.sdvp.compile import CompileResult, SdvpOptions, SdvpTask, accuracy, compile, distill_task  # noqa: A004
-from tutelage.sdvp.continual.options import with_strategy
-from tutelage.sdvp.questions import Question, solve
+from tutelage.sdvp.compile import compile, distill_task  # noqa: A004
+from tutelage.sdvp.options import SdvpOptions, with_strategy
+from tutelage.sdvp.questions import Question, accuracy, solve, split_by_image
 from tutelage.sdvp.sources import questions_from
+from tutelage.sdvp.task import CompileResult, SdvpTask
 
 __all__ = [
     "CompileResult",
@@ -13,6 +14,7 @@ __all__ = [
     "accuracy",
     "compile",
     "questions_from",
+    "split_by_image",
     "with_strategy",
     "distill_task",
     "solve",

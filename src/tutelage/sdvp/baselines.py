@@ -35,9 +35,9 @@ class RoutedModule:
                 rest.append(i)
         known: list[bool] = [False] * len(calls)
         if rest:
-            said = self.module.run([calls[i] for i in rest])
+            outputs = self.module.run([calls[i] for i in rest])
             for n, i in enumerate(rest):
-                values[i] = said.values[n]
-                dists[i] = said.distributions[n] if said.distributions else None
-                known[i] = said.out_of_vocabulary[n] if said.out_of_vocabulary else False
+                values[i] = outputs.values[n]
+                dists[i] = outputs.distributions[n] if outputs.distributions else None
+                known[i] = outputs.out_of_vocabulary[n] if outputs.out_of_vocabulary else False
         return ModuleOutputs(values, dists, known)

@@ -17,6 +17,7 @@ from tutelage.programs.types import Call, Module, Value
 from tutelage.programs.values import Image
 from tutelage.sdvp.baselines import RoutedModule
 from tutelage.sdvp.questions import Question, solve_stream
+from tutelage.sdvp.tally import ProgramTally
 from tutelage.sdvp.teachers import ModuleTeacher
 
 REMEDY = "collect or label again, in a new folder"
@@ -28,28 +29,39 @@ Records = dict[str, list[StepRecord]]
 def collect(
     questions: Sequence[Question],
     modules: Mapping[str, Module],
-    dsl: str = "visprog",
+    dsl: str | None = None,
     *,
     teacher_forced: Mapping[str, ModuleTeacher] | None = None,
     stage: str = "",
     only: Collection[str] | None = None,
+    tally: ProgramTally | None = None,
 ) -> Records:
-    """Every distinct call to a trainable module, or to those in ``only``, as first asked.
+    """Every distinct call to a trainable module, as it was first made.
 
-    On-policy by default: later steps see what the modules themselves answered. With ``teacher_forced`` teachers their labels
-    stand in, where they cover the call (teacher forcing).
+    Args:
+        questions: They need no answers.
+        modules: By name. Later steps of a program see the modules' own outputs (on-policy).
+        dsl: The language of the programs; None: that which most of the questions have a program in.
+        teacher_forced: Teachers whose labels stand in for the outputs of their modules, where they support the call.
+        stage: The task's name, for the records.
+        only: The modules whose calls are collected; None: all that can be trained.
+        tally: Counts the programs, if given.
     """
     records: Records = {
         name: [] for name, module in modules.items() if isinstance(module, VisualModule) and (only is None or name in only)
     }
     seen: set[str] = set()
     for trace in solve_stream(questions, teacher_forcing(modules, teacher_forced) if teacher_forced else modules, dsl, stage=stage):
+        if tally is not None:
+            tally.add(trace)
         for record in trace.steps:
             if record.module in records and record.error is None:
                 name = record.input_hash
                 if name not in seen:
                     seen.add(name)
                     records[record.module].append(record)
+    if tally is not None:
+        tally.calls += len(seen)
     return records
 
 
@@ -108,7 +120,7 @@ def _image_file(folder: Path, key: str) -> Path:
 
 def image_loader(folder: Path, in_memory: Iterable[Image] = ()) -> FindImage:
     """Images of pictures: those that are ``in_memory`` in memory, others from the files that :func:`save_images` wrote; each is
-    opened once, and again when somebody looks.
+    opened once, and again when it is used.
 
     Raises (what it returns does):
         InputError: a file is absent or no picture.

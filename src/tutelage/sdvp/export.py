@@ -10,7 +10,8 @@ from typing import Any
 from tutelage import environment, storage
 from tutelage.errors import InputError, did_you_mean
 from tutelage.modules.hf.base import HfModule
-from tutelage.modules.visual_module import METADATA_FILE, VisualModule, load
+from tutelage.modules.loading import load
+from tutelage.modules.visual_module import METADATA_FILE, VisualModule
 from tutelage.reports.model_card import card
 from tutelage.sdvp.stages import TRAINING_INFO
 
@@ -27,7 +28,7 @@ def export(
     module: VisualModule,
     folder: str | Path,
     *,
-    lessons: Iterable[Mapping[str, Any]] = (),
+    reports: Iterable[Mapping[str, Any]] = (),
     figures: Mapping[str, Any] | None = None,
     run: Mapping[str, Any] | None = None,
     limits: Iterable[str] = (),
@@ -37,7 +38,7 @@ def export(
     Args:
         module: any module with a network.
         folder: config.json, model.safetensors and README.md go there (and ``tutelage.json`` for a transformers model).
-        lessons: what became of it in each stage, as ``taught.json`` holds it (:class:`~tutelage.sdvp.compile.Taught`).
+        reports: its training in each stage, as ``taught.json`` holds it (:class:`~tutelage.sdvp.task.ModuleReport`).
         figures: ``{title, columns, rows, limits}``: accuracies by task, and what of them the reader must know.
         run: the stamp of the run's result: command, versions, machine, seeds; without it, this process's.
         limits: what else the reader must know.
@@ -45,16 +46,17 @@ def export(
     Raises:
         StorageError: the folder cannot be written.
     """
-    known, large = list(lessons), isinstance(module, HfModule)
-    ours = not large and type(module).__module__.startswith("tutelage.")
-    own = (BASE_MODEL_LIMITS,) if large else (TOY_LIMITS,) if ours else ()
+    known, large = list(reports), isinstance(module, HfModule)
+    is_own = not large and type(module).__module__.startswith("tutelage.")
+    own = (BASE_MODEL_LIMITS,) if large else (TOY_LIMITS,) if is_own else ()
     facts = {
-        "title": f"{module.name}, taught by stepwise distillation" if known else module.name,
+        "title": f"{module.name}, distilled step by step" if known else module.name,
         "what": _what(module),
         "library": "transformers" if large else "tutelage",
-        "license": "apache-2.0" if ours else None,
+        "license": "apache-2.0" if is_own else None,
         "base_model": module.config.source if isinstance(module, HfModule) and module.config.revision else None,
         "module": _module(module),
+        "own_class": not is_own and not large,
         "lessons": [_report_row(row) for row in known],
         "labelled_teachers": bool(figures and figures.get("labelled_teachers")),
         "figures": figures,
@@ -65,11 +67,19 @@ def export(
     return module.save_pretrained(folder, card(facts))
 
 
-def export_run(run: str | Path, name: str, folder: str | Path, arm: str = "sdvp", seed: int | None = None) -> Path:
+def export_run(
+    run: str | Path,
+    name: str,
+    folder: str | Path,
+    arm: str = "sdvp",
+    seed: int | None = None,
+    *,
+    classes: Iterable[type[VisualModule]] = (),
+) -> Path:
     """Write the module ``name`` of a run folder: of a study or demo, of ``sdvp.compile``, or of ``tutelage sdvp train``.
 
     Of a study, the module as it was after the last stage that taught it, of the learning arm ``arm`` and of ``seed`` (default:
-    the first).
+    the first). ``classes``: your own classes of modules, as of :func:`~tutelage.modules.loading.load`.
 
     Raises:
         InputError: no such run, module, arm or seed.
@@ -94,17 +104,17 @@ def export_run(run: str | Path, name: str, folder: str | Path, arm: str = "sdvp"
     found = _stages(place, name, result)
     if not found:
         known = sorted({path.parent.name for head in ("config.json", METADATA_FILE) for path in place.rglob(head)})
-        raise InputError(f"no taught module {name!r} here", where=place, remedy=did_you_mean(name, known))
+        raise InputError(f"no distilled module {name!r} here", where=place, remedy=did_you_mean(name, known))
     made = found[-1] / TRAINING_INFO if (found[-1] / TRAINING_INFO).exists() else place / TRAINING_INFO
-    lessons = [storage.read_json(at / "taught.json") for at in found if (at / "taught.json").exists()]
+    reports = [storage.read_json(at / "taught.json") for at in found if (at / "taught.json").exists()]
     stamp = result
     if made.exists():
         stamp = storage.read_json(made)
-        lessons += [row for row in stamp.get("lessons", []) if row["module"] == name]
+        reports += [row for row in stamp.get("lessons", []) if row["module"] == name]
     return export(
-        load(found[-1]),
+        load(found[-1], *classes),
         folder,
-        lessons=lessons,
+        reports=reports,
         figures=_figures(result, arm) if result else None,
         run=stamp or None,
         limits=("A smoke test's networks: they know nothing.",) if result.get("smoke") else (),
@@ -119,8 +129,8 @@ def _stages(folder: Path, name: str, result: Mapping[str, Any]) -> list[Path]:
         for head in ("config.json", METADATA_FILE)
         if (at / head).exists()
     }
-    told = ((result.get("tables") or {}).get("matrix") or {}).get("stages", [])
-    order = {stage: number for number, stage in enumerate(told)}
+    stages = ((result.get("tables") or {}).get("matrix") or {}).get("stages", [])
+    order = {stage: number for number, stage in enumerate(stages)}
     return sorted(heads, key=lambda at: (order.get(at.parent.name, 0), (at / heads[at]).stat().st_mtime_ns))
 
 

@@ -36,13 +36,13 @@ class Filters:
 
 def label(records: Sequence[StepRecord], module: VisualModule, teacher: ModuleTeacher) -> list[StepRecord]:
     """The records the teacher covers, each with its label; with ``teacher.expand`` also the sibling calls it covers."""
-    asked = with_related_calls(records, module, teacher)
-    return attach_labels(asked, label_calls(teacher, [call_of(record) for record in asked]))
+    unlabelled = with_related_calls(records, module, teacher)
+    return attach_labels(unlabelled, label_calls(teacher, [call_of(record) for record in unlabelled]))
 
 
 def with_related_calls(records: Sequence[StepRecord], module: VisualModule, teacher: ModuleTeacher) -> list[StepRecord]:
     """The records, and with ``teacher.expand`` those of their sibling calls, each once."""
-    asked = list(records)
+    extended = list(records)
     if teacher.label_related_calls:
         known = {record.input_hash for record in records}
         seen: set[object] = set()
@@ -55,8 +55,8 @@ def with_related_calls(records: Sequence[StepRecord], module: VisualModule, teac
                 extra = StepRecord(record.origin, record.step, record.call_no, call.module, record.module_version, call.args)
                 if extra.input_hash not in known:
                     known.add(extra.input_hash)
-                    asked.append(extra)
-    return asked
+                    extended.append(extra)
+    return extended
 
 
 def label_calls(teacher: ModuleTeacher, calls: Sequence[Call]) -> list[TeacherField | None]:
@@ -87,8 +87,8 @@ def calibrate(teacher: ModuleTeacher, probe: Sequence[tuple[Call, CallLabel]]) -
     Teachers without probabilities, and probes without covered calls, leave it as it is.
     """
     raw = replace(teacher, temperature=1.0)
-    said = raw.label([call for call, _ in probe])
-    pairs = [(a, g) for a, (_, g) in zip(said, probe, strict=True) if a is not None and a.probabilities is not None]
+    labels = raw.label([call for call, _ in probe])
+    pairs = [(a, g) for a, (_, g) in zip(labels, probe, strict=True) if a is not None and a.probabilities is not None]
     if not pairs:
         return teacher
 

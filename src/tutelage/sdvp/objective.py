@@ -1,4 +1,4 @@
-"""One lesson of stepwise distillation: the step loss on labelled calls, the self loss on replayed ones.
+"""One training job of stepwise distillation: the step loss on labelled calls, the self loss on replayed ones.
 
     L(m) = L_step(m) + lambda L_self(m)
 
@@ -39,7 +39,7 @@ class StepwiseDistillation(Method):
     @dataclass(frozen=True)
     class Config:
         """tau: temperature; alpha: share of the soft loss; keep: lambda; size: weight of size heads; positive: weight of
-        a heat-map's peaks (all defaults ours); retain: the lesson's retain options in words, which it fills in itself."""
+        a heat-map's peaks (all defaults ours); retain: the training job's retain options in words, which it fills in itself."""
 
         tau: float = 2.0
         alpha: float = 0.5
@@ -150,13 +150,13 @@ def heatmap_step(logits: Tensor, heat: Tensor, queried: Tensor, positive: float)
 def set_step(predictions: Tensor, boxes: Tensor, real: Tensor, weights: Tensor) -> Tensor:
     """DETR's loss of sets [B, Q, 5] against ``boxes`` [B, T, 4], of which those are meant that are ``real`` [B, T]."""
     verdict = torch.stack([predictions[..., 0], torch.zeros_like(predictions[..., 0])], -1)  # its softmax is the logit's sigmoid
-    targets = [mine[there] for mine, there in zip(boxes, real.bool(), strict=True)]
+    targets = [own_boxes[there] for own_boxes, there in zip(boxes, real.bool(), strict=True)]
     labels = [torch.zeros(len(target), dtype=torch.long, device=predictions.device) for target in targets]
     return losses.set_loss(verdict, predictions[..., 1:], labels, targets, weights)
 
 
 class TaskReplayData:
-    """The rows of a lesson: each batch takes its task rows in order, and as many replayed rows drawn by view seed, and as
+    """The rows of a training job: each batch takes its task rows in order, and as many replayed rows drawn by view seed, and as
     many ``labelled`` rows of old tasks where such are given."""
 
     def __init__(
@@ -193,16 +193,16 @@ class TaskReplayData:
         return Batch(inputs, labels, ids=indices, seeds=seeds)
 
 
-def _with_targets(exercise: TrainingExamples) -> TensorData:
-    return TensorData(exercise.inputs, {"targets": exercise.targets, "weights": exercise.weights})
+def _with_targets(examples: TrainingExamples) -> TensorData:
+    return TensorData(examples.inputs, {"targets": examples.targets, "weights": examples.weights})
 
 
-def reference_outputs(module: VisualModule, exercise: TrainingExamples, rows: int = 512) -> dict[str, Tensor]:
+def reference_outputs(module: VisualModule, examples: TrainingExamples, rows: int = 512) -> dict[str, Tensor]:
     """Every head of the module as it stands, on all rows of an exercise, in fp16: what self-distillation keeps to."""
     parts: dict[str, list[Tensor]] = {head: [] for head in module.heads}
     with torch.no_grad():
-        for start in range(0, len(exercise), rows):
-            out = module.forward({key: value[start : start + rows] for key, value in exercise.inputs.items()})
+        for start in range(0, len(examples), rows):
+            out = module.forward({key: value[start : start + rows] for key, value in examples.inputs.items()})
             for head in parts:
                 parts[head].append(out[head].half())
     return {head: torch.cat(found) for head, found in parts.items()}
@@ -217,7 +217,7 @@ def make_job(
     strategy: ContinualStrategy = NO_STRATEGY,
     name: str = "lesson",
 ) -> TrainingJob:
-    """The lesson that teaches a copy of ``module``'s network; the module itself stays as it is.
+    """The training job that teaches a copy of ``module``'s network; the module itself stays as it is.
 
     ``replay``: inputs of old tasks, which ``strategy`` may need; their old answers are kept where ``config.self_weight`` > 0.
     """

@@ -20,7 +20,7 @@ from tutelage.sdvp.questions import Question
 def questions_from(programs: str | Path, images: str | Path = ".", task: str = "own") -> list[Question]:
     """The questions of a JSON-lines file, a line a program: {id, dsl, program, images, question?, answer?}.
 
-    Paths of images are relative to the folder ``images``; every picture is opened once, and again when somebody looks.
+    Paths of images are relative to the folder ``images``; every picture is opened once, and again when it is used.
 
     Raises:
         InputError: the file or a picture is absent or broken; the line is named.
@@ -35,9 +35,9 @@ def questions_from(programs: str | Path, images: str | Path = ".", task: str = "
                 line = f"{programs}:{stored.line}"
                 raise InputError(f"{error.where}: {error.message}", where=line, remedy=error.remedy) from error
         group = "+".join(stored.images.values())
-        asked = stored.question or stored.program
+        text = stored.question or stored.program
         kind = str(stored.extra.get("kind", ""))
-        found.append(Question(stored.id, task, views, asked, {stored.dsl: stored.program}, stored.answer, kind, group))
+        found.append(Question(stored.id, task, views, text, {stored.dsl: stored.program}, stored.answer, kind, group))
     return found
 
 
@@ -71,28 +71,28 @@ def _programs(source: QuestionSource) -> Iterator[Question]:
 
 def _gqa(source: QuestionSource) -> Iterator[Question]:
     folder, pictures = gqa.GqaFolder(source.path), ImageCache()
-    for asked in gqa.read_questions(folder.questions(source.split), annotated=source.split not in ("test", "challenge")):
-        views = LazyImages(pictures, {"IMAGE": folder.image(asked.image_id)})
+    for record in gqa.read_questions(folder.questions(source.split), annotated=source.split not in ("test", "challenge")):
+        views = LazyImages(pictures, {"IMAGE": folder.image(record.image_id)})
         yield Question(
-            asked.id,
+            record.id,
             "gqa",
             views,
-            asked.question,
-            grammar_programs(asked.question),
-            asked.answer,
-            asked.detailed or asked.structural,
-            asked.image_id,
+            record.question,
+            grammar_programs(record.question),
+            record.answer,
+            record.detailed or record.structural,
+            record.image_id,
         )
 
 
 def _nlvr2(source: QuestionSource) -> Iterator[Question]:
     folder, pictures = nlvr2.Nlvr2Folder(source.path), ImageCache()
-    for asked in nlvr2.read_examples(folder.examples(source.split)):
-        left, right = folder.images(asked)
+    for record in nlvr2.read_examples(folder.examples(source.split)):
+        left, right = folder.images(record)
         views = LazyImages(pictures, {"LEFT": left, "RIGHT": right})
-        answer = None if asked.label is None else "yes" if asked.label else "no"
-        programs = grammar_programs(asked.sentence, ("LEFT", "RIGHT"))
-        yield Question(asked.identifier, "nlvr2", views, asked.sentence, programs, answer, "", asked.pair)
+        answer = None if record.label is None else "yes" if record.label else "no"
+        programs = grammar_programs(record.sentence, ("LEFT", "RIGHT"))
+        yield Question(record.identifier, "nlvr2", views, record.sentence, programs, answer, "", record.pair)
 
 
 LAYOUTS: Mapping[str, Callable[[QuestionSource], Iterator[Question]]] = MappingProxyType(

@@ -6,47 +6,39 @@ A folder belongs to one command with one set of settings; others are refused. Wh
 from __future__ import annotations
 
 import shutil
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tutelage import environment, storage
 from tutelage.distillation.parallel import SingleProcess
-from tutelage.distillation.trainer import train
 from tutelage.errors import InputError, StorageError, did_you_mean
 from tutelage.fields import check_kind
 from tutelage.modules.visual_module import VisualModule
 from tutelage.programs.serialization import decode, encode
-from tutelage.programs.trace import StepRecord
 from tutelage.programs.types import Call, Module
 from tutelage.sdvp.collect import Records, call_of, collect, image_loader, load_records, read_records, save_images, save_records
-from tutelage.sdvp.compile import SdvpOptions
-from tutelage.sdvp.label import (
-    Filters,
-    TeacherField,
-    apply_filters,
-    attach_labels,
-    calibrate,
-    label_calls,
-    label_of,
-    with_related_calls,
-)
-from tutelage.sdvp.objective import make_job
-from tutelage.sdvp.questions import Question
-from tutelage.sdvp.teacher_check import Probe, check_teacher
+from tutelage.sdvp.label import Filters, TeacherField, apply_filters, attach_labels, label_calls, with_related_calls
+from tutelage.sdvp.options import SdvpOptions
+from tutelage.sdvp.pipeline import calibrate_and_check, check_labels, kept_records, sampled_examples, train_module
+from tutelage.sdvp.questions import Question, language_of
+from tutelage.sdvp.replay import calls_with_related, unsupported_records
+from tutelage.sdvp.tally import ProgramTally, SdvpWarning
+from tutelage.sdvp.teacher_check import Probe, warn_of_unseen
 from tutelage.sdvp.teachers import ModuleTeacher
-from tutelage.seeds import derive, numpy_rng
 from tutelage.workers import WorkerPool, map_tasks, single_threaded
 
 QUESTIONS_PER_SHARD, CALLS_PER_SHARD = 512, 2048
 """Questions of a shard that is collected, and calls of one that is labelled: what a kill can cost."""
 SHARDS = "parts"
 """The folder of finished shards, inside one whose work is under way."""
+PROGRAMS = "programs.json"
+"""How many programs of a collected folder ran, and why the others failed."""
 VERDICTS = "verdicts.json"
 """What the probe said of each teacher, in a labelled folder."""
 TRAINING_INFO = "made.json"
-"""What the lessons of a folder of taught modules were: its card is written from it."""
+"""What the training jobs of a folder of taught modules were: its card is written from it."""
 UNLABELLED = "beside"
 """The folder, inside a labelled one, of the sibling calls that the teacher does not speak to."""
 DELETE = "delete it and run the same command again: the other shards are kept"
@@ -57,7 +49,7 @@ def collect_to_folder(
     folder: str | Path,
     questions: Sequence[Question],
     modules: Mapping[str, Module],
-    dsl: str = "visprog",
+    dsl: str | None = None,
     *,
     stage: str = "",
     shard_size: int = QUESTIONS_PER_SHARD,
@@ -66,21 +58,27 @@ def collect_to_folder(
 ) -> Records:
     """Collect the step records of ``questions`` into ``folder``, ``shard_size`` questions a shard, by the workers of ``pool``.
 
-    The records and their order do not depend on the workers.
+    The records and their order do not depend on the workers. ``dsl`` None: the language that most questions have a program
+    in. ``programs.json`` counts the programs that failed, by kind.
 
     Raises:
+        InputError: no program calls a module that can be taught; the message counts the failures, with examples.
         StaleError: the folder holds other work.
         StorageError: it cannot be written.
         WorkerLost: a worker was killed twice over the same shard, or had no memory left; the message names the shard.
+
+    Warns:
+        SdvpWarning: most programs failed.
     """
-    asked = [(q.id, q.programs.get(dsl), sorted((name, image.key) for name, image in q.images.items())) for q in questions]
+    dsl = dsl or language_of(questions)
+    rows = [(q.id, q.programs.get(dsl), sorted((name, image.key) for name, image in q.images.items())) for q in questions]
     settings = {"step": "collect", "dsl": dsl, "stage": stage, "part": shard_size, "modules": _versions(modules)}
-    run = storage.RunFolder(folder, settings | {"questions": storage.fingerprint(asked)})
+    run = storage.RunFolder(folder, settings | {"questions": storage.fingerprint(rows)})
     root = run.root.resolve()  # a worker may stand elsewhere
     if run.done("finished.json"):
         return load_records(root)
     parts = [slice(first, first + shard_size) for first in range(0, len(questions), shard_size)]
-    shards = [_shard(root, settings, asked[piece]) for piece in parts]
+    shards = [_shard(root, settings, rows[piece]) for piece in parts]
     tasks = [(shard, questions[piece]) for shard, piece in zip(shards, parts)]
     _fill(shards, collect_shard, tasks, (root, modules, dsl, stage), pool, progress)
     find = image_loader(root, (image for question in questions for image in question.images.values()))
@@ -91,7 +89,17 @@ def collect_to_folder(
             if (name := record.input_hash) not in seen:
                 seen.add(name)
                 records[record.module].append(record)
+    tally = ProgramTally()
+    for shard in shards:
+        if (counts := _tally_file(shard)).exists():
+            tally.merge(ProgramTally.from_json(storage.read_json(counts)))
+    if not any(records.values()):
+        remedy = "correct the programs or the modules' names, and collect into a new folder"
+        raise InputError(f"no program calls a module that can be taught; {tally}", where=root, remedy=remedy)
+    if tally.mostly_failed:
+        warnings.warn(f"{root}: {tally}", SdvpWarning, stacklevel=2)
     save_records(records, root)
+    storage.write_json(root / PROGRAMS, tally.to_json() | {"calls": len(seen)})
     _finish(root, records)
     return records
 
@@ -100,14 +108,20 @@ def collect_shard(
     root: Path, modules: Mapping[str, Module], dsl: str, stage: str, shard: Path, questions: Sequence[Question]
 ) -> None:
     """Collect one shard's questions: its file of records, and their pictures in ``root``. What a worker runs."""
-    found = [record for records in collect(questions, modules, dsl, stage=stage).values() for record in records]
+    tally = ProgramTally()
+    found = [record for records in collect(questions, modules, dsl, stage=stage, tally=tally).values() for record in records]
     save_images(found, root)
+    storage.write_json(_tally_file(shard), tally.to_json())
     storage.write_json_lines(shard, (record.to_json(timing=False) for record in found), sealed=True)
 
 
 def _shard(root: Path, settings: Any, content: Any) -> Path:
     """The file of a shard, named by all that decides what stands in it."""
     return root / SHARDS / f"{storage.fingerprint(settings, content)}.jsonl"
+
+
+def _tally_file(shard: Path) -> Path:
+    return shard.with_suffix(".programs.json")
 
 
 def _fill(
@@ -168,26 +182,31 @@ def label_to_folder(
         raise InputError("final and votes need the questions", where="filters", remedy="use sdvp.compile")
     hashes = {name: [record.input_hash for record in found] for name, found in records.items()}
     known = probe or {}
-    teachers = {name: calibrate(teacher, known.get(name, [])) for name, teacher in teachers.items()}
-    verdicts = {name: check_teacher(teacher, trainable(modules, name), known.get(name, [])) for name, teacher in teachers.items()}
+    checked = {
+        name: calibrate_and_check(teacher, trainable(modules, name), known.get(name, [])) for name, teacher in teachers.items()
+    }
+    teachers = {name: teacher for name, (teacher, _) in checked.items()}
+    verdicts = {name: verdict for name, (_, verdict) in checked.items()}
     who = {name: [teacher.name, teacher.version, teacher.temperature] for name, teacher in teachers.items()}
     settings = {"step": "label", "records": storage.fingerprint(hashes), "teachers": who, "filters": filters, "part": shard_size}
     settings |= {"verdicts": verdicts} if known else {}
     run = storage.RunFolder(folder, settings)
     if run.done("finished.json"):
         return load_records(run.root)
+    warn_of_unseen({name: teachers[name].name for name, found in verdicts.items() if found.accepted and not found.calls}, 2)
     for name in teachers:
         if name not in records:
             raise InputError(f"no records of {name}", where="teachers", remedy=did_you_mean(name, list(records)))
     accepted = {name: teacher for name, teacher in teachers.items() if verdicts[name].accepted}
-    asked = {name: with_related_calls(records[name], trainable(modules, name), teacher) for name, teacher in accepted.items()}
-    said = label_shards(run.root.resolve(), asked, accepted, shard_size, pool, progress)
+    unlabelled = {name: with_related_calls(records[name], trainable(modules, name), teacher) for name, teacher in accepted.items()}
+    fields = label_shards(run.root.resolve(), unlabelled, accepted, shard_size, pool, progress)
     found: Records = {}
     beside: Records = {}
     for name, teacher in teachers.items():
-        given = attach_labels(asked[name], said[name]) if name in accepted else []
+        given = attach_labels(unlabelled[name], fields[name]) if name in accepted else []
+        check_labels(given, trainable(modules, name), teacher)
         found[name] = apply_filters(given, filters, (), modules, teachers, "visprog")
-        beside[name] = unsupported_calls(records[name], trainable(modules, name), teacher)
+        beside[name] = unsupported_records(records[name], trainable(modules, name), teacher)
     save_records(found, run.root)
     save_records(beside, run.root / UNLABELLED)
     storage.write_json(run.root / VERDICTS, verdicts)
@@ -213,31 +232,20 @@ def label_shards(
             shards.append(_shard(root, teacher, [record.input_hash for record in piece]))
             tasks.append((shards[-1], name, [call_of(record) for record in piece]))
     _fill(shards, label_shard, tasks, (dict(teachers),), pool, progress)
-    said: dict[str, list[TeacherField | None]] = {name: [] for name in unlabelled}
+    fields: dict[str, list[TeacherField | None]] = {name: [] for name in unlabelled}
     for shard, name, calls in tasks:
         read = storage.read_json_lines(shard, sealed=True, remedy=DELETE)
         rows = [row and {**row, "hard": decode(check_kind(row, dict, f"{shard}:{number}").get("hard"))} for number, row in read]
         if len(rows) != len(calls):
             raise InputError(f"{len(rows)} labels of {len(calls)} calls", where=shard, remedy=DELETE)
-        said[name] += rows
-    return said
+        fields[name] += rows
+    return fields
 
 
 def label_shard(teachers: Mapping[str, ModuleTeacher], shard: Path, name: str, calls: Sequence[Call]) -> None:
     """Have one shard's calls labelled: a line each, null where the teacher has nothing to say. What a worker runs."""
-    said = label_calls(teachers[name], calls)
-    storage.write_json_lines(shard, (field and {**field, "hard": encode(field["hard"])} for field in said), sealed=True)
-
-
-def unsupported_calls(records: Sequence[StepRecord], module: VisualModule, teacher: ModuleTeacher) -> list[StepRecord]:
-    """The siblings of the recorded calls that the teacher does not cover, each once."""
-    found: dict[str, StepRecord] = {}
-    for record in records:
-        for call in module.related_calls(call_of(record)):
-            if not teacher.supports(call):
-                extra = StepRecord(record.origin, record.step, record.call_no, call.module, record.module_version, call.args)
-                found.setdefault(extra.input_hash, extra)
-    return list(found.values())
+    fields = label_calls(teachers[name], calls)
+    storage.write_json_lines(shard, (field and {**field, "hard": encode(field["hard"])} for field in fields), sealed=True)
 
 
 def train_to_folder(
@@ -249,41 +257,39 @@ def train_to_folder(
     progress: Progress | None = None,
     parallel: SingleProcess | None = None,
 ) -> dict[str, VisualModule]:
-    """One lesson for each module that has labelled records in the folder ``labelled``, saved as ``folder/NAME``.
+    """One training job for each module that has labelled records in the folder ``labelled``, saved as ``folder/NAME``.
 
     ``replay``: folders of records of earlier tasks, whose inputs keep old knowledge beside those of ``labelled`` itself.
-    ``parallel``: the processes that share each lesson, each of which makes this call.
+    ``parallel``: the processes that share each training job, each of which makes this call.
 
     Raises:
         InputError: no record has a label, or a module without network.
         StaleError, StorageError: as :func:`collect_to_folder`.
     """
-    taught: dict[str, VisualModule] = {}
+    distilled: dict[str, VisualModule] = {}
     writes = parallel is None or parallel.main
     verdicts = storage.read_json(Path(labelled) / VERDICTS) if (Path(labelled) / VERDICTS).exists() else {}
     rows = []
     for name, records in load_records(labelled).items():
         module = trainable(modules, name)
-        kept = [record for record in records if record.teacher is not None and record.weight > 0]
+        kept = kept_records(records)
         if not kept:
             continue
-        task = module.training_examples([call_of(record) for record in kept], [label_of(record) for record in kept])
-        old = _replay_calls(module, name, [*replay, Path(labelled) / UNLABELLED], options) if options.replay else []
-        exercise = module.training_examples(old, None) if old else None
-        settings = replace(options.settings, seed=derive(options.seed, "train", name) % 2**31)
-        given = make_job(module, task, exercise, settings, options.loss, options.strategy, f"train {name}")
-        result = train(given, Path(folder) / "lessons" / name, progress, parallel=parallel)
-        taught[name] = module.with_network(options.strategy.finish(result.student))
+        sources = [*replay, Path(labelled) / UNLABELLED] if options.replay else []
+        old = sampled_examples(module, [_replayed_calls(at, module, name) for at in sources], options, "train", name)
+        place = Path(folder) / "lessons" / name
+        distilled[name], _ = train_module(module, kept, old, options, "train", name, place, progress=progress, parallel=parallel)
         if writes:
-            taught[name].save(Path(folder) / name)
+            distilled[name].save(Path(folder) / name)
         row = {"stage": "train", "module": name, "teacher": (kept[0].teacher or {})["name"], "verdict": verdicts.get(name)}
-        rows.append(row | {"records": len(records), "kept": len(kept), "replayed": len(old), "share": 1.0})
-    if not taught:
-        raise InputError("no record has a label that passes the filters", where=labelled, remedy="lower --gate, or another teacher")
+        rows.append(row | {"records": len(records), "kept": len(kept), "replayed": len(old) if old else 0, "share": 1.0})
+    if not distilled:
+        remedy = "lower --min-confidence, or choose another teacher"
+        raise InputError("no record has a label that passes the filters", where=labelled, remedy=remedy)
     settings_of = {"retain": repr(options.strategy), "steps": options.settings.steps, "lessons": rows}
     if writes:
         storage.write_json(Path(folder) / TRAINING_INFO, environment.run_metadata([options.seed]) | settings_of)
-    return taught
+    return distilled
 
 
 def trainable(modules: Mapping[str, Module], name: str) -> VisualModule:
@@ -299,22 +305,10 @@ def trainable(modules: Mapping[str, Module], name: str) -> VisualModule:
     return module
 
 
-def _replay_calls(module: VisualModule, name: str, folders: Iterable[str | Path], options: SdvpOptions) -> list[Call]:
-    """Calls of the folders' records with their siblings, each folder given equal room."""
-    groups = []
-    for folder in folders:
-        found: dict[str, Call] = {}
-        for record in load_records(folder).get(name, []):
-            for call in (call_of(record), *(module.related_calls(call_of(record)) if Path(folder).name != UNLABELLED else ())):
-                found.setdefault(StepRecord(record.origin, 0, 0, name, "", call.args).input_hash, call)
-        if found:
-            groups.append(list(found.values()))
-    room = options.max_replay // max(1, len(groups))
-    chosen = []
-    for number, calls in enumerate(groups):
-        rng = numpy_rng(options.seed, "replay", name, number)
-        chosen += [calls[i] for i in sorted(rng.permutation(len(calls))[:room].tolist())]
-    return chosen
+def _replayed_calls(folder: str | Path, module: VisualModule, name: str) -> Iterable[Call]:
+    """The calls of a folder's records; those of an earlier task with their related calls."""
+    records = load_records(folder).get(name, [])
+    return map(call_of, records) if Path(folder).name == UNLABELLED else calls_with_related(records, module)
 
 
 def _versions(modules: Mapping[str, Module]) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tutelage.programs.types import Module
-from tutelage.sdvp.compile import CompileResult, ModuleReport, SdvpOptions, SdvpTask, distill_task
+from tutelage.sdvp.compile import distill_task
+from tutelage.sdvp.options import SdvpOptions
+from tutelage.sdvp.task import CompileResult, ModuleReport, SdvpTask
 
 Learn = Callable[[Mapping[str, Module], SdvpTask, SdvpOptions, Path | None], CompileResult]
 """How one stage is learned: :func:`distill_task`, or a rival with the same arguments."""
@@ -43,12 +45,12 @@ def distill_tasks(
     """
     general: Mapping[str, Module] = modules
     own: dict[str, Mapping[str, Module]] = {}
-    lessons: list[ModuleReport] = []
+    reports: list[ModuleReport] = []
     for stage in stages:
         found = learn(general, stage, options, Path(folder) if folder is not None else None)
-        lessons += found.reports
+        reports += found.reports
         if by_task:
             own[stage.name] = found.modules
         else:
             general = found.modules
-    return SequenceResult(general, own, tuple(lessons))
+    return SequenceResult(general, own, tuple(reports))

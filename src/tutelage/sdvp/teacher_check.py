@@ -1,7 +1,11 @@
-"""Accept the teacher: on a small labelled probe it must beat the student, else the pair is skipped (ours)."""
+"""Accept the teacher: on a small labelled probe it must beat the student, else the pair is skipped (our choice).
+
+Without a probe, the final answers that are known serve as one: :func:`split_off_probe`.
+"""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -9,8 +13,9 @@ from tutelage.modules.visual_module import CallLabel, VisualModule
 from tutelage.programs.answers import normalize_answer
 from tutelage.programs.types import Call, Module, Value
 from tutelage.programs.values import Box, iou
-from tutelage.sdvp.collect import call_of, gold_forcing
-from tutelage.sdvp.questions import Question, solve
+from tutelage.sdvp.collect import call_of, gold_forcing, teacher_forcing
+from tutelage.sdvp.questions import Question, accuracy, solve, split_by_image
+from tutelage.sdvp.tally import SdvpWarning
 from tutelage.sdvp.teachers import ModuleTeacher
 
 Probe = list[tuple[Call, CallLabel]]
@@ -36,7 +41,7 @@ def gold_probe(questions: Sequence[Question], modules: Mapping[str, Module], dsl
     return found
 
 
-def answer_probe(questions: Sequence[Question], modules: Mapping[str, Module], dsl: str = "visprog") -> dict[str, Probe]:
+def answer_probe(questions: Sequence[Question], modules: Mapping[str, Module], dsl: str | None = None) -> dict[str, Probe]:
     """Labelled calls by module where only final answers are known: those whose value is the program's answer as it stands.
 
     The crop that such a call sees may be a wrong one; teacher and module are then both judged on it.
@@ -53,6 +58,52 @@ def answer_probe(questions: Sequence[Question], modules: Mapping[str, Module], d
     return found
 
 
+PROBE_SHARE, LEAST_PROBE, MOST_PROBE = 0.2, 5, 500
+"""Of the images with known answers, the share that is split off as a probe; at least and at most so many questions."""
+
+
+def split_off_probe(
+    questions: Sequence[Question], seed: int = 0, share: float = PROBE_SHARE
+) -> tuple[list[Question], list[Question]]:
+    """(Questions to learn from, answered questions to check teachers on): no image is in both. Where too few answers are
+    known, nothing is split off."""
+    known = [question for question in questions if question.answer is not None]
+    if len(known) * share < LEAST_PROBE:
+        return list(questions), []
+    rest, held = split_by_image(questions, min(share, MOST_PROBE / len(known)), seed)
+    return (rest, [question for question in held if question.answer is not None]) if rest else (list(questions), [])
+
+
+def check_in_programs(
+    teacher: ModuleTeacher, name: str, questions: Sequence[Question], modules: Mapping[str, Module], dsl: str | None = None
+) -> TeacherCheck:
+    """Whether programs give no fewer right final answers with the teacher in place of the module ``name``.
+
+    For modules whose values are no final answers. Equal is enough (our choice): later steps hide much of a gain.
+    """
+    if not questions:
+        return TeacherCheck(True, None, None, 0)
+    of_teacher = accuracy(questions, teacher_forcing(modules, {name: teacher}), dsl)
+    of_module = accuracy(questions, modules, dsl)
+    return TeacherCheck(of_teacher >= of_module, of_teacher, of_module, len(questions))
+
+
+def warn_of_unseen(teachers: Mapping[str, str], depth: int) -> None:
+    """Say which teachers were accepted without a look at their answers.
+
+    Args:
+        teachers: names of teachers, by module.
+        depth: of the call that the warning points to, from this one.
+
+    Warns:
+        SdvpWarning: if there are any.
+    """
+    if teachers:
+        named = ", ".join(f"{teacher} of {module}" for module, teacher in teachers.items())
+        text = f"accepted unseen: {named}. Give probe=, labelled calls by module, or questions with answers"
+        warnings.warn(text, SdvpWarning, stacklevel=depth + 1)
+
+
 def value_matches(value: Value, gold: Value) -> float:
     """1 where a step's value is right: equal answers; for boxes, as many as there are, each gold one met (IoU 0.5)."""
     if isinstance(gold, list):
@@ -63,15 +114,15 @@ def value_matches(value: Value, gold: Value) -> float:
 
 def check_teacher(teacher: ModuleTeacher, module: VisualModule, calls: Probe) -> TeacherCheck:
     """Whether the teacher beats the module on the covered calls of the probe; without such calls it is accepted unseen."""
-    said = teacher.label([call for call, _ in calls])
-    covered = [i for i, label in enumerate(said) if label is not None]
+    raw_labels = teacher.label([call for call, _ in calls])
+    covered = [i for i, label in enumerate(raw_labels) if label is not None]
     if not covered:
         return TeacherCheck(True, None, None, 0)
     values: list[Value] = []
     for start in range(0, len(covered), 256):
         values += module.run([calls[i][0] for i in covered[start : start + 256]]).values
     golds = [calls[i][1].value for i in covered]
-    labels = [label for label in said if label is not None]
-    theirs = sum(value_matches(label.value, gold) for label, gold in zip(labels, golds, strict=True)) / len(covered)
-    ours = sum(value_matches(value, gold) for value, gold in zip(values, golds, strict=True)) / len(covered)
-    return TeacherCheck(theirs > ours, theirs, ours, len(covered))
+    labels = [label for label in raw_labels if label is not None]
+    teacher_accuracy = sum(value_matches(label.value, gold) for label, gold in zip(labels, golds, strict=True)) / len(covered)
+    module_accuracy = sum(value_matches(value, gold) for value, gold in zip(values, golds, strict=True)) / len(covered)
+    return TeacherCheck(teacher_accuracy > module_accuracy, teacher_accuracy, module_accuracy, len(covered))

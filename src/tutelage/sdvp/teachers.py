@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from tutelage.distillation.data.object_hash import callable_fingerprint
 from tutelage.errors import InputError
 from tutelage.modules.detection import Loc
 from tutelage.modules.hf.base import HfModule
@@ -91,10 +92,22 @@ def verify_teacher_from_vqa(specialist: Vqa) -> ModuleTeacher:
     return ModuleTeacher("VQA specialist as judge", specialist.version, partial(_supports_property, kinds), answer)
 
 
-def from_callable(function: Callable[[list[Call]], Sequence[Any]], name: str | None = None) -> ModuleTeacher:
-    """Any callable as a teacher: it takes calls and gives, for each, an answer, a dict of probabilities, or None."""
+def from_callable(
+    function: Callable[[list[Call]], Sequence[Any]], name: str | None = None, version: str | None = None
+) -> ModuleTeacher:
+    """Any callable as a teacher: it takes calls and gives, for each, an answer, a dict of probabilities, or None.
+
+    Args:
+        function: the callable.
+        name: what reports call it; None: its own name.
+        version: names its answers; None: its code and all that it holds do, so that a changed one is another teacher.
+
+    Raises:
+        InputError: no ``version``, and the callable holds what cannot be looked into.
+    """
     title = name or str(getattr(function, "__name__", "teacher"))
-    return ModuleTeacher(title, fingerprint(title), _supports_all, partial(_labels_of, function))
+    code = callable_fingerprint(function, f"teacher {title}", version)
+    return ModuleTeacher(title, fingerprint(title, code), _supports_all, partial(_labels_of, function))
 
 
 def as_label(answer: Any) -> CallLabel:
@@ -124,13 +137,18 @@ def _supports_question(kinds: Sequence[str], call: Call) -> bool:
 
 
 def _label_with_module(specialist: VisualModule, calls: Sequence[Call]) -> list[CallLabel]:
-    said = specialist.run(calls)
-    dists = said.distributions or [None] * len(calls)
-    # boxes come with how sure the best one is, which is no distribution over answers
-    return [
-        CallLabel(value, None if isinstance(value, list) else dist, max(dist.values()) if dist else 1.0)
-        for value, dist in zip(said.values, dists, strict=True)
-    ]
+    outputs = specialist.run(calls)
+    dists = outputs.distributions or [None] * len(calls)
+    return [_module_label(value, dist) for value, dist in zip(outputs.values, dists, strict=True)]
+
+
+def _module_label(value: Any, dist: Mapping[str, float] | None) -> CallLabel:
+    """A module's output as a label. Boxes come with the probability of the best one, which is no distribution over answers;
+    no boxes, with that of the best one that was rejected."""
+    if isinstance(value, list):
+        found = (dist or {}).get("found", float(bool(value)))
+        return CallLabel(value, None, found if value else 1.0 - found)
+    return CallLabel(value, dist, max(dist.values()) if dist else 1.0)
 
 
 def _supports_property(kinds: Mapping[str, str], call: Call) -> bool:
@@ -138,13 +156,13 @@ def _supports_property(kinds: Mapping[str, str], call: Call) -> bool:
 
 
 def _label_verify_calls(specialist: Vqa, kinds: Mapping[str, str], calls: Sequence[Call]) -> list[CallLabel]:
-    asked = [
+    vqa_calls = [
         Call("VQA", {"image": c.args["image"], "question": f"What {kinds[c.args['property']]} is the {c.args['object']}?"})
         for c in calls
     ]
     shares = [
         (dist or {}).get(call.args["property"], 0.0)
-        for call, dist in zip(calls, specialist.run(asked).distributions or [], strict=True)
+        for call, dist in zip(calls, specialist.run(vqa_calls).distributions or [], strict=True)
     ]
     return [CallLabel(p >= 0.5, {"yes": p, "no": 1 - p}, max(p, 1 - p)) for p in shares]
 

@@ -1,6 +1,6 @@
-"""The embedded modules: generalists that know domain A broadly, specialists that know one skill of one domain.
+"""The toy modules: generalists that know domain A broadly, specialists that know one skill of one domain.
 
-Trained by the project on first use and kept by a hash of everything that shaped them. All settings are ours.
+Trained by the project on first use and kept by a hash of everything that shaped them. All settings are our choice.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ Examples = tuple[list[Call], list[CallLabel]]
 
 @dataclass(frozen=True)
 class ToyTraining:
-    """How one embedded module is trained: scenes of a domain, steps, batch, learning rate."""
+    """How one toy module is trained: scenes of a domain, steps, batch, learning rate."""
 
     domain: str
     scenes: int
@@ -189,12 +189,12 @@ def _load_or_train(
     if store is not None and store.path(key).exists():
         return module.load_weights(store.path(key))
     found = scenes(training.domain, training.scenes, seed, f"pretrain/{module.name}")
-    taught = train_toy_module(
+    trained = train_toy_module(
         module, make(found, numpy_rng(seed, "examples", module.name)), training, seed, f"{module.name} {training.domain}"
     )
     if store is not None:
-        taught.save(store.path(key))
-    return taught
+        trained.save(store.path(key))
+    return trained
 
 
 def color_examples(rendered: Sequence[tuple[world.Scene, Image]], rng: np.random.Generator) -> Examples:
@@ -236,12 +236,12 @@ TOY_TRAINING: Mapping[str, ToyTraining] = MappingProxyType(
         "easy": ToyTraining("A", 0, 800),
     }
 )
-"""How each embedded network is schooled: LOC, VQA and VERIFY are the generalists, the others specialists of half their
+"""How each toy network is trained: LOC, VQA and VERIFY are the generalists, the others specialists of half their
 size with one skill each: domain B's colours, domain B's shapes and places, easy-VQA's colours and shapes."""
 
 
 def load_or_train(seed: int, name: str, store: storage.ContentStore | None = None, quick: bool = False) -> VisualModule:
-    """One embedded network of a seed by its name in :data:`TOY_TRAINING`; ``quick`` ones are for smoke tests and know nothing."""
+    """One toy network of a seed by its name in :data:`TOY_TRAINING`; ``quick`` ones are for smoke tests and know nothing."""
     start = derive(seed, "network", name) % 2**31
     blanks: dict[str, tuple[Callable[[], VisualModule], Maker]] = {
         "LOC": (lambda: Loc.build(LocConfig(world.SHAPES), start), loc_examples),
@@ -276,5 +276,5 @@ def split_samples(samples: Sequence[easy_vqa.EasyVqaSample], split: str, seed: i
     shares = dict(SPLIT_SHARES)
     names = list(shares)
     low = sum(shares[name] for name in names[: names.index(split)])
-    mine = {ids[i] for i in order[round(low * len(ids)) : round((low + shares[split]) * len(ids))]}
-    return [sample for sample in samples if sample.image_id in mine]
+    own_ids = {ids[i] for i in order[round(low * len(ids)) : round((low + shares[split]) * len(ids))]}
+    return [sample for sample in samples if sample.image_id in own_ids]

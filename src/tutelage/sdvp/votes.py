@@ -21,14 +21,16 @@ def run_all_programs(questions: Sequence[Question], modules: Mapping[str, Module
     """By question, the run of each of its programs, by the program's name."""
     cast: dict[str, dict[str, Trace]] = {question.id: {} for question in questions}
     for kind in program_names(questions, dsl):
-        asked = [replace(question, programs={dsl: question.programs[kind]}) for question in questions if kind in question.programs]
-        for trace in solve(asked, modules, dsl):
+        variants = [
+            replace(question, programs={dsl: question.programs[kind]}) for question in questions if kind in question.programs
+        ]
+        for trace in solve(variants, modules, dsl):
             cast[trace.id][kind] = trace
     return cast
 
 
 def program_agreement(questions: Sequence[Question], modules: Mapping[str, Module], dsl: str) -> dict[str, float]:
-    """By question, the share of its programs that answer as ``dsl`` does, the program whose calls are collected (ours).
+    """By question, the share of its programs that answer as ``dsl`` does, the program whose calls are collected (our choice).
 
     Programs that fail do not vote: 0 where the collected one fails, 1 where it alone answers.
     """

@@ -81,19 +81,19 @@ def application(
         return found
 
     @app.post("/v1/solve", responses={200: {"model": schemas.RunResponse}, **FAILURES})
-    async def solve(asked: schemas.SolveRequest, request: Request) -> Response:
+    async def solve(body: schemas.SolveRequest, request: Request) -> Response:
         """Have a program written for a question about one or two pictures, and run it."""
-        return await _single(service(), asked, request, question=asked.question)
+        return await _single(service(), body, request, question=body.question)
 
     @app.post("/v1/run", responses={200: {"model": schemas.RunResponse}, **FAILURES})
-    async def run(asked: schemas.RunRequest, request: Request) -> Response:
+    async def run(body: schemas.RunRequest, request: Request) -> Response:
         """Run a program on one or two pictures."""
-        return await _single(service(), asked, request, program=asked.program)
+        return await _single(service(), body, request, program=body.program)
 
     @app.post("/v1/batch", responses={200: {"model": schemas.BatchResponse}, **FAILURES})
-    async def batch(asked: schemas.BatchRequest, request: Request) -> Response:
+    async def batch(body: schemas.BatchRequest, request: Request) -> Response:
         """Run many programs and questions at once. Each has its own status: one that fails fails alone."""
-        return await _batch(service(), asked, request)
+        return await _batch(service(), body, request)
 
     @app.get("/v1/modules")
     async def signatures() -> dict[str, Any]:

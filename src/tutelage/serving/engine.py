@@ -19,8 +19,9 @@ from queue import Empty, SimpleQueue
 from time import monotonic, perf_counter
 from typing import Any
 
-from tutelage.programs import viper, visprog
+from tutelage.programs import viper
 from tutelage.programs.lanes import to_failure
+from tutelage.programs.languages import LANGUAGES, parser_for
 from tutelage.programs.result_cache import ResultCache
 from tutelage.programs.run_context import Job, RunContext
 from tutelage.programs.sandbox import Sandbox
@@ -34,22 +35,23 @@ from tutelage.serving.settings import ServerSettings
 
 LOG = logging.getLogger("tutelage.serving")
 CLOSE_TIMEOUT_S = 5.0
-"""Seconds that a closing engine has for programs of which somebody still wants the answer, and for the batch under way."""
+"""Seconds that a closing engine has for programs whose answer a client still waits for, and for the batch under way."""
 FAST_BATCH_S, FAST_BATCH_WINDOW = 0.005, 2
 """Where batches take less than so long, so many programs under way keep the modules busy; more would end together, and their
 clients be served and heard together while the modules wait."""
 RECENT_BATCHES = 16
 """Batches over which the engine remembers how many programs were under way."""
 MAX_WAIT_SHARE = 0.125
-"""Of the time that batches lately took, which one may wait for more calls (ours)."""
+"""Of the time that batches lately took, which one may wait for more calls (our choice)."""
 
 
 @dataclass(slots=True, eq=False)
 class PendingRun:
     """A program that a client wants run: its text, and the images it reads by name. ``future`` gets the trace.
 
-    Programs of different ``client``s never share a session of the sandbox. Whoever no longer wants it sets ``cancelled``: it ends
-    at its next step. ``queued_at``, ``started_at`` and ``finished_at`` are seconds of :func:`time.perf_counter`.
+    Programs of different ``client``s never share a session of the sandbox. A client that
+    no longer wants it sets ``cancelled``: it ends at its next step. ``queued_at``, ``started_at`` and ``finished_at`` are
+    seconds of :func:`time.perf_counter`.
     """
 
     dsl: str
@@ -73,10 +75,7 @@ class BatchingEngine:
         self._context = RunContext(watched, cache, settings.max_batch, max_calls=settings.program_calls)
         self._sandbox = Sandbox(settings.programs)
         signatures = self._context.signatures
-        self._parsers: dict[str, visprog.Parser | viper.Parser] = {
-            "visprog": visprog.Parser(signatures),
-            "viper": viper.Parser(signatures, sandbox=self._sandbox),
-        }
+        self._parsers = {dsl: parser_for(dsl, signatures, self._sandbox) for dsl in LANGUAGES}
         self._inbox: SimpleQueue[PendingRun | None] = SimpleQueue()
         self._running: dict[int, PendingRun] = {}
         self._numbers = count()

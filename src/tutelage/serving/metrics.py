@@ -27,7 +27,7 @@ class Metrics:
         self._own = own
 
     def watch(self, name: str, help: str, value: Callable[[], float]) -> None:
-        """Show what ``value()`` gives whenever somebody looks."""
+        """Show what ``value()`` gives when the metrics are read."""
         Gauge(name, help, **self._own).set_function(value)
 
     def request(self, path: str, code: int, seconds: float) -> None:

@@ -11,7 +11,7 @@ from tutelage.datasets.synthetic.scene import make_scene
 from tutelage.programs.values import Image
 
 SCENE_SEED = 2026
-"""The seed of the drawn scenes (ours)."""
+"""The seed of the drawn scenes (our choice)."""
 PHOTOS = "photos"
 """The asset whose photographs are shown."""
 MAX_SIDE = 1024
@@ -23,7 +23,7 @@ same number."""
 
 
 def scene(number: int) -> dict[str, Any]:
-    """A drawn picture of the embedded world: see :data:`SampledIds`."""
+    """A drawn picture of synthetic scenes: see :data:`SampledIds`."""
     made = make_scene(SCENE_SEED, number, "A")
     shapes = list(dict.fromkeys(thing.shape for thing in made.things))
     alone = [shape for shape in shapes if len(made.of(shape)) == 1]

@@ -128,7 +128,7 @@ class RunResponse(BaseModel):
     """How a program ended. ``status`` is ``ok``, or what kind of failure ``error`` tells of.
 
     A box is ``[x1, y1, x2, y2, score]`` in pixels, origin top-left; an image is ``{"image": key, "region": [x1, y1, x2, y2]}``.
-    ``confidence`` is the product of the steps' probabilities, where modules say them.
+    ``confidence`` is the product of the steps' probabilities, where modules say them; 0 where a step had no box to look at.
     """
 
     status: str

@@ -13,7 +13,6 @@ from typing import Any
 from starlette.requests import Request
 
 from tutelage.errors import InputError
-from tutelage.programs.confidence import confidence
 from tutelage.programs.generators import base as writing
 from tutelage.programs.serialization import encode
 from tutelage.programs.trace import Trace
@@ -73,16 +72,16 @@ class BatchedGenerator:
 
     async def _generate_waiting(self) -> None:
         while self._waiting:
-            asked, self._waiting = self._waiting, []
-            requests = [request for request, _ in asked]
+            waiting, self._waiting = self._waiting, []
+            requests = [request for request, _ in waiting]
             found: list[Any]
             try:
                 found = [
                     d[0] for d in await asyncio.get_running_loop().run_in_executor(self._thread, self._generator.generate, requests)
                 ]
             except Exception as error:
-                found = [error] * len(asked)
-            for (_, answer), draft in zip(asked, found, strict=True):
+                found = [error] * len(waiting)
+            for (_, answer), draft in zip(waiting, found, strict=True):
                 if answer.done():
                     continue
                 if isinstance(draft, Exception):
@@ -194,7 +193,7 @@ class QuestionService:
             return candidate.failure, row | {"status": kind, "error": error_payload(candidate.failure)}
         trace = run.future.result()
         self._metrics.program(trace.status)
-        row |= {"status": trace.status, "answer": encode(trace.answer), "confidence": confidence(trace)}
+        row |= {"status": trace.status, "answer": encode(trace.answer), "confidence": trace.confidence}
         row["ms"] = {
             "queued": round(1000 * (run.started_at - run.queued_at), 2),
             "ran": round(1000 * (run.finished_at - run.started_at), 2),

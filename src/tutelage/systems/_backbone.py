@@ -159,7 +159,7 @@ class Backbone(nn.Module):
 
     @classmethod
     def toy_job(cls, seed: int, in_chans: int = 3, image_size: int = 32, **config: Any) -> TrainingJob:
-        """A lesson of seconds: a small network of this class learns toy images of 4 classes from their labels."""
+        """A training job of seconds: a small network of this class learns toy images of 4 classes from their labels."""
         network = build_with_seed(lambda: cls(4, in_chans, **config), seed, "student")
         settings = TrainingSettings(steps=8, batch_size=16, lr=2e-3, seed=seed)
         return TrainingJob(
@@ -168,7 +168,7 @@ class Backbone(nn.Module):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of a few seconds, for tests and the doctor."""
+        """A training job of a few seconds, for tests and the doctor."""
         raise NotImplementedError
 
     def load(self, file: str | Path) -> Self:
@@ -185,14 +185,16 @@ class Backbone(nn.Module):
             raise InputError(f"no weights from {library!r}", remedy=f"known: {', '.join(self.KEY_PATTERNS) or 'none'}")
         named = {}
         for name, value in state.items():
-            for pattern, ours in self.KEY_PATTERNS[library]:
-                name = re.sub(pattern, ours, name)
+            for pattern, name_here in self.KEY_PATTERNS[library]:
+                name = re.sub(pattern, name_here, name)
             named[name] = value
         own = self.state_dict()
         for name in sorted(own.keys() | named.keys()):
-            theirs, mine = (tuple(weights[name].shape) if name in weights else None for weights in (named, own))
-            if theirs != mine:
-                raise InputError(f"{name}: {library} has {theirs}, this network {mine}", remedy="build the same size of both")
+            given_shape, own_shape = (tuple(weights[name].shape) if name in weights else None for weights in (named, own))
+            if given_shape != own_shape:
+                raise InputError(
+                    f"{name}: {library} has {given_shape}, this network {own_shape}", remedy="build the same size of both"
+                )
         self.load_state_dict(named)
         return self.eval()
 

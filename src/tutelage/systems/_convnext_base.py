@@ -29,7 +29,7 @@ class ConvNeXtBase(Backbone):
         stem: patch size of the stem.
         stem_norm: a norm after the stem.
         head_init_scale: factor on the classifier's first weights; published: 0.001 for fine-tuning.
-        init_std: deviation of the first weights; small networks learn faster from 0.1 (ours).
+        init_std: deviation of the first weights; small networks learn faster from 0.1 (our choice).
 
     Raises:
         InputError: depths and dims of different lengths, or none.

@@ -1,4 +1,4 @@
-"""What several systems share: a check of labels; small networks and toy images for tiny lessons and experiments."""
+"""What several systems share: a check of labels; small networks and toy images for tiny training jobs and experiments."""
 
 from __future__ import annotations
 

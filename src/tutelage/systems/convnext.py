@@ -57,7 +57,7 @@ class ConvNeXt(ConvNeXtBase):
     1e-6. Patch stem 4x4, 2x2 downsampling after a norm, exact GELU, norms of eps 1e-6 (section 2 and appendix A).
 
     Sizes: ``tiny`` to ``xlarge``; ``isotropic-small`` to ``isotropic-large`` (one stage of stride 16, no layer scale,
-    appendix); ``mini`` for images of 32x32 (ours: patch 2, and the layer scale from 0.1, since 1e-6 learns slowly in a
+    appendix); ``mini`` for images of 32x32 (our choice: patch 2, and the layer scale from 0.1, since 1e-6 learns slowly in a
     few hundred steps). Published training: 300 epochs, AdamW at 4e-3 for 4096 images, cosine, decay 0.05 on matrices
     and kernels only, Mixup, CutMix, RandAugment, random erasing, label smoothing 0.1.
     """
@@ -143,5 +143,5 @@ class ConvNeXt(ConvNeXtBase):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of a second: two small stages, stochastic depth on."""
+        """A training job of a second: two small stages, stochastic depth on."""
         return cls.toy_job(seed, image_size=16, depths=(1, 1), dims=(8, 16), stem=2, layer_scale=0.1, drop_path=0.2)

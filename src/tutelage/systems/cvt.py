@@ -147,7 +147,7 @@ class CvT(Backbone):
     parameter depends on the size of the images. Scores are scaled by the full width, the GELU is the cheap
     ``x sigmoid(1.702 x)``, stochastic depth acts in the last stage alone and rises within it: as in the authors' code.
 
-    Sizes: ``13``, ``21``, ``w24`` (for 384x384); ``mini`` for images of 32x32 (ours: patch 3x3 of stride 2). Published
+    Sizes: ``13``, ``21``, ``w24`` (for 384x384); ``mini`` for images of 32x32 (our choice: patch 3x3 of stride 2). Published
     training: 300 epochs, AdamW at 2.5e-4 for 256 images, decay 0.05 (0.1 for the larger), Mixup, CutMix, RandAugment.
 
     Args:
@@ -271,6 +271,6 @@ class CvT(Backbone):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of a second: two small stages, stochastic depth on."""
+        """A training job of a second: two small stages, stochastic depth on."""
         two = {"kernels": (3, 3), "strides": (2, 2), "paddings": (1, 1)}
         return cls.toy_job(seed, image_size=16, depths=(1, 2), dims=(8, 16), heads=(1, 2), drop_path=0.1, **two)

@@ -152,6 +152,7 @@ class DeiTLT(Method):
 
     tasks = ("classification",)
     needs_labels = True
+    student_heads = ("cls", "dist")
     deterministic_teacher = False  # it is asked on the mixed images
 
     @dataclass(frozen=True)
@@ -198,8 +199,8 @@ class DeiTLT(Method):
         if mixing:
             targets = targets * (1 - config.smoothing) + config.smoothing / targets.shape[1]
             images, targets = mixup_cutmix(images, targets, config.mixup, config.cutmix)
-        taught = {"logits": self._teacher_logits(teacher, batch, images), "labels": targets}
-        return forward_heads(student, images), taught
+        targets_and_logits = {"logits": self._teacher_logits(teacher, batch, images), "labels": targets}
+        return forward_heads(student, images), targets_and_logits
 
     def _teacher_logits(self, teacher: Teacher, batch: Batch, images: Tensor) -> Tensor:
         if self.config.teacher_side is not None:
@@ -220,7 +221,7 @@ class DeiTLT(Method):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of a second that reaches the deferred phase."""
+        """A training job of a second that reaches the deferred phase."""
         student = build_with_seed(lambda: DistilledViT(4, 8, 4, dim=16, depth=2, heads=2), seed, "student")
         teacher = build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher")
         settings = TrainingSettings(steps=8, batch_size=16, seed=seed)

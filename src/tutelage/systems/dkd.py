@@ -64,7 +64,7 @@ class DKD(Method):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of a second: toy images, small networks."""
+        """A training job of a second: toy images, small networks."""
         student = build_with_seed(lambda: SmallCNN(4, 4, 8), seed, "student")
         teacher = build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher")
         return TrainingJob(student, teacher, cls(), toy_images(seed), TrainingSettings(steps=8, batch_size=16, seed=seed), "dkd")

@@ -77,7 +77,7 @@ class GeneralizedConv2d(nn.Module):
 
     Images [B, in_channels, H, W] -> [B, out_channels, H', W'] as of ``nn.Conv2d``. Padded zeros are compared with the
     template like any other value; ``padding_mode`` is as in torch. Templates of distances start normal, of half the unit
-    scale, or from patches of data (:meth:`draw_templates`); g starts at ``sharpness / d``: from 1 they learn badly (ours).
+    scale, or from patches of data (:meth:`draw_templates`); g starts at ``sharpness / d``: from 1 they learn badly (our choice).
 
     Raises:
         InputError: an unknown kind or h; a mix outside 0..1; a power below 1.
@@ -234,7 +234,7 @@ class GeneralizedCNN(Backbone):
     :class:`GeneralizedConv2d` of one ``kind``, batch norm, ReLU and 2x2 max pooling; the last map, averaged to 2x2,
     goes into a Linear. Without the norm, distances are large negative numbers, of which ReLU leaves nothing. Templates of
     distances may start from data: :meth:`draw_templates`. Sizes, optimiser and error rates of the paper are not
-    known to us: ``lenet`` and ``mini`` are ours.
+    known to us: ``lenet`` and ``mini`` are our choice.
 
     Args:
         num_classes: of the logits.
@@ -299,7 +299,7 @@ class GeneralizedCNN(Backbone):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of a second: weighted L1, templates drawn from its images."""
-        lesson = cls.toy_job(seed, 1, 8, kind="l1", widths=(4, 6))
-        lesson.student.draw_templates(lesson.data.inputs, seed)
-        return lesson
+        """A training job of a second: weighted L1, templates drawn from its images."""
+        training_job = cls.toy_job(seed, 1, 8, kind="l1", widths=(4, 6))
+        training_job.student.draw_templates(training_job.data.inputs, seed)
+        return training_job

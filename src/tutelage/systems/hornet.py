@@ -131,7 +131,7 @@ class HorNet(ConvNeXtBase):
     get global filters (:class:`GlobalLocalFilter`, maps as large as the stage's spectrum); None: 7x7 convolutions
     everywhere. At other sides the filters are resized.
 
-    Sizes: ``tiny-7x7`` to ``large-7x7``, ``tiny-gf`` to ``large-gf``; ``mini`` for images of 32x32 (ours: patch 2, and
+    Sizes: ``tiny-7x7`` to ``large-7x7``, ``tiny-gf`` to ``large-gf``; ``mini`` for images of 32x32 (our choice: patch 2, and
     the layer scale from 0.1, since 1e-6 learns slowly in a few hundred steps). Published training: as ConvNeXt's, with
     gradients clipped to norm 100 (tiny-7x7), 5 (small and base, 7x7) or 1 (all with global filters).
 
@@ -183,6 +183,6 @@ class HorNet(ConvNeXtBase):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of a second: two small stages, the second with global filters."""
+        """A training job of a second: two small stages, the second with global filters."""
         config: dict[str, Any] = {"base": 8, "depths": (1, 1, 1), "orders": (2, 3, 2), "stem": 2, "layer_scale": 0.1}
         return cls.toy_job(seed, image_size=16, gf=16, drop_path=0.1, **config)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +16,7 @@ from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method
 from tutelage.distillation.outputs import Output, Terms, forward_heads
+from tutelage.distillation.plan import Students, TrainingPlan
 from tutelage.distillation.teacher import Teacher
 from tutelage.errors import InputError, did_you_mean
 from tutelage.networks.attention import TransformerBlock
@@ -76,10 +80,46 @@ def needs_assistant(teacher: tuple[int, int], student: tuple[int, int]) -> tuple
     """The (layers, width) of the teacher assistant to distil through, or None where the paper uses none.
 
     An assistant, of the teacher's depth and the student's width, is used where the student has at most half the
-    teacher's layers and at most half its width; it is one more lesson with the same loss.
+    teacher's layers and at most half its width; it is one more training job with the same loss
+    (:func:`plan_with_assistant`).
     """
     (deep, wide), (layers, width) = teacher, student
     return (deep, width) if 2 * layers <= deep and 2 * width <= wide else None
+
+
+def plan_with_assistant(
+    teacher: nn.Module,
+    sizes: tuple[tuple[int, int], tuple[int, int]],
+    build: Callable[[int, int], nn.Module],
+    data: ReplayableData,
+    settings: TrainingSettings,
+    names: Callable[[int], tuple[str, ...]] = partial(projections, "encoder"),  # noqa: B008  (frozen)
+    **options: Any,
+) -> TrainingPlan:
+    """Distillation through the assistant that :func:`needs_assistant` asks for, or in one job where it asks for none: a
+    plan for :func:`tutelage.distillation.plan.train_plan`.
+
+    Args:
+        teacher: the large encoder.
+        sizes: (layers, width) of the teacher, and of the student.
+        build: makes an encoder at random, from its layers and width.
+        data: texts without labels, for both jobs.
+        settings: for both jobs.
+        names: the taps of a layer (from 0); by default those of ``encoder``: see :func:`projections`.
+        options: further options of :class:`MiniLM`, for both jobs.
+    """
+    (deep, _), (layers, width) = sizes
+    last, assistant = names(deep - 1), needs_assistant(*sizes)
+
+    def distil(student: nn.Module, depth: int, source: nn.Module) -> TrainingJob:
+        method = MiniLM(student=names(depth - 1), teacher=last, **options)  # every source is as deep as the teacher
+        return TrainingJob(student, source, method, data, settings, "minilm")
+
+    plan: dict[str, Callable[[Students], TrainingJob]] = {}
+    if assistant is not None:
+        plan["assistant"] = lambda made: distil(build(*assistant), deep, teacher)
+    plan["student"] = lambda made: distil(build(layers, width), layers, made["assistant"] if assistant else teacher)
+    return plan
 
 
 @system("minilm", kind="distillation")
@@ -142,23 +182,23 @@ class MiniLM(Method):
         self._taps = FeatureHooks(student, config.student)
         teacher.request_features(*config.teacher)
         with torch.enable_grad():
-            ours, theirs = self(example, student, teacher)
-            for name, width in (("student", ours["q"].shape[-1]), ("teacher", theirs["q"].shape[-1])):
+            student_outputs, teacher_outputs = self(example, student, teacher)
+            for name, width in (("student", student_outputs["q"].shape[-1]), ("teacher", teacher_outputs["q"].shape[-1])):
                 if width % self.heads:
                     raise InputError(f"{self.heads} heads do not divide the {name}'s width {width}", where="relation_heads")
             parts = {part for first, second, _ in config.relations for part in (first, second)}
             named = [(name, p) for name, p in student.named_parameters() if p.requires_grad]
-            total = sum(ours[part].sum() for part in parts)
+            total = sum(student_outputs[part].sum() for part in parts)
             slopes = torch.autograd.grad(total, [p for _, p in named], allow_unused=True)
         self.unused_parameters = tuple(f"student.{name}" for (name, _), slope in zip(named, slopes) if slope is None)
 
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """``q``, ``k``, ``v`` [B, N, width] of the tapped layers."""
         assert teacher is not None
-        said = teacher(batch)
+        teacher_outputs = teacher(batch)
         with self._taps as taken:
             forward_heads(student, batch.inputs)
-        return _parts(taken, self.config.student), _parts(said, self.config.teacher)
+        return _parts(taken, self.config.student), _parts(teacher_outputs, self.config.teacher)
 
     def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """One term a relation: ``attention`` (q, k), ``value`` (v, v), others by their letters."""
@@ -168,9 +208,9 @@ class MiniLM(Method):
             mask = torch.ones(student["q"].shape[:2], device=student["q"].device)
         terms = {}
         for first, second, _ in self.config.relations:
-            ours = relation_logits(student[first], student[second], self.heads, mask)
-            theirs = relation_logits(teacher[first], teacher[second], self.heads, mask)
-            terms[_name(first, second)] = relation_divergence(theirs, ours, mask).mean()
+            student_relation = relation_logits(student[first], student[second], self.heads, mask)
+            teacher_relation = relation_logits(teacher[first], teacher[second], self.heads, mask)
+            terms[_name(first, second)] = relation_divergence(teacher_relation, student_relation, mask).mean()
         return terms
 
     def loss_weights(self) -> dict[str, float]:
@@ -179,7 +219,7 @@ class MiniLM(Method):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of a second: random tokens, some padded, and a student half as wide as its teacher."""
+        """A training job of a second: random tokens, some padded, and a student half as wide as its teacher."""
         student = build_with_seed(lambda: TinyEncoder(20, 8, 2, 4), seed, "student")
         teacher = build_with_seed(lambda: TinyEncoder(20, 16, 2, 4, std=0.2), seed, "teacher")
         rng = torch_rng(seed, "tokens")

@@ -28,13 +28,13 @@ def nd_loss(student: Tensor, teacher: Tensor, means: Tensor, labels: Tensor) -> 
 
     student, teacher: embeddings [B, D]; means: the teacher's class means [K, D]; labels: [B]. Where ``||s|| < ||t||``
     the gradient is ``-e / ||t||`` (towards the class mean, the norm grows); elsewhere, a tie included, it is orthogonal
-    to s. Both norms 0: the sample counts 1 and has no gradient (ours). Works as well on the box-head features of
+    to s. Both norms 0: the sample counts 1 and has no gradient (our choice). Works as well on the box-head features of
     sampled proposals, with background as a class.
     """
     direction = F.normalize(means.detach().to(student.dtype), dim=-1)[labels]
     own = torch.linalg.vector_norm(student, dim=-1)
-    theirs = torch.linalg.vector_norm(teacher.detach(), dim=-1)
-    larger = torch.where(theirs > own, theirs, own)  # torch.maximum would split the gradient in halves at a tie
+    teacher_norm = torch.linalg.vector_norm(teacher.detach(), dim=-1)
+    larger = torch.where(teacher_norm > own, teacher_norm, own)  # torch.maximum would split the gradient in halves at a tie
     empty = larger == 0
     along = (student * direction).sum(-1) / torch.where(empty, 1.0, larger)
     return 1.0 - torch.where(empty, 0.0, along)
@@ -56,13 +56,17 @@ def norm_loss(student: Tensor, teacher: Tensor | None = None, step: float = 1.0)
 def correlation(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     """DIST's relation loss (Huang et al., 2022, equations 8-10), both weights 1: ``tau^2 (1 - mean Pearson r)`` over
     rows (classes of one sample) plus the same over columns (samples of one class). Scalar."""
-    ours, theirs = (student / tau).softmax(-1), (teacher.detach() / tau).softmax(-1)
+    student_probabilities, teacher_probabilities = (student / tau).softmax(-1), (teacher.detach() / tau).softmax(-1)
 
     def distance(a: Tensor, b: Tensor) -> Tensor:
         a, b = a - a.mean(-1, keepdim=True), b - b.mean(-1, keepdim=True)
         return 1.0 - F.cosine_similarity(a, b, dim=-1).mean()
 
-    return tau * tau * (distance(ours, theirs) + distance(ours.T, theirs.T))
+    return (
+        tau
+        * tau
+        * (distance(student_probabilities, teacher_probabilities) + distance(student_probabilities.T, teacher_probabilities.T))
+    )
 
 
 @torch.no_grad()
@@ -112,7 +116,7 @@ class NDLoss(Method):
     @dataclass(frozen=True)
     class Config:
         """Weights ``ce``, ``kd``, ``nd``; ``tau``: T; ``warmup``: W in epochs; ``tckd``, ``nckd``: weights inside
-        ``base="dkd"``; ``step``: r of ``feature="norm-step"`` (its default is ours)."""
+        ``base="dkd"``; ``step``: r of ``feature="norm-step"`` (its default is our choice)."""
 
         ce: float = 1.0
         kd: float = 1.0
@@ -158,22 +162,22 @@ class NDLoss(Method):
             return
         teacher.request_features(config.teacher)
         teacher.uncached.request_features(config.teacher)
-        said = teacher(example)["logits"]
-        self.means = class_means(teacher.uncached, data, config.teacher, said.shape[-1]).to(said.device)
-        ours, _ = self(example, student, teacher)
-        inner, outer = ours["embedding"].shape[1], self.means.shape[1]
+        teacher_logits = teacher(example)["logits"]
+        self.means = class_means(teacher.uncached, data, config.teacher, teacher_logits.shape[-1]).to(teacher_logits.device)
+        student_outputs, _ = self(example, student, teacher)
+        inner, outer = student_outputs["embedding"].shape[1], self.means.shape[1]
         if inner != outer:
             self.adapter = nn.Sequential(nn.BatchNorm1d(inner), nn.Dropout(0.5), nn.Linear(inner, outer))
 
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """One pass of each; the student's ``embedding`` [B, D] beside its logits."""
         assert teacher is not None
-        taught = teacher(batch)
+        teacher_outputs = teacher(batch)
         if self.config.nd == 0:
-            return forward_heads(student, batch.inputs), taught
+            return forward_heads(student, batch.inputs), teacher_outputs
         with self._taps as taken:
-            said = forward_heads(student, batch.inputs)
-        return said | {"embedding": taken[self.config.student].flatten(1)}, taught
+            student_outputs = forward_heads(student, batch.inputs)
+        return student_outputs | {"embedding": taken[self.config.student].flatten(1)}, teacher_outputs
 
     def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
@@ -185,15 +189,17 @@ class NDLoss(Method):
     def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``label``, the base's term under its name, and the feature's under its."""
         config, labels = self.config, class_ids(batch.labels)
-        ours, theirs = student["logits"], teacher["logits"]
-        terms = {"label": losses.cross_entropy(ours, labels, batch.weights)}
+        student_logits, teacher_logits = student["logits"], teacher["logits"]
+        terms = {"label": losses.cross_entropy(student_logits, labels, batch.weights)}
         match config.base:
             case "kd":
-                terms["kd"] = losses.kd(ours, theirs, config.tau, batch.weights)
+                terms["kd"] = losses.kd(student_logits, teacher_logits, config.tau, batch.weights)
             case "dkd":
-                terms["dkd"] = losses.dkd(ours, theirs, labels, config.tckd, config.nckd, config.tau, batch.weights)
+                terms["dkd"] = losses.dkd(
+                    student_logits, teacher_logits, labels, config.tckd, config.nckd, config.tau, batch.weights
+                )
             case "dist":
-                terms["dist"] = correlation(ours, theirs, config.tau)
+                terms["dist"] = correlation(student_logits, teacher_logits, config.tau)
         if config.nd:
             feature = self._feature(self.adapter(student["embedding"]), teacher[config.teacher], labels)
             terms[config.feature] = losses.average(feature, batch.weights)
@@ -211,7 +217,7 @@ class NDLoss(Method):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of a second; the widths differ, so that the adapter is in it."""
+        """A training job of a second; the widths differ, so that the adapter is in it."""
         student = build_with_seed(lambda: SmallCNN(4, 4, 8), seed, "student")
         teacher = build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher")
         settings = TrainingSettings(steps=8, batch_size=16, seed=seed)

@@ -31,8 +31,8 @@ def direct_view_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     It is a sum over positions, ``2/B sum_p (1 - cos_p)``, in 0..4 H W: its size grows with the map.
     """
-    ours, theirs = F.normalize(student, dim=1), F.normalize(teacher.detach(), dim=1)
-    return (ours - theirs).square().sum() / len(student)
+    student_directions, teacher_directions = F.normalize(student, dim=1), F.normalize(teacher.detach(), dim=1)
+    return (student_directions - teacher_directions).square().sum() / len(student)
 
 
 def alternative_view_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -180,9 +180,9 @@ class ScaleKD(Method):
         with FeatureHooks(teacher.network, [entry]) as taken:
             goal = self._map(live(example)[config.teacher])
         before = self._map(taken[entry])
-        with self._taps as ours:
+        with self._taps as student_hooks:
             forward_heads(student, example.inputs)
-        third, fourth = (tuple(ours[name].shape[1:]) for name in (config.student3, config.student4))
+        third, fourth = (tuple(student_hooks[name].shape[1:]) for name in (config.student3, config.student4))
         self.third, self.fourth = nn.ModuleDict(), nn.ModuleDict()
         for view in self.views:
             if config.perceive:
@@ -216,16 +216,16 @@ class ScaleKD(Method):
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """The student's logits with, of each view, its maps in the teacher's place; the teacher's map as ``map``."""
         assert teacher is not None
-        config, taught = self.config, teacher(batch)
+        config, teacher_outputs = self.config, teacher(batch)
         with self._taps as taken:
-            said = dict(forward_heads(student, batch.inputs))
+            student_outputs = dict(forward_heads(student, batch.inputs))
         for view in self.views:
             queries = None
             if config.perceive:
                 queries = self._run_teacher_stages(self.third[view](taken[config.student3]), config.path)
-                said[f"{view}3"] = queries
-            said[f"{view}4"] = self._run_teacher_stages(self.fourth[view](taken[config.student4], queries), config.path4)
-        return said, {"logits": taught["logits"], "map": self._map(taught[config.teacher])}
+                student_outputs[f"{view}3"] = queries
+            student_outputs[f"{view}4"] = self._run_teacher_stages(self.fourth[view](taken[config.student4], queries), config.path4)
+        return student_outputs, {"logits": teacher_outputs["logits"], "map": self._map(teacher_outputs[config.teacher])}
 
     def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
@@ -250,7 +250,7 @@ class ScaleKD(Method):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of two seconds: a four-stage CNN and a four-stage transformer."""
+        """A training job of two seconds: a four-stage CNN and a four-stage transformer."""
         student = build_with_seed(lambda: StagedCNN((4, 8, 8, 12), 4), seed, "student")
         teacher = build_with_seed(lambda: StagedTransformer((8, 8, 16, 16), 4, first=1), seed, "teacher")
         method, data = cls(heads3=2, heads4=2), toy_images(seed, image_size=16)

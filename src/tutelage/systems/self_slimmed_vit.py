@@ -288,12 +288,12 @@ class SelfSlimmedViT(Method):
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """Logits, and of each layer the reconstructed and the teacher's patch tokens [B, N, C] under its name."""
         assert teacher is not None
-        taught = teacher(batch)
+        teacher_outputs = teacher(batch)
         with self._taps as taken:
-            said = dict(forward_heads(student, batch.inputs))
+            student_outputs = dict(forward_heads(student, batch.inputs))
         for name, reverse in zip(self.names, self.reverse, strict=True):
-            said[name] = reverse(taken[name][:, 1:])
-        return said, {"logits": taught["logits"]} | {name: taught[name][:, 1:] for name in self.names}
+            student_outputs[name] = reverse(taken[name][:, 1:])
+        return student_outputs, {"logits": teacher_outputs["logits"]} | {name: teacher_outputs[name][:, 1:] for name in self.names}
 
     def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
@@ -312,7 +312,7 @@ class SelfSlimmedViT(Method):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of two seconds: 16 tokens, then 8, then 4."""
+        """A training job of two seconds: 16 tokens, then 8, then 4."""
         student = build_with_seed(lambda: SlimViT(4, 1, **_TINY), seed, "student")
         teacher = build_with_seed(lambda: SlimViT(4, 1, ratio=1.0, **_TINY), seed, "teacher")
         return TrainingJob(

@@ -1,4 +1,4 @@
-"""SpaRTAN: spatial reinforcement and token-based aggregation in a light ConvNet (Pay et al., 2025)."""
+"""SpaRTAN: spatial reinforcement and token-based aggregation in a light ConvNet (Pay et al., 2025, arXiv 2507.10999)."""
 
 from __future__ import annotations
 
@@ -206,7 +206,7 @@ class Spartan(Backbone):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of two seconds."""
+        """A training job of two seconds."""
         return cls.toy_job(seed, 1, image_size=16, depths=(1, 1), dims=(8, 16), expansions=(2, 2), scale=0.1)
 
 

@@ -51,7 +51,7 @@ def channel_divergence(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Te
 
 
 class SafeBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that takes its running statistics where a channel has a single value, which has none (ours)."""
+    """Batch norm that takes its running statistics where a channel has a single value, which has none (our choice)."""
 
     def forward(self, x: Tensor) -> Tensor:
         """The normed map."""
@@ -97,7 +97,7 @@ class CrossSelectiveFusion(nn.Module):
 
 class GlobalLocalMixer(nn.Module):
     """``alpha MHSA(E) + beta GLU(E)`` of tokens [B, N, C]: attention without norm, residual or bias on q, k, v, and
-    ``conv1d(E) * sigmoid(conv1d(E))`` with kernel 3. ``add``: plus E. alpha and beta start at 0.5 (ours: the authors
+    ``conv1d(E) * sigmoid(conv1d(E))`` with kernel 3. ``add``: plus E. alpha and beta start at 0.5 (our choice: the authors
     leave them uninitialised)."""
 
     def __init__(self, dim: int, heads: int = 8, add: bool = False):
@@ -193,9 +193,12 @@ class TransKD(Method):
         config = self.config
         self._taps = FeatureHooks(student, [*config.student_maps, *config.student_embeddings])
         teacher.request_features(*config.teacher_maps, *config.teacher_embeddings)
-        said, ours = teacher(example), self._tapped(student, example)[1]
+        teacher_outputs, student_features = teacher(example), self._tapped(student, example)[1]
         size = example.inputs.shape[2:]
-        maps, goals = self._maps(ours, config.student_maps, size), self._maps(said, config.teacher_maps, size)
+        maps, goals = (
+            self._maps(student_features, config.student_maps, size),
+            self._maps(teacher_outputs, config.teacher_maps, size),
+        )
         for name, one, other in zip(config.student_maps, maps, goals):
             if one.shape[2:] != other.shape[2:]:
                 raise InputError(
@@ -208,8 +211,8 @@ class TransKD(Method):
             CrossSelectiveFusion(one.shape[1], other.shape[1], config.middle, i < last)
             for i, (one, other) in enumerate(zip(maps, goals))
         )
-        inner = [ours[name].shape[2] for name in config.student_embeddings]
-        outer = [said[name].shape[2] for name in config.teacher_embeddings]
+        inner = [student_features[name].shape[2] for name in config.student_embeddings]
+        outer = [teacher_outputs[name].shape[2] for name in config.teacher_embeddings]
         self.align = nn.ModuleList(nn.Linear(a, b) for a, b in zip(inner, outer))
         self.mixer: nn.Module = nn.Identity()
         if config.variant == "gl":
@@ -221,8 +224,8 @@ class TransKD(Method):
 
     def _tapped(self, student: nn.Module, batch: Batch) -> tuple[Output, Output]:
         with self._taps as taken:
-            said = forward_heads(student, batch.inputs)
-        return said, taken
+            student_outputs = forward_heads(student, batch.inputs)
+        return student_outputs, taken
 
     @staticmethod
     def _maps(outputs: Output, names: Sequence[str], image: Sequence[int]) -> list[Tensor]:
@@ -232,23 +235,23 @@ class TransKD(Method):
         """``logits``; ``map0`` … and ``embedding0`` … of both, the student's in the teacher's shape."""
         assert teacher is not None
         config, size = self.config, batch.inputs.shape[2:]
-        taught = teacher(batch)
-        said, taken = self._tapped(student, batch)
+        teacher_outputs = teacher(batch)
+        student_outputs, taken = self._tapped(student, batch)
         maps = self._maps(taken, config.student_maps, size)
-        ours: Output = {"logits": said["logits"]}
+        student_terms: Output = {"logits": student_outputs["logits"]}
         residual = None
         for i in reversed(range(len(maps))):
-            ours[f"map{i}"], residual = self.fusion[i](maps[i], residual)
+            student_terms[f"map{i}"], residual = self.fusion[i](maps[i], residual)
         for i, name in enumerate(config.student_embeddings):
             tokens = taken[name]
             aligned = self.align[i](self.mixer(tokens) if i == len(maps) - 1 else tokens)
             if config.variant == "ea":
                 aligned = self.assistants[i](maps[i - 1] if i else batch.inputs, aligned)
-            ours[f"embedding{i}"] = aligned
-        goals = self._maps(taught, config.teacher_maps, size)
-        theirs = {f"map{i}": goal for i, goal in enumerate(goals)}
-        theirs |= {f"embedding{i}": taught[name] for i, name in enumerate(config.teacher_embeddings)}
-        return ours, theirs
+            student_terms[f"embedding{i}"] = aligned
+        goals = self._maps(teacher_outputs, config.teacher_maps, size)
+        teacher_terms = {f"map{i}": goal for i, goal in enumerate(goals)}
+        teacher_terms |= {f"embedding{i}": teacher_outputs[name] for i, name in enumerate(config.teacher_embeddings)}
+        return student_terms, teacher_terms
 
     def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
@@ -267,7 +270,7 @@ class TransKD(Method):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of a second or two: coloured squares, with the mixer in it."""
+        """A training job of a second or two: coloured squares, with the mixer in it."""
         student = build_with_seed(lambda: SmallSegmenter((8, 8, 16, 16), 3), seed, "student")
         teacher = build_with_seed(lambda: SmallSegmenter((8, 16, 16, 24), 3), seed, "teacher")
         rng = torch_rng(seed, "squares")

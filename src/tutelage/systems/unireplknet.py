@@ -200,7 +200,7 @@ class UniRepLKNet(Backbone):
 
     Published: ImageNet-1k top-1 77.0 (A), 78.6 (F), 80.2 (P), 81.6 (N), 83.2 (T), 83.9 % (S) at 224 pixels; the
     published GMACs are those of the folded form. ``scale`` starts at 1e-6; short schedules want 0.1 or more. The drop
-    path of B, L and XL is that of S (ours: unpublished).
+    path of B, L and XL is that of S (our choice: unpublished).
     """
 
     VARIANTS = {name: both[0] for name, both in SIZES.items()} | {f"{name}-deploy": both[1] for name, both in SIZES.items()}
@@ -279,5 +279,5 @@ class UniRepLKNet(Backbone):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of two seconds."""
+        """A training job of two seconds."""
         return cls.toy_job(seed, 1, image_size=16, depths=(1, 1), dims=(8, 16), kernels=((3,), (7,)), scale=0.5)

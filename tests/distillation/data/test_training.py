@@ -15,7 +15,9 @@ from tutelage.distillation.api import distill
 from tutelage.distillation.augmentation import Augmentation
 from tutelage.distillation.cache import CachedTeacher
 from tutelage.distillation.cache_build import build, verify
+from tutelage.distillation.data import SampleOrder, flatten_tree
 from tutelage.distillation.data.dataset import DatasetData, Loading
+from tutelage.distillation.data.loader import BatchLoader
 from tutelage.distillation.doctor import diagnose
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.trainer import train
@@ -124,3 +126,26 @@ def test_text_labels_are_refused_by_name() -> None:
     with pytest.raises(InputError, match="'cat'") as caught:
         distill(lambda: Conv(0), Conv(1), Text(), method=Distil, steps=1)
     assert "labels" in str(caught.value.where)
+
+
+def test_a_batch_of_every_kind_of_tensor_arrives_as_it_was_sent() -> None:
+    large = torch.rand(4, 200, 200)
+    extra = {
+        "half": torch.ones(4).bfloat16(),
+        "flags": torch.tensor([True, False, True, False]),
+        "names": ("a", "b"),
+        "large": large,
+    }
+
+    def views(batch):
+        batch.extra, batch.partners = extra | {"nested": {"list": [torch.arange(4)], "number": 3}}, torch.arange(4) ^ 1
+        return batch
+
+    data = DatasetData(Toy(8), views=views, loading=Loading(1))
+    loader = BatchLoader(data, SampleOrder(8, 4, 0), 2)
+    here, there = loader.read(0), loader.take(0)
+    loader.close()
+    assert there.extra["names"] == ("a", "b") and there.extra["nested"]["number"] == 3
+    trees = [[b.inputs, b.labels, b.ids, b.seeds, b.partners, b.extra] for b in (here, there)]
+    for (name, a), (other, b) in zip(*map(flatten_tree, trees), strict=True):
+        assert name == other and a.dtype == b.dtype and torch.equal(a, b)

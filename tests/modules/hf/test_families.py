@@ -20,7 +20,8 @@ from tutelage.distillation.trainer import Trainer
 from tutelage.errors import InputError, StaleError
 from tutelage.modules import hf
 from tutelage.modules.hf import base
-from tutelage.modules.visual_module import CallLabel, VisualModule, load
+from tutelage.modules.loading import load
+from tutelage.modules.visual_module import CallLabel, VisualModule
 from tutelage.programs.types import RuntimeFailure
 from tutelage.programs.values import Image
 from tutelage.sdvp.objective import StepwiseDistillation, make_job

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from tutelage.errors import InputError
+from tutelage.modules.loading import load
 from tutelage.modules.pretrained.coco_classes import CLASSES, GROUPS, NARROWER, SAME, classes_named
 from tutelage.modules.pretrained.nanodet import BINS, STRIDES, NanoDet, NanoDetConfig
-from tutelage.modules.visual_module import load
 from tutelage.programs.types import Call, RuntimeFailure
 from tutelage.programs.values import Image, iou
 

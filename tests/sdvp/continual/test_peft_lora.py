@@ -12,7 +12,8 @@ pytest.importorskip("peft", reason="needs the extra `hf`")
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 from tutelage.modules import hf
-from tutelage.modules.visual_module import VisualModule, load
+from tutelage.modules.loading import load
+from tutelage.modules.visual_module import VisualModule
 from tutelage.sdvp.continual.base import CombinedStrategy, SelfDistill
 from tutelage.sdvp.continual.low_rank import LoRA
 from tutelage.sdvp.continual.peft_lora import PeftLoRA

@@ -11,7 +11,6 @@ from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 from tutelage.modules.visual_module import CallLabel, TrainingExamples, VisualModule
 from tutelage.programs.types import Call, ModuleOutputs, Signature
-from tutelage.sdvp.compile import SdvpOptions
 from tutelage.sdvp.continual.base import (
     L2SP,
     NO_STRATEGY,
@@ -23,9 +22,9 @@ from tutelage.sdvp.continual.base import (
 )
 from tutelage.sdvp.continual.ewc import EWC, fisher
 from tutelage.sdvp.continual.low_rank import Adapter, LoRA
-from tutelage.sdvp.continual.options import with_strategy
 from tutelage.sdvp.continual.registry import parse, strategies
 from tutelage.sdvp.objective import StepwiseDistillation, make_job
+from tutelage.sdvp.options import SdvpOptions, with_strategy
 
 from .. import small
 

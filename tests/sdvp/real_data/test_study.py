@@ -131,7 +131,7 @@ def test_where_scene_graphs_reach_the_reported_questions_the_teachers_are_an_arm
 
 
 def test_programs_by_rules_for_questions_of_which_some_are_not_understood(folder: Path, tmp_path: Path) -> None:
-    study("--task", "gqa", "--root", folder / "gqa", *SMALL, "--writer", "grammar", "--out", tmp_path)
+    study("--task", "gqa", "--root", folder / "gqa", *SMALL, "--generator", "grammar", "--out", tmp_path)
     result = json.loads((tmp_path / "study.json").read_text())
     assert result["writer"] == "grammar" and result["unwritten"].keys() == {LEARN, PROBE, REPORT}
     assert sum(result["unwritten"][REPORT].values()) == result["per_seed"][0]["arms"]["frozen"]["status"].get("writer", 0)
@@ -143,7 +143,7 @@ def test_a_language_model_writes_as_many_programs_as_the_protocol_votes_over(fol
         named = [word for name, value in settings.items() for word in ("--set", f"endpoint.{name}={value}")]
         study(
             *("--task", "gqa", "--root", folder / "gqa", "--set", "study.per_kind=1", "--set", "study.probe=0"),
-            *("--writer", "endpoint", *named, "--set", f"prompt.cache={tmp_path / 'kept'}", "--out", tmp_path / "run"),
+            *("--generator", "endpoint", *named, "--set", f"prompt.cache={tmp_path / 'kept'}", "--out", tmp_path / "run"),
             *("--json", tmp_path / "run.json"),
         )
         asked = len(server.asked)
@@ -156,7 +156,7 @@ def test_a_language_model_writes_as_many_programs_as_the_protocol_votes_over(fol
 def test_pairs(folder: Path, tmp_path: Path) -> None:
     where = ["--task", "nlvr2", "--root", folder / "nlvr2"]
     assert "no scene graphs" in study(*where, "--out", tmp_path / "a", code=2)
-    assert "only GQA has functional programs" in study(*where, "--writer", "semantic", "--out", tmp_path / "b", code=2)
+    assert "only GQA has functional programs" in study(*where, "--generator", "semantic", "--out", tmp_path / "b", code=2)
     study(*where, *SPECIALISTS, "--out", tmp_path / "c")
     result = json.loads((tmp_path / "c" / "study.json").read_text())
     arms = result["per_seed"][0]["arms"]

@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
+from tutelage.cli._options import Smoke
 from tutelage.cli.bench import Device
-from tutelage.cli.common import JsonOut, console, emit, progress
+from tutelage.terminal import JsonOut, console, emit, progress
 
 app = typer.Typer()
 
@@ -19,7 +20,7 @@ def backbones(
     batch: Annotated[int, typer.Option(min=1, help="Images a forward pass.")] = 4,
     device: Annotated[Device, typer.Option(help="Where networks compute.")] = Device.cpu,
     compiled: Annotated[bool, typer.Option("--compiled", help="Each network compiled too: minutes of compiling.")] = False,
-    smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, small sizes; claims nothing.")] = False,
+    smoke: Smoke = False,
     json: JsonOut = None,
 ) -> None:
     """Images per second and memory of the backbones, beside the same networks of timm and transformers."""

@@ -6,17 +6,17 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli._programs import Seed
-from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
+from tutelage.cli._options import Seed, Smoke
+from tutelage.terminal import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 
 
 @app.command(epilog="Example: tutelage bench capacity --json results/bench/capacity.json")
 def capacity(
-    images: Annotated[int, typer.Option(min=1, help="Images of the embedded world in GQA's layout, ten questions each.")] = 200,
+    images: Annotated[int, typer.Option(min=1, help="Synthetic scenes in GQA's layout, ten questions each.")] = 200,
     seed: Seed = 0,
-    smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
+    smoke: Smoke = False,
     json: JsonOut = None,
 ) -> None:
     """What collecting and labelling cost a question, and what that makes of all of GQA and of a billion images.

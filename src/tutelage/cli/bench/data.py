@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli.common import JsonOut, console, emit, progress
+from tutelage.cli._options import Smoke
+from tutelage.terminal import JsonOut, console, emit, progress
 
 app = typer.Typer()
 
@@ -14,7 +15,7 @@ app = typer.Typer()
 @app.command(epilog="Example: tutelage bench data --json results/bench/data.json")
 def data(
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are given.")] = 6,
-    smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
+    smoke: Smoke = False,
     json: JsonOut = None,
 ) -> None:
     """Read 20,000 JPEG files by two workers, pass 1.28 million items through, and train with a cached teacher."""

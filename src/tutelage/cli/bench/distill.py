@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from tutelage.cli._options import Smoke
 from tutelage.cli.bench import Device
-from tutelage.cli.common import JsonOut, progress
+from tutelage.terminal import JsonOut, progress
 
 app = typer.Typer()
 
@@ -18,7 +19,7 @@ def distill(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of the end accuracies.")] = 5,
     device: Annotated[Device, typer.Option(help="Where networks compute.")] = Device.cpu,
     processes: Annotated[int | None, typer.Option(help="Worker processes for the accuracies; default: one a core.")] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
+    smoke: Smoke = False,
     json: JsonOut = None,
 ) -> None:
     """Time one distillation step: a hand-written loop, another library, ours online and ours cached."""

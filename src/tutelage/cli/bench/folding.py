@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from tutelage.cli.bench import Device
-from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
+from tutelage.terminal import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
+from tutelage.cli._options import Smoke
+from tutelage.terminal import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 
@@ -18,7 +19,7 @@ def gqa(
     folder: Annotated[
         Path | None, typer.Option(help="Where the files (1 KB a question) are written and kept; default: deleted afterwards.")
     ] = None,
-    smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
+    smoke: Smoke = False,
     json: JsonOut = None,
 ) -> None:
     """Write a file of a million questions in GQA's layout, read it and score it: questions a second, and peak memory."""

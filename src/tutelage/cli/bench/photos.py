@@ -1,4 +1,4 @@
-"""Questions about real photographs, answered by the packaged modules."""
+"""Questions about real photographs, answered by the pretrained modules."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
+from tutelage.terminal import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 
@@ -20,15 +20,15 @@ def photos(
     rounds: Annotated[int, typer.Option(min=1, help="Times that each timed question is asked.")] = 5,
     json: JsonOut = None,
 ) -> None:
-    """Ask the packaged modules about real photographs: every answer, wrong ones too, and the time from question to answer."""
+    """Ask the pretrained modules about real photographs: every answer, wrong ones too, and the time from question to answer."""
     import torch
 
     from tutelage.bench import photos as bench
 
     torch.set_num_threads(1)
-    asked = bench.read_questions(questions)
+    photo_questions = bench.read_questions(questions)
     with progress("asking"):
-        result = bench.bench(asked, rounds=rounds)
+        result = bench.bench(photo_questions, rounds=rounds)
     screen = console(json)
     screen.print(_table(result))
     for kind, count in result["kinds"].items():
@@ -50,7 +50,7 @@ def _table(result: dict[str, Any]) -> Any:
 
     table = Table("photo", "question", "answer", "accepted", "", box=None)
     for row in result["rows"]:
-        said = row["error"] if row["answer"] is None else str(row["answer"])
-        said = " ".join(said.split())[:60] + (" (a guess)" if row["guessed"] else "")
-        table.add_row(*map(Text, (row["photo"], row["question"], said, ", ".join(row["accepted"]), row["outcome"])))
+        answer = row["error"] if row["answer"] is None else str(row["answer"])
+        answer = " ".join(answer.split())[:60] + (" (a guess)" if row["guessed"] else "")
+        table.add_row(*map(Text, (row["photo"], row["question"], answer, ", ".join(row["accepted"]), row["outcome"])))
     return table

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from tutelage.cli._programs import Dsl, DslOption, Seed
+from tutelage.cli._options import Dsl, DslOption, Seed, Smoke
 from tutelage.cli.bench import Device
-from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
+from tutelage.terminal import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 
@@ -19,7 +19,7 @@ def programs(
     dsl: DslOption = Dsl.visprog,
     device: Annotated[Device, typer.Option(help="Where the modules' networks compute.")] = Device.cpu,
     seed: Seed = 0,
-    smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
+    smoke: Smoke = False,
     json: JsonOut = None,
 ) -> None:
     """Run 2,000 programs over 500 images batched, one call at a time, and as their bare module calls (the ceiling)."""
@@ -58,8 +58,8 @@ def _table(result: dict[str, Any]) -> Any:
         share = f"{fast['share_of_visprog']:.0%} of VisProg's rate, {fast['speedup']:.1f}x one at a time"
         table.add_row("modules of 20 ms a call + 1 ms an item", f"{fast['programs_per_s']:,.0f}", share)
         if "skipped" not in other:
-            theirs = f"{other['smolagents_ms']:.2f} ms, {other['smolagents_refused']} of {other['programs']} refused"
-            table.add_row("smolagents' local executor", f"{1000 / other['smolagents_ms']:,.0f}", theirs)
+            smolagents_note = f"{other['smolagents_ms']:.2f} ms, {other['smolagents_refused']} of {other['programs']} refused"
+            table.add_row("smolagents' local executor", f"{1000 / other['smolagents_ms']:,.0f}", smolagents_note)
             here = f"{other['ms']:.2f} ms, {other['refused']} refused"
             table.add_row("the same programs here", f"{1000 / other['ms']:,.0f}", here)
     return table

@@ -6,8 +6,9 @@ from typing import Annotated
 
 import typer
 
+from tutelage.cli._options import Smoke
 from tutelage.cli.bench import Device
-from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
+from tutelage.terminal import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 
@@ -18,7 +19,7 @@ def scan(
     length: Annotated[int, typer.Option(min=1, help="Steps of a sequence.")] = 1024,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are given.")] = 7,
     device: Annotated[Device, typer.Option(help="Where the scan computes.")] = Device.cpu,
-    smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
+    smoke: Smoke = False,
     json: JsonOut = None,
 ) -> None:
     """Time Mamba's selective scan, forward and backward: step by step, in chunks of time, in groups of steps."""

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli._programs import Seed
-from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
+from tutelage.cli._options import Seed, Smoke
+from tutelage.terminal import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 
@@ -18,7 +18,7 @@ def serving(
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are given.")] = 5,
     requests: Annotated[int, typer.Option(min=10, help="Requests in one go, of which none may fail.")] = 10_000,
     seed: Seed = 0,
-    smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
+    smoke: Smoke = False,
     json: JsonOut = None,
 ) -> None:
     """Load a real server on loopback: batching across requests on and off, 10,000 requests, and more than its queue holds."""

@@ -6,9 +6,8 @@ from typing import Annotated
 
 import typer
 
-from tutelage.cli._pool import Engine
-from tutelage.cli._programs import Seed
-from tutelage.cli.common import JsonOut, console, emit, progress, run_metadata
+from tutelage.cli._options import Engine, Seed, Smoke
+from tutelage.terminal import JsonOut, console, emit, progress, run_metadata
 
 app = typer.Typer()
 
@@ -19,7 +18,7 @@ def workers(
     calls: Annotated[int, typer.Option(min=1, help="Calls to label.")] = 32_768,
     rounds: Annotated[int, typer.Option(min=1, help="Interleaved rounds; medians are given.")] = 3,
     seed: Seed = 0,
-    smoke: Annotated[bool, typer.Option("--smoke", help="The plumbing alone, in seconds; claims nothing.")] = False,
+    smoke: Smoke = False,
     json: JsonOut = None,
 ) -> None:
     """Label with one worker and with two, one thread each: local processes, and Ray (extra ray)."""

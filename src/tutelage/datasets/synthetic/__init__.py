@@ -1,1 +1,1 @@
-"""The embedded world: seeded procedural scenes, their pictures, their questions, and the study's tasks."""
+"""Synthetic scenes: seeded procedural scenes, their pictures, their questions, and the study's tasks."""

@@ -1,4 +1,4 @@
-"""The embedded world written out in the exact file layouts of GQA 1.2 and NLVR2.
+"""Synthetic scenes written out in the exact file layouts of GQA 1.2 and NLVR2.
 
 The same readers and official metrics then serve the world and the real data sets. Records are streamed to the files,
 so memory does not grow with their number.
@@ -82,9 +82,9 @@ def write_gqa(out: str | Path, seed: int, images: int, domain: str = DOMAIN, *, 
             choices = members(f"{split}_choices", split != "test")
             for index in range(images):
                 scene = make_scene(stream, index, domain, name=f"{number + 1}{index:06d}")
-                asked = list(_questions(scene, balance, rng))
-                for question, is_balanced in asked:
-                    record = gqa_record(question, is_balanced, [other for other, _ in asked])
+                scene_questions = list(_questions(scene, balance, rng))
+                for question, is_balanced in scene_questions:
+                    record = gqa_record(question, is_balanced, [other for other, _ in scene_questions])
                     if split == "test":
                         record = {key: record[key] for key in ("imageId", "question", "isBalanced")}
                     _add(everything[index % len(everything)], question.id, record)
@@ -119,9 +119,9 @@ def gqa_records(seed: int, images: int, domain: str = DOMAIN) -> Iterator[list[t
     stream = derive(seed, "export", "gqa", "records")
     rng, balance = np.random.default_rng(stream), AnswerBalancer()
     for index in range(images):
-        asked = list(_questions(make_scene(stream, index, domain), balance, rng))
-        siblings = [other for other, _ in asked]
-        yield [(question.id, gqa_record(question, level, siblings), _choices(question)) for question, level in asked]
+        scene_questions = list(_questions(make_scene(stream, index, domain), balance, rng))
+        siblings = [other for other, _ in scene_questions]
+        yield [(question.id, gqa_record(question, level, siblings), _choices(question)) for question, level in scene_questions]
 
 
 def gqa_record(question: SceneQuestion, is_balanced: bool, siblings: Sequence[SceneQuestion]) -> dict[str, Any]:

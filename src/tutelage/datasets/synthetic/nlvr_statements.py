@@ -137,13 +137,13 @@ def _color_of_only(scene: Scene, noun: str) -> str:
 
 def _colors(form: str, a: str, b: str) -> StatementTemplate:
     def write(script: GoldProgramBuilder) -> GoldPrograms:
-        asked = []
+        statements = []
         for side, noun in (("LEFT", a), ("RIGHT", b)):
             crop = script.crop(script.locate(script.view(side), noun))
-            asked.append(script.ask(crop, canonical("color", noun)))
-        truth = (asked[0].value == asked[1].value) == (form == "same")
+            statements.append(script.ask(crop, canonical("color", noun)))
+        truth = (statements[0].value == statements[1].value) == (form == "same")
         sign = "==" if form == "same" else "!="
-        return script.finish(script.evaluate(f"{{}} {sign} {{}}", *asked, value=truth))
+        return script.finish(script.evaluate(f"{{}} {sign} {{}}", *statements, value=truth))
 
     words = "the same color" if form == "same" else "different colors"
     return StatementTemplate(
@@ -158,12 +158,12 @@ def _claims(form: str, a: str, c: str, b: str, d: str) -> StatementTemplate:
     word = "and" if form == "each" else "or"
 
     def write(script: GoldProgramBuilder) -> GoldPrograms:
-        said = []
+        claims = []
         for side, noun, color in (("LEFT", a, c), ("RIGHT", b, d)):
             crop = script.crop(script.locate(script.view(side), noun))
-            said.append(script.verify(crop, noun, color))
-        truth = (said[0].value and said[1].value) if form == "each" else (said[0].value or said[1].value)
-        return script.finish(script.evaluate(f"{{}} {word} {{}}", *said, value=bool(truth)))
+            claims.append(script.verify(crop, noun, color))
+        truth = (claims[0].value and claims[1].value) if form == "each" else (claims[0].value or claims[1].value)
+        return script.finish(script.evaluate(f"{{}} {word} {{}}", *claims, value=bool(truth)))
 
     def truth(left: Scene, right: Scene) -> bool:
         x, y = _color_of_only(left, a) == c, _color_of_only(right, b) == d

@@ -1,4 +1,4 @@
-"""Scenes of the embedded world: which things lie where, and how each domain looks. All constants are ours."""
+"""Synthetic scenes: which things lie where, and how each domain looks. All constants are our choice."""
 
 from __future__ import annotations
 

@@ -156,18 +156,18 @@ def draw_questions(
     """Up to ``number`` different questions about ``scene``, of ``kinds`` in turn, their answers kept in ``balance``."""
     drafts: dict[str, list[QuestionCandidate]] = {kind: list(QUESTION_TYPES[kind](scene, rng)) for kind in kinds}
     order = [kinds[i] for i in rng.permutation(len(kinds))]
-    asked: set[str] = set()
+    texts: set[str] = set()
     for turn in range(2 * number):
         left = drafts[order[turn % len(order)]]
         draft = balance.take(left, rng)
         if draft is None:
             continue
         left.remove(draft)
-        question = draft.build(rng, f"{scene.id}-{len(asked)}")
-        if question.text not in asked:
-            asked.add(question.text)
+        question = draft.build(rng, f"{scene.id}-{len(texts)}")
+        if question.text not in texts:
+            texts.add(question.text)
             yield question
-        if len(asked) == number:
+        if len(texts) == number:
             return
 
 

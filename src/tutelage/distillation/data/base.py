@@ -112,6 +112,25 @@ class ReplayableData(Protocol):
         ...
 
 
+def _tensors(tree: Any, path: str) -> Tree:
+    """``tree`` with arrays as tensors; what is neither is refused."""
+    if tree is None or (isinstance(tree, Tensor) and tree.ndim):
+        return tree
+    if isinstance(tree, np.ndarray) and tree.dtype.kind in "biuf" and tree.ndim:
+        return torch.from_numpy(tree)
+    if isinstance(tree, Mapping):
+        return {key: _tensors(item, f"{path}.{key}") for key, item in tree.items()}
+    text = isinstance(tree, str) or (isinstance(tree, np.ndarray) and tree.dtype.kind in "US")
+    plain = isinstance(tree, (list, tuple)) and all(isinstance(item, (str, int, float, list)) for item in tree)
+    if isinstance(tree, (list, tuple)) and tree and not plain:
+        return type(tree)(_tensors(item, f"{path}.{number}") for number, item in enumerate(tree))
+    if text or (isinstance(tree, (list, tuple)) and any(isinstance(item, str) for item in tree)):
+        remedy = "number the classes from 0" if path.startswith("labels") else "tokenize texts: give their token ids"
+        raise InputError("texts are no tensor", where=path, remedy=remedy)
+    remedy = "give tensors with one row a sample: torch.tensor(…)"
+    raise InputError(f"a {type(tree).__name__} of no sample axis is no tensor", where=path, remedy=remedy)
+
+
 class TensorData:
     """Samples held in memory as tensors, which must not change: a batch is one gather.
 
@@ -133,7 +152,11 @@ class TensorData:
         weights: Tensor | None = None,
         views: Callable[[Batch], Batch] | None = None,
     ):
-        self.inputs, self.labels, self.weights, self.views = inputs, labels, weights, views
+        self.inputs, self.labels, self.views = _tensors(inputs, "inputs"), _tensors(labels, "labels"), views
+        self.weights = _tensors(weights, "weights")
+        if views is not None and not callable(views):
+            raise InputError(f"a {type(views).__name__} makes no views", where="views", remedy="give Augmentation(…) or a function")
+        inputs, labels, weights = self.inputs, self.labels, self.weights
         named = [*flatten_tree(inputs, "inputs"), *flatten_tree(labels, "labels"), *flatten_tree(weights, "weights")]
         self._length = len(named[0][1]) if named else 0
         if self._length == 0:
@@ -145,6 +168,10 @@ class TensorData:
                     where="data",
                     remedy="give tensors of equal length",
                 )
+        if not named[0][0].startswith("inputs"):
+            raise InputError("there are no inputs", where="inputs", remedy="give a tensor [N, …], or a nest of tensors")
+        if weights is not None and (weights.ndim != 1 or not bool((weights >= 0).all()) or not bool(weights.isfinite().all())):
+            raise InputError("a weight is no number from 0", where="weights", remedy="one finite number from 0 a sample, [N]")
 
     def __len__(self) -> int:
         return self._length
@@ -165,8 +192,12 @@ class TensorData:
     def batch(self, indices: Tensor, seeds: Tensor | None) -> Batch:
         """See :class:`ReplayableData`."""
         views = self.views if seeds is not None else None
+        try:
+            inputs = map_tree(lambda leaf: leaf[indices], self.inputs)
+        except IndexError as error:
+            raise InputError(f"no such sample among {len(self)}: {error}", where="data", remedy="count samples from 0") from error
         batch = Batch(
-            map_tree(lambda leaf: leaf[indices], self.inputs),
+            inputs,
             map_tree(lambda leaf: leaf[indices], self.labels),
             ids=indices,
             seeds=torch.zeros_like(indices) if views is None else seeds,
@@ -182,6 +213,27 @@ def hash64(values: np.ndarray) -> np.ndarray:
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         return z ^ (z >> np.uint64(31))
+
+
+class BatchOrder(Protocol):
+    """Which samples and views each pass of a run takes: a function of the number of the pass alone."""
+
+    length: int
+    batch_size: int
+    views: int
+    view_seed: int
+
+    def step(self, number: int) -> tuple[Tensor, Tensor]:
+        """(sample numbers [B], view seeds [B]) of pass ``number`` (from 0), int64."""
+        ...
+
+    def covering(self, cycle: int) -> int | None:
+        """How many passes show each sample in ``cycle`` views; None: this depends on the run."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """What :func:`order_of` makes the same order from."""
+        ...
 
 
 class SampleOrder:
@@ -230,3 +282,36 @@ class SampleOrder:
             missing -= len(parts[-1][0])
             epoch, offset = epoch + 1, 0
         return torch.cat([part[0] for part in parts]).long(), torch.cat([part[1] for part in parts]).long()
+
+    def covering(self, cycle: int) -> int | None:
+        """See :class:`BatchOrder`."""
+        return -(-cycle * self.length // self.batch_size)
+
+    def facts(self) -> dict[str, Any]:
+        """See :class:`BatchOrder`."""
+        return {name: getattr(self, name) for name in ("length", "batch_size", "seed", "views", "view_seed")}
+
+
+def order_of(
+    data: ReplayableData,
+    batch_size: int,
+    seed: int,
+    views: int = 0,
+    view_seed: int | None = None,
+    steps: int = 1,
+    accumulate: int = 1,
+    length: int | None = None,
+) -> BatchOrder:
+    """Which samples of ``data``, in which views, each pass of a run takes: what its ``sample_order`` says, where it has
+    one, else a :class:`SampleOrder`.
+
+    Args:
+        data: the samples.
+        batch_size, seed, views, view_seed: as in :class:`SampleOrder`.
+        steps, accumulate: the length of the run; data that change over a run are divided by it.
+        length: of the data; None: as it is.
+    """
+    own = getattr(data, "sample_order", None)
+    if own is not None:
+        return own(batch_size, seed, views, view_seed, steps, accumulate)
+    return SampleOrder(len(data) if length is None else length, batch_size, seed, views, view_seed)

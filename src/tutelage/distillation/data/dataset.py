@@ -22,6 +22,7 @@ from tutelage.distillation.data.seeding import (
     seed_generators,
 )
 from tutelage.errors import InputError, TutelageError
+from tutelage.fields import check_range
 from tutelage.storage import fingerprint
 
 READING = "seeded-items-1"
@@ -47,10 +48,8 @@ class Loading:
     context: str | None = None
 
     def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise InputError(f"{self.workers} workers", where="workers", remedy="0: read in this process, or more")
-        if self.prefetch < 1:
-            raise InputError(f"{self.prefetch} batches ahead", where="prefetch", remedy="at least 1")
+        check_range("workers", self.workers, 0, 10_000, whole=True)
+        check_range("prefetch", self.prefetch, 1, 10_000, whole=True)
         if self.context not in (None, "fork", "spawn", "forkserver"):
             raise InputError(
                 f"no way {self.context!r} to start a process",
@@ -112,7 +111,14 @@ class DatasetData:
                 where="data",
                 remedy="give a map-style torch Dataset, or TensorData(inputs, labels)",
             )
-        if len(dataset) == 0:
+        for name, function in (("views", views), ("collate_fn", collate_fn), ("reseed", reseed)):
+            if function is not None and not callable(function):
+                raise InputError(f"a {type(function).__name__} cannot be called", where=name, remedy="give a function")
+        try:
+            length = len(dataset)
+        except Exception as error:
+            raise unreadable(error, "the length") from error
+        if length == 0:
             raise InputError("the data holds no sample", where="data", remedy="check the path and the split")
         if plain is not None and len(plain) != len(dataset):
             raise InputError(

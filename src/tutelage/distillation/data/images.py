@@ -19,6 +19,7 @@ from torch import Tensor
 from tutelage.distillation.data.items import image_tensor
 from tutelage.distillation.data.object_hash import ObjectHash
 from tutelage.errors import InputError, did_you_mean
+from tutelage.fields import check_pair, check_range
 from tutelage.storage import fingerprint, read_json_lines
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM")
@@ -46,12 +47,10 @@ class ImageTransform:
     flip: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise InputError(f"{self.image_size} pixels", where="image_size", remedy="at least 1")
-        if not 0 <= self.flip <= 1:
-            raise InputError(f"no probability: {self.flip}", where="flip", remedy="0 to 1")
-        if self.crop_area is not None and not 0 < self.crop_area[0] <= self.crop_area[1] <= 1:
-            raise InputError(f"no range of shares: {self.crop_area}", where="crop_area", remedy="such as (0.35, 1.0)")
+        check_range("image_size", self.image_size, 1, 100_000, whole=True)
+        check_range("flip", self.flip, 0, 1)
+        if self.crop_area is not None:
+            check_pair("crop_area", self.crop_area, 1e-6, 1)
 
     @property
     def plain(self) -> ImageTransform:
@@ -119,7 +118,7 @@ class ImageFolder:
         if manifest is None:
             names, labels, self.classes = _from_folders(self.root, classes)
         else:
-            names, labels, self.classes = _from_manifest(self.root, Path(manifest), classes)
+            names, labels, self.classes = read_manifest(self.root, Path(manifest), classes)
         if limit is not None and limit < len(names):
             chosen = np.linspace(0, len(names) - 1, limit).astype(int).tolist()
             names = [names[number] for number in chosen]
@@ -220,7 +219,12 @@ def _images(folder: Path, root: Path) -> Iterator[str]:
                 yield file if below == "." else os.path.join(below, file)
 
 
-def _from_manifest(root: Path, manifest: Path, classes: Sequence[str] | None) -> Found:
+def read_manifest(root: Path, manifest: Path, classes: Sequence[str] | None) -> Found:
+    """The files that a manifest lists, relative to ``root``, and their labels.
+
+    Raises:
+        InputError: a wrong line; file and line are named.
+    """
     if not manifest.is_absolute() and (root / manifest).exists():
         manifest = root / manifest
     names: list[str] = []

@@ -197,10 +197,12 @@ def collate(pairs: Sequence[tuple[Any, Any]], numbers: Sequence[int], padding: P
     elif isinstance(inputs[0], Mapping) and "attention_mask" in inputs[0]:
         lengths = [len(item["attention_mask"]) for item in inputs]
         inputs = _masked_by_item(inputs, lengths)
-    labels = None
-    if any(pair[1] is not None for pair in pairs):
-        labels = [as_tensors(pair[1], f"{name}: labels", label=True) for pair, name in zip(pairs, names, strict=True)]
-        labels = _stack(_padded_labels(labels, lengths, padding or Padding()), names, "labels")
+    labels: Tree = None
+    if all(type(pair[1]) in (int, np.int64) for pair in pairs):  # what most data sets give: no tensor for each
+        labels = torch.tensor([int(pair[1]) for pair in pairs])
+    elif any(pair[1] is not None for pair in pairs):
+        listed = [as_tensors(pair[1], f"{name}: labels", label=True) for pair, name in zip(pairs, names, strict=True)]
+        labels = _stack(_padded_labels(listed, lengths, padding or Padding()), names, "labels")
     stacked = _stack(inputs, names, "inputs")
     if padding is not None and mask is not None:
         stacked = {**stacked, padding.mask: mask} if isinstance(stacked, Mapping) else (stacked, mask)

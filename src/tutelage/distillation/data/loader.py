@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tutelage.distillation.data import Batch, ReplayableData, SampleOrder
+from tutelage.distillation.data import Batch, BatchOrder, ReplayableData
 from tutelage.distillation.data.dataset import Loading
 from tutelage.errors import TutelageError
 from tutelage.workers import WorkerLost
@@ -33,7 +33,7 @@ class BatchLoader:
         pin_memory: whether batches go to a CUDA device.
     """
 
-    def __init__(self, data: ReplayableData, order: SampleOrder, passes: int, pin_memory: bool = False):
+    def __init__(self, data: ReplayableData, order: BatchOrder, passes: int, pin_memory: bool = False):
         self.data = data
         self.order = order
         self.passes = passes
@@ -103,7 +103,7 @@ def fetch(data: ReplayableData, requests: Sampler[Request], loading: Loading, pi
             raise _lost(error) from error
         if isinstance(batch, _Failed):
             raise batch.error
-        yield batch
+        yield batch.batch() if isinstance(batch, _Packed) else batch
 
 
 def _lost(error: RuntimeError) -> Exception:
@@ -123,16 +123,62 @@ class _Failed:
     error: TutelageError
 
 
+SMALL = 1 << 16
+"""Tensors of at most so many bytes travel as plain bytes. Each tensor in shared memory costs a file descriptor that the
+training process has to ask for: 0.3 ms of its time each, measured on labels, ids and seeds of a batch of 64."""
+
+_PLAIN = frozenset({torch.int64, torch.int32, torch.uint8, torch.bool, torch.float32, torch.float64, torch.float16})
+
+
+@dataclass(frozen=True)
+class _Small:
+    """A small tensor on its way to the training process."""
+
+    array: np.ndarray
+
+
+def _pack(tree: Any) -> Any:
+    if isinstance(tree, torch.Tensor):
+        small = tree.nbytes <= SMALL and tree.dtype in _PLAIN and tree.device.type == "cpu" and not tree.requires_grad
+        return _Small(tree.numpy()) if small else tree
+    if isinstance(tree, Mapping):
+        return {key: _pack(item) for key, item in tree.items()}
+    return type(tree)(_pack(item) for item in tree) if type(tree) in (list, tuple) else tree
+
+
+def _unpack(tree: Any) -> Any:
+    if isinstance(tree, _Small):
+        return torch.from_numpy(tree.array)
+    if isinstance(tree, Mapping):
+        return {key: _unpack(item) for key, item in tree.items()}
+    return type(tree)(_unpack(item) for item in tree) if type(tree) in (list, tuple) else tree
+
+
+class _Packed:
+    """A batch on its way to the training process."""
+
+    def __init__(self, batch: Batch):
+        self._parts = [_pack(getattr(batch, item.name)) for item in fields(Batch)]
+
+    def batch(self) -> Batch:
+        """The batch again."""
+        return Batch(*map(_unpack, self._parts))
+
+    def pin_memory(self) -> Batch:
+        """What the loader's thread asks for."""
+        return self.batch().pin_memory()
+
+
 class _Batches(Dataset[Any]):
     """The data as a dataset of whole batches: what a worker process reads."""
 
     def __init__(self, data: ReplayableData):
         self.data = data
 
-    def __getitem__(self, request: Request) -> Batch | _Failed:
+    def __getitem__(self, request: Request) -> _Packed | _Failed:
         indices, seeds = request
         try:
-            return self.data.batch(torch.from_numpy(indices), None if seeds is None else torch.from_numpy(seeds))
+            return _Packed(self.data.batch(torch.from_numpy(indices), None if seeds is None else torch.from_numpy(seeds)))
         except TutelageError as error:
             return _Failed(error)
 
@@ -140,7 +186,7 @@ class _Batches(Dataset[Any]):
 class _Passes(Sampler[Request]):
     """The passes ``first`` to ``last`` of an order."""
 
-    def __init__(self, order: SampleOrder, first: int, last: int):
+    def __init__(self, order: BatchOrder, first: int, last: int):
         self.order, self.first, self.last = order, first, last
 
     def __iter__(self) -> Iterator[Request]:

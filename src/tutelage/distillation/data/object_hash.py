@@ -1,19 +1,27 @@
-"""A hash of a Python object: of its class, its code and its state. It names what a dataset does without running it."""
+"""A hash of a Python object: of its class, its code and its state. It names what a dataset or a teacher does without
+running it."""
 
 from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
+import logging
 import random
+import socket
+import sys
+import threading
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from tutelage.errors import InputError
 
 LARGE = 1 << 20
 """Arrays of more bytes are hashed when the hash is asked for, not when the object is looked at."""
@@ -22,25 +30,37 @@ _LIBRARIES = {"builtins", "torch", "numpy", "PIL", "typing", "abc", "collections
 """Modules whose classes and functions are named, not hashed."""
 
 _RANDOM = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator, torch.Generator)
+_STATELESS = (*_RANDOM, types.ModuleType, logging.Logger, type(threading.Lock()), type(threading.RLock()))
+"""Objects whose state decides no answer, or must not: named by their class."""
+
+_OPAQUE = (io.IOBase, socket.socket)
+"""Objects that answer from outside this process."""
 
 
 class ObjectHash:
     """The hash of an object as it is now.
 
-    Covered: plain values, tensors and arrays (their bytes), containers, functions (code, defaults, closure, and the
-    functions and constants of their module that they use), and objects (the methods of their class, their
-    attributes). An object with an attribute ``fingerprint`` that is text is named by it. Not covered, and named by
-    their class alone: open files, handles of C libraries, random generators, and what ``cached_property`` keeps.
+    Covered: plain values, tensors and arrays (their bytes), containers, functions (code, defaults, closure, and what
+    they use of their module and of the user's other modules), networks (code, settings and weights), and other objects
+    (the methods of their class, their attributes). An object with an attribute ``fingerprint`` that is text is named by
+    it. Installed packages are named, not hashed. Not covered, and named by their class alone: random generators, locks
+    and what ``cached_property`` keeps; and those that ``opaque`` lists: open files, sockets, handles of C libraries.
 
     Everything but large arrays is read at once, so that what an object caches later does not change its hash.
+
+    Args:
+        value: the object.
+        weights: whether the parameters and buffers of networks count.
 
     Example:
         >>> ObjectHash([1, 2]).hexdigest() == ObjectHash([1, 2]).hexdigest()
         True
     """
 
-    def __init__(self, value: Any):
-        walk = _Walk(value)
+    def __init__(self, value: Any, weights: bool = True):
+        walk = _Walk(value, weights)
+        self.opaque = tuple(walk.opaque)
+        """The types of what could not be looked into."""
         self._looked_at = walk.digest.hexdigest()
         self._large = walk.large
 
@@ -52,10 +72,31 @@ class ObjectHash:
         return digest.hexdigest()
 
 
+def callable_fingerprint(function: Any, where: str, version: str | None = None) -> str:
+    """What names a callable's answers: its ``version`` if one is given, else the hash of its code and all it holds.
+
+    Raises:
+        InputError: without a version, it holds what cannot be looked into: an open connection, a handle of a C library.
+    """
+    if version is not None:
+        return version
+    found = ObjectHash(function)
+    if found.opaque:
+        name = getattr(function, "__qualname__", type(function).__qualname__)
+        raise InputError(
+            f"cannot tell when the answers of {name} change: it holds {', '.join(dict.fromkeys(found.opaque))}",
+            where=where,
+            remedy='give version="…", a name that you change whenever its answers may change',
+        )
+    return found.hexdigest()
+
+
 class _Walk:
     """One walk through an object: ``digest`` takes in everything but ``large``, the arrays left for later."""
 
-    def __init__(self, value: Any):
+    def __init__(self, value: Any, weights: bool):
+        self.weights = weights
+        self.opaque: list[str] = []
         self.digest = hashlib.blake2b(digest_size=8)
         self.large: list[Tensor | np.ndarray] = []
         self._seen: dict[int, int] = {}
@@ -73,6 +114,9 @@ class _Walk:
         if value is None or isinstance(value, (bool, int, float, complex, str, bytes, PurePath, type(...))):
             self._add(type(value).__name__, value if isinstance(value, bytes) else repr(value))
             return
+        if isinstance(value, tuple):  # equal ones are one: a default, and the same value given
+            self._sequence(value)
+            return
         if id(value) in self._seen:
             self._add("again", self._seen[id(value)])
             return
@@ -88,7 +132,7 @@ class _Walk:
             for key in sorted(value, key=lambda key: (type(key).__name__, repr(key) if _is_plain(key) else "")):
                 self._feed(key)
                 self._feed(value[key])
-        elif isinstance(value, (list, tuple)):
+        elif isinstance(value, list):
             self._sequence(value)
         elif isinstance(value, (set, frozenset)):
             self._add("set", *sorted(ObjectHash(item).hexdigest() for item in value))
@@ -101,8 +145,13 @@ class _Walk:
             self._feed(value.__self__)
         elif isinstance(value, functools.partial):
             self._feed((value.func, value.args, value.keywords))
+        elif isinstance(value, (types.BuiltinFunctionType, types.MethodWrapperType)):
+            self._add("builtin", value.__qualname__)
+            self._feed(None if isinstance(value.__self__, (types.ModuleType, type)) else value.__self__)
         elif isinstance(value, type):
             self._class(value)
+        elif isinstance(value, nn.Module):
+            self._network(value)
         else:
             self._object(value)
 
@@ -143,11 +192,9 @@ class _Walk:
                 self._feed(cell.cell_contents)
             except ValueError:  # a name that is not bound yet
                 self._add("empty cell")
-        for name in function.__code__.co_names:
-            used = function.__globals__.get(name)
-            own = getattr(used, "__module__", None) == function.__module__ and isinstance(used, (types.FunctionType, type))
-            if own or isinstance(used, (bool, int, float, str, tuple)):
-                self._feed(used)
+        for name, used in _used(function):
+            self._add(name)
+            self._feed(used)
 
     def _class(self, kind: type) -> None:
         self._add("class", kind.__qualname__)
@@ -160,13 +207,32 @@ class _Walk:
                     if isinstance(inner, types.FunctionType):
                         self._feed(inner)
 
+    def _network(self, network: nn.Module) -> None:
+        """Code, settings and weights, part by part; not the mode it is in, nor hooks."""
+        for name, part in network.named_modules():
+            self._add("part", name)
+            kind = type(part)
+            self._feed(kind)
+            state = {key: item for key, item in vars(part).items() if not key.startswith("_") and key != "training"}
+            if _library(kind.__module__) or _installed(kind.__module__):  # what a package keeps beside may change as it runs
+                state = {key: item for key, item in state.items() if _is_plain(item) or isinstance(item, types.FunctionType)}
+            self._feed(state)
+            if self.weights:
+                self._feed({**part._parameters, **part._buffers})
+
     def _object(self, value: Any) -> None:
         self._feed(type(value))
         self._add(getattr(value, "__name__", ""))
-        if isinstance(value, (*_RANDOM, types.ModuleType)):
+        if isinstance(value, _STATELESS):
             return
-        if not hasattr(value, "__dict__") and " at 0x" not in (text := repr(value)):
-            self._add(text)
+        if isinstance(value, _OPAQUE):
+            self.opaque.append(type(value).__qualname__)
+            return
+        if not hasattr(value, "__dict__"):
+            if " at 0x" not in (text := repr(value)):
+                self._add(text)
+            elif not any("__slots__" in vars(base) for base in type(value).__mro__):
+                self.opaque.append(type(value).__qualname__)
         state = dict(getattr(value, "__dict__", {}))
         for base in type(value).__mro__:
             names = vars(base).get("__slots__", ())
@@ -177,6 +243,47 @@ class _Walk:
                 if isinstance(member, functools.cached_property):
                     state.pop(name, None)
         self._feed(state)
+
+
+def _used(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
+    """What the code of ``function``, inner functions included, takes from its module and from the user's other modules."""
+    names: dict[str, None] = {}
+    codes = [function.__code__]
+    for code in codes:
+        names |= dict.fromkeys(code.co_names)
+        codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+    for name in names:
+        used = function.__globals__.get(name)
+        if isinstance(used, types.ModuleType):
+            if _users(used.__name__):
+                inside = ((f"{name}.{inner}", vars(used).get(inner)) for inner in names)
+                yield from ((inner, item) for inner, item in inside if _followed(item, function))
+        elif _followed(used, function):
+            yield name, used
+
+
+def _followed(used: Any, function: types.FunctionType) -> bool:
+    """Whether an object that ``function`` names is part of what it does: plain values, and whatever the user wrote."""
+    if isinstance(used, (bool, int, float, str, tuple)):
+        return True
+    if isinstance(used, (types.FunctionType, type)):
+        return used.__module__ == function.__module__ or _users(used.__module__)
+    if not _users(function.__module__):  # what a package keeps in its modules may change as it runs
+        return False
+    held = (Mapping, list, set, Tensor, np.ndarray, nn.Module, functools.partial, *_OPAQUE)
+    return isinstance(used, held) or _users(type(used).__module__)
+
+
+def _users(module: str | None) -> bool:
+    """Whether the user wrote it: no installed package, nor this one."""
+    return not (_library(module) or _installed(module) or (module or "").partition(".")[0] == "tutelage")
+
+
+@functools.lru_cache(maxsize=4096)
+def _installed(module: str | None) -> bool:
+    top = (module or "builtins").partition(".")[0]
+    file = str(getattr(sys.modules.get(top), "__file__", None) or "")
+    return top in sys.stdlib_module_names or "site-packages" in file or "dist-packages" in file
 
 
 def _bytes(array: Tensor | np.ndarray) -> memoryview:

@@ -8,23 +8,27 @@ from dataclasses import replace
 
 import torch
 
-from tutelage.distillation.data import Batch, ReplayableData, SampleOrder, flatten_tree
+from tutelage.distillation.data import Batch, BatchOrder, ReplayableData, flatten_tree
 from tutelage.distillation.data.dataset import DatasetData
 from tutelage.distillation.data.loader import BatchLoader
+from tutelage.distillation.data.subset import SubsetData
 from tutelage.errors import InputError
 
 
 def check_replay(data: ReplayableData, batch: Batch, count: int) -> None:
-    """Read the first ``count`` samples of ``batch`` twice, each by itself. Data of other kinds are not looked at.
+    """Read the first ``count`` samples of ``batch`` twice, each by itself. Data without a ``check_replay`` are not looked at.
 
     Raises:
         InputError: a sample read twice with one seed differs; it is named.
     """
-    if isinstance(data, DatasetData) and batch.ids is not None and batch.seeds is not None:
-        data.check_replay(batch.ids[:count].cpu(), batch.seeds[:count].cpu())
+    while isinstance(data, SubsetData):
+        data = data.source
+    check = getattr(data, "check_replay", None)
+    if check is not None and batch.ids is not None and batch.seeds is not None:
+        check(batch.ids[:count].cpu(), batch.seeds[:count].cpu())
 
 
-def check_worker(data: ReplayableData, order: SampleOrder) -> None:
+def check_worker(data: ReplayableData, order: BatchOrder) -> None:
     """Have a worker process read the first batch of ``order``, and compare it with what this process reads.
 
     Raises:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
 from torch.utils.data import (
     BatchSampler,
     DataLoader,
@@ -20,6 +22,7 @@ from tutelage.distillation.data import ReplayableData, TensorData
 from tutelage.distillation.data.dataset import DatasetData, Loading
 from tutelage.distillation.data.images import ImageFolder, ImageTransform
 from tutelage.distillation.data.stream import StreamData
+from tutelage.errors import InputError
 
 
 def as_data(source: Any, **options: Any) -> ReplayableData:
@@ -38,6 +41,12 @@ def as_data(source: Any, **options: Any) -> ReplayableData:
         return source
     if isinstance(source, (str, Path)):
         return DatasetData(ImageFolder(source), **options)
+    if source is None or isinstance(source, Mapping) or (isinstance(source, tuple) and any(isinstance(x, Tensor) for x in source)):
+        raise InputError(
+            "there is no data" if source is None else f"a {type(source).__name__} of tensors is no data set",
+            where="data",
+            remedy="TensorData(inputs, labels); several sources: CombinedData({name: data}); noise: Prior(shape)",
+        )
     if isinstance(source, DataLoader):
         return _from_loader(source, options)
     if type(source) is TensorDataset and len(source.tensors) <= 2 and not options:

@@ -1,7 +1,7 @@
 """Perception modules from transformers models, one file a skill. Needs the extra ``hf``.
 
-``open_module("VQA", "hf:Salesforce/blip-vqa-base@REVISION")`` is a module that both program languages can call and that a lesson
-can teach. Code that comes with a model is never run, and weights are read from safetensors alone.
+``open_module("VQA", "hf:Salesforce/blip-vqa-base@REVISION")`` is a module that both program languages can
+call and that a training job can train. Code that comes with a model is never run, and weights are read from safetensors alone.
 """
 
 from __future__ import annotations
@@ -17,10 +17,15 @@ __all__ = ["PREFIX", "HfModule", "Source", "resolve", "classes", "open_module"]
 
 def classes() -> list[type[HfModule]]:
     """Every class of module that wraps a transformers model, those for particular families first."""
-    from tutelage.modules.hf import depth, generative_vqa, image_text, loc, seg, vqa  # noqa: F401
+    from tutelage.modules.hf.depth import HfDepth
+    from tutelage.modules.hf.generative_vqa import Blip2, ChatVqa
+    from tutelage.modules.hf.image_text import HfMatch, HfScore, HfVerify
+    from tutelage.modules.hf.loc import GroundingDino, HfLoc, Owl, Owlv2
+    from tutelage.modules.hf.seg import ClipSeg, HfSeg, Sam
+    from tutelage.modules.hf.vqa import Blip, HfVqa, Vilt
 
-    found = [kind for kind in HfModule.kinds().values() if kind.name]
-    return sorted(found, key=lambda kind: not kind.families)
+    particular = [HfDepth, Vilt, Blip, Blip2, HfMatch, HfVerify, HfScore, Owl, Owlv2, GroundingDino, ClipSeg, Sam]
+    return [*particular, HfVqa, ChatVqa, HfLoc, HfSeg]
 
 
 def open_module(name: str, text: str, **settings: Any) -> HfModule:

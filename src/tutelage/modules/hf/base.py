@@ -25,7 +25,7 @@ MANY = "many/"
 """Before the name of an input of which an image has several, stacked without a dimension of their own (Qwen-VL's patches)."""
 ModelInputs = dict[str, Tensor]
 IN_MEMORY = 256 << 20
-"""Bytes of the calls' images that a batch holds in memory; more, a lesson's, lie in a temporary file."""
+"""Bytes of the calls' images that a batch holds in memory; more, a training job's, lie in a temporary file."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class HfConfig:
 @dataclass(frozen=True)
 class ResizedConfig(HfConfig):
     """``square``: each image is first padded to a square, with grey on the right or below, and brought to so many pixels a
-    side; 0: as it is. A lesson needs images of one shape, and many processors keep an image's proportions (ViLT's, Grounding
+    side; 0: as it is. A training job needs images of one shape, and many processors keep an image's proportions (ViLT's, Grounding
     DINO's, Qwen-VL's)."""
 
     square: int = 0
@@ -161,8 +161,8 @@ class HfModule(VisualModule):
         row = self.row(call)
         most = getattr(self.network.model.config.get_text_config(), "max_position_embeddings", None)
         if most is not None and _length(row) > most:
-            told = f"{_length(row)} tokens of text, the model reads at most {most}"
-            raise InputError(told, where=self.name, remedy="ask in fewer words")
+            message = f"{_length(row)} tokens of text, the model reads at most {most}"
+            raise InputError(message, where=self.name, remedy="ask in fewer words")
         return row
 
     def padding(self, name: str) -> tuple[str, int]:
@@ -199,16 +199,18 @@ class HfModule(VisualModule):
         return (value.is_floating_point() and name not in self.ragged) or name.startswith(MANY)
 
     def _unlike(self, name: str, shapes: Iterable[torch.Size]) -> InputError:
-        told = " and ".join(str(list(shape)) for shape in sorted(shapes))
-        remedy = "a lesson needs one shape, running does not: open the model with square=N, say 384"
-        return InputError(f"{self.name}: images become inputs {name} of shapes {told}", where=self.config.source, remedy=remedy)
+        described = " and ".join(str(list(shape)) for shape in sorted(shapes))
+        remedy = "a training job needs one shape, running does not: open the model with square=N, say 384"
+        return InputError(
+            f"{self.name}: images become inputs {name} of shapes {described}", where=self.config.source, remedy=remedy
+        )
 
     def encode(self, calls: Sequence[Call]) -> dict[str, Tensor]:
         """Calls as one batch, row i for call i; what the processor gives, by its own names.
 
         Raises:
             InputError: images of different shapes, or more text than the model reads.
-            StorageError: there is no room for the temporary file of a large lesson's images.
+            StorageError: there is no room for the temporary file of a large training job's images.
         """
         first = self._checked(calls[0])
         looks = {name: value for name, value in first.items() if self._is_image(name, value)}
@@ -324,10 +326,10 @@ def merged(found: Sequence[tuple[list[int], ModuleOutputs]]) -> ModuleOutputs:
     count = sum(len(places) for places, _ in found)
     values: list[Any] = [None] * count
     dists: list[dict[str, float] | None] = [None] * count
-    for places, said in found:
+    for places, outputs in found:
         for i, place in enumerate(places):
-            values[place] = said.values[i]
-            dists[place] = said.distributions[i] if said.distributions else None
+            values[place] = outputs.values[i]
+            dists[place] = outputs.distributions[i] if outputs.distributions else None
     return ModuleOutputs(values, dists)
 
 

@@ -54,9 +54,9 @@ class ChatVqa(HfVqa):
         """One turn: the image, then the question."""
         text = (self.config.prompt or self.question).format(question=call.args["question"])
         turn = {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}
-        asked = self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
+        own_text = self.processor.apply_chat_template([turn], add_generation_prompt=True, tokenize=False)
         images = [self.config.resize_with_padding(call.args["image"])]
-        return drop_batch_dim(self.processor(images=images, text=[asked], return_tensors="pt", add_special_tokens=False))
+        return drop_batch_dim(self.processor(images=images, text=[own_text], return_tensors="pt", add_special_tokens=False))
 
     def padding(self, name: str) -> tuple[str, int]:
         """On the left, for the answer follows on the right."""
@@ -95,10 +95,10 @@ class ChatDecoder(AnswerScorer):
 
 def repeated(memory: Any, times: int) -> Any:
     """A copy of a cache with each row ``times`` over; the tensors of the original stay as they are."""
-    mine = copy.copy(memory)
-    mine.layers = [copy.copy(layer) for layer in memory.layers]
-    mine.batch_repeat_interleave(times)
-    return mine
+    copied = copy.copy(memory)
+    copied.layers = [copy.copy(layer) for layer in memory.layers]
+    copied.batch_repeat_interleave(times)
+    return copied
 
 
 class Blip2(HfVqa):
@@ -122,8 +122,8 @@ class Blip2(HfVqa):
     def row(self, call: Call) -> ModelInputs:
         """BLIP-2 is asked "Question: … Answer:", InstructBLIP the question itself, as they were trained."""
         instructed = self.network.model.config.model_type == "instructblip"
-        asked = self.config.prompt or ("{question}" if instructed else "Question: {question} Answer:")
-        text = asked.format(question=call.args["question"])
+        template = self.config.prompt or ("{question}" if instructed else "Question: {question} Answer:")
+        text = template.format(question=call.args["question"])
         return drop_batch_dim(
             self.processor(images=self.config.resize_with_padding(call.args["image"]), text=text, return_tensors="pt")
         )

@@ -122,9 +122,11 @@ class HfMatch(ImageTextSimilarity):
         for row, (call, label) in enumerate(zip(calls, labels, strict=True)):
             options = list(call.args["options"])
             shares = label.probabilities or {label.value: 1.0}
-            for said in (label.value, *shares):
-                if said not in options:
-                    raise InputError(f"{said!r} is none of the options", where="MATCH", remedy=f"options: {', '.join(options)}")
+            for own_option in (label.value, *shares):
+                if own_option not in options:
+                    raise InputError(
+                        f"{own_option!r} is none of the options", where="MATCH", remedy=f"options: {', '.join(options)}"
+                    )
             hard[row] = options.index(label.value)
             for option, share in shares.items():
                 soft[row, options.index(option)] = share

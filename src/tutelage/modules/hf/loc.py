@@ -69,7 +69,10 @@ class HfLoc(HfModule):
         values = [
             half_crop(call) or self.boxes(found, call.args["image"]) for found, call in zip(heads["boxes"], calls, strict=True)
         ]
-        dists: list[dict[str, float] | None] = [{"found": box[0].score} if box else None for box in values]
+        rejected = heads["boxes"][..., 0].float().sigmoid().amax(1).tolist()  # the best score, where no box is returned
+        dists: list[dict[str, float] | None] = [
+            {"found": boxes[0].score if boxes else score} for boxes, score in zip(values, rejected, strict=True)
+        ]
         return ModuleOutputs(values, dists, None, heads)
 
     def boxes(self, found: Tensor, image: Image) -> list[Box]:
@@ -90,7 +93,7 @@ class Owl(HfLoc):
     """OWL-ViT: each patch of the image is compared with the phrase, and says a box."""
 
     families = ("owlvit",)
-    asked = "a photo of a {object}"
+    prompt_template = "a photo of a {object}"
 
     @classmethod
     def model_class(cls, kit: Any) -> Any:
@@ -139,7 +142,7 @@ class GroundingDino(Owl):
     """Grounding DINO: queries attend to the phrase's tokens, and name those they are like."""
 
     families = ("grounding-dino", "mm-grounding-dino")
-    asked = "{object}."
+    prompt_template = "{object}."
 
     @classmethod
     def build_network(cls, config: LocConfig, model: Any, processor: Any) -> nn.Module:
@@ -165,6 +168,8 @@ class TokenGroundingNetwork(PhraseNetwork):
     def logits(self, out: Any, batch: Mapping[str, Tensor]) -> Tensor:
         """[B, Q, 1]: the largest over the phrase's words; ends, dots and padding count for nothing."""
         ids = batch["input_ids"].to(out.logits.device)
-        said = ~torch.isin(ids, torch.tensor(self.ignored_ids, device=ids.device)) & batch["attention_mask"].to(ids.device).bool()
-        words = out.logits[..., : ids.shape[1]].masked_fill(~said[:, None], -torch.inf)
+        phrase_mask = (
+            ~torch.isin(ids, torch.tensor(self.ignored_ids, device=ids.device)) & batch["attention_mask"].to(ids.device).bool()
+        )
+        words = out.logits[..., : ids.shape[1]].masked_fill(~phrase_mask[:, None], -torch.inf)
         return words.amax(2, keepdim=True).clamp_min(MASKED_LOGIT)

@@ -51,17 +51,17 @@ class HfSeg(HfModule):
         with torch.no_grad():
             one = {key: value[:1] for key, value in inputs.items()}
             shape = self.forward(one)["masks"].shape[1:]
-        heat, asked = torch.zeros(len(calls), *shape), torch.zeros(len(calls), shape[0])
+        heat, has_label = torch.zeros(len(calls), *shape), torch.zeros(len(calls), shape[0])
         for row, (call, label) in enumerate(zip(calls, labels, strict=True)):
             wanted = self.requested_objects(call)
-            asked[row, : len(wanted)] = label.weight
+            has_label[row, : len(wanted)] = label.weight
             for at, thing in enumerate(label.value if wanted else ()):
                 place = min(at, len(wanted) - 1)
                 mask = self.add_padding(mask_of(thing, call.args["image"]))
                 small = F.interpolate(mask[None, None], shape[1:], mode="area")[0, 0]
                 heat[row, place] = torch.maximum(heat[row, place], small)
         weights = torch.tensor([label.weight for label in labels], dtype=torch.float32)
-        return TrainingExamples(inputs, {"masks": {"heat": heat, "asked": asked}}, weights)
+        return TrainingExamples(inputs, {"masks": {"heat": heat, "asked": has_label}}, weights)
 
     def add_padding(self, mask: Tensor) -> Tensor:
         """A mask [H, W] of the image as the part of the head's frame that it fills."""

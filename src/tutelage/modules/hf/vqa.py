@@ -66,15 +66,15 @@ class HfVqa(HfModule):
             return super().training_examples(calls, labels)
         inputs = self.encode(calls)
         if labels is None:
-            said = []
+            label_ids = []
             with torch.no_grad():
                 for at in range(0, len(calls), self.config.rows):  # the logits of all at once would fill the memory
                     heads = self.forward({key: value[at : at + self.config.rows] for key, value in inputs.items()})
-                    said += self.network.cut(heads["tokens"].argmax(-1)).tolist()
-            return TrainingExamples(inputs | {"written": padded_answers(said)}, {}, torch.ones(len(calls)))
+                    label_ids += self.network.cut(heads["tokens"].argmax(-1)).tolist()
+            return TrainingExamples(inputs | {"written": padded_answers(label_ids)}, {}, torch.ones(len(calls)))
         network: AnswerScorer = self.network
-        said = [answer_ids(self.processor.tokenizer, network.lead + str(label.value), network.end) for label in labels]
-        written = padded_answers(said)
+        label_ids = [answer_ids(self.processor.tokenizer, network.lead + str(label.value), network.end) for label in labels]
+        written = padded_answers(label_ids)
         weights = torch.tensor([label.weight for label in labels], dtype=torch.float32)
         return TrainingExamples(inputs | {"written": written}, {"tokens": {"tokens": written}}, weights)
 
@@ -153,8 +153,8 @@ class AnswerScorer(HfNetwork):
         super().__init__(model)
         self.names, self.max_tokens, self.at_once = tuple(config.answers), config.tokens, config.at_once
         self.ends, self.end, self.lead = frozenset(ends), ends[0], config.lead or lead
-        said = [answer_ids(tokenizer, self.lead + answer, self.end) for answer in self.names]
-        self.register_buffer("answers", padded_answers(said) if said else None, persistent=False)
+        answer_tokens = [answer_ids(tokenizer, self.lead + answer, self.end) for answer in self.names]
+        self.register_buffer("answers", padded_answers(answer_tokens) if answer_tokens else None, persistent=False)
 
     def prompt(self, inputs: Mapping[str, Tensor]) -> Prompt:
         """Read image and question, once."""
@@ -182,9 +182,9 @@ class AnswerScorer(HfNetwork):
         """The log-probability [B, A] of each answer with its end."""
         rows, parts = len(prompt.mask), []
         for ids in self.answers.split(self.at_once):
-            said = ids.repeat(rows, 1)
-            logits = self.continuation_logits(prompt, said.clamp(min=0), len(ids)).float()
-            lost = F.cross_entropy(logits.transpose(1, 2), said, ignore_index=PAD, reduction="none")
+            token_ids = ids.repeat(rows, 1)
+            logits = self.continuation_logits(prompt, token_ids.clamp(min=0), len(ids)).float()
+            lost = F.cross_entropy(logits.transpose(1, 2), token_ids, ignore_index=PAD, reduction="none")
             parts.append(-lost.sum(1).view(rows, len(ids)))
         return torch.cat(parts, 1)
 
@@ -241,13 +241,13 @@ class BlipNetwork(AnswerScorer):
     def continuation_logits(self, prompt: Prompt, ids: Tensor, answers: int) -> Tensor:
         """One pass of the decoder for each length of question: its attention to the question knows no mask (transformers
         5.23 gives it under a name that is not read), so padding must not be there at all."""
-        said = F.pad(ids[:, :-1], (1, 0), value=self.model.decoder_start_token_id).unflatten(0, (-1, answers))
+        decoder_ids = F.pad(ids[:, :-1], (1, 0), value=self.model.decoder_start_token_id).unflatten(0, (-1, answers))
         lengths = prompt.mask.sum(1)
         order, parts = [], []
         for length in lengths.unique():
             rows = (lengths == length).nonzero()[:, 0]
-            asked = prompt.memory[rows, : int(length)].repeat_interleave(answers, 0)
-            out = self.model.text_decoder(input_ids=said[rows].flatten(0, 1), encoder_hidden_states=asked, use_cache=False)
+            memory = prompt.memory[rows, : int(length)].repeat_interleave(answers, 0)
+            out = self.model.text_decoder(input_ids=decoder_ids[rows].flatten(0, 1), encoder_hidden_states=memory, use_cache=False)
             order.append(rows)
             parts.append(out.logits.unflatten(0, (-1, answers)))
         return torch.cat(parts)[torch.cat(order).argsort()].flatten(0, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from tutelage.programs.types import Module
 
 REQUIRED = ("nanodet", "efficientnet-lite0", "imagenet-names")
-"""The assets without which there is no packaged set; ``minilm``, ``selfie`` and the extra ``ocr`` are asked for when a call
+"""The assets without which there is no pretrained set; ``minilm``, ``selfie`` and the extra ``ocr`` are asked for when a call
 needs them."""
 
 

@@ -35,7 +35,7 @@ MEAN, STD = (103.53, 116.28, 123.675), (57.375, 57.12, 58.395)
 
 @dataclass(frozen=True)
 class NanoDetConfig(LocConfig):
-    """As :class:`LocConfig`; the threshold is ours (boxes are answers, not candidates), suppression as published."""
+    """As :class:`LocConfig`; the threshold is our choice (boxes are answers, not candidates), suppression as published."""
 
     classes: tuple[str, ...] = CLASSES
     width: int = 0
@@ -93,7 +93,7 @@ class NanoDet(Loc):
         Raises:
             InputError: always.
         """
-        raise InputError("the packaged detector cannot be taught", where=self.name, remedy="teach the embedded LOC, or your own")
+        raise InputError("the pretrained detector cannot be trained", where=self.name, remedy="teach the toy LOC, or your own")
 
     def classes_of(self, phrase: str) -> tuple[list[int], bool]:
         """Positions of the classes that ``phrase`` names, and whether it names exactly those."""
@@ -116,13 +116,19 @@ class NanoDet(Loc):
                 )
         return answers
 
-    def boxes(self, heads: Mapping[str, Tensor], calls: Sequence[Call], threshold: float) -> list[list[Box]]:
-        """Boxes scoring at least ``threshold`` on a class that is asked for, best first, overlaps suppressed."""
-        scores, side = heads["presence"].sigmoid(), self.config.pixels
+    def class_scores(self, heads: Mapping[str, Tensor], calls: Sequence[Call]) -> Tensor:
+        """How probable an object that the call asks for is in each cell, [B, cells]."""
+        scores = heads["presence"].sigmoid()
         member = torch.zeros(len(calls), scores.shape[2], dtype=torch.bool)
         for row, call in enumerate(calls):
             member[row, self.classes_of(call.args["object"])[0]] = True
-        best = scores.masked_fill(~member[:, None], 0).amax(2)
+        return scores.masked_fill(~member[:, None], 0).amax(2)
+
+    def boxes(
+        self, heads: Mapping[str, Tensor], calls: Sequence[Call], threshold: float, scores: Tensor | None = None
+    ) -> list[list[Box]]:
+        """Boxes scoring at least ``threshold`` on a class that is asked for, best first, overlaps suppressed."""
+        best, side = self.class_scores(heads, calls) if scores is None else scores, self.config.pixels
         rows, cells = (best >= threshold).nonzero(as_tuple=True)
         centers, strides = _cells(side)
         far = heads["bins"][rows, cells].softmax(-1) @ torch.arange(BINS, dtype=torch.float32) * strides[cells, None]

@@ -15,7 +15,7 @@ from tutelage.programs.types import Call, ModuleOutputs, RuntimeFailure, Signatu
 from tutelage.programs.values import Box, Image
 
 MIN_SCORE = 0.5
-"""The least score of a line that is read out (ours)."""
+"""The least score of a line that is read out (our choice)."""
 
 
 class TextLine(NamedTuple):

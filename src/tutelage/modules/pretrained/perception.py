@@ -1,4 +1,4 @@
-"""What the packaged networks see in a photograph, asked in batches: the ground that VQA, VERIFY and MATCH stand on.
+"""What the pretrained networks see in a photograph, asked in batches: the ground that VQA, VERIFY and MATCH stand on.
 
 ConSE (Norouzi et al., "Zero-Shot Learning by Convex Combination of Semantic Embeddings", ICLR 2014): a picture's vector is the
 mean of the embeddings of its ten most probable class names, weighted by their probabilities; a phrase fits as its own
@@ -27,7 +27,7 @@ from tutelage.storage import fingerprint
 TOP = 10
 """Class names that make a picture's vector."""
 MIN_PROBABILITY = 0.5
-"""The probability at which the classifier's word is taken (ours)."""
+"""The probability at which the classifier's word is taken (our choice)."""
 
 
 class PresenceScore(NamedTuple):

@@ -77,8 +77,8 @@ class PersonSegmenter:
         """What is seen, class by class."""
         threshold, names = self.detector.config.threshold, self.detector.config.classes
         present = (heads["presence"].sigmoid().amax((0, 1)) >= threshold).nonzero()[:, 0].tolist()
-        asked = [(names[i], Call("LOC", {"image": call.args["image"], "object": names[i]})) for i in present]
-        return [(name, box) for name, one in asked for box in self.detector.boxes(heads, [one], threshold)[0]]
+        box_calls = [(names[i], Call("LOC", {"image": call.args["image"], "object": names[i]})) for i in present]
+        return [(name, box) for name, one in box_calls for box in self.detector.boxes(heads, [one], threshold)[0]]
 
 
 def _objects(things: Sequence[tuple[str, Box]], people: np.ndarray | None) -> list[Object]:

@@ -1,6 +1,6 @@
 """VQA, VERIFY and MATCH on photographs, as far as a detector, a classifier and counted pixels can answer honestly.
 
-What they cannot answer they refuse, call by call, and say what would: no packaged network answers free questions. A word
+What they cannot answer they refuse, call by call, and say what would: no pretrained network answers free questions. A word
 that only ConSE could judge (``perception.py``: uncalibrated) is answered without a probability, and the call is marked as out of
 vocabulary, in the trace too.
 """
@@ -22,9 +22,9 @@ from tutelage.programs.types import Call, ModuleOutputs, ProgramFailure, Runtime
 from tutelage.programs.values import Image
 
 MIN_COLOR_SHARE = 0.2
-"""The share of pixels near the middle that lets a thing be called by a colour (ours)."""
+"""The share of pixels near the middle that lets a thing be called by a colour (our choice)."""
 MIN_COSINE = 0.45
-"""The cosine at which ConSE lets a phrase fit (ours, uncalibrated)."""
+"""The cosine at which ConSE lets a phrase fit (our choice, uncalibrated)."""
 
 
 class ParsedCall(NamedTuple):
@@ -71,29 +71,31 @@ class RuleBasedModule:
 
     def run(self, calls: Sequence[Call]) -> ModuleOutputs:
         """Answer ``calls``; one that cannot be read, or that needs an extra or an asset that is not here, fails alone."""
-        said = [Prediction(None)] * len(calls)
+        predictions = [Prediction(None)] * len(calls)
         groups: dict[Skill, list[tuple[int, ParsedCall]]] = {}
         for number, call in enumerate(calls):
             try:
-                skill, asked = self.parse(call)
-                groups.setdefault(skill, []).append((number, asked))
+                skill, parsed = self.parse(call)
+                groups.setdefault(skill, []).append((number, parsed))
             except ProgramFailure as failure:
-                said[number] = Prediction(failure.with_traceback(None))
+                predictions[number] = Prediction(failure.with_traceback(None))
         for skill, group in groups.items():
             try:
-                answers = skill(self, [asked for _, asked in group])
+                answers = skill(self, [parsed for _, parsed in group])
             except (MissingExtra, AssetNotFound) as error:
                 answers = [Prediction(RuntimeFailure(error.message, where=error.where or self.name, remedy=error.remedy))] * len(
                     group
                 )
             for (number, _), answer in zip(group, answers, strict=True):
-                said[number] = answer
-        return ModuleOutputs([it.value for it in said], [it.probabilities for it in said], [it.guessed for it in said])
+                predictions[number] = answer
+        return ModuleOutputs(
+            [it.value for it in predictions], [it.probabilities for it in predictions], [it.guessed for it in predictions]
+        )
 
     def refusal(self, what: str) -> RuntimeFailure:
         """A call that is not answered, and what would answer it."""
         return RuntimeFailure(
-            f"the packaged networks cannot answer {what}",
+            f"the pretrained networks cannot answer {what}",
             where=self.name,
             remedy="this question needs a VQA model: extra hf, --module DIR; docs/photos.md says what is answered",
         )
@@ -102,14 +104,16 @@ class RuleBasedModule:
         """``yes`` or ``no`` as the thing is in the image. A word that only a wider class covers is marked, and so is one that
         no network knows, which is left to ConSE."""
         images, things = [it.image for it in calls], [it.words[0] for it in calls]
-        said = []
+        predictions = []
         for image, thing, found in zip(images, things, self.perception.presence(images, things), strict=True):
             if found is None:
                 fits = float(self.perception.conse_similarity([image], [thing])[0, 0]) >= MIN_COSINE
-                said.append(Prediction(yes if fits else no, guessed=True))
+                predictions.append(Prediction(yes if fits else no, guessed=True))
             else:
-                said.append(Prediction(yes if found.enough else no, {"yes": found.share, "no": 1 - found.share}, not found.exact))
-        return said
+                predictions.append(
+                    Prediction(yes if found.enough else no, {"yes": found.share, "no": 1 - found.share}, not found.exact)
+                )
+        return predictions
 
 
 class PhotoVqa(RuleBasedModule):
@@ -147,14 +151,14 @@ class PhotoVqa(RuleBasedModule):
 
     def choice(self, calls: Sequence[ParsedCall]) -> list[Prediction]:
         """One of two words: of colours the one of more pixels; of things the likelier by ConSE."""
-        said = []
+        predictions = []
         for image, options in calls:
             if set(options) <= set(COLORS):
                 shares = color_shares(image)
-                said.append(Prediction(max(options, key=shares.__getitem__)))
+                predictions.append(Prediction(max(options, key=shares.__getitem__)))
             else:
-                said.append(Prediction(self.perception.best_match([image], options)[0], guessed=True))
-        return said
+                predictions.append(Prediction(self.perception.best_match([image], options)[0], guessed=True))
+        return predictions
 
     def there(self, calls: Sequence[ParsedCall]) -> list[Prediction]:
         """Whether a thing is there, yes or no."""
@@ -162,30 +166,30 @@ class PhotoVqa(RuleBasedModule):
 
     def kind(self, calls: Sequence[ParsedCall]) -> list[Prediction]:
         """What it is: of a group that COCO has (animals, vehicles …) the class that is seen best; else as :meth:`what`."""
-        said = self.what(calls)
+        predictions = self.what(calls)
         for number, (it, scores) in enumerate(zip(calls, self.perception.scores([it.image for it in calls]))):
             group = GROUPS.get(singular(it.words[0]), ())
             best = max(group, key=lambda name: float(scores[CLASSES.index(name)]), default=None)
             if best is not None and float(scores[CLASSES.index(best)]) >= self.perception.detector.config.threshold:
-                said[number] = Prediction(best)
+                predictions[number] = Prediction(best)
             elif group:
-                said[number] = Prediction(
+                predictions[number] = Prediction(
                     RuntimeFailure(f"no {it.words[0]} is seen", where=self.name, remedy="ask what is in the picture")
                 )
-        return said
+        return predictions
 
     def what(self, calls: Sequence[ParsedCall]) -> list[Prediction]:
         """The classifier's name for the picture where it is sure; else what the detector sees, best first; else that name."""
-        images, said = [it.image for it in calls], []
+        images, predictions = [it.image for it in calls], []
         for classes, scores in zip(self.perception.classes(images), self.perception.scores(images), strict=True):
             sure, name = float(classes.max()), self.perception.classifier.config.answers[int(classes.argmax())]
             seen = [i for i in scores.argsort(descending=True).tolist() if scores[i] >= self.perception.detector.config.threshold]
             if sure >= MIN_PROBABILITY or not seen:
-                said.append(Prediction(name, {name: sure}))
+                predictions.append(Prediction(name, {name: sure}))
             else:
                 text = ", ".join(CLASSES[i] for i in seen)
-                said.append(Prediction(text, {text: float(scores[seen].prod())}))
-        return said
+                predictions.append(Prediction(text, {text: float(scores[seen].prod())}))
+        return predictions
 
 
 _PICTURE = r"(?:this|the) (?:image|picture|photo|photograph|scene)"
@@ -250,9 +254,9 @@ class PhotoMatch(RuleBasedModule):
 
     def best_match(self, calls: Sequence[ParsedCall]) -> list[Prediction]:
         """The best option of each image; images with the same options as one batch."""
-        said = [Prediction(None)] * len(calls)
+        predictions = [Prediction(None)] * len(calls)
         for options in dict.fromkeys(it.words for it in calls):
             numbers = [number for number, it in enumerate(calls) if it.words == options]
             for number, best in zip(numbers, self.perception.best_match([calls[number].image for number in numbers], options)):
-                said[number] = Prediction(best)
-        return said
+                predictions[number] = Prediction(best)
+        return predictions

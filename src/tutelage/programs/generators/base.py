@@ -1,6 +1,6 @@
 """What every writer of programs is: requests go in, drafts come out; the rule-based writers behind that one door.
 
-A writer never checks its texts: a draft is parsed by whoever runs it, and what does not parse is a typed failure there.
+A writer never checks its texts: a candidate is parsed where it is run, and what does not parse is a typed failure there.
 """
 
 from __future__ import annotations

@@ -125,14 +125,14 @@ class CompletionCache:
         Raises:
             StaleError: the entry is not one of ours.
         """
-        asked = _request_json(settings, request)
-        key = fingerprint(asked)
+        own_key = _request_json(settings, request)
+        key = fingerprint(own_key)
         found = self._store.get(key, ".json")
         if found is None:
             return None
         try:
             entry = parse_json(found, self._store.path(key, ".json"))
-            if entry["asked"] != asked:
+            if entry["asked"] != own_key:
                 raise ValueError("it answers another prompt")
             check_field(entry["answer"], "text", str, where="answer")
             return Completion(**entry["answer"])

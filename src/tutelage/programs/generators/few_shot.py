@@ -10,7 +10,7 @@ A file of examples is plain text::
 
 ``NlvrStatement:`` stands where a sentence about two images is to be judged. A program ends where the next question begins.
 Examples are parsed when they are read: one that does not hold is an error that names its line.
-Random examples follow VisProg (Gupta and Kembhavi, CVPR 2023), which draws new ones for each run; the texts are ours.
+Random examples follow VisProg (Gupta and Kembhavi, CVPR 2023), which draws new ones for each run; the texts are our choice.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from tutelage.errors import InputError
-from tutelage.programs import viper, visprog
 from tutelage.programs.generators.base import FailedProgram, GenerationRequest, Parser
 from tutelage.programs.generators.embedding import Embed, hashed_words
+from tutelage.programs.languages import LANGUAGES, parser_for
 from tutelage.programs.types import ParseFailure, ProgramFailure, Signature, UnknownModule
 from tutelage.programs.viper_api import NEEDS, stub
 from tutelage.seeds import derive
@@ -137,8 +137,8 @@ def _blocks(path: Path) -> list[tuple[Example, int]]:
 
 def rules_of(dsl: str, signatures: Mapping[str, Signature]) -> str:
     """The language in words: the shipped rules without lines that need an absent module, then modules they do not name."""
-    told = {*NEEDS.values(), *(match[1] for name in ("visprog", "viper") for match in _NEEDS.finditer(_rules_text(name)))}
-    others = sorted(signatures.keys() - told)
+    own_needs = {*NEEDS.values(), *(match[1] for name in ("visprog", "viper") for match in _NEEDS.finditer(_rules_text(name)))}
+    others = sorted(signatures.keys() - own_needs)
     lines = list[str]()
     for line in _rules_text(dsl).splitlines():
         needs = _NEEDS.fullmatch(line)
@@ -229,10 +229,10 @@ class PromptBuilder:
 
     def repair(self, failed: FailedProgram) -> Prompt:
         """The prompt that shows a failed program and its error, and asks for a better one."""
-        asked = self.prompt(failed.request)
+        prompt = self.prompt(failed.request)
         place = f"{failed.failure.where}: " if failed.failure.where is not None else ""
-        told = f"This program fails ({failed.failure.kind}). {place}{failed.failure.message}\nWrite the whole program again."
-        return Prompt(asked.rules, (*asked.turns, failed.text, told))
+        instruction = f"This program fails ({failed.failure.kind}). {place}{failed.failure.message}\nWrite the whole program again."
+        return Prompt(prompt.rules, (*prompt.turns, failed.text, instruction))
 
     def _rules_and_examples(self, request: GenerationRequest) -> tuple[str, Choose]:
         key = (request.dsl, request.inputs)
@@ -258,7 +258,7 @@ class PromptBuilder:
 
     @cached_property
     def _parsers(self) -> dict[str, Parser[Any]]:
-        return {"visprog": visprog.Parser(self.signatures), "viper": viper.Parser(self.signatures)}
+        return {dsl: parser_for(dsl, self.signatures) for dsl in LANGUAGES}
 
 
 def _question(text: str, inputs: tuple[str, ...]) -> str:

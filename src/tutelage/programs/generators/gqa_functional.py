@@ -2,7 +2,7 @@
 
 A selection is kept as a phrase until something is asked of it, so that filters become adjectives of the phrase that is
 looked for (a detector has no filter). ``count``, ``more`` and ``fewer`` are our extensions of GQA's operations.
-Source of the operations: Hudson and Manning, "GQA", CVPR 2019. The translation is ours.
+Source of the operations: Hudson and Manning, "GQA", CVPR 2019. The translation is our choice.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A grammar that turns questions into programs of both languages, by rules alone.
 
-It reads the questions of the embedded world and GQA's phrasing of the same types, NLVR2-style statements about a left
-and a right image, and every question of easy-VQA (there, images show one shape: ``single=True``). All rules are ours.
+It reads the questions about synthetic scenes and GQA's phrasing of the same types, NLVR2-style statements about a left
+and a right image, and every question of easy-VQA (there, images show one shape: ``single=True``). All rules are our choice.
 """
 
 from __future__ import annotations
@@ -121,8 +121,8 @@ def _compare_count(c: ProgramBuilder, m: re.Match[str]) -> ProgramPair:
 
 @_rule(r"(?:is|are) the <a:N> <x:W> (?P<w>and|or) (?:is |are )?the <b:N> <y:W>")
 def _logic(c: ProgramBuilder, m: re.Match[str]) -> ProgramPair:
-    said = [c.verify(c.crop(c.locate(c.view(), m[n])), m[n], m[word]) for n, word in ("ax", "by")]
-    return c.finish_boolean(BooleanExpr(f"{{{said[0]}}} {m['w']} {{{said[1]}}}"))
+    truths = [c.verify(c.crop(c.locate(c.view(), m[n])), m[n], m[word]) for n, word in ("ax", "by")]
+    return c.finish_boolean(BooleanExpr(f"{{{truths[0]}}} {m['w']} {{{truths[1]}}}"))
 
 
 def _write_same(c: ProgramBuilder, m: re.Match[str], sign: str) -> ProgramPair:
@@ -230,19 +230,19 @@ def _number(text: str) -> int:
 
 @_rule(r"the <a:N> in the left image and the <b:N> in the right image (?:have|are) (?P<w>the same|different) <k:K>s?")
 def _pair_same(c: ProgramBuilder, m: re.Match[str]) -> ProgramPair:
-    asked = []
+    answers = []
     for side, noun in (("LEFT", m["a"]), ("RIGHT", m["b"])):
-        asked.append(c.ask(c.crop(c.locate(c.view(side), noun)), attribute_question(m["k"], noun)))
-    return c.finish_boolean(BooleanExpr(f"{{{asked[0]}}} {'!=' if m['w'] == 'different' else '=='} {{{asked[1]}}}"))
+        answers.append(c.ask(c.crop(c.locate(c.view(side), noun)), attribute_question(m["k"], noun)))
+    return c.finish_boolean(BooleanExpr(f"{{{answers[0]}}} {'!=' if m['w'] == 'different' else '=='} {{{answers[1]}}}"))
 
 
 @_rule(r"the <a:N> in the <s:SIDE> image is <x:W>(?: (?P<w>and|or) the <b:N> in the <t:SIDE> image is <y:W>)?")
 def _pair_claims(c: ProgramBuilder, m: re.Match[str]) -> ProgramPair:
-    said = []
+    truths = []
     for noun, side, word in (m.group("a", "s", "x"), m.group("b", "t", "y")):
         if noun is not None:
-            said.append(c.verify(c.crop(c.locate(c.view(side.upper()), noun)), noun, word))
-    return c.finish_boolean(BooleanExpr(f" {m['w']} ".join(f"{{{number}}}" for number in said)))
+            truths.append(c.verify(c.crop(c.locate(c.view(side.upper()), noun)), noun, word))
+    return c.finish_boolean(BooleanExpr(f" {m['w']} ".join(f"{{{number}}}" for number in truths)))
 
 
 @_rule(r"there are (?P<w>more|fewer) <n:N> in the <s:SIDE> image than in the <t:SIDE> image")

@@ -67,12 +67,12 @@ class LLMGenerator:
 
     def _completion_request(self, prompt: Callable[[], Prompt], sample: int = 0, n: int = 1) -> CompletionRequest | ProgramFailure:
         try:
-            asked = prompt()
+            messages = prompt()
         except ParseFailure as failure:
             return failure
         if n == 1 or self._temperature == 0:
-            return CompletionRequest(asked)
-        return CompletionRequest(asked, self._temperature, derive(self._seed, "sampled programs", sample) % 2**31)
+            return CompletionRequest(messages)
+        return CompletionRequest(messages, self._temperature, derive(self._seed, "sampled programs", sample) % 2**31)
 
     def _complete(self, requests: Sequence[CompletionRequest | ProgramFailure]) -> list[Completion | ProgramFailure]:
         known: dict[CompletionRequest, Completion | ProgramFailure] = {}

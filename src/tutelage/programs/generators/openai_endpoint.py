@@ -225,23 +225,23 @@ class Endpoint:
         except (httpx.TransportError, httpx.DecodingError, httpx.StreamError, RuntimeError) as error:
             raise RetryableError("connection", f"{type(error).__name__}: {error}") from None
         # Some endpoints quote the key in their errors: it goes no further.
-        said = bytes(content).replace(self._key.encode(), b"\xe2\x80\xa6") if self._key else bytes(content)
+        own_body = bytes(content).replace(self._key.encode(), b"\xe2\x80\xa6") if self._key else bytes(content)
         if response.status_code != 200:
-            self._refused(response.status_code, response.headers, said, address)
-        return read_completion(said, self.options.api)
+            self._refused(response.status_code, response.headers, own_body, address)
+        return read_completion(own_body, self.options.api)
 
     def _refused(self, status: int, headers: Mapping[str, str], content: bytes, address: str) -> None:
         """Raise what the status means."""
-        told = f"HTTP {status}: {_error_text(content)}"
+        message = f"HTTP {status}: {_error_text(content)}"
         if status in _RETRIED or status >= 500:
-            raise RetryableError(str(status), told, retry_after(headers.get("retry-after")))
+            raise RetryableError(str(status), message, retry_after(headers.get("retry-after")))
         if status in _OWN_FAULT:
             with self._lock:
                 self.faults[str(status)] += 1
             remedy = "shorten the prompt; or does the endpoint not know a setting, such as probabilities?"
-            raise GenerationFailed(told, where=self.options.url, remedy=remedy)
+            raise GenerationFailed(message, where=self.options.url, remedy=remedy)
         remedy = f"set {self.options.key_variable}" if status in (401, 403) else "check the address and the model's name"
-        raise InputError(told, where=address, remedy=remedy)
+        raise InputError(message, where=address, remedy=remedy)
 
 
 def retry_after(header: str | None, now: Callable[[], float] = time.time) -> float | None:
@@ -278,8 +278,8 @@ def read_completion(content: bytes, api: str = "chat") -> Completion:
     message = choice.get("message") if api == "chat" else choice
     text = message.get("content" if api == "chat" else "text") if isinstance(message, dict) else None
     if not isinstance(text, str):
-        told = message.get("refusal") if isinstance(message, dict) else None
-        raise GenerationFailed(f"the model gave no text: {_whole(told or choice.get('finish_reason'))[:200]}")
+        refusal = message.get("refusal") if isinstance(message, dict) else None
+        raise GenerationFailed(f"the model gave no text: {_whole(refusal or choice.get('finish_reason'))[:200]}")
     usage = usage if isinstance(usage, dict) else {}
     tokens_in, tokens_out = (_count(usage.get(name)) for name in ("prompt_tokens", "completion_tokens"))
     finish, model = _whole(choice.get("finish_reason") or "stop"), _whole(answer.get("model", ""))

@@ -1,7 +1,7 @@
 """One question in many wordings, read from ``paraphrases.txt``, and pairs of a question and its program made of them.
 
 A form has one wording that the grammar reads, which gives the program, and others that mean the same; some of these are
-held out, to be tried only on a writer that never saw them. Forms and words are ours.
+held out, to be tried only on a writer that never saw them. Forms and words are our choice.
 """
 
 from __future__ import annotations

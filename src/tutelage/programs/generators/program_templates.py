@@ -2,7 +2,7 @@
 
 A line of a VisProg program becomes a template in which each argument that the question itself names is a hole, ``@``:
 ``BOX0=LOC(image=IMAGE,object='@')``. So a writer may predict lines from a closed set and copy the arguments from the
-question, whatever words those are. All of it is ours.
+question, whatever words those are. All of it is our choice.
 """
 
 from __future__ import annotations
@@ -110,8 +110,8 @@ def to_program_pair(program: str, inputs: tuple[str, ...] = ("IMAGE",)) -> Progr
                 case "VQA":
                     answers[step.target] = composer.ask(views[given["image"]], given["question"]), False
                 case "VERIFY":
-                    said = composer.verify(views[given["image"]], given["object"], given["property"])
-                    answers[step.target] = said, True
+                    verified = composer.verify(views[given["image"]], given["object"], given["property"])
+                    answers[step.target] = verified, True
                 case "COUNT":
                     answers[step.target] = composer.count(boxes[given["box"]]), False
                 case "EVAL":

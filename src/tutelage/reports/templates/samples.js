@@ -75,15 +75,15 @@
   /** One sentence on where the program went wrong. */
   function story(sample) {
     const { before, after } = sample.arms, first = sample.steps.find((step) => step.wrong);
-    const after_words = after.correct ? "After teaching the program is right." : `After teaching it still answers ${text(after.answer)}.`;
+    const after_words = after.correct ? "After training the program is right." : `After training it still answers ${text(after.answer)}.`;
     if (!first) {
-      if (before.correct && after.correct) return el("p.story.fine", {}, "Right before and after teaching.");
-      if (before.correct) return el("p.story", {}, `Right before teaching; now the program answers ${text(after.answer)}.`);
-      return el("p.story", {}, `No single step is to blame for the wrong answer before teaching. ${after_words}`);
+      if (before.correct && after.correct) return el("p.story.fine", {}, "Right before and after training.");
+      if (before.correct) return el("p.story", {}, `Right before training; now the program answers ${text(after.answer)}.`);
+      return el("p.story", {}, `No single step caused the wrong answer before training. ${after_words}`);
     }
     const module = first.module || "the program", gold = first.gold != null && !hasBoxes(first) ? ` instead of ${text(first.gold)}` : "";
     const value = first.before && first.before.value !== undefined ? ` said ${text(first.before.value)}${gold}` : " failed";
-    return el(after.correct ? "p.story.fine" : "p.story", {}, `Before teaching it went wrong at step ${first.n + 1}: ${module}${value}. ${after_words}`);
+    return el(after.correct ? "p.story.fine" : "p.story", {}, `Before training it went wrong at step ${first.n + 1}: ${module}${value}. ${after_words}`);
   }
 
   function render(sample) {

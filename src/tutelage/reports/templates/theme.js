@@ -11,5 +11,12 @@
       root.dataset.theme = dark() ? "light" : "dark";
       keep(root.dataset.theme);
     });
+    for (const box of document.querySelectorAll(".scroll")) {  // a table wider than the screen says so
+      const hint = document.createElement("p");
+      hint.className = "more-columns";
+      hint.textContent = "More columns: scroll sideways →";
+      box.before(hint);
+      new ResizeObserver(() => { hint.hidden = box.scrollWidth <= box.clientWidth + 1; }).observe(box);
+    }
   });
 })();

@@ -60,7 +60,7 @@
     const figures = seen.filter(Boolean).map((svg) => el("figure", {}, svg));
     const call = line || `${step.module}(${args.map(([name, value]) => `${name}=${typeof value === "string" ? JSON.stringify(value) : isImage(value) ? "image" : say(value)}`).join(", ")})`;
     const answer = step.error ? el("span.flag", {}, step.error) : el("dl.said", {}, el("div", {}, el("dt", {}, "answer"), el("dd", {}, say(step.output))));
-    const side = el("div.side", {}, source(call), answer, step.out_of_vocabulary && el("span.flag", {}, "this module does not know all of these words"), distribution(step));
+    const side = el("div.side", {}, source(call), answer, step.out_of_vocabulary && el("span.flag", {}, "this module does not know all of these words"), isImage(step.output) && args.some(([, value]) => Array.isArray(value) && !value.length) && el("span.flag", {}, "a fallback: there was no box"), distribution(step));
     return el(`li.step${figures.length ? "" : ".plain"}`, {}, el("span.number", {}, String(step.step + 1)), figures.length > 0 && el("div.seen", {}, figures), side, el("time", {}, `${step.ms.toFixed(1)} ms`));
   }
 

@@ -5,7 +5,7 @@ no single step repairs the answer, and all together do, the credit is the Shaple
 
     phi_s = sum over S without s of |S|! (n - |S| - 1)! / n! (v(S + s) - v(S)),     v(S) = correct with S answered
 
-exact for six steps and fewer; beyond, the steps of a module are answered together and share its value (ours). Answers that
+exact for six steps and fewer; beyond, the steps of a module are answered together and share its value (our choice). Answers that
 stay wrong with every module's step true are the program's errors, and stand apart from the modules'.
 """
 
@@ -26,7 +26,7 @@ from tutelage.programs.scheduler import stream
 from tutelage.programs.trace import StepRecord, Trace
 from tutelage.programs.types import Call, Module, ProgramFailure, Value
 from tutelage.sdvp.attribution.sources import StepOracle
-from tutelage.sdvp.questions import ProgramParser, Question, score_answer
+from tutelage.sdvp.questions import ProgramParser, Question, language_of, score_answer
 
 MAX_STEPS = 6
 """More steps than these are grouped by module before their Shapley values are taken."""
@@ -108,7 +108,7 @@ class ErrorAttribution:
         return {name: value for name, value in asdict(replace(self, inputs={})).items() if name != "inputs"}
 
     def weight(self, record: StepRecord, floor: float = 0.25) -> float:
-        """How much a record should count in a lesson, in ``floor``..1 (ours): 1 for a call that alone spoils an answer,
+        """How much a record should count in a training job, in ``floor``..1 (our choice): 1 for a call that alone spoils an answer,
         ``floor`` for one without blame, or that was not looked into."""
         return floor + (1 - floor) * min(1.0, max(0.0, self.inputs.get(record.input_hash, 0.0)))
 
@@ -125,7 +125,7 @@ def attribute_errors(
     questions: Sequence[Question],
     modules: Mapping[str, Module],
     source: StepOracle,
-    dsl: str = "visprog",
+    dsl: str | None = None,
     *,
     cache: ResultCache | None = None,
     gold_programs: Mapping[str, str] | None = None,
@@ -134,7 +134,7 @@ def attribute_errors(
     """Blame the steps of ``questions``' wrong answers.
 
     Args:
-        questions: with answers; ``dsl`` names which of their programs is run.
+        questions: with answers; ``dsl`` names which of their programs is run (None: the language that most have a program in).
         modules: by name; the steps of those that are not symbolic may be answered by the source.
         source: :func:`gold_oracle`, :func:`teacher_oracle`, or your own.
         cache: results of earlier runs of the same modules; what comes before a swapped step is read from it.
@@ -150,6 +150,7 @@ def attribute_errors(
     for question in questions:
         if question.answer is None:
             raise InputError("the question has no answer, so no error", where=f"question {question.id}", remedy="leave it out")
+    dsl = dsl or language_of(questions)
     inquiry = _Attributor(questions, modules, source, dsl, cache if cache is not None else ResultCache(capacity=400_000))
     return inquiry.result(gold_programs, seed)
 
@@ -259,9 +260,9 @@ class _Attributor:
             groups = self._groups(i)
             for size in range(1, len(groups)):
                 plan += [(i, frozenset(chosen), groups) for chosen in combinations(range(len(groups)), size)]
-        asked = [(self.questions[i], _only(frozenset().union(*(groups[g] for g in chosen)))) for i, chosen, groups in plan]
+        jobs = [(self.questions[i], _only(frozenset().union(*(groups[g] for g in chosen)))) for i, chosen, groups in plan]
         value: dict[int, dict[frozenset[int], float]] = defaultdict(dict)
-        for (i, chosen, _), right in zip(plan, self.scores(asked), strict=True):
+        for (i, chosen, _), right in zip(plan, self.scores(jobs), strict=True):
             value[i][chosen] = right
         found: dict[int, dict[int, float]] = {}
         for i in wrong:
@@ -295,32 +296,32 @@ class _Attributor:
         for step in steps:
             shares[step.module, step.kind] += step.share
         rows = []
-        asked = {(r.module, q.kind) for q, t in zip(self.questions, self.base, strict=True) for r in t.steps}
-        for module in sorted(self.swappable & {name for name, _ in asked}):
+        seen = {(r.module, q.kind) for q, t in zip(self.questions, self.base, strict=True) for r in t.steps}
+        for module in sorted(self.swappable & {name for name, _ in seen}):
             perfect = self.scores([(q, _of(module)) for q in self.questions])
-            for kind in sorted({k for name, k in asked if name == module}):
+            for kind in sorted({k for name, k in seen if name == module}):
                 gain = self._gain(perfect, kind, seed)
                 errors = shares[module, kind]
                 rows.append(ModuleErrorRow(module, kind, errors, errors / max(1, wrong), gain.mean, gain.low, gain.high))
         return tuple(sorted(rows, key=lambda row: (-row.errors, -row.recoverable, row.module, row.kind)))
 
     def _gain(self, after: Sequence[float], kind: str, seed: int) -> Interval:
-        mine = [i for i, question in enumerate(self.questions) if question.kind == kind]
-        images = [self.questions[i].image_id or self.questions[i].id for i in mine]
-        return paired_bootstrap([100 * after[i] for i in mine], [100 * self.before[i] for i in mine], images, seed=seed)
+        indices = [i for i, question in enumerate(self.questions) if question.kind == kind]
+        images = [self.questions[i].image_id or self.questions[i].id for i in indices]
+        return paired_bootstrap([100 * after[i] for i in indices], [100 * self.before[i] for i in indices], images, seed=seed)
 
     def _kinds(self, fault: Mapping[int, str | None]) -> tuple[QuestionTypeSummary, ...]:
         members: dict[str, list[int]] = defaultdict(list)
         for i, question in enumerate(self.questions):
             members[question.kind].append(i)
         out = []
-        for kind, mine in sorted(members.items()):
-            counts = Counter(fault[i] for i in mine if i in fault)
-            before, after = [self.before[i] for i in mine], [self.after[i] for i in mine]
+        for kind, indices in sorted(members.items()):
+            counts = Counter(fault[i] for i in indices if i in fault)
+            before, after = [self.before[i] for i in indices], [self.after[i] for i in indices]
             out.append(
                 QuestionTypeSummary(
                     kind,
-                    len(mine),
+                    len(indices),
                     _points(before),
                     _points(after),
                     sum(counts.values()),

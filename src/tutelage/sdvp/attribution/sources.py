@@ -49,8 +49,8 @@ def gold_oracle(dsl: str = "visprog", programs: Mapping[str, str] | None = None)
 def _same_step(text: str, gold: str | None, call: Call, dsl: str) -> bool:
     if gold is None or dsl != "visprog":
         return text == gold
-    ours, theirs = text.splitlines(), gold.splitlines()
-    return call.step < min(len(ours), len(theirs)) and ours[call.step].strip() == theirs[call.step].strip()
+    lines, gold_lines = text.splitlines(), gold.splitlines()
+    return call.step < min(len(lines), len(gold_lines)) and lines[call.step].strip() == gold_lines[call.step].strip()
 
 
 def teacher_oracle(teachers: Mapping[str, ModuleTeacher] | Callable[[str], Mapping[str, ModuleTeacher]]) -> StepOracle:
@@ -60,12 +60,12 @@ def teacher_oracle(teachers: Mapping[str, ModuleTeacher] | Callable[[str], Mappi
     known: dict[tuple[str, str], CallLabel | None] = {}
 
     def prime(records: Sequence[StepRecord]) -> None:
-        asked: dict[ModuleTeacher, dict[str, Call]] = defaultdict(dict)
+        own_calls: dict[ModuleTeacher, dict[str, Call]] = defaultdict(dict)
         for record in records:
             teacher = of_task(record.origin.task).get(record.module)
             if teacher is not None:
-                asked[teacher][record.input_hash] = Call(record.module, record.args, record.step)
-        for teacher, calls in asked.items():
+                own_calls[teacher][record.input_hash] = Call(record.module, record.args, record.step)
+        for teacher, calls in own_calls.items():
             labels = teacher.label(list(calls.values()))
             known.update({(teacher.version, name): label for name, label in zip(calls, labels, strict=True)})
 

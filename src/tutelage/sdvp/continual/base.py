@@ -1,7 +1,7 @@
 """How old knowledge is kept beside, or instead of, self-distillation on replayed inputs.
 
-An option is plain settings; what it remembers of one module is made when a lesson begins. Options combine:
-``parse("self_distill+l2sp+lora")``. Strengths and sizes by default are ours.
+An option is plain settings; what it remembers of one module is made when a training job begins. Options combine:
+``parse("self_distill+l2sp+lora")``. Strengths and sizes by default are our choice.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ NO_STRATEGY = ContinualStrategy()
 
 @dataclass(frozen=True)
 class SelfDistill(ContinualStrategy):
-    """Keep what the module said to replayed inputs, on every head: the default way, and the lesson itself does it."""
+    """Keep what the module said to replayed inputs, on every head: the default way, and the training job itself does it."""
 
     name: ClassVar[str] = "self_distill"
     uses_self_distillation: ClassVar[bool] = True
@@ -181,8 +181,8 @@ class CombinedStrategy(ContinualStrategy):
         found = [penalty for option in self.options if (penalty := option.penalty(module, replay)) is not None]
         hiding = [option.name for option in self.options if option.hides_weights]
         if found and hiding:
-            told = f"{hiding[0]} hides the weights that another option measures"
-            raise InputError(told, where="retain", remedy="use lora in its place, or leave ewc and l2sp out")
+            message = f"{hiding[0]} hides the weights that another option measures"
+            raise InputError(message, where="retain", remedy="use lora in its place, or leave ewc and l2sp out")
         return PenaltySum(found) if found else None
 
     def labelled_examples(self, module: VisualModule) -> TrainingExamples | None:

@@ -44,7 +44,7 @@ class EWC(ContinualStrategy):
         return L2Penalty({name: (p, held[name]) for name, p in module.network.named_parameters() if name in held}, self.strength)
 
 
-def fisher(module: VisualModule, exercise: TrainingExamples, rows: int = 256, seed: int = 0) -> dict[str, Tensor]:
+def fisher(module: VisualModule, examples: TrainingExamples, rows: int = 256, seed: int = 0) -> dict[str, Tensor]:
     """The diagonal Fisher information of each parameter, per row: mean over rows x of ``E_y (d log p(y|x) / d theta)^2``.
 
     Classes are categorical, a logit, a heat-map's cells and a set's logits Bernoulli, sizes and boxes Gaussian of variance 1.
@@ -52,12 +52,12 @@ def fisher(module: VisualModule, exercise: TrainingExamples, rows: int = 256, se
     number. Answers of weight 0 (padding) do not count. Parameters that no head depends on are left out.
     """
     network = module.copy_network().eval().requires_grad_(True)
-    chosen = numpy_rng(seed, "fisher", module.name).permutation(len(exercise))[:rows].tolist()
+    chosen = numpy_rng(seed, "fisher", module.name).permutation(len(examples))[:rows].tolist()
     signs = torch_rng(seed, "fisher", "signs", module.name)
 
     def score(network: nn.Module, row: int) -> Tensor:
-        heads = network({key: value[row : row + 1] for key, value in exercise.inputs.items()})
-        weights = exercise.weights[row : row + 1]
+        heads = network({key: value[row : row + 1] for key, value in examples.inputs.items()})
+        weights = examples.weights[row : row + 1]
         scores = [sampled_score(kind, heads[head], weights, signs) for head, kind in module.heads.items()]
         return torch.stack(scores).sum()
 

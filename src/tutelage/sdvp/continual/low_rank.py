@@ -1,4 +1,4 @@
-"""Small trainable parts beside frozen weights: low-rank updates and residual adapters, merged when the lesson ends."""
+"""Small trainable parts beside frozen weights: low-rank updates and residual adapters, merged when the training job ends."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class LoRA(MergedStrategy):
 
 @dataclass(frozen=True)
 class Adapter(MergedStrategy):
-    """A residual adapter behind every linear layer and convolution, linear so that it can be merged (ours)."""
+    """A residual adapter behind every linear layer and convolution, linear so that it can be merged (our choice)."""
 
     name: ClassVar[str] = "adapter"
     rank: int = 4

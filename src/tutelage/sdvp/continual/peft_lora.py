@@ -51,8 +51,8 @@ class PeftLoRA(ContinualStrategy):
         known = [name for name, layer in untied_layers(student) if getattr(layer, "groups", 1) == 1]
         layers = [name for name in known if any(fnmatch(name, pattern) for pattern in self.targets)]
         if not layers:
-            told = f"no layer of {module.name} matches {', '.join(self.targets)}"
-            raise InputError(told, where="retain.peft", remedy=f"its layers: {', '.join(known[:5]) or 'none'} …")
+            message = f"no layer of {module.name} matches {', '.join(self.targets)}"
+            raise InputError(message, where="retain.peft", remedy=f"its layers: {', '.join(known[:5]) or 'none'} …")
         student.requires_grad_(False)
         config = peft.LoraConfig(
             r=self.rank,

@@ -1,17 +1,17 @@
-"""A stage learned from final answers alone: the fair rival of distillation, for its labels are the teachers' own."""
+"""A task learned from final answers alone: the fair rival of distillation, for its labels are the teachers' own."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tutelage import storage
 from tutelage.modules.visual_module import VisualModule
 from tutelage.programs.types import Module
-from tutelage.sdvp.compile import CompileResult, ModuleReport, SdvpOptions, SdvpTask, with_answers
 from tutelage.sdvp.final_answer.method import StepwiseWithFinalAnswer, train_jointly
+from tutelage.sdvp.options import SdvpOptions
+from tutelage.sdvp.task import CompileResult, ModuleReport, SdvpTask
 from tutelage.sdvp.teacher_check import TeacherCheck
 from tutelage.seeds import derive, numpy_rng
 
@@ -21,40 +21,35 @@ BATCH = 32
 
 def distill_from_answers(
     modules: Mapping[str, Module],
-    stage: SdvpTask,
+    task: SdvpTask,
     options: SdvpOptions = SdvpOptions(),  # noqa: B008  (frozen)
     folder: str | Path | None = None,
 ) -> CompileResult:
-    """Teach every module that has a teacher in ``stage``, together, by the final answers of its questions: no teacher is
-    asked, nothing is replayed and nothing guarded. The sample of questions is that of ``options.loss``.
+    """Teach every module that has a teacher in ``task``, together, by the final answers of its questions: no teacher is
+    sample, nothing is replayed and nothing guarded. The sample of questions is that of ``options.loss``.
 
     Raises:
         InputError: no question has an answer, or none can be reached.
     """
-    names = [name for name in options.order if name in stage.teachers] + sorted(set(stage.teachers) - set(options.order))
-    names = [name for name in names if not options.modules or name in options.modules]
-    place = Path(folder) / stage.name if folder is not None else None
+    names = task.module_names(options)
+    place = Path(folder) / task.name if folder is not None else None
     networks = {name: module for name in names if isinstance(module := modules[name], VisualModule)}
     if place is not None and (place / "taught.json").exists():
-        taught = {name: module.load_weights(place / name) for name, module in networks.items()}
+        distilled = {name: module.load_weights(place / name) for name, module in networks.items()}
         return CompileResult(
-            {**modules, **taught}, tuple(_read_report(found) for found in storage.read_json(place / "taught.json"))
+            {**modules, **distilled}, tuple(ModuleReport.from_json(row) for row in storage.read_json(place / "taught.json"))
         )
-    known = with_answers(stage)
+    known = task.answered_questions()
     most = options.loss.questions if isinstance(options.loss, StepwiseWithFinalAnswer.Config) else len(known)
-    chosen = sorted(numpy_rng(options.seed, "final", stage.name).permutation(len(known))[:most].tolist())
-    seed = derive(options.seed, stage.name, "final answers") % 2**31
+    chosen = sorted(numpy_rng(options.seed, "final", task.name).permutation(len(known))[:most].tolist())
+    seed = derive(options.seed, task.name, "final answers") % 2**31
     settings = replace(options.settings, seed=seed, batch_size=BATCH)
-    asked = [known[i] for i in chosen]
-    taught = train_jointly(asked, modules, names, settings, place / "lesson" if place is not None else None)
+    sample = [known[i] for i in chosen]
+    distilled = train_jointly(sample, modules, names, settings, place / "lesson" if place is not None else None)
     verdict = TeacherCheck(True, None, None, 0)
-    lessons = [ModuleReport(stage.name, name, "final answers", verdict, len(asked), len(asked)) for name in taught]
+    reports = [ModuleReport(task.name, name, "final answers", verdict, len(sample), len(sample)) for name in distilled]
     if place is not None:
-        for name, module in taught.items():
+        for name, module in distilled.items():
             module.save(place / name)
-        storage.write_json(place / "taught.json", lessons)
-    return CompileResult({**modules, **taught}, tuple(lessons))
-
-
-def _read_report(found: dict[str, Any]) -> ModuleReport:
-    return ModuleReport(**{**found, "verdict": TeacherCheck(**found["verdict"])})
+        storage.write_json(place / "taught.json", reports)
+    return CompileResult({**modules, **distilled}, tuple(reports))

@@ -135,8 +135,8 @@ def _add_fixed_distributions(
         ]
         for start in range(0, len(places), CHUNK):
             part = places[start : start + CHUNK]
-            asked = [graph.calls[n] for graph, n in part]
+            calls = [graph.calls[n] for graph, n in part]
             with torch.no_grad():
-                found = readers[name].distributions(module.forward(module.encode([one.call for one in asked])), asked)
+                found = readers[name].distributions(module.forward(module.encode([one.call for one in calls])), calls)
             for (graph, n), distribution in zip(part, found, strict=True):
                 graph.fixed_distributions[n] = distribution.clone()

@@ -47,10 +47,10 @@ def marginal(factors: Sequence[Factor], keep: int, order: Sequence[int]) -> Tens
     """
     left = list(factors)
     for variable in order:
-        mine = [factor for factor in left if variable in factor.variables]
+        factors_of_variable = [factor for factor in left if variable in factor.variables]
         left = [factor for factor in left if variable not in factor.variables]
-        scope = tuple(dict.fromkeys(v for factor in mine for v in factor.variables if v != variable))
-        left.append(Factor(scope, product(mine, scope)))
+        scope = tuple(dict.fromkeys(v for factor in factors_of_variable for v in factor.variables if v != variable))
+        left.append(Factor(scope, product(factors_of_variable, scope)))
     return product(left, (keep,))
 
 

@@ -73,7 +73,7 @@ class StepwiseWithFinalAnswer(StepwiseDistillation):
     @dataclass(frozen=True)
     class Config(StepwiseDistillation.Config):
         """mu: weight of the final answers; step: of the teacher's labels (0: final answers and self-distillation alone);
-        questions: how many answered questions a stage are used at most, and ``per_step``: a step (ours: a graph a question
+        questions: how many answered questions a stage are used at most, and ``per_step``: a step (our choice: a graph a question
         stays in memory, and graphs are what a step spends its time on)."""
 
         mu: float = 0.5
@@ -104,7 +104,7 @@ class StepwiseWithFinalAnswer(StepwiseDistillation):
 
 
 class StepAndFinalData:
-    """The rows of a stepwise lesson, and beside them ``questions`` questions a batch, drawn by view seed."""
+    """The rows of a stepwise training job, and beside them ``questions`` questions a batch, drawn by view seed."""
 
     def __init__(self, rows: TaskReplayData, final: FinalAnswerGraphs, questions: int):
         self.rows, self.final, self.questions = rows, final, questions
@@ -138,7 +138,7 @@ def make_final_answer_job(
     strategy: ContinualStrategy = NO_STRATEGY,
     name: str = "lesson",
 ) -> TrainingJob:
-    """The stepwise lesson of ``module`` with final answers beside it; ``final`` is prepared for this module alone."""
+    """The stepwise training job of ``module`` with final answers beside it; ``final`` is prepared for this module alone."""
     plain = make_job(module, task, replay, settings, config, strategy, name)
     assert isinstance(plain.data, TaskReplayData) and isinstance(plain.method, StepwiseDistillation)
     method = StepwiseWithFinalAnswer(module, final, config, strategy, plain.method.penalty)

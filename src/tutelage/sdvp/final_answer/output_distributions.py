@@ -71,10 +71,10 @@ class YesNoReader:
 
 
 class BoxReader:
-    """Boxes that exist independently: the peaks of the module's heat-maps as it stands, their places kept (ours).
+    """Boxes that exist independently: the peaks of the module's heat-maps as it stands, their places kept (our choice).
 
     A box exists with ``sigmoid(logit - logit(threshold))``: above one half where the module itself would give it. The
-    ``max_boxes`` best peaks of a call are considered, peaks below ``min_score`` are not (ours).
+    ``max_boxes`` best peaks of a call are considered, peaks below ``min_score`` are not (our choice).
     """
 
     def __init__(self, module: Loc, max_boxes: int = 8, min_score: float = 0.05):

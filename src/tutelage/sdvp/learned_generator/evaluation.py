@@ -28,8 +28,8 @@ def evaluation_sets(seed: int, config: GeneratorTraining = GeneratorTraining()) 
         "held-out wordings": list(paraphrases.make_pairs(forms, rng, 8, held_out=True)),
     }
     with contextlib.suppress(MissingExtra):
-        asked = sorted({sample.question for sample in easy_vqa.load("test")})
-        sets["easy-VQA"] = [QuestionProgramPair(question, "single", paraphrases.program(question, "single")) for question in asked]
+        texts = sorted({sample.question for sample in easy_vqa.load("test")})
+        sets["easy-VQA"] = [QuestionProgramPair(question, "single", paraphrases.program(question, "single")) for question in texts]
     return sets
 
 
@@ -43,9 +43,9 @@ def exact_match(generator: Callable[[bool], ProgramGenerator], pairs: Sequence[Q
     counts = dict.fromkeys(("exact", "written", "declined"), 0)
     refused = 0
     for single in (False, True):
-        mine = [pair for pair in pairs if (pair.about == "single") == single]
-        drafts = generator(single).generate([GenerationRequest(pair.question, "visprog", INPUTS[pair.about]) for pair in mine])
-        for pair, (draft, *_) in zip(mine, drafts, strict=True):
+        chosen = [pair for pair in pairs if (pair.about == "single") == single]
+        drafts = generator(single).generate([GenerationRequest(pair.question, "visprog", INPUTS[pair.about]) for pair in chosen])
+        for pair, (draft, *_) in zip(chosen, drafts, strict=True):
             declined = draft.failure is not None
             if pair.program is None:
                 refused += declined

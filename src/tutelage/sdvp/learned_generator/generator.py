@@ -243,9 +243,9 @@ class LearnedGenerator:
     def _declined(
         self, request: GenerationRequest, text: str, probability: float | None = None, passed: Sequence[str] = ()
     ) -> Candidate:
-        said = [("words it has never read", self.unknown_words(request.question)), ("words its program passes over", passed)]
-        told = "; ".join(f"{what}: {', '.join(map(repr, which))}" for what, which in said if which)
-        remedy = f"put it in other words ({told})" if told else "ask about what the image shows, in other words"
+        reasons = [("words it has never read", self.unknown_words(request.question)), ("words its program passes over", passed)]
+        message = "; ".join(f"{what}: {', '.join(map(repr, which))}" for what, which in reasons if which)
+        remedy = f"put it in other words ({message})" if message else "ask about what the image shows, in other words"
         failure = ParseFailure(f"the learned writer has no program for {request.question!r}", remedy=remedy)
         return Candidate(text, self.name, probability, failure)
 

@@ -69,8 +69,8 @@ class Seq2SeqNetwork(nn.Module):
         steps, width = previous.shape[1], memory.states.shape[2]
         places = (previous - self.lines - 1).clamp(min=0)[..., None].expand(-1, -1, width)
         words = self.copied(memory.states.gather(1, places))
-        told = torch.where(previous[..., None] > self.lines, words, self.line(previous.clamp(max=self.lines)))
-        out, state = self.hand(told, state)
+        embedded = torch.where(previous[..., None] > self.lines, words, self.line(previous.clamp(max=self.lines)))
+        out, state = self.hand(embedded, state)
         out = self.dropout(out)
         keys = memory.states.transpose(1, 2)
         absent = ~memory.mask[:, None]

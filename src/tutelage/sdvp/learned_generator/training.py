@@ -1,4 +1,4 @@
-"""How the learned writer is trained: on questions of the embedded world and on wordings of our own, by the one trainer."""
+"""How the learned writer is trained: on questions about synthetic scenes and on wordings of our own, by the one trainer."""
 
 from __future__ import annotations
 
@@ -147,9 +147,9 @@ def train_generator(seed: int = 0, config: GeneratorTraining = GeneratorTraining
         log_every=100,
     )
     result = train(TrainingJob(student, None, Seq2SeqTraining(), data, settings, "learned writer"))
-    taught = result.student
-    assert isinstance(taught, Seq2SeqNetwork)
-    return LearnedGenerator(codes, taught)
+    own_network = result.student
+    assert isinstance(own_network, Seq2SeqNetwork)
+    return LearnedGenerator(codes, own_network)
 
 
 def learned_generator(

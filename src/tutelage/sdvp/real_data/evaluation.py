@@ -58,8 +58,8 @@ def generate_programs(
     for number, part in _shards(items):
         file = folder / f"{number:05d}.jsonl"
         if not file.exists():
-            asked = [GenerationRequest(item.text, dsl, inputs, item.id) for item in part]
-            drafts = generator.generate(asked, n)
+            requests = [GenerationRequest(item.text, dsl, inputs, item.id) for item in part]
+            drafts = generator.generate(requests, n)
             rows = [{"id": item.id, **_row(found)} for item, found in zip(part, drafts, strict=True)]
             storage.write_json_lines(file, rows)
         for _, row in storage.read_json_lines(file):
@@ -149,8 +149,10 @@ class Evaluator:
     def _jobs(self, item: Item, texts: Sequence[str], parse: ProgramParser) -> Iterator[Job]:
         """A job a program; a record without one is a program that fails."""
         views = LazyImages(self.album, self.paths[item.id])
-        asked = [Question(item.id, "", views, item.text, {self.dsl: text}) for text in texts]
-        for program in [parse.parse(question) for question in asked] or [GenerationFailed("no program was written", where=item.id)]:
+        questions = [Question(item.id, "", views, item.text, {self.dsl: text}) for text in texts]
+        for program in [parse.parse(question) for question in questions] or [
+            GenerationFailed("no program was written", where=item.id)
+        ]:
             yield Job(item.id, program, dict(views), item.text)
 
 

@@ -25,7 +25,7 @@ class Protocol:
 
     ``runs`` programs a question were written from ``shots`` examples each, and their majority taken. ``fallback``: a
     program that fails is replaced by the whole question put to VQA, which we count. ``source`` says where the facts are
-    from; ``unverified`` what is ours, or known from hearsay.
+    from; ``unverified`` what is our choice, or known from hearsay.
     """
 
     name: str

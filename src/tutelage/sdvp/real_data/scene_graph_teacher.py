@@ -2,7 +2,7 @@
 
 A graph does not hold all that an image shows. So what it does not speak of gets no label: a thing that it does not name, a
 property of a kind of which it lists none. The kinds of properties are read off the functional programs of the questions
-that are learned from ("filter color: red"), never off answers. All of this is ours.
+that are learned from ("filter color: red"), never off answers. All of this is our choice.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ class SceneGraphs:
             return None
         first = question.split(" ", 1)[0]
         if first not in ("is", "are", "does", "do"):
-            asked = [kind for kind in self.kinds if _holds(question, kind)]
-            own = [word for word in thing.attributes if asked and word in self.kinds[asked[0]]]
+            kinds = [kind for kind in self.kinds if _holds(question, kind)]
+            own = [word for word in thing.attributes if kinds and word in self.kinds[kinds[0]]]
             return own[0] if len(own) == 1 else None
         offered = {word for words in self.kinds.values() for word in words if _holds(question, word) and word != thing.name}
         if " or " in question:
@@ -136,8 +136,10 @@ def graph_teacher(module: VisualModule, graphs: SceneGraphs) -> ModuleTeacher:
     answer = answers[module.name]
 
     def label(calls: Sequence[Call]) -> list[CallLabel | None]:
-        said = [answer(call) for call in calls]
-        return [None if a is None or not _in_vocabulary(module, c, a) else CallLabel(a) for c, a in zip(calls, said, strict=True)]
+        own_answers = [answer(call) for call in calls]
+        return [
+            None if a is None or not _in_vocabulary(module, c, a) else CallLabel(a) for c, a in zip(calls, own_answers, strict=True)
+        ]
 
     def covers(call: Call) -> bool:
         image = call.args["image"]

@@ -25,9 +25,9 @@ from tutelage.programs.generators.base import ProgramGenerator
 from tutelage.programs.image_cache import ImageCache, ResizePolicy
 from tutelage.programs.types import Module
 from tutelage.sdvp.collect import teacher_forcing
-from tutelage.sdvp.compile import SdvpOptions, SdvpTask, distill_task
-from tutelage.sdvp.continual.options import with_strategy
+from tutelage.sdvp.compile import distill_task
 from tutelage.sdvp.label import Filters
+from tutelage.sdvp.options import SdvpOptions, with_strategy
 from tutelage.sdvp.real_data.datasets import Dataset, Item
 from tutelage.sdvp.real_data.evaluation import Evaluator, GeneratedPrograms, ProgramsByQuestion, StudyData, generate_programs
 from tutelage.sdvp.real_data.protocols import Protocol
@@ -42,6 +42,7 @@ from tutelage.sdvp.real_data.splits import (
     sampling_settings,
 )
 from tutelage.sdvp.sources import questions_from
+from tutelage.sdvp.task import SdvpTask
 from tutelage.sdvp.teacher_check import answer_probe
 from tutelage.sdvp.teachers import ModuleTeacher
 
@@ -243,12 +244,12 @@ def _run_seed(
     if found["frozen"]["covered_calls"]:
         run("teachers", teacher_forcing(modules, teachers))
     run("sdvp", compiled.modules)
-    taught = {name: m.version for name, m in compiled.modules.items() if isinstance(m, VisualModule)}
+    own_versions = {name: m.version for name, m in compiled.modules.items() if isinstance(m, VisualModule)}
     return {
         "seed": seed,
         "arms": found,
         "lessons": compiled.reports,
-        "modules": versions | taught,
+        "modules": versions | own_versions,
         "pictures": len({path for views in material.paths.values() for path in views.values()}),
         "opened": pictures.opened,
     }

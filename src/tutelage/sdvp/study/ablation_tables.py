@@ -144,24 +144,24 @@ def framework_rows(tables: AblationTables) -> list[dict[str, Any]]:
     """A row for each language taught through and language asked in: changes against the frozen modules asked in the same,
     and failures by kind."""
     rows = []
-    for taught, cell in TRAINED.items():
+    for trained_with, cell in TRAINED.items():
         if cell not in tables.cells:
             continue
-        for asked in TRAINED:
-            changes = {group: tables.change(cell, tables.frozen, tasks, asked) for group, tasks in tables.groups.items()}
+        for asked_with in TRAINED:
+            changes = {group: tables.change(cell, tables.frozen, tasks, asked_with) for group, tasks in tables.groups.items()}
             failed = Counter[str]()
             for part in tables.cells[cell]:
-                failed.update(part["failures"].get(asked, {}))
+                failed.update(part["failures"].get(asked_with, {}))
             rows.append(
                 {
-                    "taught": taught,
-                    "asked": asked,
-                    "frozen": {group: tables.points(tables.frozen, group, asked) for group in tables.groups},
+                    "taught": trained_with,
+                    "asked": asked_with,
+                    "frozen": {group: tables.points(tables.frozen, group, asked_with) for group in tables.groups},
                     **{group: {"mean": x.mean, "lo": x.low, "hi": x.high} for group, x in changes.items()},
                     "tasks": {
                         task: {"mean": x.mean, "lo": x.low, "hi": x.high}
                         for task in tables.groups["current"]
-                        for x in [tables.change(cell, tables.frozen, [task], asked)]
+                        for x in [tables.change(cell, tables.frozen, [task], asked_with)]
                     },
                     "failures": dict(failed),
                 }

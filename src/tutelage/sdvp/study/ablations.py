@@ -20,12 +20,12 @@ from tutelage import environment, storage
 from tutelage.datasets.synthetic.scene import DOMAINS
 from tutelage.programs.types import Module
 from tutelage.sdvp import toy_modules
-from tutelage.sdvp.compile import SdvpOptions, SdvpTask, distill_task
+from tutelage.sdvp.compile import distill_task
 from tutelage.sdvp.continual.base import Examples
-from tutelage.sdvp.continual.options import with_strategy
 from tutelage.sdvp.final_answer import StepwiseWithFinalAnswer
 from tutelage.sdvp.final_answer.baseline import distill_from_answers
 from tutelage.sdvp.label import Filters
+from tutelage.sdvp.options import SdvpOptions, with_strategy
 from tutelage.sdvp.questions import Question, score_answer, solve_stream
 from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.ablation_tables import AblationTables
@@ -33,12 +33,13 @@ from tutelage.sdvp.study.noise import SIZES as NOISE_SIZES
 from tutelage.sdvp.study.noise import noise_cell
 from tutelage.sdvp.study.run import module_store, run_tasks
 from tutelage.sdvp.study.setup import SMOKE, StudySetup, StudySizes, prepare
+from tutelage.sdvp.task import SdvpTask
 from tutelage.sdvp.task_sequence import distill_tasks
 from tutelage.seeds import numpy_rng
 
 DSLS = ("visprog", "viper")
 SIZES = StudySizes(report=800, stage_report=0, collect=1500, replay=400, probe=600, guarded=200)
-BASE = SdvpOptions(settings=replace(SdvpOptions().settings, steps=100, warmup=10), max_replay=6000)
+BASE = SdvpOptions("visprog", settings=replace(SdvpOptions().settings, steps=100, warmup=10), max_replay=6000)
 FREE = replace(BASE, max_drop=None)
 """No guard, so that a way to keep old knowledge is seen by itself."""
 FINAL = StepwiseWithFinalAnswer.Config(questions=SIZES.collect)
@@ -176,8 +177,8 @@ def labelled_calls(seed: int, count: int) -> Examples:
 def stage_of(stage: SdvpTask, cell: Ablation) -> SdvpTask:
     """The stage as the cell sees it."""
     most = max(1, round(cell.share * len(stage.questions)))
-    asked = [q if cell.answers else replace(q, answer=None) for q in stage.questions[:most]]
-    return replace(stage, questions=asked, probe=stage.probe if cell.probe else {})
+    questions = [q if cell.answers else replace(q, answer=None) for q in stage.questions[:most]]
+    return replace(stage, questions=questions, probe=stage.probe if cell.probe else {})
 
 
 def options_of(cell: Ablation, seed: int, examples: Examples, quick: bool) -> SdvpOptions:
@@ -191,7 +192,7 @@ def options_of(cell: Ablation, seed: int, examples: Examples, quick: bool) -> Sd
 def train_ablation(
     cell: Ablation, ablation_setup: AblationSetup, seed: int, quick: bool, folder: Path
 ) -> tuple[Callable[[str], Mapping[str, Module]], list[Any]]:
-    """The modules by task after the cell's stages, and its lessons."""
+    """The modules by task after the cell's stages, and its training jobs."""
     if not cell.train:
         return lambda task: ablation_setup.setup.modules, []
     stages = [stage_of(stage, cell) for stage in ablation_setup.setup.stages]
@@ -206,9 +207,9 @@ def answers(
 ) -> tuple[dict[str, str], dict[str, int]]:
     """By task a string of 1 (right) and 0; and how many programs failed, by kind."""
     right, failed = {}, Counter[str]()
-    for task, asked in questions.items():
+    for task, of_task in questions.items():
         marks = []
-        for question, trace in zip(asked, solve_stream(asked, modules_of(task), dsl), strict=True):
+        for question, trace in zip(of_task, solve_stream(of_task, modules_of(task), dsl), strict=True):
             failed.update([trace.status] if trace.status != "ok" else [])
             marks.append(str(int(score_answer(question, trace.answer))))
         right[task] = "".join(marks)
@@ -228,10 +229,10 @@ def run_cell(root: str, plan: AblationPlan, seed: int, cell: Ablation) -> None:
         part["noise"] = noise_cell(seed, module_store(), plan.noise, options=options, quick=plan.quick, folder=folder)
     else:
         given = ablation_setup(plan, seed)
-        modules_of, lessons = train_ablation(cell, given, seed, plan.quick, folder)
-        asked = {dsl: answers(given.questions, modules_of, dsl) for dsl in cell.dsls}
-        part |= {"lessons": lessons, "right": {d: right for d, (right, _) in asked.items()}}
-        part["failures"] = {d: failed for d, (_, failed) in asked.items()}
+        modules_of, reports = train_ablation(cell, given, seed, plan.quick, folder)
+        answered = {dsl: answers(given.questions, modules_of, dsl) for dsl in cell.dsls}
+        part |= {"lessons": reports, "right": {d: right for d, (right, _) in answered.items()}}
+        part["failures"] = {d: failed for d, (_, failed) in answered.items()}
         if cell == FROZEN:
             part["images"] = {task: [q.image_id for q in found] for task, found in given.questions.items()}
     part["cpu_seconds"] = time.process_time() - started

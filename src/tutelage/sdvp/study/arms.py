@@ -16,14 +16,18 @@ from tutelage.programs.trace import Trace
 from tutelage.programs.types import Module
 from tutelage.sdvp.baselines import RoutedModule
 from tutelage.sdvp.collect import gold_forcing
-from tutelage.sdvp.compile import SdvpOptions, distill_task
+from tutelage.sdvp.compile import distill_task
+from tutelage.sdvp.options import SdvpOptions
 from tutelage.sdvp.questions import Question, score_answer, solve_stream
 from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.module_metrics import measure
 from tutelage.sdvp.study.setup import STAGES, StudySetup, StudySizes
 
 INVALID_STATUSES = frozenset({"parse", "refused", "unknown_module", "undefined_var", "type"})
-TRAINED_ARMS: Mapping[str, SdvpOptions] = {"naive": SdvpOptions(replay=False, max_drop=None), "sdvp": SdvpOptions()}
+TRAINED_ARMS: Mapping[str, SdvpOptions] = {
+    "naive": SdvpOptions("visprog", replay=False, max_drop=None),
+    "sdvp": SdvpOptions("visprog"),
+}
 """Naive tuning differs from SDVP in one thing: nothing holds old knowledge. Labels, steps and data are the same."""
 
 
@@ -53,8 +57,8 @@ class ArmScores:
 
     def right(self, task: str, modules: Mapping[str, Module], max_questions: int | None = None) -> list[int]:
         """1 or 0 for each of the task's first ``max_questions`` questions."""
-        asked = self.questions(task, max_questions)
-        return [int(score_answer(q, t.answer)) for q, t in zip(asked, solve_stream(asked, modules, self.dsl))]
+        questions = self.questions(task, max_questions)
+        return [int(score_answer(q, t.answer)) for q, t in zip(questions, solve_stream(questions, modules, self.dsl))]
 
     def evaluate(self, arms: Mapping[str, ModulesOf], oracle: Mapping[str, Module] | None = None) -> dict[str, dict[str, Any]]:
         """Each arm on every task: ``{"right": {task: [0/1 …]}, "health": {…}, "failures": {kind: count}}``.
@@ -65,16 +69,16 @@ class ArmScores:
         right: dict[str, dict[str, list[int]]] = {arm: {} for arm in (*arms, *(("gold",) if oracle else ()))}
         states: dict[str, list[ProgramHealth]] = {arm: [] for arm in arms}
         for task in self.tasks:
-            asked = self.questions(task, gold=oracle is not None)
-            self.units[task] = {"images": [q.image_id for q in asked], "types": [q.kind for q in asked]}
+            questions = self.questions(task, gold=oracle is not None)
+            self.units[task] = {"images": [q.image_id for q in questions], "types": [q.kind for q in questions]}
             for arm, modules_of in arms.items():
                 state = ProgramHealth()
-                traces = solve_stream(asked, modules_of(task), self.dsl)
-                right[arm][task] = [int(score_answer(q, state.record(t).answer)) for q, t in zip(asked, traces)]
+                traces = solve_stream(questions, modules_of(task), self.dsl)
+                right[arm][task] = [int(score_answer(q, state.record(t).answer)) for q, t in zip(questions, traces)]
                 states[arm].append(state)
             if oracle and task != study_questions.EASY:
-                traces = solve_stream(asked, oracle, self.dsl, substitute=gold_forcing(asked, self.dsl))
-                right["gold"][task] = [int(score_answer(q, t.answer)) for q, t in zip(asked, traces)]
+                traces = solve_stream(questions, oracle, self.dsl, substitute=gold_forcing(questions, self.dsl))
+                right["gold"][task] = [int(score_answer(q, t.answer)) for q, t in zip(questions, traces)]
         found: dict[str, dict[str, Any]] = {arm: {"right": right[arm]} for arm in right}
         for arm, seen in states.items():
             shares = [state.shares() for state in seen]
@@ -136,13 +140,13 @@ def run_baselines(setup: StudySetup, scores: ArmScores) -> dict[str, Any]:
 def single_call_baselines(setup: StudySetup, scores: ArmScores, distilled: Mapping[str, Module] | None = None) -> dict[str, Any]:
     """easy-VQA without a program to speak of: the whole question put to VQA in one call, and the commonest answer to each
     question of the train part, the image unseen. With ``distilled`` modules, their single call alone."""
-    asked = scores.questions(study_questions.EASY)
-    single = [replace(q, programs={"visprog": SINGLE_CALL.format(question=q.text)}) for q in asked]
-    called = [int(score_answer(q, t.answer)) for q, t in zip(asked, solve_stream(single, distilled or setup.modules))]
+    questions = scores.questions(study_questions.EASY)
+    single = [replace(q, programs={"visprog": SINGLE_CALL.format(question=q.text)}) for q in questions]
+    called = [int(score_answer(q, t.answer)) for q, t in zip(questions, solve_stream(single, distilled or setup.modules))]
     if distilled is not None:
         return {"single call, taught": {"right": {study_questions.EASY: called}}}
     prior = easy_vqa.QuestionPrior.fit(easy_vqa.load("train"))
-    guessed = [int(score_answer(q, prior.answer(q.text))) for q in asked]
+    guessed = [int(score_answer(q, prior.answer(q.text))) for q in questions]
     return {"prior": {"right": {study_questions.EASY: guessed}}, "single call": {"right": {study_questions.EASY: called}}}
 
 
@@ -161,13 +165,13 @@ def run_training_arm(
     """
     options = replace(options or TRAINED_ARMS[arm], seed=setup.seed)
     modules: dict[str, Module] = dict(setup.modules)
-    lessons, matrix = [], []
+    reports, matrix = [], []
     for stage in setup.stages:
         result = distill_task(modules, stage, options, folder, report)
         modules = result.modules
-        lessons += list(result.reports)
+        reports += list(result.reports)
         if stage is not setup.stages[-1]:
             matrix.append({task: float(np.mean(scores.right(task, modules, stage_questions))) for task in scores.tasks})
     final = scores.evaluate({arm: lambda task: modules})[arm]
     networks = {name: m for name, m in modules.items() if isinstance(m, VisualModule)}
-    return final | {"modules": measure(setup, networks), "lessons": lessons, "matrix": matrix}, modules
+    return final | {"modules": measure(setup, networks), "lessons": reports, "matrix": matrix}, modules

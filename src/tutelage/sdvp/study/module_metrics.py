@@ -23,13 +23,13 @@ def measure(setup: StudySetup, modules: Mapping[str, Module], teachers: bool = F
         for name, teacher in stage.teachers.items():
             calls, module = stage.probe.get(name, []), modules[name]
             if calls and isinstance(module, VisualModule):
-                said = teacher.label([call for call, _ in calls]) if teachers else _predictions(module, calls)
-                pairs = list(zip(said, [gold for _, gold in calls], strict=True))
+                labels_or_outputs = teacher.label([call for call, _ in calls]) if teachers else _predictions(module, calls)
+                pairs = list(zip(labels_or_outputs, [gold for _, gold in calls], strict=True))
                 metrics = detection_metrics(pairs) if name == "LOC" else answer_metrics(pairs)
                 if name == "VERIFY":
                     metrics["area under ROC"] = roc_auc(pairs)
-                labels = said if teachers else teacher.label([call for call, _ in calls])
-                both = [(mine, theirs) for mine, theirs in zip(said, labels, strict=True) if mine and theirs]
+                labels = labels_or_outputs if teachers else teacher.label([call for call, _ in calls])
+                both = [(output, label) for output, label in zip(labels_or_outputs, labels, strict=True) if output and label]
                 metrics["agreement with the teacher"] = 100 * float(np.mean([value_matches(a.value, b.value) for a, b in both]))
                 found[f"{stage.name} {name}"] = metrics
     return found
@@ -38,17 +38,17 @@ def measure(setup: StudySetup, modules: Mapping[str, Module], teachers: bool = F
 def _predictions(module: VisualModule, calls: Probe) -> list[CallLabel | None]:
     out: list[CallLabel | None] = []
     for start in range(0, len(calls), 256):
-        said = module.run([call for call, _ in calls[start : start + 256]])
-        dists = said.distributions or [None] * len(said.values)
-        out += [CallLabel(v, d, max(d.values()) if d else 1.0) for v, d in zip(said.values, dists, strict=True)]
+        outputs = module.run([call for call, _ in calls[start : start + 256]])
+        dists = outputs.distributions or [None] * len(outputs.values)
+        out += [CallLabel(v, d, max(d.values()) if d else 1.0) for v, d in zip(outputs.values, dists, strict=True)]
     return out
 
 
 def answer_metrics(pairs: LabelPairs) -> dict[str, float]:
     """Accuracy and expected calibration error over ten bins (both in points)."""
-    known = [(said, gold) for said, gold in pairs if said is not None]
-    right = np.array([normalize_answer(said.value) == normalize_answer(gold.value) for said, gold in known], float)
-    conf = np.array([said.confidence for said, _ in known])
+    known = [(output, gold) for output, gold in pairs if output is not None]
+    right = np.array([normalize_answer(output.value) == normalize_answer(gold.value) for output, gold in known], float)
+    conf = np.array([output.confidence for output, _ in known])
     bins = np.minimum((conf * 10).astype(int), 9)
     error = sum(abs(right[bins == b].mean() - conf[bins == b].mean()) * (bins == b).mean() for b in set(bins.tolist()))
     return {"accuracy": 100 * float(right.mean()), "calibration error": 100 * float(error)}
@@ -57,12 +57,12 @@ def answer_metrics(pairs: LabelPairs) -> dict[str, float]:
 def roc_auc(pairs: LabelPairs) -> float:
     """The area under the ROC curve, in points, of how probable "yes" was said to be: the share of (yes, no) pairs of calls
     that it ranks rightly, ties counted half."""
-    said = [
+    scored = [
         (label.probabilities["yes"] if label.probabilities else float(label.value), bool(gold.value))
         for label, gold in pairs
         if label
     ]
-    yes, no = (np.array([p for p, truth in said if truth is wanted]) for wanted in (True, False))
+    yes, no = (np.array([p for p, truth in scored if truth is wanted]) for wanted in (True, False))
     if not len(yes) or not len(no):
         return float("nan")
     ahead = (yes[:, None] > no[None]).mean() + 0.5 * (yes[:, None] == no[None]).mean()
@@ -72,7 +72,7 @@ def roc_auc(pairs: LabelPairs) -> float:
 def average_precision(pairs: LabelPairs, threshold: float = 0.5) -> float:
     """Precision averaged over recall (0..1) as boxes are taken by falling score; a box hits a gold box that no better one
     has hit, at IoU ``threshold``. Of the boxes as answered: what lies below the module's own threshold is not seen."""
-    boxes = [(box.score, number, box) for number, (said, _) in enumerate(pairs) if said for box in said.value]
+    boxes = [(box.score, number, box) for number, (predicted, _) in enumerate(pairs) if predicted for box in predicted.value]
     left = [list(gold.value) for _, gold in pairs]
     total = sum(map(len, left))
     hits = []
@@ -92,8 +92,8 @@ def detection_metrics(pairs: LabelPairs, threshold: float = 0.5) -> dict[str, fl
     """Average precision, precision and recall at IoU 0.5 (points), and the mean absolute error of the count (boxes)."""
     hits = found = there = 0
     errors = []
-    for said, gold in pairs:
-        boxes: list[Box] = list(said.value) if said is not None else []
+    for predicted, gold in pairs:
+        boxes: list[Box] = list(predicted.value) if predicted is not None else []
         truth: list[Box] = list(gold.value)
         left = list(truth)
         for box in boxes:

@@ -2,7 +2,7 @@
 
 A share of the programs of one stage is made wrong as a writer that misreads questions would
 (``datasets/synthetic/program_noise.py``).
-Gains are in accuracy points over the frozen modules on the same reported questions. All of it is ours.
+Gains are in accuracy points over the frozen modules on the same reported questions. All of it is our choice.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from tutelage.datasets.synthetic.program_noise import wrong_programs
 from tutelage.errors import InputError
 from tutelage.programs.generators.self_consistency import majority_vote
 from tutelage.programs.types import Module
-from tutelage.sdvp.compile import SdvpOptions, accuracy, distill_task
-from tutelage.sdvp.questions import Question, score_answer
+from tutelage.sdvp.compile import distill_task
+from tutelage.sdvp.options import SdvpOptions
+from tutelage.sdvp.questions import Question, accuracy, score_answer
 from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.setup import StudySizes, prepare
 from tutelage.sdvp.votes import program_names, run_all_programs
@@ -102,17 +103,17 @@ def noise_cell(
     """
     setting = prepare(seed, sizes, store, quick)
     stage = next(stage for stage in setting.stages if stage.name == STAGE)
-    asked = add_noise(stage.questions, noise, seed)
+    noisy = add_noise(stage.questions, noise, seed)
     reported = study_questions.questions_of(STAGE, seed, "report", sizes.report, (DSL,))
     misread = add_noise(reported, noise, seed)
     frozen = 100 * accuracy(reported, setting.modules, DSL)
     options = replace(options, seed=seed, dsl=DSL)
     arms: dict[str, tuple[Sequence[Question], SdvpOptions]] = {
         "clean": (stage.questions, options),
-        "noisy": (asked, options),
-        "voted": (asked, replace(options, filters=replace(options.filters, min_agreement=noise.agree))),
+        "noisy": (noisy, options),
+        "voted": (noisy, replace(options, filters=replace(options.filters, min_agreement=noise.agree))),
     }
-    found: dict[str, Any] = {"seed": seed, "frozen": frozen, "wrong": wrong_share(asked, stage.questions)}
+    found: dict[str, Any] = {"seed": seed, "frozen": frozen, "wrong": wrong_share(noisy, stage.questions)}
     found |= {"before": {"clean": frozen}} | {where: {} for where in (*GROUPS, "kept", "failures")}
     for arm, (questions, chosen) in arms.items():
         if report:
@@ -121,7 +122,7 @@ def noise_cell(
         result = distill_task(setting.modules, given, chosen, folder / arm if folder is not None else None)
         gain = 100 * accuracy(reported, result.modules, DSL) - frozen
         found["collection"][arm] = gain
-        found["kept"][arm] = {taught.module: taught.kept for taught in result.reports}
+        found["kept"][arm] = {own_report.module: own_report.kept for own_report in result.reports}
         score = gain + frozen
         if arm != "clean":
             voted = arm == "voted"
@@ -135,8 +136,8 @@ def noise_cell(
 def answer_accuracy(questions: Sequence[Question], modules: Mapping[str, Module], voted: bool) -> tuple[float, dict[str, int]]:
     """Accuracy in points by the first program, or by the majority of all, and the programs' failures by kind."""
     names = program_names(questions, DSL) if voted else [DSL]
-    asked = [replace(q, programs={name: q.programs[name] for name in names}) for q in questions]
-    cast = run_all_programs(asked, modules, DSL)
+    restricted = [replace(q, programs={name: q.programs[name] for name in names}) for q in questions]
+    cast = run_all_programs(restricted, modules, DSL)
     elections = [majority_vote([cast[q.id][name] for name in names]) for q in questions]
     failures: dict[str, int] = {}
     for election in elections:

@@ -1,4 +1,4 @@
-"""The study's questions: the embedded world's tasks and easy-VQA, as questions with programs."""
+"""The study's questions: the synthetic tasks and easy-VQA, as questions with programs."""
 
 from __future__ import annotations
 

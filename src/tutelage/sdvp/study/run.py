@@ -47,12 +47,12 @@ class StudyPlan:
 
 
 def module_store() -> storage.ContentStore:
-    """Where trained embedded modules are kept."""
+    """Where trained toy modules are kept."""
     return storage.ContentStore(storage.cache_home() / "modules")
 
 
 def train_network(root: str, seed: int, name: str, quick: bool) -> None:
-    """Train one embedded network of a seed, unless it is in the store."""
+    """Train one toy network of a seed, unless it is in the store."""
     file = Path(root) / "parts" / f"seed-{seed}-network-{name}.json"
     if not file.exists():
         started = time.process_time()

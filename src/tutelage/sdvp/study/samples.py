@@ -23,10 +23,10 @@ def samples(
     """Up to ``each`` samples a task of each kind: mended by teaching, broken by it, still wrong, right throughout."""
     found = []
     for task in SHOWN_TASKS:
-        asked = scores.questions(task, max_questions, gold=True)
-        old, new = (solve(asked, modules, scores.dsl) for modules in (setup.modules, after))
+        questions = scores.questions(task, max_questions, gold=True)
+        old, new = (solve(questions, modules, scores.dsl) for modules in (setup.modules, after))
         taken = {(False, True): 2 * each, (True, False): each, (False, False): each, (True, True): each // 2}
-        for question, one, two in zip(asked, old, new):
+        for question, one, two in zip(questions, old, new):
             kind = score_answer(question, one.answer) > 0, score_answer(question, two.answer) > 0
             if taken[kind] > 0:
                 taken[kind] -= 1

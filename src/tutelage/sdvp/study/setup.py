@@ -13,9 +13,9 @@ from tutelage.modules.symbolic import symbolic_modules
 from tutelage.modules.vqa import Vqa
 from tutelage.programs.types import Module
 from tutelage.sdvp import toy_modules
-from tutelage.sdvp.compile import SdvpTask
 from tutelage.sdvp.label import calibrate
 from tutelage.sdvp.study import questions as study_questions
+from tutelage.sdvp.task import SdvpTask
 from tutelage.sdvp.teacher_check import Probe, gold_probe
 from tutelage.sdvp.teachers import ModuleTeacher, teacher_from_module, verify_teacher_from_vqa
 

@@ -111,12 +111,12 @@ class StudyTables:
         column = {task: j for j, task in enumerate(self.tasks)}
         for arm in ("sdvp", "naive"):
             rows = np.array(matrix[arm], float)
-            taught = [(i + 1, column[task]) for i, task in enumerate(STAGES)]
+            after_training = [(i + 1, column[task]) for i, task in enumerate(STAGES)]
             unseen = [column[task] for task in self.group("unseen")]
             out[arm] = {
-                "average": float(np.mean([rows[-1, j] for _, j in taught])),
-                "bwt": float(np.mean([rows[-1, j] - rows[i, j] for i, j in taught])),
-                "forgetting": float(np.mean([rows[:, j].max() - rows[-1, j] for _, j in taught])),
+                "average": float(np.mean([rows[-1, j] for _, j in after_training])),
+                "bwt": float(np.mean([rows[-1, j] - rows[i, j] for i, j in after_training])),
+                "forgetting": float(np.mean([rows[:, j].max() - rows[-1, j] for _, j in after_training])),
                 "unseen_delta": float(np.mean(rows[-1, unseen] - rows[0, unseen])),
             }
         return out
@@ -149,20 +149,20 @@ class StudyTables:
         """What became of each module in each stage of SDVP, a row a seed."""
         rows = []
         for part in self.parts:
-            for taught in part["arms"]["sdvp"]["lessons"]:
-                verdict = taught["verdict"]
-                guarded = {1.0: "kept whole", 0.0: "rolled back"}.get(taught["share"], f"kept {taught['share']:.0%}")
+            for report in part["arms"]["sdvp"]["lessons"]:
+                verdict = report["verdict"]
+                guarded = {1.0: "kept whole", 0.0: "rolled back"}.get(report["share"], f"kept {report['share']:.0%}")
                 rows.append(
                     {
                         "seed": part["seed"],
-                        "stage": taught["stage"],
-                        "module": taught["module"],
-                        "teacher": taught["teacher"],
+                        "stage": report["stage"],
+                        "module": report["module"],
+                        "teacher": report["teacher"],
                         "accepted": verdict["accepted"],
                         "teacher_score": _points(verdict["teacher"]),
                         "student_score": _points(verdict["student"]),
-                        "records": taught["records"],
-                        "kept": taught["kept"],
+                        "records": report["records"],
+                        "kept": report["kept"],
                         "guard": guarded if verdict["accepted"] else "not taught",
                     }
                 )

@@ -1,4 +1,4 @@
-"""Mamba-PKD (Medina et al., 2025): progressive distillation into a group of small state-space classifiers."""
+"""Mamba-PKD (Medina et al., 2025, arXiv 2503.01727): progressive distillation into a group of small state-space classifiers."""
 
 from __future__ import annotations
 

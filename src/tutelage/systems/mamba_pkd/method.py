@@ -37,7 +37,7 @@ class MambaPKD(Method):
     one) the best state is kept: in a sum that loss never rises from member to member. The group's answer can be had
     after any member: :meth:`ClassifierGroup.anytime`.
 
-    The combination, a, T, members' sizes, the image-to-sequence layout and the zero start are ours where the paper is
+    The combination, a, T, members' sizes, the image-to-sequence layout and the zero start are our choice where the paper is
     not known in detail. ``A_log`` and ``D`` get no weight decay. Heads: ``logits`` [B, C]; int64 labels [B]. Needs the
     last layer of every member under the name ``head``, and memory for the logits of all training images.
 
@@ -87,9 +87,9 @@ class MambaPKD(Method):
         self.kept = copy.deepcopy(student.students).requires_grad_(False)
         self._data = [data]  # in a list: beside the method
         device = example.inputs.device
-        taught = torch.cat([teacher.uncached(batch.to(device))["logits"] for batch in _plain(data)])
-        self.register_buffer("teacher_logits", taught)
-        self.register_buffer("before", torch.zeros_like(taught))
+        teacher_logits = torch.cat([teacher.uncached(batch.to(device))["logits"] for batch in _plain(data)])
+        self.register_buffer("teacher_logits", teacher_logits)
+        self.register_buffer("before", torch.zeros_like(teacher_logits))
         self.register_buffer("best", torch.tensor(torch.inf))
         self.best.fill_(self._start(student))
 
@@ -109,11 +109,11 @@ class MambaPKD(Method):
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """The logits that the loss looks at: the group's (``residual``) or the member's own."""
         assert teacher is not None and isinstance(student, ClassifierGroup)
-        taught = teacher(batch)
-        said = forward_heads(student.students[self.member], batch.inputs)["logits"]
+        teacher_outputs = teacher(batch)
+        student_logits = forward_heads(student.students[self.member], batch.inputs)["logits"]
         if student.combine == "residual":
-            said = said + self._previous_logits(student, batch)
-        return {"logits": said}, taught
+            student_logits = student_logits + self._previous_logits(student, batch)
+        return {"logits": student_logits}, teacher_outputs
 
     @torch.no_grad()
     def _previous_logits(self, student: ClassifierGroup, batch: Batch) -> Tensor:
@@ -144,8 +144,8 @@ class MambaPKD(Method):
         if done * looks // length == (done - 1) * looks // length:
             return
         here = student.students[self.member]
-        said = self._plain_logits(here)
-        loss = self._loss(self.before + said if student.combine == "residual" else said)
+        logits = self._plain_logits(here)
+        loss = self._loss(self.before + logits if student.combine == "residual" else logits)
         if loss < self.best:
             self.best.copy_(loss)
             self.kept[self.member].load_state_dict(here.state_dict())
@@ -165,9 +165,9 @@ class MambaPKD(Method):
     def _plain_logits(self, member: nn.Module) -> Tensor:
         """A member's logits of all plain training images."""
         (data,), training = self._data, member.training
-        said = [forward_heads(member.eval(), batch.to(self.before.device).inputs)["logits"] for batch in _plain(data)]
+        logits = [forward_heads(member.eval(), batch.to(self.before.device).inputs)["logits"] for batch in _plain(data)]
         member.train(training)
-        return torch.cat(said)
+        return torch.cat(logits)
 
     def _start(self, student: ClassifierGroup) -> Tensor:
         """The loss of logits of zero."""
@@ -183,7 +183,7 @@ class MambaPKD(Method):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of two seconds: three members of 8 channels, rows of 8 pixels as steps."""
+        """A training job of two seconds: three members of 8 channels, rows of 8 pixels as steps."""
 
         def network(width: int) -> MambaClassifier:
             return MambaClassifier(4, 1, width, 1, states=4, patch=None, size=8)

@@ -56,7 +56,7 @@ class MambaBlock(nn.Module):
 
 
 class MambaResidual(nn.Module):
-    """``u + Block(RMSNorm(u))``; ``both``: also over the sequence turned round, with the same weights, halved (ours)."""
+    """``u + Block(RMSNorm(u))``; ``both``: also over the sequence turned round, with the same weights, halved (our choice)."""
 
     def __init__(self, dim: int, both: bool, **options: int):
         super().__init__()
@@ -77,7 +77,7 @@ class MambaClassifier(Backbone):
     ``patch`` (height, width), in raster order; ``(1, W)`` makes a step of each row of pixels (the default for digits,
     here ``patch=None`` with ``size`` = W). A stage is a block; its map [B, width, H / ph, W / pw], the stride that of the
     patch's height. The scan reads one way; ``bidirectional`` reads both. No sizes were published: ``dim``, ``depth``
-    and ``states`` are free (ours).
+    and ``states`` are free (our choice).
 
     Raises:
         InputError: images that the patches do not divide.
@@ -193,16 +193,16 @@ class ClassifierGroup(nn.Module):
         """(logits [B, C], members asked [B]): each image stops at the first group whose largest probability reaches
         ``threshold``; 0 asks one member, more than 1 all."""
         waiting = torch.arange(len(images), device=images.device)
-        asked = torch.zeros(len(images), dtype=torch.int64, device=images.device)
+        members_used = torch.zeros(len(images), dtype=torch.int64, device=images.device)
         total: Tensor | None = None
         answers = images.new_zeros(len(images), 0)
         for count, student in enumerate(self.students[: int(self.used)], 1):
-            said = student(images[waiting])
+            logits = student(images[waiting])
             if total is None:
-                total, answers = said.new_zeros(said.shape), said.new_zeros(said.shape)
-            total[waiting] += said
-            answers[waiting], asked[waiting] = self.joined(total[waiting], count), count
+                total, answers = logits.new_zeros(logits.shape), logits.new_zeros(logits.shape)
+            total[waiting] += logits
+            answers[waiting], members_used[waiting] = self.joined(total[waiting], count), count
             waiting = waiting[answers[waiting].softmax(-1).amax(-1) < threshold]
             if not len(waiting):
                 break
-        return answers, asked
+        return answers, members_used

@@ -111,8 +111,8 @@ class QuantizedDistillation(Method):
 
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """The student's answer with quantised weights."""
-        taught = teacher(batch) if teacher is not None else {}
-        return forward_with_weights(student, self.quantized(student), batch.inputs), taught
+        teacher_outputs = teacher(batch) if teacher is not None else {}
+        return forward_with_weights(student, self.quantized(student), batch.inputs), teacher_outputs
 
     def teacher_mask(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Which samples the teacher is asked about, bool [B]."""
@@ -127,20 +127,20 @@ class QuantizedDistillation(Method):
 
     def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``kd`` and ``label`` of the samples that are asked about; ``plain`` of the others, unless all are."""
-        labels, ours, theirs = class_ids(batch.labels), student["logits"], teacher["logits"]
+        labels, student_logits, teacher_logits = class_ids(batch.labels), student["logits"], teacher["logits"]
         if self.config.ask == "all":
             weights = batch.weights
-            soft = losses.kd(ours, theirs, self.config.tau, weights)
-            return {"kd": soft, "label": losses.cross_entropy(ours, labels, weights)}
-        mask = self.teacher_mask(ours, labels).to(ours.dtype)
+            soft = losses.kd(student_logits, teacher_logits, self.config.tau, weights)
+            return {"kd": soft, "label": losses.cross_entropy(student_logits, labels, weights)}
+        mask = self.teacher_mask(student_logits, labels).to(student_logits.dtype)
         if batch.weights is not None:
             mask, rest = mask * batch.weights, (1 - mask) * batch.weights
         else:
             rest = 1 - mask
         return {
-            "kd": losses.kd(ours, theirs, self.config.tau, mask),
-            "label": losses.cross_entropy(ours, labels, mask),
-            "plain": losses.cross_entropy(ours, labels, rest),
+            "kd": losses.kd(student_logits, teacher_logits, self.config.tau, mask),
+            "label": losses.cross_entropy(student_logits, labels, mask),
+            "plain": losses.cross_entropy(student_logits, labels, rest),
         }
 
     def loss_weights(self) -> Mapping[str, float]:
@@ -163,7 +163,7 @@ class QuantizedDistillation(Method):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of a second at 4 bits."""
+        """A training job of a second at 4 bits."""
         student = build_with_seed(lambda: SmallCNN(4, 4, 8), seed, "student")
         teacher = build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher")
         settings = TrainingSettings(steps=8, batch_size=16, seed=seed)
@@ -177,7 +177,7 @@ class DifferentiableQuantization(Method):
     ``w = alpha p[idx] + beta``, idx the point nearest to the scaled w0, so that
     ``dL/dp_j = sum over idx_i = j of alpha_i dL/dw_i`` (algorithm 2). Points are sorted after each step; batch-norm
     statistics keep updating. The teacher is the full-precision network itself (a copy, made here), whatever teacher the
-    lesson names. ``redistribute`` deals half of all points anew, by the gradient norms of 5 batches.
+    training job names. ``redistribute`` deals half of all points anew, by the gradient norms of 5 batches.
     """
 
     tasks = ("classification",)
@@ -234,8 +234,8 @@ class DifferentiableQuantization(Method):
         """The answers on the points, and of the full-precision network."""
         with torch.no_grad():
             self.full.eval()
-            taught = forward_heads(self.full, batch.inputs)
-        return forward_with_weights(student, self.quantized(student), batch.inputs), taught
+            full_outputs = forward_heads(self.full, batch.inputs)
+        return forward_with_weights(student, self.quantized(student), batch.inputs), full_outputs
 
     def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``kd`` and ``label``."""

@@ -35,9 +35,9 @@ def code_lengths(frequencies: np.ndarray) -> np.ndarray:
         lengths[heap[0][1]] = 1
     heapq.heapify(heap)
     while len(heap) > 1:
-        (f, ours), (g, theirs) = heapq.heappop(heap), heapq.heappop(heap)
-        lengths[ours + theirs] += 1
-        heapq.heappush(heap, (f + g, ours + theirs))
+        (f, first), (g, second) = heapq.heappop(heap), heapq.heappop(heap)
+        lengths[first + second] += 1
+        heapq.heappush(heap, (f + g, first + second))
     return lengths
 
 

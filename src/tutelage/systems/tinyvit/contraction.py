@@ -27,7 +27,7 @@ Sizes = dict[str, Any]
 
 @dataclass(frozen=True)
 class ShrinkSteps:
-    """By how much each factor shrinks in one move, and how far it may; 0: that factor stays (ours: not published).
+    """By how much each factor shrinks in one move, and how far it may; 0: that factor stays (our choice: not published).
 
     ``dims``: channels of a stage, rounded to whole heads; ``depths``: blocks of a stage; ``windows``: side of a stage's
     window; ``mbconv_ratio``, ``mlp_ratio``; ``head_width``: a divisor, widths stay.
@@ -158,7 +158,7 @@ def contract(
 
     A neighbour is inside the limits with fewer parameters than the network it comes from (a window's shrinking counts: its
     bias table), ``min_parameters`` at least, and ``min_speed`` images a second by ``speed``. Each is built afresh from
-    ``seed`` and given to ``score`` (:class:`CandidateScorer`); of equal scores the smaller network wins (ours).
+    ``seed`` and given to ``score`` (:class:`CandidateScorer`); of equal scores the smaller network wins (our choice).
 
     Returns:
         The networks stood at, the start first; the last is the answer.

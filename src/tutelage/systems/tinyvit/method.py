@@ -33,9 +33,9 @@ class TinyViT(Method):
     ``L = -sum_c q_c log softmax(z_s)_c`` with ``q_c = p_c`` for the K most probable classes of the teacher and
     ``q_c = (1 - sum of the kept) / (C - K)`` for the others, not renormalised over the K. The labels of a view are
     found by its sample and its augmentation seed, so that training replays the very images the teacher saw: build a
-    cache of the lesson with ``store="topK"`` (``tutelage cache build``), and train on it. On a live teacher the same
+    cache of the training job with ``store="topK"`` (``tutelage cache build``), and train on it. On a live teacher the same
     labels are made on the fly, so that both ways are one loss. Rounding to float16 may push the kept sum past 1: the
-    kept values are then divided by it (ours). Heads: ``logits`` [B, C].
+    kept values are then divided by it (our choice). Heads: ``logits`` [B, C].
 
     Published: K = 100 of 21,841 classes, 90 epochs of ImageNet-22k (481 GiB; dense float16 would be 56 TB), AdamW at
     2.5e-4 per 512 images, weight decay 0.01. :class:`PublishedLabels` reads and writes the published file format. The
@@ -73,7 +73,7 @@ class TinyViT(Method):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of a second with seeded views, two of each image."""
+        """A training job of a second with seeded views, two of each image."""
         student = build_with_seed(lambda: SmallCNN(4, 4, 8), seed, "student")
         teacher = build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher")
         images = toy_images(seed)

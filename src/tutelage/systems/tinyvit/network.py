@@ -252,27 +252,6 @@ class TinyViTNetwork(Backbone):
         if min(sides) < 1:
             raise InputError("an image without pixels", where="images", remedy="give images of 1x1 or more")
 
-    def groups(self, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
-        """Parameter groups for the optimiser: biases of attention, norms and other vectors without weight decay; and a
-        factor ``lr_scale`` on the learning rate (section 4.1): block i of n ``layer_decay^(n-1-i)``, the stem that of
-        block 0, a downsampling that of the block before it, the head 1."""
-        depths = [len(stage.blocks) for stage in self.stages]  # type: ignore[arg-type]
-        total = sum(depths)
-        found: dict[tuple[int, bool], list[nn.Parameter]] = {}
-        for name, parameter in self.named_parameters():
-            parts = name.split(".")
-            if parts[0] == "stages":
-                done = sum(depths[: int(parts[1])])
-                depth = done + int(parts[3]) if parts[2] == "blocks" else done - 1
-            else:
-                depth = 0 if parts[0] == "patch_embed" else total - 1
-            plain = parameter.ndim < 2 or parts[-1] == "attention_biases"
-            found.setdefault((depth, plain), []).append(parameter)
-        return [
-            {"params": group, "lr_scale": layer_decay ** (total - 1 - depth), "weight_decay": 0.0 if plain else weight_decay}
-            for (depth, plain), group in sorted(found.items(), key=lambda item: item[0])
-        ]
-
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
         """See :class:`Backbone`."""

@@ -91,7 +91,7 @@ class GlobalBlock(nn.Module):
 
     ``x + DW3(x)``; ``x + drop(A(LN(x)))``; ``x + drop(Mlp(LN(x)))``. ``split`` (video): first over the times of each
     place, ``t = x + A_time(LN(x))``, then over the places of each frame, ``x + A(LN(t))``: the residual is x, not t.
-    A_time starts with a projection of 0 (ours). The published start, q, k, v at 0 and the projection at 1, cannot learn:
+    A_time starts with a projection of 0 (our choice). The published start, q, k, v at 0 and the projection at 1, cannot learn:
     all channels of A_time are then one number, which the LN behind it takes away, and its gradient with it.
     """
 

@@ -173,7 +173,7 @@ class UniFormer(Backbone):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of two seconds."""
+        """A training job of two seconds."""
         return cls.toy_job(seed, 1, depths=(1, 1, 1, 1), dims=(8, 8, 16, 16), head=8, ratio=2.0)
 
 
@@ -182,7 +182,7 @@ def _inflated_shape(flat: Tensor, deep: Tensor) -> bool:
 
 
 def _embedding(forms: ConvForms, in_chans: int, out_chans: int, first: bool, stem: str) -> nn.Sequential:
-    """What leads into a stage. The strides in time of a convolutional stem are ours: 2 at its first convolution."""
+    """What leads into a stage. The strides in time of a convolutional stem are our choice: 2 at its first convolution."""
     if first and stem != "patch":
         begin, end = forms.down(in_chans, out_chans // 2, 3, 2, 3, 2), forms.down(out_chans // 2, out_chans, 3, 2, 3)
         return nn.Sequential(begin, forms.norm(out_chans // 2), nn.GELU(), end, forms.norm(out_chans))

@@ -41,12 +41,12 @@ class ViTResNAS(Method):
     sub-networks, each by masks. Layer norms see the kept channels alone. Over ``warmup`` epochs the options grow from
     the largest one, ``1 + floor(epoch (K - 1) / warmup)`` of K; at the start of each of these epochs heads and MLP units
     are sorted by their summed absolute weights, and what is kept is what comes first. The order is held beside the
-    weights, which stay where they are until the export, so that the optimiser's moments stay with theirs (ours).
+    weights, which stay where they are until the export, so that the optimiser's moments stay with theirs (our choice).
 
     The search is ``search.evolve`` with ``space.sliced`` networks as candidates: no fine-tuning. The winner is trained by
     this same method with ``space=None``. Loss: cross-entropy of the class token plus that of the patches,
     ``L = CE(class) + CE(patches)``. ``mixing``: every other sample by CutMix in whole cells of the last grid (Beta(1, 1)),
-    each patch with the label of where it came from; the rest by Mixup (Beta(0.8, 0.8)); one ratio a batch for each (ours).
+    each patch with the label of where it came from; the rest by Mixup (Beta(0.8, 0.8)); one ratio a batch for each (our choice).
 
     Labels: class ids [B] or probabilities [B, K]. Published: 120 epochs for the super-network with 30 of warm-up, 300 for
     the winner. Figures of the paper (Tiny 80.8 % at 1.8 GMACs) need ImageNet.
@@ -182,7 +182,7 @@ class ViTResNAS(Method):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of two seconds: a super-network of two widths, heads and depths."""
+        """A training job of two seconds: a super-network of two widths, heads and depths."""
         space = SearchSpace(((8, 4),) * 2 + ((16, 8),), ((2, 1),) * 3, ((8, 4),) * 3, 2, (1,), (4, 4, 4))
         student = build_with_seed(lambda: ViTRes(4, 1, **space.options(), patch=4, size=16), seed, "student")
         method = cls(space=space, sub_batch=4, warmup=1)

@@ -34,7 +34,7 @@ class EvolutionSettings:
         rate: probability that a gene is drawn anew in a mutant; ``swap``: that a gene comes from the second parent.
         window: architectures cost between this share of the budget and all of it.
         patience: draws for one child, or cuts of one random architecture, before another begins. A round may end with
-            fewer children where the space has no more (ours; the original lets repetitions in).
+            fewer children where the space has no more (our choice; the original lets repetitions in).
     """
 
     population: int = 500
@@ -208,8 +208,8 @@ class _Searcher:
         one, two = (parents[int(self.rng.integers(len(parents)))] for _ in range(2))
         widths = tuple(b if self.coin(self.settings.swap) else a for a, b in zip(one.widths, two.widths))
         blocks = []
-        for s, (mine, theirs) in enumerate(zip(one.blocks, two.blocks)):
-            mixed = [b if self.coin(self.settings.swap) else a for a, b in zip(mine, theirs)]
+        for s, (first_block, second_block) in enumerate(zip(one.blocks, two.blocks)):
+            mixed = [b if self.coin(self.settings.swap) else a for a, b in zip(first_block, second_block)]
             genes = [self.gene(s) if block is None else block for block in mixed]
             blocks.append(self.stage(genes, [block is not None for block in mixed]))
         return Architecture(widths, tuple(blocks))

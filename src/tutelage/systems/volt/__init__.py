@@ -1,4 +1,4 @@
-"""Volt (Yilmaz et al., 2026): a volume transformer, its augmentations, and distillation from a convolutional teacher."""
+"""Volt (Yilmaz et al., 2026, arXiv 2604.19609): a volume transformer, and its distillation from a convolutional teacher."""
 
 from __future__ import annotations
 

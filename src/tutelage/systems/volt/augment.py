@@ -92,7 +92,7 @@ class SceneAugmentation:
         objects: probability, object by object and change by change, of a shift, turn, flip, scale, loss of colour,
             removal, or an exchange of places with another object (published 0.1 to 0.2).
 
-    The magnitudes that the paper leaves open (tilt, jitter, elastic, colour, dropout's share) are ours.
+    The magnitudes that the paper leaves open (tilt, jitter, elastic, colour, dropout's share) are our choice.
     """
 
     mix: float = 0.85

@@ -91,8 +91,8 @@ class Volt(Method):
             return forward_heads(student, batch.inputs), {}
         labels = teacher(batch)["logits"].argmax(-1)
         with self._taps as taken:
-            said = dict(forward_heads(student, batch.inputs))
-        return said | {"distilled": self.head(taken["in:head"])}, {"labels": labels}
+            student_outputs = dict(forward_heads(student, batch.inputs))
+        return student_outputs | {"distilled": self.head(taken["in:head"])}, {"labels": labels}
 
     def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
@@ -116,7 +116,7 @@ class Volt(Method):
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A lesson of three seconds: eight rooms of 12 voxels a side, patches of 4."""
+        """A training job of three seconds: eight rooms of 12 voxels a side, patches of 4."""
         options = {"width": 16, "heads": 2, "depth": 2, "outputs": 8, "patch": 4, "drop_path": 0.1}
         student = build_with_seed(lambda: VoltNetwork(len(CLASSES), 6, **options), seed, "student")  # type: ignore[arg-type]
         teacher = build_with_seed(lambda: ConvUNet(len(CLASSES), 6, (4, 8)), seed, "teacher")

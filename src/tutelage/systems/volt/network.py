@@ -14,7 +14,7 @@ from tutelage.networks.layers import DropPath, Mlp, drop_path_rates, init_weight
 from tutelage.systems._backbone import Backbone, StageOutput, Variant
 
 SIDE = 40
-"""Voxels a side of a scene that is timed (ours)."""
+"""Voxels a side of a scene that is timed (our choice)."""
 LIMITS = (1024, 1024, 512)
 """Tokens along x, y, z that positions are made for."""
 
@@ -272,7 +272,7 @@ def _grid(values: Tensor, scene: Voxels, count: int, sides: Sequence[int]) -> Te
 
 
 class ConvUNet(nn.Module):
-    """A small dense 3-D U-Net, the convolutional teacher at small scale (ours; the paper's is a sparse MinkUNet-34).
+    """A small dense 3-D U-Net, the convolutional teacher at small scale (our choice; the paper's is a sparse MinkUNet-34).
 
     Scenes as :class:`VoltNetwork` takes them -> logits a voxel. ``widths``: channels at stride 1, 2, 4, …
     """

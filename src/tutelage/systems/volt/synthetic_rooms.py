@@ -1,4 +1,4 @@
-"""Procedural rooms of voxels: floor, walls and objects of simple shape, with colours and normals (ours)."""
+"""Procedural rooms of voxels: floor, walls and objects of simple shape, with colours and normals (our choice)."""
 
 from __future__ import annotations
 

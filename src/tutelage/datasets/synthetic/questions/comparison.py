@@ -92,12 +92,12 @@ def _write_compare(
     word: str, kind: str, first: SceneObject, second: SceneObject, scene: Scene, rng: np.random.Generator, name: str
 ) -> SceneQuestion:
     script = GoldProgramBuilder({"IMAGE": scene})
-    asked = []
+    compared = []
     for thing in (first, second):
         crop = script.crop(script.locate(script.view(), thing.shape))
-        asked.append(script.ask(crop, canonical(kind, thing.shape)))
-    truth = (asked[0].value == asked[1].value) == (word == "same")
-    programs = script.finish(script.evaluate(f"{{}} {'==' if word == 'same' else '!='} {{}}", *asked, value=truth))
+        compared.append(script.ask(crop, canonical(kind, thing.shape)))
+    truth = (compared[0].value == compared[1].value) == (word == "same")
+    programs = script.finish(script.evaluate(f"{{}} {'==' if word == 'same' else '!='} {{}}", *compared, value=truth))
     a, b = first.shape, second.shape
     return make_question(
         scene,
@@ -106,7 +106,7 @@ def _write_compare(
         ("compare", "attr"),
         pick(rng, SAME_TEXTS[word]).format(a=a, b=b, k=kind),
         yes_no(truth),
-        f"{yes_no(truth).capitalize()}, the {a} is {asked[0].value} and the {b} is {asked[1].value}.",
+        f"{yes_no(truth).capitalize()}, the {a} is {compared[0].value} and the {b} is {compared[1].value}.",
         [select(scene, a, [first]), select(scene, b, [second]), FunctionalStep(f"{word} {kind}", "", (0, 1))],
         programs,
         ("yes", "no"),

@@ -1,0 +1,157 @@
+"""What a step of each method costs beside its student's own step, and beside the passes of the networks that it makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from statistics import median
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tutelage import registry
+from tutelage.bench.distill_steps import StepVariant, measure
+from tutelage.distillation.outputs import forward_heads
+from tutelage.distillation.trainer import Trainer
+from tutelage.errors import InputError, did_you_mean
+
+STEP, OWN, PASSES = "step", "student's own step", "passes"
+BATCH = 256
+"""Samples a step, or all of a tiny job's data: large batches, so that the networks weigh more than Python."""
+
+
+class Pass(NamedTuple):
+    """One call of a whole network during a step."""
+
+    network: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    graded: bool
+    train: bool
+
+
+def bench(
+    rounds: int = 7,
+    steps: int = 5,
+    systems: Sequence[str] | None = None,
+    progress: Callable[[float, float], object] = lambda done, total: None,
+) -> dict[str, Any]:
+    """``{rows, clock, threads}``; a row a system that trains a student, from its tiny job in batches of up to 256.
+
+    A row is ``{system, batch, step_ms, own_ms, passes_ms, over_own, over_passes, student_passes, teacher_passes}``.
+    ``own_ms``: one forward and backward pass of the student and the optimiser's step. ``passes_ms``: the same with every
+    pass of student and teacher that the method's step makes, on the same inputs; None where the method calls parts of the
+    student alone. ``over_own`` and ``over_passes`` are medians of the rounds' own ratios: the ways take turns, CPU time, one
+    thread.
+
+    Raises:
+        InputError: no such system, or one that trains no student.
+    """
+    known = {name: entry for name, entry in registry.systems().items() if not entry.is_tool}
+    wanted = list(systems or known)
+    for name in wanted:
+        if name not in known:
+            raise InputError(f"no system {name!r} that trains a student", where="--system", remedy=did_you_mean(name, list(known)))
+    threads, rows = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        for number, name in enumerate(wanted):
+            progress(number, len(wanted))
+            rows.append(row(name, rounds, steps))
+    finally:
+        torch.set_num_threads(threads)
+    progress(len(wanted), len(wanted))
+    return {"rows": rows, "clock": "CPU time", "threads": 1, "rounds": rounds}
+
+
+def row(name: str, rounds: int, steps: int) -> dict[str, Any]:
+    """One row of :func:`bench`."""
+    job = registry.find(name).target.tiny_job(0)
+    batch_size = min(BATCH, len(job.data))
+    job.settings = replace(job.settings, steps=1_000_000, batch_size=batch_size, checkpoint_every=0, eval_every=0)
+    job.evaluate = None
+    trainer = Trainer(job)
+    trainer._train_mode()
+    teacher = job.teacher.network if job.teacher is not None else None
+    with recorded(trainer.student, teacher) as passes:
+        trainer.advance()
+    inputs = trainer.batch(0).inputs
+
+    def own() -> None:
+        _clear(trainer)
+        _sum(forward_heads(trainer.student.train(), inputs)).backward()
+        trainer.optimizer.step()
+
+    def all_passes() -> None:
+        _clear(trainer)
+        graded = [_sum(_run(one)) for one in passes]
+        total = sum((value for value in graded if value.requires_grad), start=torch.zeros(()))
+        if total.requires_grad:
+            total.backward()
+        trainer.optimizer.step()
+
+    ways = {STEP: StepVariant(trainer.advance, ()), OWN: StepVariant(own, ())}
+    whole = any(one.network is trainer.student for one in passes)
+    if whole:
+        ways[PASSES] = StepVariant(all_passes, ())
+    times = {way: found["ms"] for way, found in measure(ways, rounds, steps, "cpu").items()}
+    return {
+        "system": name,
+        "batch": batch_size,
+        "step_ms": median(times[STEP]),
+        "own_ms": median(times[OWN]),
+        "passes_ms": median(times[PASSES]) if whole else None,
+        "over_own": _ratio(times[STEP], times[OWN]),
+        "over_passes": _ratio(times[STEP], times[PASSES]) if whole else None,
+        "student_passes": sum(one.network is trainer.student for one in passes),
+        "teacher_passes": sum(one.network is teacher for one in passes),
+    }
+
+
+@contextmanager
+def recorded(*networks: nn.Module | None) -> Iterator[list[Pass]]:
+    """Every call of the whole ``networks`` while the context lasts, with its inputs; None stands for no network."""
+    found: list[Pass] = []
+
+    def note(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append(Pass(network, _kept(args), _kept(kwargs), torch.is_grad_enabled(), network.training))
+
+    hooks = [one.register_forward_pre_hook(note, with_kwargs=True) for one in networks if one is not None]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _run(one: Pass) -> Any:
+    with torch.set_grad_enabled(one.graded):
+        return one.network.train(one.train)(*one.args, **one.kwargs)
+
+
+def _kept(value: Any) -> Any:
+    """The value with its tensors cut from the graph that made them."""
+    if isinstance(value, Tensor):
+        return value.detach()
+    if isinstance(value, dict):
+        return {name: _kept(part) for name, part in value.items()}
+    return type(value)(_kept(part) for part in value) if type(value) in (tuple, list) else value
+
+
+def _sum(output: Any) -> Tensor:
+    """The sum of all real numbers in a network's output."""
+    if isinstance(output, Tensor):
+        return output.float().mean() if output.is_floating_point() else torch.zeros(())
+    parts = output.values() if isinstance(output, dict) else output if isinstance(output, tuple | list) else ()
+    return sum((_sum(part) for part in parts), start=torch.zeros(()))
+
+
+def _clear(trainer: Trainer) -> None:
+    for parameter in trainer.parameters.values():
+        parameter.grad = None
+
+
+def _ratio(one: Sequence[float], other: Sequence[float]) -> float:
+    return median(a / b for a, b in zip(one, other, strict=True))
