@@ -52,6 +52,16 @@ def test_lora_starts_at_the_base_and_merges_to_the_same_outputs(blocked):
         merge_lora(network)
 
 
+def test_a_copy_merges_without_its_original():
+    network, x = _conv_net(), torch.randn(2, 3, 6, 6)
+    add_lora(network, blocked=True)
+    _randomize(network)
+    merged = copy.deepcopy(network)
+    merge_lora(merged)
+    assert torch.allclose(network(x), merged(x), atol=1e-5) and len(lora_parameters(network)) == 6
+    merge_lora(network)
+
+
 def test_lora_trains_the_named_layers_alone_and_counts_as_the_paper_does():
     network = _conv_net()
     add_lora(network, ["0"], rank=2, blocked=True)

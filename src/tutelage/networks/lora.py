@@ -152,6 +152,8 @@ def merge_lora(network: nn.Module) -> dict[str, Tensor]:
             if "weight" not in updates or not isinstance(updates["weight"][0], (LowRankUpdate, BlockedLowRankUpdate)):
                 continue
             original = updates["weight"].original.clone()
+            # torch takes the property off the layer's class, which a deep copy shares with its original
+            layer.__class__ = type(type(layer).__name__, type(layer).__bases__, dict(vars(type(layer))))
             parametrize.remove_parametrizations(layer, "weight", leave_parametrized=True)
             deltas[name] = layer.get_parameter("weight") - original
     if not deltas:

@@ -209,6 +209,13 @@ def ssim(images: Tensor, targets: Tensor, data_range: float = 1.0, size: int = 1
     window lies inside, and over channels. An image smaller than the window gets the largest odd window that fits (our
     choice).
     """
+    return ssim_parts(images, targets, data_range, size, sigma)[0]
+
+
+def ssim_parts(
+    images: Tensor, targets: Tensor, data_range: float = 1.0, size: int = 11, sigma: float = 1.5
+) -> tuple[Tensor, Tensor]:
+    """:func:`ssim` [B], and its contrast and structure alone [B], without the luminance."""
     size = min(size, *(side - 1 + side % 2 for side in images.shape[2:]))
     line = torch.exp(-((torch.arange(size, dtype=torch.float64) - size // 2) ** 2) / (2 * sigma**2))
     line = (line / line.sum()).to(images.device)
@@ -223,9 +230,9 @@ def ssim(images: Tensor, targets: Tensor, data_range: float = 1.0, size: int = 1
     var_x, var_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
     covariance = blurred(x * y) - mean_x * mean_y
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
-    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    similarity = similarity / ((mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2))
-    return similarity.flatten(1).mean(1)
+    contrast = (2 * covariance + c2) / (var_x + var_y + c2)
+    similarity = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1) * contrast
+    return similarity.flatten(1).mean(1), contrast.flatten(1).mean(1)
 
 
 def recall_at(similarity: Tensor, positive: Tensor, k: int) -> float:
