@@ -240,7 +240,7 @@ class FreeFlow(Method):
     def tiny_job(cls, seed: int) -> TrainingJob:
         """A training job of a second: a ring of Gaussians in two dimensions, an exact teacher."""
         student = FlowMap(build_with_seed(lambda: TimeMLP(2, 16, 2), seed, "student"))
-        method = cls(online=build_with_seed(lambda: TimeMLP(2, 16, 2), seed, "online"))
+        method = cls(weight_power=0.0, online=build_with_seed(lambda: TimeMLP(2, 16, 2), seed, "online"))
         settings = TrainingSettings(steps=8, batch_size=16, seed=seed)
         return TrainingJob(student, ExactFlow(ring(8)), method, Prior((2,), length=64), settings, "freeflow")
 
