@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tutelage import registry
+from tutelage.experiments import count_shown
 from tutelage.storage import read_json
 
 ROOT = Path(__file__).parents[1]
@@ -61,8 +62,7 @@ def methods(pages: str) -> str:
 
 def claims_shown(result: dict[str, Any]) -> str:
     """How many of the claims of a committed result were shown: "shown (all 3 claims)" or "2 of 3 claims"."""
-    shown = sum(claim["verdict"] == "shown" for claim in result["claims"])
-    total = len(result["claims"])
+    shown, total = count_shown(result)
     if shown == total:
         return "shown (1 claim)" if total == 1 else f"shown (all {total} claims)"
     return f"{shown} of {total} claims shown"

@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from torch import nn
+from typer.testing import CliRunner
 
 from tutelage.bench.methods import bench, recorded
+from tutelage.cli import main
 from tutelage.errors import InputError
 
 
@@ -29,3 +33,11 @@ def test_calls_of_whole_networks_are_recorded_with_their_mode() -> None:
 def test_a_system_that_trains_nothing_is_refused() -> None:
     with pytest.raises(InputError, match="no system 'kb'"):
         bench(systems=["kb"])
+
+
+def test_the_command_prints_a_row_and_writes_it() -> None:
+    words = ["bench", "methods", "--system", "kd", "--rounds", "1", "--steps", "1", "--json", "-"]
+    result = CliRunner().invoke(main.app, words)
+    assert result.exit_code == 0, result.output
+    (row,) = json.loads(result.stdout)["rows"]
+    assert row["system"] == "kd" and row["teacher_passes"] == 1

@@ -16,15 +16,23 @@ from .recipes import tutelage
 ROOT = Path(__file__).parents[2]
 
 
+SHOWN, MISSED = {"verdict": "shown"}, {"verdict": "not shown here"}
+
+
 def test_a_kept_result_gives_its_verdict(tmp_path: Path) -> None:
-    (tmp_path / "kd.json").write_text(json.dumps({"verdict": "shown"}))
-    (tmp_path / "dkd.json").write_text(json.dumps({"verdict": "not shown here"}))
+    (tmp_path / "kd.json").write_text(json.dumps({"verdict": "shown", "claims": [SHOWN]}))
+    (tmp_path / "dkd.json").write_text(json.dumps({"verdict": "not shown here", "claims": [SHOWN, MISSED]}))
     code, out, said = tutelage("systems", "--results", tmp_path, "--json", "-")
     assert code == 0, said
     rows = {row["name"]: row for row in json.loads(out)}
     assert rows.keys() == registry.systems().keys()
-    assert rows["kd"] == {"name": "kd", "card": "kd", "kind": "distillation", "state": "evaluated", "verdict": "shown"}
+    assert rows["kd"] == {"name": "kd", "card": "kd", "kind": "distillation", "state": "evaluated"} | {
+        "verdict": "shown",
+        "claims_shown": 1,
+        "claims": 1,
+    }
     assert rows["dkd"]["verdict"] == "not shown here"
+    assert (rows["dkd"]["claims_shown"], rows["dkd"]["claims"]) == (1, 2) and rows["nd-loss"]["claims"] is None
     assert (rows["nd-loss"]["state"], rows["nd-loss"]["verdict"]) == ("ready", None)
     assert "kd" in said and "evaluated" in said
     legend = said[said.index("kind    ") :]
@@ -33,7 +41,13 @@ def test_a_kept_result_gives_its_verdict(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("{", "not JSON"), ("[]", "tutelage show kd"), ('{"verdict": 1}', "not the result of an experiment")]
+    ("text", "words"),
+    [
+        ("{", "not JSON"),
+        ("[]", "tutelage show kd"),
+        ('{"verdict": 1}', "not the result of an experiment"),
+        ('{"verdict": "shown", "claims": [1]}', "a claim without"),
+    ],
 )
 def test_a_result_that_is_none_is_named(tmp_path: Path, text: str, words: str) -> None:
     (tmp_path / "kd.json").write_text(text)
@@ -50,7 +64,7 @@ def test_outside_the_checkout_the_shipped_results_are_listed_and_own_ones_come_f
         shipped = json.loads((ROOT / systems.RESULTS / f"{name}.json").read_text())["verdict"]
         assert (rows[name]["state"], rows[name]["verdict"]) == ("evaluated", shipped)
     (tmp_path / systems.RESULTS).mkdir(parents=True)
-    (tmp_path / systems.RESULTS / "kd.json").write_text(json.dumps({"verdict": "mine"}))
+    (tmp_path / systems.RESULTS / "kd.json").write_text(json.dumps({"verdict": "mine", "claims": []}))
     rows = {row["name"]: row for row in json.loads(tutelage("systems", "--json", "-")[1])}
     assert rows["kd"]["verdict"] == "mine" and rows["nd-loss"]["state"] == "evaluated"
 

@@ -33,9 +33,11 @@ def shipped_results() -> Path:
 
 
 def list_systems(folders: Sequence[Path]) -> list[dict[str, Any]]:
-    """``{name, card, kind, state, verdict}`` of each system, from the first of ``folders`` that has its result.
+    """``{name, card, kind, state, verdict, claims_shown, claims}`` of each system, from the first of ``folders`` that has
+    its result.
 
-    ``state`` is a key of :data:`STATES`; ``verdict`` is the result's, or None.
+    ``state`` is a key of :data:`STATES`; ``verdict`` and the numbers of claims are the
+    result's, or None.
 
     Raises:
         InputError: a result that cannot be read, or is not one of an experiment.
@@ -47,18 +49,23 @@ def list_systems(folders: Sequence[Path]) -> list[dict[str, Any]]:
     rows = []
     for entry in registry.systems().values():
         file = next((folder / f"{entry.name}.json" for folder in folders if (folder / f"{entry.name}.json").exists()), None)
-        verdict = _verdict(read_json(file), file) if file is not None else None
-        state = "evaluated" if verdict else "ready" if entry.name in ready else "code only"
-        rows.append({"name": entry.name, "card": entry.card, "kind": entry.kind, "state": state, "verdict": verdict})
+        result = _result(read_json(file), file) if file is not None else None
+        state = "evaluated" if result else "ready" if entry.name in ready else "code only"
+        row = {"name": entry.name, "card": entry.card, "kind": entry.kind, "state": state}
+        shown, total = experiments.count_shown(result) if result else (None, None)
+        rows.append(row | {"verdict": result["verdict"] if result else None, "claims_shown": shown, "claims": total})
     return rows
 
 
-def _verdict(result: Any, file: Path) -> str:
+def _result(result: Any, file: Path) -> dict[str, Any]:
     from tutelage.errors import InputError
 
-    if not isinstance(result, dict) or not isinstance(result.get("verdict"), str):
+    claims = result.get("claims") if isinstance(result, dict) else None
+    if not isinstance(claims, list) or not isinstance(result.get("verdict"), str):
         raise InputError("not the result of an experiment", where=file, remedy=f"tutelage show {file.stem}")
-    return str(result["verdict"])
+    if not all(isinstance(claim, dict) and "verdict" in claim for claim in claims):
+        raise InputError("a claim without a verdict", where=file, remedy=f"tutelage show {file.stem}")
+    return result
 
 
 @app.command(epilog="Example: tutelage systems --json -")
@@ -75,10 +82,11 @@ def systems(
 
     rows = list_systems([results] if results is not None else [RESULTS, shipped_results()])
     table = Table(box=None, title=f"{len(rows)} systems", title_justify="left", padding=(0, 1, 0, 0))
-    for heading in ("system", "kind", "state", "verdict"):
+    for heading in ("system", "kind", "state", "verdict", "claims shown"):
         table.add_column(heading, no_wrap=heading == "system", overflow="fold")
     for row in rows:
-        table.add_row(row["name"], row["kind"], row["state"], row["verdict"] or "")
+        claims = f"{row['claims_shown']} of {row['claims']}" if row["claims"] else ""
+        table.add_row(row["name"], row["kind"], row["state"], row["verdict"] or "", claims)
     screen = console(json)
     screen.print(table)
     for heading, words in (("kind", KINDS), ("state", STATES), ("verdict", VERDICTS)):

@@ -6,6 +6,30 @@ gives the verdict.
 
 from __future__ import annotations
 
-from tutelage.experiments._runner import Claim, Experiment, Figure, Metric, better, equal, load_experiment, names, not_worse, show
+from tutelage.experiments._runner import (
+    Claim,
+    Experiment,
+    Figure,
+    Metric,
+    better,
+    count_shown,
+    equal,
+    load_experiment,
+    names,
+    not_worse,
+    show,
+)
 
-__all__ = ["Claim", "Experiment", "Figure", "Metric", "better", "equal", "load_experiment", "names", "not_worse", "show"]
+__all__ = [
+    "Claim",
+    "Experiment",
+    "Figure",
+    "Metric",
+    "better",
+    "count_shown",
+    "equal",
+    "load_experiment",
+    "names",
+    "not_worse",
+    "show",
+]

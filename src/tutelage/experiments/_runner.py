@@ -178,6 +178,11 @@ def _summary(experiment: Experiment, label: str, rows: Sequence[Mapping[str, Fig
     return {arm: {"mean": it.mean, "sd": _finite(it.sd), "n": it.n} for arm, it in summaries.items()}
 
 
+def count_shown(result: Mapping[str, Any]) -> tuple[int, int]:
+    """(how many claims of a result of :func:`show` were shown, how many there are)."""
+    return sum(claim["verdict"] == SHOWN for claim in result["claims"]), len(result["claims"])
+
+
 def show(
     name: str,
     *,
