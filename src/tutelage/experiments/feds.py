@@ -72,7 +72,9 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
     test = torch.cat([random_crops(image[..., edge:], 1 if smoke else 32, 32, test_rng) for image in photos])
 
     def learn(network: ImageCodec, teacher: ImageCodec | None, method: Method, steps: int) -> ImageCodec:
-        settings = TrainingSettings(3 if smoke else steps, 8, 2e-3, clip=1.0, schedule="constant", seed=seed, channels_last=True)
+        settings = TrainingSettings(
+            steps=2 if smoke else steps, batch_size=8, lr=2e-3, clip=1.0, schedule="constant", seed=seed, channels_last=True
+        )
         found = train(TrainingJob(network, teacher, method, data, settings)).student
         assert isinstance(found, ImageCodec)
         return found.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
