@@ -68,7 +68,8 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
     data = TensorData(halves(large), large, views=PairedAugmentation(crop=12, flip=0.5, turn=True))
 
     def learn(network: SPAN, teacher: SPAN | None, method: Method, steps: int, lr: float) -> SPAN:
-        settings = TrainingSettings(2 if smoke else steps, 16, lr, clip=None if teacher is None else 50.0, seed=seed)
+        clip = None if teacher is None else 50.0
+        settings = TrainingSettings(steps=2 if smoke else steps, batch_size=16, lr=lr, clip=clip, seed=seed)
         found = train(TrainingJob(network, teacher, method, data, settings, task="restoration")).student
         assert isinstance(found, SPAN)
         return found
