@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -89,8 +90,14 @@ def aliases(seed: int, smoke: bool) -> dict[str, Figure]:
     tests, answers, _ = gratings(seed, "test", 64 if smoke else 400)
     arms: dict[str, Figure] = {}
     for name, small in ((FOURIER, partial(freq_crop, size=16)), (STRIDED, lambda x: x[..., ::2, ::2].contiguous())):
-        student = build_with_seed(lambda: Network((16, 16, 32), 4, norm=False), seed, "gratings")
-        settings = {"steps": 4 if smoke else 150, "batch_size": 32, "lr": 3e-3, "schedule": "constant", "seed": seed}
+        student: nn.Module = build_with_seed(lambda: Network((16, 16, 32), 4, norm=False), seed, "gratings")
+        settings: dict[str, Any] = {
+            "steps": 4 if smoke else 150,
+            "batch_size": 32,
+            "lr": 3e-3,
+            "schedule": "constant",
+            "seed": seed,
+        }
         student = train_student(student, TensorData(small(images), labels), **settings)
         exact = nuisance.double()
         kept = small(exact).square().mean() / exact.square().mean()

@@ -33,7 +33,7 @@ from tutelage.distillation.method import Method, Phase, ResizeParameter, Trainin
 from tutelage.distillation.outputs import Output, Terms
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.tasks import Task
-from tutelage.distillation.teacher import Teacher
+from tutelage.distillation.teacher import NetworkTeacher, Teacher
 from tutelage.errors import InputError
 from tutelage.registry import system
 from tutelage.systems._toy import SmallCNN, build_with_seed, toy_images
@@ -160,7 +160,7 @@ class EfficientTrain(Method):
             images = Augmentation(randaugment=(config.operations, config.magnitudes[stage])).recolour(images, batch.seeds)
         crop = freq_crop if config.crop == "fourier" else lanczos_resize
         images = crop(images, config.sizes[stage])
-        inputs = images if config.field is None else {**batch.inputs, config.field: images}  # type: ignore[dict-item]
+        inputs = images if config.field is None else {**batch.inputs, config.field: images}
         return self.inner.transform(replace(batch, inputs=inputs))
 
     def _images(self, batch: Batch) -> Tensor:
@@ -170,12 +170,12 @@ class EfficientTrain(Method):
                 raise InputError(f"the inputs have no entry {field!r}", where="field", remedy="name the entry of the images")
             inputs = inputs[field]
         last = self.config.sizes[-1]
-        side = check_square(inputs, 2)  # type: ignore[arg-type]
+        side = check_square(inputs, 2)
         if side != last:
             raise InputError(
                 f"the last stage shows {last} pixels, the images have {side}", where="sizes", remedy=f"sizes that end in {side}"
             )
-        return inputs  # type: ignore[return-value]
+        return inputs
 
     def phases(self) -> Sequence[Phase]:
         """The inner method's; with ``positions``, one a stage, at whose begin the table is resized."""
@@ -231,7 +231,7 @@ class EfficientTrain(Method):
         self.deterministic_teacher = False  # it is asked about images that the data did not supply
 
     @property
-    def progress(self) -> TrainingProgress:  # type: ignore[override]
+    def progress(self) -> TrainingProgress:
         """The trainer's, for both."""
         return self._progress
 
@@ -292,7 +292,7 @@ class EfficientTrain(Method):
         from tutelage.systems.kd import KD
 
         student = build_with_seed(lambda: SmallCNN(4, 4, 8), seed, "student")
-        teacher = build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher")
+        teacher = NetworkTeacher(build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher"))
         method = cls(inner=KD(), sizes=(4, 6, 8))
         return TrainingJob(
             student, teacher, method, toy_images(seed), TrainingSettings(steps=9, batch_size=16, seed=seed), "efficienttrain"
