@@ -289,11 +289,11 @@ class EfficientTrain(Method):
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
         """A training job of a second, with classic distillation inside."""
-        from tutelage.systems.kd import KD
+        from tutelage.distillation.api import make_method
 
         student = build_with_seed(lambda: SmallCNN(4, 4, 8), seed, "student")
         teacher = NetworkTeacher(build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher"))
-        method = cls(inner=KD(), sizes=(4, 6, 8))
+        method = cls(inner=make_method("kd"), sizes=(4, 6, 8))
         return TrainingJob(
             student, teacher, method, toy_images(seed), TrainingSettings(steps=9, batch_size=16, seed=seed), "efficienttrain"
         )
