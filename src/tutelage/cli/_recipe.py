@@ -124,14 +124,15 @@ class LoadedRecipe:
 
     def training_job(self, seed: int) -> TrainingJob:
         """The training job of ``seed``, with its live teacher."""
-        from tutelage.distillation.api import make_method, make_student
+        from tutelage.distillation.api import make_method, make_student, with_curriculum
         from tutelage.distillation.job import TrainingJob
         from tutelage.distillation.teacher import as_teacher
 
         settings = replace(self.recipe.settings, seed=seed)
         if self.recipe.cache is not None and settings.view_seed is None:
             settings = replace(settings, view_seed=self.seeds[0])
-        method = make_method(self.method, self.recipe.options)
+        recipe = self.recipe
+        method = with_curriculum(make_method(self.method, recipe.options), recipe.curriculum, recipe.curriculum_options)
         return TrainingJob(
             make_student(self.student, seed),
             as_teacher(self.teacher),

@@ -97,6 +97,8 @@ def train(job: LoadedRecipe, folder: Path, check: bool, bar: ProgressBar, togeth
         job.parts[0],
         job.method,
         options=recipe.options,
+        curriculum=recipe.curriculum,
+        curriculum_options=recipe.curriculum_options,
         task=job.task,
         settings=curve(job),
         seeds=job.seeds,

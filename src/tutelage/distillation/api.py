@@ -111,6 +111,24 @@ def make_method(method: str | Method | type[Method], options: Mapping[str, Any] 
     return method(**dict(options or {}))
 
 
+def with_curriculum(method: Method, curriculum: str | None, options: Mapping[str, Any] | None = None) -> Method:
+    """``method`` inside a curriculum by its name; None: ``method`` itself.
+
+    Raises:
+        InputError: an unknown name or option, or options of no curriculum.
+    """
+    if curriculum is None:
+        if options:
+            raise InputError("options of no curriculum", where="curriculum_options", remedy='name it: curriculum="efficienttrain"')
+        return method
+    found = {name: entry.target for name, entry in registry.systems().items() if entry.kind == "curriculum"}
+    wraps = {name: kind for name, kind in found.items() if isinstance(kind, type) and issubclass(kind, Method)}
+    if curriculum not in wraps:
+        remedy = did_you_mean(str(curriculum), list(wraps))
+        raise InputError(f"{curriculum!r} is no curriculum", where="curriculum", remedy=remedy)
+    return wraps[curriculum](inner=method, **dict(options or {}))
+
+
 def _with_settings(function: Callable[..., DistillationResult]) -> Callable[..., DistillationResult]:
     """``function`` with a signature that shows each training setting in place of ``**overrides``."""
     signature = inspect.signature(function, eval_str=True)
@@ -135,6 +153,8 @@ def distill(
     method: str | Method | type[Method] = "kd",
     *,
     options: Mapping[str, Any] | None = None,
+    curriculum: str | None = None,
+    curriculum_options: Mapping[str, Any] | None = None,
     task: str | Task | None = None,
     task_options: Mapping[str, Any] | None = None,
     settings: TrainingSettings | None = None,
@@ -162,6 +182,8 @@ def distill(
         method: a name (``tutelage systems`` lists the registered ones; ``supervised``: labels alone), a ``Method``, or its
             class.
         options: of the method, where it is given by name or class.
+        curriculum: the name of a system of that kind, such as ``efficienttrain``, which is put round the method.
+        curriculum_options: of it.
         task: what the student predicts, such as ``"segmentation"`` (:mod:`tutelage.distillation.tasks`); None: inferred where
             shapes and types leave no doubt.
         task_options: of the task, where it is given by name: ``{"ignore_index": 0}``.
@@ -187,7 +209,7 @@ def distill(
         overrides["batch_size"] = batch_size_of(data)
     settings = make_settings(settings, overrides)
     chosen = _chosen_seeds(seeds, settings.seed)
-    _check_arguments(student, options, task_options, cache, out, parallel)
+    _check_arguments(student, options, curriculum_options, task_options, cache, out, parallel)
     if isinstance(student, nn.Module):
         student = copy.deepcopy(student)  # before the teacher, which may be the same network, is frozen
     source = as_teacher(teacher)
@@ -208,7 +230,7 @@ def distill(
             job = TrainingJob(
                 make_student(student, seed),
                 source,
-                make_method(method, options),
+                with_curriculum(make_method(method, options), curriculum, curriculum_options),
                 supply,
                 replace(settings, seed=seed),
                 name=name,
@@ -266,12 +288,14 @@ def _chosen_seeds(seeds: int | Sequence[int], first: int) -> list[int]:
     return found
 
 
-def _check_arguments(student: Any, options: Any, task_options: Any, cache: Any, out: Any, parallel: Any) -> None:
+def _check_arguments(
+    student: Any, options: Any, curriculum_options: Any, task_options: Any, cache: Any, out: Any, parallel: Any
+) -> None:
     """Refuse arguments of another type than :func:`distill` takes."""
     wrong: list[tuple[str, Any, str]] = []
     if not isinstance(student, nn.Module) and (not callable(student) or isinstance(student, Teacher)):
         wrong.append(("student", student, "give a network, or a function that builds one"))
-    for name, value in (("options", options), ("task_options", task_options)):
+    for name, value in (("options", options), ("curriculum_options", curriculum_options), ("task_options", task_options)):
         if not isinstance(value, Mapping | None):
             wrong.append((name, value, "give a dict"))
     for name, value in (("cache", cache), ("out", out)):
@@ -350,4 +374,5 @@ __all__ = [
     "make_settings",
     "make_student",
     "through_cache",
+    "with_curriculum",
 ]

@@ -174,6 +174,7 @@ class CacheSpec:
 class Recipe:
     """A whole distillation; see the module's example.
 
+    ``curriculum``: a system of that kind round the method, with ``curriculum_options``.
     ``task_options``: of the task named by ``task``. ``test``: labelled data to score on (a packaged data set brings its
     own). ``validation``: data that the best student is chosen by, or the share of ``data`` to hold out for that.
     ``labelled``: what the student alone learns from in a comparison, by default ``data``. ``tensorboard``: write the logs
@@ -187,6 +188,8 @@ class Recipe:
     teacher: TeacherSpec | None = None
     method: str = "kd"
     options: dict[str, Plain] = field(default_factory=dict)
+    curriculum: str | None = None
+    curriculum_options: dict[str, Plain | list[Any]] = field(default_factory=dict)
     task: str | None = None
     task_options: dict[str, Plain] = field(default_factory=dict)
     settings: TrainingSettings = TrainingSettings()
@@ -199,6 +202,9 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.task_options and self.task is None:
             raise InputError("options of no task", where="task_options", remedy='name it: task = "segmentation"')
+        if self.curriculum_options and self.curriculum is None:
+            remedy = 'name it: curriculum = "efficienttrain"'
+            raise InputError("options of no curriculum", where="curriculum_options", remedy=remedy)
 
 
 def read_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
