@@ -1,134 +1,126 @@
-"""FreeFlow on a ring of Gaussians: one step from noise alone, beside the teacher's few steps and data that mislead."""
+"""FreeFlow: one step from noise on a ring of eight Gaussians, against Euler, Heun, and distillation on data that do not match."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tutelage.distillation.data import Batch, TensorData
+from tutelage.distillation.data import TensorData
 from tutelage.distillation.data.generated import Prior
-from tutelage.distillation.method import Method
-from tutelage.distillation.outputs import Output, Terms
-from tutelage.distillation.teacher import Teacher
-from tutelage.experiments import Experiment, Figure, Metric, better, equal, not_worse
-from tutelage.experiments._classification import train_student
-from tutelage.networks.flow import expand_time, integrate, interpolate
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.outputs import Output
+from tutelage.distillation.trainer import train
+from tutelage.experiments import Experiment, Figure, Metric, better
+from tutelage.networks.flow import GaussianMixtureFlow, Velocity, expand_time, integrate, interpolate
 from tutelage.seeds import torch_rng
 from tutelage.systems._toy import build_with_seed
-from tutelage.systems.freeflow import ExactFlow, FlowMap, FreeFlow, TimeMLP, ring
+from tutelage.systems.freeflow import FreeFlow, VelocityMLP, generate, velocity_teacher
 
-DISTANCE, ENERGY, MODE = "distance to the teacher's end point from the same noise", "energy distance to the data", "rarest mode, %"
-START = "change at step length 0"
-MISMATCHES = {"matched": (1.0, 0.0), "mild mismatch": (0.8, 0.25), "strong mismatch": (0.6, 0.5)}
-"""How the data of the data-based arm are shrunk and shifted."""
+STEPS = 1500
+ERROR = "distance to the teacher's end point from the same noise"
+ENERGY, LEAST = "energy distance to the data", "samples at the rarest of 8 modes, %"
+MISMATCH: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {"matched": (1.0, 0.0), "mildly mismatched": (0.8, 0.25), "strongly mismatched": (0.6, 0.5)}
+)
+"""Data of the data-based arm: (factor, shift along the first axis)."""
 
 
-class ConsistencyOnData(Method):
-    """The data-based arm: ``G(x, t) = x + t F(x, t)`` stays the same along the teacher's path through noised data.
+class OnData(FreeFlow):
+    """The data-based arm: the same identity and network, at states of noised data instead of the student's own.
 
-    ``F = u(x_t, t) - t (dF/dt - u grad_x F)``, the same derivative and target as FreeFlow's but at states made from data.
+    ``F(x_t, s)`` maps the state ``x_t = (1 - t) x_0 + t n`` to its end in one step, by consistency: along the teacher's path
+    the end stays where it is. ``x_t + t F`` may not change where x moves by u and t falls.
     """
 
-    deterministic_teacher = False
-    matched_heads = ()
-
-    @dataclass(frozen=True)
-    class Config:
-        """``full_step``: share of t = 1."""
-
-        full_step: float = 0.25
-
-    def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
-        """F and its target at noised data."""
-        assert teacher is not None and isinstance(student, FlowMap)
-        data = batch.inputs
-        t = torch.rand(len(data))
-        t = torch.where(torch.rand_like(t) < self.config.full_step, torch.ones_like(t), t)
-        state = interpolate(data, torch.randn_like(data), t)
-        velocity = teacher(Batch({"x": state, "t": t}))["logits"]
-        value, slope = torch.func.jvp(student.velocity, (state, t), (-velocity, torch.ones_like(t)))
-        return {"value": value, "target": velocity - expand_time(t, data) * slope.detach()}, {}
-
-    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
-        """``consistency``."""
-        return {"consistency": (student["value"] - student["target"]).square().mean()}
+    def _predict(self, z: Tensor, given: list[Tensor], student: Velocity, u: Velocity, outputs: Output, targets: Output) -> None:
+        at_end = torch.rand(len(z)) < self.config.at_end
+        t = torch.where(at_end, torch.ones(len(z)), torch.rand(len(z)))
+        x = interpolate(z, torch.randn(z.shape), t)
+        along = u(x, t)
+        with torch.no_grad():  # d/dt of F along the path dx/dt = -u, forward in time
+            _, change = torch.func.jvp(student, (x, t), (-along, torch.ones_like(t)))
+        outputs["prediction"] = student(x, t)
+        # 0 = d/dt (x + t F) = -u + F + t dF/dt
+        targets["prediction"] = along - expand_time(t, x) * change
+        targets["residual"] = outputs["prediction"].detach() - targets["prediction"]
 
 
-def energy_distance(one: Tensor, other: Tensor) -> float:
-    """``2 E|x - y| - E|x - x'| - E|y - y'|`` of two samples [N, D]."""
-
-    def within(x: Tensor) -> Tensor:
-        return torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
-
-    return float(2 * torch.cdist(one, other).mean() - within(one) - within(other))
+def ring() -> GaussianMixtureFlow:
+    """Eight Gaussians of deviation 0.2 on a circle of radius 2."""
+    angles = torch.arange(8) * (2 * math.pi / 8)
+    return GaussianMixtureFlow(2 * torch.stack([angles.cos(), angles.sin()], 1), 0.2)
 
 
 def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
-    """Equal networks, steps and batches for every student; errors are paired by noise."""
-    flow = ring(8)
-    teacher, count = ExactFlow(flow), 200 if smoke else 1500
-    noise = torch.randn(count, 2, generator=torch_rng(seed, "noise"))
-    data = flow.sample(count, torch_rng(seed, "data"))
-    with torch.no_grad():
-        goal = integrate(flow, noise, 100, "heun")
-
-    def measures(samples: Tensor) -> dict[str, float]:
-        nearest = torch.cdist(samples, flow.means).argmin(1)
-        rarest = torch.bincount(nearest, minlength=len(flow.means)).min() / len(samples)
-        distance = (samples - goal).norm(dim=1).mean()
-        return {DISTANCE: float(distance), ENERGY: energy_distance(samples, data), MODE: 100 * float(rarest)}
-
-    steps = 3 if smoke else 2000
-    settings = {"steps": steps, "batch_size": 256, "lr": 3e-3, "schedule": "linear", "clip": 5.0, "seed": seed, "ema": 0.99}
-
-    def student(method: Method, inputs: Prior | TensorData) -> FlowMap:
-        start = FlowMap(build_with_seed(lambda: TimeMLP(2), seed, "student"))
-        return train_student(start, inputs, method, teacher, **settings)  # type: ignore[arg-type, return-value]
-
-    prior = Prior((2,), seed=seed)
-    arms: dict[str, Figure] = {
-        "teacher, 1 Euler step": measures(integrate(flow, noise, 1, "euler")),
-        "teacher, 2 Heun steps": measures(integrate(flow, noise, 2, "heun")),
-        "teacher, 100 Heun steps": measures(goal),
+    """Equal networks, steps and batches; errors over 2,000 noises that no arm has seen."""
+    teacher = ring()
+    rng = torch_rng(seed, "test")
+    noise = torch.randn(200 if smoke else 2000, 2, generator=rng)
+    ends = integrate(teacher, noise, 10 if smoke else 100)
+    points = teacher.sample(1500, rng)
+    settings = TrainingSettings(
+        steps=4 if smoke else STEPS, batch_size=256, lr=3e-3, schedule="linear", clip=5.0, ema=0.99, seed=seed
+    )
+    methods: dict[str, FreeFlow] = {
+        "FreeFlow": FreeFlow(prediction=1.0),
+        "correction alone": FreeFlow(prediction=0.0),
     }
-    online = build_with_seed(lambda: TimeMLP(2), seed, "online")
-    ways: dict[str, tuple[Method, Prior | TensorData]] = {
-        "FreeFlow": (FreeFlow(correction=0.0, weight_power=0.0), prior),
-        "correction alone": (FreeFlow(correction=1.0, online=online), prior),
-    }
-    for name, (shrink, shift) in MISMATCHES.items():
-        shown = shrink * flow.sample(200 if smoke else 20_000, torch_rng(seed, "training data")) + shift
-        ways[f"data-based, {name}"] = (ConsistencyOnData(), TensorData(shown))
+    methods |= {f"on data, {name}": OnData(prediction=1.0, at_end=0.25) for name in MISMATCH}
     if all_arms:
-        copy = build_with_seed(lambda: TimeMLP(2), seed, "online")
-        ways["prediction and correction"] = (FreeFlow(weight_power=0.0, online=copy), prior)
-    for name, (method, inputs) in ways.items():
-        network = student(method, inputs)
-        with torch.no_grad():
-            arms[name] = measures(network(noise))
-            if name == "FreeFlow":
-                arms[name] |= {START: float((network(noise, torch.zeros(count)) - noise).abs().max())}  # type: ignore[operator]
+        methods["FreeFlow, joint"] = FreeFlow(power=0.0)
+    arms: dict[str, Figure] = {
+        "teacher, 1 Euler step": measures(integrate(teacher, noise, 1, "euler"), ends, points, teacher),
+        "teacher, 2 Heun steps": measures(integrate(teacher, noise, 2), ends, points, teacher),
+    }
+    for name, method in methods.items():
+        data: Prior | TensorData = Prior((2,), length=10**9, seed=seed)
+        if isinstance(method, OnData):
+            factor, shift = MISMATCH[name.removeprefix("on data, ")]
+            data = TensorData(factor * teacher.sample(20_000, torch_rng(seed, "data")) + torch.tensor([shift, 0.0]))
+        student = build_with_seed(VelocityMLP, seed, "student")
+        train(TrainingJob(student, velocity_teacher(teacher), method, data, settings, name))
+        arms[name] = measures(generate(student.eval(), noise), ends, points, teacher)
     return arms
 
 
+def measures(samples: Tensor, ends: Tensor, points: Tensor, teacher: GaussianMixtureFlow) -> dict[str, float]:
+    """The three metrics of samples [N, 2] from the noise whose true ends are ``ends``."""
+    nearest = torch.cdist(samples, teacher.means).argmin(1)
+    return {
+        ERROR: (samples - ends).norm(dim=1).mean().item(),
+        ENERGY: energy_distance(samples[: len(points)], points),
+        LEAST: 100 * torch.bincount(nearest, minlength=8).min().item() / len(samples),
+    }
+
+
+def energy_distance(a: Tensor, b: Tensor) -> float:
+    """``2 E|a - b| - E|a - a'| - E|b - b'|`` of two samples, without pairs of a point with itself."""
+
+    def own(x: Tensor) -> Tensor:
+        return torch.cdist(x, x).sum() / (len(x) * (len(x) - 1))
+
+    return float(2 * torch.cdist(a, b).mean() - own(a) - own(b))
+
+
 experiment = Experiment(
-    metric=DISTANCE,
+    metric=ERROR,
     higher_is_better=False,
-    further_metrics=[Metric(ENERGY, False), Metric(MODE), Metric(START, False)],
+    further_metrics=[Metric(ENERGY, higher_is_better=False), Metric(LEAST)],
     claims=[
         better("FreeFlow", "teacher, 1 Euler step"),
         better("FreeFlow", "teacher, 2 Heun steps"),
-        better("FreeFlow", "data-based, strong mismatch"),
-        better("data-based, matched", "data-based, strong mismatch"),
+        better("FreeFlow", "on data, strongly mismatched"),
+        better("on data, matched", "on data, strongly mismatched"),
         better("FreeFlow", "correction alone"),
-        not_worse("FreeFlow", 3.0, 0.0, metric=MODE),
-        equal("FreeFlow", 0.0, 1e-9, metric=START),
+        better("FreeFlow", 3.0, metric=LEAST),
     ],
     run=run,
-    limits="A ring of eight Gaussians in two dimensions, three layers of 128: no images and no FID. There the correction did not "
-    "help prediction (behind --all), and alone it matches laws, not paths. The energy distance has a floor of 0.004 to 0.014 at "
-    "this sample size: arms below 0.02 are not ranked by it.",
+    limits="Points in two dimensions and a teacher in closed form: no FID, no images, no trained teacher. Settings were chosen on "
+    "selection seed 100 alone: with a quarter of delta at 1 FreeFlow's error was 0.71 after 1,500 steps, without it 0.19 (over "
+    "1,000 noises); the arms on data were tried with a quarter of times at 1 alone (0.26 matched, 0.26 mildly, 0.31 strongly "
+    "mismatched). After 500 steps, a quarter at 1: 0.59; learning rate 0.001: 0.62; weights of power 0.5: 0.70; none at 1: 0.40.",
 )

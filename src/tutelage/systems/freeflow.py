@@ -1,32 +1,38 @@
-"""A flow or diffusion teacher becomes a one-step generator, from noise alone:
+"""FreeFlow: a flow teacher becomes a one-step generator, from noise alone.
 
-```python
-import tutelage
-from tutelage.distillation.data.generated import Prior
-from tutelage.systems.freeflow import FlowMap
+On your own flow model: a teacher ``velocity(x, t)`` that points from noise to data, and a student of the same form, which
+may start as a copy of the teacher::
 
-student = FlowMap(network)  # network(x, delta) -> a tensor like x; start it from the teacher's weights
-result = tutelage.distill(student, teacher, Prior((3, 32, 32)), "freeflow", steps=20_000, ema=0.999)
-images = result.student(noise)  # one pass
-```
+    from tutelage.distillation.data.generated import Prior
+    from tutelage.systems.freeflow import generate
 
-In a recipe: `method = "freeflow"`, and `[data]` with `kind = "prior"` and `shape = [3, 32, 32]`.
+    done = tutelage.distill(copy.deepcopy(flow), flow, Prior((3, 32, 32), length=10**9), method="freeflow", ema=0.999)
+    images = generate(done.student, torch.randn(16, 3, 32, 32))
 
-"Flow Map Distillation Without Data" (Tong, Ma, Xie, Jaakkola, 2025, arXiv 2511.19428). ``teacher(x, t)`` is the velocity
-``u(x, t) = E[x_0 - noise | x_t = x]`` of ``x_t = (1 - t) x_0 + t noise``, from noise to data (:mod:`tutelage.networks.flow`;
-minus the usual dx/dt). Data distillation queries the teacher at noised data, which its own paths need not pass; at t = 1
-prior and paths agree by construction, so that noise alone is enough.
+As a recipe: ``[method] name = "freeflow"``, ``[data] kind = "prior"``. With classes to generate for, give
+``Prior(…, classes=10)``: the class ids are then the third argument of teacher and student.
+Guidance is part of the teacher: ``GuidedFlow(flow, 2.0, 10)``.
 
-Inside SDVP: a one-step module for editing or inpainting in place of a diffusion model.
+A student F(z, delta) moves noise z to where the teacher's path from z is at time 1 - delta: ``f(z, delta) = z + delta F``.
+Two objectives, both on noise (velocities as in ``networks/flow.py``):
 
-Limits: guidance is the teacher's own (``networks.flow.guided_velocity``); forward-mode derivatives do not pass fused attention, for
-which ``derivative="difference"`` stands in; no FID figures.
+- **Prediction.** Along a path ``F + delta dF/ddelta = u(f, 1 - delta)``, so F follows ``u(f, 1 - delta) - delta dF/ddelta``,
+  without a gradient through it; the teacher is asked at the student's own states.
+- **Correction.** Let ``x_r = (1 - r) f(z, 1) + r n``. The gradient ``F(z, 1) (v_N(x_r, r) - u(x_r, r))`` lowers the divergence of
+  the student's law from the teacher's. The student's velocity v_N is learned beside it by flow matching on its samples.
+
+Use in SDVP: an edit or inpainting module of one step in place of a diffusion one.
+
+Limits: no data means no FID claim here. In two dimensions the correction does not help, so its share is an option; correction
+alone matches the law, not the paths. Give ``Prior(shape)`` as data: nothing else tells the shape of a sample.
+
+Flow Map Distillation Without Data (Tong, Ma, Xie, Jaakkola, 2025, arXiv 2511.19428).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,246 +44,291 @@ from tutelage.distillation.data.generated import Prior
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method
 from tutelage.distillation.outputs import Output, Terms
-from tutelage.distillation.teacher import Teacher
-from tutelage.errors import InputError
-from tutelage.networks.flow import GaussianMixtureFlow, expand_time, interpolate
+from tutelage.distillation.teacher import BlackBoxTeacher, Teacher
+from tutelage.errors import InputError, did_you_mean
+from tutelage.networks.flow import GaussianMixtureFlow, Velocity, expand_time, guided_velocity, interpolate
 from tutelage.registry import system
 from tutelage.systems._toy import build_with_seed
 
+EPSILON = 1e-3
+"""Keeps weights and ratios finite (our choice)."""
 
-class FlowMap(nn.Module):
-    """The student: ``f(z, delta) = z + delta F(z, delta)`` with ``network(z, delta) = F``, so that ``f(z, 0) = z`` exactly.
 
-    ``f(z, delta)`` stands for the teacher's state after it has followed its flow from noise z at t = 1 to t = 1 - delta.
-    Called with noise [B, ...] alone it gives one-step samples ``f(z, 1)``.
+class GuidedFlow(nn.Module):
+    """A conditional flow network under guidance, as a teacher: ``u = s u(x, t, c) + (1 - s) u(x, t, null)``.
+
+    Args:
+        network: ``network(x, t, classes)``, with a class that stands for no condition.
+        scale: s; 1 is no guidance.
+        null_class: the class for no condition.
+        interval: times at which guidance acts; narrower than in sampling is better (the paper's best for the correction
+            reaches from 0 to 0.7).
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module, scale: float, null_class: int, interval: tuple[float, float] = (0.0, 0.7)):
         super().__init__()
-        self.network = network
+        self.network, self.scale, self.null_class, self.interval = network, scale, null_class, interval
 
-    def velocity(self, noise: Tensor, delta: Tensor) -> Tensor:
-        """F(z, delta), the mean velocity over the step; delta [B] in 0..1."""
-        return self.network(noise, delta)
-
-    def forward(self, noise: Tensor, delta: Tensor | None = None) -> Tensor:
-        """f(z, delta), or the one-step sample."""
-        if delta is None:
-            delta = torch.ones(len(noise), dtype=noise.dtype, device=noise.device)
-        return noise + expand_time(delta, noise) * self.velocity(noise, delta)
+    def forward(self, x: Tensor, t: Tensor, classes: Tensor) -> Tensor:
+        """The velocity at states [B, …], times [B] and classes [B]."""
+        null = torch.full_like(classes, self.null_class)
+        conditional, unconditional = (lambda a, b, c=c: self.network(a, b, c) for c in (classes, null))
+        return guided_velocity(conditional, unconditional, self.scale, self.interval)(x, t)
 
 
-def velocity_and_slope(
-    student: FlowMap, noise: Tensor, delta: Tensor, derivative: str = "forward", step: float = 1e-2
-) -> tuple[Tensor, Tensor]:
-    """``F(z, delta)``, with its graph, and ``dF / d delta``, detached; z [B, ...], delta [B].
+def velocity_teacher(velocity: Callable[..., Tensor], version: str | None = None) -> BlackBoxTeacher:
+    """A function ``velocity(x, t)``, or ``velocity(x, t, classes)``, as a teacher; a network needs no such wrapper."""
+    return BlackBoxTeacher(lambda inputs: velocity(*inputs), version)
 
-    ``forward`` is a Jacobian-vector product in delta alone (tangent 0 for z); ``difference`` takes central differences of
-    ``step``, one-sided at the ends of 0..1.
-    """
-    if derivative == "forward":
-        value, slope = torch.func.jvp(lambda time: student.velocity(noise, time), (delta,), (torch.ones_like(delta),))
-        return value, slope.detach()
-    with torch.no_grad():
-        low, high = (delta - step).clamp_min(0), (delta + step).clamp_max(1)
-        difference = student.velocity(noise, high) - student.velocity(noise, low)
-        slope = difference / expand_time(high - low, noise)
-    return student.velocity(noise, delta), slope
+
+def flow_map(student: Callable[..., Tensor], noise: Tensor, delta: Tensor, *condition: Tensor) -> Tensor:
+    """``f(z, delta) = z + delta F(z, delta)`` of noise [B, …] and delta [B]: the state at time 1 - delta."""
+    return noise + expand_time(delta, noise) * student(noise, delta, *condition)
 
 
 @torch.no_grad()
-def best_noise(student: nn.Module, noise: Tensor, score: Callable[[Tensor], Tensor], keep: int) -> Tensor:
-    """The ``keep`` rows of ``noise`` [N, ...] whose one-step samples have the highest ``score`` [N], for the teacher."""
-    return noise[score(student(noise)).topk(keep).indices]
+def generate(student: Callable[..., Tensor], noise: Tensor, *condition: Tensor) -> Tensor:
+    """One sample for each row of noise [B, …], in one step: ``z + F(z, 1)``."""
+    return flow_map(student, noise, noise.new_ones(len(noise)), *condition)
+
+
+@torch.no_grad()
+def best_noise(
+    student: Callable[..., Tensor], noise: Tensor, score: Callable[[Tensor], Tensor], *condition: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Search with the one-step student, for the teacher to sample from: of N candidates the noise of the best sample.
+
+    Args:
+        student: F.
+        noise: candidates [B, N, …].
+        score: of samples [B N, …], higher is better: [B N].
+        condition: of each of the B rows.
+
+    Returns:
+        the best noise [B, …] and its score [B].
+    """
+    rows, candidates = noise.shape[:2]
+    repeated = [item.repeat_interleave(candidates, 0) for item in condition]
+    scores = score(generate(student, noise.flatten(0, 1), *repeated)).view(rows, candidates)
+    best, which = scores.max(1)
+    return noise[torch.arange(rows), which], best
+
+
+@torch.no_grad()
+def slope(
+    student: Callable[..., Tensor], noise: Tensor, delta: Tensor, *condition: Tensor, how: str = "jvp", step: float = 1e-3
+) -> tuple[Tensor, Tensor]:
+    """F and dF/ddelta, both [B, …] and without gradients.
+
+    Args:
+        student: F.
+        noise: [B, …].
+        delta: [B].
+        condition: further arguments of F.
+        how: ``jvp``, or ``differences``: central, for networks without forward mode (fused attention).
+        step: half the distance of the differences.
+    """
+    if how == "differences":
+        ahead, behind = student(noise, delta + step, *condition), student(noise, delta - step, *condition)
+        return student(noise, delta, *condition), (ahead - behind) / (2 * step)
+    return torch.func.jvp(lambda d: student(noise, d, *condition), (delta,), (torch.ones_like(delta),))
+
+
+def row_norm(x: Tensor) -> Tensor:
+    """The Euclidean norm of each row [B]."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1)
+
+
+def residual_weight(residual: Tensor, power: float) -> Tensor:
+    """``1 / (mean square of the row + epsilon)^power``, [B]."""
+    return (residual.square().flatten(1).mean(1) + EPSILON) ** -power
+
+
+def balance(prediction: Tensor, correction: Tensor, alpha: float = 1.0) -> Tensor:
+    """``alpha mean|prediction| / (mean|correction| + epsilon)``: the correction's weight, from both residuals [B, …]."""
+    return alpha * row_norm(prediction).mean() / (row_norm(correction).mean() + EPSILON)
 
 
 @system("freeflow", kind="distillation")
 class FreeFlow(Method):
-    """FreeFlow: a one-step generator from a flow teacher, without data.
+    """A one-step generator of a flow teacher, from noise alone: no data set is opened.
 
-    **Prediction.** At the optimum ``F + delta dF/d delta = u(f(z, delta), 1 - delta)``. The target
-    ``u(f, 1 - delta) - delta dF/d delta`` has no gradient, and ``L = w |F - target|^2`` is the mean over entries, with
-    ``w = 1 / (|v_G - u|^2 + eps)^weight_power`` and ``v_G = F + delta dF/d delta``. delta is uniform, and 1 with probability
-    ``full_step``.
-
-    **Correction.** What errors add up to is seen in the law of the samples: with ``x_r = (1 - r) f(z, 1) + r n`` the
-    gradient is ``F^T (v_N(x_r, r) - u(x_r, r))``, which lowers the KL divergence to the teacher's law over all times.
-    ``v_N``, the velocity of the student's own samples, is learned beside it by flow matching (``online``). The term is
-    weighed by ``alpha mean|v_G - u| / mean|v_N - u|``. r is logit-normal, moved by ``noise_shift`` towards noise.
-
-    A batch is split: ``correction`` of it, at its end, for the second part (0: prediction alone). Where entries are few, weight
-    power 0 and prediction alone are better (measured in two dimensions); the paper's joint training has 1 and 0.25.
-    Take the moving average of the student (``ema``; 0.9999 in the paper, less for short runs).
-
-    Args:
-        config: see :class:`Config`.
-        online: the network ``online(x, r)`` of the student's own velocity; None: a copy of the teacher's network.
-        options: single fields of the config.
+    Prediction has a share of each batch, correction the rest. The prediction's gradient is that of
+    ``F (v_G - u) w``, with the student's own velocity ``v_G = F + delta dF/ddelta`` and
+    ``w = 1 / (|v_G - u|^2 / d + epsilon)^k``. The correction is weighed by the ratio of both residuals' norms, the first
+    with its w (our choice: so that scaling all velocities changes no direction for any k). Half of ``w |F - target|^2``
+    is the loss, so that its gradient has the correction's scale. The online network starts as the teacher, or, where that
+    is no network, as the student.
 
     Raises:
-        InputError: a student that is no :class:`FlowMap`, options out of range, or a teacher without weights to copy.
+        InputError: an option out of range, data that are no tensor, or velocities of another shape than the noise.
     """
 
-    needs_labels = False
-    deterministic_teacher = False  # it is asked about the student's own states
+    deterministic_teacher = False
     matched_heads = ()
 
     @dataclass(frozen=True)
     class Config:
-        """``correction``: share of the batch; ``alpha``: weight of the correction; ``full_step``: share of delta = 1;
-        ``online_lr``: the online network's rate over the student's. noise_shift and full_step are not in the paper (our choice)."""
+        """``prediction``: the share of each batch for prediction, 1: no correction and no online network, 0: correction
+        alone. ``power``: k; None: 1 in joint training, 0 for prediction alone. ``at_end``: the share of delta that is 1,
+        the rest is uniform (our choice: 0; a quarter did harm in two dimensions). ``noise_mean``, ``noise_std``: r is the
+        sigmoid of a normal number (our choice of the two, towards high noise). ``least_time``: the teacher is asked at no
+        earlier time. ``derivative``: see :func:`slope`. ``online_lr``: the online network's factor on the learning rate."""
 
-        correction: float = 0.25
+        prediction: float = 0.75
         alpha: float = 1.0
-        weight_power: float = 1.0
-        eps: float = 1e-3
-        full_step: float = 0.25
-        noise_shift: float = 1.0
-        derivative: Literal["forward", "difference"] = "forward"
+        power: float | None = None
+        at_end: float = 0.0
+        noise_mean: float = 1.0
+        noise_std: float = 1.5
+        least_time: float = 0.0
+        derivative: Literal["jvp", "differences"] = "jvp"
         online_lr: float = 1.0
 
         def __post_init__(self) -> None:
-            for name in ("correction", "full_step"):
+            for name in ("prediction", "at_end", "least_time"):
                 if not 0 <= getattr(self, name) <= 1:
-                    raise InputError(f"{getattr(self, name)} is no share", where=name, remedy="0 to 1")
-            for name in ("alpha", "weight_power", "online_lr"):
-                if getattr(self, name) < 0:
-                    raise InputError(f"{getattr(self, name)} is below 0", where=name, remedy="0 or more")
-            if self.eps <= 0:
-                raise InputError(f"{self.eps} is not above 0", where="eps", remedy="the default is 1e-3")
-            if self.derivative not in ("forward", "difference"):
-                raise InputError(f"no derivative {self.derivative!r}", where="derivative", remedy="forward or difference")
+                    raise InputError(f"{name} is {getattr(self, name)}", where=name, remedy="a number from 0 to 1")
+            for name in ("alpha", "noise_std", "online_lr"):
+                if not getattr(self, name) > 0:
+                    raise InputError(f"{name} is {getattr(self, name)}", where=name, remedy="a number above 0")
+            if self.derivative not in ("jvp", "differences"):
+                remedy = did_you_mean(str(self.derivative), ["jvp", "differences"])
+                raise InputError(f"unknown derivative {self.derivative!r}", where="derivative", remedy=remedy)
 
-    def __init__(self, config: Config | None = None, online: nn.Module | None = None, **options: Any):
+    def __init__(self, config: Config | None = None, **options: object):
         super().__init__(config, **options)
-        self.online: nn.Module | None = online if self.config.correction else None
+        self.online: nn.Module = nn.Identity()
+
+    @property
+    def power(self) -> float:
+        """k."""
+        given = self.config.power
+        return given if given is not None else float(0 < self.config.prediction < 1)
 
     def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
-        """Checks the student and makes the online network; see :class:`Method`."""
-        if not isinstance(student, FlowMap):
-            raise InputError(f"the student is a {type(student).__name__}", where="student", remedy="give FlowMap(network)")
+        """Check both networks on the first batch, and make the online network."""
         assert teacher is not None
-        answer = self._teacher_velocity(teacher, example.inputs, example.inputs.new_ones(len(example.inputs)))
-        if answer.shape != example.inputs.shape:
-            shapes = f"{list(answer.shape)} for states {list(example.inputs.shape)}"
-            raise InputError(f"the teacher's velocity is {shapes}", where="teacher", remedy="give a network (x, t) -> like x")
-        if self.config.correction and self.online is None:
-            network = teacher.uncached.network
-            if network is None or not any(True for _ in network.parameters()):
+        noise, condition = inputs_of(example)
+        time = noise.new_ones(len(noise))
+        for who, network in (("student", student), ("teacher", self.velocity(teacher, *condition))):
+            given = condition if who == "student" else []
+            try:
+                shape = network(noise, time, *given).shape
+            except (TypeError, ValueError, RuntimeError, AttributeError) as error:
                 raise InputError(
-                    "the teacher has no weights to start the online network from",
-                    where="online",
-                    remedy="FreeFlow(online=network), or correction=0",
-                )
-            self.online = copy.deepcopy(network).requires_grad_(True)
-        self.unused_parameters = ()
+                    f"the {who} cannot be asked for a velocity: {error}"[:300],
+                    where=who,
+                    remedy="a network forward(x, t) or, with classes, forward(x, t, classes); a function: velocity_teacher(u)",
+                ) from error
+            if shape != noise.shape:
+                message = f"the {who}'s velocity is {tuple(shape)}, the noise {tuple(noise.shape)}"
+                raise InputError(message, where=who, remedy="give noise of the sample's shape: Prior(shape)")
+        if self.config.prediction < 1:
+            source = teacher.network
+            source = source.network if isinstance(source, GuidedFlow) else source
+            learns = source is not None and any(True for _ in source.parameters())
+            self.online = copy.deepcopy(source if learns else student).train().requires_grad_(True)
 
-    def groups(self, student: nn.Module) -> Sequence[Mapping[str, Any]] | None:
-        """The online network may have a rate of its own."""
-        if self.online is None or self.config.online_lr == 1:
+    def velocity(self, teacher: Teacher, *condition: Tensor) -> Velocity:
+        """The teacher's velocity as a function of states and times."""
+
+        def ask(x: Tensor, t: Tensor) -> Tensor:
+            inputs: Any = (x, t.clamp(min=self.config.least_time), *condition)
+            return teacher(Batch(inputs))["logits"]
+
+        return ask
+
+    def groups(self, student: nn.Module) -> list[Mapping[str, Any]] | None:
+        """The online network has a learning rate of its own."""
+        online = [p for p in self.online.parameters() if p.requires_grad]
+        if not online or self.config.online_lr == 1:
             return None
-        return [
-            {"params": list(student.parameters())},
-            {"params": list(self.online.parameters()), "lr_scale": self.config.online_lr},
-        ]
-
-    def _teacher_velocity(self, teacher: Teacher, x: Tensor, t: Tensor) -> Tensor:
-        return teacher.uncached(Batch({"x": x, "t": t}))["logits"]
+        own = [p for p in student.parameters() if p.requires_grad]
+        return [{"params": own}, {"params": online, "lr_scale": self.config.online_lr}]
 
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
-        """F of both parts of the batch with the errors of its velocities, and the online network's answers."""
-        assert teacher is not None and isinstance(student, FlowMap)
-        noise = batch.inputs
-        count = round(len(noise) * self.config.correction)
-        if self.config.correction and len(noise) > 1:
-            count = min(max(count, 1), len(noise))
-        output: Output = {}
-        if count < len(noise):
-            output |= self._predicted(noise[: len(noise) - count], student, teacher)
+        """The student's F on both parts of the batch, and the directions in which they go."""
+        assert teacher is not None
+        noise, condition = inputs_of(batch)
+        count = round(self.config.prediction * len(noise))
+        student_outputs: Output = {}
+        targets: Output = {}
         if count:
-            output |= self._corrected(noise[len(noise) - count :], student, teacher)
-        return output, {}
+            given = [item[:count] for item in condition]
+            self._predict(noise[:count], given, student, self.velocity(teacher, *given), student_outputs, targets)
+        if count < len(noise):
+            given = [item[count:] for item in condition]
+            self._correct(noise[count:], given, student, self.velocity(teacher, *given), student_outputs, targets)
+        return student_outputs, targets
 
-    def _predicted(self, noise: Tensor, student: FlowMap, teacher: Teacher) -> Output:
-        delta = torch.rand(len(noise), device=noise.device)
-        delta = torch.where(torch.rand_like(delta) < self.config.full_step, torch.ones_like(delta), delta)
-        value, slope = velocity_and_slope(student, noise, delta, self.config.derivative)
-        time = expand_time(delta, noise)
-        with torch.no_grad():
-            velocity = self._teacher_velocity(teacher, noise + time * value, 1 - delta)
-            target = velocity - time * slope
-        return {"value": value, "target": target}
+    def _predict(self, z: Tensor, given: list[Tensor], student: nn.Module, u: Velocity, outputs: Output, targets: Output) -> None:
+        delta = torch.where(torch.rand(len(z)) < self.config.at_end, torch.ones(len(z)), torch.rand(len(z))).to(z)
+        value, rise = slope(student, z, delta, *given, how=self.config.derivative)
+        along = expand_time(delta, z)
+        goal = u(z + along * value, 1 - delta)
+        outputs["prediction"] = student(z, delta, *given)
+        targets["prediction"], targets["residual"] = goal - along * rise, value + along * rise - goal
 
-    def _corrected(self, noise: Tensor, student: FlowMap, teacher: Teacher) -> Output:
-        assert self.online is not None
-        value = student.velocity(noise, torch.ones(len(noise), device=noise.device))
-        with torch.no_grad():
-            sample, other = noise + value, torch.randn_like(noise)
-            r = torch.sigmoid(torch.randn(len(noise), device=noise.device) + self.config.noise_shift)
-            state = interpolate(sample, other, r)
-            velocity = self._teacher_velocity(teacher, state, r)
-        own = self.online(state, r)
-        return {"one_step": value, "error": own.detach() - velocity, "own": own, "own_target": sample - other}
+    def _correct(self, z: Tensor, given: list[Tensor], student: nn.Module, u: Velocity, outputs: Output, targets: Output) -> None:
+        r = torch.sigmoid(self.config.noise_mean + self.config.noise_std * torch.randn(len(z))).to(z)
+        n = torch.randn(z.shape).to(z)
+        outputs["end"] = student(z, torch.ones_like(r), *given)
+        sample = (z + outputs["end"]).detach()
+        x = interpolate(sample, n, r)
+        outputs["online"] = self.online(x, r, *given)
+        targets["online"] = sample - n
+        targets["correction"] = outputs["online"].detach() - u(x, r)
 
     def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
-        """``prediction``, ``correction`` (with its weight) and ``online``, whichever the batch has."""
+        """``prediction``, ``correction`` (its value means nothing, its gradient does) and ``online``."""
         terms: Terms = {}
-        config, scale = self.config, None
-        if "value" in student:
-            error = student["value"] - student["target"]
-            weight = (error.detach().square().flatten(1).mean(1) + config.eps) ** -config.weight_power
-            terms["prediction"] = (weight * error.square().flatten(1).mean(1)).mean()
-            scale = error.detach().flatten(1).norm(dim=1).mean()
-        if "one_step" in student:
-            value, error = student["one_step"], student["error"]
-            size = error.flatten(1).norm(dim=1).mean()
-            factor = config.alpha if scale is None else config.alpha * scale / (size + config.eps)
-            terms["correction"] = factor * (value - (value - error).detach()).square().flatten(1).mean(1).mean()
-            terms["online"] = (student["own"] - student["own_target"]).square().flatten(1).mean(1).mean()
+        weight = torch.ones(())
+        if "prediction" in student:
+            weight = residual_weight(teacher["residual"], self.power)
+            square = (student["prediction"] - teacher["prediction"]).square().flatten(1).mean(1)
+            terms["prediction"] = (weight * square).mean() / 2
+        if "end" in student:
+            correction = teacher["correction"]
+            factor = correction.new_tensor(self.config.alpha)
+            if "prediction" in student:
+                factor = balance(expand_time(weight, correction) * teacher["residual"], correction, self.config.alpha)
+            terms["correction"] = factor * (student["end"] * correction).flatten(1).mean(1).mean()
+            terms["online"] = (student["online"] - teacher["online"]).square().mean()
         return terms
 
     @classmethod
     def tiny_job(cls, seed: int) -> TrainingJob:
-        """A training job of a second: a ring of Gaussians in two dimensions, an exact teacher."""
-        student = FlowMap(build_with_seed(lambda: TimeMLP(2, 16, 2), seed, "student"))
-        method = cls(weight_power=0.0, online=build_with_seed(lambda: TimeMLP(2, 16, 2), seed, "online"))
-        settings = TrainingSettings(steps=8, batch_size=16, seed=seed)
-        return TrainingJob(student, ExactFlow(ring(8)), method, Prior((2,), length=64), settings, "freeflow")
+        """A training job of a second: a round Gaussian, in closed form."""
+        teacher = velocity_teacher(GaussianMixtureFlow(torch.tensor([[1.0, -0.5]]), 0.3))
+        student = build_with_seed(lambda: VelocityMLP(2, 16), seed, "student")
+        settings = TrainingSettings(steps=8, batch_size=16, lr=3e-3, seed=seed)
+        return TrainingJob(student, teacher, cls(), Prior((2,)), settings, "freeflow")
 
 
-# -- small networks --------------------------------------------------------------------------------------------------
+class VelocityMLP(nn.Module):
+    """A velocity, or a flow map's F, of points [B, dim]: time enters as t, and sine and cosine of pi t and 2 pi t."""
 
-
-class TimeMLP(nn.Module):
-    """A multilayer perceptron of a state [B, D] and a time [B] (t, and sine and cosine of pi t and 2 pi t), SiLU."""
-
-    def __init__(self, dim: int, width: int = 128, depth: int = 3):
+    def __init__(self, dim: int = 2, width: int = 128, depth: int = 3):
         super().__init__()
         sizes = [dim + 5, *[width] * depth]
-        layers = [layer for a, b in zip(sizes, sizes[1:]) for layer in (nn.Linear(a, b), nn.SiLU())]
-        self.layers = nn.Sequential(*layers, nn.Linear(width, dim))
+        hidden = [layer for a, b in zip(sizes, sizes[1:]) for layer in (nn.Linear(a, b), nn.SiLU())]
+        self.layers = nn.Sequential(*hidden, nn.Linear(width, dim))
 
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """[B, D]."""
+    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+        """[B, dim] at times (a flow map's F: delta) [B]; None: 1, the whole way."""
+        t = x.new_ones(len(x)) if t is None else t
         angle = torch.pi * t[:, None]
-        waves = [torch.sin(angle), torch.cos(angle), torch.sin(2 * angle), torch.cos(2 * angle)]
+        waves = [angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos()]
         return self.layers(torch.cat([x, t[:, None], *waves], 1))
 
 
-class ExactFlow(nn.Module):
-    """A closed-form velocity as a network without weights."""
+def inputs_of(batch: Batch) -> tuple[Tensor, list[Tensor]]:
+    """The noise [B, …], and the condition as a list of none or one.
 
-    def __init__(self, flow: GaussianMixtureFlow):
-        super().__init__()
-        self.flow = flow
-        self.register_buffer("means", flow.means)
-
-    def forward(self, x: Tensor, t: Tensor) -> Tensor:
-        """The velocity [B, D]."""
-        return self.flow(x, t)
-
-
-def ring(modes: int = 8, radius: float = 2.0, std: float = 0.2) -> GaussianMixtureFlow:
-    """Round Gaussians on a circle."""
-    angles = 2 * torch.pi * torch.arange(modes) / modes
-    return GaussianMixtureFlow(radius * torch.stack([angles.cos(), angles.sin()], 1), std)
+    Raises:
+        InputError: the inputs are no tensor.
+    """
+    if not isinstance(batch.inputs, Tensor) or not batch.inputs.is_floating_point():
+        raise InputError("FreeFlow starts from noise", where="data", remedy="give Prior(shape) of data.generated")
+    return batch.inputs, [batch.labels] if isinstance(batch.labels, Tensor) else []
