@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -84,7 +85,7 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
     count, steps = (16, 2) if smoke else (200, 200)
     data = cells(torch_rng(seed, "train"), count, 0.2, Augmentation(flip=0.5, labels="map"))
     test = cells(torch_rng(seed, "test"), count)
-    fixed = {"batch_size": 16, "lr": 3e-3, "optimizer": "adamw", "schedule": "linear", "warmup": 0, "seed": seed}
+    fixed: dict[str, Any] = {"batch_size": 16, "lr": 3e-3, "optimizer": "adamw", "schedule": "linear", "warmup": 0, "seed": seed}
 
     def start() -> UNet:
         return build_with_seed(lambda: UNet(3, CLASSES, (8, 16, 32)), seed, "student")
@@ -95,11 +96,12 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
     plain = train_student(start(), data, task="segmentation", steps=steps, **fixed)
     followed = train_student(start(), data, SelfDistillation(), plain, task="segmentation", steps=steps, **fixed)
     arms: dict[str, Figure] = {"CE": score(plain), "self-distillation": score(followed)}
-    for name, options in {
+    variants: dict[str, dict[str, Any]] = {
         "LAD": {"consistency": 1.0},
         "raw label": {"consistency": 0.0, "values": "fixed"},
         "no consistency": {"consistency": 0.0, "teacher_share": 1.0},
-    }.items():
+    }
+    for name, options in variants.items():
         method = LabelAssistedDistillation(**options)
         settings = TrainingSettings(steps=len(method.phases()) * steps, **fixed)
         result = train(TrainingJob(start(), None, method, data, settings, name, task="segmentation"))
