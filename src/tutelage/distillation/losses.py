@@ -33,6 +33,12 @@ def kl_divergence(student: Tensor, teacher: Tensor, tau: float = 1.0, dim: int =
     return tau * tau * F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(dim)
 
 
+def channel_divergence(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
+    """Channel-wise distillation (Shu et al., 2021): ``tau^2 / (B C)`` times the sum of the KL divergences, teacher
+    first, of each channel's softmax over positions. Maps [B, C, H, W] -> scalar."""
+    return kl_divergence(student.flatten(2), teacher.flatten(2), tau).mean()
+
+
 def kd(student: Tensor, teacher: Tensor, tau: float = 4.0, weights: Tensor | None = None) -> Tensor:
     """Classic distillation: mean over samples of :func:`kl_divergence` (Hinton, Vinyals, Dean, 2015)."""
     return average(kl_divergence(student, teacher, tau), weights)

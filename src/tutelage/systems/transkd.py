@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tutelage.distillation.data import Batch, ReplayableData, TensorData
 from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.losses import kl_divergence
+from tutelage.distillation.losses import channel_divergence
 from tutelage.distillation.method import Method
 from tutelage.distillation.outputs import Output, Terms, forward_heads
 from tutelage.distillation.teacher import Teacher
@@ -39,12 +39,6 @@ def hierarchical_context(student: Tensor, teacher: Tensor) -> Tensor:
             loss = loss + weight * F.mse_loss(*pooled)
             total, weight = total + weight, weight / 2
     return loss / total
-
-
-def channel_divergence(student: Tensor, teacher: Tensor, tau: float = 1.0) -> Tensor:
-    """Channel-wise distillation (Shu et al., 2021): ``tau^2 / (B C)`` times the sum of the KL divergences, teacher
-    first, of each channel's softmax over positions. Maps [B, C, H, W] -> scalar."""
-    return kl_divergence(student.flatten(2), teacher.flatten(2), tau).mean()
 
 
 # -- modules of the method, dropped at export ------------------------------------------------------------------------
