@@ -139,7 +139,7 @@ experiment = Experiment(
     ],
     run=run,
     limits="Rewards of the first three arms come from a made rule on 16 layers, not from training. The students are small networks "
-    "on 8x8 digits, and the search has a tenth of the published updates. Transfer of a policy is reported and not claimed: in the "
-    "pilot it helped on some seeds only. The paper reports more than 10 times fewer parameters for ResNet-34 on CIFAR-10 at similar "
-    "accuracy; no such network was run.",
+    "on 8x8 digits, and a policy has a fifth of the published updates. Transfer of a policy is reported and not claimed: in the "
+    "pilot it helped on some seeds only. The paper reports more than 10 times fewer parameters for ResNet-34 on CIFAR-10 at "
+    "similar accuracy; no such network was run.",
 )
