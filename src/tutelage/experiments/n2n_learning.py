@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -111,7 +111,7 @@ def students(seed: int, smoke: bool) -> dict[str, Figure]:
     """A search with real students: 20 updates of 3 rollouts a policy, one epoch of 400 images a candidate."""
     data, test = digits(seed, 500)
     train, held_out = subset(data, torch.arange(400)), subset(data, torch.arange(400, 500))
-    long = {"steps": 4 if smoke else 400, "batch_size": 32, "lr": 5e-3, "seed": seed}
+    long: dict[str, Any] = {"steps": 4 if smoke else 400, "batch_size": 32, "lr": 5e-3, "seed": seed}
     teacher: nn.Module = train_student(build(teacher_layers(), (1, 8, 8), seed), train, **long)
     policy = PolicySettings(iterations=1 if smoke else 20, rollouts=3, lr=0.01)
     short = TrainingSettings(steps=1 if smoke else None, epochs=None if smoke else 1, batch_size=32, lr=1e-2)  # type: ignore[arg-type]

@@ -47,6 +47,8 @@ class ShrinkagePolicy(nn.Module):
     original also draws an action for the layer's type and ignores it; here there is none.
     """
 
+    factors: Tensor
+
     def __init__(self, features: int = FEATURES, hidden: int = 30):
         super().__init__()
         self.lstm = nn.LSTM(features + len(FIELDS), hidden, 2, batch_first=True)

@@ -53,7 +53,7 @@ from tutelage.distillation.data import Batch, TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method
 from tutelage.distillation.outputs import Output, Terms, forward_heads
-from tutelage.distillation.teacher import network_fingerprint
+from tutelage.distillation.teacher import as_teacher, network_fingerprint
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 from tutelage.reading import read_json
@@ -321,9 +321,15 @@ def train_candidate(
     teacher: nn.Module, data: TensorData, settings: TrainingSettings, layers: Sequence[Layer], seed: int
 ) -> LayerNetwork:
     """A student of ``layers`` with fresh weights, trained to match the teacher's logits; for the winner, give more steps."""
-    student = build(layers, tuple(data.inputs.shape[1:]), seed)  # type: ignore[arg-type]
+    student = build(layers, tuple(data.inputs.shape[1:]), seed)
     job = TrainingJob(
-        student, teacher, LogitMatching(), data, replace(settings, seed=seed % 2**31), "n2n candidate", task="classification"
+        student,
+        as_teacher(teacher),
+        LogitMatching(),
+        data,
+        replace(settings, seed=seed % 2**31),
+        "n2n candidate",
+        task="classification",
     )
     return train(job).student  # type: ignore[return-value]
 
