@@ -322,6 +322,7 @@ def train_candidate(
 ) -> LayerNetwork:
     """A student of ``layers`` with fresh weights, trained to match the teacher's logits; for the winner, give more steps."""
     student = build(layers, tuple(data.inputs.shape[1:]), seed)
+    settings = replace(settings, seed=seed % 2**31)
     job = TrainingJob(
         student,
         as_teacher(teacher),
