@@ -107,7 +107,7 @@ def recall_at_1(network: nn.Module, data: TensorData) -> float:
 
 def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
     """Students of two layers, equal steps and pairs; 31 negatives a scene, one of them hard, of which 3 are kept."""
-    negatives, keep = 31, 3
+    negatives, keep = 7 if smoke else 31, 3
     teacher = trained_teacher(smoke)
     data = candidates(64 if smoke else 1200, 1, negatives, torch_rng(seed, "scenes"))
     galleries = {
