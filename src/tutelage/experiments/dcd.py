@@ -161,9 +161,8 @@ experiment = Experiment(
         better("DCD", "all candidates", metric=PAIRS),
     ],
     run=run,
-    limits="No result yet: the settings are not settled. On seed 100 alone the teacher finds 57.5 % of captions among hard negatives, "
-    "too few to teach from; DCD 46.5 %, random negatives 51.3 %, fresh layers 3.6 %. One teacher for all seeds; two objects in 24 numbers each, seven words. The copied layers carry the gain: neither the "
-    "weights of certainty nor the regression on scores is claimed to add any. With one hard negative of 31, kept ones hold it far "
-    "more often than random ones; that this raises recall is only claimed as not worse. The published R@K and "
-    "the speed-up of 129 belong to ViLT and METER, and are not reproduced.",
+    limits="No result yet: the settings are not settled. On seed 100 alone the teacher finds 57.5 % of captions among hard "
+    "negatives, too few to teach from; DCD 46.5 %, random negatives 51.3 %, fresh layers 3.6 %. One teacher serves all seeds; a scene "
+    "has two objects in 24 numbers each, a caption seven words. Neither the weights of certainty nor the regression on scores is "
+    "claimed to add any. The published R@K and the speed-up of 129 belong to ViLT and METER, and are not reproduced.",
 )
