@@ -121,8 +121,8 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
     if all_arms and not smoke:
         for trade_off in (0.013, 0.025):
             other = learn(heavy(), None, RateDistortion(trade_off=trade_off), 700)
-            taught = learn(light(), other, FEDS(trade_off=trade_off), 400)
-            for name, network in (("teacher", other), ("three phases", taught)):
+            distilled = learn(light(), other, FEDS(trade_off=trade_off), 400)
+            for name, network in (("teacher", other), ("three phases", distilled)):
                 it = measure(network, test, trade_off)
                 arms[f"{name}, lambda {trade_off}"] = {QUALITY: it["psnr"], RATE: it["rate"]}
     return arms

@@ -81,19 +81,23 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Mapping[str, flo
 
     untrained = network(4, PATTERNS, seed, "teacher")
     teacher = network(4, PATTERNS, seed, "teacher")
-    asked = images("teacher test", 1000, singles, 5)
+    known_test = images("teacher test", 1000, singles, 5)
     train(TrainingJob(teacher, None, Supervised(), known, settings(500, 64)))
     with torch.no_grad():
-        figures: dict[str, dict[str, float]] = {"teacher, own task": {ACCURACY: right(teacher.eval()(asked.inputs), asked.labels)}}
+        figures: dict[str, dict[str, float]] = {
+            "teacher, own task": {ACCURACY: right(teacher.eval()(known_test.inputs), known_test.labels)}
+        }
     alone = train(TrainingJob(network(2, len(PAIRS), seed, "student"), None, Supervised(), data, settings(300, 100))).student
     with torch.no_grad():
         figures["student alone"] = {ACCURACY: right(alone(test.inputs), test.labels)}
     for name, source in {"": teacher, "random teacher, ": untrained}.items():
-        figures |= {f"{name}{arm}": values for arm, values in taught(source, data, test, settings(300, 100), seed).items()}
+        figures |= {
+            f"{name}{arm}": values for arm, values in distilled_students(source, data, test, settings(300, 100), seed).items()
+        }
     return figures
 
 
-def taught(
+def distilled_students(
     network_of_teacher: nn.Module, data: TensorData, test: TensorData, settings: TrainingSettings, seed: int
 ) -> dict[str, dict[str, float]]:
     """A student of this teacher: its two answers, those of the teacher's path, and how evenly prototypes are used."""

@@ -6,7 +6,7 @@
 
 ``student``, ``teacher``: vision transformers of ``transformers`` or ``timm``, or ``VisionTransformer``; widths, depths and
 patch grids may differ. ``data``: images with the student's classes; the label -100 marks an image without one, which still
-counts in the two terms that need no labels. As a recipe, for ``tutelage distill``::
+counts in the two terms that need no labels. As a recipe::
 
     method = "proc-kd"
 

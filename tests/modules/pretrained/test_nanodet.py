@@ -110,7 +110,7 @@ def test_halves_need_no_class() -> None:
 
 
 def test_it_cannot_be_taught() -> None:
-    with pytest.raises(InputError, match="cannot be taught"):
+    with pytest.raises(InputError, match="cannot be trained"):
         blank().training_examples([loc(image(), "dog")], None)
 
 

@@ -84,7 +84,7 @@ def affinity_loss(student: Tensor, teacher: Tensor, max_positions: int = 48 * 48
 
 @system("dsclora", kind="adaptation")
 class DSCLoRA(Method):
-    """DSCLoRA: low-rank updates squeeze more out of a frozen super-resolver, taught by a wider one, and are merged away.
+    """DSCLoRA: low-rank updates squeeze more out of a frozen super-resolver, distilled from a wider one, and are merged away.
 
     Every named convolution W [o, i, k, k] becomes ``W + alpha / r reshape(B A)``, A [r k, i k] random, B [o k, r k] zero at
     first; only A and B learn. ``L = 255 (l1 |SR_s - HR| + l2 |SR_s - SR_t|) + l3 sum_maps mean |A(F_s) - A(F_t)|`` with
@@ -156,10 +156,10 @@ class DSCLoRA(Method):
         self._hooks = FeatureHooks(student, self._student_taps)
         if self._teacher_taps:
             teacher.request_features(*self._teacher_taps)
-            taught, mine = teacher(example), self(example, student, teacher)[0]
+            teacher_outputs, own = teacher(example), self(example, student, teacher)[0]
             for name, goal in zip(self._student_taps, self._teacher_taps, strict=True):
-                if mine[name].ndim != 4 or taught[goal].ndim != 4 or mine[name].shape[2:] != taught[goal].shape[2:]:
-                    message = f"student's map {list(mine[name].shape)}, teacher's {list(taught[goal].shape)}"
+                if own[name].ndim != 4 or teacher_outputs[goal].ndim != 4 or own[name].shape[2:] != teacher_outputs[goal].shape[2:]:
+                    message = f"student's map {list(own[name].shape)}, teacher's {list(teacher_outputs[goal].shape)}"
                     raise InputError(message, where=name, remedy="compare maps [B, C, H, W] of one height and width")
         groups = [(config.layers, config.rank, config.alpha), (config.tail, config.tail_rank, config.tail_alpha)]
         network.requires_grad_(False)
@@ -171,10 +171,10 @@ class DSCLoRA(Method):
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """One pass of each, the student's features beside its image."""
         assert teacher is not None
-        taught = teacher(batch)
+        teacher_outputs = teacher(batch)
         with self._hooks as features:
             output = forward_heads(student, batch.inputs)
-        return output | features, taught
+        return output | features, teacher_outputs
 
     def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
@@ -191,7 +191,7 @@ class DSCLoRA(Method):
             terms["teacher_image"] = self.task.distance(student, teacher, batch.labels, batch.weights)
         if "affinity" in wanted:
             pairs = zip(self._student_taps, self._teacher_taps, strict=True)
-            parts = [affinity_loss(student[mine], teacher[goal], self.config.max_positions) for mine, goal in pairs]
+            parts = [affinity_loss(student[own], teacher[goal], self.config.max_positions) for own, goal in pairs]
             terms["affinity"] = torch.stack(parts).sum()
         return terms
 

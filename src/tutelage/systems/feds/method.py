@@ -83,9 +83,9 @@ def channel_weights(information: Tensor, selection: str = "soft", ratio: float =
 def feature_loss(student: Sequence[Tensor], teacher: Sequence[Tensor]) -> Tensor:
     """The mean over levels of ``MSE(F_s, F_t) / Var(F_t)``; maps in pairs of one shape."""
     parts = []
-    for mine, goal in zip(student, teacher, strict=True):
+    for own, goal in zip(student, teacher, strict=True):
         goal = goal.detach()
-        parts.append(F.mse_loss(mine, goal) / goal.var(correction=0).clamp_min(1e-12))
+        parts.append(F.mse_loss(own, goal) / goal.var(correction=0).clamp_min(1e-12))
     return torch.stack(parts).mean()
 
 
@@ -250,20 +250,25 @@ class FEDS(Method):
             raise InputError(message, where="student", remedy="name as many sub-modules of both, level by level")
         self._hooks = FeatureHooks(student, self._student_taps)
         teacher.request_features(*self._teacher_taps)
-        taught, (output, features) = teacher(example), self._run(student, example)
+        teacher_outputs, (output, features) = teacher(example), self._run(student, example)
         check_codec(output, example.inputs, "student")
-        check_codec(taught, example.inputs, "teacher")
+        check_codec(teacher_outputs, example.inputs, "teacher")
         pairs = [
-            *((name, features[name], taught[goal]) for name, goal in zip(self._student_taps, self._teacher_taps, strict=True)),
-            ("latent", output["latent"], taught["latent"]),
+            *(
+                (name, features[name], teacher_outputs[goal])
+                for name, goal in zip(self._student_taps, self._teacher_taps, strict=True)
+            ),
+            ("latent", output["latent"], teacher_outputs["latent"]),
         ]
-        for name, mine, goal in pairs:
-            if mine.ndim != 4 or goal.ndim != 4 or mine.shape[2:] != goal.shape[2:]:
-                message = f"student's map {list(mine.shape)}, teacher's {list(goal.shape)}"
+        for name, own, goal in pairs:
+            if own.ndim != 4 or goal.ndim != 4 or own.shape[2:] != goal.shape[2:]:
+                message = f"student's map {list(own.shape)}, teacher's {list(goal.shape)}"
                 raise InputError(message, where=name, remedy="both need the same strides, level by level")
-        self.adapters = nn.ModuleList(nn.Conv2d(mine.shape[1], goal.shape[1], 1) for _, mine, goal in pairs[:-1])
-        self.to_teacher_latent = nn.Conv2d(output["latent"].shape[1], taught["latent"].shape[1], 1)
-        self.register_buffer("information", channel_information(taught["latent"], taught["mean"], taught["scale"]))
+        self.adapters = nn.ModuleList(nn.Conv2d(own.shape[1], goal.shape[1], 1) for _, own, goal in pairs[:-1])
+        self.to_teacher_latent = nn.Conv2d(output["latent"].shape[1], teacher_outputs["latent"].shape[1], 1)
+        self.register_buffer(
+            "information", channel_information(teacher_outputs["latent"], teacher_outputs["mean"], teacher_outputs["scale"])
+        )
 
     def _run(self, student: nn.Module, batch: Batch) -> tuple[Output, Output]:
         with self._hooks as features:
@@ -275,12 +280,12 @@ class FEDS(Method):
         assert teacher is not None
         if self.progress.phase.name == "fine-tune":
             return forward_heads(student, batch.inputs), {}
-        taught = teacher(batch)
+        teacher_outputs = teacher(batch)
         output, features = self._run(student, batch)
         if self.progress.phase.name == "features" and self.training:
-            seen = channel_information(taught["latent"], taught["mean"], taught["scale"])
+            seen = channel_information(teacher_outputs["latent"], teacher_outputs["mean"], teacher_outputs["scale"])
             self.information = torch.lerp(seen, self.information, self.config.decay)
-        return output | features, taught
+        return output | features, teacher_outputs
 
     def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
