@@ -1,145 +1,159 @@
-"""N2N learning: the removal policy on tables of layers whose rewards are known, and a search with real students on digits."""
+"""N2N learning: the removal policy on tables of layers with known rewards, and a whole search on real digits."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from tutelage.distillation.job import TrainingSettings
-from tutelage.experiments import Experiment, Figure, Metric, better, not_worse
-from tutelage.experiments._classification import accuracy, digits, subset, train_student
+from tutelage.distillation.augmentation import Augmentation
+from tutelage.distillation.small_models import conv_norm
+from tutelage.experiments import Experiment, Metric, better, not_worse
+from tutelage.experiments._classification import accuracy, digits, train_student
 from tutelage.seeds import derive, torch_rng
+from tutelage.systems._toy import build_with_seed
 from tutelage.systems.n2n_learning import (
+    Architecture,
+    Constraint,
     Layer,
     N2NLearning,
     PolicySettings,
     RemovalPolicy,
-    build,
-    make_policy,
-    optimize_policy,
-    parameters,
-    removable,
     reward,
-    states,
-    train_candidate,
+    train_policy,
 )
+from tutelage.systems.n2n_learning.layer_list import always_kept, features
 
-REWARD, ACCURACY, SMALLER = "mean reward", "test accuracy, %", "times fewer parameters than the teacher"
+LAYERS, LAST, TABLES = 16, 25, 8
+REWARD, ACCURACY, SMALLER = "mean reward of the last 25 iterations", "test accuracy, %", "times smaller than the teacher"
+
+
+# -- the table -------------------------------------------------------------------------------------------------------
 
 
 class LayerTable:
-    """A made network of ``count`` layers: the size and the accuracy of each child are given by a rule.
+    """A network that is only a table: width 2^w, w in 3..7; size width^1.5; every fourth layer strided, and so always kept.
 
-    Layer i is 2^w wide, w drawn from 3..7, and 2^(1.5 w) in size; every 4th is strided. A layer of w <= 5 is useful: each that
-    is removed costs 12 % of the accuracy, 0.9, which never falls below 0.1.
+    A layer of w <= 5 is useful: each that is removed costs 12 % of the accuracy, 0.9 at first, down to 0.1.
     """
 
-    def __init__(self, seed: int, count: int = 16):
-        widths = torch.randint(3, 8, (count,), generator=torch_rng(seed, "layer table", count)).tolist()
-        self.layers = [Layer("conv", 3, 2 if i % 4 == 0 else 1, 2**w, 1) for i, w in enumerate(widths)]
-        self.sizes, self.useful = [2 ** (1.5 * w) for w in widths], [w <= 5 for w in widths]
-        self.states, self.free = states(self.layers), removable(self.layers)
+    def __init__(self, seed: int, layers: int = LAYERS):
+        self.logs = torch.randint(3, 8, (layers,), generator=torch_rng(seed, "layer table", layers))
+        convolutions = [Layer("conv", 3, 2 if i % 4 == 0 else 1, 2 ** int(w), 1) for i, w in enumerate(self.logs)]
+        whole = Architecture((1, 8, 8), tuple(convolutions))
+        self.features, self.free = features(whole), ~always_kept(whole)
+        self.sizes = 2.0 ** (1.5 * self.logs)
 
-    def rewards(self, iteration: int, actions: Sequence[tuple[int, ...]]) -> list[float]:
-        """Of each sequence; -1 for the whole network, which is not smaller."""
-        return [self.reward(one) for one in actions]
-
-    def reward(self, keep: tuple[int, ...]) -> float:
-        """Of one sequence."""
-        if all(keep):
-            return -1.0
-        kept = sum(size for size, kept in zip(self.sizes, keep, strict=True) if kept)
-        lost = sum(useful and not kept for useful, kept in zip(self.useful, keep, strict=True))
-        return reward(1 - kept / sum(self.sizes), max(0.1, 0.9 * (1 - 0.12 * lost)) / 0.9)
+    def rewards(self, actions: Tensor, iteration: int = 0) -> list[float]:
+        """Of actions [N, layers], 1 keeps a layer."""
+        kept = actions.double()
+        lost = ((1 - kept) * (self.logs <= 5)).sum(1)
+        accuracies = (0.9 * 0.88**lost).clamp_min(0.1)
+        sizes = (kept * self.sizes).sum(1)
+        return [reward(float(a), 0.9, float(s), float(self.sizes.sum())) for a, s in zip(accuracies, sizes)]
 
     def best(self) -> float:
-        """The highest reward of all sequences."""
-        free = self.free.nonzero()[:, 0].tolist()
-        found = -1.0
-        for choice in itertools.product((0, 1), repeat=len(free)):
-            keep = [1] * len(self.layers)
-            for i, kept in zip(free, choice, strict=True):
-                keep[i] = kept
-            found = max(found, self.reward(tuple(keep)))
-        return found
+        """The highest reward of all 2^n choices."""
+        places = self.free.nonzero()[:, 0]
+        choices = torch.ones(2 ** len(places), len(self.logs), dtype=torch.int64)
+        choices[:, places] = torch.arange(2 ** len(places))[:, None] >> torch.arange(len(places)) & 1
+        return max(self.rewards(choices))
 
 
-def mean(rows: Sequence[Sequence[float]]) -> float:
-    """The mean of all rewards."""
-    return sum(sum(row) for row in rows) / sum(len(row) for row in rows)
+def searched(table: LayerTable, policy: RemovalPolicy, seed: int, how: PolicySettings) -> Tensor:
+    """The rewards [iterations, rollouts] of a search on the table."""
+    return train_policy(policy, table.features, table.free, table.rewards, how, torch_rng(seed, "rollouts"))
 
 
-def tables(seed: int, smoke: bool) -> dict[str, Figure]:
-    """The last 25 of 100 updates on a table of 16 layers; and the first 10 with a policy from a table of 8."""
-    table, count = LayerTable(seed), 2 if smoke else 100
-    advantages: list[Literal["rollout", "batch_mean"]] = ["rollout", "batch_mean"]
-    last, first = {}, {}
-    for advantage in advantages:
-        policy, settings = make_policy(RemovalPolicy, seed), PolicySettings(iterations=count, advantage=advantage)
-        history = optimize_policy(policy, table.states, table.free, table.rewards, settings, seed)
-        last[advantage], first[advantage] = mean(history[-25:]), mean(history[:10])
-    rng = torch_rng(seed, "n2n", "random")
-    drawn = torch.where(table.free, torch.randint(2, (125, 16), generator=rng), 1)
-    small, policy = LayerTable(derive(seed, "small"), 8), make_policy(RemovalPolicy, seed)
-    earlier = PolicySettings(iterations=2 if smoke else 150)
-    optimize_policy(policy, small.states, small.free, small.rewards, earlier, derive(seed, "small"))
-    moved = optimize_policy(policy, table.states, table.free, table.rewards, PolicySettings(iterations=2 if smoke else 10), seed)
+def on_table(seed: int, number: int, smoke: bool, all_arms: bool) -> dict[str, float]:
+    """The arms on one table: own advantages, the batch's mean, random choices."""
+    seed = derive(seed, "table", number)
+    table, iterations = LayerTable(seed), 4 if smoke else 100
+    arms = {}
+    for arm, advantage in (("own advantages", "rollout"), ("the batch's mean advantage", "batch")):
+        policy = build_with_seed(RemovalPolicy, seed, "policy")
+        history = searched(table, policy, seed, PolicySettings(iterations, advantage=advantage))  # type: ignore[arg-type]
+        arms[arm] = float(history[-LAST:].mean())
+    choices = torch.randint(2, (5 * LAST, LAYERS), generator=torch_rng(seed, "random")).masked_fill(~table.free, 1)
+    arms["random choices"] = float(torch.tensor(table.rewards(choices)).mean())
+    arms["the best choice"] = table.best()
+    if all_arms:  # a policy of another, smaller table goes on; against a fresh one, both over their first 10 iterations
+        policy = build_with_seed(RemovalPolicy, seed, "policy")
+        first = PolicySettings(4 if smoke else 10)
+        arms["fresh policy, first 10"] = float(searched(table, policy, seed, first).mean())
+        policy = build_with_seed(RemovalPolicy, seed, "policy")
+        searched(LayerTable(seed, 8), policy, seed, PolicySettings(4 if smoke else 150))
+        arms["policy of a smaller table, first 10"] = float(searched(table, policy, seed, first).mean())
+    return arms
+
+
+def on_tables(seed: int, smoke: bool, all_arms: bool) -> dict[str, float]:
+    """The arms' means over several tables."""
+    rows = [on_table(seed, number, smoke, all_arms) for number in range(1 if smoke else TABLES)]
+    return {arm: sum(row[arm] for row in rows) / len(rows) for arm in rows[0]}
+
+
+# -- real students ---------------------------------------------------------------------------------------------------
+
+
+class Teacher(nn.Module):
+    """Six convolutions with batch norm, one of stride 2; mean over positions, a linear head. 139,000 weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        widths = (1, 32, 32, 64, 64, 64, 64)
+        self.body = nn.Sequential(*(conv_norm(widths[i], widths[i + 1], 2 if i == 2 else 1) for i in range(6)))
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits [B, 10]."""
+        return self.head(self.body(images).mean((2, 3)))
+
+
+def on_digits(seed: int, smoke: bool) -> dict[str, Mapping[str, float]]:
+    """A search for a student of a fifth of the teacher's size: 400 images train candidates, 100 score them; the winner is
+    trained on all 500, as the teacher was."""
+    train, test = digits(seed, 500, Augmentation(crop=1))
+    teacher = train_student(
+        build_with_seed(Teacher, seed, "teacher"), train, steps=4 if smoke else 200, batch_size=50, lr=3e-3, seed=seed
+    )
+    size = sum(parameter.numel() for parameter in teacher.parameters())
+    rounds = 1 if smoke else 20
+    search = N2NLearning(
+        teacher, train, constraint=Constraint(max_params=size if smoke else size // 5), share=0.2, epochs=3, batch_size=20, lr=3e-3,
+        removal_iterations=rounds, shrinkage_iterations=rounds, rollouts=3,
+    )  # fmt: skip
+    found = search.search(seed)
+    steps: dict[str, Any] = {"steps": 2 if smoke else 1000, "batch_size": 50, "lr": 3e-3, "seed": seed}
+    trained = search.train(build_with_seed(found.student, seed, "student"), **steps)
+    alone = train_student(build_with_seed(found.student, seed, "student"), train, **steps)
     return {
-        "own advantage": last["rollout"],
-        "mean advantage": last["batch_mean"],
-        "random": mean([table.rewards(0, [tuple(row) for row in drawn.tolist()])]),
-        "best of all": 0.0 if smoke else table.best(),
-        "fresh, first 10": first["rollout"],
-        "transferred, first 10": mean(moved),
+        "teacher": {ACCURACY: accuracy(teacher, test), SMALLER: 1.0},
+        "the search's student": {ACCURACY: accuracy(trained, test), SMALLER: found.compression},
+        "that student, on labels alone": {ACCURACY: accuracy(alone, test), SMALLER: found.compression},
     }
 
 
-def teacher_layers() -> list[Layer]:
-    """Six convolutions, two of them before each pooling layer."""
-    found = []
-    for i, width in enumerate((24, 24, 32, 32, 48, 48)):
-        found += [Layer("conv", 3, 1, width, 1), Layer("batchnorm"), Layer("relu")]
-        found += [Layer("maxpool", 2, 2)] * (i in (1, 3))
-    return [*found, Layer("avgpool"), Layer("linear", channels=10, bias=True)]
-
-
-def students(seed: int, smoke: bool) -> dict[str, Figure]:
-    """A search with real students: 20 updates of 3 rollouts a policy, one epoch of 400 images a candidate."""
-    data, test = digits(seed, 500)
-    train, held_out = subset(data, torch.arange(400)), subset(data, torch.arange(400, 500))
-    long: dict[str, Any] = {"steps": 4 if smoke else 400, "batch_size": 32, "lr": 5e-3, "seed": seed}
-    teacher: nn.Module = train_student(build(teacher_layers(), (1, 8, 8), seed), train, **long)
-    policy = PolicySettings(iterations=1 if smoke else 20, rollouts=3, lr=0.01)
-    short = TrainingSettings(steps=1 if smoke else None, epochs=None if smoke else 1, batch_size=32, lr=1e-2)  # type: ignore[arg-type]
-    size = parameters(teacher) if smoke else parameters(teacher) // 5
-    search = N2NLearning(removal=policy, shrinkage=policy, training=short, size=size)
-    found = search.search(teacher, train, held_out, seed)
-    student = train_candidate(teacher, train, TrainingSettings(**long), found.best.layers, seed)
-    smaller = parameters(teacher) / parameters(student)
-    return {"teacher": {ACCURACY: accuracy(teacher, test)}, "found student": {ACCURACY: accuracy(student, test), SMALLER: smaller}}
-
-
-def run(seed: int, smoke: bool, all_arms: bool) -> dict[str, Figure]:
-    """All arms of one seed."""
-    return tables(seed, smoke) | students(seed, smoke)
+def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, float | Mapping[str, float]]:
+    """Both parts."""
+    return {**on_tables(seed, smoke, all_arms), **on_digits(seed, smoke)}
 
 
 experiment = Experiment(
     metric=REWARD,
     further_metrics=[Metric(ACCURACY), Metric(SMALLER)],
     claims=[
-        better("own advantage", "random"),
-        better("own advantage", "mean advantage"),
-        not_worse("found student", 5.0, 0.0, metric=SMALLER),
-        not_worse("found student", "teacher", 3.0, metric=ACCURACY),
+        better("own advantages", "random choices"),
+        better("own advantages", "the batch's mean advantage"),
+        better("the search's student", 5.0, metric=SMALLER),
+        not_worse("the search's student", "teacher", 3.0, metric=ACCURACY),
     ],
     run=run,
-    limits="Rewards of the first three arms come from a made rule on 16 layers, not from training. The students are small networks "
-    "on 8x8 digits, and a policy has a fifth of the published updates. Transfer of a policy is reported and not claimed: in the "
-    "pilot it helped on some seeds only. The paper reports more than 10 times fewer parameters for ResNet-34 on CIFAR-10 at "
-    "similar accuracy; no such network was run.",
+    limits="The first three arms are means over eight made-up tables of 16 layers, where the accuracy follows from a formula: they "
+    "compare updates of the removal policy alone. The students are of a network of 139,000 weights for 8x8 digits; that it is "
+    "more than 10 times smaller on CIFAR-10, as the paper has it, needs its teachers and hundreds of students. On labels alone the "
+    "same layers do as well here: the search finds the size, the teacher's logits add nothing on this task. Whether the policy of "
+    "a smaller table speeds up a search is reported by --all, not claimed.",
 )

@@ -74,8 +74,7 @@ def vlad(tokens: Tensor, shares: Tensor, prototypes: Tensor) -> Tensor:
 
 def usage_entropy(shares: Tensor) -> Tensor:
     """The entropy of the mean soft assignment [..., K], over its largest value ``log K``: 1, all prototypes used alike."""
-    mean = shares.flatten(0, -2).mean(0)
-    return -(mean * mean.clamp_min(1e-12).log()).sum() / math.log(len(mean))
+    return torch.special.entr(mean := shares.flatten(0, -2).mean(0)).sum() / math.log(len(mean))
 
 
 def _two_layers(dim: int) -> nn.Sequential:

@@ -1,58 +1,44 @@
-"""N2N learning: two recurrent policies derive a small student from a trained teacher."""
+"""N2N learning: the layer list, two policies, the reward, and the search."""
 
 from __future__ import annotations
 
-from tutelage.systems.n2n_learning.architecture import (
-    InvalidArchitecture,
+from tutelage.systems.n2n_learning.candidates import Candidate, LogitRegression, SearchSettings
+from tutelage.systems.n2n_learning.flattening import flatten_network, inherit_weights
+from tutelage.systems.n2n_learning.layer_list import (
+    Architecture,
+    Block,
+    InvalidNetwork,
     Layer,
-    LayerNetwork,
     build,
-    layers_of,
-    parameters,
-    removable,
-    remove,
-    shrink,
-    shrinkable,
-    states,
+    load_network,
+    parameter_count,
 )
-from tutelage.systems.n2n_learning.policies import (
-    PolicySettings,
-    RemovalPolicy,
-    ShrinkagePolicy,
-    compression_reward,
-    load_policy,
-    make_policy,
-    optimize_policy,
-    penalty_share,
-    reward,
-    save_policy,
-)
-from tutelage.systems.n2n_learning.search import Candidate, N2NLearning, SearchResult, train_candidate
+from tutelage.systems.n2n_learning.policies import Policies, PolicySettings, RemovalPolicy, ShrinkagePolicy, train_policy
+from tutelage.systems.n2n_learning.reward import Constraint, compression_reward, leniency, reward
+from tutelage.systems.n2n_learning.search import N2NLearning, SearchResult
 
 __all__ = [
+    "Architecture",
+    "Block",
     "Candidate",
-    "InvalidArchitecture",
+    "Constraint",
+    "InvalidNetwork",
     "Layer",
-    "LayerNetwork",
+    "LogitRegression",
     "N2NLearning",
+    "Policies",
     "PolicySettings",
     "RemovalPolicy",
     "SearchResult",
+    "SearchSettings",
     "ShrinkagePolicy",
     "build",
     "compression_reward",
-    "layers_of",
-    "load_policy",
-    "make_policy",
-    "optimize_policy",
-    "parameters",
-    "penalty_share",
-    "remove",
-    "removable",
+    "flatten_network",
+    "inherit_weights",
+    "leniency",
+    "load_network",
+    "parameter_count",
     "reward",
-    "save_policy",
-    "shrink",
-    "shrinkable",
-    "states",
-    "train_candidate",
+    "train_policy",
 ]

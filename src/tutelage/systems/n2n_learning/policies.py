@@ -1,107 +1,155 @@
-"""The two recurrent policies, the reward, and REINFORCE on them."""
+"""The two recurrent policies, and how REINFORCE trains one of them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from tutelage.distillation.checkpoint import read_tensors, write_tensors
 from tutelage.distillation.policy_gradient import MovingBaseline, policy_gradient_loss
-from tutelage.errors import InputError
-from tutelage.seeds import torch_rng
-from tutelage.storage import write_bytes
-from tutelage.systems._toy import build_with_seed
-from tutelage.systems.n2n_learning.architecture import FACTORS, FEATURES, FIELDS
+from tutelage.errors import InputError, StaleError
+from tutelage.systems.n2n_learning.layer_list import FEATURES, FIELDS
+
+FACTORS = (0.25, 0.5, 0.5, 0.5, 0.5, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""What the eleven actions of the shrinkage policy multiply a field by: those of the authors' code."""
+
+
+class Sample(NamedTuple):
+    """N rollouts of a policy.
+
+    ``actions`` [N, T] int64, ``log_probs`` [N, T] (0 where there was nothing to decide), ``entropy`` [N], summed over the
+    decisions, and ``values`` [N], the critic's estimates of the reward, or None.
+    """
+
+    actions: Tensor
+    log_probs: Tensor
+    entropy: Tensor
+    values: Tensor | None
 
 
 class RemovalPolicy(nn.Module):
-    """Keep (1) or remove (0) each layer, independently given all of them: a bidirectional 2-layer LSTM, then linear."""
+    """A two-layer bidirectional LSTM that reads the layer list and keeps (1) or removes (0) each layer on its own.
 
-    def __init__(self, features: int = FEATURES, hidden: int = 30):
+    Args:
+        hidden: units a direction.
+        critic: a second head estimates the reward.
+    """
+
+    def __init__(self, hidden: int = 30, critic: bool = False):
         super().__init__()
-        self.lstm = nn.LSTM(features, hidden, 2, bidirectional=True, batch_first=True)
+        self.lstm = nn.LSTM(FEATURES, hidden, 2, bidirectional=True, batch_first=True)
         self.head = nn.Linear(2 * hidden, 2)
+        self.value = nn.Linear(2 * hidden, 1) if critic else None
 
-    def log_probs(self, states: Tensor, free: Tensor, actions: Tensor) -> Tensor:
-        """``log pi`` of actions [N, L] for states [L, F]; 0 where ``free`` [L] is False."""
-        scores = self.head(self.lstm(states[None])[0])[0].log_softmax(-1)
-        chosen = scores.expand(len(actions), -1, -1).gather(2, actions[..., None])[..., 0]
-        return chosen * free
+    def forward(self, features: Tensor, decided: Tensor, count: int, rng: torch.Generator, actions: Tensor | None = None) -> Sample:
+        """Sample actions, or score the given ones.
 
-    @torch.no_grad()
-    def sample(self, states: Tensor, free: Tensor, count: int, rng: torch.Generator) -> Tensor:
-        """``count`` sequences of actions [count, L]; layers that are not free are kept."""
-        chances = self.head(self.lstm(states[None])[0])[0].softmax(-1)
-        drawn = torch.multinomial(chances, count, replacement=True, generator=rng).T
-        return torch.where(free, drawn, torch.ones_like(drawn))
+        Args:
+            features: of the layers [L, FEATURES].
+            decided: the layers [L] (bool) that may go; all others are kept and add no log-probability.
+            count: how many rollouts.
+            rng: what they are drawn by.
+            actions: [N, L] to score in place of new ones.
+        """
+        states = self.lstm(features[None])[0][0]
+        log_probs = self.head(states).log_softmax(-1)
+        if actions is None:
+            actions = torch.multinomial(log_probs.detach().exp(), count, replacement=True, generator=rng).T
+            actions = actions.masked_fill(~decided, 1)
+        chosen = log_probs.expand(len(actions), -1, -1).gather(-1, actions[..., None])[..., 0] * decided
+        entropy = -(log_probs.exp() * log_probs).sum(-1) @ decided.to(log_probs.dtype)
+        values = None if self.value is None else self.value(states.mean(0)).expand(len(actions))
+        return Sample(actions, chosen, entropy.expand(len(actions)), values)
 
 
 class ShrinkagePolicy(nn.Module):
-    """One of 11 factors for each field of each layer, one after the other: a 2-layer LSTM, then linear.
+    """A two-layer LSTM that chooses one of eleven factors for each field of each layer, one after the other.
 
-    Each decision sees the layer's state times the factor chosen before, and which field it is (one-hot, our choice). The
-    original also draws an action for the layer's type and ignores it; here there is none.
+    A step reads the layer's vector, which field is decided, and the factor chosen in the step before (our choice; the authors
+    multiply the input by it). A layer without anything to decide is read in one step.
+
+    Args:
+        hidden: units.
+        critic: a second head estimates the reward from the last state.
     """
 
-    factors: Tensor
-
-    def __init__(self, features: int = FEATURES, hidden: int = 30):
+    def __init__(self, hidden: int = 30, critic: bool = False):
         super().__init__()
-        self.lstm = nn.LSTM(features + len(FIELDS), hidden, 2, batch_first=True)
+        self.lstm = nn.LSTM(FEATURES + len(FIELDS) + 1, hidden, 2, batch_first=True)
         self.head = nn.Linear(hidden, len(FACTORS))
-        self.register_buffer("factors", torch.tensor(FACTORS), persistent=False)
+        self.value = nn.Linear(hidden, 1) if critic else None
 
-    def log_probs(self, states: Tensor, free: Tensor, actions: Tensor) -> Tensor:
-        """``log pi`` of actions [N, 4 L] for states [L, F]; 0 where ``free`` [L, 4] is False."""
-        before = self.factors[actions].roll(1, 1)
-        before[:, 0] = 1
-        inputs = self._inputs(states).expand(len(actions), -1, -1).clone()
-        inputs[..., : states.shape[1]] *= before[..., None]
-        scores = self.head(self.lstm(inputs)[0]).log_softmax(-1)
-        return scores.gather(2, actions[..., None])[..., 0] * free.flatten()
+    def forward(self, features: Tensor, decided: Tensor, count: int, rng: torch.Generator, actions: Tensor | None = None) -> Sample:
+        """Sample actions [N, L * FIELDS], or score the given ones; see :class:`RemovalPolicy`.
 
-    @torch.no_grad()
-    def sample(self, states: Tensor, free: Tensor, count: int, rng: torch.Generator) -> Tensor:
-        """``count`` sequences of actions [count, 4 L]; fields that are not free keep their size."""
-        inputs, memory, chosen = self._inputs(states), None, []
-        factor = torch.ones(count, 1)
-        for row, may in zip(inputs, free.flatten().tolist(), strict=True):
-            step = row.expand(count, -1).clone()
-            step[:, : states.shape[1]] *= factor
-            out, memory = self.lstm(step[:, None], memory)
-            action = torch.multinomial(self.head(out[:, 0]).softmax(-1), 1, generator=rng)
-            action = action if may else torch.full_like(action, len(FACTORS) - 1)
-            factor = self.factors[action]
-            chosen.append(action)
-        return torch.cat(chosen, 1)
-
-    def _inputs(self, states: Tensor) -> Tensor:
-        each = states.repeat_interleave(len(FIELDS), 0)
-        return torch.cat([each, torch.eye(len(FIELDS)).repeat(len(states), 1)], 1)
-
-
-Policy = RemovalPolicy | ShrinkagePolicy
-
-
-def compression_reward(compression: float) -> float:
-    """``R_c = C (2 - C)`` for ``C = 1 - parameters(student) / parameters(teacher)``."""
-    return compression * (2 - compression)
+        ``decided`` [L, FIELDS]: what a factor can change; elsewhere the action is the last, the factor 1.
+        """
+        count = count if actions is None else len(actions)
+        untouched = torch.full((count,), len(FACTORS) - 1)
+        factors, fields = torch.tensor(FACTORS), torch.eye(len(FIELDS))
+        last, state = torch.ones(count, 1), None
+        taken, log_probs, entropy = [], [], torch.zeros(count)
+        for number, (vector, free) in enumerate(zip(features, decided.tolist(), strict=True)):
+            for place, may in enumerate(free):
+                step = number * len(FIELDS) + place
+                if may or (place == 0 and not any(free)):
+                    read = torch.cat([torch.cat([vector, fields[place] * may]).expand(count, -1), last], 1)
+                    out, state = self.lstm(read[:, None], state)
+                if not may:
+                    taken.append(untouched)
+                    log_probs.append(torch.zeros(count))
+                    continue
+                options = self.head(out[:, 0]).log_softmax(-1)
+                if actions is None:
+                    action = torch.multinomial(options.detach().exp(), 1, generator=rng)[:, 0]
+                else:
+                    action = actions[:, step]
+                taken.append(action)
+                log_probs.append(options.gather(1, action[:, None])[:, 0])
+                entropy = entropy - (options.exp() * options).sum(-1)
+                last = factors[action][:, None]
+        values = None if self.value is None else self.value(out[:, 0])[:, 0]
+        return Sample(torch.stack(taken, 1), torch.stack(log_probs, 1), entropy, values)
 
 
-def penalty_share(iteration: int, horizon: int = 15) -> float:
-    """``eps = max(0, 1 - e / 15)^4``: how much of its reward a candidate that breaks a constraint keeps."""
-    return float(max(0.0, 1 - iteration / horizon) ** 4)
+class Policies(nn.Module):
+    """Both policies. Their weights fit a network of any number of layers, so that they can go on with another teacher."""
+
+    def __init__(self, hidden: int = 30, critic: bool = False):
+        super().__init__()
+        self.hidden, self.critic = hidden, critic
+        self.removal, self.shrinkage = RemovalPolicy(hidden, critic), ShrinkagePolicy(hidden, critic)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the weights as one safetensors file."""
+        return write_tensors(path, self.state_dict(), {"hidden": self.hidden, "critic": self.critic}, "tutelage-n2n-policies-1")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Policies:
+        """What :meth:`save` wrote.
+
+        Raises:
+            InputError: no such file, or a damaged one. StaleError: a file of another kind.
+        """
+        remedy = "give a file that Policies.save wrote"
+        tensors, head = read_tensors(path, "tutelage-n2n-policies-1", remedy)
+        hidden = head.get("hidden")
+        if not isinstance(hidden, int) or not 1 <= hidden <= 10_000:
+            raise InputError("no width of the policies", where=path, remedy=remedy)
+        policies = cls(hidden, head.get("critic") is True)
+        try:
+            policies.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise StaleError(f"weights of other policies: {error}"[:300], where=path, remedy=remedy) from error
+        return policies
 
 
-def reward(compression: float, accuracy_ratio: float, iteration: int = 0, violated: bool = False) -> float:
-    """``R = R_a R_c``; where a constraint is violated ``(eps - 1) + eps R_a R_c``."""
-    plain = accuracy_ratio * compression_reward(compression)
-    share = penalty_share(iteration)
-    return (share - 1) + share * plain if violated else plain
+# -- REINFORCE -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -109,12 +157,14 @@ class PolicySettings:
     """How a policy is trained.
 
     Attributes:
-        iterations, rollouts: updates, and sequences an update; published: 100 and 5.
+        iterations: updates.
+        rollouts: samples in each.
         lr: of Adam.
-        decay: of the moving average of past mean rewards, the baseline.
-        entropy: weight of the sampled ``-log pi`` as a bonus (0: none).
-        advantage: ``rollout``: each sequence's own reward less the baseline; ``batch_mean``: the mean reward for all, as in
-            the authors' code.
+        decay: of the baseline, the moving average of past mean rewards (our choice).
+        entropy: weight of the policy's entropy, added to what is maximised.
+        critic: a value head in place of the moving average; it learns by squared error.
+        advantage: ``rollout``, each rollout's own reward less the baseline; ``batch``, the mean of the iteration for all of its
+            rollouts, as the authors' code has it.
     """
 
     iterations: int = 100
@@ -122,72 +172,45 @@ class PolicySettings:
     lr: float = 3e-3
     decay: float = 0.8
     entropy: float = 0.0
-    advantage: Literal["rollout", "batch_mean"] = "rollout"
-
-    def __post_init__(self) -> None:
-        for name in ("iterations", "rollouts"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{getattr(self, name)} {name}", where=name, remedy="at least 1")
-        if not self.lr > 0:
-            raise InputError(f"a learning rate is above 0, this is {self.lr}", where="lr", remedy="try 0.003")
-        if self.advantage not in ("rollout", "batch_mean"):
-            raise InputError(f"unknown advantage {self.advantage!r}", where="advantage", remedy="rollout, or batch_mean")
+    critic: bool = False
+    advantage: Literal["rollout", "batch"] = "rollout"
 
 
-Score = Callable[[int, Sequence[tuple[int, ...]]], Sequence[float]]
-"""(iteration, sequences of actions) -> their rewards."""
+def train_policy(
+    policy: RemovalPolicy | ShrinkagePolicy,
+    features: Tensor,
+    decided: Tensor,
+    reward: Callable[[Tensor, int], Sequence[float]],
+    settings: PolicySettings,
+    rng: torch.Generator,
+) -> Tensor:
+    """REINFORCE: ``mean_i (R_i - b) sum_t grad log pi(a_it)``; the rewards [iterations, rollouts], in order.
 
-
-def optimize_policy(
-    policy: Policy, states: Tensor, free: Tensor, score: Score, settings: PolicySettings, seed: int
-) -> list[list[float]]:
-    """Train ``policy`` in place with REINFORCE; the rewards [iterations][rollouts].
-
-    ``grad = mean_i (R_i - b) sum_t grad log pi(a_t)``, with ``b`` the moving average of the mean rewards before.
+    Args:
+        policy: trained in place.
+        features: of the layers [L, FEATURES].
+        decided: what the policy decides about; see the policies.
+        reward: of actions [N, T] in an iteration (from 0): N numbers.
+        settings: see :class:`PolicySettings`.
+        rng: what the rollouts are drawn by.
     """
-    rng, baseline = torch_rng(seed, "n2n", "rollouts"), MovingBaseline(settings.decay)
     optimizer = torch.optim.Adam(policy.parameters(), settings.lr)
+    baseline = MovingBaseline(settings.decay)
     history = []
-    for iteration in range(settings.iterations):
-        actions = policy.sample(states, free, settings.rollouts, rng)
-        rewards = [float(one) for one in score(iteration, [tuple(row) for row in actions.tolist()])]
-        advantage = baseline(torch.tensor(rewards))
-        if settings.advantage == "batch_mean":
+    for iteration in range(settings.iterations if bool(decided.any()) else 0):
+        sample: Sample = policy(features, decided, settings.rollouts, rng)
+        rewards = torch.tensor(list(reward(sample.actions, iteration)), dtype=torch.float32)
+        history.append(rewards)
+        advantage = baseline(rewards)
+        loss = torch.zeros(())
+        if sample.values is not None:
+            advantage = rewards - sample.values.detach()
+            loss = (sample.values - rewards).square().mean()
+        if settings.advantage == "batch":
             advantage = advantage.mean().expand_as(advantage)
-        log_probs = policy.log_probs(states, free, actions)
-        loss = policy_gradient_loss(log_probs, advantage + 0.0, torch.ones_like(log_probs, dtype=torch.bool)).mean()
-        if settings.entropy:  # the gradient of E[log pi] is E[log pi grad log pi]
-            loss = loss + settings.entropy * (log_probs.sum(1).detach() * log_probs.sum(1)).mean()
+        mask = torch.ones_like(sample.log_probs)
+        loss = loss + policy_gradient_loss(sample.log_probs, advantage, mask).mean() - settings.entropy * sample.entropy.mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        history.append(rewards)
-    return history
-
-
-def make_policy(kind: type[RemovalPolicy] | type[ShrinkagePolicy], seed: int, features: int = FEATURES) -> Policy:
-    """A fresh policy with the weights of ``seed``."""
-    return build_with_seed(lambda: kind(features), seed, "n2n", kind.__name__)
-
-
-def save_policy(policy: Policy, path: str | Path) -> Path:
-    """Write the weights, to be used for another teacher: they do not depend on the number of layers."""
-    from safetensors.torch import save
-
-    return write_bytes(path, save(policy.state_dict()))
-
-
-def load_policy(policy: Policy, path: str | Path) -> None:
-    """Read weights that :func:`save_policy` wrote.
-
-    Raises:
-        InputError: no such file, or not the weights of such a policy.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        policy.load_state_dict(load(Path(path).read_bytes()))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        kind = type(policy).__name__
-        raise InputError(f"not the weights of a {kind}", where=path, remedy="give a file of save_policy") from error
+    return torch.stack(history) if history else torch.zeros(0, settings.rollouts)

@@ -1,107 +1,85 @@
-"""Shrink a trained classifier of your own:
+"""Shrink a trained network of your own by a search.
 
-```python
-from tutelage.systems.n2n_learning import N2NLearning, train_candidate
-from tutelage.distillation.job import TrainingSettings
+::
 
-found = N2NLearning(size=50_000).search(teacher, data, held_out, seed=0, folder="n2n", pool=2)
-print(found.best.parameters, found.teacher_parameters, found.best.accuracy)
-student = train_candidate(teacher, data, TrainingSettings(epochs=50), found.best.layers, seed=0)
-```
+    from tutelage.systems.n2n_learning import Constraint, N2NLearning
 
-`data` and `held_out` are `TensorData` of images; `held_out` is a part of the training set with labels. The same call with the
-same folder goes on from the candidates that were trained. It is a search, not a method of a recipe: a recipe trains the winner.
+    search = N2NLearning(teacher, data, constraint=Constraint(max_params=50_000))
+    found = search.search(seed=0, out="runs/n2n")  # goes on where it was stopped
+    student = search.train(found.student(), epochs=100)
 
-**What it does.** The teacher is read as a list of leaf layers. A bidirectional LSTM keeps or removes each of them; from the best
-child, an autoregressive LSTM then multiplies kernel, stride, channels and padding of each layer by a factor of 0.25 to 1. Each
-child gets fresh weights, is trained for a few epochs on `MSE(student_logits, teacher_logits)`, and earns
+``teacher``: an image classifier, a chain of convolutions, pooling, batch norm, ReLU, dropout and linear layers, with residual
+blocks. ``data``: labelled images; a tenth is held out to score students. Afterwards the winner is a student for any method,
+in a recipe too::
 
-`R = R_a R_c`, `R_c = C (2 - C)`, `C = 1 - parameters(student) / parameters(teacher)`,
-`R_a = accuracy(student) / accuracy(teacher)`,
+    [student]
+    model = "n2n-learning"
+    options = { architecture = "runs/n2n/architecture.json" }
 
-or -1 if it is no network or no smaller. Where it breaks a constraint, `R = (eps - 1) + eps R_a R_c` with
-`eps = max(0, 1 - e / 15)^4` at update `e`. The policies learn by REINFORCE: `mean_i (R_i - b) sum_t grad log pi(a_t)`, `b` the
-moving average of earlier mean rewards. An architecture that was seen is not trained again. `found.policies` may be saved with
-`save_policy` and given to the search of another teacher as `policies=`.
+N2N learning (Ashok, Rhinehart, Beainy, Kitani, "N2N learning: network to network compression via policy gradient
+reinforcement learning", ICLR 2018, arXiv 1709.06030). Stage 1: a bidirectional LSTM reads the list of layers (kind, kernel,
+stride, channels, padding, start and end of a residual block) and keeps or removes each. Stage 2: a second LSTM scales kernel,
+stride, channels and padding of what the best child of stage 1 has left, by one of eleven factors each. A child that can be
+built is trained for a few epochs on the teacher's logits, ``L = ||z_s - z_t||^2 / C``, and scored on held-out data:
+``C = 1 - size / teacher's size``, ``R = accuracy / teacher's accuracy * C (2 - C)``; a child that cannot be built, or is not
+smaller, earns -1. A violated constraint turns the reward of iteration e into ``(eps - 1) + eps R``,
+``eps = max(0, 1 - e / 15)^4``; a limit of the size counts in stage 2 alone (our choice: in stage 1, before anything is shrunk,
+it would have nearly all layers removed). The policies learn by REINFORCE, ``mean_i (R_i - b) sum_t grad log pi(a_it)``, b the
+moving average of past rewards.
 
-**In SDVP**: shrink a trained classification module to a size budget before it is served.
+Use inside SDVP: shrink the trained network of a CLASSIFY or VERIFY module to a size budget.
 
-**Differences from the authors' code.** Each rollout has its own advantage (the code gives all of them the batch's mean reward, here
-`advantage="batch_mean"`); the LSTM of the second policy is trained too; `eps` does not rise again after update 15; rewards come
-from held-out training images, not from the test set. No action is drawn for the type of a layer, which the code draws and ignores.
+Policies fit any number of layers: ``search.search(policies=Policies.load("runs/small/policies.safetensors"))`` goes on with those
+of another teacher. Whether that saves iterations is not claimed here.
 
-**Limits.** Teachers: `small-cnn`, `resnet`, or an `nn.Sequential` of plain layers and `BasicBlock`. Weights are never inherited
-from the teacher, and there is no actor-critic variant. The teacher is asked anew for each candidate. With several workers, their
-processes are started at every update.
+What differs from the authors' code. Each rollout is pushed by its own reward; their update gives all rollouts of an iteration
+the mean reward. The shrinkage LSTM is trained; there its cells lie in a Python list, and only the last linear layer learns.
+The score comes from held-out training data; theirs from the test data. Scores are kept by architecture, so that none is
+trained twice. The optimiser is AdamW (their decay is an L2 term), and the shrinkage policy's learning rate 0.01 (theirs 0.1).
 
-Source: "N2N Learning: Network to Network Compression via Policy Gradient Reinforcement Learning" (Ashok, Rhinehart, Beainy, Kitani,
-ICLR 2018, arXiv 1709.06030).
+Limits: square, dense, ungrouped convolutions; residual blocks hold no blocks; no concatenations, attention or squeeze blocks.
+Figures of the paper (more than 10 times smaller at similar accuracy) need CIFAR-10 and hundreds of trained students.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import tempfile
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from tutelage import storage
-from tutelage.distillation.data import Batch, TensorData
-from tutelage.distillation.job import TrainingJob, TrainingSettings
-from tutelage.distillation.method import Method
-from tutelage.distillation.outputs import Output, Terms, forward_heads
-from tutelage.distillation.teacher import as_teacher, network_fingerprint
-from tutelage.distillation.trainer import train
+from tutelage.distillation.api import distill
+from tutelage.distillation.data.sources import as_data
+from tutelage.distillation.evaluate import evaluate
+from tutelage.distillation.teacher import network_fingerprint
 from tutelage.errors import InputError
-from tutelage.reading import read_json
 from tutelage.registry import system
-from tutelage.seeds import derive
-from tutelage.systems._toy import toy_images
-from tutelage.systems.n2n_learning.architecture import (
-    InvalidArchitecture,
-    Layer,
-    LayerNetwork,
+from tutelage.seeds import torch_rng
+from tutelage.storage import fingerprint
+from tutelage.systems._toy import SmallCNN, build_with_seed, toy_images
+from tutelage.systems.n2n_learning.candidates import Candidate, Candidates, SearchSettings, split
+from tutelage.systems.n2n_learning.flattening import flatten_network
+from tutelage.systems.n2n_learning.layer_list import (
+    FIELDS,
+    Architecture,
+    always_kept,
     build,
-    layers_of,
-    parameters,
-    removable,
-    remove,
-    shrink,
+    features,
+    load_network,
+    parameter_count,
+    remove_layers,
+    shrink_layers,
     shrinkable,
-    states,
+    to_json,
 )
-from tutelage.systems.n2n_learning.policies import (
-    PolicySettings,
-    RemovalPolicy,
-    ShrinkagePolicy,
-    make_policy,
-    optimize_policy,
-    reward,
-)
-from tutelage.workers import WorkerPool, map_tasks
-
-
-class LogitMatching(Method):
-    """The mean squared difference of the logits of student and teacher (Ba, Caruana, 2014)."""
-
-    tasks = ("classification",)
-
-    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
-        """``mse``."""
-        return {"mse": (student["logits"] - teacher["logits"].flatten(1)).square().mean()}
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A student that was trained in the search: its layers, parameters, accuracy on the held-out data (0..1) and stage."""
-
-    layers: tuple[Layer, ...]
-    parameters: int
-    accuracy: float
-    stage: str
+from tutelage.systems.n2n_learning.policies import FACTORS, Policies, train_policy
+from tutelage.systems.n2n_learning.reward import Constraint
 
 
 @dataclass
@@ -109,240 +87,167 @@ class SearchResult:
     """What a search found.
 
     Attributes:
-        best: the candidate of the highest reward of those within the constraints.
-        candidates: every architecture that was trained, once, in the order of training.
-        rewards: per stage, [iterations][rollouts].
-        policies: the two policies, trained; see :func:`save_policy`.
-        teacher_accuracy: on the held-out data, 0..1.
-        teacher_parameters: how many.
+        architecture: the winner; ``size`` its parameters, ``accuracy`` that of its short training on held-out data, 0..1.
+        teacher_size, teacher_accuracy: what the rewards are relative to.
+        policies: as trained; for the search of another teacher.
+        history: every rollout, in order.
     """
 
-    best: Candidate
-    candidates: list[Candidate]
-    rewards: Mapping[str, list[list[float]]]
-    policies: Mapping[str, RemovalPolicy | ShrinkagePolicy]
+    architecture: Architecture
+    size: int
+    accuracy: float
+    teacher_size: int
     teacher_accuracy: float
-    teacher_parameters: int
+    policies: Policies
+    history: list[Candidate] = field(default_factory=list)
+
+    @property
+    def compression(self) -> float:
+        """How many times smaller the winner is."""
+        return self.teacher_size / self.size
+
+    def student(self) -> nn.Sequential:
+        """The winner's network with fresh weights, from torch's global generator."""
+        return build(self.architecture)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``architecture.json`` (a recipe's student), ``policies.safetensors`` and ``history.json``."""
+        folder = Path(folder)
+        rows = [one._asdict() | {"architecture": one.architecture and fingerprint(one.architecture)} for one in self.history]
+        self.policies.save(folder / "policies.safetensors")
+        storage.write_json(folder / "history.json", rows)
+        return storage.write_json(folder / "architecture.json", to_json(self.architecture))
 
 
 @system("n2n-learning", kind="compression")
 class N2NLearning:
-    """Two recurrent policies remove layers of a trained teacher and shrink the rest, rewarded for accuracy and compression."""
+    """N2N learning: a policy removes layers of a trained network, a second one shrinks those that are left.
 
-    @dataclass(frozen=True)
-    class Config:
-        """How to search.
+    Args:
+        teacher: a trained image classifier; see ``flatten_network``.
+        data: what students are trained on; of a ``TensorData`` a share is held out.
+        held_out: labelled data that scores students; None: split off ``data``. Never the test data.
+        constraint: the most parameters, the least accuracy.
+        config: or its fields as ``options``.
 
-        ``removal``, ``shrinkage``: how each policy is trained. ``training``: of a candidate. ``size``: at most so many
-        parameters. ``accuracy``: at least this accuracy, 0..1, on the held-out data.
-        """
+    Raises:
+        InputError: a teacher of another kind, one that is never right, data without labels or of one class, an option that
+            does not exist.
+    """
 
-        removal: PolicySettings = PolicySettings()  # noqa: RUF009  (frozen)
-        shrinkage: PolicySettings = PolicySettings(lr=0.01)  # noqa: RUF009
-        training: TrainingSettings = field(
-            default_factory=lambda: TrainingSettings(epochs=5, lr=5e-4, weight_decay=5e-4, schedule="constant")
-        )
-        size: int | None = None
-        accuracy: float | None = None
-
-        def __post_init__(self) -> None:
-            if self.size is not None and self.size < 1:
-                raise InputError(f"a size of {self.size} parameters", where="size", remedy="at least 1, or None")
-            if self.accuracy is not None and not 0 < self.accuracy <= 1:
-                raise InputError(f"an accuracy of {self.accuracy}", where="accuracy", remedy="a share in 0..1, or None")
-
-    def __init__(self, config: Config | None = None, **options: Any):
-        self.config = config or self.Config(**options)
-
-    def search(
-        self,
-        teacher: nn.Module,
-        data: TensorData,
-        held_out: TensorData,
-        seed: int = 0,
-        folder: str | Path | None = None,
-        pool: WorkerPool | int | None = 1,
-        policies: Mapping[str, RemovalPolicy | ShrinkagePolicy] | None = None,
-    ) -> SearchResult:
-        """Search a small student of ``teacher``.
-
-        Args:
-            teacher: a trained classifier that :func:`layers_of` can read; it is not changed.
-            data: images [N, C, H, W] that candidates are trained on; labels are not used.
-            held_out: labelled images that candidates are scored on; a part of the training set, not the test set.
-            seed: equal seeds give equal searches, whatever the workers.
-            folder: where each candidate's accuracy is kept: the same call goes on from there.
-            pool: the workers that train the candidates of one update.
-            policies: ``removal`` and ``shrinkage`` from an earlier search, trained on here; None: fresh ones.
-
-        Raises:
-            InputError: the teacher cannot be read, the data has no labels, or no candidate was valid and within the constraints.
-            StaleError: ``folder`` holds another search.
-        """
-        layers = layers_of(teacher)
-        evaluator = _Evaluator(self.config, teacher, data, held_out, seed, folder, pool)
-        made = {"removal": make_policy(RemovalPolicy, seed), "shrinkage": make_policy(ShrinkagePolicy, seed)} | dict(policies or {})
-        rewards = {}
-        for stage, settings in (("removal", self.config.removal), ("shrinkage", self.config.shrinkage)):
-            base = evaluator.best().layers if evaluator.found and stage == "shrinkage" else layers
-            change, free = (remove, removable(base)) if stage == "removal" else (shrink, shrinkable(base))
-
-            def score(
-                iteration: int, actions: Sequence[tuple[int, ...]], base: Any = base, change: Any = change, stage: str = stage
-            ) -> list[float]:
-                return evaluator.rewards(iteration, [change(base, one) for one in actions], stage)
-
-            rewards[stage] = optimize_policy(made[stage], states(base), free, score, settings, derive(seed, stage))
-        best = evaluator.best(final=True)
-        found = list(evaluator.found.values())
-        return SearchResult(best, found, rewards, made, evaluator.teacher_accuracy, evaluator.teacher_parameters)
-
-    @staticmethod
-    def tiny_run(seed: int) -> dict[str, float]:
-        """Two updates of each policy on toy images."""
-        data, held_out = toy_images(seed), toy_images(seed + 1)
-        shape = tuple(data.inputs.shape[1:])
-        teacher = build((*_convolutions(12, 24), Layer("avgpool"), Layer("linear", channels=4, bias=True)), shape, seed)
-        policy = PolicySettings(iterations=2, rollouts=2)
-        training = TrainingSettings(steps=4, batch_size=32, lr=5e-3)
-        found = N2NLearning(removal=policy, shrinkage=policy, training=training).search(teacher, data, held_out, seed)
-        return {
-            "candidates": len(found.candidates),
-            "teacher's parameters": found.teacher_parameters,
-            "student's parameters": found.best.parameters,
-            "student's accuracy": found.best.accuracy,
-        }
-
-
-def _convolutions(*widths: int) -> list[Layer]:
-    return [layer for w in widths for layer in (Layer("conv", 3, 1, w, 1), Layer("batchnorm"), Layer("relu"))]
-
-
-class _Evaluator:
-    """Trains architectures that are new, remembers all of them, and gives rewards."""
+    Config = SearchSettings
+    Network = staticmethod(load_network)
 
     def __init__(
         self,
-        config: N2NLearning.Config,
         teacher: nn.Module,
-        data: TensorData,
-        held_out: TensorData,
-        seed: int,
-        folder: str | Path | None,
-        pool: WorkerPool | int | None,
+        data: Any,
+        held_out: Any = None,
+        *,
+        constraint: Constraint = Constraint(),  # noqa: B008  (frozen)
+        config: SearchSettings | None = None,
+        **options: Any,
     ):
-        for name, one in (("data", data), ("held_out", held_out)):
-            if not isinstance(one.inputs, torch.Tensor) or one.inputs.ndim != 4 or not len(one):
-                raise InputError("the search needs images [N, C, H, W], at least one", where=name, remedy="give TensorData")
-        if held_out.labels is None or len(held_out.labels.unique()) < 2:
-            raise InputError("the labels are missing or all alike", where="held_out", remedy="hold out images of several classes")
-        self.config, self.teacher, self.data, self.held_out, self.seed, self.pool = config, teacher, data, held_out, seed, pool
-        self.shape = tuple(data.inputs.shape[1:])
-        self.teacher_parameters = parameters(teacher)
-        self.teacher_accuracy = accuracy(teacher, held_out)
-        if self.teacher_accuracy == 0:
-            raise InputError("the teacher answers nothing right", where="teacher", remedy="give a trained one, and its own data")
-        self.found: dict[tuple[Layer, ...], Candidate] = {}
-        self.folder = None if folder is None else Path(folder)
-        if self.folder is not None:
-            parts = {"teacher": network_fingerprint(teacher), "data": data.fingerprint, "held_out": held_out.fingerprint}
-            storage.RunFolder(self.folder, parts | {"training": config.training, "seed": seed})
+        try:
+            self.config = config or SearchSettings(**options)
+        except TypeError as error:
+            raise InputError(f"no such option: {error}", where="options", remedy=f"they are {SearchSettings()}") from error
+        self.teacher, self.constraint = teacher.eval(), constraint
+        self.whole = as_data(data)
+        self.data, self.held_out = split(self.whole, held_out, self.config.share)
+        image = self.data.batch(torch.arange(1), None).inputs
+        if not isinstance(image, Tensor) or image.ndim != 4:
+            raise InputError("the inputs are no images [B, C, H, W]", where="data", remedy="give images of one size")
+        self.architecture = flatten_network(teacher, (image.shape[1], image.shape[2], image.shape[3]))
+        self.teacher_size = parameter_count(self.architecture)
+        self.teacher_accuracy = evaluate(teacher, self.held_out, task="classification")["accuracy"] / 100
+        if self.teacher_accuracy <= 0:
+            raise InputError("the teacher is never right on the held-out data", where="teacher", remedy="give a trained network")
 
-    def rewards(self, iteration: int, architectures: Sequence[tuple[Layer, ...]], stage: str) -> list[float]:
-        """Of each architecture; -1 where it is invalid or not smaller than the teacher."""
-        sizes: list[int | None] = []
-        for layers in architectures:
-            try:
-                size = parameters(build(layers, self.shape))
-            except InvalidArchitecture:
-                size = self.teacher_parameters
-            sizes.append(size if size < self.teacher_parameters else None)
-        self._train({layers: size for layers, size in zip(architectures, sizes, strict=True) if size is not None}, stage)
-        return [
-            -1.0 if size is None else self._reward(self.found[layers], iteration)
-            for layers, size in zip(architectures, sizes, strict=True)
-        ]
+    def search(
+        self,
+        seed: int = 0,
+        *,
+        policies: Policies | None = None,
+        out: str | Path | None = None,
+        processes: int = 1,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> SearchResult:
+        """Search for a smaller network; the same seed gives the same log.
 
-    def _train(self, sizes: Mapping[tuple[Layer, ...], int], stage: str) -> None:
-        new = [layers for layers in sizes if layers not in self.found]
-        keys = {layers: storage.fingerprint([storage.to_plain(layer) for layer in layers]) for layers in new}
-        known = {layers: value for layers in new if (value := self._stored(keys[layers])) is not None}
-        tasks = [(layers, derive(self.seed, "candidate", keys[layers])) for layers in new if layers not in known]
-        common = (self.teacher, self.data, self.held_out, self.config.training)
-        for (layers, _), value in zip(tasks, map_tasks(candidate_accuracy, tasks, self.pool, common=common), strict=True):
-            known[layers] = value
-            if self.folder is not None:
-                storage.write_json(self.folder / "candidates" / f"{keys[layers]}.json", {"accuracy": value})
-        for layers in new:
-            self.found[layers] = Candidate(layers, sizes[layers], known[layers], stage)
+        Args:
+            seed: of policies, rollouts and students.
+            policies: to go on with, those of another search; changed in place. None: fresh ones.
+            out: a folder that keeps the score of each student and the teacher's answers, so that the same call goes on where it
+                was stopped; the result is written there too.
+            processes: students that are trained at once; more than 1 pays where a student takes longer than the start of a
+                process.
+            progress: called with (stage, iterations done, of all).
 
-    def _stored(self, key: str) -> float | None:
-        if self.folder is None or not (file := self.folder / "candidates" / f"{key}.json").exists():
-            return None
-        value = read_json(file)
-        if not isinstance(value, dict) or not isinstance(value.get("accuracy"), float) or not 0 <= value["accuracy"] <= 1:
-            raise InputError("no accuracy in it", where=file, remedy="delete the file: its candidate is trained again")
-        return value["accuracy"]
+        Raises:
+            InputError: no child keeps to the constraint; the message names the nearest.
+            StaleError: ``out`` holds another search.
+        """
+        config = self.config
+        with ExitStack() as stack:
+            folder = Path(out) if out is not None else Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            storage.RunFolder(folder, {"search": fingerprint(*self._identity(seed, policies))})
+            policies = policies or build_with_seed(lambda: Policies(critic=config.critic), seed, "policies")
+            children = Candidates(
+                self.teacher, self.data, self.held_out, config, self.constraint, self.teacher_size, self.teacher_accuracy,
+                seed, folder, processes,
+            )  # fmt: skip
 
-    def _violated(self, one: Candidate) -> bool:
-        size, least = self.config.size, self.config.accuracy
-        return (size is not None and one.parameters > size) or (least is not None and one.accuracy < least)
+            def judge(stage: str, iteration: int, iterations: int, found: list[Architecture]) -> list[float]:
+                rewards = children.judge(stage, iteration, found)
+                if progress is not None:
+                    progress(stage, iteration + 1, iterations)
+                return rewards
 
-    def _reward(self, one: Candidate, iteration: int) -> float:
-        compression = 1 - one.parameters / self.teacher_parameters
-        return reward(compression, one.accuracy / self.teacher_accuracy, iteration, self._violated(one))
+            whole = self.architecture
+            rng, how = torch_rng(seed, "rollouts", "removal"), config.of_policy("removal")
 
-    def best(self, final: bool = False) -> Candidate:
-        """Of the highest plain reward, of those within the constraints; before the end those that break one will do."""
-        within = [one for one in self.found.values() if not self._violated(one)]
-        if not within and (final or not self.found):
-            raise InputError(
-                f"none of {len(self.found)} candidates is valid and within the constraints",
-                where="size, accuracy",
-                remedy="loosen a constraint, or search longer",
+            def removed(actions: Tensor, iteration: int) -> list[float]:
+                return judge("removal", iteration, how.iterations, [remove_layers(whole, row == 1) for row in actions])
+
+            train_policy(policies.removal, features(whole), ~always_kept(whole), removed, how, rng)
+            best = children.best("removal")
+            left = best.architecture if best is not None and best.architecture is not None else whole
+            rng, then = torch_rng(seed, "rollouts", "shrinkage"), config.of_policy("shrinkage")
+
+            def shrunk(actions: Tensor, iteration: int) -> list[float]:
+                factors = torch.tensor(FACTORS)[actions].unflatten(1, (-1, len(FIELDS)))
+                return judge("shrinkage", iteration, then.iterations, [shrink_layers(left, scale) for scale in factors])
+
+            train_policy(policies.shrinkage, features(left), shrinkable(left), shrunk, then, rng)
+            found = children.best()
+            if found is None or found.architecture is None or not children.keeps(found):
+                raise children.nothing()
+            assert found.size is not None and found.accuracy is not None
+            result = SearchResult(
+                found.architecture, found.size, found.accuracy, self.teacher_size, self.teacher_accuracy, policies, children.history
             )
-        ratio, total = self.teacher_accuracy, self.teacher_parameters
-        return max(within or self.found.values(), key=lambda one: reward(1 - one.parameters / total, one.accuracy / ratio))
+            if out is not None:
+                result.save(folder)
+        return result
 
+    def train(self, student: nn.Module, seed: int = 0, out: str | Path | None = None, **settings: Any) -> nn.Module:
+        """Train the winner to convergence by the search's own loss, on all of the data; ``settings`` as in
+        ``tutelage.distill``."""
+        given = self.config.training() | settings
+        return distill(student, self.teacher, self.whole, self.config.method(), seeds=[seed], out=out, **given).student
 
-def candidate_accuracy(
-    teacher: nn.Module,
-    data: TensorData,
-    held_out: TensorData,
-    settings: TrainingSettings,
-    layers: tuple[Layer, ...],
-    seed: int,
-) -> float:
-    """The accuracy of a candidate after its short training job, 0..1."""
-    return accuracy(train_candidate(teacher, data, settings, layers, seed), held_out)
+    def _identity(self, seed: int, policies: Policies | None) -> list[Any]:
+        before = None if policies is None else network_fingerprint(policies)
+        parts = [self.config, self.constraint, seed, before, network_fingerprint(self.teacher)]
+        return [*parts, self.data.fingerprint, self.held_out.fingerprint]
 
-
-def train_candidate(
-    teacher: nn.Module, data: TensorData, settings: TrainingSettings, layers: Sequence[Layer], seed: int
-) -> LayerNetwork:
-    """A student of ``layers`` with fresh weights, trained to match the teacher's logits; for the winner, give more steps."""
-    student = build(layers, tuple(data.inputs.shape[1:]), seed)
-    settings = replace(settings, seed=seed % 2**31)
-    job = TrainingJob(
-        student,
-        as_teacher(teacher),
-        LogitMatching(),
-        data,
-        replace(settings, seed=seed % 2**31),
-        "n2n candidate",
-        task="classification",
-    )
-    return train(job).student  # type: ignore[return-value]
-
-
-@torch.no_grad()
-def accuracy(network: nn.Module, data: TensorData) -> float:
-    """Share of right answers of ``network``, whose mode is put back."""
-    training = network.training
-    network.eval()
-    right = sum(
-        int((forward_heads(network, images)["logits"].flatten(1).argmax(1) == labels).sum())
-        for images, labels in zip(data.inputs.split(500), data.labels.split(500), strict=True)
-    )
-    network.train(training)
-    return right / len(data)
+    @staticmethod
+    def tiny_run(seed: int) -> dict[str, float | str]:
+        """A search of four students for a small untrained network."""
+        teacher = build_with_seed(lambda: SmallCNN(4, 16, 32), seed, "teacher")
+        config = SearchSettings(1, 1, rollouts=2, epochs=1, batch_size=16, share=0.5)
+        found = N2NLearning(teacher, toy_images(seed), config=config).search(seed)
+        kinds = " ".join(part.kind for part in found.architecture.parts if hasattr(part, "kind"))
+        rewards = sum(one.reward for one in found.history)
+        return {"size": found.size, "teacher's size": found.teacher_size, "sum of rewards": rewards, "layers": kinds}
