@@ -187,7 +187,9 @@ def _inherit(module: nn.Module, layer: Layer, teacher: nn.Module) -> None:
         if own.ndim == 0:
             own.copy_(given[name])
             continue
-        targets, sources = zip(*(_overlap(axis, a, b) for axis, (a, b) in enumerate(zip(own.shape, given[name].shape, strict=True))))
+        targets, sources = zip(
+            *(_overlap(axis, a, b) for axis, (a, b) in enumerate(zip(own.shape, given[name].shape, strict=True)))
+        )
         part: Tensor = given[name][sources]
         own[targets] = part
 
