@@ -96,7 +96,7 @@ def check_field(
     Raises:
         InputError: the message names the field.
 
-    Example:
+    Examples:
         >>> check_field({"width": 640}, "width", int, 1, 10**5, where="config.json")
         640
     """

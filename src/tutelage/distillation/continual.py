@@ -39,7 +39,7 @@ def _checked(matrix: Matrix) -> np.ndarray:
 def average_accuracy(matrix: Matrix) -> float:
     """The mean accuracy over all tasks after the last (Lopez-Paz, Ranzato, 2017, equation 2).
 
-    Example:
+    Examples:
         >>> average_accuracy([[90, 10], [70, 80]])
         75.0
     """
@@ -55,7 +55,7 @@ def backward_transfer(matrix: Matrix) -> float | None:
     """The mean change of earlier tasks from when they were learned to the end; below 0: they were forgotten (Lopez-Paz,
     Ranzato, 2017, equation 3). None for one task.
 
-    Example:
+    Examples:
         >>> backward_transfer([[90, 10], [70, 80]])
         -20.0
     """
@@ -67,7 +67,7 @@ def forgetting(matrix: Matrix) -> float | None:
     """The mean over earlier tasks of the best accuracy before the last task, less the one at the end (Chaudhry et al., 2018,
     section 3). None for one task.
 
-    Example:
+    Examples:
         >>> forgetting([[90, 10, 0], [95, 80, 0], [70, 60, 90]])
         22.5
     """
@@ -105,7 +105,7 @@ def continual_figures(matrix: Matrix) -> dict[str, float | None]:
 def matrix_table(matrix: Matrix, names: Sequence[str]) -> str:
     """The matrix as a Markdown table: a row for each task that was learned, a column for each that is asked about.
 
-    Example:
+    Examples:
         >>> print(matrix_table([[90, 10], [70, 80]], ["A", "B"]))
         | after | A | B |
         |---|---|---|
@@ -215,7 +215,7 @@ class TaskModules(nn.Module):
     Args:
         modules: in the order of the tasks' numbers.
 
-    Example:
+    Examples:
         >>> heads = TaskModules([nn.Linear(4, 2), nn.Linear(4, 2)])
         >>> x = torch.rand(3, 4)
         >>> heads(x, torch.tensor([0, 1, 0])).shape, torch.equal(heads(x, 1), heads[1](x))

@@ -27,7 +27,7 @@ class Geometry:
         flip: [B] bool.
         turns: [B] int64, quarter turns counter-clockwise. Odd ones need square results.
 
-    Example:
+    Examples:
         >>> left_half = Geometry(torch.tensor([[0.0, 0.0, 0.5, 1.0]]), torch.tensor([True]), torch.tensor([0]))
         >>> left_half.image(torch.tensor([[[[1.0, 2.0, 3.0, 4.0]]]]), (1, 2)).tolist()
         [[[[2.0, 1.0]]]]

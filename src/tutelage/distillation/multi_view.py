@@ -64,7 +64,7 @@ class View:
             that the outer ones touch the border; they overlap where they are large.
         jitter: a cell is moved by up to this share of the part's side, and stays inside.
 
-    Example:
+    Examples:
         >>> crops = View(2, 20, Augmentation(resize=(0.3, 0.8), flip=0.5), blur=(0.1, 2.0), blur_probability=0.5)
         >>> jigsaw = View(5, 12, Augmentation(resize=(0.6, 1.0)), grid=(3, 3), patch=0.375, jitter=0.09)
 
@@ -174,7 +174,7 @@ class MultiView:
         views: the kinds by name. A kind without any setting is the image itself.
         field: which entry of a dict of inputs holds the images; the other entries stay. None: the input is the images.
 
-    Example:
+    Examples:
         >>> from tutelage.distillation.data import TensorData
         >>> views = MultiView({"clean": View(), "crops": View(2, 16, Augmentation(resize=(0.3, 0.8)))})
         >>> batch = TensorData(torch.rand(4, 3, 24, 24), views=views).batch(torch.arange(4), torch.arange(4))

@@ -42,7 +42,7 @@ def decay_exempt_names(network: nn.Module, patterns: Collection[str] = ()) -> se
         network: whose parameters.
         patterns: globs of parameter names.
 
-    Example:
+    Examples:
         >>> sorted(decay_exempt_names(nn.Linear(2, 2)))
         ['bias']
     """

@@ -18,7 +18,7 @@ Buffers = Literal["copy", "average", "own"]
 class ExponentialAverage:
     """``average <- d average + (1 - d) network`` of the weights (Tarvainen, Valpola, 2017).
 
-    Example:
+    Examples:
         >>> ema = ExponentialAverage(network, decay=0.999)
         >>> ema.update(network)  # after each step
         >>> export(ema.network)

@@ -121,7 +121,7 @@ class MAEDecoder(nn.Module):
 class MaskedAutoencoder(nn.Module):
     """A :class:`VisionTransformer` and one :class:`MAEDecoder` that predicts the pixels of masked patches.
 
-    Example:
+    Examples:
         >>> mae = MaskedAutoencoder(VisionTransformer(28, 4, in_chans=1, positions="sincos"), in_chans=1)
         >>> losses = mae.loss(images, mask)  # mask [B, 49], equally many True in every row
 

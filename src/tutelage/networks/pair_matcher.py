@@ -48,7 +48,7 @@ class PairMatcher(nn.Module):
         num_heads: of each layer.
         frozen_encoders: the encoders are not trained, and stay in eval mode.
 
-    Example:
+    Examples:
         >>> matcher = PairMatcher(nn.Identity(), TokenEmbedding(9, 8, 6), 4, 8, dim=16, depth=1)
         >>> matcher(torch.randn(2, 5, 4), torch.ones(2, 3, 6, dtype=torch.long))["logits"].shape
         torch.Size([2, 3])

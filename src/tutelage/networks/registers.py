@@ -87,7 +87,7 @@ class RegisterViT(nn.Module):
     cut off behind the last: what the network returns has the old shapes. They belong to the network's state and are saved
     with it. Works where blocks take any number of tokens [B, N, D]; not with a table of relative positions (BEiT).
 
-    Example:
+    Examples:
         >>> vit = Dinov2Model.from_pretrained("facebook/dinov2-small")
         >>> RegisterViT(vit, 16)(images).last_hidden_state.shape
         torch.Size([8, 1370, 384])

@@ -18,7 +18,7 @@ class TokenInjector(nn.Module):
     the earlier tokens are replaced by that block's own; later blocks carry them on; behind the last block they are cut
     off, if ``drop`` says so. The tokens belong to the injector, not to the network: train and save them with it.
 
-    Example:
+    Examples:
         >>> injector = TokenInjector(vit.blocks, count=4, dim=48, depth=2, generator=generator)
         >>> with injector:
         ...     logits = vit(images)

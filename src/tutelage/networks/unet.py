@@ -95,7 +95,7 @@ class UNet(nn.Module):
 
     Sub-modules ``encoder``, ``middle``, ``decoder`` and ``heads``: a training stage can freeze each by its name.
 
-    Example:
+    Examples:
         >>> unet = UNet(3, {"heatmap": 21, "mask": 1})
         >>> {name: tuple(map.shape) for name, map in unet(torch.zeros(2, 3, 32, 32)).items()}
         {'heatmap': (2, 21, 32, 32), 'mask': (2, 1, 32, 32)}

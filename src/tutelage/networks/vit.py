@@ -48,7 +48,7 @@ class VisionTransformer(nn.Module):
     The sequence is the ``tokens`` in their given order, then the patches in raster order. Named tokens have no
     position: one that is learned is part of the token itself.
 
-    Example:
+    Examples:
         >>> vit = VisionTransformer(32, 4, dim=48, tokens={"register": 4, "class": 1}, num_classes=10)
         >>> vit(images).shape, vit.forward_features(images)["patches"].shape
         (torch.Size([8, 10]), torch.Size([8, 64, 48]))

@@ -38,7 +38,7 @@ SMALL = FREE | {Image}
 class Meter:
     """What a run has left. :meth:`charge` takes from it, and raises where there is not enough.
 
-    Example:
+    Examples:
         >>> meter = Meter(items=3)
         >>> meter.charge(["red", "blue"])
         >>> meter.items

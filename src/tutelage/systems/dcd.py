@@ -147,7 +147,7 @@ def hard_candidates(scores: Tensor, keep: int) -> Tensor:
 def certainty_weights(scores: Tensor) -> tuple[Tensor, Tensor]:
     """(e, r), each [B] with sum 1, of the teacher's kept ``scores`` [B, K + 1]: of the labels, and of the teacher.
 
-    Example:
+    Examples:
         >>> e, r = certainty_weights(torch.tensor([[10.0, 0.0], [0.0, 0.0]]))
         >>> [round(x, 4) for x in r.tolist()]
         [0.7308, 0.2692]

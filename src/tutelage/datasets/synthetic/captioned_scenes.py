@@ -64,7 +64,7 @@ def captioned_scene(
         image_size: height and width in pixels.
         templates: of captions; :data:`HELD_OUT_TEMPLATES` are for tests.
 
-    Example:
+    Examples:
         >>> from tutelage.datasets.synthetic.captions import split_classes
         >>> split = split_classes()
         >>> sample = captioned_scene(0, 7, count=2, classes=split.base, split=split)

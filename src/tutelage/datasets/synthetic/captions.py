@@ -46,7 +46,7 @@ def words(text: str) -> list[str]:
 def encode(texts: Sequence[str], length: int) -> tuple[np.ndarray, np.ndarray]:
     """Texts as word ids int64 [N, length] and a mask int64 [N, length], 1 for words; longer texts are cut.
 
-    Example:
+    Examples:
         >>> ids, mask = encode(["a red circle"], 4)
         >>> [WORDS[i] for i in ids[0]], mask[0].tolist()
         (['a', 'red', 'circle', '<pad>'], [1, 1, 1, 0])
@@ -151,7 +151,7 @@ class ClassSplit:
 def split_classes(attributes: Sequence[str] = ("color", "shape"), new_share: float = 0.25, seed: int = 0) -> ClassSplit:
     """All combinations of some attributes, about ``new_share`` of them held out.
 
-    Example:
+    Examples:
         >>> split = split_classes(("color", "shape"), 0.25)
         >>> len(split.base), len(split.new), {color for color, _ in split.new} == set(COLORS)
         (30, 10, True)

@@ -69,7 +69,7 @@ def moving_shapes(
         look: another look.
         image_size: height and width in pixels.
 
-    Example:
+    Examples:
         >>> clip = moving_shapes(0, 3, frames=5, image_size=32)
         >>> clip.frames.shape, clip.boxes.shape
         ((5, 3, 32, 32), (5, 1, 4))

@@ -34,7 +34,7 @@ def sample_frames(length: int, count: int, jitter: bool) -> list[int]:
         count: frames to take.
         jitter: a random frame of each segment, drawn from Python's global generator; else the middle one.
 
-    Example:
+    Examples:
         >>> sample_frames(9, 3, jitter=False), sample_frames(2, 4, jitter=False)
         ([1, 4, 7], [0, 0, 1, 1])
 
@@ -197,7 +197,7 @@ def clip_folder(
             at 0 where the direction matters.
         workers: processes that decode.
 
-    Example:
+    Examples:
         >>> data = clip_folder("clips/train", 4, 112, crop_area=(0.5, 1.0), jitter=True)  # doctest: +SKIP
 
     Raises:

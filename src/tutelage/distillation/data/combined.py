@@ -43,7 +43,7 @@ class CombinedData:
             real numbers, 0 for real numbers beside class numbers (boxes).
         loading: workers; None: those of the source that has the most.
 
-    Example:
+    Examples:
         >>> from tutelage.distillation.data import TensorData
         >>> photos = TensorData(torch.rand(8, 3, 4, 4), torch.arange(8) % 2)
         >>> drawings = TensorData(torch.rand(6, 3, 4, 4))

@@ -82,7 +82,7 @@ class DatasetData:
         version: names the content. None: the dataset's own ``fingerprint``, or a hash of its code, its state and a
             few items.
 
-    Example:
+    Examples:
         >>> data = DatasetData(dataset, loading=Loading(workers=2))  # doctest: +SKIP
         >>> tutelage.distill(student, teacher, data)  # doctest: +SKIP
 

@@ -88,7 +88,7 @@ class Prior:
         classes: if given, labels are class numbers below it, drawn uniformly: conditions to generate for.
         seed: other seeds give other noise.
 
-    Example:
+    Examples:
         >>> noise = Prior((2,), length=10**9, classes=10)
         >>> batch = noise.batch(torch.tensor([0, 123_456_789]), None)
         >>> batch.inputs.shape, batch.labels.shape
@@ -152,7 +152,7 @@ class GeneratedData:
         seed: other seeds give other samples.
         version: names what ``make`` does; None: a hash of its code.
 
-    Example:
+    Examples:
         >>> def parity(number, rng):
         ...     bits = rng.integers(0, 2, 8)
         ...     return bits.astype("float32"), int(bits.sum() % 2)

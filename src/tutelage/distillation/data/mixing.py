@@ -66,7 +66,7 @@ class Together:
         weights: the share of the rows that each source gets, relative to the others; empty: equal shares. The rows are
             rounded by largest remainders, and each source gets at least one.
 
-    Example:
+    Examples:
         >>> [share.batch_size for share in Together({"a": 3, "b": 1}).shares(["a", "b"], 32, 100, 1)]
         [24, 8]
     """
@@ -103,7 +103,7 @@ class InTurn:
     Attributes:
         pattern: the names in the order in which they are read; empty: each source once. A name may stand several times.
 
-    Example:
+    Examples:
         >>> [InTurn(("a", "a", "b")).passes(["a", "b"], n, 9, 1)[0] for n in range(4)]
         [(0, 0), (0, 1), (1, 0), (0, 2)]
     """
@@ -142,7 +142,7 @@ class InSequence:
     Attributes:
         lengths: how long each source is read, relative to the others; empty: equally long.
 
-    Example:
+    Examples:
         >>> mixing = InSequence({"a": 3, "b": 1})
         >>> [mixing.passes(["a", "b"], n, 4, 1)[0] for n in range(4)]
         [(0, 0), (0, 1), (0, 2), (1, 0)]

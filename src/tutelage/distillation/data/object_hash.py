@@ -52,7 +52,7 @@ class ObjectHash:
         value: the object.
         weights: whether the parameters and buffers of networks count.
 
-    Example:
+    Examples:
         >>> ObjectHash([1, 2]).hexdigest() == ObjectHash([1, 2]).hexdigest()
         True
     """

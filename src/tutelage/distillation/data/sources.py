@@ -112,7 +112,7 @@ def image_folder(
         workers: processes that decode.
         labels: whether to give the labels.
 
-    Example:
+    Examples:
         >>> data = image_folder("photos/train", 64, crop_area=(0.35, 1.0), flip=0.5, workers=2)  # doctest: +SKIP
 
     Raises:

@@ -52,7 +52,7 @@ def split_data(data: ReplayableData, share: float, seed: int = 0) -> tuple[Repla
     Raises:
         InputError: no such share, too few samples, or a stream or made data, whose samples are no list.
 
-    Example:
+    Examples:
         >>> from tutelage.distillation.data import TensorData
         >>> [len(part) for part in split_data(TensorData(torch.zeros(10, 2)), 0.2)]
         [8, 2]

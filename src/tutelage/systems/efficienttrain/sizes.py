@@ -45,7 +45,7 @@ def equal_compute(sizes: Sequence[int]) -> tuple[float, ...]:
 def relative_cost(sizes: Sequence[int], shares: Sequence[float] = (), native: int | None = None) -> float:
     """Operations over those of training at ``native`` (default: the last size) with as many steps, if cost grows as b^2.
 
-    Example:
+    Examples:
         >>> round(1 / relative_cost((160, 160, 160, 192, 224)), 2)
         1.53
     """

@@ -27,7 +27,7 @@ def flatten_network(network: nn.Module, inputs: tuple[int, int, int]) -> Archite
     Raises:
         InputError: it cannot be traced, holds a layer of another kind, or branches otherwise; the message names where.
 
-    Example:
+    Examples:
         >>> flatten_network(nn.Sequential(nn.Conv2d(1, 16, 3), nn.Flatten(), nn.Linear(576, 4)), (1, 8, 8)).parts[0].channels
         16
     """

@@ -20,7 +20,7 @@ def compression_reward(compression: float) -> float:
 def reward(accuracy: float, teacher_accuracy: float, size: float, teacher_size: float) -> float:
     """``R = (accuracy / teacher's accuracy) R_c`` (section 3.3); sizes in parameters.
 
-    Example:
+    Examples:
         >>> round(reward(0.8, 0.8, 10, 100), 4)
         0.99
     """

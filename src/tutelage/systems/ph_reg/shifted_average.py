@@ -95,7 +95,7 @@ class ShiftedAverage(NetworkTeacher):
     Views are drawn from sample id and view seed: the same sample in the same view has the same target, so that a cache
     holds it exactly, and training then costs one pass of the student.
 
-    Example:
+    Examples:
         >>> ShiftedAverage(vit)(Batch(images, ids=torch.arange(8), seeds=torch.zeros(8, dtype=torch.int64)))["patches"].shape
         torch.Size([8, 1369, 384])
 
