@@ -186,7 +186,7 @@ def test_systems_are_listed_as_json() -> None:
     result = runner.invoke(main.app, ["systems", "--json", "-"])
     assert result.exit_code == 0
     rows = json.loads(result.stdout)
-    assert all(set(row) == {"name", "card", "kind", "state", "verdict"} for row in rows)
+    assert all(set(row) == {"name", "card", "kind", "state", "verdict", "claims_shown", "claims"} for row in rows)
 
 
 @pytest.mark.parametrize(

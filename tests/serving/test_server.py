@@ -102,7 +102,7 @@ def test_the_command_serves_the_embedded_modules(tmp_path: Path) -> None:
         assert call(port, path="/healthz")[0] == 200 and call(port)[0] == 401
         process.terminate()
         assert process.wait(20) == 0
-        assert "what was accepted is answered" in process.stdout.read()
+        assert "all accepted requests are answered" in process.stdout.read()
         rows = [json.loads(line) for line in process.stderr.read().splitlines()]
     assert [(row["path"], row["code"]) for row in rows] == [("/healthz", 200), ("/metrics", 401)]
 

@@ -155,7 +155,8 @@ def certainty_weights(scores: Tensor) -> tuple[Tensor, Tensor]:
     logs = scores.detach().log_softmax(1)
     entropy = -torch.special.xlogy(logs.exp(), logs.exp()).sum(1)
     total = entropy.sum()
-    e = torch.where(total > 0, entropy / total.clamp_min(torch.finfo(total.dtype).tiny), 1 / len(scores))
+    least = torch.finfo(total.dtype).tiny  # below it a quotient would not sum to 1
+    e = torch.where(total > least, entropy / total.clamp_min(least), 1 / len(scores))
     return e, (1 - e).square().softmax(0)
 
 
