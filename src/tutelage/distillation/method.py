@@ -11,10 +11,10 @@ A method in full, classic distillation::
             tau: float = 4.0
             alpha: float = 0.9
 
-        def weights(self):
+        def loss_weights(self):
             return {"kd": self.config.alpha, "label": 1 - self.config.alpha}
 
-        def terms(self, batch, student, teacher):
+        def loss_terms(self, batch, student, teacher):
             return {
                 "kd": losses.kd(student["logits"], teacher["logits"], self.config.tau),
                 "label": losses.cross_entropy(student["logits"], batch.labels),
@@ -128,8 +128,8 @@ class Method(nn.Module):
     the teacher then come from ``self.task``, which the trainer sets before ``prepare``. Empty: the method has losses of
     its own and reads no task; a job's task then only chooses the metrics.
 
-    A system also offers ``tiny(seed) -> TrainingJob``, a class method: a training job of a few seconds that tests and the doctor
-    run.
+    A system also offers ``tiny_job(seed) -> TrainingJob``, a class method: a training job of a few seconds that tests and
+    the doctor run.
     """
 
     unused_parameters: tuple[str, ...] = ()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from tutelage.distillation.data.dataset import DatasetData, Loading
-from tutelage.distillation.data.images import SUFFIXES, ImageTransform, read_image, read_manifest
+from tutelage.distillation.data.images import SUFFIXES, ImageTransform, read_image, read_manifest, sizes_and_sample
 from tutelage.distillation.data.items import as_tensors
 from tutelage.distillation.data.object_hash import ObjectHash
 from tutelage.distillation.data.seeding import generator_seeds, seed_generators
@@ -134,14 +134,7 @@ class ClipFolder:
     def fingerprint(self) -> str:
         """Names the frames by name and size, 32 of them by their bytes too, the labels and how frames are taken."""
         paths = [self.root / name / file for name, files in zip(self.names, self.files, strict=True) for file in files]
-        some = np.linspace(0, len(paths) - 1, min(32, len(paths))).astype(int).tolist()
-        try:
-            sizes = [path.stat().st_size for path in paths]
-            content = [paths[number].read_bytes() for number in some]
-        except OSError as error:
-            raise InputError(
-                f"cannot read: {error.strerror}", where=error.filename, remedy="were files moved meanwhile?"
-            ) from error
+        sizes, content = sizes_and_sample(paths)
         state = ObjectHash((self.transform, self.classes, self.targets)).hexdigest()
         return fingerprint("clip-folder-1", self.names, self.files, sizes, state, self.frames, self.jitter, *content)
 

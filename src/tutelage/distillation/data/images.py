@@ -153,16 +153,22 @@ class ImageFolder:
     def fingerprint(self) -> str:
         """Names the files by name and size, 32 of them by their bytes too, the labels and the transform."""
         paths = [self.path(number) for number in range(len(self))]
-        some = np.linspace(0, len(self) - 1, min(32, len(self))).astype(int).tolist()
-        try:
-            sizes = [path.stat().st_size for path in paths]
-            content = [paths[number].read_bytes() for number in some]
-        except OSError as error:
-            raise InputError(
-                f"cannot read: {error.strerror}", where=error.filename, remedy="were files moved meanwhile?"
-            ) from error
+        sizes, content = sizes_and_sample(paths)
         state = ObjectHash((self.transform, self.classes, self.targets)).hexdigest()
         return fingerprint("image-folder-1", self._names.data, self._ends.data.cast("B"), sizes, state, *content)
+
+
+def sizes_and_sample(paths: Sequence[Path]) -> tuple[list[int], list[bytes]]:
+    """(the size of each file in bytes, the content of at most 32 of them, evenly spread): what names a folder of files.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    some = np.linspace(0, len(paths) - 1, min(32, len(paths))).astype(int).tolist()
+    try:
+        return [path.stat().st_size for path in paths], [paths[number].read_bytes() for number in some]
+    except OSError as error:
+        raise InputError(f"cannot read: {error.strerror}", where=error.filename, remedy="were files moved meanwhile?") from error
 
 
 def read_image(path: str | Path) -> PIL.Image.Image:
