@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import PIL.Image
 import pytest
 
 from tutelage.reports.formatting import duration
@@ -30,8 +32,20 @@ def test_a_tutorial_shows_the_agent_as_it_is() -> None:
     assert AGENT in BLOCKS
 
 
+def write_photos(folder: Path) -> None:
+    """A reader's own images: two classes of JPEG files, not square."""
+    rng = np.random.default_rng(0)
+    for name, level in {"dark": 40, "light": 200}.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(8):
+            pixels = rng.integers(level - 40, level + 40, (70, 90, 3)).astype("uint8")
+            PIL.Image.fromarray(pixels).save(folder / name / f"{number}.jpg")
+
+
 @pytest.mark.parametrize("block", [block for block in BLOCKS if block != AGENT])
 def test_a_block_runs_as_it_stands(block: str, tmp_path: Path) -> None:
+    if "photos/CLASS/FILE.jpg" in block:
+        write_photos(tmp_path / "photos")
     script = tmp_path / "block.py"
     script.write_text(block)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False, cwd=tmp_path)
@@ -63,6 +77,13 @@ for program in programs:
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[:2] == ["ok [(2, 5, 3, 6)] "] * 2
+
+
+def test_the_quick_start_on_images_takes_at_most_ten_lines() -> None:
+    block = next(
+        block for block in re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL) if "photos" in block
+    )
+    assert len([line for line in block.splitlines() if line.strip()]) <= 10
 
 
 def resolve(dotted: str) -> object:

@@ -17,6 +17,9 @@ _HOMES = {
     "module": "tutelage.modules.function_module",
     "load": "tutelage.modules.loading",
     "distill": "tutelage.distillation.api",
+    "image_folder": "tutelage.distillation.data.sources",
+    "Preprocessing": "tutelage.distillation.preprocessing",
+    "PreprocessedTeacher": "tutelage.distillation.teacher_wrappers",
     "VisualAgent": "tutelage.agent",
 }
 _PACKAGES = ("sdvp", "distillation", "programs", "modules", "datasets", "systems")

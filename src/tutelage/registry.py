@@ -21,6 +21,7 @@ KINDS: Mapping[str, str] = {
     "language": "language models",
     "education": "methods from the study of human learning",
     "task": "a task with its own data and networks",
+    "programs": "modules that visual programs call are trained",
 }
 """The kinds of systems, and what each means."""
 
