@@ -7,6 +7,8 @@ import torch
 from torch import nn
 
 from tutelage.distillation.fsdp import check_supported
+from tutelage.distillation.job import TrainingJob
+from tutelage.distillation.method import Turn
 from tutelage.distillation.parallel import engine_requested
 from tutelage.distillation.teacher import EMATeacher
 from tutelage.errors import InputError
@@ -46,6 +48,30 @@ def test_what_needs_whole_weights_is_refused() -> None:
     follows.teacher = EMATeacher(follows.student)
     with pytest.raises(InputError, match="the teacher EMATeacher follows"):
         check_supported(follows)
+
+
+class Alternating(Distil):
+    def turns(self, student: nn.Module) -> list[Turn]:
+        return []
+
+
+class Growing(Distil):
+    def enter_phase(self, phase: str, student: nn.Module) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("job", "words"),
+    [
+        (lesson(ema=0.99), "settings.ema averages them"),
+        (lesson(Alternating()), "Alternating.turns works"),
+        (lesson(Growing()), "Growing.enter_phase works"),
+    ],
+)
+def test_later_options_that_need_whole_weights_are_refused(job: TrainingJob, words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        check_supported(job)
+    assert "data parallelism" in caught.value.remedy
 
 
 def test_the_launcher_says_whether_to_split() -> None:
