@@ -75,7 +75,7 @@ class PairMatcher(nn.Module):
         self.image_pool = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.Tanh())
         self.text_pool = nn.Sequential(nn.LayerNorm(dim), nn.Linear(dim, dim), nn.Tanh())
         self.head = nn.Linear(2 * dim, 1)
-        init_weights(self)
+        init_weights(self, std=0.02 * (768 / dim) ** 0.5)  # 0.02 is for a width of 768: narrow layers would hardly learn
         self.num_heads, self.frozen_encoders = num_heads, frozen_encoders
         self.image_encoder, self.text_encoder = image_encoder, text_encoder  # after the initialisation: they are trained already
         if frozen_encoders:
