@@ -22,6 +22,7 @@ IOU, ERROR = "mean intersection over union on rooms, %", "largest relative chang
 # -- rooms whose context lies ----------------------------------------------------------------------------------------
 
 FLOOR, RED, BLUE, NONE = 0, 1, 2, -1
+TEST_SCENES = 200
 TINT = np.array((0.12, 0.0, -0.12))
 MIX3D = SceneAugmentation(0.85, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
 """Two scenes in one place, in 85 % of the views; no other change."""
@@ -73,7 +74,7 @@ def lying_rooms(seed: int, smoke: bool) -> tuple[dict[str, Figure], VoltNetwork,
 
     train = scenes("train", count, True)
     part = "selection" if seed in SELECTION else "report"
-    tests = {label: SceneDataset(scenes(part, 40, label == AGREE)) for label in (CONTRADICT, AGREE)}
+    tests = {label: SceneDataset(scenes(part, TEST_SCENES, label == AGREE)) for label in (CONTRADICT, AGREE)}
     settings = {"steps": steps, "batch_size": 4, "lr": 4e-3, "warmup": 1 if smoke else 15, "clip": 1.0, "seed": seed}
 
     def student(data: SceneDataset, teacher: nn.Module | None = None) -> nn.Module:
@@ -209,5 +210,7 @@ experiment = Experiment(
     limits="Scenes of one floor and four cubes: what is shown is that mixing scenes, and a teacher that also labels points without "
     "a label, keep the transformer from a shortcut. That the teacher may be weaker than the student is not shown (here it is "
     "better), nor scale, nor scans. On procedural rooms (behind --all; 14 voxels a side, 8 classes, 400 steps) the ladder of the "
-    "paper lies within the spread of the seeds.",
+    "paper lies within the spread of the seeds. With 40 scenes to score on, seeds 0 to 4 missed one claim, naive not worse where "
+    "the floor agrees: -0.19 [-1.06, 0.69] at a margin of 1. So 200 scenes were taken, looked at on seeds 100 to 103, and new "
+    "seeds, 5 to 9, were run once.",
 )
