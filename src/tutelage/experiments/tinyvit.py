@@ -64,7 +64,7 @@ def enlarged(data: TensorData, views: Augmentation | None = None) -> TensorData:
 def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
     """600 scenes in eight stored rounds of views; the teacher knows single digits, the student has no label; equal steps."""
     singles, test = digits(seed, 797)
-    steps = 4 if smoke else 500
+    steps = 4 if smoke else 1500
     fields = {"steps": steps, "batch_size": 64, "lr": 5e-3, "seed": seed}
     teacher = build_with_seed(lambda: SmallCNN(10, 32, 64, stride=2), seed, "teacher")
     teacher = train_student(teacher, enlarged(singles, Augmentation(crop=2, resize=(0.6, 1.0))), **fields)  # type: ignore[assignment]
@@ -138,5 +138,7 @@ experiment = Experiment(
     run=run,
     limits="Ten classes: K = 5 of 10 is no saving like 100 of 21,841. Small networks: the time saved is that of a small teacher. "
     "On whole digits, where any view has the label of its image, all arms differ by less than the spread of the seeds. The paper's "
-    "network and its pre-training on ImageNet-22k are not part of this.",
+    "network and its pre-training on ImageNet-22k are not part of this. With 500 steps, seeds 0 to 4 missed two claims: stored, "
+    "K = 10 and K = 5, equal to online within 2 points, +0.4 [-1.3, 2.0] and -0.6 [-2.4, 1.2]. Then 1,500 steps were looked at "
+    "on seeds 100 to 103, and new seeds, 5 to 9, were run once.",
 )
