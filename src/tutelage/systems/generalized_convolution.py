@@ -132,6 +132,12 @@ class GeneralizedConv2d(nn.Module):
             self.raw_gain = nn.Parameter(torch.full((out_channels,), inverse_softplus(1.0)))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
+    def no_weight_decay(self) -> set[str]:
+        """What is positive through a softplus or a sigmoid (g, gains, mixes), and the templates of distances: decay would pull
+        them to the patch of zeros."""
+        raw = {name for name, _ in self.named_parameters() if name.startswith("raw_")}
+        return raw | ({"weight"} if self.kind in (*DISTANCES, "mixed") else set())
+
     @property
     def g(self) -> Tensor:
         """The positive weights of the coordinates [out_channels, in_channels, k, k], or [out_channels, 1, 1, 1]."""

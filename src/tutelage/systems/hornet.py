@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from tutelage.errors import InputError
 from tutelage.networks.layers import DropPath, LayerNorm2d
 from tutelage.registry import system
 from tutelage.systems._backbone import Variant
-from tutelage.systems._convnext_base import ConvNeXtBase
+from tutelage.systems._convnext_base import IMAGENET_1K, ConvNeXtBase
 
 
 class GlobalLocalFilter(nn.Module):
@@ -132,13 +133,17 @@ class HorNet(ConvNeXtBase):
     everywhere. At other sides the filters are resized.
 
     Sizes: ``tiny-7x7`` to ``large-7x7``, ``tiny-gf`` to ``large-gf``; ``mini`` for images of 32x32 (our choice: patch 2, and
-    the layer scale from 0.1, since 1e-6 learns slowly in a few hundred steps). Published training: as ConvNeXt's, with
-    gradients clipped to norm 100 (tiny-7x7), 5 (small and base, 7x7) or 1 (all with global filters).
+    the layer scale from 0.1, since 1e-6 learns slowly in a few hundred steps). Published training: ConvNeXt's settings and
+    augmentation, with gradients clipped, by size.
 
     Raises:
         InputError: a stage's channels are not divisible by 2^(order - 1).
     """
 
+    TRAINING = {
+        **{size: replace(IMAGENET_1K, clip=clip) for size, clip in (("tiny-7x7", 100.0), ("small-7x7", 5.0), ("base-7x7", 5.0))},
+        **{f"{size}-gf": replace(IMAGENET_1K, clip=1.0) for size in ("tiny", "small", "base")},
+    }
     VARIANTS = {
         "tiny-7x7": _size(64, 22_409_512, 3.98, 0.2),
         "tiny-gf": _size(64, 22_991_848, 3.90, 0.2, gf=224),

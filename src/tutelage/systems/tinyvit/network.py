@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.distillation.job import TrainingJob
+from tutelage.distillation.optim import vector_names
 from tutelage.errors import InputError
 from tutelage.networks.layers import DropPath, drop_path_rates, init_weights
 from tutelage.systems._backbone import Backbone, Variant
@@ -81,6 +82,10 @@ class WindowAttention(nn.Module):
         rows, columns = (part.flatten() for part in torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij"))
         offsets = (rows[:, None] - rows).abs() * window + (columns[:, None] - columns).abs()
         self.register_buffer("index", offsets, persistent=False)
+
+    def no_weight_decay(self) -> set[str]:
+        """The table of biases."""
+        return {"attention_biases"}
 
     def forward(self, x: Tensor) -> Tensor:
         """The mixed tokens."""
@@ -222,6 +227,10 @@ class TinyViTNetwork(Backbone):
         self.stages = nn.Sequential(ConvStage(dims[0], mbconv_ratio, first), *later)
         self.head = TinyViTHead(dims[-1], num_classes)
         init_weights(self, convolutions=False)
+
+    def no_weight_decay(self) -> set[str]:
+        """Norms and biases; and, by themselves, the attention's tables."""
+        return vector_names(self)
 
     def forward_stages(self, images: Tensor) -> list[Tensor]:
         """See :class:`Backbone`."""
