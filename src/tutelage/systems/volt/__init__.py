@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from tutelage.systems.volt.augment import Points, SceneAugmentation, SceneDataset
+from tutelage.systems.volt.joint import JointScenes, JointTraining, JointVolt, TeacherPerDataset
 from tutelage.systems.volt.method import Volt, lovasz_softmax
 from tutelage.systems.volt.network import ConvUNet, VoltNetwork, Voxels
 from tutelage.systems.volt.synthetic_rooms import CLASSES, room
@@ -10,9 +11,13 @@ from tutelage.systems.volt.synthetic_rooms import CLASSES, room
 __all__ = [
     "CLASSES",
     "ConvUNet",
+    "JointScenes",
+    "JointTraining",
+    "JointVolt",
     "Points",
     "SceneAugmentation",
     "SceneDataset",
+    "TeacherPerDataset",
     "Volt",
     "VoltNetwork",
     "Voxels",
