@@ -54,8 +54,9 @@ class Volt(Method):
     Scenes come from :class:`SceneDataset`, augmented by :class:`SceneAugmentation` (Mix3D among others); the regularisation is the
     network's ``drop_path``, the label smoothing and the weight decay. Heads: ``logits`` [n, C]; labels [n], -1: ignored.
     Published training is in the settings below (weight decay 0.1 for B); the decay of its moving average is not given in the
-    paper: 0.999 is our choice. Joint training on several datasets and the instance decoder are
-    not built.
+    paper: 0.999 is our choice. Several data sets are learned together
+    by :class:`~tutelage.systems.volt.joint.JointTraining`; :class:`~tutelage.systems.volt.instances.InstanceTraining` trains an
+    instance decoder on the network's voxels.
     """
 
     Network = VoltNetwork
