@@ -239,7 +239,8 @@ class GeneralizedCNN(Backbone):
     Images [B, in_chans, H, W], sides multiples of 4, -> logits [B, num_classes]. Each of two layers is a
     :class:`GeneralizedConv2d` of one ``kind``, batch norm, ReLU and 2x2 max pooling; the last map, averaged to 2x2,
     goes into a Linear. Without the norm, distances are large negative numbers, of which ReLU leaves nothing. Templates of
-    distances may start from data: :meth:`draw_templates`. Sizes, optimiser and error rates of the paper are not
+    distances may start from data: :meth:`draw_templates`. Weight decay spares g, gains and the templates of distances, which it
+    would pull to the patch of zeros. Sizes, optimiser and error rates of the paper are not
     known to us: ``lenet`` and ``mini`` are our choice.
 
     Args:
