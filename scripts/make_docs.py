@@ -17,9 +17,11 @@ import site_tables
 
 from tutelage import experiments, registry
 from tutelage.distillation.method import Method
+from tutelage.distillation.settings import TrainingSettings
 from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.tasks.base import tasks
 from tutelage.storage import read_json, write_text
+from tutelage.systems import _published
 
 ROOT = Path(__file__).parents[1]
 PAGES, RESULTS = ROOT / "docs" / "systems", ROOT / "results" / "systems"
@@ -37,6 +39,7 @@ def page(entry: registry.SystemEntry) -> str:
         about,
         own if own != about else None,
         options(entry.target),
+        training(entry.name),
         "## Run it",
         f"```sh\ntutelage show {entry.name}\n```" if entry.name in experiments.names() else None,
         try_it(entry),
@@ -113,6 +116,26 @@ def default(field: dataclasses.Field[Any]) -> str:
     if field.default_factory is not dataclasses.MISSING:
         return f"`{field.default_factory()!r}`"
     return "required"
+
+
+def training(name: str) -> str | None:
+    """The settings that the paper publishes, a row each."""
+    known = _published.trainings(name)
+    if not known:
+        return None
+    plain = TrainingSettings()
+    rows = []
+    for which, settings in known.items():
+        given = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+        changed = [
+            f"{key}={value!r}" for key, value in given.items() if key == "lr" or (value != getattr(plain, key) and key != "steps")
+        ]
+        rows.append(f"| `{name}:{which}` | `{', '.join(changed)}` |")
+    example = (
+        "```python\nfrom tutelage.systems import published_settings\n\n"
+        f'settings = published_settings("{name}", batch_size=256, epochs=20)  # the rate is scaled with the batch\n```'
+    )
+    return "\n\n".join(["## Published training", example, "\n".join(["| name | settings |", "|---|---|", *rows])])
 
 
 def result(file: Path) -> str:

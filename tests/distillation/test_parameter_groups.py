@@ -91,8 +91,9 @@ def vit_job(method: object = None, **settings: object) -> TrainingJob:
 
 
 def test_the_settings_divide_the_groups() -> None:
-    plain = groups_of(vit_job())
+    plain = groups_of(vit_job(decay_exempt=False))
     assert set(plain.values()) == {(1.0, 0.1)}
+    assert groups_of(vit_job()) == plain | {"student.special": (1.0, 0.0)}, "what the network itself names"
     found = groups_of(vit_job(decay_exempt=True, layer_decay=0.5))
     assert found["student.patch_embed.weight"] == pytest.approx((0.25, 0.1))
     assert found["student.blocks.1.gamma"] == pytest.approx((0.5, 0.0))

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from tutelage.errors import InputError
+from tutelage.networks.segmenter import Segmenter
 from tutelage.systems._backbone import count_macs, count_parameters, create_on_meta
-from tutelage.systems.hornet import GlobalLocalFilter, GnConv, HorNet
+from tutelage.systems.hornet import GlobalLocalFilter, GnConv, GnDecoder, HorNet, HorNetPyramid
 
 
 def wild(module: nn.Module, biases: bool = True) -> nn.Module:
@@ -120,10 +122,69 @@ def test_the_mini_size_is_as_large_as_said() -> None:
     assert count_parameters(create_on_meta("hornet:mini", 10)) == pytest.approx(823_000, rel=2e-3)
 
 
-def test_a_decoder_of_order_2_saves_operations() -> None:
-    """A 3x3 convolution that smooths a pyramid's maps, and a g^nConv in its place: fewer MACs, the same shape."""
+# -- the decoder -----------------------------------------------------------------------------------------------------
+
+
+def pyramid_maps(dtype: torch.dtype = torch.float32) -> list[Tensor]:
+    torch.manual_seed(1)
+    return [torch.randn(2, channels, side, side, dtype=dtype) for channels, side in ((3, 12), (5, 6), (7, 3))]
+
+
+def test_an_ordinary_pyramid_by_hand() -> None:
+    decoder, (fine, middle, coarse) = wild(GnDecoder([3, 5, 7], 4, None)), pyramid_maps()
+    top = decoder.lateral[2](coarse)
+    second = decoder.lateral[1](middle) + top.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    third = decoder.lateral[0](fine) + second.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    for found, conv, total in zip(decoder([fine, middle, coarse]), decoder.smooth, (third, second, top)):
+        torch.testing.assert_close(found, conv(total))
+
+
+def test_the_decoder_multiplies_as_its_order_says() -> None:
+    """Without biases sums are linear and the gates of order n make degree n + 1."""
+    maps = pyramid_maps(torch.float64)
+    for order, degree in ((None, 1), (1, 2), (2, 3), (3, 4)):
+        decoder = wild(GnDecoder([3, 5, 7], 4, order), biases=False).double()
+        for found, doubled in zip(decoder(maps), decoder([2 * each for each in maps])):
+            torch.testing.assert_close(doubled, 2**degree * found, rtol=1e-10, atol=1e-8)
+
+
+def test_what_a_coarse_map_knows_reaches_the_finest_and_not_the_other_way() -> None:
+    decoder, maps = wild(GnDecoder([3, 5, 7], 4)), [each.requires_grad_() for each in pyramid_maps()]
+    finest, _, coarsest = decoder(maps)
+    assert torch.autograd.grad(finest.sum(), maps[2], retain_graph=True)[0].abs().sum() > 0
+    assert torch.autograd.grad(coarsest.sum(), maps[0], allow_unused=True)[0] is None
+
+
+@pytest.mark.parametrize(("dim", "saved"), [(64, 0.48), (256, 0.58)])
+def test_the_decoder_saves_what_its_formula_says(dim: int, saved: float) -> None:
+    cost = 3.5 * dim**2 + 1.5 * (7**2 + 1) * dim  # a place
+    assert 1 - cost / (9 * dim**2) == pytest.approx(saved, abs=0.01)
     with torch.device("meta"):
-        plain, gated = nn.Conv2d(256, 256, 3, padding=1), GnConv(256, 2)
-    saved = 1 - count_macs(gated, 16, 256) / count_macs(plain, 16, 256)
-    assert saved == pytest.approx(1 - (3.5 * 256 + 49 * 1.5) / (9 * 256)) and saved > 0.5
-    assert gated(torch.empty(1, 256, 16, 16, device="meta")).shape == (1, 256, 16, 16)
+        gated, plain = GnDecoder([dim], dim, 2), GnDecoder([dim], dim, None)
+
+    def macs(decoder: GnDecoder) -> float:
+        with FlopCounterMode(display=False) as counter:
+            decoder([torch.zeros(1, dim, 8, 8, device="meta")])
+        return counter.get_total_flops() / 2 / 64 - dim**2  # without the 1x1 convolution that both have
+
+    assert macs(plain) == 9 * dim**2
+    assert macs(gated) + 1.5 * dim == pytest.approx(cost)  # the counter sees no products of maps
+
+
+def test_a_segmenter_on_the_pyramid_learns() -> None:
+    torch.manual_seed(0)
+    network = HorNet(4, 1, base=8, depths=(1, 1), orders=(2, 2), stem=2, layer_scale=0.1)
+    segmenter = Segmenter(HorNetPyramid(network, 8), [8, 8], 2, 8)
+    images = torch.rand(4, 1, 4, 4).repeat_interleave(4, 2).repeat_interleave(4, 3)
+    labels = (images[:, 0] > 0.5).long()
+    optimizer = torch.optim.Adam(segmenter.parameters(), 1e-2)
+    losses = []
+    for _ in range(40):
+        loss = F.cross_entropy(segmenter(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    with pytest.raises(InputError, match="1 maps for a decoder of 2"):
+        GnDecoder([3, 5], 4)(pyramid_maps()[:1])

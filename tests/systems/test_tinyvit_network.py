@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from tutelage.distillation.data import TensorData
-from tutelage.distillation.job import TrainingSettings
+from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.optim import decay_exempt_names, layer_numbers
+from tutelage.distillation.supervised import Supervised
 from tutelage.distillation.trainer import train
 from tutelage.errors import InputError
 from tutelage.systems._backbone import count_macs, count_parameters, create, create_on_meta, published
@@ -104,6 +105,22 @@ def test_drop_path_rises_over_all_blocks() -> None:
     made = network(drop_path=0.4)
     rates = [block.drop.rate for stage in made.stages for block in stage.blocks]
     assert rates == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4])
+
+
+def test_frozen_norms_keep_their_statistics_in_training() -> None:
+    """Their gains and shifts learn, and an image's logits do not depend on its batch."""
+    plain, frozen = network(), network(frozen_norm=True)
+    data, settings = toy_images(0, 32, image_size=16), TrainingSettings(steps=4, batch_size=16, lr=1e-2)
+    for made, still in ((plain, False), (frozen, True)):
+        before = {name: value.clone() for name, value in made.state_dict().items()}
+        train(TrainingJob(made, None, Supervised(), data, settings))
+        moved = {name for name, value in made.state_dict().items() if not torch.equal(value, before[name])}
+        assert any(name.endswith(("running_mean", "running_var")) for name in moved) != still
+        assert {"patch_embed.conv1.bn.weight", "patch_embed.conv1.bn.bias"} <= moved
+        made.train()
+        images = torch.randn(4, 1, 16, 16)
+        assert torch.allclose(made(images)[:2], made(images[:2]), atol=1e-5) == still
+    assert not any(m.training for m in frozen.modules() if isinstance(m, torch.nn.BatchNorm2d)) and frozen.training
 
 
 def test_layer_decay() -> None:

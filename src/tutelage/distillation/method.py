@@ -118,7 +118,8 @@ class Method(nn.Module):
 
     ``progress`` is set by the trainer before each forward. ``unused_parameters``: glob patterns of parameter names (``student.…``,
     ``method.…``) that get no gradient by design; the doctor and the contract test allow these and no others.
-    ``no_weight_decay``: patterns likewise, of parameters that ``settings.decay_exempt`` spares too.
+    ``no_weight_decay``: patterns likewise, of parameters that weight decay spares unless
+    ``settings.decay_exempt`` is off.
     ``needs_labels`` / ``needs_teacher``: refused at the start rather than in the middle. ``deterministic_teacher``: the
     teacher is asked for exactly one answer a batch, on the batch as the data supplied it: only then can it be cached.
     ``student_heads``: heads that the student must have; one without them is refused before training, by their names.

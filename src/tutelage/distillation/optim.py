@@ -32,23 +32,38 @@ def trainable_parameters(student: nn.Module, method: nn.Module) -> Iterator[tupl
                 yield f"{owner}.{name}", parameter
 
 
+def vector_names(network: nn.Module) -> set[str]:
+    """The parameters of fewer than two dimensions: norms, biases, layer scales.
+
+    Examples:
+        >>> sorted(vector_names(nn.Linear(2, 2)))
+        ['bias']
+    """
+    return {name for name, parameter in network.named_parameters() if parameter.ndim < 2}
+
+
+def declared_exempt_names(network: nn.Module) -> set[str]:
+    """The parameters that ``network`` and the modules inside it name in ``no_weight_decay()`` (timm's protocol): a set of
+    names as the module itself has them."""
+    found = set()
+    for prefix, module in network.named_modules():
+        if callable(declared := getattr(module, "no_weight_decay", None)):
+            found |= {f"{prefix}.{name}" if prefix else name for name in declared()}
+    return found & {name for name, _ in network.named_parameters()}
+
+
 def decay_exempt_names(network: nn.Module, patterns: Collection[str] = ()) -> set[str]:
     """The parameters on which weight decay should not fall.
 
     These are all vectors and scalars (norms, biases, layer scales), attention biases, position tables and learned tokens, known
-    by their names; whatever the network names in ``no_weight_decay()`` (timm's protocol); and what ``patterns`` match.
+    by their names; :func:`declared_exempt_names`; and what ``patterns`` match.
 
     Args:
         network: whose parameters.
         patterns: globs of parameter names.
-
-    Examples:
-        >>> sorted(decay_exempt_names(nn.Linear(2, 2)))
-        ['bias']
     """
-    named = set(network.no_weight_decay()) if callable(getattr(network, "no_weight_decay", None)) else set()  # type: ignore[operator]
-    found = set()
-    for name, parameter in network.named_parameters():
+    found = vector_names(network) | declared_exempt_names(network)
+    for name, _ in network.named_parameters():
         parts = name.split(".")
         last = parts[-1] if parts[-1] != "weight" else ""
         by_name = (
@@ -56,7 +71,7 @@ def decay_exempt_names(network: nn.Module, patterns: Collection[str] = ()) -> se
             or any(fnmatch(part, pattern) for part in parts for pattern in _POSITIONS)
             or any(fnmatch(part, pattern) for part in (parts if last else ()) for pattern in _TOKENS)
         )
-        if parameter.ndim < 2 or by_name or name in named or any(fnmatch(name, pattern) for pattern in patterns):
+        if by_name or any(fnmatch(name, pattern) for pattern in patterns):
             found.add(name)
     return found
 
@@ -103,7 +118,7 @@ def parameter_groups(
     parameters: Mapping[str, nn.Parameter],
     learned: Mapping[str, nn.Parameter],
 ) -> list[dict[str, Any]]:
-    """The optimiser's groups: the method's, or one, divided as the settings ask by weight decay and by layer.
+    """The optimiser's groups: the method's, or one, divided by what weight decay spares and by layer.
 
     Args:
         settings: ``decay_exempt`` and ``layer_decay`` divide groups.
@@ -148,18 +163,18 @@ def _divided(
     given: list[dict[str, Any]],
 ) -> list[dict[str, Any]]:
     """Each group in parts of one decay and one factor on the rate, in the order of their first parameters."""
-    if not settings.decay_exempt and settings.layer_decay == 1.0:
-        return given
     network = unwrap_model(student)
     named = {f"student.{name}": parameter for name, parameter in network.named_parameters()}
     named |= {f"method.{name}": parameter for name, parameter in method.named_parameters()}
     exempt: set[int] = set()
-    if settings.decay_exempt:
-        names = {f"student.{name}" for name in decay_exempt_names(network)} | {
-            f"method.{name}" for name in decay_exempt_names(method)
-        }
+    decays = settings.weight_decay or any(group.get("weight_decay") for group in given)
+    if decays and settings.decay_exempt is not False:
+        spared_names = decay_exempt_names if settings.decay_exempt else declared_exempt_names
+        names = {f"student.{name}" for name in spared_names(network)} | {f"method.{name}" for name in spared_names(method)}
         names |= {name for name in named if any(fnmatch(name, pattern) for pattern in method.no_weight_decay)}
         exempt = {id(named[name]) for name in names}
+    if not exempt and settings.layer_decay == 1.0:
+        return given
     factors: dict[int, float] = {}
     if settings.layer_decay != 1.0:
         numbers = layer_numbers(network)

@@ -61,6 +61,7 @@ _RANGES: Mapping[str, _Range] = MappingProxyType(
         "seed": _Range(0, 2**63 - 1),
         "view_seed": _Range(0, 2**63 - 1),
         "warmup": _FROM_0,
+        "warmup_epochs": _Range(0, MAX_COUNT),
         "views": _FROM_0,
         "checkpoint_every": _FROM_0,
         "log_every": _FROM_0,
@@ -88,11 +89,13 @@ class TrainingSettings:
         batch_size: samples a forward pass; a step sees ``batch_size * accumulate`` samples.
         lr, weight_decay, momentum, nesterov, betas: as in torch's optimisers.
         weight_decay_end: the decay follows half a cosine from ``weight_decay`` to this; None: it stays.
-        decay_exempt: no decay on norms, biases, position tables, tokens, and what network or method name (see
-            ``optim.decay_exempt_names``). False: it falls on every parameter.
+        decay_exempt: what decay spares. None: what network or method name (``optim.declared_exempt_names``), as the
+            published networks do. True: also norms, biases, position tables and tokens (``optim.decay_exempt_names``).
+            False: nothing.
         layer_decay: the learning rate of a block is this times that of the block behind it (``optim.layer_numbers``).
         schedule: of the learning rate, after ``warmup`` steps of linear rise: ``constant``, ``cosine`` (to 0),
             ``linear`` (to 0), or ``steps`` (times ``gamma`` at each of ``milestones``, given as shares of all steps).
+        warmup_epochs: passes over the data, instead of ``warmup``; a job turns them into steps, rounded.
         clip: largest gradient norm over all parameters; None: no clipping.
         precision: ``fp32``, ``bf16``, or, on a GPU, ``fp16`` with scaled gradients (autocast; weights and optimiser stay fp32).
         ema: export, and evaluate, the moving average of the student's weights with this decay, instead of the last weights;
@@ -118,7 +121,7 @@ class TrainingSettings:
     lr: float = 1e-3
     weight_decay: float = 0.0
     weight_decay_end: float | None = None
-    decay_exempt: bool = False
+    decay_exempt: bool | None = None
     layer_decay: float = 1.0
     optimizer: Literal["adamw", "sgd"] = "adamw"
     momentum: float = 0.9
@@ -126,6 +129,7 @@ class TrainingSettings:
     betas: tuple[float, float] = (0.9, 0.999)
     schedule: Literal["constant", "cosine", "linear", "steps"] = "cosine"
     warmup: int = 0
+    warmup_epochs: float | None = None
     milestones: tuple[float, ...] = ()
     gamma: float = 0.1
     clip: float | None = None
@@ -163,6 +167,9 @@ class TrainingSettings:
     def _check_together(self) -> None:
         if self.epochs is not None and self.steps is not None:
             raise InputError("both steps and epochs are given", where="settings.epochs", remedy="give one, the other as None")
+        if self.warmup and self.warmup_epochs is not None:
+            remedy = "give one, and leave the other out"
+            raise InputError("both warmup and warmup_epochs are given", where="settings.warmup_epochs", remedy=remedy)
         if list(self.milestones) != sorted(self.milestones):
             raise InputError(f"{self.milestones} are not in order", where="settings.milestones", remedy="the earliest first")
         if self.nesterov and not self.momentum and self.optimizer == "sgd":
@@ -181,15 +188,22 @@ class TrainingSettings:
             raise InputError("fp16 needs a GPU", where="settings.precision", remedy="bf16 or fp32 on this device, or device='cuda'")
 
     def resolve(self, samples: int) -> TrainingSettings:
-        """These settings with ``epochs`` turned into the steps that they take over ``samples``, rounded up."""
-        if self.epochs is None:
+        """These settings with ``epochs`` turned into the steps that they take over ``samples``, rounded up, and
+        ``warmup_epochs`` likewise, rounded."""
+        if self.epochs is None and self.warmup_epochs is None:
             return self
-        steps = math.ceil(self.epochs * samples / (self.batch_size * self.accumulate))
-        return replace(self, steps=max(1, steps), epochs=None)
+        a_step = self.batch_size * self.accumulate
+        steps = self.steps if self.epochs is None else max(1, math.ceil(self.epochs * samples / a_step))
+        warmup = self.warmup if self.warmup_epochs is None else round(self.warmup_epochs * samples / a_step)
+        return replace(self, steps=steps, epochs=None, warmup=warmup, warmup_epochs=None)
+
+
+_PAIRS = (("steps", "epochs", None), ("epochs", "steps", None), ("warmup", "warmup_epochs", None), ("warmup_epochs", "warmup", 0))
+"""Settings that take each other's place, with the value of the one that is not given."""
 
 
 def make_settings(settings: TrainingSettings | None, overrides: Mapping[str, Any]) -> TrainingSettings:
-    """``settings`` with single fields replaced; ``steps`` replace ``epochs``, and the other way round.
+    """``settings`` with single fields replaced; ``steps`` replace ``epochs``, and the other way round; warm-up likewise.
 
     Raises:
         InputError: a field that does not exist (the message offers the nearest names), or a value that it refuses.
@@ -201,9 +215,9 @@ def make_settings(settings: TrainingSettings | None, overrides: Mapping[str, Any
         if name not in known:
             raise InputError(f"no setting {name!r}", where=name, remedy=did_you_mean(name, known))
     changes = dict(overrides)
-    for one, other in (("steps", "epochs"), ("epochs", "steps")):
+    for one, other, absent in _PAIRS:
         if changes.get(one) is not None:
-            changes.setdefault(other, None)
+            changes.setdefault(other, absent)
     return replace(settings or TrainingSettings(), **changes)
 
 

@@ -64,7 +64,8 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
     train.views = Augmentation(crop=2, flip=0.5)
     train = padded(train, torch.randperm(len(train), generator=torch_rng(seed, "few"))[: 100 if smoke else 4000])
     test = padded(test, torch.arange(100 if smoke else 5000))
-    settings = {"steps": 2 if smoke else 200, "batch_size": 64, "lr": 4e-3, "weight_decay": 0.03, "warmup": 1 if smoke else 20}
+    settings = {"steps": 2 if smoke else 200, "batch_size": 64, "lr": 4e-3, "warmup": 1 if smoke else 20}
+    settings |= {"weight_decay": 0.03, "decay_exempt": False}
     ways = {
         "SpaRTAN": ("spartan", SHAPE),
         "no wave": ("spartan", SHAPE | {"wave": False}),

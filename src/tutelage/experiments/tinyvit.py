@@ -6,6 +6,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,11 +24,13 @@ from tutelage.distillation.trainer import train
 from tutelage.experiments import Experiment, Figure, Metric, better, equal
 from tutelage.experiments._classification import accuracy, digits, train_student
 from tutelage.seeds import torch_rng
+from tutelage.systems._backbone import count_parameters
 from tutelage.systems._toy import SmallCNN, build_with_seed
-from tutelage.systems.tinyvit import PublishedLabels, TinyViT
+from tutelage.systems.tinyvit import CandidateScorer, PublishedLabels, ShrinkSteps, TinyViT, TinyViTNetwork, contract, throughput
 
 ACCURACY, AGREEMENT = "accuracy on single digits, %", "agreement with the teacher on views, %"
 SPEED, BYTES = "steps a CPU second", "bytes a stored view"
+SHRUNK, SIZE, RATE = "accuracy of networks on single digits, %", "parameters", "images a second"
 PARTS = Augmentation(resize=(0.22, 0.35))
 """A view is a random part of 22 to 35 % of a scene."""
 
@@ -88,7 +91,8 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
             cache = build(job(live, k), Path(folder) / str(k), storage_format=f"top{k}")
             arms[f"stored, K = {k}"] = measures(train(job(CachedTeacher(cache, live))).student)
     arms["without replay"] = measures(train(job(OtherViewTeacher(live, data))).student)
-    return arms | speeds(seed, smoke) | {f"a record of K = {k}": {BYTES: record_bytes(k)} for k in (10, 100)}
+    arms |= speeds(seed, smoke) | {f"a record of K = {k}": {BYTES: record_bytes(k)} for k in (10, 100)}
+    return arms | (contracted(seed, smoke) if all_arms else {})
 
 
 def speeds(seed: int, smoke: bool) -> dict[str, Figure]:
@@ -114,6 +118,44 @@ def speeds(seed: int, smoke: bool) -> dict[str, Figure]:
     }
 
 
+LARGE: dict[str, Any] = {
+    "dims": (16, 24, 32, 40), "depths": (1, 1, 2, 1), "windows": (4, 2, 1), "mbconv_ratio": 3.0, "mlp_ratio": 3.0, "head_width": 8,
+}  # fmt: skip
+NARROW = LARGE | {"dims": (12, 16, 24, 32)}
+"""Narrower in every stage."""
+
+
+def contracted(seed: int, smoke: bool) -> dict[str, Figure]:
+    """A network shrunk factor by factor, to the size of one that is narrowed evenly; its speed is limited from below too.
+
+    Windows and the width of heads stay. The search scores candidates on a fifth of the training images; the test images are
+    looked at once, by each network in the end, after equal steps.
+    """
+    singles, test = digits(seed, 797)
+    data, test = enlarged(singles), enlarged(test)
+    short = TrainingSettings(steps=2 if smoke else 40, batch_size=64, lr=4e-3, seed=seed)
+
+    def network(sizes: Mapping[str, Any]) -> TinyViTNetwork:
+        return build_with_seed(lambda: TinyViTNetwork(10, 1, **sizes), seed, "network")
+
+    def rate(made: TinyViTNetwork) -> float:
+        return throughput(made, 16, batch=64)
+
+    start = network(LARGE)
+    target = count_parameters(start) - 1 if smoke else count_parameters(network(NARROW))
+    path = contract(
+        LARGE, CandidateScorer(data, short, 10, 1, holdout=0.2), parameters=target, min_speed=0.5 * rate(start), speed=rate,
+        shrink=ShrinkSteps(dims=8, windows=0, head_width=0), classes=10, in_chans=1, seed=seed,
+    )  # fmt: skip
+    arms: dict[str, Figure] = {}
+    for name, sizes in (("network, whole", LARGE), ("network, contracted", path[-1].sizes), ("network, narrowed", NARROW)):
+        made = network(sizes)
+        fields = {"steps": 2 if smoke else 300, "batch_size": 64, "lr": 4e-3, "seed": seed}
+        found = {SIZE: float(count_parameters(made)), RATE: rate(made)}
+        arms[name] = {SHRUNK: accuracy(train_student(made, data, **fields), test), **found}
+    return arms
+
+
 def record_bytes(k: int) -> float:
     """Bytes that a view takes in the published format: a seed of 4, and 2 for each class id and probability."""
     rng = torch_rng(0, "records", k)
@@ -125,7 +167,14 @@ def record_bytes(k: int) -> float:
 
 experiment = Experiment(
     metric=ACCURACY,
-    further_metrics=[Metric(AGREEMENT), Metric(SPEED), Metric(BYTES, higher_is_better=False)],
+    further_metrics=[
+        Metric(AGREEMENT),
+        Metric(SPEED),
+        Metric(BYTES, higher_is_better=False),
+        Metric(SHRUNK),
+        Metric(SIZE, higher_is_better=False),
+        Metric(RATE),
+    ],
     claims=[
         better("stored, K = 5", "without replay"),
         equal("stored, K = 10", "online", 2.0),

@@ -7,9 +7,14 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from tutelage.distillation.job import TrainingSettings
+from tutelage.distillation.optim import vector_names
 from tutelage.errors import InputError
 from tutelage.networks.layers import LayerNorm2d, drop_path_rates, init_weights
 from tutelage.systems._backbone import Backbone
+
+IMAGENET_1K = TrainingSettings(epochs=300, batch_size=4096, lr=4e-3, warmup_epochs=20, weight_decay=0.05, ema=0.9999)
+"""ConvNeXt's published training, which HorNet takes over."""
 
 
 class ConvNeXtBase(Backbone):
@@ -65,6 +70,10 @@ class ConvNeXtBase(Backbone):
         init_weights(self, init_std)
         with torch.no_grad():
             self.head.weight.mul_(head_init_scale)
+
+    def no_weight_decay(self) -> set[str]:
+        """Norms, biases and layer scales: decay falls on matrices and kernels alone, as published."""
+        return vector_names(self)
 
     def forward_stages(self, images: Tensor) -> list[Tensor]:
         """The stages' maps."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from tutelage.distillation.job import TrainingJob
 from tutelage.networks.layers import DropPath
 from tutelage.registry import system
 from tutelage.systems._backbone import Variant
-from tutelage.systems._convnext_base import ConvNeXtBase
+from tutelage.systems._convnext_base import IMAGENET_1K, ConvNeXtBase
 
 
 class ConvNeXtBlock(nn.Module):
@@ -58,9 +59,11 @@ class ConvNeXt(ConvNeXtBase):
 
     Sizes: ``tiny`` to ``xlarge``; ``isotropic-small`` to ``isotropic-large`` (one stage of stride 16, no layer scale,
     appendix); ``mini`` for images of 32x32 (our choice: patch 2, and the layer scale from 0.1, since 1e-6 learns slowly in a
-    few hundred steps). Published training: 300 epochs, AdamW at 4e-3 for 4096 images, cosine, decay 0.05 on matrices
-    and kernels only, Mixup, CutMix, RandAugment, random erasing, label smoothing 0.1.
+    few hundred steps). Published training beside the settings below: decay on matrices and kernels only, Mixup, CutMix,
+    RandAugment, random erasing, label smoothing 0.1.
     """
+
+    TRAINING = {"imagenet-1k": IMAGENET_1K, "imagenet-22k": replace(IMAGENET_1K, epochs=90, warmup_epochs=5)}
 
     VARIANTS = {
         "tiny": _size((3, 3, 9, 3), 96, 28_589_128, 4.47, 0.1),

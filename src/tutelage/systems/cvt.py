@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tutelage.distillation.job import TrainingJob
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.optim import vector_names
 from tutelage.errors import InputError
 from tutelage.networks.layers import DropPath, PatchEmbed, init_weights
 from tutelage.registry import system
@@ -137,6 +139,9 @@ def _size(depths: tuple[int, int, int], parameters: int, gmacs: float, image_siz
     return Variant({"depths": depths, **config}, parameters, gmacs * 1e9, image_size)
 
 
+IMAGENET_1K = TrainingSettings(epochs=300, batch_size=256, lr=2.5e-4, warmup_epochs=5, weight_decay=0.05)
+
+
 @system("cvt", kind="backbone")
 class CvT(Backbone):
     """CvT: a transformer in three stages whose patches and attention projections are convolutions, without positions.
@@ -148,7 +153,7 @@ class CvT(Backbone):
     ``x sigmoid(1.702 x)``, stochastic depth acts in the last stage alone and rises within it: as in the authors' code.
 
     Sizes: ``13``, ``21``, ``w24`` (for 384x384); ``mini`` for images of 32x32 (our choice: patch 3x3 of stride 2). Published
-    training: 300 epochs, AdamW at 2.5e-4 for 256 images, decay 0.05 (0.1 for the larger), Mixup, CutMix, RandAugment.
+    training beside the settings below: no decay on norms and biases, Mixup, CutMix, RandAugment, erasing, label smoothing 0.1.
 
     Args:
         num_classes: of the logits.
@@ -164,6 +169,7 @@ class CvT(Backbone):
         InputError: a width that its heads do not divide, or options of different lengths.
     """
 
+    TRAINING = {"13": IMAGENET_1K, "21": replace(IMAGENET_1K, weight_decay=0.1)}
     VARIANTS = {
         "13": _size((1, 2, 10), 19_997_480, 4.57),
         "21": _size((1, 4, 16), 31_622_696, 7.18),
@@ -232,6 +238,10 @@ class CvT(Backbone):
             self.add_module(f"stage{number}", CvTStage(embedding, blocks, dims[number], number == last))
         self.norm, self.head = nn.LayerNorm(dims[-1]), nn.Linear(dims[-1], num_classes)
         init_weights(self, convolutions=False)
+
+    def no_weight_decay(self) -> set[str]:
+        """Norms and biases, as published."""
+        return vector_names(self)
 
     def run(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
         """The stages' maps and the class token [B, D]."""

@@ -132,6 +132,12 @@ class GeneralizedConv2d(nn.Module):
             self.raw_gain = nn.Parameter(torch.full((out_channels,), inverse_softplus(1.0)))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
+    def no_weight_decay(self) -> set[str]:
+        """What is positive through a softplus or a sigmoid (g, gains, mixes), and the templates of distances: decay would pull
+        them to the patch of zeros."""
+        raw = {name for name, _ in self.named_parameters() if name.startswith("raw_")}
+        return raw | ({"weight"} if self.kind in (*DISTANCES, "mixed") else set())
+
     @property
     def g(self) -> Tensor:
         """The positive weights of the coordinates [out_channels, in_channels, k, k], or [out_channels, 1, 1, 1]."""
@@ -233,7 +239,8 @@ class GeneralizedCNN(Backbone):
     Images [B, in_chans, H, W], sides multiples of 4, -> logits [B, num_classes]. Each of two layers is a
     :class:`GeneralizedConv2d` of one ``kind``, batch norm, ReLU and 2x2 max pooling; the last map, averaged to 2x2,
     goes into a Linear. Without the norm, distances are large negative numbers, of which ReLU leaves nothing. Templates of
-    distances may start from data: :meth:`draw_templates`. Sizes, optimiser and error rates of the paper are not
+    distances may start from data: :meth:`draw_templates`. Weight decay spares g, gains and the templates of distances, which it
+    would pull to the patch of zeros. Sizes, optimiser and error rates of the paper are not
     known to us: ``lenet`` and ``mini`` are our choice.
 
     Args:

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tutelage.distillation.job import TrainingJob
+from tutelage.distillation.job import TrainingJob, TrainingSettings
+from tutelage.distillation.optim import vector_names
 from tutelage.errors import InputError
 from tutelage.networks.layers import DropPath, LayerScale, SqueezeExcite
 from tutelage.registry import system
@@ -130,6 +131,7 @@ class Spartan(Backbone):
     in block i of n. Short schedules want a larger ``scale`` (0.1).
     """
 
+    TRAINING = {"imagenet-1k": TrainingSettings(epochs=300, batch_size=2048, lr=2.5e-3, warmup_epochs=20, weight_decay=0.03)}
     VARIANTS = {"3.8m": Variant({}, 3_820_296, 0.800e9)}
 
     def __init__(
@@ -180,6 +182,11 @@ class Spartan(Backbone):
         self.stages = nn.ModuleList(stages)
         self.head = nn.Linear(dims[-1], num_classes)
         self.apply(initialise)
+
+    def no_weight_decay(self) -> set[str]:
+        """Norms, biases and the gain of :class:`MeanContrast`. Decay falls on s1, s2 and the wave, as published."""
+        gains = {f"{name}.gain" for name, module in self.named_modules() if isinstance(module, MeanContrast)}
+        return gains | {name for name in vector_names(self) if ".scale1." not in name and ".scale2." not in name}
 
     def forward_stages(self, images: Tensor) -> list[Tensor]:
         """The maps of all stages, the finest first."""

@@ -2,7 +2,7 @@
 
 Read in this order: ``base`` (batches, tensors in memory, the order of samples), ``seeding``, ``items``, ``dataset``,
 ``loader``, ``replay``, ``stream``, ``images``, ``hub``, ``sources``; then ``generated`` (noise and made samples), ``clips``,
-``mixing`` and ``combined`` (several sources).
+``mixing`` and ``combined`` (several sources), ``repeated`` (several views of a sample side by side).
 """
 
 from tutelage.distillation.data.base import (

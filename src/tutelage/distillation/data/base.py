@@ -253,17 +253,28 @@ class SampleOrder:
         """(sample numbers [N], view seeds [N]) of epoch ``number``, in order, int32: they are kept, and N may be large."""
         found = self._epochs.get(number)
         if found is None:
-            samples = torch.randperm(self.length, generator=torch_rng(self.seed, "order", number)).int()
-            view = number % self.views if self.views else number
-            start = np.uint64(derive(self.view_seed, "view", view))
-            seeds = torch.empty_like(samples)
-            for part, out in zip(samples.split(1 << 16), seeds.split(1 << 16), strict=True):  # the hash needs room
-                hashed = hash64(hash64(part.numpy().astype(np.uint64)) ^ start)
-                out.copy_(torch.from_numpy((hashed >> np.uint64(33)).astype(np.int32)))
-            found = samples, seeds
+            found = self.draw(number)
             self._epochs = {key: value for key, value in self._epochs.items() if key == number - 1}
             self._epochs[number] = found
         return found
+
+    def draw(self, number: int) -> tuple[Tensor, Tensor]:
+        """:meth:`epoch`, drawn anew."""
+        samples = self.shuffled(number)
+        return samples, self.view_seeds(samples, number)
+
+    def shuffled(self, number: int) -> Tensor:
+        """All sample numbers [N] int32 in the order of epoch ``number``."""
+        return torch.randperm(self.length, generator=torch_rng(self.seed, "order", number)).int()
+
+    def view_seeds(self, samples: Tensor, view: int) -> Tensor:
+        """The seeds [n] int32 of view ``view`` (from 0) of the samples [n] int32."""
+        start = np.uint64(derive(self.view_seed, "view", view % self.views if self.views else view))
+        seeds = torch.empty_like(samples)
+        for part, out in zip(samples.split(1 << 16), seeds.split(1 << 16), strict=True):  # the hash needs room
+            hashed = hash64(hash64(part.numpy().astype(np.uint64)) ^ start)
+            out.copy_(torch.from_numpy((hashed >> np.uint64(33)).astype(np.int32)))
+        return seeds
 
     def step(self, number: int) -> tuple[Tensor, Tensor]:
         """(sample numbers [B], view seeds [B]) of step ``number`` (from 0)."""

@@ -11,6 +11,7 @@ import torch
 from tutelage.distillation.data import Batch, BatchOrder, ReplayableData, flatten_tree
 from tutelage.distillation.data.dataset import DatasetData
 from tutelage.distillation.data.loader import BatchLoader
+from tutelage.distillation.data.repeated import RepeatedData
 from tutelage.distillation.data.subset import SubsetData
 from tutelage.errors import InputError
 
@@ -21,7 +22,7 @@ def check_replay(data: ReplayableData, batch: Batch, count: int) -> None:
     Raises:
         InputError: a sample read twice with one seed differs; it is named.
     """
-    while isinstance(data, SubsetData):
+    while isinstance(data, (SubsetData, RepeatedData)):
         data = data.source
     check = getattr(data, "check_replay", None)
     if check is not None and batch.ids is not None and batch.seeds is not None:

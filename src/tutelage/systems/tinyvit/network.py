@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.distillation.job import TrainingJob
+from tutelage.distillation.optim import vector_names
 from tutelage.errors import InputError
 from tutelage.networks.layers import DropPath, drop_path_rates, init_weights
 from tutelage.systems._backbone import Backbone, Variant
@@ -81,6 +82,10 @@ class WindowAttention(nn.Module):
         rows, columns = (part.flatten() for part in torch.meshgrid(torch.arange(window), torch.arange(window), indexing="ij"))
         offsets = (rows[:, None] - rows).abs() * window + (columns[:, None] - columns).abs()
         self.register_buffer("index", offsets, persistent=False)
+
+    def no_weight_decay(self) -> set[str]:
+        """The table of biases."""
+        return {"attention_biases"}
 
     def forward(self, x: Tensor) -> Tensor:
         """The mixed tokens."""
@@ -181,7 +186,8 @@ class TinyViTNetwork(Backbone):
     ``dims``, ``depths``: of the four stages; ``windows``: of the last three; heads are ``head_width`` wide. Padding lets
     it take images of any size; then a map's sides are rounded up. Sub-modules and parameters are named as in timm, whose
     weights load as they are. ``drop_path`` rises linearly to its value over all blocks; published: 0, 0.1, 0.2 from
-    scratch, 0, 0, 0.1 in pretraining.
+    scratch, 0, 0, 0.1 in pretraining. ``frozen_norm``: batch norms stay in eval mode when the network is trained, as in the
+    paper's fine-tuning: their statistics stay, their gains and shifts learn.
 
     Raises:
         InputError: four stages are not what is given, or heads that do not divide a width.
@@ -207,6 +213,7 @@ class TinyViTNetwork(Backbone):
         mlp_ratio: float = 4.0,
         head_width: int = 32,
         drop_path: float = 0.0,
+        frozen_norm: bool = False,
     ):
         if len(dims) != 4 or len(depths) != 4 or len(windows) != 3 or min(*dims, *depths, *windows) < 1:
             raise InputError(f"{dims}, {depths}, {windows}", where="dims, depths, windows", remedy="give 4, 4 and 3, all positive")
@@ -214,6 +221,7 @@ class TinyViTNetwork(Backbone):
             raise InputError(f"widths {tuple(dims)}", where="dims", remedy=f"an even first, then multiples of {head_width}")
         super().__init__(num_classes, in_chans, [(f"stages.{i}", 4 * 2**i, dim) for i, dim in enumerate(dims)])
         first, *others = drop_path_rates(drop_path, depths)
+        self.frozen_norm = frozen_norm
         self.patch_embed = TinyViTStem(in_chans, dims[0])
         later = (
             TransformerStage(before, dim, dim // head_width, window, mlp_ratio, rates)
@@ -222,6 +230,18 @@ class TinyViTNetwork(Backbone):
         self.stages = nn.Sequential(ConvStage(dims[0], mbconv_ratio, first), *later)
         self.head = TinyViTHead(dims[-1], num_classes)
         init_weights(self, convolutions=False)
+
+    def train(self, mode: bool = True) -> Self:
+        """As of every module; with ``frozen_norm`` batch norms stay in eval mode."""
+        super().train(mode)
+        for module in self.modules() if self.frozen_norm else ():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        return self
+
+    def no_weight_decay(self) -> set[str]:
+        """Norms and biases; and, by themselves, the attention's tables."""
+        return vector_names(self)
 
     def forward_stages(self, images: Tensor) -> list[Tensor]:
         """See :class:`Backbone`."""

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from tutelage.systems.uniformer.network import UniFormer
+from tutelage.systems.uniformer.token_labels import DenseLabeler, TokenLabels
 
-__all__ = ["UniFormer"]
+__all__ = ["DenseLabeler", "TokenLabels", "UniFormer"]

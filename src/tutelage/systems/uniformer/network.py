@@ -42,8 +42,9 @@ class UniFormer(Backbone):
     weights of an image network.
 
     ``light``: a class token joins the patches in stage 3, and blocks after the first attend with half of the patches and
-    one merged from the others (:func:`pruned`). :meth:`heads` gives its own logits beside those of the mean, for
-    training; ``token_labels`` a head on every last place, whose maximum is added by half at test time.
+    one merged from the others (:func:`pruned`). ``token_labels``: a head on every last place, whose maximum is added by half
+    at test time. ``all_heads``: the network gives these heads beside its logits, and :class:`TokenLabels` trains them:
+    ``distill(create("uniformer:l", token_labels=True, all_heads=True), DenseLabeler(teacher), data, TokenLabels)``.
 
     Published: ImageNet-1k top-1 80.6 (XXS), 82.0 (XS), 82.9 (S), 83.4 (S+), 83.8 (B), 83.9 (B with layer scale), 85.6 %
     (L, token labels). The published 12.6 GMACs of L do not fit its depths and widths: counted, they are 19.7.
@@ -66,6 +67,7 @@ class UniFormer(Backbone):
         light: bool = False,
         keep: float = 0.5,
         token_labels: bool = False,
+        all_heads: bool = False,
         video: bool = False,
         attention: Literal["joint", "split"] = "joint",
         drop_path: float = 0.0,
@@ -82,7 +84,7 @@ class UniFormer(Backbone):
             [(f"stages.{i}", 4 * 2**i, width) for i, width in enumerate(dims)],
             spatial=3 if video else 2,
         )
-        self.light, self.keep, self.dims = light, keep, tuple(dims)
+        self.light, self.keep, self.dims, self.all_heads = light, keep, tuple(dims), all_heads
         forms = VIDEO if video else IMAGE
         before = [in_chans, *dims]
         self.embeddings = nn.ModuleList(_embedding(forms, before[i], before[i + 1], i == 0, stem) for i in range(len(dims)))
@@ -120,6 +122,15 @@ class UniFormer(Backbone):
         if self.patch_head is None or self.training:
             return logits
         return logits + 0.5 * self.patch_head(maps.flatten(2).transpose(1, 2)).amax(1)
+
+    def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:  # type: ignore[override]
+        """Logits [B, num_classes]; with ``all_heads`` those of :meth:`heads`, whose ``logits`` at test are the same."""
+        if not self.all_heads:
+            return super().forward(images)
+        found = self.heads(images)
+        if "patches" in found and not self.training:
+            found["logits"] = found["logits"] + 0.5 * found["patches"].amax(1)
+        return found
 
     def heads(self, images: Tensor) -> dict[str, Tensor]:
         """``logits`` [B, K] of the mean alone; ``token`` [B, K] of the light form's class token; ``patches`` [B, places, K]."""

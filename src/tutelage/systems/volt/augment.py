@@ -184,7 +184,7 @@ def smooth_field(points: Floats, rng: np.random.Generator, cell: float = 6.0) ->
 
 class SceneDataset:
     """Scenes as training data: a batch's inputs are ``coords`` [n, 3], ``features`` [n, 6] (colour, normal) and ``batch``
-    [n] of all its scenes together, labels [n].
+    [n] of all its scenes together, labels [n]; ``extra["objects"]`` [n]: each voxel's object in its scene, -1 for none.
 
     ``views``: the augmentation; None: scenes as they are, and then all view seeds are 0.
 
@@ -223,5 +223,8 @@ class SceneDataset:
             "features": torch.from_numpy(np.concatenate(features)),
             "batch": whose,
         }
-        labels = torch.from_numpy(np.concatenate([scene.labels for scene in chosen]))
-        return Batch(inputs, labels, ids=indices, seeds=torch.zeros_like(indices) if views is None else seeds)
+        labels, objects = (
+            torch.from_numpy(np.concatenate([getattr(scene, name) for scene in chosen])) for name in ("labels", "objects")
+        )
+        seen = torch.zeros_like(indices) if views is None else seeds
+        return Batch(inputs, labels, ids=indices, seeds=seen, extra={"objects": objects})

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from tutelage.distillation.augmentation import draw_mixup
 from tutelage.distillation.data import Batch, ReplayableData, TensorData
+from tutelage.distillation.data.repeated import RepeatedData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.method import Method
 from tutelage.distillation.outputs import Output, Terms, forward_heads
@@ -132,6 +133,9 @@ def mixup_cutmix(images: Tensor, targets: Tensor, mixup: float, cutmix: float) -
     return images, how.lam * targets + (1 - how.lam) * targets.flip(0)
 
 
+CIFAR = TrainingSettings(epochs=1200, batch_size=512, lr=5e-4, warmup_epochs=5, weight_decay=0.05, ema=0.99996)
+
+
 @system("deit-lt", kind="distillation")
 class DeiTLT(Method):
     """DeiT-LT: a DIST token learns hard labels from a CNN on strongly augmented images, with deferred re-weighting.
@@ -143,13 +147,19 @@ class DeiTLT(Method):
     of the weights of the targets present. The DIST head becomes the expert of the tail, CLS of the head.
 
     Student heads: ``cls``, ``dist`` [B, K], as of :class:`DistilledViT`; teacher: ``logits`` [B, K]; labels [B] class
-    ids. Other augmentation is the data's part (``views``); teachers may be trained with :class:`SharpnessAware`.
-    Defaults: CIFAR. The soft-distillation branch of the authors' code is left out: it weights log-probabilities.
+    ids. Other augmentation is the data's part (``views``, and :class:`~tutelage.distillation.data.repeated.RepeatedData`
+    for repeated augmentation). Teachers are trained with :class:`~tutelage.systems.deit_lt.teachers.LDAM` or
+    :class:`~tutelage.systems.deit_lt.teachers.PaCo`, by sharpness-aware minimisation, or with
+    :class:`~tutelage.systems.deit_lt.teachers.SharpnessAware` alone.
+    Defaults: CIFAR. The settings below keep a moving average, as published; it is exported, while the paper's figures are the
+    raw model's: ``ema=None`` gives that. The soft-distillation branch of the authors' code is left out: it weights
+    log-probabilities.
 
     Raises:
         InputError: labels that are already mixed, or a class without samples.
     """
 
+    TRAINING = {"cifar": CIFAR, "imagenet-lt": replace(CIFAR, epochs=1400), "inaturalist": replace(CIFAR, epochs=1000)}
     tasks = ("classification",)
     needs_labels = True
     student_heads = ("cls", "dist")
@@ -184,7 +194,7 @@ class DeiTLT(Method):
         """The class weights; see :class:`Method`."""
         assert teacher is not None
         logits = self._teacher_logits(teacher, example, example.inputs)
-        counts = list(self.config.counts) or _counted(data, logits.shape[1])
+        counts = list(self.config.counts) or class_counts(data, logits.shape[1])
         if len(counts) != logits.shape[1]:
             raise InputError(f"{len(counts)} counts for {logits.shape[1]} classes", where="counts")
         self.class_weights = effective_weights(counts, self.config.beta).to(logits.device)
@@ -228,68 +238,17 @@ class DeiTLT(Method):
         return TrainingJob(student, teacher, cls(drw=1), toy_images(seed, 32), settings, "deit-lt")
 
 
-def _counted(data: ReplayableData, classes: int) -> list[int]:
+def class_counts(data: ReplayableData, classes: int) -> list[int]:
+    """Samples a class of data in memory.
+
+    Raises:
+        InputError: of other data they are not known.
+    """
+    if isinstance(data, RepeatedData):
+        data = data.source
     if isinstance(data, TensorData):
         return torch.bincount(class_ids(data.labels), minlength=classes).tolist()
     raise InputError("class counts are not known", where="counts", remedy="give counts=(…), training samples a class")
-
-
-class SharpnessAware(Method):
-    """Labels alone, by sharpness-aware minimisation (Foret et al., 2021): for the "flat" teachers of DeiT-LT.
-
-    The gradient is taken at ``w + rho g / ||g||``, g the gradient at w, and applied at w. The second pass leaves the
-    buffers (batch-norm statistics) as the first left them; ``rho = 0`` is the plain optimiser, bit for bit.
-    """
-
-    tasks = ("classification",)
-    needs_labels = True
-    needs_teacher = False
-
-    @dataclass(frozen=True)
-    class Config:
-        """``rho``: the radius."""
-
-        rho: float = 0.05
-
-    def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
-        """See :class:`Method`."""
-        self._held = [student]  # in a list: beside the method, not owned by it
-
-    def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
-        """``label``."""
-        return {"label": F.cross_entropy(student["logits"], batch.labels)}
-
-    def backward(self, loss: Callable[[], Tensor]) -> None:
-        """Two passes; weights are restored exactly."""
-        if self.config.rho == 0:
-            return super().backward(loss)
-        (student,) = self._held
-        parameters = [p for p in student.parameters() if p.requires_grad]
-        earlier = [p.grad for p in parameters]  # of other batches of an accumulated step
-        random = torch.get_rng_state()
-        _clear(parameters)
-        loss().backward()
-        moved = [p for p in parameters if p.grad is not None]
-        with torch.no_grad():
-            scale = self.config.rho / (torch.stack([p.grad.norm() for p in moved]).norm() + 1e-12)
-            kept = [p.clone() for p in moved], [b.clone() for b in student.buffers()]
-            for p in moved:
-                p.add_(p.grad, alpha=float(scale))
-        _clear(parameters)
-        torch.set_rng_state(random)  # the same dropout in both passes
-        loss().backward()
-        with torch.no_grad():
-            for p, value in zip([*moved, *student.buffers()], [*kept[0], *kept[1]]):
-                p.copy_(value)
-            for p, gradient in zip(parameters, earlier):
-                if gradient is not None:
-                    p.grad = gradient if p.grad is None else p.grad + gradient
-        return None
-
-
-def _clear(parameters: Sequence[nn.Parameter]) -> None:
-    for parameter in parameters:
-        parameter.grad = None
 
 
 # -- diagnostics -----------------------------------------------------------------------------------------------------
