@@ -29,6 +29,11 @@ def test_a_batch_larger_than_the_data_repeats_them() -> None:
     assert found["batch"] == 2 * len(data) + 1 and found["student_passes"] == 1
 
 
+def test_the_phase_that_trains_the_student_is_timed() -> None:
+    found = row("label-assisted-distillation", 1, 1)
+    assert found["student_passes"] == 1
+
+
 def test_calls_of_whole_networks_are_recorded_with_their_mode() -> None:
     network, other = nn.Linear(2, 2), nn.Linear(2, 2).eval()
     with recorded(network, other, None) as passes:

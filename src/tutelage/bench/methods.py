@@ -92,6 +92,7 @@ def row(name: str, rounds: int, steps: int, batch_size: int | None = None) -> di
     job.evaluate = None
     trainer = Trainer(job)
     trainer._train_mode()
+    _enter_student_phase(trainer)
     teacher = job.teacher.network if job.teacher is not None else None
     with recorded(trainer.student, teacher) as passes:
         trainer.advance()
@@ -127,6 +128,15 @@ def row(name: str, rounds: int, steps: int, batch_size: int | None = None) -> di
         "student_passes": sum(one.network is trainer.student for one in passes),
         "teacher_passes": sum(one.network is teacher for one in passes),
     }
+
+
+def _enter_student_phase(trainer: Trainer) -> None:
+    """Go to the begin of the first phase that trains the student: one before it may make a teacher."""
+    for phase, first, _ in trainer.phases:
+        trainer.enter(phase)
+        trainer.step = first
+        if any(parameter.requires_grad for parameter in trainer.student.parameters()):
+            return
 
 
 @contextmanager

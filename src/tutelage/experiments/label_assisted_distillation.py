@@ -1,4 +1,4 @@
-"""Label assisted distillation where the region must be known: noisy pixels of cells, a fifth of the cells labelled wrongly."""
+"""Label assisted distillation where the region must be known: noisy pixels of cells, and few images with wrong labels."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from tutelage.systems._toy import build_with_seed
 from tutelage.systems.label_assisted_distillation import LabelAssistedDistillation, with_channel
 
 CLASSES, SIDE, CELLS = 5, 32, 9
+IMAGES, WRONG, STEPS = 100, 0.3, 200
 IOU, LOSS, PATHS = (
     "mean intersection over union, %",
     "points of it lost with another image's pixels",
@@ -72,9 +73,12 @@ def mean_iou(guess: Tensor, labels: Tensor) -> float:
 
 
 @torch.no_grad()
-def _with_labels(method: LabelAssistedDistillation, data: TensorData, path: str | None, swapped: bool = False) -> Tensor:
-    """The teacher's classes [N, H, W] with the labels of ``data`` in; ``swapped``: beside the next image's pixels."""
-    channel = method.channel(path)(Batch(data.inputs, data.labels, seeds=torch.arange(len(data))))
+def _with_labels(
+    method: LabelAssistedDistillation, data: TensorData, path: str | None, swapped: bool = False, factor: float = 1.0
+) -> Tensor:
+    """The teacher's classes [N, H, W] with the labels of ``data`` in; ``swapped``: beside the next image's pixels; ``factor``:
+    on the channel, 0: without labels."""
+    channel = factor * method.channel(path)(Batch(data.inputs, data.labels, seeds=torch.arange(len(data))))
     images = data.inputs.roll(1, 0) if swapped else data.inputs
     network = method.teacher_network.eval()
     return torch.cat([network(part).argmax(1) for part in with_channel(Batch(images), channel).inputs.split(100)])
@@ -82,9 +86,9 @@ def _with_labels(method: LabelAssistedDistillation, data: TensorData, path: str 
 
 def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
     """U-nets of 8, 16 and 32 channels from one start; each training takes 200 steps of 16 images, mirrored at random."""
-    count, steps = (16, 2) if smoke else (200, 200)
-    data = cells(torch_rng(seed, "train"), count, 0.2, Augmentation(flip=0.5, labels="map"))
-    test = cells(torch_rng(seed, "test"), count)
+    count, steps = (16, 2) if smoke else (IMAGES, STEPS)
+    data = cells(torch_rng(seed, "train"), count, WRONG, Augmentation(flip=0.5, labels="map"))
+    test = cells(torch_rng(seed, "test"), 16 if smoke else 200)
     fixed: dict[str, Any] = {"batch_size": 16, "lr": 3e-3, "optimizer": "adamw", "schedule": "linear", "warmup": 0, "seed": seed}
 
     def start() -> UNet:
@@ -112,6 +116,7 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
         differ = 100 * (one != other).double().mean().item()
         arms[f"{name} teacher, privileged"] = {IOU: with_labels, LOSS: with_labels - swapped, PATHS: differ}
         arms[f"{name} teacher, another image's pixels"] = swapped
+        arms[f"{name} teacher, no labels"] = mean_iou(_with_labels(method, test, None, factor=0.0), test.labels)
     return arms
 
 
