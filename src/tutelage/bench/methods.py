@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from tutelage import registry
 from tutelage.bench.distill_steps import StepVariant, measure
+from tutelage.distillation.data import ReplayableData, TensorData, map_tree
 from tutelage.distillation.data.subset import SubsetData
 from tutelage.distillation.outputs import forward_heads
 from tutelage.distillation.trainer import Trainer
@@ -46,8 +47,9 @@ def bench(
 
     A row is ``{system, size, batch, step_ms, own_ms, passes_ms, over_own, over_passes, student_passes, teacher_passes}``.
     ``size``: ``tiny`` or ``large``. ``own_ms``: one forward and backward pass of the student and the optimiser's step.
-    ``passes_ms``: the same with every pass of student and teacher that the method's step makes, on the same inputs; None
-    where the method calls parts of the student alone. ``over_own`` and ``over_passes`` are medians of the rounds' own
+    ``passes_ms``: the same with every pass of student and teacher that the method's step makes, and of their copies inside
+    the method, on the same inputs; None where the method calls parts of the student alone. A pass in forward mode counts as
+    a plain one, and a teacher that is no network counts nothing. ``over_own`` and ``over_passes`` are medians of the rounds' own
     ratios: the ways take turns, CPU time, one thread.
 
     Raises:
@@ -87,14 +89,15 @@ def row(name: str, rounds: int, steps: int, batch_size: int | None = None) -> di
     job = registry.find(name).target.tiny_job(0)
     batch_size = batch_size or min(job.settings.batch_size, len(job.data))
     if batch_size > len(job.data):
-        job.data = SubsetData(job.data, torch.arange(len(job.data)).repeat(-(-batch_size // len(job.data))))
+        job.data = _repeated(job.data, -(-batch_size // len(job.data)))
     job.settings = replace(job.settings, steps=1_000_000, batch_size=batch_size, checkpoint_every=0, eval_every=0)
     job.evaluate = None
     trainer = Trainer(job)
     trainer._train_mode()
     _enter_student_phase(trainer)
     teacher = job.teacher.network if job.teacher is not None else None
-    with recorded(trainer.student, teacher) as passes:
+    copies = [one for one in trainer.method.modules() if type(one) in (type(trainer.student), type(teacher))]
+    with recorded(trainer.student, teacher, *copies) as passes:
         trainer.advance()
     inputs = trainer.batch(0).inputs
 
@@ -128,6 +131,16 @@ def row(name: str, rounds: int, steps: int, batch_size: int | None = None) -> di
         "student_passes": sum(one.network is trainer.student for one in passes),
         "teacher_passes": sum(one.network is teacher for one in passes),
     }
+
+
+def _repeated(data: ReplayableData, times: int) -> ReplayableData:
+    """All samples ``times`` times over; tensors stay :class:`TensorData`, from which a method may count classes."""
+    if not isinstance(data, TensorData):
+        return SubsetData(data, torch.arange(len(data)).repeat(times))
+    inputs, labels, weights = (
+        map_tree(lambda leaf: torch.cat([leaf] * times), one) for one in (data.inputs, data.labels, data.weights)
+    )
+    return TensorData(inputs, labels, weights, data.views)
 
 
 def _enter_student_phase(trainer: Trainer) -> None:
