@@ -7,16 +7,31 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from tutelage.bench.methods import bench, recorded
+from tutelage.bench.methods import bench, recorded, row
 from tutelage.cli import main
 from tutelage.errors import InputError
+from tutelage.systems.kd import KD
 
 
-def test_a_row_counts_the_passes_and_times_them() -> None:
-    (row,) = bench(rounds=1, steps=1, systems=["kd"])["rows"]
-    assert (row["student_passes"], row["teacher_passes"]) == (1, 1)
-    assert row["over_own"] == pytest.approx(row["step_ms"] / row["own_ms"])
-    assert row["over_passes"] == pytest.approx(row["step_ms"] / row["passes_ms"])
+def test_two_rows_count_the_passes_and_time_them() -> None:
+    rows = bench(rounds=1, steps=1, systems=["kd"])["rows"]
+    assert [one["size"] for one in rows] == ["tiny", "large"]
+    for one in rows:
+        assert (one["student_passes"], one["teacher_passes"]) == (1, 1)
+        assert one["over_own"] == pytest.approx(one["step_ms"] / one["own_ms"])
+        assert one["over_passes"] == pytest.approx(one["step_ms"] / one["passes_ms"])
+    assert rows[1]["batch"] % rows[0]["batch"] == 0 and rows[1]["passes_ms"] > rows[0]["passes_ms"]
+
+
+def test_a_batch_larger_than_the_data_repeats_them() -> None:
+    data = KD.tiny_job(0).data
+    found = row("kd", 1, 1, 2 * len(data) + 1)
+    assert found["batch"] == 2 * len(data) + 1 and found["student_passes"] == 1
+
+
+def test_the_phase_that_trains_the_student_is_timed() -> None:
+    found = row("label-assisted-distillation", 1, 1)
+    assert found["student_passes"] == 1
 
 
 def test_calls_of_whole_networks_are_recorded_with_their_mode() -> None:
@@ -39,5 +54,5 @@ def test_the_command_prints_a_row_and_writes_it() -> None:
     words = ["bench", "methods", "--system", "kd", "--rounds", "1", "--steps", "1", "--json", "-"]
     result = CliRunner().invoke(main.app, words)
     assert result.exit_code == 0, result.output
-    (row,) = json.loads(result.stdout)["rows"]
-    assert row["system"] == "kd" and row["teacher_passes"] == 1
+    rows = json.loads(result.stdout)["rows"]
+    assert [(one["system"], one["size"], one["teacher_passes"]) for one in rows] == [("kd", "tiny", 1), ("kd", "large", 1)]

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
 import tutelage
+from tutelage.cli import main
 from tutelage.distillation.data import Batch, TensorData
 from tutelage.distillation.data.generated import Prior
 from tutelage.distillation.job import TrainingJob, TrainingSettings
@@ -246,6 +250,33 @@ def test_training_knows_only_teacher_noise_and_seed() -> None:
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
     assert generate(runs[0].student, torch.randn(5, 2)).shape == (5, 2)
+
+
+def test_a_recipe(tmp_path: Path) -> None:
+    save_file(VelocityMLP(2, 8).state_dict(), tmp_path / "flow.safetensors")
+    network = 'model = "freeflow"\noptions = { dim = 2, width = 8 }\n'
+    recipe = f"""
+method = "freeflow"
+out = "{tmp_path}/run"
+[student]
+{network}
+[teacher]
+{network}
+weights = "{tmp_path}/flow.safetensors"
+[data]
+kind = "prior"
+shape = [2]
+[settings]
+steps = 2
+batch_size = 8
+ema = 0.9
+"""
+    (tmp_path / "recipe.toml").write_text(recipe)
+    ran = CliRunner().invoke(main.app, ["distill", str(tmp_path / "recipe.toml")])
+    assert ran.exit_code == 0, ran.output
+    student = VelocityMLP(2, 8)
+    student.load_state_dict(load_file(tmp_path / "run/seed-0/student.safetensors"))
+    assert generate(student, torch.randn(5, 2)).shape == (5, 2)
 
 
 class Conditional(nn.Module):

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
+from typer.testing import CliRunner
 
+from tutelage import distill
+from tutelage.cli import main
 from tutelage.distillation.data import Batch, TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.losses import channel_divergence
@@ -243,3 +250,35 @@ def test_bad_labels_are_refused() -> None:
 def test_a_student_without_a_stem_is_refused() -> None:
     with pytest.raises(InputError, match="no convolution"):
         widen_network(nn.Linear(3, 3), 3)
+
+
+def test_one_call_makes_the_teacher_and_the_student() -> None:
+    batch = some_batch(8)
+    scenes = TensorData(batch.inputs, batch.labels)
+    name = "label-assisted-distillation"
+    result = distill(lambda: UNet(3, 3, (4, 8)), None, scenes, name, task="segmentation", steps=4, batch_size=4, progress=False)
+    assert result.student(batch.inputs).shape == (8, 3, 8, 8)
+
+
+def test_a_recipe(tmp_path: Path) -> None:
+    batch = some_batch(8)
+    np.savez(tmp_path / "scenes.npz", inputs=batch.inputs.numpy(), labels=batch.labels.numpy())
+    recipe = f"""
+method = "label-assisted-distillation"
+task = "segmentation"
+out = "{tmp_path}/run"
+[student]
+model = "label-assisted-distillation"
+options = {{ in_chans = 3, out_chans = 3 }}
+[data]
+file = "{tmp_path}/scenes.npz"
+[options]
+consistency = 1.0
+[settings]
+steps = 4
+batch_size = 4
+"""
+    (tmp_path / "recipe.toml").write_text(recipe)
+    ran = CliRunner().invoke(main.app, ["distill", str(tmp_path / "recipe.toml")])
+    assert ran.exit_code == 0, ran.output
+    UNet(3, 3).load_state_dict(load_file(tmp_path / "run/seed-0/student.safetensors"))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from statistics import median
@@ -13,13 +14,16 @@ from torch import Tensor, nn
 
 from tutelage import registry
 from tutelage.bench.distill_steps import StepVariant, measure
+from tutelage.distillation.data import ReplayableData, TensorData, map_tree
+from tutelage.distillation.data.subset import SubsetData
 from tutelage.distillation.outputs import forward_heads
 from tutelage.distillation.trainer import Trainer
 from tutelage.errors import InputError, did_you_mean
 
 STEP, OWN, PASSES = "step", "student's own step", "passes"
-BATCH = 256
-"""Samples a step, or all of a tiny job's data: large batches, so that the networks weigh more than Python."""
+LARGE_MS = 20.0
+"""What the passes of a large step take at least, in ms: then Python's own time, a millisecond or less, hardly counts."""
+MOST_SAMPLES = 2**16
 
 
 class Pass(NamedTuple):
@@ -38,13 +42,15 @@ def bench(
     systems: Sequence[str] | None = None,
     progress: Callable[[float, float], object] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """``{rows, clock, threads}``; a row a system that trains a student, from its tiny job in batches of up to 256.
+    """``{rows, clock, threads, rounds}``; two rows a system that trains a student: its tiny job as it is, where Python's own
+    time counts, and the same in batches so large that the passes take 20 ms or more, where the method's cost is left.
 
-    A row is ``{system, batch, step_ms, own_ms, passes_ms, over_own, over_passes, student_passes, teacher_passes}``.
-    ``own_ms``: one forward and backward pass of the student and the optimiser's step. ``passes_ms``: the same with every
-    pass of student and teacher that the method's step makes, on the same inputs; None where the method calls parts of the
-    student alone. ``over_own`` and ``over_passes`` are medians of the rounds' own ratios: the ways take turns, CPU time, one
-    thread.
+    A row is ``{system, size, batch, step_ms, own_ms, passes_ms, over_own, over_passes, student_passes, teacher_passes}``.
+    ``size``: ``tiny`` or ``large``. ``own_ms``: one forward and backward pass of the student and the optimiser's step.
+    ``passes_ms``: the same with every pass of student and teacher that the method's step makes, and of their copies inside
+    the method, on the same inputs; None where the method calls parts of the student alone. A pass in forward mode counts as
+    a plain one, and a teacher that is no network counts nothing. ``over_own`` and ``over_passes`` are medians of the rounds' own
+    ratios: the ways take turns, CPU time, one thread.
 
     Raises:
         InputError: no such system, or one that trains no student.
@@ -59,23 +65,39 @@ def bench(
     try:
         for number, name in enumerate(wanted):
             progress(number, len(wanted))
-            rows.append(row(name, rounds, steps))
+            tiny = row(name, rounds, steps)
+            rows += [tiny, large_row(tiny, rounds, steps)]
     finally:
         torch.set_num_threads(threads)
     progress(len(wanted), len(wanted))
     return {"rows": rows, "clock": "CPU time", "threads": 1, "rounds": rounds}
 
 
-def row(name: str, rounds: int, steps: int) -> dict[str, Any]:
-    """One row of :func:`bench`."""
+def large_row(tiny: Mapping[str, Any], rounds: int, steps: int) -> dict[str, Any]:
+    """The row of the tiny one's system in batches whose passes take :data:`LARGE_MS` or more, or of :data:`MOST_SAMPLES`."""
+    batch_size = tiny["batch"]
+    found: dict[str, Any] = dict(tiny)
+    while (took := found["passes_ms"] or found["own_ms"]) < LARGE_MS and batch_size < MOST_SAMPLES:
+        # half more than in proportion: part of the time does not grow with the batch
+        batch_size = min(MOST_SAMPLES, batch_size * math.ceil(1.5 * LARGE_MS / took))
+        found = row(tiny["system"], 1, 1, batch_size)
+    return row(tiny["system"], rounds, steps, batch_size) | {"size": "large"}
+
+
+def row(name: str, rounds: int, steps: int, batch_size: int | None = None) -> dict[str, Any]:
+    """One row of :func:`bench`; ``batch_size``: another than the tiny job's own, for which its samples are repeated."""
     job = registry.find(name).target.tiny_job(0)
-    batch_size = min(BATCH, len(job.data))
+    batch_size = batch_size or min(job.settings.batch_size, len(job.data))
+    if batch_size > len(job.data):
+        job.data = _repeated(job.data, -(-batch_size // len(job.data)))
     job.settings = replace(job.settings, steps=1_000_000, batch_size=batch_size, checkpoint_every=0, eval_every=0)
     job.evaluate = None
     trainer = Trainer(job)
     trainer._train_mode()
+    _enter_student_phase(trainer)
     teacher = job.teacher.network if job.teacher is not None else None
-    with recorded(trainer.student, teacher) as passes:
+    copies = [one for one in trainer.method.modules() if type(one) in (type(trainer.student), type(teacher))]
+    with recorded(trainer.student, teacher, *copies) as passes:
         trainer.advance()
     inputs = trainer.batch(0).inputs
 
@@ -99,6 +121,7 @@ def row(name: str, rounds: int, steps: int) -> dict[str, Any]:
     times = {way: found["ms"] for way, found in measure(ways, rounds, steps, "cpu").items()}
     return {
         "system": name,
+        "size": "tiny",
         "batch": batch_size,
         "step_ms": median(times[STEP]),
         "own_ms": median(times[OWN]),
@@ -108,6 +131,25 @@ def row(name: str, rounds: int, steps: int) -> dict[str, Any]:
         "student_passes": sum(one.network is trainer.student for one in passes),
         "teacher_passes": sum(one.network is teacher for one in passes),
     }
+
+
+def _repeated(data: ReplayableData, times: int) -> ReplayableData:
+    """All samples ``times`` times over; tensors stay :class:`TensorData`, from which a method may count classes."""
+    if not isinstance(data, TensorData):
+        return SubsetData(data, torch.arange(len(data)).repeat(times))
+    inputs, labels, weights = (
+        map_tree(lambda leaf: torch.cat([leaf] * times), one) for one in (data.inputs, data.labels, data.weights)
+    )
+    return TensorData(inputs, labels, weights, data.views)
+
+
+def _enter_student_phase(trainer: Trainer) -> None:
+    """Go to the begin of the first phase that trains the student: one before it may make a teacher."""
+    for phase, first, _ in trainer.phases:
+        trainer.enter(phase)
+        trainer.step = first
+        if any(parameter.requires_grad for parameter in trainer.student.parameters()):
+            return
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from tutelage.seeds import torch_rng
 from tutelage.systems._toy import build_with_seed
 from tutelage.systems.freeflow import FreeFlow, VelocityMLP, generate, velocity_teacher
 
-STEPS = 1500
+STEPS = 2000
 ERROR = "distance to the teacher's end point from the same noise"
 ENERGY, LEAST = "energy distance to the data", "samples at the rarest of 8 modes, %"
 MISMATCH: Mapping[str, tuple[float, float]] = MappingProxyType(
@@ -69,7 +69,7 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
         "FreeFlow": FreeFlow(prediction=1.0),
         "correction alone": FreeFlow(prediction=0.0),
     }
-    methods |= {f"on data, {name}": OnData(prediction=1.0, at_end=0.25) for name in MISMATCH}
+    methods |= {f"on data, {name}": OnData(prediction=1.0) for name in MISMATCH}
     if all_arms:
         methods["FreeFlow, joint"] = FreeFlow(power=0.0)
     arms: dict[str, Figure] = {
@@ -119,8 +119,9 @@ experiment = Experiment(
         better("FreeFlow", 3.0, metric=LEAST),
     ],
     run=run,
-    limits="Points in two dimensions and a teacher in closed form: no FID, no images, no trained teacher. Settings were chosen on "
-    "selection seed 100 alone: with a quarter of delta at 1 FreeFlow's error was 0.71 after 1,500 steps, without it 0.19 (over "
-    "1,000 noises); the arms on data were tried with a quarter of times at 1 alone (0.26 matched, 0.26 mildly, 0.31 strongly "
-    "mismatched). After 500 steps, a quarter at 1: 0.59; learning rate 0.001: 0.62; weights of power 0.5: 0.70; none at 1: 0.40.",
+    limits="Points in two dimensions and a teacher in closed form: no FID, no images, no trained teacher. On matched data the "
+    "data-based arm is the better one, 0.12 against 0.15, and on mildly mismatched data as good: the claim is about strong "
+    "mismatch. Settings were chosen on selection seeds 100 to 102. With a quarter of delta (and of the data-based arm's times) at "
+    "1, seed 100 after 2,000 steps: FreeFlow 0.35, strongly mismatched data 0.33; with none at 1, as here: 0.14 and 0.24. After "
+    "1,500 steps and a quarter at 1: FreeFlow 0.71; after 500 steps 0.59, learning rate 0.001 0.62, weights of power 0.5 0.70.",
 )

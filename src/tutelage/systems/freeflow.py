@@ -9,9 +9,29 @@ may start as a copy of the teacher::
     done = tutelage.distill(copy.deepcopy(flow), flow, Prior((3, 32, 32), length=10**9), method="freeflow", ema=0.999)
     images = generate(done.student, torch.randn(16, 3, 32, 32))
 
-As a recipe: ``[method] name = "freeflow"``, ``[data] kind = "prior"``. With classes to generate for, give
-``Prior(…, classes=10)``: the class ids are then the third argument of teacher and student.
-Guidance is part of the teacher: ``GuidedFlow(flow, 2.0, 10)``.
+As a recipe, with the network of points that this page defines (``VelocityMLP``; a network of your own is given in Python)::
+
+    method = "freeflow"
+    out = "runs/one-step"
+
+    [student]
+    model = "freeflow"
+    options = { dim = 2, width = 128 }
+
+    [teacher]
+    model = "freeflow"
+    options = { dim = 2, width = 128 }
+    weights = "flow.safetensors"
+
+    [data]
+    kind = "prior"
+    shape = [2]
+
+    [settings]
+    ema = 0.999
+
+With classes to generate for, give ``Prior(…, classes=10)`` (``classes = 10``): the class ids are then the third argument of
+teacher and student. Guidance is part of the teacher: ``GuidedFlow(flow, 2.0, 10)``.
 
 A student F(z, delta) moves noise z to where the teacher's path from z is at time 1 - delta: ``f(z, delta) = z + delta F``.
 Two objectives, both on noise (velocities as in ``networks/flow.py``):
@@ -149,6 +169,23 @@ def balance(prediction: Tensor, correction: Tensor, alpha: float = 1.0) -> Tenso
     return alpha * row_norm(prediction).mean() / (row_norm(correction).mean() + EPSILON)
 
 
+class VelocityMLP(nn.Module):
+    """A velocity, or a flow map's F, of points [B, dim]: time enters as t, and sine and cosine of pi t and 2 pi t."""
+
+    def __init__(self, dim: int = 2, width: int = 128, depth: int = 3):
+        super().__init__()
+        sizes = [dim + 5, *[width] * depth]
+        hidden = [layer for a, b in zip(sizes, sizes[1:]) for layer in (nn.Linear(a, b), nn.SiLU())]
+        self.layers = nn.Sequential(*hidden, nn.Linear(width, dim))
+
+    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
+        """[B, dim] at times (a flow map's F: delta) [B]; None: 1, the whole way."""
+        t = x.new_ones(len(x)) if t is None else t
+        angle = torch.pi * t[:, None]
+        waves = [angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos()]
+        return self.layers(torch.cat([x, t[:, None], *waves], 1))
+
+
 @system("freeflow", kind="distillation")
 class FreeFlow(Method):
     """A one-step generator of a flow teacher, from noise alone: no data set is opened.
@@ -166,6 +203,7 @@ class FreeFlow(Method):
 
     deterministic_teacher = False
     matched_heads = ()
+    Network = VelocityMLP
 
     @dataclass(frozen=True)
     class Config:
@@ -304,23 +342,6 @@ class FreeFlow(Method):
         student = build_with_seed(lambda: VelocityMLP(2, 16), seed, "student")
         settings = TrainingSettings(steps=8, batch_size=16, lr=3e-3, seed=seed)
         return TrainingJob(student, teacher, cls(), Prior((2,)), settings, "freeflow")
-
-
-class VelocityMLP(nn.Module):
-    """A velocity, or a flow map's F, of points [B, dim]: time enters as t, and sine and cosine of pi t and 2 pi t."""
-
-    def __init__(self, dim: int = 2, width: int = 128, depth: int = 3):
-        super().__init__()
-        sizes = [dim + 5, *[width] * depth]
-        hidden = [layer for a, b in zip(sizes, sizes[1:]) for layer in (nn.Linear(a, b), nn.SiLU())]
-        self.layers = nn.Sequential(*hidden, nn.Linear(width, dim))
-
-    def forward(self, x: Tensor, t: Tensor | None = None) -> Tensor:
-        """[B, dim] at times (a flow map's F: delta) [B]; None: 1, the whole way."""
-        t = x.new_ones(len(x)) if t is None else t
-        angle = torch.pi * t[:, None]
-        waves = [angle.sin(), angle.cos(), (2 * angle).sin(), (2 * angle).cos()]
-        return self.layers(torch.cat([x, t[:, None], *waves], 1))
 
 
 def inputs_of(batch: Batch) -> tuple[Tensor, list[Tensor]]:

@@ -6,19 +6,23 @@
 
 ``segmenter``: any network of images whose ``logits`` are [B, K, h, w]. ``scenes``: images with class ids [B, H, W]; where images
 are mirrored or cut, ``Augmentation(labels="map")`` moves the labels along. No teacher is given: the first half of the steps
-makes one, the second half teaches the student. As a recipe, for ``tutelage distill``::
+makes one, the second half teaches the student. As a recipe, for ``tutelage distill``, with this project's U-Net::
 
     method = "label-assisted-distillation"
     task = "segmentation"
+    out = "runs/segmenter"
 
     [student]
-    factory = "my_models:segmenter"
+    model = "label-assisted-distillation"
+    options = { in_chans = 3, out_chans = 5 }
 
     [data]
-    factory = "my_data:scenes"
+    file = "scenes.npz"
 
     [options]
     consistency = 1.0
+
+``scenes.npz`` holds ``inputs`` [N, 3, H, W] and ``labels`` [N, H, W].
 
 A teacher that exists already, on C + 1 channels: ``distill(segmenter, label_assisted_teacher(network, classes), scenes,
 "label-assisted-distillation", options={"teacher_share": 0})``. Its answers can be cached.
@@ -233,6 +237,7 @@ class LabelAssistedDistillation(Method):
     needs_labels = True
     needs_teacher = False
     student_heads = ("logits",)
+    Network = UNet
 
     @dataclass(frozen=True)
     class Config:

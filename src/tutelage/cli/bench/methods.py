@@ -26,13 +26,13 @@ def methods(
     with progress("measuring", 1) as bar:
         result = bench(rounds, steps, system, progress=bar)
     screen = console(json)
-    table = Table(
-        "system", "batch", "step, ms", "student alone, ms", "times", "passes, ms", "times", "passes of student, teacher", box=None
-    )
+    columns = ("system", "size", "batch", "step, ms", "student alone, ms", "times", "passes, ms", "times")
+    table = Table(*columns, "passes of student, teacher", box=None)
     for it in result["rows"]:
         passes = ("–", "–") if it["passes_ms"] is None else (f"{it['passes_ms']:.1f}", f"{it['over_passes']:.2f}")
         table.add_row(
             it["system"],
+            it["size"],
             str(it["batch"]),
             f"{it['step_ms']:.1f}",
             f"{it['own_ms']:.1f}",
@@ -42,8 +42,8 @@ def methods(
         )
     screen.print(table)
     screen.print(
-        f"tiny jobs of a millisecond or so, where Python's own time counts; {rounds} rounds, {result['clock']}, "
-        f"{result['threads']} thread",
+        f"tiny: a step of a millisecond or so, where Python's own time counts; large: passes of 20 ms or more; {rounds} rounds, "
+        f"{result['clock']}, {result['threads']} thread",
         soft_wrap=True,
     )
     emit(result | run_metadata([0]), json)
