@@ -160,7 +160,7 @@ experiment = Experiment(
     "compare updates of the removal policy alone. The students are of a network of 139,000 weights for 8x8 digits; that it is "
     "more than 10 times smaller on CIFAR-10, as the paper has it, needs its teachers and hundreds of students. On labels alone the "
     "same layers do as well here: the search finds the size, the teacher's logits add nothing on this task. Whether the policy of "
-    "a smaller table speeds up a search is reported by --all, not claimed. The size is claimed of every seed, as a count: at most a "
-    "fifth. The first form of this claim compared the mean with 5 and was undecided (+1.4 [-0.3, 3.2]), for one student is 8.8 "
+    "a smaller table speeds up a search is reported by --all, not claimed. The size is claimed of every seed, as a count: at most "
+    "a fifth. The first form of this claim compared the mean with 5 and was undecided (+1.4 [-0.3, 3.2]), for one student is 8.8 "
     "times smaller.",
 )
