@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from tests.modules.pretrained.needed import needs, needs_photos
 
 from tutelage.experiments import sdvp_photos
 from tutelage.experiments.sdvp_photos import KEPT, RIGHT, WORDS, PhotoStudy, photo_study, run
 from tutelage.programs.types import ProgramFailure
 from tutelage.sdvp.questions import Question
+
+from ..modules.pretrained.needed import needs, needs_photos
 
 
 @pytest.fixture(scope="module")

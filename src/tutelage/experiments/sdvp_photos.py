@@ -83,7 +83,7 @@ class Sizes:
     teacher: int = 3000
     steps: int = 250
     probe: int = 40
-    collect: int = 160
+    collect: int = 240
     replay_views: int = 24
     report_views: int = 20
     report: int = 200

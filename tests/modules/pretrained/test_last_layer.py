@@ -10,6 +10,7 @@ from tutelage.modules.classification import ClassifierConfig
 from tutelage.modules.pretrained import last_layer
 from tutelage.modules.pretrained.efficientnet import ImageNetClassifier
 from tutelage.modules.pretrained.last_layer import LastLayerClassifier
+from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.types import Call
 from tutelage.programs.values import Image
 from tutelage.sdvp.compile import compile as distil
@@ -61,12 +62,12 @@ def test_only_the_last_layer_learns(whole: ImageNetClassifier) -> None:
     module = LastLayerClassifier.of(whole)
     before = {name: weight.clone() for name, weight in whole.network.state_dict().items()}
     program = "ANSWER0=CATEGORY(image=IMAGE)\nFINAL_RESULT=RESULT(var=ANSWER0)"
-    questions = [
-        Question(str(i), "t", {"IMAGE": call.args["image"]}, "What?", {"visprog": program}) for i, call in enumerate(calls(8))
-    ]
+    images = [{"IMAGE": call.args["image"]} for call in calls(8)]
+    questions = [Question(str(i), "t", image, "What?", {"visprog": program}) for i, image in enumerate(images)]
     options = SdvpOptions(filters=Filters(0.0), max_drop=None)
     with pytest.warns(match="accepted unseen"):
-        result = distil(questions, {"CATEGORY": module}, {"CATEGORY": lambda asked: ["boat"] * len(asked)}, options=options)
+        modules = {**symbolic_modules(), "CATEGORY": module}
+        result = distil(questions, modules, {"CATEGORY": lambda asked: ["boat"] * len(asked)}, options=options)
     taught = result.modules["CATEGORY"]
     assert taught.run(calls(8)).values == ["boat"] * 8
     assert {name for name, _ in taught.network.named_parameters()} == {"layer.weight", "layer.bias"}

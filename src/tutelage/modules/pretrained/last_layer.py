@@ -38,7 +38,8 @@ class LastLayerClassifier(ImageNetClassifier):
 
     Example:
         >>> module = LastLayerClassifier.pretrained()
-        >>> taught = tutelage.sdvp.compile(questions, {"CATEGORY": module}, {"CATEGORY": teacher})
+        >>> modules = {**symbolic_modules(), "CATEGORY": module}
+        >>> result = tutelage.sdvp.compile(questions, modules, {"CATEGORY": teacher})
     """
 
     def __init__(self, config: ClassifierConfig, network: nn.Module, whole: ImageNetClassifier):
