@@ -1,4 +1,4 @@
-"""SDVP on real photographs: the packaged ImageNet classifier learns a shop's thumbnails and keeps what it knew.
+"""SDVP on real photographs: the pretrained ImageNet classifier learns a shop's thumbnails and keeps what it knew.
 
 Module: CATEGORY, EfficientNet-Lite0 as packaged, of which the last layer is trained. Teacher: a small network trained in
 place on labelled thumbnails of Fashion-MNIST, 28 x 28 grey photographs of clothes. VisProg programs call the module on
@@ -47,11 +47,11 @@ KINDS = {
     "bag": ("purse", "mailbag", "plastic bag", "backpack"),
 }
 """The kinds of clothes that ImageNet has a class for: the module's word for each, and kindred classes, with which a second
-figure of the packaged module is counted."""
+figure of the pretrained module is counted."""
 WORDS = tuple(words[0] for words in KINDS.values())
 REPLAYED = ("camera.png", "china.jpg", "coins.png", "horse.png", "page.png")
 REPORTED = ("astronaut.png", "chelsea.png", "coffee.png", "flower.jpg", "motorcycle_left.png", "rocket.jpg")
-"""The eleven packaged photographs, every other one by name: those that are replayed, and those that are reported on."""
+"""The eleven photographs of packages, every other one by name: those that are replayed, and those that are reported on."""
 SELECTED = REPLAYED[:2]
 """Those that selection seeds are scored on, which then are not replayed."""
 RIGHT = {
@@ -96,7 +96,7 @@ SMOKE_OPTIONS = replace(OPTIONS, settings=replace(OPTIONS.settings, steps=3, war
 
 @dataclass(frozen=True)
 class PhotoStudy:
-    """The parts of one seed: the packaged module, the task with its teacher, and the questions that are reported."""
+    """The parts of one seed: the pretrained module, the task with its teacher, and the questions that are reported."""
 
     module: LastLayerClassifier
     task: SdvpTask
@@ -140,8 +140,8 @@ def photo_study(seed: int, smoke: bool = False) -> PhotoStudy:
     rng = numpy_rng(seed, "sdvp-photos")
     order = rng.permutation(len(train[1]))
     ends = np.cumsum([sizes.teacher, sizes.probe, sizes.collect])
-    taught, probe, collected = order[: ends[0]], order[ends[0] : ends[1]], order[ends[1] : ends[2]]
-    teacher = _teacher(train[0][taught], train[1][taught], sizes.steps, seed)
+    labelled, probe, collected = order[: ends[0]], order[ends[0] : ends[1]], order[ends[1] : ends[2]]
+    teacher = _teacher(train[0][labelled], train[1][labelled], sizes.steps, seed)
     reported = numpy_rng(0, "sdvp-photos", "report")  # the same for all seeds
     shown = reported.permutation(len(test[1]))[: sizes.report]
     replayed, scored = (REPLAYED[2:], SELECTED) if selecting else (REPLAYED, REPORTED)
@@ -235,7 +235,7 @@ def _clothes(seed: int, selecting: bool, smoke: bool) -> list[tuple[np.ndarray, 
 
 
 def _photographs() -> dict[str, Image]:
-    """The packaged photographs by name."""
+    """The photographs of packages by name."""
     files = {name: path for asset in ("photos", "photos-more") for name, path in assets.verify(asset).items()}
     return {name: Image.from_file(files[name]) for name in (*REPLAYED, *REPORTED)}
 

@@ -68,11 +68,11 @@ def test_only_the_last_layer_learns(whole: ImageNetClassifier) -> None:
     with pytest.warns(match="accepted unseen"):
         modules = {**symbolic_modules(), "CATEGORY": module}
         result = distil(questions, modules, {"CATEGORY": lambda asked: ["boat"] * len(asked)}, options=options)
-    taught = result.modules["CATEGORY"]
-    assert taught.run(calls(8)).values == ["boat"] * 8
-    assert {name for name, _ in taught.network.named_parameters()} == {"layer.weight", "layer.bias"}
+    distilled = result.modules["CATEGORY"]
+    assert distilled.run(calls(8)).values == ["boat"] * 8
+    assert {name for name, _ in distilled.network.named_parameters()} == {"layer.weight", "layer.bias"}
     assert all(torch.equal(weight, before[name]) for name, weight in whole.network.state_dict().items())
-    assert taught.version != module.version
+    assert distilled.version != module.version
 
 
 def test_the_frozen_layers_count_in_the_version(whole: ImageNetClassifier) -> None:

@@ -1,4 +1,4 @@
-"""CATEGORY that learns quickly on a CPU: only the last layer of the packaged classifier is trained."""
+"""CATEGORY that learns quickly on a CPU: only the last layer of the pretrained classifier is trained."""
 
 from __future__ import annotations
 
