@@ -195,9 +195,8 @@ def _same(images: Sequence[Image], words: Sequence[str]) -> list[Question]:
 def _teacher(images: np.ndarray, labels: np.ndarray, steps: int, seed: int) -> ModuleTeacher:
     """A specialist of 24,000 parameters; it answers about grey thumbnails alone."""
     data = TensorData(_grey(images), torch.from_numpy(labels))
-    network = build_with_seed(lambda: SmallCNN(len(WORDS), 16, 64, stride=2), seed, "teacher")
-    settings = {"steps": steps, "batch_size": 64, "lr": 3e-3, "seed": seed, "warmup": steps // 10}
-    network = train_student(network, data, **settings).eval()
+    start = build_with_seed(lambda: SmallCNN(len(WORDS), 16, 64, stride=2), seed, "teacher")
+    network = train_student(start, data, steps=steps, batch_size=64, lr=3e-3, seed=seed, warmup=steps // 10).eval()
 
     def answer(calls: Sequence[Call]) -> list[CallLabel]:
         pixels = np.stack([255 - call.args["image"].bytes[0] for call in calls])
