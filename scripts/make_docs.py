@@ -1,5 +1,5 @@
 """Write docs/systems/NAME.md for each system, from its docstring, its options and its committed result; docs/tasks.md;
-and the tables of the README, the index of systems and the page of results.
+and the tables of the README, the index of systems, and the pages of results and of photographs.
 
 ``--check`` writes nothing and fails where a page is not what it would write.
 """
@@ -174,7 +174,8 @@ def main() -> None:
     """Write or check all pages."""
     pages = {PAGES / f"{entry.name}.md": page(entry) for entry in registry.systems().values()}
     pages[ROOT / "docs" / "tasks.md"] = tasks_page()
-    for path in (ROOT / "README.md", PAGES / "index.md", ROOT / "docs" / "results.md", ROOT / "docs" / "not-shown.md"):
+    filled = ("README.md", "docs/results.md", "docs/not-shown.md", "docs/photos.md", "docs/systems/index.md")
+    for path in (ROOT / name for name in filled):
         pages[path] = site_tables.filled(path)
     pages[ROOT / "mkdocs.yml"] = site_tables.navigation(ROOT / "mkdocs.yml")
     if "--check" not in sys.argv[1:]:

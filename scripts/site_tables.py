@@ -149,6 +149,34 @@ def study() -> str:
     )
 
 
+def photo_study(claims: bool = True) -> str:
+    """SDVP on photographs: every arm by every metric; with ``claims``, the paired differences behind the verdict."""
+    file = ROOT / "results" / "systems" / "sdvp-photos.json"
+    if not file.exists():
+        return "None is committed yet: `tutelage show sdvp-photos`."
+    found = read_json(file)
+    metrics = [found, *found["further_metrics"]]
+    rows = []
+    for arm in found["arms"]:
+        cells = [part["arms"].get(arm) for part in metrics]
+        rows.append(f"| {arm} | {' | '.join('–' if it is None else _mean_sd(it) for it in cells)} |")
+    heads = " | ".join(part["metric"].removesuffix(", %") for part in metrics)
+    lines = [f"| CATEGORY, % | {heads} |", "|---" * (len(metrics) + 1) + "|", *rows]
+    if claims:
+        lines += ["", "Paired differences over seeds in points, with 95 % t-intervals:", ""]
+        lines += [f"- {it['claim']}: {interval(it['difference'])}: **{it['verdict']}**" for it in found["claims"]]
+        lines += [
+            "",
+            f"By `{found['command']}`, {found['cpu_seconds']:.0f} CPU seconds for {len(found['seeds'])} seeds: {found['machine']}. "
+            f"Limits: {found['limits']}",
+        ]
+    return "\n".join(lines)
+
+
+def _mean_sd(cell: dict[str, Any]) -> str:
+    return f"{cell['mean']:.1f}" + ("" if not cell["sd"] else f" ± {cell['sd']:.1f}")
+
+
 def _task_row(row: dict[str, Any]) -> str:
     cells = [format(row["cells"][arm]["mean"], ".1f") if row["cells"][arm] else "–" for arm in ARMS]
     gain = row["gain"]
@@ -174,6 +202,8 @@ def filled(path: Path) -> str:
         "methods": lambda: methods("docs/systems/"),
         "methods-page": lambda: methods(""),
         "not-shown": not_shown,
+        "photo-study": photo_study,
+        "photo-figures": lambda: photo_study(claims=False),
         "study": study,
         "study-groups": study_groups,
     }

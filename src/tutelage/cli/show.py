@@ -15,7 +15,7 @@ app = typer.Typer()
 
 @app.command(epilog="Example: tutelage show nd-loss --json -")
 def show(
-    name: Annotated[str, typer.Argument(metavar="SYSTEM", help="A name from `tutelage systems`.")],
+    name: Annotated[str, typer.Argument(metavar="SYSTEM", help="A name from `tutelage systems`, or sdvp-photos.")],
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds; a verdict needs 3 or more.")] = 5,
     first_seed: Annotated[int, typer.Option(help="The first seed; the others follow it.")] = 0,
     everything: Annotated[bool, typer.Option("--all", help="Run the further arms too.")] = False,

@@ -98,7 +98,7 @@ class Experiment:
 
 
 def names() -> list[str]:
-    """The systems that have an experiment, from listing this folder: ``nd_loss.py`` is ``nd-loss``."""
+    """The experiments, from listing this folder: ``nd_loss.py`` is ``nd-loss``. All but ``sdvp-photos`` are of a system."""
     folder = str(Path(__file__).parent)
     found = (module.name for module in pkgutil.iter_modules([folder]))
     return sorted(name.replace("_", "-") for name in found if not name.startswith("_"))

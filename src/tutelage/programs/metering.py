@@ -31,6 +31,7 @@ SHORT = 100
 
 FREE = frozenset({bool, float, type(None)})
 """Types of which every value is small."""
+BOXES = frozenset({Box})
 SMALL = FREE | {Image}
 """The same for arguments: the pixels of an image in a call are there already."""
 
@@ -60,11 +61,13 @@ class Meter:
         """
         for value in call.args.values():
             kind = type(value)
+            if kind in SMALL:
+                continue
             if kind is dict:  # what an EVAL reads
                 for part in value.values():
                     if type(part) not in FREE:
                         self.charge(part)
-            elif kind not in SMALL and not isinstance(value, Image):
+            elif not isinstance(value, Image):
                 self.charge(value)
 
     def reserve_image(self, call: Call) -> None:
@@ -88,15 +91,17 @@ class Meter:
             LimitExceeded: more than is left, an integer of more than 10,000 bits, or lists nested too deeply.
         """
         kind = type(value)
-        if isinstance(value, int):
-            if value.bit_length() > MAX_BITS:
-                raise LimitExceeded(f"an integer of {value.bit_length():,} bits; at most {MAX_BITS:,} are kept")
-        elif isinstance(value, str):
+        if kind is list and len(value) <= SHORT and BOXES.issuperset(map(type, value)):
+            self._take_items(len(value))
+        elif kind is str or isinstance(value, str):
             self.characters -= len(value)
             if self.characters < 0:
                 raise LimitExceeded(f"the steps pass on texts of more than {MAX_CHARACTERS:,} characters in all")
-        elif kind is list and len(value) <= SHORT and all([type(part) is Box for part in value]):
-            self._take_items(len(value))
+        elif kind is Image:
+            self._take_bytes(value.root)
+        elif isinstance(value, int):
+            if value.bit_length() > MAX_BITS:
+                raise LimitExceeded(f"an integer of {value.bit_length():,} bits; at most {MAX_BITS:,} are kept")
         elif kind not in FREE:
             self._charge_parts(value)
 

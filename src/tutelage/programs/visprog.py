@@ -268,9 +268,10 @@ def check(
             else:
                 found = type_of(value)
                 given[name] = value
-            if found != wanted[name] and "any" not in (found, wanted[name]):
+            expected = wanted[name]
+            if found != expected and found != "any" and expected != "any":
                 if value is not None or name not in signature.optional:
-                    raise _wrong_type(step, name, found, wanted[name])
+                    raise _wrong_type(step, name, found, expected)
         if len(given) < len(wanted):
             _check_missing(step, given, signature)
         reads = None
@@ -279,7 +280,9 @@ def check(
             wave = max([wave, *[variables[name].wave for name, _ in reads]])
         if wave == len(waves):
             waves.append([])
-        blank = {name: given[name] for name in wanted if name in given}  # in the signature's order: equal calls, equal keys
+        blank = given  # in the signature's order: equal calls, equal keys
+        if [*given] != [*wanted]:
+            blank = {name: given[name] for name in wanted if name in given}
         waves[wave].append(ResolvedStep(number, module, blank, tuple(places), reads))
         variables[target] = Variable(len(inputs) + number, returns, wave + 1)
     return tuple([tuple(wave) for wave in waves])

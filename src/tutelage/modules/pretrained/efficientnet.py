@@ -97,10 +97,19 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """The logits."""
+        return self._fc(self.features(pixels))
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """What the last layer reads: [B, 1280]."""
         x = F.relu6(self._bn0(self._conv_stem((pixels * 255 - 127) / 128)))
         for block in self._blocks:
             x = block(x)
-        return self._fc(F.relu6(self._bn1(self._conv_head(x))).mean((2, 3)))
+        return F.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
+
+    @property
+    def last_layer(self) -> nn.Linear:
+        """Features [B, 1280] -> logits."""
+        return self._fc
 
 
 class ImageNetClassifier(Classifier):
