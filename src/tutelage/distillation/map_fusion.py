@@ -20,8 +20,8 @@ def hierarchical_context(student: Tensor, teacher: Tensor) -> Tensor:
     loss = F.mse_loss(student, teacher)
     for level in (4, 2, 1):
         if level < student.shape[2]:
-            pooled = (F.adaptive_avg_pool2d(x, level) for x in (student, teacher))
-            loss = loss + weight * F.mse_loss(*pooled)
+            pooled, goal = (F.adaptive_avg_pool2d(x, level) for x in (student, teacher))
+            loss = loss + weight * F.mse_loss(pooled, goal)
             total, weight = total + weight, weight / 2
     return loss / total
 
@@ -52,8 +52,8 @@ class MapFusion(nn.Module):
         self.fuses, self.size = fuses, size
         self.entry = nn.Sequential(nn.Conv2d(in_chans, middle, 1, bias=False), SafeBatchNorm2d(middle))
         self.exit = nn.Sequential(nn.Conv2d(middle, out_chans, 3, padding=1, bias=False), SafeBatchNorm2d(out_chans))
-        for part in (self.entry[0], self.exit[0]):
-            nn.init.kaiming_uniform_(part.weight, a=1)
+        for part in (self.entry, self.exit):
+            nn.init.kaiming_uniform_(part.get_parameter("0.weight"), a=1)
 
     def gate(self, x: Tensor, y: Tensor) -> Tensor:
         """The weights of x and y, maps of one shape: [2, B, middle or 1, H or 1, W or 1]."""

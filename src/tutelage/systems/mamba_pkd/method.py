@@ -42,7 +42,8 @@ class MambaPKD(Method):
     ``Kp - Kn``, weights of image i and class j that sum to 1 over all of both: ``Kp ~ exp(-eta sum_(l<k) (f_l - g))`` and ``Kn``
     the inverse, which is their update after every member. It learns until ``sum_ij (Kp - Kn)(f_k - g)`` reaches ``margin``: the
     loss ``boost`` is what is missing, a batch standing for all images. Logits of members and teacher are centred by image
-    there; elsewhere centring would change nothing, for a softmax does not see it.
+    there; elsewhere centring would change nothing, for a softmax does not see it. On one selection seed of the experiment's
+    digits seven boosted members stayed behind seven averaged ones (45 against 52 %, eta 0.1, a margin out of reach).
 
     The combination, a, T, members' sizes, the image-to-sequence layout and the zero start are our choice where the paper is
     not known in detail. ``A_log`` and ``D`` get no weight decay. Heads: ``logits`` [B, C]; int64 labels [B]. Needs the
