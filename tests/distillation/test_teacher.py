@@ -11,7 +11,7 @@ from torch import nn
 
 from tutelage.distillation.data import Batch, SampleOrder, TensorData, take_rows
 from tutelage.distillation.data.sources import as_data
-from tutelage.distillation.ensemble import EnsembleTeacher, RouteByClass, RouteByField, RouteBySample
+from tutelage.distillation.ensemble import EnsembleTeacher, NamedTeachers, RouteByClass, RouteByField, RouteBySample
 from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.outputs import forward_heads
 from tutelage.distillation.projections import Projection, resample
@@ -405,3 +405,15 @@ def test_rows_of_keeps_what_is_no_row() -> None:
     whole = Batch({"x": torch.arange(4.0)}, torch.arange(4), torch.arange(4), extra={"scale": torch.tensor(2.0)})
     part = take_rows(whole, torch.tensor([2, 0]))
     assert part.inputs["x"].tolist() == [2, 0] and part.labels.tolist() == [2, 0] and part.extra["scale"] == 2
+
+
+def test_named_teachers_answer_side_by_side() -> None:
+    first, second, shown = Net(seed=0), Net(seed=1), batch()
+    both = NamedTeachers(first, cnn=second)
+    both.request_features("inner")
+    answer = both(shown)
+    assert torch.equal(answer["logits"], first(shown.inputs)) and torch.equal(answer["cnn.logits"], second(shown.inputs))
+    assert "inner" in answer and "cnn.inner" not in answer
+    assert both.network is first and list(both.networks) == [first, second] and both.frozen
+    prints = [both.fingerprint, NamedTeachers(first, other=second).fingerprint, NamedTeachers(first, cnn=Net(seed=2)).fingerprint]
+    assert len({*prints, NamedTeachers(second, cnn=first).fingerprint}) == 4

@@ -199,7 +199,7 @@ def lesson(combine: str = "residual", lr: float = 1e-2, steps: int = 24) -> Trai
     return made
 
 
-@pytest.mark.parametrize("combine", ["residual", "average"])
+@pytest.mark.parametrize("combine", ["residual", "average", "boost"])
 def test_training_a_member_leaves_the_others_alone(combine: str) -> None:
     trainer = Trainer(lesson(combine))
     group = trainer.student
@@ -212,14 +212,62 @@ def test_training_a_member_leaves_the_others_alone(combine: str) -> None:
             assert changed == (j == k), (j, k)
 
 
-@pytest.mark.parametrize("combine", ["residual", "average"])
+@pytest.mark.parametrize("combine", ["residual", "average", "boost"])
 def test_the_group_is_the_sum_or_the_mean(combine: str) -> None:
     group = train(lesson(combine)).student
     images = toy_images(3).inputs
     each = torch.stack([member(images) for member in group.students])
     torch.testing.assert_close(group(images), each.sum(0) if combine == "residual" else each.mean(0))
     for count, said in enumerate(group.partial(images), 1):
-        torch.testing.assert_close(said, each[:count].sum(0) / (count if combine == "average" else 1))
+        torch.testing.assert_close(said, each[:count].sum(0) / (1 if combine == "residual" else count))
+
+
+def test_weights_of_boosting_by_their_update() -> None:
+    made = lesson("boost")
+    trainer = Trainer(made)
+    method, group = trainer.method, trainer.student
+    batch = made.data.batch(torch.arange(len(made.data)), None)
+    eta, count = method.config.eta, len(made.data)
+
+    def centred(logits: Tensor) -> Tensor:
+        return logits - logits.mean(1, keepdim=True)
+
+    def advance(steps: int) -> None:
+        group.train()
+        with torch.enable_grad():
+            for _ in range(steps):
+                trainer.advance()
+
+    with torch.no_grad():
+        goal = centred(made.teacher(batch)["logits"])
+        plus = minus = torch.full_like(goal, 1 / (2 * goal.numel()))
+        for member in range(3):
+            advance(7)
+            found, other = method(batch, group.eval(), trainer.teacher)
+            torch.testing.assert_close(found["share"], count * (plus - minus), atol=1e-5, rtol=1e-4)
+            terms = method.loss_terms(batch, found, other)
+            edge = ((plus - minus) * (centred(found["logits"]) - goal)).sum()
+            torch.testing.assert_close(terms["boost"], (method.config.margin - edge).relu(), atol=1e-5, rtol=1e-4)
+            moved = method.loss_terms(batch, found | {"logits": found["logits"] + 5.0}, {"logits": other["logits"] - 3.0})
+            torch.testing.assert_close(moved["boost"], terms["boost"], atol=1e-4, rtol=1e-4)  # centred by image
+            weights = method.loss_weights()
+            assert (weights["boost"], weights["label"]) == ((0.0, 0.5) if member == 0 else (1.0, 0.0))
+            advance(1)
+            f = centred(group.students[member].eval()(batch.inputs)) - goal
+            plus, minus = plus * torch.exp(-eta * f), minus * torch.exp(eta * f)
+            total = plus.sum() + minus.sum()
+            plus, minus = plus / total, minus / total
+
+
+def test_a_boosted_member_lowers_what_it_lacks() -> None:
+    trainer = Trainer(lesson("boost", steps=60))
+    trainer.student.train()
+    for _ in range(20):
+        trainer.advance()
+    start = float(trainer.method.best)
+    for _ in range(19):
+        trainer.advance()
+    assert float(trainer.method.best) < start
 
 
 @pytest.mark.parametrize("lr", [1e-2, 30.0])

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,7 +10,7 @@ from torch import Tensor, nn
 from tutelage.distillation.data import Batch, TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.outputs import Terms
-from tutelage.distillation.plan import train_plan
+from tutelage.distillation.plan import PlanResult, train_plan
 from tutelage.distillation.teacher import NetworkTeacher
 from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
@@ -247,3 +250,28 @@ def test_distillation_through_an_assistant_is_a_plan() -> None:
     assert (len(through.student.blocks), through.student.words.embedding_dim) == (1, 8)
     alone = train_plan(plan_with_assistant(teacher, ((2, 16), (2, 8)), build, job.data, job.settings))
     assert list(alone.results) == ["student"]
+
+
+def test_the_plan_of_the_page_runs_with_a_bert_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+
+    def build(layers: int, width: int) -> nn.Module:
+        sizes = SIZES | {"hidden_size": width, "num_hidden_layers": layers, "hidden_dropout_prob": 0.0}
+        return transformers.BertModel(transformers.BertConfig(vocab_size=20, **sizes), add_pooling_layer=False)
+
+    teacher = TinyEncoder(20, 16, 2, 2, std=0.2)  # a network of another kind than the students
+    ids = tokens(0, 8)
+    texts = TensorData({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+    settings, names = TrainingSettings(steps=2, batch_size=4), partial(projections, "bert")
+    more = {"teacher_names": partial(projections, "encoder"), "student_heads": 2, "teacher_heads": 2}
+
+    def run() -> PlanResult:
+        return train_plan(plan_with_assistant(teacher, ((2, 16), (1, 8)), build, texts, settings, names, **more), tmp_path)
+
+    done = run()
+    assert [entry["job"] for entry in done.provenance] == ["assistant", "student"]
+    assert done.student.config.hidden_size == 8 and done.student.config.num_hidden_layers == 1
+    assert (tmp_path / "assistant" / "student.safetensors").exists()
+    again = run()  # both jobs are read back, none is trained
+    assert all(torch.equal(value, again.student.state_dict()[name]) for name, value in done.student.state_dict().items())
+    assert again.provenance[1]["teacher"] == done.provenance[1]["teacher"] != done.provenance[0]["teacher"]

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,7 +218,8 @@ def test_points_get_the_gradient_of_their_elements() -> None:
         for name, value in found.items()
     }
     sum((found[name] * slopes[name]).sum() for name in found).backward()
-    for name, points in zip(method.names, method.points):
+    point_gradients = method.points.grad.split(method.counts.tolist())
+    for name, points, gradient in zip(method.names, method.points_by_tensor, point_gradients):
         weight = dict(network.named_parameters())[name].detach()
         rows = bucketed(weight, 64)
         alpha, beta = extent(rows)
@@ -226,7 +229,7 @@ def test_points_get_the_gradient_of_their_elements() -> None:
         padded = torch.zeros(rows.numel(), dtype=torch.float64)
         padded[: len(size)] = size
         gradients[name] = [((index == j) & live).double().mul(alpha * padded.view_as(rows)).sum().item() for j in range(4)]
-        assert points.grad.tolist() == pytest.approx(gradients[name], abs=1e-6)
+        assert gradient.tolist() == pytest.approx(gradients[name], abs=1e-6)
         step = torch.zeros(4, dtype=torch.float64)
         step[1] = 1e-7  # assignments do not change
         moved = quantize(weight, 2, 64, points=points.detach() + step) - quantize(weight, 2, 64, points=points.detach())
@@ -238,14 +241,14 @@ def test_differentiable_quantisation_leaves_the_network_and_sorts_its_points() -
     made = lesson(DifferentiableQuantization(bits=2))
     before = {name: p.detach().clone() for name, p in made.student.named_parameters()}
     trainer = Trainer(made)
-    start = [points.detach().clone() for points in trainer.method.points]
+    start = [points.detach().clone() for points in trainer.method.points_by_tensor]
     result = trainer.run()
     assert all(torch.equal(p, before[name]) for name, p in made.student.named_parameters())
     assert result.parameters_without_gradient == ()
-    for points, first in zip(trainer.method.points, start):
+    for points, first in zip(trainer.method.points_by_tensor, start):
         assert not torch.equal(points, first) and bool((points.diff() >= 0).all())
     assert len(result.student.head.weight.unique()) <= 4
-    for (name, value), points in zip(trainer.method.quantized(made.student).items(), trainer.method.points):
+    for (name, value), points in zip(trainer.method.quantized(made.student).items(), trainer.method.points_by_tensor):
         assert torch.equal(dict(result.student.named_parameters())[name], value), points
 
 
@@ -258,7 +261,83 @@ def test_redistribution_keeps_the_total() -> None:
     assert sum(redistribute([4, 4, 2], [0.1, 0.1, 0.6])) == 10
     with_norms = DifferentiableQuantization(bits=2, redistribute=True)
     Trainer(lesson(with_norms))
-    assert sum(len(points) for points in with_norms.points) == 16
+    assert sum(len(points) for points in with_norms.points_by_tensor) == 16
+
+
+def test_bits_are_dealt_by_tensor_and_packed_so() -> None:
+    assert redistribute([4, 4, 4], [1.0, 1.0, 1.0], [3, 3, 3]) == [4, 4, 4]
+    assert redistribute([3, 3, 3], [0.0, 1.0, 9.0], [2, 2, 2]) == [2, 2, 5]  # 3 dealt 0, 0.3, 2.7
+    made = lesson(QuantizedDistillation(bits=3, bucket=64, redistribute=True), 3)
+    trainer = Trainer(made)
+    bits = trainer.method.bits(made.student)
+    assert sum(bits.values()) == 3 * len(bits) and min(bits.values()) >= 2 and len(set(bits.values())) > 1
+    exported = trainer.run().student
+    for name, count in bits.items():
+        low = bucketed(dict(exported.named_parameters())[name].detach(), 64)
+        assert max(len(row.unique()) for row in low) <= 2**count
+    back = unpack(pack(exported.state_dict(), trainer.method.packing(exported)))
+    for name, value in exported.state_dict().items():
+        torch.testing.assert_close(back[name], value)
+    for wrong in (1, 32):
+        with pytest.raises(InputError, match="dealt anew"):
+            QuantizedDistillation(bits=wrong, redistribute=True)
+
+
+def mixed(tmp_path: Path | None = None, **options: object) -> Trainer:
+    made = lesson(QuantizedDistillation(bits=2, bucket=64, rounds=2, **options), 9)
+    made.settings = replace(made.settings, checkpoint_every=1, log_every=1, weight_decay=0.1)
+    return Trainer(made, tmp_path)
+
+
+def test_the_mixed_mode_trains_weights_and_points_in_turn() -> None:
+    trainer = mixed(points_lr=1.0)
+    student, method = trainer.student, trainer.method
+    names = method.learned.names
+
+    def weights() -> dict[str, Tensor]:
+        return {name: p.detach().clone() for name, p in student.named_parameters()}
+
+    student.train()
+    assert [(phase.name, length) for phase, _, length in trainer.phases] == [("weights", 3), ("points", 3), ("weights", 3)]
+    points = method.learned.points.detach().clone()
+    for _ in range(3):
+        trainer.advance()
+    assert not torch.equal(method.learned.points, points)  # placed on the weights as they are now
+    assert int(method.learned.counts.sum()) == 4 * len(names) == len(points)
+    full, points = weights(), method.learned.points.detach().clone()
+    assert all(torch.equal(p, full[name]) for name, p in method.learned.full.named_parameters())
+    for _ in range(2):
+        trainer.advance()
+    assert not torch.equal(method.learned.points, points)
+    assert all(torch.equal(now, full[name]) for name, now in weights().items())  # weights stay, by decay too
+    trainer.advance()
+    counts = dict(zip(names, method.learned.counts.tolist()))
+    for name, now in weights().items():
+        assert (name not in names and torch.equal(now, full[name])) or (
+            max(len(row.unique()) for row in bucketed(now, 64)) <= counts[name]
+        )
+    points = method.learned.points.detach().clone()
+    for _ in range(3):
+        trainer.advance()
+    assert torch.equal(method.learned.points, points)
+    assert len(bucketed(student.head.weight.detach(), 64)[0].unique()) > 4
+    exported = method.export(student)
+    torch.testing.assert_close(exported.head.weight, quantize(student.head.weight.detach(), 2, 64))
+
+
+def test_the_mixed_mode_goes_on_to_the_same_bits(tmp_path: Path) -> None:
+    whole = mixed(ask="entropy").run().student.state_dict()
+    for stop in (2, 4, 7):  # inside each stretch
+        trainer = mixed(tmp_path / str(stop), ask="entropy")
+        trainer.student.train()
+        with trainer._rng():
+            for _ in range(stop):
+                trainer.advance()
+        trainer.checkpoint()
+        resumed = mixed(tmp_path / str(stop), ask="entropy")
+        assert resumed.step == stop
+        found = resumed.run().student.state_dict()
+        assert all(torch.equal(value, found[name]) for name, value in whole.items())
 
 
 @settings(max_examples=30, deadline=None)

@@ -164,6 +164,10 @@ def test_the_soft_term_has_the_gradient_of_the_divergence() -> None:
         ({}, {"direct3", "direct4", "alternative3", "alternative4"}),
         ({"perceive": False}, {"direct4", "alternative4"}),
         ({"alternative_weight": 0.0}, {"direct3", "direct4"}),
+        ({"alternative_weight": (0.06, 0.0)}, {"direct3", "direct4", "alternative3"}),
+        ({"direct_weight": (0.0, 0.08), "alternative_weight": 0.0}, {"direct4"}),
+        ({"self_query": True}, {"direct3", "direct4", "alternative3", "alternative4"}),
+        ({"direct_weight": (0.0, 0.08), "self_query": True}, {"direct4", "alternative3", "alternative4"}),
     ],
 )
 def test_parts_can_be_left_out(options: dict[str, object], names: set[str]) -> None:
@@ -171,6 +175,27 @@ def test_parts_can_be_left_out(options: dict[str, object], names: set[str]) -> N
     result = trainer.run()
     assert set(result.history[-1]["terms"]) == {"label", "kd"} | names
     assert result.parameters_without_gradient == ()
+
+
+def test_weights_of_the_stages() -> None:
+    method = ScaleKD(direct_weight=(0.1, 0.2), alternative_weight=(0.3, 0.0), a=0.0)
+    assert method.loss_weights() == {"label": 1.0, "direct3": 0.1, "direct4": 0.2, "alternative3": 0.3}
+    alone = ScaleKD(direct_weight=(0.1, 0.2), alternative_weight=(0.3, 0.0), a=0.0, perceive=False)
+    assert alone.loss_weights() == {"label": 1.0, "direct4": 0.2}
+    trainer = Trainer(lesson(direct_weight=(0.1, 0.2), alternative_weight=(0.3, 0.0)))
+    assert (set(trainer.method.third), set(trainer.method.fourth)) == ({"direct", "alternative"}, {"direct"})
+
+
+def test_learned_queries_of_the_fourth_stage() -> None:
+    handed, learned = Trainer(lesson()), Trainer(lesson(self_query=True))
+    assert handed.method.fourth["direct"].table is None and learned.method.fourth["direct"].table is not None
+    for trainer, moves in ((handed, True), (learned, False)):
+        batch, method = trainer.batch(0), trainer.method.eval()
+        before = method(batch, trainer.student.eval(), trainer.teacher)[0]["direct4"]
+        with torch.no_grad():
+            method.third["direct"].out.bias += torch.arange(16.0)
+        after = method(batch, trainer.student, trainer.teacher)[0]["direct4"]
+        assert torch.equal(before, after) != moves  # only handed-on queries come from the third stage
 
 
 class PlainViT(nn.Module):

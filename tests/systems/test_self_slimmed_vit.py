@@ -5,7 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from tutelage.distillation.ensemble import NamedTeachers
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.teacher import NetworkTeacher
 from tutelage.distillation.trainer import Trainer, train
@@ -158,3 +160,42 @@ def test_what_does_not_fit_is_refused() -> None:
         Trainer(lesson(teacher=network(1)))
     with pytest.raises(InputError, match="ratio=1"):
         Trainer(replace(lesson(), student=network(0, stages=(1, 1))))
+
+
+def two_teachers(**options: object) -> TrainingJob:
+    host, cnn = network(1, ratio=1.0), build_with_seed(lambda: SmallCNN(4), 2)
+    made = lesson(teacher=NamedTeachers(host, cnn=cnn), **options)  # type: ignore[arg-type]
+    return replace(made, student=network(0, distillation_token=True))
+
+
+def test_a_second_teacher_has_a_token_of_its_own() -> None:
+    trainer = Trainer(two_teachers(cnn=0.5))
+    student, (_, cnn) = trainer.student.eval(), trainer.teacher.networks
+    batch = trainer.batch(0)
+    found, other = trainer.method(batch, student, trainer.teacher)
+    terms = trainer.method.loss_terms(batch, found, other)
+    answers = cnn(batch.inputs).argmax(1)
+    assert terms["cnn"].item() == pytest.approx(0.5 * F.cross_entropy(found["cnn"], answers).item(), rel=1e-6)
+    torch.testing.assert_close((found["logits"] + found["cnn"]) / 2, student(batch.inputs))
+    assert terms["label"].item() == pytest.approx(F.cross_entropy(found["logits"], batch.labels).item(), rel=1e-6)
+    assert [tuple(f.maps.shape) for f in student.forward_features(batch.inputs)] == [(16, 16, 8, 1)] + [(16, 16, 4, 1)] * 2
+    gradients = torch.autograd.grad(terms["cnn"], [student.distillation_head.weight, student.head.weight], allow_unused=True)
+    assert gradients[0].abs().sum() > 0 and gradients[1] is None
+
+
+def test_a_student_with_two_tokens_starts_from_the_host() -> None:
+    trainer = Trainer(two_teachers())
+    student, host = trainer.student, trainer.teacher.network
+    assert torch.equal(student.positions[:, :1], host.positions[:, :1])
+    assert torch.equal(student.positions[:, 2:], host.positions[:, 1:])
+    assert torch.equal(student.class_token, host.class_token)
+    result = trainer.run()
+    assert set(result.history[-1]["terms"]) == {"label", "tokens", "soft", "cnn"}
+    images = toy_images(2, image_size=16).inputs
+    assert torch.equal(result.student(images), trainer.student.eval()(images)) and result.student(images).shape == (64, 4)
+
+
+def test_token_and_second_teacher_go_together() -> None:
+    for wrong in (replace(two_teachers(), student=network(0)), replace(lesson(), student=network(0, distillation_token=True))):
+        with pytest.raises(InputError, match="go together"):
+            Trainer(wrong)

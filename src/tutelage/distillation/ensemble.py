@@ -194,6 +194,37 @@ class EnsembleTeacher(Teacher):
             teacher.load_state_dict({name.removeprefix(head): value for name, value in state.items() if name.startswith(head)})
 
 
+class NamedTeachers(EnsembleTeacher):
+    """Teachers side by side: the first one's heads under their own names, those of each other one behind its name.
+
+    ``NamedTeachers(host, cnn=other)`` answers ``logits`` and ``cnn.logits``. Inner outputs are those of the first; its
+    ``network`` is what a method runs parts of.
+
+    Args:
+        teacher: the first.
+        others: the others, by name.
+    """
+
+    def __init__(self, teacher: Teacher | nn.Module, **others: Teacher | nn.Module):
+        super().__init__([teacher, *others.values()])
+        self.names, self.network = tuple(others), self.teachers[0].network
+
+    def predict(self, batch: Batch) -> Output:
+        """See :class:`Teacher`."""
+        first, *others = (teacher(batch) for teacher in self.teachers)
+        named = zip(self.names, others, strict=True)
+        return {**first, **{f"{name}.{head}": value for name, heads in named for head, value in heads.items()}}
+
+    @property
+    def fingerprint(self) -> str:
+        """See :class:`Teacher`."""
+        return fingerprint("named", list(self.names), [teacher.fingerprint for teacher in self.teachers])
+
+    def request_features(self, *taps: str) -> None:
+        """See :class:`Teacher`; the first one's."""
+        self.teachers[0].request_features(*taps)
+
+
 def _weighted(values: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
     total = weights[0] * values[0]
     for weight, value in zip(weights[1:], values[1:], strict=True):

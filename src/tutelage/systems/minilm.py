@@ -94,10 +94,11 @@ def plan_with_assistant(
     data: ReplayableData,
     settings: TrainingSettings,
     names: Callable[[int], tuple[str, ...]] = partial(projections, "encoder"),  # noqa: B008  (frozen)
+    teacher_names: Callable[[int], tuple[str, ...]] | None = None,
     **options: Any,
 ) -> TrainingPlan:
     """Distillation through the assistant that :func:`needs_assistant` asks for, or in one job where it asks for none: a
-    plan for :func:`tutelage.distillation.plan.train_plan`.
+    plan for :func:`tutelage.distillation.plan.train_plan`, which :class:`MiniLM` shows in use.
 
     Args:
         teacher: the large encoder.
@@ -106,13 +107,15 @@ def plan_with_assistant(
         data: texts without labels, for both jobs.
         settings: for both jobs.
         names: the taps of a layer (from 0); by default those of ``encoder``: see :func:`projections`.
+        teacher_names: the same of the teacher, where it is another kind of network than ``build`` makes.
         options: further options of :class:`MiniLM`, for both jobs.
     """
     (deep, _), (layers, width) = sizes
-    last, assistant = names(deep - 1), needs_assistant(*sizes)
+    assistant = needs_assistant(*sizes)
 
     def distil(student: nn.Module, depth: int, source: nn.Module) -> TrainingJob:
-        method = MiniLM(student=names(depth - 1), teacher=last, **options)  # every source is as deep as the teacher
+        of_source = teacher_names if teacher_names is not None and source is teacher else names
+        method = MiniLM(student=names(depth - 1), teacher=of_source(deep - 1), **options)  # every source is as deep
         return TrainingJob(student, source, method, data, settings, "minilm")
 
     plan: dict[str, Callable[[Students], TrainingJob]] = {}
@@ -137,6 +140,25 @@ class MiniLM(Method):
     tapped projections get no gradient: they are found in ``prepare`` and declared ``unused_parameters``. Start the student at
     random (normal, 0.02), and fine-tune it on the task afterwards. Inputs: a dict with ``attention_mask``
     [B, N]; without it every token is real.
+
+    A student with at most half the teacher's layers and at most half its width learns through a teacher assistant, of the
+    teacher's layers and the student's width (section 3.3). That is a plan of two training jobs with the same loss::
+
+        from functools import partial
+
+        from tutelage.distillation.job import TrainingSettings
+        from tutelage.distillation.plan import train_plan
+        from tutelage.systems.minilm import plan_with_assistant, projections
+
+        # teacher: a BertModel of 12 layers and 768; build(layers, width): a BertModel at random; texts: TensorData of a dict
+        settings, names = TrainingSettings(steps=400_000, batch_size=256, lr=3e-4), partial(projections, "bert")
+        heads = {"student_heads": 12, "teacher_heads": 12}
+        plan = plan_with_assistant(teacher, ((12, 768), (6, 384)), build, texts, settings, names, **heads)
+        done = train_plan(plan, "runs/minilm")  # goes on where it was stopped; done.results["assistant"] is kept too
+        done.student  # the plain encoder of 6 layers and 384, to fine-tune
+
+    ``sizes`` that need no assistant give a plan of one job. A plan is Python alone: a recipe describes one job, and its
+    ``[data]`` holds no texts.
 
     Published schedule: Adam, 400,000 steps, batch 1024 at 5e-4 (6 layers of 768) or 256 at 3e-4, 4,000 warm-up steps,
     linear decay, weight decay 0.01, length 512 (quoted from the paper).

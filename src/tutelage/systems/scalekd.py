@@ -132,7 +132,10 @@ class ScaleKD(Method):
     stage is shared out): sub-modules after the fourth projection. ``layout``: what they pass on: ``map`` [B, C, H, W],
     ``nhwc`` (timm's Swin: ``("layers.3", "norm")``), or ``tokens`` [B, N, C] of a square grid (class tokens left out).
     Student and teacher heads: ``logits`` [B, K]; labels class ids or probabilities. ``perceive = False`` and a weight
-    of 0 leave parts out. The authors' heads: 16 for widths of 768, 24 for 1536, 8 by default.
+    of 0 leave parts out. A view's weight may be two, of the terms ``3`` and ``4``: the authors' recipe of a Swin-S teacher is
+    ``alternative_weight=(0.06, 0.0), a=0.0``. It also asks for ``self_query``, learned queries of the fourth projector in
+    place of those handed on, which their code then ignores (so leave it off to follow it). The authors' heads: 16 for widths
+    of 768, 24 for 1536, 8 by default.
 
     Raises:
         InputError: the teacher is not a live network, no such sub-module, or heads that do not divide its width.
@@ -143,13 +146,15 @@ class ScaleKD(Method):
 
     @dataclass(frozen=True)
     class Config:
-        """``a``: weight of the soft labels; ``direct_weight``, ``alternative_weight``: of the views."""
+        """``a``: weight of the soft labels; ``direct_weight``, ``alternative_weight``: of the views, at both stages or (third,
+        fourth); ``self_query``: the fourth projector learns its queries."""
 
         a: float = 0.5
         tau: float = 1.0
-        direct_weight: float = 0.08
-        alternative_weight: float = 0.06
+        direct_weight: float | tuple[float, float] = 0.08
+        alternative_weight: float | tuple[float, float] = 0.06
         perceive: bool = True
+        self_query: bool = False
         heads3: int = 8
         heads4: int = 8
         scale: float = 5.0
@@ -162,10 +167,13 @@ class ScaleKD(Method):
         layout: Literal["map", "nhwc", "tokens"] = "map"
 
     @property
-    def views(self) -> list[str]:
-        """The views that count, by name."""
-        weights = {"direct": self.config.direct_weight, "alternative": self.config.alternative_weight}
-        return [name for name, weight in weights.items() if weight]
+    def view_weights(self) -> dict[str, float]:
+        """The weight of each term that counts: a view's name and the number of the stage."""
+        found = {}
+        for view, given in (("direct", self.config.direct_weight), ("alternative", self.config.alternative_weight)):
+            third, fourth = (given, given) if isinstance(given, (int, float)) else given
+            found |= {f"{view}3": third if self.config.perceive else 0.0, f"{view}4": fourth}
+        return {name: weight for name, weight in found.items() if weight}
 
     def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
         """Projectors from the observed shapes; see :class:`Method`."""
@@ -184,11 +192,13 @@ class ScaleKD(Method):
             forward_heads(student, example.inputs)
         third, fourth = (tuple(student_hooks[name].shape[1:]) for name in (config.student3, config.student4))
         self.third, self.fourth = nn.ModuleDict(), nn.ModuleDict()
-        for view in self.views:
-            if config.perceive:
+        weights, hands_on = self.view_weights, config.perceive and not config.self_query
+        for view in _VIEWS:
+            if f"{view}3" in weights or (hands_on and f"{view}4" in weights):
                 self.third[view] = self._projector(third, tuple(before.shape[1:]), config.heads3, True)
-            late = before if config.path4 else goal
-            self.fourth[view] = self._projector(fourth, tuple(late.shape[1:]), config.heads4, not config.perceive)
+            if f"{view}4" in weights:
+                late = before if config.path4 else goal
+                self.fourth[view] = self._projector(fourth, tuple(late.shape[1:]), config.heads4, not hands_on)
 
     def _projector(self, student: tuple[int, ...], teacher: tuple[int, ...], heads: int, learned: bool) -> CrossAttentionProjector:
         return CrossAttentionProjector(student, teacher, heads, self.config.scale, learned, self.config.norm)  # type: ignore[arg-type]
@@ -219,21 +229,22 @@ class ScaleKD(Method):
         config, teacher_outputs = self.config, teacher(batch)
         with self._taps as taken:
             student_outputs = dict(forward_heads(student, batch.inputs))
-        for view in self.views:
+        for view in _VIEWS:
             queries = None
-            if config.perceive:
+            if view in self.third:
                 queries = self._run_teacher_stages(self.third[view](taken[config.student3]), config.path)
                 student_outputs[f"{view}3"] = queries
-            student_outputs[f"{view}4"] = self._run_teacher_stages(self.fourth[view](taken[config.student4], queries), config.path4)
+            if view in self.fourth:
+                queries = None if config.self_query else queries
+                maps = self.fourth[view](taken[config.student4], queries)
+                student_outputs[f"{view}4"] = self._run_teacher_stages(maps, config.path4)
         return student_outputs, {"logits": teacher_outputs["logits"], "map": self._map(teacher_outputs[config.teacher])}
 
     def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
         config = self.config
         weights = {"label": 1 - config.a} | ({"kd": config.a} if config.a else {})
-        of_view = {"direct": config.direct_weight, "alternative": config.alternative_weight}
-        stages = "34" if config.perceive else "4"
-        return weights | {f"{view}{stage}": of_view[view] for view in self.views for stage in stages}
+        return weights | self.view_weights
 
     def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
         """``label``, ``kd`` (cross-entropy with the soft labels, times tau^2), and the views' terms."""
@@ -243,9 +254,8 @@ class ScaleKD(Method):
             soft = (teacher["logits"].detach() / config.tau).softmax(-1)
             log = (student["logits"] / config.tau).log_softmax(-1)
             terms["kd"] = config.tau**2 * losses.average(-(soft * log).sum(-1), batch.weights)
-        for view in self.views:
-            for stage in "34" if config.perceive else "4":
-                terms[f"{view}{stage}"] = _VIEWS[view](student[f"{view}{stage}"], teacher["map"])
+        for name in self.view_weights:
+            terms[name] = _VIEWS[name[:-1]](student[name], teacher["map"])
         return terms
 
     @classmethod

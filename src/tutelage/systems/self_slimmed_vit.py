@@ -70,20 +70,20 @@ class ReverseSlimming(nn.Module):
 
 class SlimBlock(nn.Module):
     """A pre-norm block whose residual branches are divided by ``skip``; then, where ``count`` is given, its patch tokens
-    are slimmed to so many. Tokens [B, 1 + N, C], the class token first, which is never slimmed."""
+    are slimmed to so many. Tokens [B, special + N, C]; the first ``special`` (the class token) are never slimmed."""
 
-    def __init__(self, dim: int, heads: int, skip: float, rate: float, count: int | None):
+    def __init__(self, dim: int, heads: int, skip: float, rate: float, count: int | None, special: int = 1):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.attention, self.mlp = SelfAttention(dim, heads, qkv_bias=False, fused=True), Mlp(dim, 3)
-        self.drop, self.skip = DropPath(rate), skip
+        self.drop, self.skip, self.special = DropPath(rate), skip, special
         self.slim = TokenSlimming(dim, count) if count is not None else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, 1 + N, C] -> [B, 1 + (count or N), C]."""
+        """[B, special + N, C] -> [B, special + (count or N), C]."""
         x = x + self.drop(self.attention(self.norm1(x))) / self.skip
         x = x + self.drop(self.mlp(self.norm2(x))) / self.skip
-        return x if self.slim is None else torch.cat([x[:, :1], self.slim(x[:, 1:])], 1)
+        return x if self.slim is None else torch.cat([x[:, : self.special], self.slim(x[:, self.special :])], 1)
 
 
 def _published(
@@ -110,7 +110,8 @@ class SlimViT(Backbone):
     without slimming. ``stem``: (divisor of the width, stride) of each 3x3 convolution. ``skip``: what residual branches
     are divided by. A stage's map is [B, width, H/16, W/16] before any slimming and [B, width, tokens, 1] after.
     Parameter counts include an auxiliary head over patch tokens, of the host's own training, that is never asked here.
-    The class token is the first; images have exactly ``size`` x ``size`` pixels.
+    The class token is the first; images have exactly ``size`` x ``size`` pixels. ``distillation_token``: a second one
+    behind it, with a head of its own (``distillation_head``); the answer is the mean of both heads' logits.
 
     Raises:
         InputError: a size that the stem does not divide, a ratio that leaves no token, or images of another size.
@@ -141,6 +142,7 @@ class SlimViT(Backbone):
         skip: float = 2.0,
         drop_path: float = 0.0,
         auxiliary: bool = True,
+        distillation_token: bool = False,
     ):
         stride = 1
         for _, step in stem:
@@ -157,18 +159,22 @@ class SlimViT(Backbone):
         self.depths = tuple(stages)
         self.embed = _stem(in_chans, width, stem)
         self.class_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.positions = nn.Parameter(torch.zeros(1, 1 + self.side**2, width))
+        self.distillation_token = nn.Parameter(torch.zeros(1, 1, width)) if distillation_token else None
+        self.special = 2 if distillation_token else 1
+        self.positions = nn.Parameter(torch.zeros(1, self.special + self.side**2, width))
         self.layers = nn.ModuleList()
         for i, rates in enumerate(drop_path_rates(drop_path, stages)):
             slimmed = self.counts[i + 1] if i + 1 < len(stages) and ratio < 1 else None
             for rate in rates:
                 last = len(self.layers) + 1 == sum(stages[: i + 1])
-                self.layers.append(SlimBlock(width, heads, skip, rate, slimmed if last else None))
+                self.layers.append(SlimBlock(width, heads, skip, rate, slimmed if last else None, self.special))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, num_classes)
+        self.distillation_head = nn.Linear(width, num_classes) if distillation_token else None
         self.auxiliary = nn.Linear(width, num_classes).requires_grad_(False) if auxiliary else None
         init_weights(self, convolutions=False)
-        for tokens in (self.class_token, self.positions):
-            nn.init.trunc_normal_(tokens, std=0.02)
+        for tokens in (self.class_token, self.positions, self.distillation_token):
+            if tokens is not None:
+                nn.init.trunc_normal_(tokens, std=0.02)
 
     @property
     def tokens(self) -> list[int]:
@@ -182,7 +188,8 @@ class SlimViT(Backbone):
     def _through(self, images: Tensor) -> list[Tensor]:
         """The tokens after each stage, class token first."""
         x = self.embed(images).flatten(2).transpose(1, 2)
-        x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1) + self.positions
+        special = [token.expand(len(x), -1, -1) for token in (self.class_token, self.distillation_token) if token is not None]
+        x = torch.cat([*special, x], 1) + self.positions
         ends, found = {sum(self.depths[: i + 1]) for i in range(len(self.depths))}, []
         for number, layer in enumerate(self.layers, 1):
             x = layer(x)
@@ -191,13 +198,15 @@ class SlimViT(Backbone):
         return found
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits from the class token."""
+        """Logits from the class token, or the mean of its and the distillation token's."""
         self.check(images)
-        return self.head(self.norm(self._through(images)[-1][:, 0]))
+        x = self.norm(self._through(images)[-1][:, : self.special])
+        logits = self.head(x[:, 0])
+        return logits if self.distillation_head is None else (logits + self.distillation_head(x[:, 1])) / 2
 
     def forward_stages(self, images: Tensor) -> list[Tensor]:
         """See :class:`Backbone`."""
-        maps = [tokens[:, 1:].transpose(1, 2) for tokens in self._through(images)]
+        maps = [tokens[:, self.special :].transpose(1, 2) for tokens in self._through(images)]
         return [x.unflatten(2, (self.side, -1)) if x.shape[2] == self.side**2 else x[..., None] for x in maps]
 
     def check_sides(self, sides: Sequence[int]) -> None:
@@ -228,6 +237,9 @@ def _stem(in_chans: int, dim: int, stem: Sequence[tuple[int, int]]) -> nn.Sequen
     return nn.Sequential(*parts[:-1])
 
 
+_SECOND = "cnn.logits"
+"""The second teacher's logits among the teacher's heads."""
+
 # -- the method ------------------------------------------------------------------------------------------------------
 
 
@@ -242,10 +254,19 @@ class SelfSlimmedViT(Method):
 
     Student and teacher are :class:`SlimViT`, the teacher without slimming, of equal width, depth and size. Heads:
     ``logits`` [B, C]; labels class ids or probabilities. Published: 125 epochs, AdamW at 2e-4 per 512 images without
-    warm-up, weight decay 0.05, cosine, DeiT's augmentation. The optional second, convolutional teacher is not built.
+    warm-up, weight decay 0.05, cosine, DeiT's augmentation.
+
+    A second, convolutional teacher may join: the student then has a distillation token, whose head learns by cross-entropy
+    the class that the second teacher finds likeliest (term ``cnn``; ``label`` and ``soft`` stay with the class token)::
+
+        from tutelage.distillation.ensemble import NamedTeachers
+
+        student = SlimViT(ratio=0.5, distillation_token=True)  # answers with the mean of both heads
+        tutelage.distill(student, NamedTeachers(host, cnn=convolutional), data, "self-slimmed-vit")
 
     Raises:
-        InputError: other networks, or ones that do not fit each other.
+        InputError: other networks, or ones that do not fit each other; a distillation token without a ``cnn`` among the
+            teachers, or the reverse.
     """
 
     Network = SlimViT
@@ -254,12 +275,14 @@ class SelfSlimmedViT(Method):
 
     @dataclass(frozen=True)
     class Config:
-        """Weights of the token and the soft-label term; ``tau``: temperature; ``inherit``: start from the teacher."""
+        """Weights of the token and the soft-label term, and of the second teacher's; ``tau``: temperature; ``inherit``: start
+        from the teacher."""
 
         tokens: float = 2.0
         soft: float = 2.0
         tau: float = 1.0
         inherit: bool = True
+        cnn: float = 1.0
 
     def prepare(self, student: nn.Module, teacher: Teacher | None, example: Batch, data: ReplayableData) -> None:
         """The reverse modules, the taps, the student's start; see :class:`Method`."""
@@ -274,26 +297,41 @@ class SelfSlimmedViT(Method):
                 remedy="the same network with ratio=1",
             )
         assert teacher is not None
+        if (student.special == 2) != (_SECOND in teacher(example)) or host.special == 2:
+            raise InputError(
+                "a second teacher and the student's distillation token go together, and the first has no such token",
+                where="teacher",
+                remedy="NamedTeachers(host, cnn=…) with SlimViT(…, distillation_token=True)",
+            )
         if self.config.inherit:
-            own = student.state_dict()
-            student.load_state_dict(own | {k: v for k, v in host.state_dict().items() if k in own and v.shape == own[k].shape})
+            own, given = student.state_dict(), host.state_dict()
+            places = given["positions"]
+            given["positions"] = torch.cat([places[:, :1], own["positions"][:, 1 : student.special], places[:, 1:]], 1)
+            student.load_state_dict(own | {k: v for k, v in given.items() if k in own and v.shape == own[k].shape})
         self.names = [f"layers.{i}" for i in range(len(student.layers))] if self.config.tokens else []
         many, width = host.side**2, shapes[0][2]
         self.reverse = nn.ModuleList(
             ReverseSlimming(width, few, many) if few < many else nn.Identity() for few in student.tokens if self.names
         )
-        self._taps = FeatureHooks(student, self.names)
+        self._special = student.special
+        self._heads = ["head", "distillation_head"] if self._special == 2 else []
+        self._taps = FeatureHooks(student, [*self.names, *self._heads])
         teacher.request_features(*self.names)
 
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
-        """Logits, and of each layer the reconstructed and the teacher's patch tokens [B, N, C] under its name."""
+        """Logits (of the class token), and of each layer the reconstructed and the teacher's patch tokens [B, N, C] under its
+        name; with a second teacher also ``cnn``: the distillation token's logits, and that teacher's."""
         assert teacher is not None
         teacher_outputs = teacher(batch)
         with self._taps as taken:
             student_outputs = dict(forward_heads(student, batch.inputs))
         for name, reverse in zip(self.names, self.reverse, strict=True):
-            student_outputs[name] = reverse(taken[name][:, 1:])
-        return student_outputs, {"logits": teacher_outputs["logits"]} | {name: teacher_outputs[name][:, 1:] for name in self.names}
+            student_outputs[name] = reverse(taken[name][:, self._special :])
+        found = {"logits": teacher_outputs["logits"]} | {name: teacher_outputs[name][:, 1:] for name in self.names}
+        if self._heads:
+            student_outputs |= {"logits": taken["head"], "cnn": taken["distillation_head"]}
+            found["cnn"] = teacher_outputs[_SECOND]
+        return student_outputs, found
 
     def loss_weights(self) -> Mapping[str, float]:
         """See :class:`Method`."""
@@ -301,13 +339,16 @@ class SelfSlimmedViT(Method):
         return {name: weight for name, weight in weights.items() if weight}
 
     def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
-        """``label``, ``tokens``, ``soft``; those of weight 0 are left out."""
+        """``label``, ``tokens``, ``soft``, ``cnn``; those of weight 0 are left out."""
         terms = {"label": losses.cross_entropy(student["logits"], batch.labels, batch.weights)}
         if self.names:
             each = [losses.feature_mse(student[name], teacher[name], batch.weights) for name in self.names]
             terms["tokens"] = torch.stack(each).mean()
         if self.config.soft:
             terms["soft"] = losses.kd(student["logits"], teacher["logits"], self.config.tau, batch.weights)
+        if "cnn" in teacher:
+            answer = teacher["cnn"].argmax(-1)
+            terms["cnn"] = self.config.cnn * losses.cross_entropy(student["cnn"], answer, batch.weights)
         return terms
 
     @classmethod

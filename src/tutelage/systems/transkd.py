@@ -15,6 +15,7 @@ from tutelage.distillation.data import Batch, ReplayableData, TensorData
 from tutelage.distillation.feature_hooks import FeatureHooks
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.losses import channel_divergence
+from tutelage.distillation.map_fusion import MapFusion, SafeBatchNorm2d, fuse_maps, hierarchical_context
 from tutelage.distillation.method import Method
 from tutelage.distillation.outputs import Output, Terms, forward_heads
 from tutelage.distillation.teacher import Teacher
@@ -25,48 +26,17 @@ from tutelage.systems._toy import HierarchicalTransformer, build_with_seed
 
 PEA_WEIGHTS = (0.1, 0.1, 0.5, 1.0)
 
-# -- losses ----------------------------------------------------------------------------------------------------------
-
-
-def hierarchical_context(student: Tensor, teacher: Tensor) -> Tensor:
-    """``1/tot [MSE(S, T) + sum over l in 4, 2, 1, l < H, of c_l MSE(pool_l S, pool_l T)]``, c = 1/2, 1/4, 1/8 in the
-    order used, tot = 1 + sum c_l; pool_l averages to l x l. Maps [B, C, H, W] -> scalar."""
-    teacher, total, weight = teacher.detach(), 1.0, 0.5
-    loss = F.mse_loss(student, teacher)
-    for level in (4, 2, 1):
-        if level < student.shape[2]:
-            pooled = (F.adaptive_avg_pool2d(x, level) for x in (student, teacher))
-            loss = loss + weight * F.mse_loss(*pooled)
-            total, weight = total + weight, weight / 2
-    return loss / total
-
-
 # -- modules of the method, dropped at export ------------------------------------------------------------------------
 
 
-class SafeBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm that takes its running statistics where a channel has a single value, which has none (our choice)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The normed map."""
-        if self.training and x.shape[0] * x.shape[2] * x.shape[3] == 1:
-            return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
-        return super().forward(x)
-
-
-class CrossSelectiveFusion(nn.Module):
+class CrossSelectiveFusion(MapFusion):
     """One stage of cross selective fusion: the student's map, fused with the deeper stage's, as the teacher's.
 
-    ``x = BN(conv1x1(F))``; with a residual y from the deeper stage, brought to x's size by nearest neighbours,
-    ``x <- w_x x + w_y y``, the two weights of each channel a softmax over two branches of a gate on the mean of x + y.
+    The weights of x and y: for each channel a softmax over two branches of a gate on the mean of x + y.
     """
 
     def __init__(self, in_chans: int, out_chans: int, middle: int, fuses: bool):
-        super().__init__()
-        self.entry = nn.Sequential(nn.Conv2d(in_chans, middle, 1, bias=False), SafeBatchNorm2d(middle))
-        self.exit = nn.Sequential(nn.Conv2d(middle, out_chans, 3, padding=1, bias=False), SafeBatchNorm2d(out_chans))
-        for part in (self.entry[0], self.exit[0]):
-            nn.init.kaiming_uniform_(part.weight, a=1)
+        super().__init__(in_chans, out_chans, middle, fuses)
         self.squeeze: nn.Module | None = None
         if fuses:
             narrow = max(middle // 16, 32)
@@ -74,19 +44,10 @@ class CrossSelectiveFusion(nn.Module):
             self.branches = nn.ModuleList(nn.Conv2d(narrow, middle, 1) for _ in range(2))
 
     def gate(self, x: Tensor, y: Tensor) -> Tensor:
-        """The weights of x and y: [2, B, middle, 1, 1], summing to 1 over the first dimension."""
+        """See :class:`MapFusion`: [2, B, middle, 1, 1], summing to 1 over the first dimension."""
         assert self.squeeze is not None
         z = self.squeeze_norm(self.squeeze((x + y).mean((2, 3), keepdim=True)))
         return torch.stack([branch(z.relu()) for branch in self.branches]).softmax(0)
-
-    def forward(self, features: Tensor, residual: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """features [B, inner, H, W] -> (as the teacher's map [B, outer, H, W], what is passed on [B, middle, H, W])."""
-        x = self.entry(features)
-        if residual is not None and self.squeeze is not None:
-            y = F.interpolate(residual, size=x.shape[2:])
-            of_x, of_y = self.gate(x, y)
-            x = of_x * x + of_y * y
-        return self.exit(x), x
 
 
 class GlobalLocalMixer(nn.Module):
@@ -233,9 +194,7 @@ class TransKD(Method):
         student_outputs, taken = self._tapped(student, batch)
         maps = self._maps(taken, config.student_maps, size)
         student_terms: Output = {"logits": student_outputs["logits"]}
-        residual = None
-        for i in reversed(range(len(maps))):
-            student_terms[f"map{i}"], residual = self.fusion[i](maps[i], residual)
+        student_terms |= {f"map{i}": fused for i, fused in enumerate(fuse_maps(self.fusion, maps))}
         for i, name in enumerate(config.student_embeddings):
             tokens = taken[name]
             aligned = self.align[i](self.mixer(tokens) if i == len(maps) - 1 else tokens)

@@ -150,11 +150,12 @@ class MambaClassifier(Backbone):
         return cls.toy_job(seed, image_size=16, width=8, depth=1, states=4)
 
 
-Combine = Literal["residual", "average"]
+Combine = Literal["residual", "average", "boost"]
 
 
 class ClassifierGroup(nn.Module):
-    """Weak classifiers that answer together: [B, ...] -> logits [B, C], their sum (``residual``) or mean (``average``).
+    """Weak classifiers that answer together: [B, ...] -> logits [B, C], their sum (``residual``) or mean (``average``,
+    ``boost``, which differ in how members are trained).
 
     Only the first ``used`` of them answer: the ones that training has reached; a fresh group uses all.
 
@@ -173,7 +174,7 @@ class ClassifierGroup(nn.Module):
 
     def joined(self, total: Tensor, count: int) -> Tensor:
         """The group's logits from the sum of those of ``count`` members."""
-        return total / count if self.combine == "average" and count else total
+        return total / count if self.combine != "residual" and count else total
 
     def forward(self, images: Tensor) -> Tensor:
         """The group's logits."""

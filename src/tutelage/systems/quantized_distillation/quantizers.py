@@ -137,13 +137,13 @@ def quantile_points(tensor: Tensor, levels: int, bucket: int) -> Tensor:
     return torch.lerp(ranked[low], ranked[high], place - low)
 
 
-def redistribute(counts: Sequence[int], norms: Sequence[float]) -> list[int]:
-    """Points of each tensor after half of them were dealt anew by the gradients' norms; the total stays.
+def redistribute(counts: Sequence[int], norms: Sequence[float], kept: Sequence[int] | None = None) -> list[int]:
+    """Points (or bits) of each tensor after what it does not keep was dealt anew by the gradients' norms; the total stays.
 
-    Each keeps ``floor(half)`` and gets ``round(share of the rest)``, halves to even; a surplus is taken from the
-    largest count (the first of equals), a lack given to the smallest.
+    Each keeps ``kept``, by default ``floor(half)``, and gets ``round(share of the rest)``, halves to even; a surplus is
+    taken from the largest count (the first of equals), a lack given to the smallest.
     """
-    kept = [count // 2 for count in counts]
+    kept = [count // 2 for count in counts] if kept is None else kept
     rest, total = sum(counts) - sum(kept), sum(norms)
     shares = [norm / total if total > 0 else 1 / len(norms) for norm in norms]
     dealt = [keep + round(rest * share) for keep, share in zip(kept, shares)]
