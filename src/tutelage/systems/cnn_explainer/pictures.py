@@ -72,8 +72,8 @@ def _one(picture: Any, number: int, channels: int, image_size: int) -> list[Tens
 
 def _from_pil(picture: PIL.Image.Image, channels: int, image_size: int) -> Tensor:
     side = min(picture.size)
-    left, top = (picture.width - side) / 2, (picture.height - side) / 2
-    picture = picture.convert("L") if channels == 1 else picture
-    box = (left, top, left + side, top + side)
-    small = picture.resize((image_size, image_size), PIL.Image.Resampling.BILINEAR, box=box, reducing_gap=3.0)
+    left, top = (picture.width - side) // 2, (picture.height - side) // 2
+    square = picture.crop((left, top, left + side, top + side))
+    square = square.convert("L") if channels == 1 else square
+    small = square.resize((image_size, image_size), PIL.Image.Resampling.BILINEAR, reducing_gap=3.0)
     return torch.from_numpy(np.array(small).reshape(image_size, image_size, -1)).movedim(2, 0).contiguous()

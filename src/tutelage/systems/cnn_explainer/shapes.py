@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from torch import nn
 
 from tutelage.datasets.synthetic.render import render
 from tutelage.datasets.synthetic.scene import COLORS, FLATNESS, Scene, SceneObject
@@ -38,14 +39,30 @@ def shape_pictures(seed: int, count: int) -> TensorData:
     return TensorData(torch.from_numpy(np.stack(pictures)), torch.tensor(labels))
 
 
+MIDDLE, SPREAD = 0.5, 0.25
+
+
 def train_on_shapes(
-    seed: int = 0, pictures: int = 3000, epochs: int = 10, progress: Callable[[int, int], None] | None = None
+    seed: int = 0, pictures: int = 2000, epochs: int = 10, progress: Callable[[int, int], None] | None = None
 ) -> TinyVGG:
-    """A :class:`TinyVGG` trained on ``pictures`` drawn shapes by Adam (our choice: the paper's SGD needs hundreds of epochs)."""
+    """A :class:`TinyVGG` trained on ``pictures`` drawn shapes by Adam (our choice: the paper's SGD needs hundreds of epochs).
+
+    It is trained on ``(x - 0.5) / 0.25``; that step is then folded into its first convolution, so that the network takes
+    pixels in 0..1.
+    """
     drawn = shape_pictures(derive(seed, "train"), pictures)
-    data = TensorData(drawn.inputs.float() / 255, drawn.labels)
+    data = TensorData((drawn.inputs.float() / 255 - MIDDLE) / SPREAD, drawn.labels)
     network = build_with_seed(lambda: TinyVGG(len(CLASS_NAMES)), seed, "shapes")
-    settings = TrainingSettings(steps=epochs * pictures // 32, batch_size=32, lr=2e-3, warmup=20, seed=seed)
+    settings = TrainingSettings(steps=max(1, epochs * pictures // 32), batch_size=32, lr=4e-3, warmup=20, seed=seed)
     found = train(TrainingJob(network, None, Supervised(), data, settings), progress=progress).student
     assert isinstance(found, TinyVGG)
+    fold_normalization(found.conv_1_1, MIDDLE, SPREAD)
     return found
+
+
+@torch.no_grad()
+def fold_normalization(conv: nn.Module, mean: float, std: float) -> None:
+    """Change an unpadded convolution that was trained on ``(x - mean) / std`` to take ``x`` itself."""
+    assert isinstance(conv, nn.Conv2d) and conv.bias is not None and conv.padding == (0, 0)
+    conv.weight /= std
+    conv.bias -= mean * conv.weight.sum((1, 2, 3))

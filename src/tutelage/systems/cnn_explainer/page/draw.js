@@ -55,11 +55,9 @@ const Draw = (() => {
     paint(canvas, values, 0, 1, 101, 1, kind);
   };
 
-  const SVG = "http://www.w3.org/2000/svg";
-
   /** An element with properties, attributes under `attributes`, styles under `style`, and children. */
   const make = (tag, { attributes = {}, style = {}, ...properties } = {}, ...children) => {
-    const element = tag.startsWith("svg:") ? document.createElementNS(SVG, tag.slice(4)) : document.createElement(tag);
+    const element = document.createElement(tag);
     Object.assign(element, properties);
     for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
     for (const [name, value] of Object.entries(style)) element.style.setProperty(name, value);

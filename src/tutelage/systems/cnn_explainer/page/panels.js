@@ -131,7 +131,7 @@ const Panels = (() => {
 
   const convSum = (panel, { data, view, columns, layer, all, name }) => {
     const own = mapOf(data, columns, view.column, view.unit), bias = layer.bias[view.unit], [OH, OW] = [own.h, own.w];
-    const bars = all.map((part) => make("li", {}, make("span", { textContent: part.name.replace(/^.*, /, "") }), make("i"), make("b")));
+    const bars = all.map((part) => make("li", {}, make("span", { textContent: part.name.replace(/^.*, | of \d+$/g, "") }), make("i"), make("b")));
     const sum = formula(), limit = Math.max(...all.map((part) => Draw.largest(part.product))) || 1;
     const cell = mover(OH, OW, (r, c) => {
       output.mark(r, c, 1, 1);

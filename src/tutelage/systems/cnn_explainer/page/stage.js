@@ -5,12 +5,9 @@ const Stage = (() => {
   let root, scene, model, columns, act, edges, hot, inner, extra, placed, sideways = true;
   let nodes = [], focus = { column: 0, unit: 0 }, view = null, data = null;
 
-  const svgPath = (name) => make("svg:path", { attributes: { class: name, d: "" } });
-
   const build = (element, parent, given, actions) => {
     [root, scene, { model, columns }, act] = [element, parent, given, actions];
-    [edges, hot, inner] = [svgPath("edges"), svgPath("hot"), svgPath("inner")];
-    root.append(make("svg:svg", { attributes: { class: "lines-layer", "aria-hidden": "true" } }, edges, inner, hot));
+    [edges, inner, hot] = root.querySelectorAll("path");
     for (const column of columns) {
       const about = { picture: "input", output: "softmax" }[column.type] ?? column.type;
       const href = document.getElementById(`about-${about}`) ? `#about-${about}` : "#article";
