@@ -25,7 +25,7 @@ OVERFLOWING = """() => [...document.querySelectorAll("body *")]
   .filter((e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest(".scroll, svg, nav, .samples, .away, .skip"))
   .map((e) => `${e.tagName}.${e.className}`)"""
 UNNAMED = """() => [...document.querySelectorAll("button, select, input, [role=img], [role=group]")]
-  .filter((e) => !e.textContent.trim() && !e.ariaLabel && !e.getAttribute("aria-label") && !e.labels?.length).map((e) => e.outerHTML.slice(0, 99))"""
+  .filter((e) => !e.textContent.trim() && !e.ariaLabel && !e.labels?.length).map((e) => e.outerHTML.slice(0, 99))"""
 OUTPUTS = "() => App.data.outputs.map((output) => Array.from(output))"
 NAMES = ["cat", "dog", "a class with a long name"]
 TINY_SIZE = 28
@@ -44,7 +44,13 @@ def made() -> dict[str, CNNExplainer]:
         "gray": seeded(lambda: SmallCNN(3, 4, 8)),
         "hidden": seeded(
             lambda: nn.Sequential(
-                nn.Conv2d(3, 6, 5, 2, 1), nn.ReLU(), nn.MaxPool2d(3, 3), nn.Flatten(), nn.Linear(96, 20), nn.ReLU(), nn.Linear(20, 3)
+                nn.Conv2d(3, 6, 5, 2, 1),
+                nn.ReLU(),
+                nn.MaxPool2d(3, 3),
+                nn.Flatten(),
+                nn.Linear(96, 20),
+                nn.ReLU(),
+                nn.Linear(20, 3),
             )
         ),
     }
@@ -79,7 +85,9 @@ def view(browser: Any, pages: dict[str, tuple[CNNExplainer, Path]]) -> Iterator[
         page.set_default_timeout(10_000)
         page.on("console", lambda message: trouble.append(message.text) if message.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: trouble.append(str(error)))
-        page.on("request", lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else trouble.append(request.url))
+        page.on(
+            "request", lambda request: None if request.url.startswith(("file:", "data:", "blob:")) else trouble.append(request.url)
+        )
         page.goto(pages[name][1].as_uri())
         page.wait_for_selector("body[data-picture='1']")
         opened.append(page)
@@ -220,7 +228,9 @@ def test_an_upload_is_cut_and_resized_neither_turned_nor_mirrored(view: Any, siz
 def test_uploads_with_alpha_in_gray_and_of_no_picture(view: Any) -> None:
     page = view("gray")
     clear = PIL.Image.new("RGBA", (30, 30), (0, 0, 0, 0))
-    for number, (picture, value) in enumerate([(clear, 255), (PIL.Image.new("L", (30, 30), 99), 99), (PIL.Image.new("RGB", (9, 9), "lime"), 150)]):
+    for number, (picture, value) in enumerate(
+        [(clear, 255), (PIL.Image.new("L", (30, 30), 99), 99), (PIL.Image.new("RGB", (9, 9), "lime"), 150)]
+    ):
         page.locator("#file").set_input_files({"name": "p.png", "mimeType": "image/png", "buffer": png(picture)})
         page.wait_for_selector(f"body[data-picture='{number + 2}']")
         assert set(page.evaluate("Array.from(App.data.pixels)")) == {value}
@@ -230,7 +240,13 @@ def test_uploads_with_alpha_in_gray_and_of_no_picture(view: Any) -> None:
 
 def test_the_playground_tells_sizes_and_strides_that_do_not_fit(view: Any) -> None:
     page = view("gray")
-    for values, text, valid in (((5, 2, 0, 1), "= 4", "true"), ((5, 2, 0, 2), "does not fit", "false"), ((6, 2, 0, 2), "= 3", "true"), ((5, 3, 1, 2), "= 3", "true"), ((3, 6, 0, 1), "no output", "false")):
+    for values, text, valid in (
+        ((5, 2, 0, 1), "= 4", "true"),
+        ((5, 2, 0, 2), "does not fit", "false"),
+        ((6, 2, 0, 2), "= 3", "true"),
+        ((5, 3, 1, 2), "= 3", "true"),
+        ((3, 6, 0, 1), "no output", "false"),
+    ):
         for key, value in zip("nkps", values, strict=True):
             page.locator(f"#play-{key}").fill(str(value))
         assert text in page.locator("#play-formula").inner_text()
@@ -238,7 +254,9 @@ def test_the_playground_tells_sizes_and_strides_that_do_not_fit(view: Any) -> No
     for key, value in zip("nkps", (6, 2, 0, 2), strict=True):
         page.locator(f"#play-{key}").fill(str(value))
     page.locator("#play-output button").nth(5).hover()  # row 1, column 2: input rows 2 and 3, columns 4 and 5
-    inside = page.evaluate("[...document.querySelectorAll('#play-input > *')].flatMap((e, i) => e.classList.contains('inside') ? [i] : [])")
+    inside = page.evaluate(
+        "[...document.querySelectorAll('#play-input > *')].flatMap((e, i) => e.classList.contains('inside') ? [i] : [])"
+    )
     assert inside == [16, 17, 22, 23]
 
 
@@ -247,7 +265,12 @@ def test_a_phone_shows_it_without_overflow(view: Any, name: str) -> None:
     page = view(name, viewport=PHONE, is_mobile=True, has_touch=True)
     last = page.evaluate("App.columns.length - 1")
     conv = page.evaluate("App.columns.findIndex((column) => column.type === 'conv')")
-    for state in ("null", f"{{ column: {conv}, unit: 1, part: 0 }}", f"{{ column: {last}, unit: 2, part: null }}", f"{{ column: {last}, unit: 2, part: 0 }}"):
+    for state in (
+        "null",
+        f"{{ column: {conv}, unit: 1, part: 0 }}",
+        f"{{ column: {last}, unit: 2, part: null }}",
+        f"{{ column: {last}, unit: 2, part: 0 }}",
+    ):
         page.evaluate(f"App.go({state})")
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], state
         assert page.evaluate(OVERFLOWING) == [], state

@@ -52,6 +52,10 @@ def plain(*layers: nn.Module) -> nn.Sequential:
         return nn.Sequential(*layers)
 
 
+def hidden_layers() -> list[nn.Module]:
+    return [nn.Linear(16, 5), nn.ReLU(), nn.Dropout(), nn.Linear(5, 3), nn.Softmax(1)]
+
+
 class Functional(nn.Module):
     """A class of a user: functions in place of modules, a dict as output."""
 
@@ -73,7 +77,10 @@ def test_tiny_vgg_is_the_published_network() -> None:
     sides = [shape[1] for shape in layer_shapes(layers, 64) if len(shape) == 3]
     assert sides == [62, 62, 60, 60, 30, 28, 28, 26, 26, 13]
     assert layer_shapes(layers, 64)[-2:] == [(1690,), (10,)]
-    assert build_model(ModelSpec("tiny-vgg", {"classes": 7, "image_size": 28, "inputs": 1}))(torch.zeros(1, 1, 28, 28)).shape == (1, 7)
+    assert build_model(ModelSpec("tiny-vgg", {"classes": 7, "image_size": 28, "inputs": 1}))(torch.zeros(1, 1, 28, 28)).shape == (
+        1,
+        7,
+    )
     with pytest.raises(InputError, match="at least 16 pixels"):
         TinyVGG(image_size=15)
     assert TinyVGG(image_size=16)(torch.zeros(1, 3, 16, 16)).shape == (1, 10)
@@ -85,10 +92,9 @@ def test_tiny_vgg_is_the_published_network() -> None:
         (Functional(), (1, 8, 8), "conv relu pool conv relu mean linear"),
         (SmallCNN(3, 4, 8), (1, 12, 12), "conv relu conv relu conv relu mean linear"),
         (tiny(), (3, 16, 16), "conv relu conv relu pool conv relu conv relu pool flatten linear"),
-        (plain(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 5), nn.ReLU(), nn.Dropout(), nn.Linear(5, 3), nn.Softmax(1)), (3, 4, 4),
-         "conv flatten linear relu linear"),
+        (plain(nn.Conv2d(3, 4, 3), nn.Flatten(), *hidden_layers()), (3, 4, 4), "conv flatten linear relu linear"),
     ],
-)  # fmt: skip
+)
 def test_a_chain_is_read_whatever_its_class(network: nn.Module, shape: tuple[int, ...], kinds: str) -> None:
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):  # statistics that are not 0 and 1
@@ -130,8 +136,10 @@ def test_every_layer_of_the_engine_is_pytorchs(network: nn.Module, shape: tuple[
 @needs_node
 def test_the_engine_on_numbers_made_by_hand() -> None:
     code = """
-    const conv = (size, k, stride, pad, weight, output) => ({ type: "conv", inputShape: [1, size, size], outputShape: [1, output, output],
-      shape: [1, 1, k, k], weight: Float32Array.from(weight), bias: Float32Array.of(0), stride, pad });
+    const conv = (size, k, stride, pad, weight, output) => ({
+      type: "conv", inputShape: [1, size, size], outputShape: [1, output, output], shape: [1, 1, k, k],
+      weight: Float32Array.from(weight), bias: Float32Array.of(0), stride, pad,
+    });
     const count = (n) => Float32Array.from({ length: n }, (_, i) => i + 1);
     const run = (layer, x) => Array.from(Engine.forward({ layers: [layer] }, x)[0]);
     const main = () => ({
@@ -344,7 +352,9 @@ def test_an_image_size_that_layers_leave_open_must_be_given() -> None:
 # -- weights, shapes, command --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"classes": 2, "channels": 3, "inputs": 1, "image_size": 28}, {"blocks": 1}, {"image_size": 64}])
+@pytest.mark.parametrize(
+    "options", [{}, {"classes": 2, "channels": 3, "inputs": 1, "image_size": 28}, {"blocks": 1}, {"image_size": 64}]
+)
 def test_a_tiny_vgg_is_built_from_its_weights_alone(options: dict[str, Any], tmp_path: Path) -> None:
     network = tiny(**options)
     again = tiny_vgg_from_weights(save_weights(network, tmp_path / "student.safetensors"))
@@ -371,6 +381,14 @@ def test_shapes_are_drawn_in_turn_and_a_normalization_folds_in() -> None:
         torch.testing.assert_close(conv(x), expected, rtol=0, atol=1e-5)
 
 
+OWN_NETWORK = """
+from torch import nn
+
+def make(width=2):
+    return nn.Sequential(nn.Conv2d(3, width, 3), nn.Flatten(), nn.Linear(width * 36, 3))
+"""
+
+
 def test_the_command_writes_a_page(tmp_path: Path) -> None:
     weights, photo, out = tmp_path / "student.safetensors", tmp_path / "photo.png", tmp_path / "page.html"
     save_weights(tiny(), weights)
@@ -381,7 +399,7 @@ def test_the_command_writes_a_page(tmp_path: Path) -> None:
     assert "12 layers, 571 parameters, 1 pictures" in done.output and len(load_explained(out)) == 12
 
     own = tmp_path / "own_network_of_a_test.py"
-    own.write_text("from torch import nn\n\ndef make(width=2):\n    return nn.Sequential(nn.Conv2d(3, width, 3), nn.Flatten(), nn.Linear(width * 36, 3))\n")
+    own.write_text(OWN_NETWORK)
     words = ["explain", "--network", f"{own}:make", "--set", "width=3", "--image", str(tmp_path), "--out", str(out)]
     done = CliRunner().invoke(main.app, words)
     assert done.exit_code == 0, done.output

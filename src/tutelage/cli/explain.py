@@ -18,7 +18,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", "
 MOST_PICTURES = 12
 
 
-@app.command(epilog="Example: tutelage explain student.safetensors --image cat.jpg --image dog.jpg --classes cat,dog --out page.html")
+@app.command(epilog="Example: tutelage explain student.safetensors --image cat.jpg --image dog.jpg --classes cat,dog")
 def explain(
     model: Annotated[
         Path | None,
@@ -43,7 +43,9 @@ def explain(
     ] = None,
     out: Annotated[Path, typer.Option(help="The page.")] = Path("explainer.html"),
     title: Annotated[str | None, typer.Option(help="Its heading.")] = None,
-    image_size: Annotated[int | None, typer.Option(min=1, help="Side of the network's input, pixels; default: what fits it.")] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=1, help="Side of the network's input in pixels; default: what fits.")
+    ] = None,
     mean: Annotated[str, typer.Option(help="Subtracted from pixels in 0..1: a number, or one a channel: 0.49,0.48,0.45.")] = "0",
     std: Annotated[str, typer.Option(help="What that is divided by.")] = "1",
     seed: Annotated[int, typer.Option(help="Of the training on shapes.")] = 0,
@@ -63,7 +65,8 @@ def explain(
         from tutelage.systems.cnn_explainer import shapes
 
         with progress("training on shapes") as bar:
-            found: nn.Module = shapes.train_on_shapes(seed, *((64, 1) if quick else ()), progress=bar)
+            count, epochs = (64, 1) if quick else (2000, 10)
+            found: nn.Module = shapes.train_on_shapes(seed, count, epochs, bar)
         names = names or list(shapes.CLASS_NAMES)
         pictures = pictures or list(shapes.shape_pictures(seed + 1, len(names)).inputs)
     else:

@@ -118,7 +118,8 @@ class TinyVGG(nn.Sequential):
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
 
 
 def small_models() -> dict[str, type[nn.Module]]:

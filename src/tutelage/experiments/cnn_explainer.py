@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Mapping, Sequence
 from statistics import median
@@ -35,7 +36,8 @@ const main = ({ model, pixels }) => {
 def every_layer(page: CNNExplainer, host: bool) -> tuple[float, float]:
     """(largest difference over all layers and pictures, share of pictures with the same class in %) of the page's engine
     from PyTorch. Without a host for scripts, of PyTorch from itself: for smoke tests alone."""
-    x, outputs = page.inputs(), run_script(FORWARD, _given(page)) if host else None
+    x = found = page.inputs()
+    outputs = run_script(FORWARD, _given(page)) if host else None
     worst = 0.0
     with torch.no_grad():
         for number, layer in enumerate(page.network()):
@@ -58,11 +60,10 @@ def engine_logits(page: CNNExplainer, host: bool) -> Tensor:
 
 def in_tensorflow_order(network: TinyVGG, shape: Sequence[int]) -> TinyVGG:
     """The network with the weights of its linear layer laid out for (row, column, channel): what a careless conversion gives."""
-    wrong = build_with_seed(lambda: TinyVGG(10, network.conv_1_1.out_channels, network.conv_1_1.in_channels, network.image_size), 0)
-    wrong.load_state_dict(network.state_dict())
-    weight = wrong.output.weight
-    with torch.no_grad():
-        weight.copy_(weight.unflatten(1, tuple(shape)).permute(0, 2, 3, 1).flatten(1))
+    wrong = copy.deepcopy(network)
+    state = wrong.state_dict()
+    state["output.weight"] = state["output.weight"].unflatten(1, tuple(shape)).permute(0, 2, 3, 1).flatten(1)
+    wrong.load_state_dict(state)
     return wrong
 
 
@@ -93,8 +94,7 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
 
     train, test = fashion(seed)
     start = build_with_seed(lambda: TinyVGG(10, 8, 1, 28), seed, "trained")
-    settings = {"steps": 2 if smoke else 500, "batch_size": 64, "lr": 3e-3, "warmup": 20, "seed": seed}
-    trained = train_student(start, train, **settings)
+    trained = train_student(start, train, steps=2 if smoke else 500, batch_size=64, lr=3e-3, warmup=20, seed=seed)
     assert isinstance(trained, TinyVGG)
     few = subset(test, torch.randperm(len(test), generator=torch_rng(seed, "few"))[: 5 if smoke else 50])
     shown = CNNExplainer(trained, few.inputs, CLASSES)
@@ -134,7 +134,7 @@ experiment = Experiment(
         better("typed arrays", 3.0, metric=SPEED),
     ],
     run=run,
-    limits="The paper's own evidence is a study with people: that it helps understanding and is enjoyable. None was made here. What is "
-    "shown is that the page computes what PyTorch computes, is one small file, and is fast. The trained network (8 channels, 500 "
-    "steps on Fashion-MNIST) gives numbers of a real network; its accuracy is no claim.",
+    limits="The paper's own evidence is a study with people: that it helps understanding and is enjoyable. None was made here. "
+    "What is shown is that the page computes what PyTorch computes, is one small file, and is fast. The trained network "
+    "(8 channels, 500 steps on Fashion-MNIST) gives numbers of a real network; its accuracy is no claim.",
 )

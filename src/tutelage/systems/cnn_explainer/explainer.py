@@ -76,12 +76,12 @@ from tutelage.errors import InputError
 from tutelage.fields import check_field
 from tutelage.registry import system
 from tutelage.reports.page import environment as report_environment
+from tutelage.seeds import torch_rng
 from tutelage.storage import write_text
+from tutelage.systems._toy import build_with_seed
 from tutelage.systems.cnn_explainer.layers import layer_shapes, parameter_count, read_layers, to_network
 from tutelage.systems.cnn_explainer.layers_json import from_json, to_json
 from tutelage.systems.cnn_explainer.pictures import to_pixels
-from tutelage.systems._toy import build_with_seed
-from tutelage.seeds import torch_rng
 
 VERSION = 1
 LARGEST_IMAGE = 256
@@ -149,7 +149,9 @@ class CNNExplainer:
         fitting = [side for side in range(1, LARGEST_IMAGE + 1) if self._fits(side)]
         if len(fitting) == 1:
             return fitting[0]
-        which = f"{fitting[0]} to {fitting[-1]} pixels all fit the layers" if fitting else f"no size to {LARGEST_IMAGE} fits the layers"
+        which = (
+            f"{fitting[0]} to {fitting[-1]} pixels all fit the layers" if fitting else f"no size to {LARGEST_IMAGE} fits the layers"
+        )
         raise InputError(which, where="image_size", remedy="give the image_size that the network was trained on")
 
     def _fits(self, size: int) -> bool:
@@ -227,9 +229,7 @@ class CNNExplainer:
         return {"parameters": page.parameters, "layers": len(page.layers), "difference": difference, "requests": requests}
 
 
-def export_explainer(
-    model: nn.Module, path: str | Path, images: Iterable[Any], class_names: Sequence[str], **options: Any
-) -> Path:
+def export_explainer(model: nn.Module, path: str | Path, images: Iterable[Any], class_names: Sequence[str], **options: Any) -> Path:
     """Write a page that explains ``model``; the options are those of :class:`CNNExplainer`.
 
     Raises:

@@ -206,7 +206,7 @@ def _read_module(name: str, module: nn.Module) -> PageLayer | nn.BatchNorm2d | N
     match module:
         case nn.Conv2d() if kind is nn.Conv2d:
             stride, kernel = _square(name, "stride", module.stride), _square(name, "kernel", module.kernel_size)
-            pad = module.padding if module.padding != "same" else (kernel - 1) // 2
+            pad: Any = module.padding if module.padding != "same" else (kernel - 1) // 2
             if module.padding == "same" and kernel % 2 == 0:
                 raise _not_drawn(name, "padding 'same' of an even kernel")
             plain = module.groups == 1 and set(module.dilation) == {1} and module.padding_mode == "zeros"
@@ -221,8 +221,8 @@ def _read_module(name: str, module: nn.Module) -> PageLayer | nn.BatchNorm2d | N
         case nn.MaxPool2d():
             if module.ceil_mode or set(_pair(module.padding)) != {0} or set(_pair(module.dilation)) != {1}:
                 raise _not_drawn(name, "a pooling with padding, dilation or ceil_mode")
-            stride = module.kernel_size if module.stride is None else module.stride
-            return PageLayer(name, "pool", size=_square(name, "window", module.kernel_size), stride=_square(name, "stride", stride))
+            step = module.kernel_size if module.stride is None else module.stride
+            return PageLayer(name, "pool", size=_square(name, "window", module.kernel_size), stride=_square(name, "stride", step))
         case nn.AdaptiveAvgPool2d() if set(_pair(module.output_size)) == {1}:
             return PageLayer(name, "mean")
         case nn.Flatten() if module.start_dim == 1 and module.end_dim == -1:

@@ -61,7 +61,7 @@ def train_on_shapes(
 
 
 @torch.no_grad()
-def fold_normalization(conv: nn.Module, mean: float, std: float) -> None:
+def fold_normalization(conv: object, mean: float, std: float) -> None:
     """Change an unpadded convolution that was trained on ``(x - mean) / std`` to take ``x`` itself."""
     assert isinstance(conv, nn.Conv2d) and conv.bias is not None and conv.padding == (0, 0)
     conv.weight /= std
