@@ -139,7 +139,7 @@ def test_what_a_view_shows_is_the_sum_that_it_says(view: Any) -> None:
     page = view("tiny")
     decomposed = """() => App.columns.filter((column) => ["conv", "output"].includes(column.type)).map((column) => {
       const view = { column: column.index, unit: 1 }, layer = App.data.model.layers[column.layer];
-      const parts = Panels.parts(layer, App.data, view, App.columns), area = column.maps ? column.shape[1] * column.shape[2] : 1;
+      const parts = Pieces.parts(layer, App.data, view, App.columns), area = column.maps ? column.shape[1] * column.shape[2] : 1;
       let worst = 0;
       for (let i = 0; i < area; i++) {
         const sum = parts.reduce((total, part) => total + (part.total ?? part.product[i]), layer.bias[1]);

@@ -137,7 +137,8 @@ class CNNExplainer:
         if min(self.std) <= 0:
             raise InputError(f"std {self.std}", where="std", remedy="give numbers above 0")
         self.pixels = to_pixels(images, self.channels, self.image_size)
-        self.title = title or f"How {type(network).__name__} sees a picture"
+        kind = type(network).__name__
+        self.title = title or f"How {'this network' if type(network) is nn.Sequential else kind} sees a picture"
 
     def _image_size(self, network: nn.Module, given: int | None) -> int:
         size = given if given is not None else getattr(network, "image_size", None)

@@ -3,10 +3,18 @@
 const App = (() => {
   const { make } = Draw;
   const at = (id) => document.getElementById(id);
-  const model = JSON.parse(at("model").textContent), pictures = JSON.parse(at("pictures").textContent);
-  const { channels, size } = model.input, columns = Layout.columns(model), prepared = Engine.prepare(model);
+  const model = JSON.parse(at("model").textContent),
+    pictures = JSON.parse(at("pictures").textContent);
+  const { channels, size } = model.input,
+    columns = Layout.columns(model),
+    prepared = Engine.prepare(model);
   const calm = matchMedia("(prefers-reduced-motion: reduce)");
-  let data = null, view = null, cell = null, playing = !calm.matches, asked = 0, begun = 0;
+  let data = null,
+    view = null,
+    cell = null,
+    playing = !calm.matches,
+    asked = 0,
+    begun = 0;
 
   // -- the engine -----------------------------------------------------------------------------------------------------
 
@@ -28,15 +36,28 @@ const App = (() => {
     begun = performance.now();
     compute.pixels = pixels;
     if (worker) return worker.postMessage({ id: asked, pixels });
-    const started = performance.now(), outputs = Engine.forward(prepared, Engine.normalize(pixels, model.input));
+    const started = performance.now(),
+      outputs = Engine.forward(prepared, Engine.normalize(pixels, model.input));
     arrived({ id: asked, outputs, milliseconds: performance.now() - started });
   };
 
   const arrived = ({ id, outputs, milliseconds }) => {
     const input = Engine.normalize(compute.pixels, model.input);
-    const values = columns.map((column) => (column.type === "picture" ? compute.pixels : column.layer === -1 ? input : outputs[column.layer]));
+    const values = columns.map((column) =>
+      column.type === "picture" ? compute.pixels : column.layer === -1 ? input : outputs[column.layer],
+    );
     const flat = (column) => values[columns[column].before];
-    data = { id, pixels: compute.pixels, model: prepared, outputs, values, flat, softmax: Engine.softmax(outputs.at(-1)), milliseconds, limits: [] };
+    data = {
+      id,
+      pixels: compute.pixels,
+      model: prepared,
+      outputs,
+      values,
+      flat,
+      softmax: Engine.softmax(outputs.at(-1)),
+      milliseconds,
+      limits: [],
+    };
     recolor();
     document.body.dataset.picture = id;
     document.body.dataset.milliseconds = (performance.now() - begun).toFixed(1);
@@ -45,8 +66,11 @@ const App = (() => {
 
   const recolor = () => {
     if (!data) return;
-    const groups = Layout.groups(columns, at("scale").value), most = new Map();
-    columns.forEach((column, i) => column.type === "output" || most.set(groups[i], Math.max(most.get(groups[i]) ?? 0, Draw.largest(data.values[i]))));
+    const groups = Layout.groups(columns, at("scale").value),
+      most = new Map();
+    columns.forEach(
+      (column, i) => column.type === "output" || most.set(groups[i], Math.max(most.get(groups[i]) ?? 0, Draw.largest(data.values[i]))),
+    );
     data.limits = columns.map((_, i) => most.get(groups[i]) || 1);
     Stage.paint(data);
     if (view) refresh();
@@ -57,7 +81,12 @@ const App = (() => {
   const samples = pictures.map((text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0)));
 
   const addSample = (pixels, name) => {
-    const canvas = make("canvas"), button = make("button", { type: "button", className: "sample", attributes: { role: "radio", "aria-checked": "false", "aria-label": name }, tabIndex: -1 }, canvas);
+    const canvas = make("canvas"),
+      button = make(
+        "button",
+        { type: "button", className: "sample", attributes: { role: "radio", "aria-checked": "false", "aria-label": name }, tabIndex: -1 },
+        canvas,
+      );
     Draw.picture(canvas, pixels, channels, size);
     button.addEventListener("click", () => choose(button, pixels));
     at("samples").append(button);
@@ -75,9 +104,12 @@ const App = (() => {
   /** Any picture the browser can read, cut to its middle square, laid over white, as pixels [C, size, size]. */
   const readPicture = async (file) => {
     const picture = await createImageBitmap(file, { imageOrientation: "from-image" });
-    const side = Math.min(picture.width, picture.height), canvas = make("canvas", { width: size, height: size });
-    let source = picture, [left, top, edge] = [(picture.width - side) / 2, (picture.height - side) / 2, side];
-    while (edge > 2 * size) { // halved step by step, so that every pixel of a large picture counts
+    const side = Math.min(picture.width, picture.height),
+      canvas = make("canvas", { width: size, height: size });
+    let source = picture,
+      [left, top, edge] = [(picture.width - side) / 2, (picture.height - side) / 2, side];
+    while (edge > 2 * size) {
+      // halved step by step, so that every pixel of a large picture counts
       const half = make("canvas", { width: Math.round(edge / 2), height: Math.round(edge / 2) });
       half.getContext("2d").drawImage(source, left, top, edge, edge, 0, 0, half.width, half.height);
       [source, left, top, edge] = [half, 0, 0, half.width];
@@ -86,7 +118,9 @@ const App = (() => {
     context.fillStyle = "#ffffff";
     context.fillRect(0, 0, size, size);
     context.drawImage(source, left, top, edge, edge, 0, 0, size, size);
-    const { data: rgba } = context.getImageData(0, 0, size, size), area = size * size, pixels = new Uint8Array(channels * area);
+    const { data: rgba } = context.getImageData(0, 0, size, size),
+      area = size * size,
+      pixels = new Uint8Array(channels * area);
     for (let i = 0; i < area; i++) {
       const [r, g, b] = [rgba[4 * i], rgba[4 * i + 1], rgba[4 * i + 2]];
       if (channels === 1) pixels[i] = Math.round(0.299 * r + 0.587 * g + 0.114 * b);
@@ -121,7 +155,16 @@ const App = (() => {
     cell = null;
     if (view) {
       cell = Panels.build(at("panel"), { data, view, columns, model });
-      if (from?.column !== view.column || from?.unit !== view.unit) at("panel").animate?.(calm.matches ? [] : [{ opacity: 0, transform: "translateY(6px)" }, { opacity: 1, transform: "none" }], { duration: 450, delay: 150, fill: "backwards", easing: "ease-out" });
+      if (from?.column !== view.column || from?.unit !== view.unit)
+        at("panel").animate?.(
+          calm.matches
+            ? []
+            : [
+                { opacity: 0, transform: "translateY(6px)" },
+                { opacity: 1, transform: "none" },
+              ],
+          { duration: 450, delay: 150, fill: "backwards", easing: "ease-out" },
+        );
       Stage.focusRow();
       const [path, panel] = [at("path"), at("panel")].map((element) => element.getBoundingClientRect());
       const scroll = (element) => element.scrollIntoView({ block: "start", behavior: calm.matches ? "auto" : "smooth" });
@@ -150,7 +193,8 @@ const App = (() => {
   };
 
   const drawPath = () => {
-    const crumb = (text, to) => (to === undefined ? make("span", { textContent: text, attributes: { "aria-current": "page" } }) : link(text, to));
+    const crumb = (text, to) =>
+      to === undefined ? make("span", { textContent: text, attributes: { "aria-current": "page" } }) : link(text, to);
     const link = (text, to) => {
       const button = make("button", { type: "button", textContent: text });
       button.addEventListener("click", () => go(to));
@@ -164,11 +208,22 @@ const App = (() => {
       button.addEventListener("click", () => neighbor(step));
       return button;
     };
-    const column = columns[view.column], name = Stage.name(view.column, view.unit), many = column.count > 1;
+    const column = columns[view.column],
+      name = Stage.name(view.column, view.unit),
+      many = column.count > 1;
     const home = crumb("←", null);
     home.ariaLabel = "All layers";
     home.append(make("span", { className: "word", textContent: " All layers" }));
-    path.replaceChildren(home, "›", ...(many ? [turn("‹", -1, "The one before")] : []), view.part === null ? crumb(name) : crumb(name, { ...view, part: null }), ...(many ? [turn("›", 1, "The next one")] : []), ...(view.part === null ? [] : ["›", crumb(columns[column.before].maps ? Stage.name(column.before, view.part) : columns[column.before].name)]));
+    path.replaceChildren(
+      home,
+      "›",
+      ...(many ? [turn("‹", -1, "The one before")] : []),
+      view.part === null ? crumb(name) : crumb(name, { ...view, part: null }),
+      ...(many ? [turn("›", 1, "The next one")] : []),
+      ...(view.part === null
+        ? []
+        : ["›", crumb(columns[column.before].maps ? Stage.name(column.before, view.part) : columns[column.before].name)]),
+    );
   };
 
   // -- words ----------------------------------------------------------------------------------------------------------
@@ -185,11 +240,16 @@ const App = (() => {
 
   const hovered = (place) => {
     if (!data || place === null) return say(null);
-    const column = columns[place.column], values = data.values[place.column], name = Stage.name(place.column, place.unit);
-    if (column.type === "output") return say(`${name}: logit ${Draw.number(values[place.unit])}, probability ${Draw.percent(data.softmax.probabilities[place.unit])}.`);
+    const column = columns[place.column],
+      values = data.values[place.column],
+      name = Stage.name(place.column, place.unit);
+    if (column.type === "output")
+      return say(`${name}: logit ${Draw.number(values[place.unit])}, probability ${Draw.percent(data.softmax.probabilities[place.unit])}.`);
     if (column.type === "picture") return say(`The picture, ${size} × ${size} pixels.`);
-    const [, h = 1, w = 1] = column.shape, own = values.subarray(place.unit * h * w, (place.unit + 1) * h * w);
-    const low = own.reduce((a, b) => Math.min(a, b)), high = own.reduce((a, b) => Math.max(a, b));
+    const [, h = 1, w = 1] = column.shape,
+      own = values.subarray(place.unit * h * w, (place.unit + 1) * h * w);
+    const low = own.reduce((a, b) => Math.min(a, b)),
+      high = own.reduce((a, b) => Math.max(a, b));
     say(h * w === 1 ? `${name}: ${Draw.number(own[0])}.` : `${name}: ${h} × ${w} values from ${Draw.number(low)} to ${Draw.number(high)}.`);
   };
 
@@ -211,7 +271,8 @@ const App = (() => {
       event.preventDefault();
       setPlaying(!playing);
     } else if (event.target.closest("#samples") && ["ArrowLeft", "ArrowRight"].includes(event.key)) {
-      const all = [...at("samples").children], next = all[(all.indexOf(event.target.closest("button")) + (event.key === "ArrowRight" ? 1 : -1) + all.length) % all.length];
+      const all = [...at("samples").children],
+        next = all[(all.indexOf(event.target.closest("button")) + (event.key === "ArrowRight" ? 1 : -1) + all.length) % all.length];
       event.preventDefault();
       next.click();
       next.focus();
@@ -239,10 +300,11 @@ const App = (() => {
       at("details").setAttribute("aria-pressed", on);
       at("stage").classList.toggle("detailed", on);
     });
-    for (const kind of ["dragover", "drop"]) addEventListener(kind, (event) => {
-      event.preventDefault();
-      if (kind === "drop") upload(event.dataTransfer.files[0]);
-    });
+    for (const kind of ["dragover", "drop"])
+      addEventListener(kind, (event) => {
+        event.preventDefault();
+        if (kind === "drop") upload(event.dataTransfer.files[0]);
+      });
     addEventListener("paste", (event) => upload(event.clipboardData?.files[0]));
     addEventListener("keydown", onKey);
     const repaint = () => {
@@ -264,5 +326,16 @@ const App = (() => {
   };
 
   start();
-  return { get data() { return data; }, get view() { return view; }, columns, compute, go, readPicture };
+  return {
+    get data() {
+      return data;
+    },
+    get view() {
+      return view;
+    },
+    columns,
+    compute,
+    go,
+    readPicture,
+  };
 })();

@@ -13,7 +13,9 @@ const Draw = (() => {
     const [low, zero, high] = ["low", "zero", "high"].map((end) => rgb(style.getPropertyValue(`--${kind}-${end}`).trim()));
     const colors = new Uint8ClampedArray(3 * (2 * STEPS + 1));
     for (let i = 0; i <= 2 * STEPS; i++) {
-      const share = Math.abs(i - STEPS) / STEPS, end = i < STEPS ? low : high, eased = share ** 0.85;
+      const share = Math.abs(i - STEPS) / STEPS,
+        end = i < STEPS ? low : high,
+        eased = share ** 0.85;
       for (let c = 0; c < 3; c++) colors[3 * i + c] = zero[c] + (end[c] - zero[c]) * eased;
     }
     tables.set(kind, colors);
@@ -28,7 +30,9 @@ const Draw = (() => {
   /** Paint values [h, w] from offset on, -limit..limit, into a canvas of that size. */
   const paint = (canvas, values, offset, h, w, limit, kind) => {
     if (canvas.width !== w || canvas.height !== h) Object.assign(canvas, { width: w, height: h });
-    const context = canvas.getContext("2d"), image = context.createImageData(w, h), colors = table(kind);
+    const context = canvas.getContext("2d"),
+      image = context.createImageData(w, h),
+      colors = table(kind);
     for (let i = 0; i < h * w; i++) {
       const at = 3 * index(values[offset + i], limit);
       image.data[4 * i] = colors[at];
@@ -42,7 +46,9 @@ const Draw = (() => {
   /** Paint pixels 0..255 [channels, size, size]: all channels as a picture, or one of them in gray. */
   const picture = (canvas, pixels, channels, size, only = null) => {
     if (canvas.width !== size) Object.assign(canvas, { width: size, height: size });
-    const context = canvas.getContext("2d"), image = context.createImageData(size, size), area = size * size;
+    const context = canvas.getContext("2d"),
+      image = context.createImageData(size, size),
+      area = size * size;
     for (let i = 0; i < area; i++) {
       for (let c = 0; c < 3; c++) image.data[4 * i + c] = pixels[(only ?? Math.min(c, channels - 1)) * area + i];
       image.data[4 * i + 3] = 255;
@@ -68,11 +74,23 @@ const Draw = (() => {
   /** A number for people: a true minus sign, two decimals, more for small ones, none for large ones. */
   const number = (value) => {
     const size = Math.abs(value);
-    const text = size === 0 ? "0" : size >= 1e5 ? size.toExponential(1) : size >= 100 ? size.toFixed(0) : size >= 0.095 ? size.toFixed(2) : size >= 0.0005 ? size.toFixed(3) : size.toExponential(0).replace("-", "−");
+    const text =
+      size === 0
+        ? "0"
+        : size >= 1e5
+          ? size.toExponential(1)
+          : size >= 100
+            ? size.toFixed(0)
+            : size >= 0.095
+              ? size.toFixed(2)
+              : size >= 0.0005
+                ? size.toFixed(3)
+                : size.toExponential(0).replace("-", "−");
     return value < 0 ? `−${text}` : text;
   };
   const signed = (value) => (value < 0 ? `− ${number(-value)}` : `+ ${number(value)}`);
-  const percent = (share) => (share >= 0.0995 ? `${(100 * share).toFixed(0)} %` : share >= 0.001 ? `${(100 * share).toFixed(1)} %` : "< 0.1 %");
+  const percent = (share) =>
+    share >= 0.0995 ? `${(100 * share).toFixed(0)} %` : share >= 0.001 ? `${(100 * share).toFixed(1)} %` : "< 0.1 %";
 
   /** Black or white text, whichever is legible on a colour. */
   const ink = ([r, g, b]) => (0.299 * r + 0.587 * g + 0.114 * b > 140 ? "#16181a" : "#ffffff");

@@ -25,7 +25,8 @@ globalThis.Engine = (() => {
 
   /** Pixels 0..255 [C, H, W] as the network's input. */
   const normalize = (pixels, { channels, mean, std }) => {
-    const area = pixels.length / channels, out = new Float32Array(pixels.length);
+    const area = pixels.length / channels,
+      out = new Float32Array(pixels.length);
     for (let i = 0; i < out.length; i++) {
       const c = Math.floor(i / area);
       out[i] = Math.fround(Math.fround(pixels[i] / 255) - Math.fround(mean[c])) / Math.fround(std[c]);
@@ -35,7 +36,8 @@ globalThis.Engine = (() => {
 
   const padded = (x, [C, H, W], pad) => {
     if (pad === 0) return x;
-    const wide = W + 2 * pad, out = new Float32Array(C * (H + 2 * pad) * wide);
+    const wide = W + 2 * pad,
+      out = new Float32Array(C * (H + 2 * pad) * wide);
     for (let c = 0; c < C; c++)
       for (let y = 0; y < H; y++) out.set(x.subarray((c * H + y) * W, (c * H + y + 1) * W), (c * (H + 2 * pad) + y + pad) * wide + pad);
     return out;
@@ -43,8 +45,11 @@ globalThis.Engine = (() => {
 
   /** Add channel c of x, convolved with its kernel for output o, to sum [OH, OW]. x is padded already. */
   const addProduct = (sum, x, layer, o, c) => {
-    const [, inner, k] = layer.shape, s = layer.stride, [, OH, OW] = layer.outputShape;
-    const height = layer.inputShape[1] + 2 * layer.pad, width = layer.inputShape[2] + 2 * layer.pad;
+    const [, inner, k] = layer.shape,
+      s = layer.stride,
+      [, OH, OW] = layer.outputShape;
+    const height = layer.inputShape[1] + 2 * layer.pad,
+      width = layer.inputShape[2] + 2 * layer.pad;
     for (let ky = 0; ky < k; ky++)
       for (let kx = 0; kx < k; kx++) {
         const w = layer.weight[((o * inner + c) * k + ky) * k + kx];
@@ -56,8 +61,10 @@ globalThis.Engine = (() => {
   };
 
   const conv = (input, layer) => {
-    const x = padded(input, layer.inputShape, layer.pad), [O, OH, OW] = layer.outputShape;
-    const out = new Float32Array(O * OH * OW), sum = new Float64Array(OH * OW);
+    const x = padded(input, layer.inputShape, layer.pad),
+      [O, OH, OW] = layer.outputShape;
+    const out = new Float32Array(O * OH * OW),
+      sum = new Float64Array(OH * OW);
     for (let o = 0; o < O; o++) {
       sum.fill(layer.bias[o]);
       for (let c = 0; c < layer.shape[1]; c++) addProduct(sum, x, layer, o, c);
@@ -68,7 +75,8 @@ globalThis.Engine = (() => {
 
   /** For output o of a convolution: one map an input channel, in double precision; with the bias they sum to the output. */
   const products = (input, layer, o) => {
-    const x = padded(input, layer.inputShape, layer.pad), [, OH, OW] = layer.outputShape;
+    const x = padded(input, layer.inputShape, layer.pad),
+      [, OH, OW] = layer.outputShape;
     return Array.from({ length: layer.shape[1] }, (_, c) => {
       const map = new Float64Array(OH * OW);
       addProduct(map, x, layer, o, c);
@@ -79,7 +87,9 @@ globalThis.Engine = (() => {
   const relu = (x) => x.map((value) => (value > 0 ? value : 0));
 
   const pool = (x, layer) => {
-    const [C, OH, OW] = layer.outputShape, [, H, W] = layer.inputShape, { size, stride } = layer;
+    const [C, OH, OW] = layer.outputShape,
+      [, H, W] = layer.inputShape,
+      { size, stride } = layer;
     const out = new Float32Array(C * OH * OW);
     for (let c = 0, i = 0; c < C; c++)
       for (let y = 0; y < OH; y++)
@@ -93,7 +103,8 @@ globalThis.Engine = (() => {
   };
 
   const mean = (x, layer) => {
-    const [C, H, W] = layer.inputShape, out = new Float32Array(C);
+    const [C, H, W] = layer.inputShape,
+      out = new Float32Array(C);
     for (let c = 0; c < C; c++) {
       let sum = 0;
       for (let i = c * H * W; i < (c + 1) * H * W; i++) sum += x[i];
@@ -103,7 +114,8 @@ globalThis.Engine = (() => {
   };
 
   const linear = (x, layer) => {
-    const [O, n] = layer.shape, out = new Float32Array(O);
+    const [O, n] = layer.shape,
+      out = new Float32Array(O);
     for (let o = 0; o < O; o++) {
       let sum = layer.bias[o];
       for (let i = 0; i < n; i++) sum += layer.weight[o * n + i] * x[i];
@@ -126,7 +138,8 @@ globalThis.Engine = (() => {
 
   /** exp(l_i) / sum exp(l_j); the largest logit is subtracted first, which changes nothing but keeps exp finite. */
   const softmax = (logits) => {
-    const top = Math.max(...logits), terms = Array.from(logits, (value) => Math.exp(value - top));
+    const top = Math.max(...logits),
+      terms = Array.from(logits, (value) => Math.exp(value - top));
     const sum = terms.reduce((a, b) => a + b, 0);
     return { top, terms, sum, probabilities: terms.map((term) => term / sum) };
   };

@@ -34,14 +34,23 @@ globalThis.Nested = (() => {
   const pool = (maps, { size, stride, outputShape: [, OH, OW] }) =>
     maps.map((map) =>
       zeros(OH, OW).map((row, y) =>
-        row.map((_, x) => Math.max(...map.slice(y * stride, y * stride + size).flatMap((line) => line.slice(x * stride, x * stride + size)))),
+        row.map((_, x) =>
+          Math.max(...map.slice(y * stride, y * stride + size).flatMap((line) => line.slice(x * stride, x * stride + size))),
+        ),
       ),
     );
 
   const mean = (maps) => maps.map((map) => map.flat().reduce((a, b) => a + b, 0) / map.flat().length);
   const linear = (values, { rows, bias }) => rows.map((row, o) => row.reduce((sum, weight, i) => sum + weight * values[i], bias[o]));
 
-  const COMPUTE = { conv, pool, mean, linear, relu: (x) => (Array.isArray(x[0]) ? relu(x) : x.map((value) => Math.max(0, value))), flatten: (maps) => maps.flat(2) };
+  const COMPUTE = {
+    conv,
+    pool,
+    mean,
+    linear,
+    relu: (x) => (Array.isArray(x[0]) ? relu(x) : x.map((value) => Math.max(0, value))),
+    flatten: (maps) => maps.flat(2),
+  };
 
   /** A prepared model of the engine with its weights as nested arrays. */
   const prepare = (model) => ({
@@ -53,7 +62,10 @@ globalThis.Nested = (() => {
       }
       if (layer.type !== "conv") return layer;
       const [O, C, k] = layer.shape;
-      return { ...layer, kernels: Array.from({ length: O }, (_, o) => nest(layer.weight.slice(o * C * k * k, (o + 1) * C * k * k), [C, k, k])) };
+      return {
+        ...layer,
+        kernels: Array.from({ length: O }, (_, o) => nest(layer.weight.slice(o * C * k * k, (o + 1) * C * k * k), [C, k, k])),
+      };
     }),
   });
 

@@ -2,8 +2,21 @@
 // The stage: every map of the network as a button, the edges between them, and the scene of one neuron.
 const Stage = (() => {
   const { make } = Draw;
-  let root, scene, model, columns, act, edges, hot, inner, extra, placed, sideways = true;
-  let nodes = [], focus = { column: 0, unit: 0 }, view = null, data = null;
+  let root,
+    scene,
+    model,
+    columns,
+    act,
+    edges,
+    hot,
+    inner,
+    extra,
+    placed,
+    sideways = true;
+  let nodes = [],
+    focus = { column: 0, unit: 0 },
+    view = null,
+    data = null;
 
   const build = (element, parent, given, actions) => {
     [root, scene, { model, columns }, act] = [element, parent, given, actions];
@@ -12,7 +25,12 @@ const Stage = (() => {
       const about = { picture: "input", output: "softmax" }[column.type] ?? column.type;
       const href = document.getElementById(`about-${about}`) ? `#about-${about}` : "#article";
       const shape = column.type === "output" ? `${column.count} classes` : column.type === "picture" ? "" : column.shape.join(" × ");
-      column.label = make("div", { className: "layer-name" }, make("a", { href, textContent: column.name, title: `${column.name}${column.note ? `, ${column.note}` : ""}` }), make("small", { textContent: shape }));
+      column.label = make(
+        "div",
+        { className: "layer-name" },
+        make("a", { href, textContent: column.name, title: `${column.name}${column.note ? `, ${column.note}` : ""}` }),
+        make("small", { textContent: shape }),
+      );
       column.legend = make("div", { className: "legend-bar" }, make("canvas"), make("small"));
       root.append(column.label, column.legend);
       nodes.push(Array.from({ length: column.count }, (_, unit) => node(column, unit)));
@@ -26,10 +44,18 @@ const Stage = (() => {
 
   const node = (column, unit) => {
     const canvas = make("canvas", { width: 1, height: 1 });
-    const element = make("button", { type: "button", className: `node of-${column.type}${column.maps ? "" : " single"}`, tabIndex: -1 }, canvas);
+    const element = make(
+      "button",
+      { type: "button", className: `node of-${column.type}${column.maps ? "" : " single"}`, tabIndex: -1 },
+      canvas,
+    );
     if (column.type === "output") {
       canvas.remove();
-      element.append(make("span", { className: "class-name", textContent: model.classes[unit] }), make("span", { className: "class-share" }), make("i", { className: "class-bar" }));
+      element.append(
+        make("span", { className: "class-name", textContent: model.classes[unit] }),
+        make("span", { className: "class-share" }),
+        make("i", { className: "class-bar" }),
+      );
     }
     element.addEventListener("pointerenter", () => hover({ column: column.index, unit }));
     element.addEventListener("focus", () => {
@@ -68,7 +94,8 @@ const Stage = (() => {
   const paint = (given) => {
     data = given;
     columns.forEach((column, c) => {
-      const [, h = 1, w = 1] = column.shape, values = data.values[c];
+      const [, h = 1, w = 1] = column.shape,
+        values = data.values[c];
       nodes[c].forEach(({ element, canvas }, unit) => {
         let about = name(c, unit);
         if (column.type === "picture") Draw.picture(canvas, data.pixels, model.input.channels, model.input.size);
@@ -82,7 +109,8 @@ const Stage = (() => {
         } else Draw.paint(canvas, values, unit * h * w, h, w, data.limits[c], "map");
         element.ariaLabel = about;
       });
-      const limit = data.limits[c], shown = !["picture", "input", "output"].includes(column.type);
+      const limit = data.limits[c],
+        shown = !["picture", "input", "output"].includes(column.type);
       column.legend.hidden = !shown;
       if (shown) {
         Draw.legend(column.legend.firstChild, "map");
@@ -105,22 +133,30 @@ const Stage = (() => {
     view = next;
     root.classList.toggle("still", !moving);
     root.classList.toggle("one", view !== null);
-    const width = scene.clientWidth, layout = Layout.overview(columns, width);
+    const width = scene.clientWidth,
+      layout = Layout.overview(columns, width);
     sideways = layout.sideways;
     placed = layout.placed;
     if (view === null || !root.dataset.placed || !moving) {
-      columns.forEach((column, c) => nodes[c].forEach((one, unit) => {
-        const at = placed[c].nodes[unit];
-        one.element.dataset.size = at.size;
-        Object.assign(one.element.style, { width: `${at.width ?? at.size}px`, height: `${at.size}px` });
-      }));
+      columns.forEach((column, c) =>
+        nodes[c].forEach((one, unit) => {
+          const at = placed[c].nodes[unit];
+          one.element.dataset.size = at.size;
+          Object.assign(one.element.style, { width: `${at.width ?? at.size}px`, height: `${at.size}px` });
+        }),
+      );
       root.dataset.placed = "yes";
     }
     columns.forEach((column, c) => {
       const { nodes: places, label } = placed[c];
-      nodes[c].forEach((one, unit) => put(one, places[unit].x, places[unit].y, places[unit].size, view === null, places[unit].width ?? null));
+      nodes[c].forEach((one, unit) =>
+        put(one, places[unit].x, places[unit].y, places[unit].size, view === null, places[unit].width ?? null),
+      );
       Object.assign(column.label.style, { transform: `translate(${label.x}px, ${label.y}px)`, width: `${label.width}px` });
-      Object.assign(column.legend.style, { transform: `translate(${label.x}px, ${sideways ? layout.height - 26 : label.y}px)`, width: `${label.width}px` });
+      Object.assign(column.legend.style, {
+        transform: `translate(${label.x}px, ${sideways ? layout.height - 26 : label.y}px)`,
+        width: `${label.width}px`,
+      });
     });
     edges.setAttribute("d", view === null ? columns.map((_, c) => edgesInto(c)).join("") : "");
     hover(null);
@@ -144,7 +180,8 @@ const Stage = (() => {
 
   const edge = (from, to) => {
     if (sideways) return curve(from.x + from.size, from.y + from.size / 2, to.x, to.y + to.size / 2);
-    const [x, y, left, top] = [from.x + from.size / 2, from.y + from.size, to.x + to.size / 2, to.y], middle = (y + top) / 2;
+    const [x, y, left, top] = [from.x + from.size / 2, from.y + from.size, to.x + to.size / 2, to.y],
+      middle = (y + top) / 2;
     return `M${x.toFixed(1)} ${y.toFixed(1)}C${x.toFixed(1)} ${middle.toFixed(1)} ${left.toFixed(1)} ${middle.toFixed(1)} ${left.toFixed(1)} ${top.toFixed(1)}`;
   };
 
@@ -168,39 +205,75 @@ const Stage = (() => {
   // -- one neuron -----------------------------------------------------------------------------------------------------
 
   const neuron = (width, changed) => {
-    const column = columns[view.column], weighted = ["conv", "linear", "output"].includes(column.type);
-    const maps = column.before !== null && columns[column.before].maps, from = sources(view.column, view.unit);
+    const column = columns[view.column],
+      weighted = ["conv", "linear", "output"].includes(column.type);
+    const maps = column.before !== null && columns[column.before].maps,
+      from = sources(view.column, view.unit);
     const rows = weighted && maps ? from.length : 1;
     const at = Layout.neuron(rows, width, weighted);
     root.style.height = `${at.height}px`;
     hot.setAttribute("d", "");
     const own = column.type === "output" ? Math.min(168, at.whole - at.columns.sum - 40) : null;
-    const left = own === null ? at.columns.out : at.whole - own, high = own === null ? at.out : placed[view.column].nodes[0].size;
+    const left = own === null ? at.columns.out : at.whole - own,
+      high = own === null ? at.out : placed[view.column].nodes[0].size;
     put(nodes[view.column][view.unit], left, at.middle - high / 2, high, true, own);
-    if (maps || !weighted) from.forEach((unit, i) => put(nodes[column.before][unit], at.columns.source, at.rows[weighted ? i : 0], at.size));
+    if (maps || !weighted)
+      from.forEach((unit, i) => put(nodes[column.before][unit], at.columns.source, at.rows[weighted ? i : 0], at.size));
     if (!changed && extra.childElementCount) extra.replaceChildren();
     extra.replaceChildren();
     extra.classList.toggle("fresh", changed);
-    const lines = [], mid = (i) => at.rows[i] + at.size / 2;
-    const caption = (text, x, y = 14) => extra.append(make("span", { className: "heading", textContent: text, style: { transform: `translate(${x}px, ${y}px)` } }));
+    const lines = [],
+      mid = (i) => at.rows[i] + at.size / 2;
+    const caption = (text, x, y = 14) =>
+      extra.append(make("span", { className: "heading", textContent: text, style: { transform: `translate(${x}px, ${y}px)` } }));
     if (!weighted) {
       lines.push(curve(at.columns.source + at.size + 4, at.middle, left - 4, at.middle));
-      const text = { relu: "max(0, x)", pool: `largest of ${model.layers[column.layer]?.size ?? 2} × ${model.layers[column.layer]?.size ?? 2}`, mean: "mean" }[column.type] ?? "";
-      extra.append(make("span", { className: "operation", textContent: text, style: { left: `${(at.columns.source + at.size + left) / 2}px`, top: `${at.middle}px` } }));
+      const text =
+        {
+          relu: "max(0, x)",
+          pool: `largest of ${model.layers[column.layer]?.size ?? 2} × ${model.layers[column.layer]?.size ?? 2}`,
+          mean: "mean",
+        }[column.type] ?? "";
+      extra.append(
+        make("span", {
+          className: "operation",
+          textContent: text,
+          style: { left: `${(at.columns.source + at.size + left) / 2}px`, top: `${at.middle}px` },
+        }),
+      );
     } else {
-      const parts = Panels.parts(data.model.layers[column.layer], data, view, columns);
+      const parts = Pieces.parts(data.model.layers[column.layer], data, view, columns);
       caption(maps ? "maps" : "values", at.columns.source);
       caption(column.type === "conv" ? "kernels" : "weights", at.columns.weight);
       caption("products", at.columns.product);
       parts.forEach((part, i) => {
         extra.append(row(part, i, at, maps));
-        lines.push(curve(at.columns.source + at.size, mid(i), at.columns.weight, mid(i)), curve(at.columns.weight + at.size, mid(i), at.columns.product, mid(i)), curve(at.columns.product + at.size, mid(i), at.columns.sum, at.middle));
+        lines.push(
+          curve(at.columns.source + at.size, mid(i), at.columns.weight, mid(i)),
+          curve(at.columns.weight + at.size, mid(i), at.columns.product, mid(i)),
+          curve(at.columns.product + at.size, mid(i), at.columns.sum, at.middle),
+        );
       });
       lines.push(curve(at.columns.sum + 30, at.middle, left, at.middle));
       const bias = data.model.layers[column.layer].bias[view.unit];
-      extra.append(make("span", { className: "sum", textContent: "Σ", style: { transform: `translate(${at.columns.sum}px, ${at.middle - 15}px)` } }));
-      extra.append(make("span", { className: "bias", textContent: `bias ${Draw.signed(bias)}`, style: { transform: `translate(${at.columns.sum + 15}px, ${at.middle + 24 + (at.phone && !own ? 26 : 0)}px) translateX(-50%)` } }));
-      if (column.type === "output") extra.append(make("span", { className: "bias", textContent: `logit ${Draw.number(data.values[view.column][view.unit])}`, style: { transform: `translate(${left + own / 2}px, ${at.middle + high / 2 + (at.phone ? 34 : 10)}px) translateX(-50%)` } }));
+      extra.append(
+        make("span", { className: "sum", textContent: "Σ", style: { transform: `translate(${at.columns.sum}px, ${at.middle - 15}px)` } }),
+      );
+      extra.append(
+        make("span", {
+          className: "bias",
+          textContent: `bias ${Draw.signed(bias)}`,
+          style: { transform: `translate(${at.columns.sum + 15}px, ${at.middle + 24 + (at.phone && !own ? 26 : 0)}px) translateX(-50%)` },
+        }),
+      );
+      if (column.type === "output")
+        extra.append(
+          make("span", {
+            className: "bias",
+            textContent: `logit ${Draw.number(data.values[view.column][view.unit])}`,
+            style: { transform: `translate(${left + own / 2}px, ${at.middle + high / 2 + (at.phone ? 34 : 10)}px) translateX(-50%)` },
+          }),
+        );
     }
     inner.setAttribute("d", lines.join(""));
   };
@@ -213,14 +286,26 @@ const Stage = (() => {
     };
     const chosen = view.part === i;
     const element = make("button", {
-      type: "button", className: `factor${chosen ? " chosen" : ""}`, tabIndex: i === (view.part ?? 0) ? 0 : -1,
+      type: "button",
+      className: `factor${chosen ? " chosen" : ""}`,
+      tabIndex: i === (view.part ?? 0) ? 0 : -1,
       style: { top: `${at.rows[i] - 4}px`, height: `${at.size + 8}px`, width: `${at.columns.product + at.size + 4}px` },
       attributes: { "aria-pressed": chosen },
     });
     element.ariaLabel = `${part.name}: ${part.total === undefined ? "kernel and product" : `contributes ${Draw.number(part.total)}`}`;
     if (!maps) element.append(canvas(part.values, "map", part.limit, at.columns.source, part.shape));
-    element.append(canvas(part.weight, "weight", part.weightLimit, at.columns.weight, part.weightShape), canvas(part.product, "map", part.productLimit, at.columns.product, part.productShape));
-    if (part.total !== undefined) extra.append(make("span", { className: "total", textContent: Draw.number(part.total), style: { transform: `translate(${at.columns.product + at.size + 6}px, ${at.rows[i] + at.size / 2}px) translateY(-50%)` } }));
+    element.append(
+      canvas(part.weight, "weight", part.weightLimit, at.columns.weight, part.weightShape),
+      canvas(part.product, "map", part.productLimit, at.columns.product, part.productShape),
+    );
+    if (part.total !== undefined)
+      extra.append(
+        make("span", {
+          className: "total",
+          textContent: Draw.number(part.total),
+          style: { transform: `translate(${at.columns.product + at.size + 6}px, ${at.rows[i] + at.size / 2}px) translateY(-50%)` },
+        }),
+      );
     element.addEventListener("click", () => act.choose(chosen ? null : i));
     return element;
   };
@@ -228,18 +313,23 @@ const Stage = (() => {
   // -- keys -----------------------------------------------------------------------------------------------------------
 
   const onKey = (event) => {
-    const across = { ArrowLeft: -1, ArrowRight: 1 }[event.key] ?? 0, down = { ArrowUp: -1, ArrowDown: 1 }[event.key] ?? 0;
+    const across = { ArrowLeft: -1, ArrowRight: 1 }[event.key] ?? 0,
+      down = { ArrowUp: -1, ArrowDown: 1 }[event.key] ?? 0;
     if (!across && !down) return;
     event.preventDefault();
     if (view !== null) {
       if (across) return act.neighbor(across);
-      const rows = [...extra.querySelectorAll(".factor")], at = rows.indexOf(document.activeElement);
+      const rows = [...extra.querySelectorAll(".factor")],
+        at = rows.indexOf(document.activeElement);
       rows[(at + down + rows.length) % rows.length]?.focus();
       return;
     }
     const [step, turn] = sideways ? [across, down] : [down, across];
-    const column = Math.max(0, Math.min(columns.length - 1, focus.column + step)), count = columns[column].count;
-    const unit = step ? Math.round((focus.unit / Math.max(1, columns[focus.column].count - 1)) * (count - 1)) : (focus.unit + turn + count) % count;
+    const column = Math.max(0, Math.min(columns.length - 1, focus.column + step)),
+      count = columns[column].count;
+    const unit = step
+      ? Math.round((focus.unit / Math.max(1, columns[focus.column].count - 1)) * (count - 1))
+      : (focus.unit + turn + count) % count;
     tab(column, unit);
     nodes[column][unit].element.focus();
   };
