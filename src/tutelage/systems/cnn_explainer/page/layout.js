@@ -47,24 +47,23 @@ const Layout = (() => {
     const rows = Math.min(12, Math.max(8, ...found.filter((column) => column.maps).map((column) => column.count)));
     const spans = found.map((column) => (column.type === "output" ? 0 : Math.ceil(column.count / rows)));
     const pitch = (width - CLASS_WIDTH) / spans.reduce((sum, span) => sum + Math.sqrt(span), 0);
-    const size = Math.max(14, Math.min(50, pitch * 0.5)),
-      row = size + GAP,
-      height = rows * row - GAP;
+    const size = Math.max(14, Math.min(50, pitch * 0.5));
+    const blocks = found.map((column, i) => {
+      const span = spans[i];
+      const wide = pitch * Math.sqrt(span);
+      const single = column.maps && span === 1;
+      const own = column.type === "picture" ? Math.min(size * 1.5, wide - 16) : single ? size : Math.min(size, (wide * 0.72) / span - 3);
+      const step = own + (single ? GAP : 4);
+      const high = Math.min(rows, column.count);
+      return { span, wide, own, step, high, height: column.type === "output" ? 26 * column.count : high * step - (step - own) };
+    });
+    const height = Math.max(320, ...blocks.map((block) => block.height));
     let x = 0;
     const placed = found.map((column, i) => {
       if (column.type === "output") return classes(column, width - CLASS_WIDTH, LABEL, CLASS_WIDTH, height);
-      const wide = pitch * Math.sqrt(spans[i]),
-        span = spans[i];
-      const own =
-        column.type === "picture"
-          ? Math.min(size * 1.5, wide - 16)
-          : column.maps && span === 1
-            ? size
-            : Math.min(size, (wide * 0.72) / span - 3);
-      const step = column.maps && span === 1 ? row : Math.min(row, own + 4),
-        high = Math.min(rows, column.count);
-      const left = i === 0 ? x : x + (wide - span * (own + 3)) / 2,
-        top = LABEL + (height - (high * step - (step - own))) / 2;
+      const { span, wide, own, step, high, height: filled } = blocks[i];
+      const left = i === 0 ? 0 : x + (wide - span * (own + 3)) / 2;
+      const top = LABEL + (height - filled) / 2;
       const nodes = Array.from({ length: column.count }, (_, n) => ({
         x: left + Math.floor(n / high) * (own + 3),
         y: top + (n % high) * step,
@@ -81,9 +80,10 @@ const Layout = (() => {
     let y = 0;
     const placed = found.map((column) => {
       if (column.type === "output") {
+        const label = { x: 0, y, width };
         const output = classes(column, 0, y + 26, width, column.count * 34);
         y += 26 + column.count * 34;
-        return { ...output, label: { x: 0, y, width, ...{ y: y - column.count * 34 - 26 } } };
+        return { ...output, label };
       }
       const across = Math.min(column.count, column.maps ? 10 : 16),
         lines = Math.ceil(column.count / across);
