@@ -7,9 +7,14 @@ export_explainer(network, "page.html", images=["cat.jpg", "dog.jpg"], class_name
 ```
 
 ```sh
-tutelage explain student.safetensors --network tiny-vgg --image cat.jpg --image dog.jpg --classes cat,dog --out page.html
-tutelage explain --out page.html  # no network at hand: one is trained on drawn shapes first, in half a minute
+tutelage explain student.safetensors --image cat.jpg --image dog.jpg --classes cat,dog  # a TinyVGG of any size
+tutelage explain student.safetensors --network small-cnn --set classes=2 --set inputs=3 --image-size 32 --image photos/
+tutelage explain student.safetensors --network mine.py:Net --image photos/ --classes names.txt --out page.html
+tutelage explain  # no network at hand: one is trained on drawn shapes first, in about a minute
 ```
+
+The student of a recipe is such a network: ``student = {model = "tiny-vgg", options = {classes = 2}}``, then
+``tutelage explain runs/mine/student.safetensors``.
 
 ![The page: every layer of a small network, from the picture to the probabilities](../images/cnn-explainer.png)
 

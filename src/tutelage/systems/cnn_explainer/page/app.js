@@ -23,7 +23,10 @@ const App = (() => {
     try {
       worker = new Worker(URL.createObjectURL(new Blob([at("engine").textContent], { type: "text/javascript" })));
       worker.onmessage = ({ data: answer }) => answer.id === asked && arrived(answer);
-      worker.onerror = () => (worker = null);
+      worker.onerror = () => {
+        worker = null;
+        compute(compute.pixels);
+      };
       worker.postMessage({ model });
     } catch {
       worker = null; // some browsers allow a file page no worker: the page computes itself, a little less smoothly
