@@ -35,8 +35,8 @@ def opened_browser() -> Iterator[Any]:
         browser.close()
 
 
-def picture_of_page(page: str | Path, out: str | Path, width: int = 1400, height: int = 1000) -> Path:
-    """A PNG of the page with the third map of the second convolution opened at its first input, 256 colours."""
+def picture_of_page(page: str | Path, out: str | Path, width: int = 1400, height: int = 960) -> Path:
+    """A PNG of the page as it opens, in light colours; its palette is reduced, so that it stays small."""
     import io
 
     import PIL.Image
