@@ -263,7 +263,9 @@ const Stage = (() => {
         make("span", {
           className: "bias",
           textContent: `bias ${Draw.signed(bias)}`,
-          style: { transform: `translate(${at.columns.sum + 15}px, ${at.middle + 24 + (at.phone ? (own ? 48 : 26) : 0)}px) translateX(-50%)` },
+          style: {
+            transform: `translate(${at.columns.sum + 15}px, ${at.middle + 24 + (at.phone ? (own ? 48 : 26) : 0)}px) translateX(-50%)`,
+          },
         }),
       );
       if (column.type === "output")
