@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from statistics import median
 from typing import Any
 
@@ -26,9 +27,11 @@ def bench(rounds: int = 9, smoke: bool = False) -> dict[str, Any]:
 
     Returns:
         ``{engine_ms, nested_ms, times_faster, published_engine_ms, page_kib, first_paint_ms, first_picture_ms,
-        new_picture_ms, slowest_picture_ms, engine_in_page_ms, limits, kept, host, rounds, smoke}``: medians in
-        milliseconds. ``engine_ms`` and ``nested_ms`` are one picture by typed and by nested arrays, interleaved, in ``host``
-        (Node or Chromium); the rest comes from headless Chromium. ``kept`` says which of ``limits`` were kept.
+        new_picture_ms, slowest_picture_ms, engine_in_page_ms, least_…, limits, kept, load, host, rounds, smoke}``: medians
+        in milliseconds of wall time, so other work on the machine counts; ``least_…`` are the smallest values, and ``load``
+        is the number of processes that wanted a core in the last minute, over the number of cores. ``engine_ms`` and
+        ``nested_ms`` are one picture by typed and by nested arrays, interleaved, in ``host`` (Node or Chromium); the rest
+        comes from headless Chromium. ``kept`` says which of ``limits`` were kept by the medians.
 
     Raises:
         MissingExtra, InputError: playwright or a browser is missing.
@@ -48,6 +51,7 @@ def bench(rounds: int = 9, smoke: bool = False) -> dict[str, Any]:
         "published_engine_ms": PUBLISHED_ENGINE_MS,
         "page_kib": len(html.encode()) / 1024,
         "engine_in_page_ms": shown.pop("engine_ms"),
+        "load": os.getloadavg()[0] / (os.cpu_count() or 1),
         **shown,
     }
     kept = {name: figures[name] <= most for name, most in LIMITS.items() if name in figures}

@@ -36,12 +36,14 @@ def explain(
 
     with progress("measuring"):
         result = bench(rounds, smoke)
-    screen, table = console(json), Table("", "median", "unit", "at most", "kept", box=None)
+    screen, table = console(json), Table("", "median", "least", "unit", "at most", "kept", box=None)
     for key, text, unit in ROWS:
         if key in result:
             most, kept = result["limits"].get(key), result["kept"].get(key)
             limit = "" if most is None else f"{most:g}"
-            table.add_row(text, f"{result[key]:.1f}", unit, limit, "" if kept is None else "yes" if kept else "no")
+            least = f"{result[f'least_{key}']:.1f}" if f"least_{key}" in result else ""
+            table.add_row(text, f"{result[key]:.1f}", least, unit, limit, "" if kept is None else "yes" if kept else "no")
     screen.print(table)
-    screen.print(f"{result['times_faster']:.1f} times the speed of nested arrays" + (" (smoke test)" if smoke else ""))
+    load = f"; {result['load']:.1f} processes a core wanted to run meanwhile" if result["load"] > 1 else ""
+    screen.print(f"{result['times_faster']:.1f} times the speed of nested arrays{load}" + (" (smoke test)" if smoke else ""))
     emit(result | run_metadata([0]), json)
