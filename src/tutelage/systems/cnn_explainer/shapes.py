@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from tutelage.datasets.synthetic.render import render
-from tutelage.datasets.synthetic.scene import COLORS, FLATNESS, Scene, SceneObject
+from tutelage.datasets.synthetic.scene import FLATNESS, Scene, SceneObject, VisualDomain
 from tutelage.distillation.data import TensorData
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.small_models import TinyVGG
@@ -20,12 +20,14 @@ from tutelage.systems._toy import build_with_seed
 
 SHAPES, PATTERNS = ("circle", "rectangle", "triangle", "star", "cross"), ("plain", "striped")
 CLASS_NAMES = tuple(f"{pattern} {shape}" for shape in SHAPES for pattern in PATTERNS)
+COLORS = ("red", "green", "blue", "teal", "brown")
 SIDE = 64
+LIGHT = VisualDomain("light", color_jitter=0.08, background=(0.75, 0.97), background_hue=0.06)
 
 
 def shape_pictures(seed: int, count: int) -> TensorData:
-    """One shape a picture, of any colour, place and size, in the light and with the noise of domain A: uint8
-    [count, 3, 64, 64]; labels index :data:`CLASS_NAMES`, all classes in turn."""
+    """One shape a picture, of some colour, place and size on a light ground: uint8 [count, 3, 64, 64]; labels index
+    :data:`CLASS_NAMES`, all classes in turn."""
     pictures, labels = [], []
     for number in range(count):
         rng, label = numpy_rng(seed, "shape", number), number % len(CLASS_NAMES)
@@ -34,7 +36,7 @@ def shape_pictures(seed: int, count: int) -> TensorData:
         height = round(width * FLATNESS) if shape == "rectangle" else width
         x, y = int(rng.integers(1, SIDE - width)), int(rng.integers(1, SIDE - height))
         thing = SceneObject(shape, COLORS[int(rng.integers(len(COLORS)))], pattern, "large", None, x, y, width, height)
-        pictures.append(render(Scene(str(number), "A", SIDE, SIDE, (thing,), derive(seed, "picture", number))))
+        pictures.append(render(Scene(str(number), "A", SIDE, SIDE, (thing,), derive(seed, "picture", number)), LIGHT))
         labels.append(label)
     return TensorData(torch.from_numpy(np.stack(pictures)), torch.tensor(labels))
 
