@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+
 from torch import Tensor, nn
 
 from tutelage.errors import InputError
@@ -81,6 +83,45 @@ class ResNet(nn.Module):
         return self.head(maps.mean((2, 3)))
 
 
+class TinyVGG(nn.Sequential):
+    """The network of CNN Explainer (Wang et al., IEEE TVCG 2020, arXiv 2004.15004): 19,920 parameters by default.
+
+    ``blocks`` times two 3x3 convolutions without padding, each with a ReLU, then a 2x2 max-pooling that drops an odd edge;
+    then one linear layer on the flattened maps. Weights are Glorot-uniform, biases zero.
+
+    [B, inputs, image_size, image_size] -> logits [B, classes].
+
+    Raises:
+        InputError: ``image_size`` is too small for so many blocks.
+    """
+
+    def __init__(self, classes: int = 10, channels: int = 10, inputs: int = 3, image_size: int = 64, blocks: int = 2):
+        layers: OrderedDict[str, nn.Module] = OrderedDict()
+        side, inner = image_size, inputs
+        for block in range(1, blocks + 1):
+            for number in (1, 2):
+                layers[f"conv_{block}_{number}"] = nn.Conv2d(inner, channels, 3)
+                layers[f"relu_{block}_{number}"] = nn.ReLU()
+                inner = channels
+            layers[f"max_pool_{block}"] = nn.MaxPool2d(2)
+            side = (side - 4) // 2
+        if side < 1:
+            raise InputError(
+                f"nothing is left of {image_size} pixels after {blocks} blocks",
+                where="image_size",
+                remedy=f"at least {5 * 2**blocks - 4} pixels, or fewer blocks",
+            )
+        layers["flatten"] = nn.Flatten()
+        layers["output"] = nn.Linear(inner * side * side, classes)
+        super().__init__(layers)
+        self.image_size = image_size
+        for module in self.modules():
+            if isinstance(module, (nn.Conv2d, nn.Linear)):
+                nn.init.xavier_uniform_(module.weight)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+
 def small_models() -> dict[str, type[nn.Module]]:
     """The networks of this file by the names that recipes use."""
-    return {"small-cnn": SmallCNN, "resnet": ResNet}
+    return {"small-cnn": SmallCNN, "resnet": ResNet, "tiny-vgg": TinyVGG}
