@@ -151,15 +151,16 @@ def students(
 
     cells, items = read_table(table), read_test_items(test)
     every = [row for file in rows for row in read_rows(file)]
-    settings = replace(PUBLISHED, steps=None, epochs=epochs, lr=lr, batch_size=batch_size, device=device)
-    models = [transformers_text_model(name) for name in (base, reference)]
-    for model in models:
+    settings = replace(PUBLISHED, epochs=epochs, lr=lr, batch_size=batch_size, device=device)
+    start, goal = (transformers_text_model(name) for name in (base, reference))
+    for model in (start, goal):
         model.network.to(device)
     with progress("training students", total=len(cells)) as bar:
         found = train_students(
             cells,
             every,
-            *models,
+            start,
+            goal,
             items,
             settings,
             sample=sample,

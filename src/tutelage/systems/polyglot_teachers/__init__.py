@@ -1,5 +1,5 @@
 """Polyglot teachers: synthetic data of several teachers, its quality, students, the PG score and rankings
-(Miranda, Vulic, Korhonen, 2026, arXiv 2604.11290)."""
+(Miranda, Vulić, Korhonen, 2026, arXiv 2604.11290)."""
 
 from __future__ import annotations
 

@@ -367,7 +367,7 @@ def correlations(scored: Sequence[ScoredCell], outcome: Sequence[float] | None =
     """
     if outcome is not None and len(outcome) != len(scored):
         raise InputError(f"{len(outcome)} scores of {len(scored)} cells", where="outcome", remedy="one a cell")
-    measures = {"PG": [one.pg for one in scored], "z": [one.z for one in scored]}
+    measures: dict[str, list[float | None]] = {"PG": [one.pg for one in scored], "z": [one.z for one in scored]}
     measures |= {name: [getattr(one.cell, name) for one in scored] for name in (*INTRINSIC, "size")}
     measures["perplexity"] = [-one.cell.perplexity for one in scored]
     results = [one.cell.student for one in scored] if outcome is None else list(outcome)

@@ -18,7 +18,7 @@ tutelage polyglot students table.csv rows/*.jsonl --base BASE --reference REFERE
 tutelage polyglot rank scored.csv --out ranking.csv --picture ranking.svg
 ```
 
-Source: "Polyglot Teachers: Evaluating Language Models for Multilingual Synthetic Data Generation" (Miranda, Vulic, Korhonen,
+Source: "Polyglot Teachers: Evaluating Language Models for Multilingual Synthetic Data Generation" (Miranda, Vulić, Korhonen,
 2026, arXiv 2604.11290).
 
 **Rows.** A teacher writes data by three strategies in equal shares: `generate` (three examples; it writes prompt and response),
