@@ -160,7 +160,7 @@ class PolyglotTeachers:
         rows = [row for writer in writers for row in writer.rows(language, 0, 48, seed)]
         start = tiny_text_model(language.words, seed, dim=16)
         brief = TrainingSettings(steps=8, batch_size=16, lr=3e-3, seed=seed)
-        reference = start.tuned(clean_rows(language, 64, seed), replace(brief, steps=16))
+        reference = start.tuned(clean_rows(language, 64, seed), replace(brief, steps=60, lr=1e-2))
         tool = cls(judge=lambda own: [language.judge(row) for row in own], fluency=reference)
         cells = train_students(tool.measure(rows), rows, start, reference, toy_items(language, seed)[0], brief)
         found = rank_teachers(cells)
