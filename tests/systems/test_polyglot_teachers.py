@@ -13,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tutelage.datasets.rank_correlation import spearman
 from tutelage.distillation.job import TrainingSettings
 from tutelage.errors import InputError, StaleError
 from tutelage.networks.causal_lm import CausalLM, TokenBatch, join_prompts
@@ -49,7 +50,14 @@ from tutelage.systems.polyglot_teachers import (
 from tutelage.systems.polyglot_teachers.analysis import lasso_weights, r_squared, ridge_weights
 from tutelage.systems.polyglot_teachers.scores import INTRINSIC, quality_columns, write_ranking
 from tutelage.systems.polyglot_teachers.synthesis import read_answer
-from tutelage.systems.polyglot_teachers.toy_languages import clean_rows, toy_items, toy_languages, toy_writers
+from tutelage.systems.polyglot_teachers.toy_languages import (
+    SIZES,
+    clean_rows,
+    largest_chances,
+    toy_items,
+    toy_languages,
+    toy_writers,
+)
 
 from ..programs.generators.stub_server import Asked, Reply, said, serving
 
@@ -490,6 +498,8 @@ def test_writers_are_drawn_apart_from_their_size() -> None:
     for seed in range(5):
         writers = toy_writers(seed)
         assert sorted(writer.quality for writer in writers) == list(range(6))
+        assert abs(spearman([writer.quality for writer in writers], SIZES)) <= 0.15
+    assert sum(largest_chances().values()) == pytest.approx(1) and max(largest_chances().values()) < 0.3
     (language,) = toy_languages(0, 1)
     best, worst = (min(writers, key=lambda w: sign * w.quality) for sign in (-1, 1))
     scores = [np.mean([language.judge(row) for row in writer.rows(language, 0, 400, 0)]) for writer in (best, worst)]

@@ -11,11 +11,18 @@ from tutelage.distillation.job import TrainingSettings
 from tutelage.experiments import Experiment, Figure, Metric, better
 from tutelage.systems.polyglot_teachers import Cell, PolyglotTeachers, TextModel, correlations, rank_teachers, tiny_text_model
 from tutelage.systems.polyglot_teachers.rows import Row, TestItem, balanced_subsample, group_rows
-from tutelage.systems.polyglot_teachers.toy_languages import clean_rows, toy_items, toy_languages, toy_writers
+from tutelage.systems.polyglot_teachers.toy_languages import (
+    Writer,
+    clean_rows,
+    largest_chances,
+    toy_items,
+    toy_languages,
+    toy_writers,
+)
 
 ACCURACY, RANKS = "accuracy of the chosen teacher's student on test cells, %", "Spearman with students' test accuracy"
 ROWS, CLEAN = 300, 40
-STUDENT = TrainingSettings(steps=400, batch_size=32, lr=2e-3)
+STUDENT = TrainingSettings(steps=400, batch_size=32, lr=2e-3, schedule="constant")
 
 
 def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
@@ -46,10 +53,11 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
         scores = [100 * model.accuracy(validation) for model in (student, base, references[cell.language])]
         found.append(replace(cell, student=scores[0], base=scores[1], reference=scores[2], size=sizes[cell.teacher]))
         tests.append(100 * student.accuracy(test))
-    return arms_of(found, tests, items, references)
+    return arms_of(writers, found, tests, items, references)
 
 
 def arms_of(
+    writers: Sequence[Writer],
     cells: Sequence[Cell],
     tests: Sequence[float],
     items: Mapping[str, tuple[list[TestItem], list[TestItem]]],
@@ -61,7 +69,6 @@ def arms_of(
     measures = {
         "chosen by PG": [-np.inf if one.pg is None else one.pg for one in ranking.cells],
         "chosen by z": [one.z for one in ranking.cells],
-        "chosen by size": [cell.size for cell in cells],
         "best choice": tests,
     }
     languages = np.array([cell.language for cell in cells])
@@ -70,6 +77,10 @@ def arms_of(
         scores = np.array(values, np.float64)
         chosen = [np.flatnonzero(languages == one)[scores[languages == one].argmax()] for one in items]
         arms[name] = float(accuracy[chosen].mean())
+    # sizes are drawn apart from all else: the largest writer's student is averaged over every draw, and owes nothing to luck
+    chances = largest_chances()
+    quality = {writer.name: writer.quality for writer in writers}
+    arms["chosen by size"] = float(sum(chances[quality[c.teacher]] * a for c, a in zip(cells, tests, strict=True)) / len(items))
     arms["mean of all teachers"] = float(accuracy.mean())
     arms["reference"] = float(np.mean([100 * references[name].accuracy(items[name][1]) for name in items]))
     names = {"distinct_prompts": "distinctness of prompts", "distinct_responses": "distinctness of responses", "rubric": "judge"}
@@ -88,5 +99,9 @@ experiment = Experiment(
         better("PG", "distinctness of prompts", metric=RANKS),
     ],
     run=run,
-    limits="",
+    limits="Made-up languages of 36 words, writers that are no language models, students of one block. By construction size says "
+    "nothing of quality (its label is drawn; 'chosen by size' is the mean over all draws), and no writer is the best in every "
+    "language; z has a judge and a fluency model that know the languages. PG holds the student's validation score: test cells are "
+    "others, and z stands beside it. The paper's own comparison (mean PG of gemma-3-27b 0.73, aya-expanse-32b 0.71, Llama-3.1-70B "
+    "0.14, Llama-3.1-8B -0.36; size not predictive) is of real models, and nothing here follows for them.",
 )

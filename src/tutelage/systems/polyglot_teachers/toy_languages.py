@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 from dataclasses import dataclass
-
-import numpy as np
 
 from tutelage.datasets.rank_correlation import spearman
 from tutelage.seeds import numpy_rng
@@ -105,13 +103,25 @@ def _other_ending(response: str, language: ToyLanguage, shift: int) -> int:
     return (int(ending.rpartition("e")[2]) + shift) % ENDINGS
 
 
-def toy_writers(seed: int, sizes: Sequence[float] = (1, 2, 4, 8, 16, 32), most: float = 0.15) -> list[Writer]:
-    """Writers of qualities 0, 1, … in a random order, drawn among those with ``|Spearman(size, quality)| <= most``."""
-    rng = numpy_rng(seed, "writers")
-    while True:
-        order: np.ndarray = rng.permutation(len(sizes))
-        if abs(spearman(order, sizes)) <= most:
-            return [Writer(f"writer-{size:g}b", int(q), float(size)) for q, size in zip(order.tolist(), sizes, strict=True)]
+SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+
+
+def admissible_qualities(most: float = 0.15) -> list[tuple[int, ...]]:
+    """Every way to give the writers of :data:`SIZES` the qualities 0..5 with ``|Spearman(size, quality)| <= most``."""
+    return [order for order in itertools.permutations(range(len(SIZES))) if abs(spearman(order, SIZES)) <= most]
+
+
+def toy_writers(seed: int) -> list[Writer]:
+    """A writer of each size; their qualities are drawn among :func:`admissible_qualities`."""
+    orders = admissible_qualities()
+    chosen = orders[int(numpy_rng(seed, "writers").integers(len(orders)))]
+    return [Writer(f"writer-{size:g}b", quality, size) for quality, size in zip(chosen, SIZES, strict=True)]
+
+
+def largest_chances() -> dict[int, float]:
+    """The chance of each quality to be that of the largest writer, over all draws of :func:`toy_writers`."""
+    orders = admissible_qualities()
+    return {quality: sum(order[-1] == quality for order in orders) / len(orders) for quality in range(len(SIZES))}
 
 
 def clean_rows(language: ToyLanguage, count: int, seed: int, name: str = "clean") -> list[Row]:
