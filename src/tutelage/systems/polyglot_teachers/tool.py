@@ -49,8 +49,6 @@ meaning. The published findings (Gemma 3 27B and Aya Expanse 32B good throughout
 in four components) are about models of 1 to 70 billion parameters, and are not reproduced here. `students` scores one kind of
 question (a choice, or an exact answer) and holds a cell's rows in memory, padded to the longest; scores of other evaluations can
 be written into the table by hand. Ablations by strategy, amount of data or family of the student are runs on parts of the rows.
-
-![Accuracy of the student of the teacher that each rule chooses](../images/polyglot-teachers.svg)
 """
 
 from __future__ import annotations
