@@ -15,7 +15,7 @@ from tutelage.terminal import progress
 if TYPE_CHECKING:
     from tutelage.cli._generator_settings import GeneratorSettings
     from tutelage.programs.generators.base import GenerationRequest, ProgramGenerator
-    from tutelage.programs.generators.completions import LanguageModel
+    from tutelage.programs.generators.completions import CompletionCache, LanguageModel, Usage
     from tutelage.programs.types import Signature
 
 T = TypeVar("T")
@@ -95,10 +95,35 @@ def usage_of(generator: ProgramGenerator) -> dict[str, Any]:
 
     if not isinstance(generator, LLMGenerator):
         return {"writer": generator.name}
-    options = getattr(generator.model, "options", None)
+    return {"writer": generator.name} | usage_of_model(generator.model, generator.usage)
+
+
+def usage_of_model(model: LanguageModel, usage: Usage) -> dict[str, Any]:
+    """What a language model used: {usage with cost, faults by kind}."""
+    options = getattr(model, "options", None)
     prices = getattr(options, "price_in", None), getattr(options, "price_out", None)
-    faults = dict(getattr(generator.model, "faults", {}))
-    return {"writer": generator.name, "usage": generator.usage.to_json(*prices), "faults": faults}
+    return {"usage": usage.to_json(*prices), "faults": dict(getattr(model, "faults", {}))}
+
+
+def language_model(settings: GeneratorSettings, seed: int = 0) -> tuple[LanguageModel, CompletionCache | None]:
+    """The endpoint or the local model of the settings, and the cache of its answers (None where ``prompt.keep`` is false).
+
+    Raises:
+        InputError: neither is set, or both.
+        MissingExtra: the package of the one that is set is not installed.
+    """
+    from tutelage import storage
+    from tutelage.modules.local_llm import LocalLLM
+    from tutelage.programs.generators.completions import CompletionCache
+    from tutelage.programs.generators.openai_endpoint import Endpoint
+
+    if (settings.endpoint is None) == (settings.local is None):
+        state = "no language model is set" if settings.endpoint is None else "an endpoint and a local model are set"
+        remedy = "--set endpoint.url=https://host/v1 --set endpoint.model=NAME, or --set local.model=FOLDER"
+        raise InputError(state, where="settings", remedy=remedy)
+    model: LanguageModel = Endpoint(settings.endpoint, seed=seed) if settings.endpoint is not None else LocalLLM(settings.local)  # type: ignore[arg-type]
+    kept = CompletionCache(settings.prompt.cache or storage.cache_home() / "responses") if settings.prompt.keep else None
+    return model, kept
 
 
 def format_usage(record: Mapping[str, Any]) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -144,6 +144,46 @@ class CompletionCache:
         """Keep a completion."""
         entry = {"asked": _request_json(settings, request), "answer": answer._asdict()}
         self._store.put(fingerprint(entry["asked"]), json.dumps(entry, indent=1).encode(), ".json")
+
+
+def complete_all(
+    model: LanguageModel,
+    requests: Sequence[CompletionRequest],
+    *,
+    cache: CompletionCache | None = None,
+    usage: Usage | None = None,
+    on_progress: Callable[[float, float], object] | None = None,
+) -> list[Completion | ProgramFailure]:
+    """The answer to each request, in order: equal requests are sent once, and never again where ``cache`` keeps them.
+
+    Args:
+        model: what answers.
+        requests: what is wanted.
+        cache: completions on disk; each is kept as soon as it comes.
+        usage: counts what was sent and what was cached.
+        on_progress: called with (done, total).
+
+    Raises:
+        InputError: the model cannot be reached as it is set.
+    """
+    usage, settings = Usage() if usage is None else usage, model.settings
+    report = on_progress or (lambda done, total: None)
+    known: dict[CompletionRequest, Completion | ProgramFailure] = {}
+    wanted = list(dict.fromkeys(requests))
+    for request in wanted:
+        kept = cache.get(settings, request) if cache is not None else None
+        if kept is not None:
+            known[request] = kept
+            usage.cached += 1
+    missing = [request for request in wanted if request not in known]
+    report(len(known), len(wanted))
+    for number, answer in model.complete(missing):
+        known[missing[number]] = answer
+        usage.add(answer)
+        if cache is not None and isinstance(answer, Completion):
+            cache.put(settings, missing[number], answer)
+        report(len(known), len(wanted))
+    return [known[request] for request in requests]
 
 
 def _request_json(settings: Mapping[str, Any], request: CompletionRequest) -> dict[str, Any]:

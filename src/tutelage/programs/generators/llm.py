@@ -12,6 +12,7 @@ from tutelage.programs.generators.completions import (
     CompletionRequest,
     LanguageModel,
     Usage,
+    complete_all,
     extract_program,
 )
 from tutelage.programs.generators.few_shot import Prompt, PromptBuilder
@@ -75,27 +76,9 @@ class LLMGenerator:
         return CompletionRequest(messages, self._temperature, derive(self._seed, "sampled programs", sample) % 2**31)
 
     def _complete(self, requests: Sequence[CompletionRequest | ProgramFailure]) -> list[Completion | ProgramFailure]:
-        known: dict[CompletionRequest, Completion | ProgramFailure] = {}
-        settings = self.model.settings
-        wanted = list(dict.fromkeys(ask for ask in requests if isinstance(ask, CompletionRequest)))
-        for ask in wanted:
-            kept = self._cache.get(settings, ask) if self._cache is not None else None
-            if kept is not None:
-                known[ask] = kept
-                self.usage.cached += 1
-        missing = [ask for ask in wanted if ask not in known]
-        self._report_progress(len(known), len(wanted))
-        for number, answer in self.model.complete(missing):
-            known[missing[number]] = answer
-            self.usage.add(answer)
-            if self._cache is not None and isinstance(answer, Completion):
-                self._cache.put(settings, missing[number], answer)
-            self._report_progress(len(known), len(wanted))
-        return [known[ask] if isinstance(ask, CompletionRequest) else ask for ask in requests]
-
-    def _report_progress(self, done: int, total: int) -> None:
-        if self.on_progress is not None:
-            self.on_progress(done, total)
+        wanted = [request for request in requests if isinstance(request, CompletionRequest)]
+        answers = iter(complete_all(self.model, wanted, cache=self._cache, usage=self.usage, on_progress=self.on_progress))
+        return [next(answers) if isinstance(request, CompletionRequest) else request for request in requests]
 
     def _candidate(self, request: GenerationRequest, answer: Completion | ProgramFailure) -> Candidate:
         if isinstance(answer, ProgramFailure):

@@ -47,6 +47,7 @@ class EndpointSettings:
         model: its name at the endpoint.
         key_variable: the environment variable that holds the key; where the default one is not set, none is sent.
         max_tokens: of one answer.
+        top_p: samples are drawn from the likeliest tokens of this probability in all; None: as the endpoint does.
         probabilities: ask for log-probabilities of tokens; some endpoints refuse.
         timeout: seconds for one answer as a whole. attempts: tries of one request before it fails.
         backoff: seconds before the second try, doubled for each further one, at most ``longest_wait``, times a random
@@ -60,6 +61,7 @@ class EndpointSettings:
     api: Literal["chat", "text"] = "chat"
     key_variable: str = KEY_VARIABLE
     max_tokens: int = 1024
+    top_p: float | None = None
     probabilities: bool = True
     timeout: float = 60.0
     attempts: int = 5
@@ -87,6 +89,8 @@ class EndpointSettings:
         for name in ("backoff", "price_in", "price_out"):
             if (getattr(self, name) or 0) < 0:
                 raise InputError(f"{getattr(self, name)} is below 0", where=name, remedy="give 0 or more")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise InputError(f"{self.top_p} is no share of the probability", where="top_p", remedy="over 0, at most 1")
         if self.per_minute is not None and not self.per_minute > 0:
             raise InputError(f"{self.per_minute} is not over 0", where="per_minute", remedy="leave it out for no limit")
 
@@ -136,7 +140,8 @@ class Endpoint:
     def settings(self) -> Mapping[str, Any]:
         """What changes its answers."""
         kept = ("url", "model", "api", "max_tokens", "probabilities")
-        return {"kind": "endpoint"} | {name: getattr(self.options, name) for name in kept}
+        nucleus = {} if self.options.top_p is None else {"top_p": self.options.top_p}
+        return {"kind": "endpoint"} | {name: getattr(self.options, name) for name in kept} | nucleus
 
     def complete(self, requests: Sequence[CompletionRequest]) -> Iterator[tuple[int, Completion | ProgramFailure]]:
         """Ask all, ``concurrency`` at a time.
@@ -195,6 +200,8 @@ class Endpoint:
             "temperature": request.temperature,
             "max_tokens": self.options.max_tokens,
         }
+        if self.options.top_p is not None:
+            body["top_p"] = self.options.top_p
         if request.seed is not None:
             body["seed"] = request.seed
         if self.options.api == "chat":
