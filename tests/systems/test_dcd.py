@@ -6,17 +6,22 @@ import copy
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+import tutelage
 from tutelage.distillation.data import Batch
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.trainer import Trainer, train
 from tutelage.errors import InputError
+from tutelage.modules.symbolic import symbolic_modules
 from tutelage.networks.pair_matcher import PairMatcher, TokenEmbedding, shallower_matcher
+from tutelage.programs.values import Image
+from tutelage.sdvp.questions import Question, solve
 from tutelage.systems.dcd import (
     DCD,
     CaptionCandidates,
@@ -237,3 +242,31 @@ def test_encoders_of_transformers_by_name(tmp_path: Path) -> None:
         assert pairwise_scores(student, images, ids).shape == (8, 8)
     with pytest.raises(InputError, match="folder"):
         pretrained_matcher("hf:/no/such/folder", f"hf:{tmp_path / 'bert'}")
+
+
+@pytest.mark.parametrize(("dim", "std"), [(64, 0.0693), (768, 0.02)])
+def test_layers_start_in_proportion_to_their_width(dim: int, std: float) -> None:
+    torch.manual_seed(0)
+    matcher = PairMatcher(nn.Identity(), TokenEmbedding(9, 8, 6), 4, 8, dim=dim, depth=1)
+    block = matcher.text_blocks[0]
+    assert block.attention.query.weight.std().item() == pytest.approx(std, rel=0.05)
+
+
+def test_a_matcher_answers_as_a_module_of_programs() -> None:
+    torch.manual_seed(0)
+    matcher = PairMatcher(nn.Identity(), TokenEmbedding(9, 8, 3), 3, 8, dim=16, depth=1).eval()
+    words = {"red": 1, "blue": 2, "left": 3}
+
+    @tutelage.module
+    def MATCHES(image: Image, statement: str) -> float:
+        """How well a statement of three words fits the mean colour of the image."""
+        ids = torch.tensor([[[words[word] for word in statement.split()]]])
+        pixels = torch.tensor(image.bytes.mean((1, 2)) / 255, dtype=torch.float32)[None, None]
+        return matcher(pixels, ids)["logits"].item()
+
+    image = Image(np.full((3, 4, 4), 90, np.uint8))
+    program = "ANSWER0=MATCHES(image=IMAGE,statement='red left blue')\nFINAL_RESULT=RESULT(var=ANSWER0)"
+    question = Question("q", "own", {"IMAGE": image}, "Is red left of blue?", {"visprog": program})
+    trace = solve([question], {**symbolic_modules(), "MATCHES": MATCHES})[0]
+    colour = torch.full((1, 1, 3), 90 / 255)
+    assert trace.answer == pytest.approx(float(matcher(colour, torch.tensor([[[1, 3, 2]]]))["logits"]))
