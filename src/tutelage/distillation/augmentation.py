@@ -6,7 +6,7 @@ Each row of a batch draws its own numbers from its own seed by counter, so a vie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -383,16 +383,26 @@ OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
 """RandAugment's fourteen, each of (images, amount in -1..1)."""
 
 
-def randaugment(images: Tensor, seeds: Tensor, operations: int, magnitude: float) -> Tensor:
-    """``operations`` random ones of the fourteen, one after the other, each at ``magnitude`` / 10 with a random sign
+PHOTOMETRIC_OPERATIONS = (_same, autocontrast, equalize, _solarize, _posterize, *OPERATIONS[6:10])
+"""Those of RandAugment's that change colours and leave everything in its place."""
+
+
+def randaugment(
+    images: Tensor,
+    seeds: Tensor,
+    operations: int,
+    magnitude: float,
+    choices: Sequence[Callable[[Tensor, Tensor], Tensor]] = OPERATIONS,
+) -> Tensor:
+    """``operations`` random ones of ``choices``, one after the other, each at ``magnitude`` / 10 with a random sign
     (Cubuk et al., 2020, section 3; each row draws its own). Ranges: rotation 30 degrees, shear 0.3, shift 0.45 of the
     side, enhancement 1 +- 0.9, posterize to 4 bits."""
     u = random_draws(seeds, 6, 2 * operations)
     for number in range(operations):
-        chosen = (u[:, 2 * number] * len(OPERATIONS)).long()
+        chosen = (u[:, 2 * number] * len(choices)).long()
         amount = torch.where(u[:, 2 * number + 1] < 0.5, -1.0, 1.0) * (magnitude / 10)
         images = images.clone()
         for index in chosen.unique().tolist():
             rows = (chosen == index).nonzero()[:, 0]
-            images[rows] = OPERATIONS[index](images[rows], amount[rows])
+            images[rows] = choices[index](images[rows], amount[rows])
     return images

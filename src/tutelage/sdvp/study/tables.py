@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from tutelage.datasets.confidence_intervals import cluster_draws, interval_of, mean_sd
+from tutelage.distillation.continual import continual_figures
 from tutelage.sdvp.study import questions as study_questions
 from tutelage.sdvp.study.setup import STAGES
 
@@ -105,18 +106,19 @@ class StudyTables:
             out[arm] = [start, *middle, last]
         return out
 
-    def continual(self) -> dict[str, dict[str, float]]:
-        """Average accuracy, backward transfer and forgetting over the taught tasks, and the change on unseen ones."""
+    def continual(self) -> dict[str, dict[str, float | None]]:
+        """Average accuracy, backward transfer and forgetting over the taught tasks (:mod:`tutelage.distillation.continual`: the
+        last task can neither transfer backward nor be forgotten), and the change on unseen ones."""
         matrix, out = self.matrix(), {}
         column = {task: j for j, task in enumerate(self.tasks)}
         for arm in ("sdvp", "naive"):
             rows = np.array(matrix[arm], float)
-            after_training = [(i + 1, column[task]) for i, task in enumerate(STAGES)]
+            learned = continual_figures(rows[1:, [column[task] for task in STAGES]])
             unseen = [column[task] for task in self.group("unseen")]
             out[arm] = {
-                "average": float(np.mean([rows[-1, j] for _, j in after_training])),
-                "bwt": float(np.mean([rows[-1, j] - rows[i, j] for i, j in after_training])),
-                "forgetting": float(np.mean([rows[:, j].max() - rows[-1, j] for _, j in after_training])),
+                "average": learned["average"],
+                "bwt": learned["backward_transfer"],
+                "forgetting": learned["forgetting"],
                 "unseen_delta": float(np.mean(rows[-1, unseen] - rows[0, unseen])),
             }
         return out
