@@ -28,7 +28,7 @@ class StudyPlan:
     """What to run: the seeds, how much of everything, for smoke tests networks that know nothing, and the language of the
     programs that modules are taught through and asked in."""
 
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     sizes: StudySizes = StudySizes()
     quick: bool = False
     dsl: str = "visprog"
