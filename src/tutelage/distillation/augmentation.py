@@ -6,7 +6,7 @@ Each row of a batch draws its own numbers from its own seed by counter, so a vie
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -228,6 +228,20 @@ def draw_mixup(
     return MixupParams(1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right))
 
 
+def random_colours(images: Tensor, seeds: Tensor) -> Tensor:
+    """Each row's colours under a random linear map, everything left in its place: a convolution of one pixel with random
+    weights (RandConv; Xu et al., 2021). Images [B, 3, H, W] in 0..1, seeds [B].
+
+    ``clip(R (x - 1/2) + 1/2 + o)``, R being 0.8 times the identity or its negative, plus uniform numbers in +- 0.3, and o uniform
+    in +- 0.25 (our choice).
+    """
+    u = random_draws(seeds, 9, 11).to(images.dtype) * 2 - 1
+    sign = torch.where(u[:, :1, None] < 0, -0.8, 0.8).to(images.dtype)
+    weights = sign * torch.eye(3, dtype=images.dtype) + 0.3 * u[:, 2:].view(-1, 3, 3)
+    mapped = (weights @ (images - 0.5).flatten(2)).view_as(images)
+    return (mapped + 0.5 + 0.25 * _per_row(u[:, 1])).clamp(0, 1)
+
+
 def _per_row(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 
@@ -383,26 +397,16 @@ OPERATIONS: tuple[Callable[[Tensor, Tensor], Tensor], ...] = (
 """RandAugment's fourteen, each of (images, amount in -1..1)."""
 
 
-PHOTOMETRIC_OPERATIONS = (_same, autocontrast, equalize, _solarize, _posterize, *OPERATIONS[6:10])
-"""Those of RandAugment's that change colours and leave everything in its place."""
-
-
-def randaugment(
-    images: Tensor,
-    seeds: Tensor,
-    operations: int,
-    magnitude: float,
-    choices: Sequence[Callable[[Tensor, Tensor], Tensor]] = OPERATIONS,
-) -> Tensor:
-    """``operations`` random ones of ``choices``, one after the other, each at ``magnitude`` / 10 with a random sign
+def randaugment(images: Tensor, seeds: Tensor, operations: int, magnitude: float) -> Tensor:
+    """``operations`` random ones of the fourteen, one after the other, each at ``magnitude`` / 10 with a random sign
     (Cubuk et al., 2020, section 3; each row draws its own). Ranges: rotation 30 degrees, shear 0.3, shift 0.45 of the
     side, enhancement 1 +- 0.9, posterize to 4 bits."""
     u = random_draws(seeds, 6, 2 * operations)
     for number in range(operations):
-        chosen = (u[:, 2 * number] * len(choices)).long()
+        chosen = (u[:, 2 * number] * len(OPERATIONS)).long()
         amount = torch.where(u[:, 2 * number + 1] < 0.5, -1.0, 1.0) * (magnitude / 10)
         images = images.clone()
         for index in chosen.unique().tolist():
             rows = (chosen == index).nonzero()[:, 0]
-            images[rows] = choices[index](images[rows], amount[rows])
+            images[rows] = OPERATIONS[index](images[rows], amount[rows])
     return images

@@ -71,7 +71,7 @@ def distill_module(
         InputError: a label of the teacher is not of the module's type, or not finite; an option needs answers that are
             not there.
     """
-    options = options.for_questions(task.questions)
+    options = task.own_options(options)
     if folder is not None and (folder / REPORT).exists():
         return old.load_weights(folder), ModuleReport.from_json(storage.read_json(folder / REPORT))
     teacher, verdict = calibrate_and_check(task.teachers[name], old, task.probe.get(name, []))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tutelage.distillation.augmentation import PHOTOMETRIC_OPERATIONS, randaugment, random_draws
+from tutelage.distillation.augmentation import random_colours, random_draws
 from tutelage.distillation.data import hash64
 
 _STRIDE = 0x9E3779B97F4A7C1
@@ -22,9 +22,9 @@ class ReplaySampling:
 
     Attributes:
         ratio: Replayed rows to a task row.
-        augmented: The share (0..1) of replayed rows that are shown in altered colours: two random photometric operations of
-            RandAugment at magnitude 9 of 10 (Cubuk et al., 2020; the choice is ours). Their labels stay the old outputs for
-            the unaltered pixels, so the module keeps its answers, and under looks that neither old nor new tasks have.
+        augmented: The share (0..1) of replayed rows that are shown in random colours
+            (:func:`~tutelage.distillation.augmentation.random_colours`). Their labels stay the old outputs for the unaltered
+            pixels, so the module keeps its answers, and under looks that neither old nor new tasks have.
     """
 
     ratio: int = 1
@@ -45,7 +45,7 @@ class ReplaySampling:
             return pixels
         images = pixels[chosen]
         as_bytes = pixels.dtype == torch.uint8
-        images = randaugment(images / 255 if as_bytes else images, seeds[chosen], 2, 9, PHOTOMETRIC_OPERATIONS)
+        images = random_colours(images / 255 if as_bytes else images, seeds[chosen])
         altered = pixels.clone()
         altered[chosen] = (images * 255).round().to(pixels.dtype) if as_bytes else images
         return altered
