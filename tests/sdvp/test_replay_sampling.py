@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -17,6 +19,8 @@ from tutelage.programs.values import Box
 from tutelage.sdvp.objective import StepwiseDistillation, TaskReplayData, make_job, reference_outputs
 from tutelage.sdvp.options import SdvpOptions
 from tutelage.sdvp.replay_sampling import ReplaySampling
+from tutelage.sdvp.run_key import run_settings
+from tutelage.sdvp.task import SdvpTask
 from tutelage.sdvp.toy_modules import VOCABULARY
 
 from . import small
@@ -106,3 +110,14 @@ def test_options_out_of_range_are_refused_by_name() -> None:
         SdvpOptions(replay_ratio=0)
     with pytest.raises(InputError, match="augment_replay"):
         SdvpOptions(augment_replay=1.5)
+
+
+def test_a_task_may_be_trained_longer_than_the_options_say() -> None:
+    task = SdvpTask("new", small.questions(3), {}, steps_factor=3.0)
+    options = SdvpOptions("visprog")
+    assert task.own_options(options).settings == replace(options.settings, steps=3 * options.settings.steps)
+    by_epochs = replace(options, settings=replace(options.settings, steps=None, epochs=2.0))
+    assert task.own_options(by_epochs).settings.epochs == 6
+    assert SdvpTask("as it is", small.questions(3), {}).own_options(options) == options
+    other = run_settings(replace(task, steps_factor=1.0), {}, options)
+    assert run_settings(task, {}, options) != other, "a folder of another length is refused"
