@@ -44,7 +44,7 @@ class StepwiseDistillation(Method):
 
         tau: float = 2.0
         alpha: float = 0.5
-        self_weight: float = 18.0
+        self_weight: float = 9.0
         size: float = 1.0
         positive: float = 3.0
         strategy: str = ""

@@ -53,7 +53,7 @@ class SdvpOptions:
     attribution_floor: float | None = None
     max_drop: float | None = 0.005
     max_replay: int = 80_000
-    replay_ratio: int = 3
+    replay_ratio: int = 2
     augment_replay: float = 0.33
     seed: int = 0
 

@@ -21,7 +21,7 @@ def train(
     continual: Annotated[
         str, typer.Option(help="Continual-learning strategies, joined by +: self_distill, none, ewc, l2sp, lora, peft …")
     ] = "self_distill",
-    replay_ratio: Annotated[int, typer.Option(min=1, max=1000, help="Replayed rows to a labelled row of a batch.")] = 3,
+    replay_ratio: Annotated[int, typer.Option(min=1, max=1000, help="Replayed rows to a labelled row of a batch.")] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each training job.")] = 400,
     batch: Annotated[int | None, typer.Option(min=1, help="Calls in a batch; default: suits the toy modules.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate; large models want 1e-5, with LoRA 1e-4.")] = None,

@@ -31,7 +31,7 @@ class StudySizes:
     """How much of everything: questions reported a task (and after each stage but
     the last), collected a stage, replayed, probed and guarded."""
 
-    report: int = 2000
+    report: int = 1500
     stage_report: int = 600
     collect: int = 4000
     replay: int = 1000
