@@ -21,7 +21,7 @@ from tutelage.sdvp.teacher_check import Probe, gold_probe
 from tutelage.sdvp.teachers import ModuleTeacher, teacher_from_module, verify_teacher_from_vqa
 
 STAGES = ("easy_vqa", "b_gqa", "b_nlvr")
-STEPS_FACTOR: Mapping[str, float] = MappingProxyType({"easy_vqa": 3.0})
+STEPS_FACTOR: Mapping[str, float] = MappingProxyType({"easy_vqa": 5.0})
 """How many times as long as the others a stage is trained: easy-VQA's shapes are new to the modules, the others' skills are
 known to them in another look. Chosen on the selection seeds."""
 
