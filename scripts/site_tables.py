@@ -111,7 +111,7 @@ def _changed(*paths: str) -> int:
 
 
 def study_groups() -> str:
-    """The study over three seeds: the mean accuracy of each group of tasks."""
+    """The study: the mean accuracy of each group of tasks."""
     rows = []
     arms = read_json(ROOT / "results" / "sdvp-study.json")["tables"]["arms"]
     for group in ("current", "previous", "unseen"):
@@ -126,7 +126,7 @@ def study_groups() -> str:
 
 
 def study() -> str:
-    """The study over three seeds, task by task, and its verdicts."""
+    """The study, task by task, and its verdicts."""
     found = read_json(ROOT / "results" / "sdvp-study.json")
     rows = [_task_row(row) for row in found["tables"]["arms"]]
     verdicts = [

@@ -102,6 +102,17 @@ def test_a_cell_sees_as_much_as_it_says() -> None:
     assert len(stage_of(stage, Ablation("data", "a quarter", share=0.25)).questions) == 10
     assert all(q.answer for q in stage_of(stage, Ablation("x", "y", answers=True)).questions)
     assert stage_of(stage, Ablation("x", "y", probe=False)).probe == {}
+    long = replace(stage, steps_factor=3.0)
+    assert stage_of(long, FULL).steps_factor == 3 and stage_of(long, Ablation("x", "y", longer=False)).steps_factor == 1
+
+
+def test_each_part_of_replay_has_an_arm_that_differs_in_it_alone() -> None:
+    arms = {cell.name: cell.options for cell in cells() if cell.axis == "replay"}
+    light = arms["one replayed row to a task row"]
+    assert light.replay_ratio == 1 < FULL.options.replay_ratio
+    assert light.loss.self_weight * FULL.options.replay_ratio == FULL.options.loss.self_weight, "each row pulls as hard as before"
+    assert arms["no random colours"] == replace(FULL.options, augment_replay=0.0)
+    assert arms["a quarter of the calls"] == replace(FULL.options, max_replay=FULL.options.max_replay // 4)
 
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:

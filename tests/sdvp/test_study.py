@@ -77,11 +77,42 @@ def test_misses_are_said_with_their_reason() -> None:
     fallen = {"sdvp": 0.1}
     tables = StudyTables([part(0, SHARES | {"routed": 0.66}, a_count=fallen, a_exist=fallen, a_size=fallen)])
     verdicts = {v["claim"]: v for v in tables.verdicts(tables.summary())}
-    assert not verdicts["Previous tasks kept"]["met"]
-    assert "a_count -40.0" in verdicts["Previous tasks kept"]["reason"]
+    assert not verdicts["Every previous task kept"]["met"]
+    assert "a_count -40.0" in verdicts["Every previous task kept"]["reason"]
+    assert verdicts["Every unseen task kept"]["met"]
+    assert not verdicts["Mean gain on current tasks"]["met"], "15 points, and 18.5 are promised"
+    assert verdicts["easy_vqa near its specialist"] | {"reason": ""} == {
+        "claim": "easy_vqa near its specialist",
+        "target": "at most 2 points behind",
+        "value": "+5.0 behind",
+        "met": False,
+        "reason": "",
+    }
     assert not verdicts["Level with routing to confident teachers"]["met"]
     assert "easy_vqa -1.0" in verdicts["Level with routing to confident teachers"]["reason"]
     assert verdicts["Naive tuning forgets"]["met"]
+
+
+def test_one_fallen_task_breaks_a_promise_that_the_mean_would_hide() -> None:
+    tables = StudyTables([part(0, SHARES, c_mixed={"sdvp": 0.48})])
+    summary = tables.summary()
+    verdict = {v["claim"]: v for v in tables.verdicts(summary)}["Every unseen task kept"]
+    assert summary["unseen_change"] > 10 and not verdict["met"]
+    assert "worst c_mixed -2.0" in verdict["value"] and "c_mixed -2.0" in verdict["reason"]
+
+
+def test_forgetting_is_over_all_but_the_last_task_and_may_be_negative() -> None:
+    """After each stage, the three taught tasks: what the last one gained is no transfer, and its last row no best."""
+    rows = [[80.0, 50.0, 50.0], [70.0, 90.0, 50.0], [75.0, 94.0, 60.0]]
+    made = part(0, SHARES, **{task: {"sdvp": rows[-1][j] / 100} for j, task in enumerate(STAGES)})
+    middle = made["arms"]["sdvp"]["matrix"]
+    made["arms"]["sdvp"]["matrix"] = [
+        {**row, **{task: rows[i][j] / 100 for j, task in enumerate(STAGES)}} for i, row in enumerate(middle)
+    ]
+    found = StudyTables([made]).continual()["sdvp"]
+    assert found["average"] == pytest.approx((75 + 94 + 60) / 3)
+    assert found["bwt"] == pytest.approx((75 - 80 + 94 - 90) / 2)
+    assert found["forgetting"] == pytest.approx((80 - 75 + 90 - 94) / 2)
 
 
 def test_gains_are_resampled_by_image_and_seed() -> None:

@@ -74,6 +74,7 @@ class Loc(VisualModule):
     signature = Signature({"image": "image", "object": "text"}, "boxes")
     heads: ClassVar = {"heat": "heatmap", "size": "size"}
     batch_size = 256  # calls share images, so that fewer are computed
+    photometric_input = "pixels"  # it is asked for shapes, never for colours
     Config = LocConfig
 
     @classmethod

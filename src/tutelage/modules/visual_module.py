@@ -69,6 +69,9 @@ class VisualModule:
     capabilities: Capabilities = Capabilities()
     symbolic: ClassVar[bool] = False
     batch_size: int = 128
+    photometric_input: ClassVar[str | None] = None
+    """The input that holds pixels (uint8, or float in 0..1) of a module whose answers do not depend on colours: replay may alter
+    these (``SdvpOptions.augment_replay``). None: the answers do depend on them, or the network is given other values."""
 
     @dataclass(frozen=True)
     class Config:

@@ -22,6 +22,7 @@ from tutelage.distillation.outputs import Output, Terms
 from tutelage.distillation.teacher import Teacher
 from tutelage.modules.visual_module import TrainingExamples, VisualModule
 from tutelage.sdvp.continual.base import NO_STRATEGY, ContinualStrategy
+from tutelage.sdvp.replay_sampling import ReplaySampling
 
 
 class StepwiseDistillation(Method):
@@ -43,7 +44,7 @@ class StepwiseDistillation(Method):
 
         tau: float = 2.0
         alpha: float = 0.5
-        self_weight: float = 6.0
+        self_weight: float = 9.0
         size: float = 1.0
         positive: float = 3.0
         strategy: str = ""
@@ -156,8 +157,12 @@ def set_step(predictions: Tensor, boxes: Tensor, real: Tensor, weights: Tensor) 
 
 
 class TaskReplayData:
-    """The rows of a training job: each batch takes its task rows in order, and as many replayed rows drawn by view seed, and as
-    many ``labelled`` rows of old tasks where such are given."""
+    """The rows of a training job: each batch takes its task rows in order, to each of them ``sampling.ratio`` replayed rows
+    drawn by view seed, and one ``labelled`` row of old tasks where such are given.
+
+    ``photometric_input``: as :attr:`~tutelage.modules.visual_module.VisualModule.photometric_input`; where it is set, a share
+    of the replayed rows shows altered pixels beside the ``frozen`` outputs for the unaltered ones.
+    """
 
     def __init__(
         self,
@@ -165,8 +170,10 @@ class TaskReplayData:
         replay: TrainingExamples | None = None,
         frozen: Mapping[str, Tensor] | None = None,
         labelled: TrainingExamples | None = None,
+        sampling: ReplaySampling = ReplaySampling(),  # noqa: B008  (frozen)
+        photometric_input: str | None = None,
     ):
-        self.task = _with_targets(task)
+        self.task, self.sampling, self.photometric_input = _with_targets(task), sampling, photometric_input
         self.replay_groups: dict[str, TensorData] = {}
         if replay is not None:
             self.replay_groups["replay"] = TensorData(replay.inputs, {"heads": dict(frozen or {}), "weights": replay.weights})
@@ -176,7 +183,8 @@ class TaskReplayData:
     @property
     def fingerprint(self) -> str:
         """Names every row of every group."""
-        return "".join(group.fingerprint for group in (self.task, *self.replay_groups.values()))
+        groups = "".join(group.fingerprint for group in (self.task, *self.replay_groups.values()))
+        return groups if "replay" not in self.replay_groups else f"{groups}{self.sampling}{self.photometric_input}"
 
     def __len__(self) -> int:
         return len(self.task)
@@ -188,8 +196,12 @@ class TaskReplayData:
         labels: Tree = {"task": task.labels}
         draw = indices if seeds is None else seeds
         for name, group in self.replay_groups.items():
-            rows = group.batch(draw % len(group), seeds)
+            numbers, own_seeds = self.sampling.rows(draw, len(group)) if name == "replay" else (draw % len(group), draw)
+            rows = group.batch(numbers, own_seeds)
             inputs[name], labels[name] = rows.inputs, rows.labels
+            if name == "replay" and self.photometric_input is not None:
+                altered = self.sampling.alter_colours(rows.inputs[self.photometric_input], own_seeds)
+                inputs[name] = {**rows.inputs, self.photometric_input: altered}
         return Batch(inputs, labels, ids=indices, seeds=seeds)
 
 
@@ -216,14 +228,17 @@ def make_job(
     config: StepwiseDistillation.Config,
     strategy: ContinualStrategy = NO_STRATEGY,
     name: str = "lesson",
+    sampling: ReplaySampling = ReplaySampling(),  # noqa: B008  (frozen)
 ) -> TrainingJob:
     """The training job that teaches a copy of ``module``'s network; the module itself stays as it is.
 
     ``replay``: inputs of old tasks, which ``strategy`` may need; their old answers are kept where ``config.self_weight`` > 0.
+    ``sampling``: how many of them enter a batch, and in which colours.
     """
     student = strategy.prepare(module.copy_network(), module)
     method = StepwiseDistillation(module.heads, config, strategy, strategy.penalty(module, replay))
     kept = replay if config.self_weight > 0 else None
     frozen = reference_outputs(module, kept) if kept is not None else None
-    data = TaskReplayData(task, kept, frozen, strategy.labelled_examples(module))
+    labelled = strategy.labelled_examples(module)
+    data = TaskReplayData(task, kept, frozen, labelled, sampling, module.photometric_input)
     return TrainingJob(student, None, method, data, settings, name)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from tutelage.distillation.job import TrainingSettings
+from tutelage.fields import check_range
 from tutelage.sdvp.continual.base import NO_STRATEGY, ContinualStrategy, Examples
 from tutelage.sdvp.continual.registry import parse
 from tutelage.sdvp.label import Filters
@@ -33,6 +34,10 @@ class SdvpOptions:
             None gives equal weights. The questions need answers.
         max_drop: How far the accuracy on the guarded questions (0..1) may fall; None: it is not looked at.
         max_replay: The most calls that are replayed to one module.
+        replay_ratio: Replayed rows to a labelled row of each batch.
+        augment_replay: The share (0..1) of replayed rows that are shown in altered colours, their labels being the old
+            outputs for the unaltered ones; for modules whose answers do not depend on colours
+            (:attr:`~tutelage.modules.visual_module.VisualModule.photometric_input`).
         seed: Of sampling and training.
     """
 
@@ -47,8 +52,14 @@ class SdvpOptions:
     on_policy: bool = True
     attribution_floor: float | None = None
     max_drop: float | None = 0.005
-    max_replay: int = 20_000
+    max_replay: int = 80_000
+    replay_ratio: int = 2
+    augment_replay: float = 0.33
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_range("replay_ratio", self.replay_ratio, 1, 1000, whole=True)
+        check_range("augment_replay", self.augment_replay, 0, 1)
 
     def for_questions(self, questions: Sequence[Question]) -> SdvpOptions:
         """These options, with the language of the questions where they name none."""

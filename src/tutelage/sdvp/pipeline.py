@@ -31,6 +31,7 @@ from tutelage.sdvp.objective import make_job
 from tutelage.sdvp.options import SdvpOptions
 from tutelage.sdvp.questions import accuracy, language_of
 from tutelage.sdvp.replay import calls_with_related, sample_replay, unsupported_records
+from tutelage.sdvp.replay_sampling import ReplaySampling
 from tutelage.sdvp.tally import ProgramTally
 from tutelage.sdvp.task import ModuleReport, SdvpTask
 from tutelage.sdvp.teacher_check import Probe, TeacherCheck, check_in_programs, check_teacher
@@ -70,7 +71,7 @@ def distill_module(
         InputError: a label of the teacher is not of the module's type, or not finite; an option needs answers that are
             not there.
     """
-    options = options.for_questions(task.questions)
+    options = task.own_options(options)
     if folder is not None and (folder / REPORT).exists():
         return old.load_weights(folder), ModuleReport.from_json(storage.read_json(folder / REPORT))
     teacher, verdict = calibrate_and_check(task.teachers[name], old, task.probe.get(name, []))
@@ -242,11 +243,11 @@ def train_module(
     """
     examples = old.training_examples([call_of(record) for record in kept], [label_of(record) for record in kept])
     settings = replace(options.settings, seed=derive(options.seed, stage, name) % 2**31)
-    title = f"{stage} {name}"
+    title, sampling = f"{stage} {name}", ReplaySampling(options.replay_ratio, options.augment_replay)
     if final is not None and isinstance(options.loss, StepwiseWithFinalAnswer.Config):
-        job = make_final_answer_job(old, examples, replay, final, settings, options.loss, options.strategy, title)
+        job = make_final_answer_job(old, examples, replay, final, settings, options.loss, options.strategy, title, sampling)
     else:
-        job = make_job(old, examples, replay, settings, options.loss, options.strategy, title)
+        job = make_job(old, examples, replay, settings, options.loss, options.strategy, title, sampling)
     run = train(job, folder, progress, parallel=parallel)
     return old.with_network(options.strategy.finish(run.student)), run
 

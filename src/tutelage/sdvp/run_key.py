@@ -30,6 +30,7 @@ def run_settings(task: SdvpTask, modules: Mapping[str, Module], options: SdvpOpt
         },
         "questions": fingerprint([_words(question) for question in task.questions]),
         "pictures": fingerprint([_pictures(question) for question in task.questions]),
+        "steps_factor": task.steps_factor,
         "replay": _all(task.replay),
         "guarded": _all(task.guarded),
         "probe": {

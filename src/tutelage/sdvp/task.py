@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tutelage.errors import InputError
@@ -27,6 +27,8 @@ class SdvpTask:
         replay: Questions of earlier tasks, without answers, whose calls keep old knowledge.
         guarded: Labelled questions whose accuracy may not fall.
         probe_questions: Answered questions on which a teacher without probe calls is checked, in the module's place.
+        steps_factor: Its modules are trained this many times as long as the options say: a new skill takes longer than a known
+            one in a new look.
     """
 
     name: str
@@ -36,6 +38,16 @@ class SdvpTask:
     replay: Sequence[Question] = ()
     guarded: Sequence[Question] = ()
     probe_questions: Sequence[Question] = ()
+    steps_factor: float = 1.0
+
+    def own_options(self, options: SdvpOptions) -> SdvpOptions:
+        """``options``, with the language of the questions where they name none, and ``steps_factor`` times the steps."""
+        settings = options.settings
+        if settings.epochs is not None:
+            longer = replace(settings, epochs=self.steps_factor * settings.epochs)
+        else:
+            longer = replace(settings, steps=max(1, round(self.steps_factor * settings.steps)))
+        return replace(options.for_questions(self.questions), settings=longer)
 
     def module_names(self, options: SdvpOptions) -> list[str]:
         """The modules to teach, in the order of ``options``."""

@@ -20,7 +20,7 @@ def study(
         bool, typer.Option("--ablations", help="Instead: change one thing at a time and compare with SDVP, at a smaller size.")
     ] = False,
     axis: Annotated[list[str] | None, typer.Option(help="With --ablations: only this group of them; may be repeated.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help="The number of seeds; default: 3, with --task 1.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help="The number of seeds; default: 5 (--ablations 3, --task 1).")] = None,
     first_seed: Annotated[int, typer.Option(help="The first seed; the others follow it.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/study. A stopped run resumes there.")] = None,
     processes: Annotated[int, typer.Option(min=1, help="Worker processes, one thread each (--task runs in one).")] = 2,
@@ -62,7 +62,8 @@ def study(
     from tutelage.errors import InputError
     from tutelage.sdvp.study.run import StudyPlan
 
-    all_seeds = tuple(range(first_seed, first_seed + (seeds or (1 if task else 3))))
+    default_seeds = 1 if task else 3 if ablations else 5
+    all_seeds = tuple(range(first_seed, first_seed + (seeds or default_seeds)))
     name = f"study-{task}" if task else "ablations" if ablations else "study" if dsl is Dsl.visprog else f"study-{dsl.value}"
     folder = out or Path("runs") / (f"{name}-smoke" if smoke else name)
     if task is not None:

@@ -21,6 +21,7 @@ def train(
     continual: Annotated[
         str, typer.Option(help="Continual-learning strategies, joined by +: self_distill, none, ewc, l2sp, lora, peft …")
     ] = "self_distill",
+    replay_ratio: Annotated[int, typer.Option(min=1, max=1000, help="Replayed rows to a labelled row of a batch.")] = 2,
     steps: Annotated[int, typer.Option(min=1, help="Optimiser steps of each training job.")] = 400,
     batch: Annotated[int | None, typer.Option(min=1, help="Calls in a batch; default: suits the toy modules.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate; large models want 1e-5, with LoRA 1e-4.")] = None,
@@ -48,7 +49,7 @@ def train(
     processes = current_processes(settings.device)
     with processes.main_first():  # the first process trains the toy modules that are missing
         loaded = load_modules(modules, seed, module or (), quick)
-    options = replace(options, settings=settings, seed=seed)
+    options = replace(options, settings=settings, seed=seed, replay_ratio=replay_ratio)
     with progress("training") as bar:
         distilled = train_to_folder(out, labelled, loaded, replay or [], options, bar, processes)
     if not processes.main:

@@ -26,6 +26,7 @@ from tutelage.sdvp.continual.base import NO_STRATEGY, ContinualStrategy
 from tutelage.sdvp.final_answer.data import FinalAnswerGraphs, prepare
 from tutelage.sdvp.objective import StepwiseDistillation, TaskReplayData, make_job
 from tutelage.sdvp.questions import Question
+from tutelage.sdvp.replay_sampling import ReplaySampling
 
 FLOOR = 1e-9
 """Added to a likelihood before its logarithm, so that hopeless questions keep a finite gradient."""
@@ -137,9 +138,10 @@ def make_final_answer_job(
     config: StepwiseWithFinalAnswer.Config,
     strategy: ContinualStrategy = NO_STRATEGY,
     name: str = "lesson",
+    sampling: ReplaySampling = ReplaySampling(),  # noqa: B008  (frozen)
 ) -> TrainingJob:
     """The stepwise training job of ``module`` with final answers beside it; ``final`` is prepared for this module alone."""
-    plain = make_job(module, task, replay, settings, config, strategy, name)
+    plain = make_job(module, task, replay, settings, config, strategy, name, sampling)
     assert isinstance(plain.data, TaskReplayData) and isinstance(plain.method, StepwiseDistillation)
     method = StepwiseWithFinalAnswer(module, final, config, strategy, plain.method.penalty)
     return replace(plain, method=method, data=StepAndFinalData(plain.data, final, config.per_step))

@@ -32,7 +32,7 @@ from tutelage.sdvp.study.ablation_tables import AblationTables
 from tutelage.sdvp.study.noise import SIZES as NOISE_SIZES
 from tutelage.sdvp.study.noise import noise_cell
 from tutelage.sdvp.study.run import module_store, run_tasks
-from tutelage.sdvp.study.setup import SMOKE, StudySetup, StudySizes, prepare
+from tutelage.sdvp.study.setup import SMOKE, STEPS_FACTOR, StudySetup, StudySizes, prepare
 from tutelage.sdvp.task import SdvpTask
 from tutelage.sdvp.task_sequence import distill_tasks
 from tutelage.seeds import numpy_rng
@@ -52,7 +52,8 @@ class Ablation:
     ``share`` of the inputs is collected. ``strategy`` names retain options that take the place of self-distillation.
     ``answers``: the final answers of the collected questions are known. ``probe`` False: teachers are accepted unseen.
     ``by_task``: every stage starts from the first modules and answers its own task alone. ``final_alone``: no teacher, only
-    final answers. ``train`` False: the frozen modules. ``dsls``: the languages of the programs it is reported in.
+    final answers. ``longer`` False: every stage is trained as long. ``train`` False: the frozen modules. ``dsls``: the languages
+    of the programs it is reported in.
     """
 
     axis: str
@@ -64,6 +65,7 @@ class Ablation:
     probe: bool = True
     by_task: bool = False
     final_alone: bool = False
+    longer: bool = True
     train: bool = True
     dsls: tuple[str, ...] = DSLS[:1]
 
@@ -96,6 +98,13 @@ def cells() -> tuple[Ablation, ...]:
         Ablation("retain", "self_distill + adapter", FREE, strategy="self_distill+adapter"),
         Ablation("retain", "adapter, routed by task", FREE, strategy="adapter", by_task=True),
     ]
+    light = replace(BASE, replay_ratio=1, loss=replace(BASE.loss, self_weight=BASE.loss.self_weight / BASE.replay_ratio))
+    replay = [
+        Ablation("replay", "one replayed row to a task row", light),
+        Ablation("replay", "a quarter of the calls", replace(BASE, max_replay=BASE.max_replay // 4)),
+        Ablation("replay", "no random colours", replace(BASE, augment_replay=0.0)),
+    ]
+    steps = [Ablation("steps", "easy-VQA no longer than the rest", longer=False)]
     gentle = replace(plain, loss=FINAL, settings=replace(BASE.settings, lr=1e-3))  # at SDVP's rate it learns by heart
     final = [
         Ablation("final labels", "alone", gentle, answers=True, final_alone=True),
@@ -110,6 +119,8 @@ def cells() -> tuple[Ablation, ...]:
         Ablation("modules", "all but LOC", replace(BASE, modules=("VERIFY", "VQA"))),
         *filters,
         *retain,
+        *replay,
+        *steps,
         Ablation("collection", "teacher-forced", replace(BASE, on_policy=False)),
         Ablation("order", "LOC last", replace(BASE, order=("VQA", "VERIFY", "LOC"))),
         *final,
@@ -144,7 +155,13 @@ class AblationPlan:
     def settings_hash(self) -> str:
         """Names everything that was settled before the reported seeds were run."""
         return storage.fingerprint(
-            dict(DOMAINS), self.sizes, self.noise, self.quick, toy_modules.TOY_TRAINING, [str(c) for c in cells()]
+            dict(DOMAINS),
+            self.sizes,
+            self.noise,
+            self.quick,
+            toy_modules.TOY_TRAINING,
+            [str(c) for c in cells()],
+            dict(STEPS_FACTOR),
         )
 
 
@@ -178,7 +195,8 @@ def stage_of(stage: SdvpTask, cell: Ablation) -> SdvpTask:
     """The stage as the cell sees it."""
     most = max(1, round(cell.share * len(stage.questions)))
     questions = [q if cell.answers else replace(q, answer=None) for q in stage.questions[:most]]
-    return replace(stage, questions=questions, probe=stage.probe if cell.probe else {})
+    factor = stage.steps_factor if cell.longer else 1.0
+    return replace(stage, questions=questions, probe=stage.probe if cell.probe else {}, steps_factor=factor)
 
 
 def options_of(cell: Ablation, seed: int, examples: Examples, quick: bool) -> SdvpOptions:

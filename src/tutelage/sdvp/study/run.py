@@ -13,7 +13,7 @@ from tutelage.datasets.synthetic.scene import DOMAINS
 from tutelage.sdvp import toy_modules
 from tutelage.sdvp.study.arms import TRAINED_ARMS, ArmScores, run_baselines, run_training_arm, single_call_baselines
 from tutelage.sdvp.study.samples import samples
-from tutelage.sdvp.study.setup import SMOKE, StudySizes, prepare
+from tutelage.sdvp.study.setup import SMOKE, STEPS_FACTOR, StudySizes, prepare
 from tutelage.sdvp.study.tables import StudyTables
 
 NETWORKS = ("LOC", "VQA", "VERIFY", "color", "loc", "easy")
@@ -28,7 +28,7 @@ class StudyPlan:
     """What to run: the seeds, how much of everything, for smoke tests networks that know nothing, and the language of the
     programs that modules are taught through and asked in."""
 
-    seeds: tuple[int, ...] = (0, 1, 2)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     sizes: StudySizes = StudySizes()
     quick: bool = False
     dsl: str = "visprog"
@@ -42,7 +42,13 @@ class StudyPlan:
     def settings_hash(self) -> str:
         """Names everything that was settled before the reported seeds were run: world, sizes, lessons, networks."""
         return storage.fingerprint(
-            dict(DOMAINS), self.sizes, self.quick, self.dsl, toy_modules.TOY_TRAINING, {a: str(o) for a, o in TRAINED_ARMS.items()}
+            dict(DOMAINS),
+            self.sizes,
+            self.quick,
+            self.dsl,
+            toy_modules.TOY_TRAINING,
+            {a: str(o) for a, o in TRAINED_ARMS.items()},
+            dict(STEPS_FACTOR),
         )
 
 
