@@ -31,7 +31,7 @@ def heat_map(
     Args:
         title: stands above, and is read aloud.
         rows, columns: labels.
-        values: [rows][columns]; not finite counts as None.
+        values: ``[rows][columns]``; not finite counts as None.
         digits: decimals.
         middle: the value without colour.
 
