@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from tutelage.distillation.small_models import SmallCNN, TinyVGG
 from tutelage.systems.cnn_explainer import CNNExplainer
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install playwright")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine: apt-get install chromium")
 
 PHONE = {"width": 390, "height": 844}
 OVERFLOWING = """() => [...document.querySelectorAll("body *")]
@@ -58,14 +55,6 @@ def made() -> dict[str, CNNExplainer]:
         name: CNNExplainer(network, pixels[:, :1] if name == "gray" else pixels, NAMES, image_size=TINY_SIZE)
         for name, network in networks.items()
     }
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as player:
-        chromium = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.distillation.augmentation import random_colours
 from tutelage.errors import InputError
 from tutelage.modules.detection import Loc, LocConfig
 from tutelage.modules.visual_module import CallLabel, TrainingExamples
@@ -18,7 +17,7 @@ from tutelage.programs.types import Call
 from tutelage.programs.values import Box
 from tutelage.sdvp.objective import StepwiseDistillation, TaskReplayData, make_job, reference_outputs
 from tutelage.sdvp.options import SdvpOptions
-from tutelage.sdvp.replay_sampling import ReplaySampling
+from tutelage.sdvp.replay_sampling import ReplaySampling, random_colours
 from tutelage.sdvp.run_key import run_settings
 from tutelage.sdvp.task import SdvpTask
 from tutelage.sdvp.toy_modules import VOCABULARY

@@ -228,20 +228,6 @@ def draw_mixup(
     return MixupParams(1 - (bottom - top) * (right - left) / (height * width), (top, bottom, left, right))
 
 
-def random_colours(images: Tensor, seeds: Tensor) -> Tensor:
-    """Each row's colours under a random linear map, everything left in its place: a convolution of one pixel with random
-    weights (RandConv; Xu et al., 2021). Images [B, 3, H, W] in 0..1, seeds [B].
-
-    ``clip(R (x - 1/2) + 1/2 + o)``, R being 0.8 times the identity or its negative, plus uniform numbers in +- 0.3, and o uniform
-    in +- 0.25 (our choice).
-    """
-    u = random_draws(seeds, 9, 11).to(images.dtype) * 2 - 1
-    sign = torch.where(u[:, :1, None] < 0, -0.8, 0.8).to(images.dtype)
-    weights = sign * torch.eye(3, dtype=images.dtype) + 0.3 * u[:, 2:].view(-1, 3, 3)
-    mapped = (weights @ (images - 0.5).flatten(2)).view_as(images)
-    return (mapped + 0.5 + 0.25 * _per_row(u[:, 1])).clamp(0, 1)
-
-
 def _per_row(values: Tensor) -> Tensor:
     return values[:, None, None, None]
 

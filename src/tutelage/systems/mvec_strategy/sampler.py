@@ -19,8 +19,8 @@ All parts of the paper are here: the relation corpus (:func:`relation_corpus`); 
 factorisation that Word2Vec approximates, as gensim is no dependency); the mastery transformer and its attention
 (:func:`mastery_attention`); the symmetry of strategies in a cluster (:func:`alignment_similarity`, :func:`attention_similarity`);
 the search from coarse to fine clusters (:func:`coarse_to_fine`); pruning by mastery and the blend of vectors (:func:`prune`,
-:func:`blend`); the predictor. Clusters are by component counts by default: in the experiment the clusters of factorised vectors
-mixed the rare group with others in a pilot, and the gain was gone.
+:func:`blend`); the predictor. They are functions to compose: :class:`MVecStrategy` clusters by component counts and runs no
+rounds of mastery, for in a pilot the clusters of factorised vectors mixed the rare group with others, and the gain was gone.
 
 Inside SDVP users or sources take the place of students and program steps that of components: the sample picks questions to be
 labelled from every style of program.
