@@ -46,7 +46,7 @@ def test_a_program_of_every_usual_step() -> None:
         "FINAL_ANSWER=RESULT(var=ANSWER1)",
     ]
     assert [step.line for step in program.steps] == [1, 4, 5, 6, 7]
-    assert list(program.waves[1][0].blank) == ["image", "box"]
+    assert list(program.waves[1][0][2]) == ["image", "box"]
 
 
 def test_a_run_yields_calls_and_takes_values() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -11,29 +12,35 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from tutelage import registry
 from tutelage.bench.distill_steps import StepVariant, measure
 from tutelage.distillation.data import ReplayableData, TensorData, map_tree
 from tutelage.distillation.data.subset import SubsetData
 from tutelage.distillation.outputs import forward_heads
+from tutelage.distillation.teacher import BlackBoxTeacher
 from tutelage.distillation.trainer import Trainer
 from tutelage.errors import InputError, did_you_mean
 
 STEP, OWN, PASSES = "step", "student's own step", "passes"
-LARGE_MS = 20.0
+LARGE_MS = 50.0
 """What the passes of a large step take at least, in ms: then Python's own time, a millisecond or less, hardly counts."""
 MOST_SAMPLES = 2**16
+WIDTH = 8
+"""How many times as wide the networks of large steps are."""
 
 
 class Pass(NamedTuple):
-    """One call of a whole network during a step."""
+    """One call of a whole network during a step; ``tangents`` are the positions of the arguments along which the step took a
+    derivative in forward mode."""
 
     network: nn.Module
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     graded: bool
     train: bool
+    tangents: tuple[int, ...]
 
 
 def bench(
@@ -43,13 +50,15 @@ def bench(
     progress: Callable[[float, float], object] = lambda done, total: None,
 ) -> dict[str, Any]:
     """``{rows, clock, threads, rounds}``; two rows a system that trains a student: its tiny job as it is, where Python's own
-    time counts, and the same in batches so large that the passes take 20 ms or more, where the method's cost is left.
+    time counts, and the same in batches so large that the passes take 50 ms or more, where the method's cost is left. There
+    the networks are eight times as wide, and as deep as published ones, where the system's ``tiny_job`` takes a ``width``:
+    beside the passes of a network of four channels any comparison of features is dear, and nobody trains such networks.
 
-    A row is ``{system, size, batch, step_ms, own_ms, passes_ms, over_own, over_passes, student_passes, teacher_passes}``.
+    A row is ``{system, size, width, batch, step_ms, own_ms, passes_ms, over_own, over_passes, student_passes, teacher_passes}``.
     ``size``: ``tiny`` or ``large``. ``own_ms``: one forward and backward pass of the student and the optimiser's step.
     ``passes_ms``: the same with every pass of student and teacher that the method's step makes, and of their copies inside
-    the method, on the same inputs; None where the method calls parts of the student alone. A pass in forward mode counts as
-    a plain one, and a teacher that is no network counts nothing. ``over_own`` and ``over_passes`` are medians of the rounds' own
+    the method, on the same inputs, with derivatives in forward mode where the method takes them; None where the method calls
+    parts of the student alone. ``over_own`` and ``over_passes`` are medians of the rounds' own
     ratios: the ways take turns, CPU time, one thread.
 
     Raises:
@@ -74,19 +83,25 @@ def bench(
 
 
 def large_row(tiny: Mapping[str, Any], rounds: int, steps: int) -> dict[str, Any]:
-    """The row of the tiny one's system in batches whose passes take :data:`LARGE_MS` or more, or of :data:`MOST_SAMPLES`."""
-    batch_size = tiny["batch"]
+    """The row of the tiny one's system in batches whose passes take :data:`LARGE_MS` or more, or of :data:`MOST_SAMPLES`, and
+    :data:`WIDTH` times as wide where its job can be."""
+    batch_size, make = tiny["batch"], registry.find(tiny["system"]).target.tiny_job
     found: dict[str, Any] = dict(tiny)
+    width = 1
+    if "width" in inspect.signature(make).parameters:
+        width = WIDTH
+        found = row(tiny["system"], 1, 1, batch_size, width)
     while (took := found["passes_ms"] or found["own_ms"]) < LARGE_MS and batch_size < MOST_SAMPLES:
         # half more than in proportion: part of the time does not grow with the batch
         batch_size = min(MOST_SAMPLES, batch_size * math.ceil(1.5 * LARGE_MS / took))
-        found = row(tiny["system"], 1, 1, batch_size)
-    return row(tiny["system"], rounds, steps, batch_size) | {"size": "large"}
+        found = row(tiny["system"], 1, 1, batch_size, width)
+    return row(tiny["system"], rounds, steps, batch_size, width) | {"size": "large"}
 
 
-def row(name: str, rounds: int, steps: int, batch_size: int | None = None) -> dict[str, Any]:
-    """One row of :func:`bench`; ``batch_size``: another than the tiny job's own, for which its samples are repeated."""
-    job = registry.find(name).target.tiny_job(0)
+def row(name: str, rounds: int, steps: int, batch_size: int | None = None, width: int = 1) -> dict[str, Any]:
+    """One row of :func:`bench`; ``batch_size``: another than the tiny job's own, for which its samples are repeated; ``width``:
+    how many times as wide its networks are."""
+    job = registry.find(name).target.tiny_job(0, **({"width": width} if width > 1 else {}))
     batch_size = batch_size or min(job.settings.batch_size, len(job.data))
     if batch_size > len(job.data):
         job.data = _repeated(job.data, -(-batch_size // len(job.data)))
@@ -96,6 +111,8 @@ def row(name: str, rounds: int, steps: int, batch_size: int | None = None) -> di
     trainer._train_mode()
     _enter_student_phase(trainer)
     teacher = job.teacher.network if job.teacher is not None else None
+    if isinstance(job.teacher, BlackBoxTeacher):
+        job.teacher.function = teacher = FunctionNetwork(job.teacher.function)
     copies = [one for one in trainer.method.modules() if type(one) in (type(trainer.student), type(teacher))]
     with recorded(trainer.student, teacher, *copies) as passes:
         trainer.advance()
@@ -122,6 +139,7 @@ def row(name: str, rounds: int, steps: int, batch_size: int | None = None) -> di
     return {
         "system": name,
         "size": "tiny",
+        "width": width,
         "batch": batch_size,
         "step_ms": median(times[STEP]),
         "own_ms": median(times[OWN]),
@@ -152,13 +170,27 @@ def _enter_student_phase(trainer: Trainer) -> None:
             return
 
 
+class FunctionNetwork(nn.Module):
+    """A teacher's function as a network, so that its calls are recorded as those of networks are."""
+
+    def __init__(self, function: Callable[[Any], Any]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, inputs: Any) -> Any:
+        """What the function answers."""
+        return self.function(inputs)
+
+
 @contextmanager
 def recorded(*networks: nn.Module | None) -> Iterator[list[Pass]]:
     """Every call of the whole ``networks`` while the context lasts, with its inputs; None stands for no network."""
     found: list[Pass] = []
 
     def note(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        found.append(Pass(network, _kept(args), _kept(kwargs), torch.is_grad_enabled(), network.training))
+        tangents = tuple(i for i, value in enumerate(args) if isinstance(value, Tensor) and _is_dual(value))
+        args = tuple(torch.rand(value.shape, dtype=value.dtype) if i in tangents else _kept(value) for i, value in enumerate(args))
+        found.append(Pass(network, args, _kept(kwargs), torch.is_grad_enabled(), network.training, tangents))
 
     hooks = [one.register_forward_pre_hook(note, with_kwargs=True) for one in networks if one is not None]
     try:
@@ -169,8 +201,22 @@ def recorded(*networks: nn.Module | None) -> Iterator[list[Pass]]:
 
 
 def _run(one: Pass) -> Any:
+    network = one.network.train(one.train)
     with torch.set_grad_enabled(one.graded):
-        return one.network.train(one.train)(*one.args, **one.kwargs)
+        if not one.tangents:
+            return network(*one.args, **one.kwargs)
+
+        def along(*moved: Tensor) -> Any:
+            args = dict(enumerate(one.args)) | dict(zip(one.tangents, moved, strict=True))
+            return network(*args.values(), **one.kwargs)
+
+        primals = tuple(one.args[i] for i in one.tangents)
+        return torch.func.jvp(along, primals, tuple(map(torch.ones_like, primals)))
+
+
+def _is_dual(value: Tensor) -> bool:
+    """Whether a derivative is taken along ``value`` in forward mode: its own values cannot be kept beyond that."""
+    return forward_ad.unpack_dual(value).tangent is not None
 
 
 def _kept(value: Any) -> Any:

@@ -68,9 +68,14 @@ class FunctionModule:
         if self.batched:
             names = list(self.signature.args)
             return ModuleOutputs(list(self.function(**{name: [call.args.get(name) for call in calls] for name in names})))
-        if len(calls) == 1:  # what the scheduler asks of symbolic modules: it knows what to do with an error
-            return ModuleOutputs([self.function(**calls[0].args)])
         return ModuleOutputs([self._answer(call) for call in calls])
+
+    def run_one(self, call: Call) -> Any:
+        """The value alone that answers ``call``: what a scheduler asks of symbolic modules. The function's errors pass."""
+        if self.batched:
+            (value,) = self.run([call]).values
+            return value
+        return self.function(**call.args)
 
     def _answer(self, call: Call) -> Any:
         try:

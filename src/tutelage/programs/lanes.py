@@ -15,8 +15,9 @@ MAX_MESSAGE = 4_000
 Result = tuple[Value, dict[str, float] | None, bool]
 """What :class:`~tutelage.programs.result_cache.Stored` names: a value, its distribution, whether words were unknown."""
 
-PendingCall = tuple[Call, Hashable | None, list[tuple[Any, int]]]
-"""One call, its key, and those who wait for its answer: a run, and the place of the call among those it waits for."""
+PendingCall = tuple[Call, Hashable | None, Any, int | None, list[tuple[Any, int | None]] | None]
+"""A call, its key, the run that waits for its answer with the call's position among those that it asked at once (None: alone),
+and the other runs that wait for it, with theirs (None: no other)."""
 
 
 @dataclass(slots=True)
@@ -29,11 +30,13 @@ class ModuleQueue:
     waiting: dict[Hashable, PendingCall] = field(default_factory=dict)
     makes_image: bool = field(init=False)
     has_type: Callable[[Value], bool] | None = field(init=False)
+    run_one: Callable[[Call], Value] | None = field(init=False)
 
     def __post_init__(self) -> None:
         returns = self.module.signature.returns
         self.makes_image = returns == "image"
         self.has_type = TYPE_CHECKS.get(returns)
+        self.run_one = getattr(self.module, "run_one", None)
 
 
 def to_failure(error: Exception, source: str) -> ProgramFailure:
@@ -69,15 +72,24 @@ def run_batch(module: Module, calls: Sequence[Call]) -> list[Result]:
 
 def _run_batch(module: Module, calls: Sequence[Call]) -> list[Result]:
     try:
-        answers = module.run(calls)
-        values, distributions, unknown = answers.values, answers.distributions, answers.out_of_vocabulary
-        if len(values) != len(calls):
-            raise RuntimeFailure(f"{module.name} gave {len(values)} answers to {len(calls)} calls")
-        if distributions is None and unknown is None:
-            return [(value, None, False) for value in values]
-        none = [None] * len(values)
-        return list(zip(values, distributions or none, unknown or [False] * len(values), strict=True))
+        return results_of(module, calls)
     except Exception as error:
         if len(calls) > 1:
             return [_run_batch(module, [call])[0] for call in calls]
         return [(to_failure(error, module.name), None, False)]
+
+
+def results_of(module: Module, calls: Sequence[Call]) -> list[Result]:
+    """What ``module`` says to ``calls``, one result a call.
+
+    Raises:
+        RuntimeFailure: it gave another number of answers. What the module raises passes.
+    """
+    answers = module.run(calls)
+    values, distributions, unknown = answers.values, answers.distributions, answers.out_of_vocabulary
+    if len(values) != len(calls):
+        raise RuntimeFailure(f"{module.name} gave {len(values)} answers to {len(calls)} calls")
+    if distributions is None and unknown is None:
+        return [(value, None, False) for value in values]
+    none = [None] * len(values)
+    return list(zip(values, distributions or none, unknown or [False] * len(values), strict=True))

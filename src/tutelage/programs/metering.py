@@ -34,6 +34,8 @@ FREE = frozenset({bool, float, type(None)})
 BOXES = frozenset({Box})
 SMALL = FREE | {Image}
 """The same for arguments: the pixels of an image in a call are there already."""
+COMMON = frozenset({list, str})
+"""Types that are no image, known without a look at what they inherit from."""
 
 
 class Meter:
@@ -67,7 +69,7 @@ class Meter:
                 for part in value.values():
                     if type(part) not in FREE:
                         self.charge(part)
-            elif not isinstance(value, Image):
+            elif kind in COMMON or not isinstance(value, Image):
                 self.charge(value)
 
     def reserve_image(self, call: Call) -> None:
@@ -91,8 +93,12 @@ class Meter:
             LimitExceeded: more than is left, an integer of more than 10,000 bits, or lists nested too deeply.
         """
         kind = type(value)
+        if kind in FREE:
+            return
         if kind is list and len(value) <= SHORT and BOXES.issuperset(map(type, value)):
-            self._take_items(len(value))
+            self.items -= len(value)
+            if self.items < 0:
+                self._take_items(0)
         elif kind is str or isinstance(value, str):
             self.characters -= len(value)
             if self.characters < 0:
@@ -102,7 +108,7 @@ class Meter:
         elif isinstance(value, int):
             if value.bit_length() > MAX_BITS:
                 raise LimitExceeded(f"an integer of {value.bit_length():,} bits; at most {MAX_BITS:,} are kept")
-        elif kind not in FREE:
+        else:
             self._charge_parts(value)
 
     def _charge_parts(self, value: Any) -> None:

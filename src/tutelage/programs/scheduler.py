@@ -8,14 +8,14 @@ answer at once; calls to the others wait until their module's batch is full, or 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count, islice
 from time import perf_counter
-from typing import Any
+from typing import Final
 
 from tutelage.errors import did_you_mean
-from tutelage.programs.lanes import ModuleQueue, Result, run_batch, to_failure, wrong_type
+from tutelage.programs.lanes import ModuleQueue, Result, results_of, run_batch, to_failure, wrong_type
 from tutelage.programs.metering import FREE, Meter
 from tutelage.programs.result_cache import CachedResult
 from tutelage.programs.run_context import USE_MODULE, Job, RunContext
@@ -68,8 +68,8 @@ def stream(jobs: Iterable[Job], context: RunContext) -> Iterator[Trace]:
 
 @dataclass(slots=True)
 class _Run:
-    """A program under way: the ``calls`` it waits for, their ``answers``, how many of these are ``missing``, and whether
-    they go in ``together``, as a list; ``n_calls`` calls came before these."""
+    """A program under way: ``n_calls`` calls are answered; where it waits for several at once, these are its ``calls``, with
+    their ``answers``, of which some are ``missing``."""
 
     job: Job
     number: int
@@ -78,10 +78,16 @@ class _Run:
     post: Callable[[Value], None] | None = None
     n_calls: int = 0
     calls: Sequence[Call] = ()
-    answers: Any = ()
+    answers: list[Value] | None = None
     missing: int = 0
-    together: bool = False
     meter: Meter = field(default_factory=Meter)
+
+
+class _Waiting:
+    """What stands for an answer that comes with a batch."""
+
+
+WAITING: Final = _Waiting()
 
 
 class Scheduler:
@@ -142,20 +148,35 @@ class Scheduler:
 
     def _run_batch(self, queue: ModuleQueue) -> None:
         """Run one batch of a module."""
-        batch = [queue.waiting.pop(key) for key in list(islice(queue.waiting, queue.size))]
+        batch = [queue.waiting.pop(name) for name in list(islice(queue.waiting, queue.size))]
         started = perf_counter()
-        results = run_batch(queue.module, [call for call, _, _ in batch])
+        results = run_batch(queue.module, [pending[0] for pending in batch])
         ms = (perf_counter() - started) * 1000 / len(batch)
         cache = self.context.cache
-        for (_, key, runs), result in zip(batch, results, strict=True):
+        for (call, key, run, position, others), result in zip(batch, results, strict=True):
             if cache is not None and key is not None and not isinstance(result[0], ProgramFailure):
                 cache.put(queue.module, key, CachedResult(*result))
-            for run, place in runs:
-                _deliver(run, place, queue.version, result, ms)
-                if not run.missing and not isinstance(reply := self._collect_answers(run), ProgramFailure):
-                    self._resume(run, reply)
+            self._deliver(run, call, position, queue.version, result, ms)
+            for run, position in others or ():
+                self._deliver(run, call, position, queue.version, result, ms)
         if cache is not None:
             cache.commit()
+
+    def _deliver(self, run: _Run, call: Call, position: int | None, version: str, result: Result, ms: float) -> None:
+        """Give a program the answer of a batch to ``call``, and take it further where it waits for no other."""
+        answer = _write(run, call, run.n_calls + (position or 0), version, result, ms)
+        if position is None:
+            run.n_calls += 1
+            if isinstance(answer, ProgramFailure):
+                self._fail(run, answer, call)
+            else:
+                self._resume(run, answer)
+            return
+        assert run.answers is not None
+        run.answers[position] = answer
+        run.missing -= 1
+        if not run.missing and (answers := self._collect_answers(run)) is not None:
+            self._resume(run, answers)
 
     def _resume(self, run: _Run, reply: Value) -> None:
         """Send ``reply`` into the program, and take it further: later, where it can go on by itself until then."""
@@ -170,20 +191,22 @@ class Scheduler:
             self._posts = True
             self._ready.append((run, reply))
 
-    def _collect_answers(self, run: _Run) -> Value:
-        """What the program is sent, all answers being there; where one is a failure the program ends with it."""
-        answers = run.answers
-        for place, answer in enumerate(answers):
+    def _collect_answers(self, run: _Run) -> list[Value] | None:
+        """What a program that asked several calls is sent, all answers being there; None where one is a failure, with which
+        the program ends."""
+        calls, answers = run.calls, run.answers
+        assert answers is not None
+        run.n_calls += len(calls)
+        run.calls, run.answers = (), None
+        for call, answer in zip(calls, answers, strict=True):
             if isinstance(answer, ProgramFailure):
-                self._fail(run, answer, run.calls[place])
-                return answer
-        run.n_calls += len(answers)
-        run.calls = ()
-        return answers if run.together else answers[0]
+                self._fail(run, answer, call)
+                return None
+        return answers
 
     def _advance(self, run: _Run, reply: Value) -> None:
         """Send ``reply`` into the program and take its next calls, until it waits for a batch or ends."""
-        lanes, limit, at_once, send = self._queues, self.context.max_calls, self.context.substitute is None, run.steps.send
+        send = run.steps.send
         while True:
             try:
                 request = send(reply)
@@ -194,66 +217,59 @@ class Scheduler:
                 self._fail(run, to_failure(error, "the program"))
                 return
             if isinstance(request, Call):
-                lane = lanes.get(request.module)
-                # The common case, without the books that waiting needs: one call of a symbolic module.
-                if lane is not None and not lane.size and at_once and run.n_calls < limit:
-                    reply = _run_symbolic(run, lane, request, run.n_calls)
-                    if isinstance(reply, ProgramFailure):
-                        run.calls = [request]
-                        self._fail(run, reply, request)
-                        return
-                    run.n_calls += 1
-                    continue
-                run.together, run.calls = False, [request]
-            else:
-                run.together, run.calls, run.trace.ordered = True, request, False
-            calls = run.calls
-            run.missing, run.answers = len(calls), [None] * len(calls)
-            for place, call in enumerate(calls):
-                self._dispatch_call(run, place, call)
+                reply = self._ask(run, request, run.n_calls, None)
+                if reply is WAITING:
+                    return
+                run.n_calls += 1
+                if isinstance(reply, ProgramFailure):
+                    self._fail(run, reply, request)
+                    return
+                continue
+            run.calls, run.trace.ordered = request, False
+            run.answers = [self._ask(run, call, run.n_calls + position, position) for position, call in enumerate(request)]
+            run.missing = sum(answer is WAITING for answer in run.answers)
             if run.missing:
                 return
             reply = self._collect_answers(run)
-            if isinstance(reply, ProgramFailure):
+            if reply is None:
                 return
 
-    def _dispatch_call(self, run: _Run, position: int, call: Call) -> None:
-        """Answer one call now, or put it in its module's lane."""
-        context, lane, number = self.context, self._queues.get(call.module), run.n_calls + position
-        if lane is None:
+    def _ask(self, run: _Run, call: Call, number: int, position: int | None) -> Value:
+        """The answer to ``call``, or ``WAITING`` where it comes with a batch. ``position``: where the call stands among
+        several that were asked at once."""
+        context, queue = self.context, self._queues.get(call.module)
+        if queue is None:
             remedy = did_you_mean(call.module, list(self._queues))
-            _deliver(run, position, "", (UnknownModule(f"unknown module {call.module!r}", remedy=remedy), None, False))
-        elif number >= context.max_calls:
+            return _write(run, call, number, "", (UnknownModule(f"unknown module {call.module!r}", remedy=remedy), None, False))
+        if number >= context.max_calls:
             limit = LimitExceeded(f"more than {context.max_calls:,} module calls")
-            _deliver(run, position, lane.version, (limit, None, False))
-        elif context.substitute is not None and (value := context.substitute(run.job, call, number)) is not USE_MODULE:
-            _deliver(run, position, lane.version, (value, None, False), substituted=True)
-        elif lane.size == 0:
-            run.answers[position] = _run_symbolic(run, lane, call, number)
-            run.missing -= 1
-        else:
-            try:
-                run.meter.charge_call(call)
-            except LimitExceeded as failure:
-                run.answers[position] = _too_much(run, lane, call, number, failure)
-                run.missing -= 1
-                return
-            key = input_key(call.args) if self._keyed else None
-            found = context.cache.get(lane.module, key) if context.cache is not None and key is not None else None
-            if found is not None:
-                _deliver(run, position, lane.version, found)
-            else:
-                self._enqueue(lane, run, position, call, key)
-
-    def _enqueue(self, queue: ModuleQueue, run: _Run, position: int, call: Call, key: Hashable | None) -> None:
+            return _write(run, call, number, queue.version, (limit, None, False))
+        if context.substitute is not None and (value := context.substitute(run.job, call, number)) is not USE_MODULE:
+            return _write(run, call, number, queue.version, (value, None, False), substituted=True)
+        try:
+            run.meter.charge_call(call)
+        except LimitExceeded as failure:  # written down without its arguments: they are too much to keep
+            return _write(run, Call(call.module, {}, call.step), number, queue.version, (failure, None, False))
+        if not queue.size:
+            return _run_symbolic(run, queue, call, number)
+        key = name = None
+        if self._keyed:
+            key = input_key(call.args)
+            if context.cache is not None and key is not None and (found := context.cache.get(queue.module, key)) is not None:
+                return _write(run, call, number, queue.version, found)
+            if key is not None and context.deduplicate:
+                name = key
+                if (same := queue.waiting.get(key)) is not None:
+                    if same[4] is None:
+                        queue.waiting[key] = (*same[:4], [(run, position)])
+                    else:
+                        same[4].append((run, position))
+                    return WAITING
         waiting = queue.waiting
-        name = key if key is not None and self.context.deduplicate else next(self._keys)
-        if name in waiting:
-            waiting[name][2].append((run, position))
-            return
-        waiting[name] = (call, key, [(run, position)])
+        waiting[next(self._keys) if name is None else name] = (call, key, run, position, None)
         if len(waiting) >= queue.size:
             self._full = True
+        return WAITING
 
     def _finish(self, run: _Run, value: Value) -> None:
         try:
@@ -281,7 +297,7 @@ class Scheduler:
             self._finish(run, None)
             return
         trace.fallback, run.meter = True, Meter()
-        run.steps, run.n_calls, run.calls = _single_call(self.context.fallback(run.job)), run.n_calls + len(run.calls), ()
+        run.steps = _single_call(self.context.fallback(run.job))
         self._advance(run, None)
 
 
@@ -290,46 +306,38 @@ def _run_symbolic(run: _Run, queue: ModuleQueue, call: Call, number: int) -> Val
     started = perf_counter()
     distribution, unknown = None, False
     try:
-        run.meter.charge_call(call)
-    except LimitExceeded as failure:
-        return _too_much(run, queue, call, number, failure)
-    try:
         if queue.makes_image:
             run.meter.reserve_image(call)
-        answers = queue.module.run((call,))
-        (value,) = answers.values
+        if queue.run_one is not None:
+            value = queue.run_one(call)
+        else:
+            ((value, distribution, unknown),) = results_of(queue.module, (call,))
         if queue.has_type is not None and not queue.has_type(value) and not isinstance(value, ProgramFailure):
             raise wrong_type(queue.module, value)
         if type(value) not in FREE:
             run.meter.charge(value)
-        if answers.distributions:
-            distribution = answers.distributions[0]
-        if answers.out_of_vocabulary:
-            unknown = answers.out_of_vocabulary[0]
     except Exception as error:
         value = to_failure(error, queue.module.name)
     ms = (perf_counter() - started) * 1000
-    run.trace.log.append((call, number, queue.version, value, distribution, unknown, ms, False))
+    step, module, args = call.step, call.module, call.args
+    run.trace.log.extend((step, module, args, number, queue.version, value, distribution, unknown, ms, False))
     return value[:] if type(value) is list else value
 
 
-def _too_much(run: _Run, queue: ModuleQueue, call: Call, number: int, failure: LimitExceeded) -> LimitExceeded:
-    """Write down a call whose arguments are too much to keep, without them."""
-    run.trace.log.append((Call(call.module, {}, call.step), number, queue.version, failure, None, False, 0.0, False))
-    return failure
-
-
-def _deliver(run: _Run, position: int, version: str, result: Result, ms: float = 0.0, *, substituted: bool = False) -> None:
-    """Write an answer down, and keep it for the program."""
+def _write(
+    run: _Run, call: Call, number: int, version: str, result: Result, ms: float = 0.0, *, substituted: bool = False
+) -> Value:
+    """Write an answer down. Returns what the program gets of it."""
     value, distribution, unknown = result
-    try:
-        run.meter.charge(value)
-    except LimitExceeded as failure:
-        value, distribution = failure, None
-    run.trace.log.append((run.calls[position], run.n_calls + position, version, value, distribution, unknown, ms, substituted))
+    if type(value) not in FREE:
+        try:
+            run.meter.charge(value)
+        except LimitExceeded as failure:
+            value, distribution = failure, None
+    step, module, args = call.step, call.module, call.args
+    run.trace.log.extend((step, module, args, number, version, value, distribution, unknown, ms, substituted))
     # A list is the program's own copy: what it does to it must change neither the record nor another program.
-    run.answers[position] = value[:] if type(value) is list else value
-    run.missing -= 1
+    return value[:] if type(value) is list else value
 
 
 def _single_call(call: Call) -> Generator[Call, Value, Value]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from tutelage.errors import InputError
 from tutelage.fields import check_field
 from tutelage.programs.serialization import FindImage, ImageRef, decode, encode, input_hash
-from tutelage.programs.types import Call, ProgramFailure, Value
+from tutelage.programs.types import ProgramFailure, Value
 from tutelage.programs.values import Image
 
 
@@ -168,9 +168,10 @@ _OPTIONAL: Mapping[str, type] = {
 }
 
 
-Entry = tuple[Call, int, str, Value, dict[str, float] | None, bool, float, bool]
-"""A step as it came: the call, its number in the run, the module's version, the answer or a ProgramFailure, its
-distribution, whether words were unknown, milliseconds, whether another than the module answered."""
+Entry = tuple[int, str, dict[str, Value], int, str, Value, dict[str, float] | None, bool, float, bool]
+"""A step as it came: the program's step, the module and its arguments, the call's number in the run, the module's version,
+the answer or a ProgramFailure, its distribution, whether words were unknown, milliseconds, whether another than the module
+answered."""
 
 
 @dataclass(slots=True)
@@ -178,8 +179,9 @@ class Trace:
     """A program's run: its status (one of ``language.STATUSES``), answer, and every call it made.
 
     ``fallback`` tells that the program failed and ``answer`` comes from the fallback policy instead. ``log`` holds the
-    steps as they came; the records are made of them when ``steps`` is read, and put in order if the calls of
-    several steps may have been answered in another (``ordered`` False).
+    steps as they came, entry after entry in one flat list: a tuple an entry would be one object more for the garbage
+    collector to visit, which a fast run notices. The records are made of them when ``steps`` is read, and put in order if the
+    calls of several steps may have been answered in another (``ordered`` False).
     """
 
     id: str
@@ -188,7 +190,7 @@ class Trace:
     error: str | None = None
     fallback: bool = False
     origin: RecordOrigin = RecordOrigin("")
-    log: list[Entry] = field(default_factory=list)
+    log: list[Any] = field(default_factory=list)
     ordered: bool = True
     _steps: list[StepRecord] | None = None
 
@@ -196,8 +198,9 @@ class Trace:
     def steps(self) -> list[StepRecord]:
         """A record a call, in the order of the calls, or of the program's steps where it asks several together."""
         if self._steps is None:
-            log = self.log if self.ordered else sorted(self.log, key=_order)
-            self._steps = [_record(self.origin, entry) for entry in log]
+            parts = iter(self.log)
+            entries: Iterable[Entry] = zip(*[parts] * len(get_args(Entry)), strict=True)
+            self._steps = [_record(self.origin, entry) for entry in (entries if self.ordered else sorted(entries, key=_order))]
             self.log = []
         return self._steps
 
@@ -238,21 +241,21 @@ class Trace:
 
 def _order(entry: Entry) -> tuple[bool, int, int]:
     """By steps, and what was asked outside the program (a fallback) last."""
-    step = entry[0].step
-    return step < 0, step, entry[1]
+    step, number = entry[0], entry[3]
+    return step < 0, step, number
 
 
 def _record(origin: RecordOrigin, entry: Entry) -> StepRecord:
-    call, number, version, value, distribution, unknown, ms, substituted = entry
+    step, module, args, number, version, value, distribution, unknown, ms, substituted = entry
     error = str(value) if isinstance(value, ProgramFailure) else None
     output = None if error is not None else value
     return StepRecord(
         origin,
-        call.step,
+        step,
         number,
-        call.module,
+        module,
         version,
-        call.args,
+        args,
         output,
         distribution,
         unknown,

@@ -58,27 +58,18 @@ class Step(NamedTuple):
         return f"{self.target}={self.module}({','.join(shown)})"
 
 
-class Variable(NamedTuple):
-    """What is known of a variable before the run: its value's place, its type, the first wave that may read it."""
-
-    slot: int
-    type: str
-    wave: int
+# Plain tuples: a parser makes several for each line that it reads.
+Variable = tuple[int, str, int]
+"""What is known of a variable before the run: its value's place, its type, the first wave that may read it."""
 
 
-Lines = dict[str, tuple[Step, ...]]
-"""What single lines mean, line numbers aside."""
+Lines = dict[tuple[int, str], tuple[Step, ...]]
+"""What single lines mean, by the line's number and text."""
 
 
-class ResolvedStep(NamedTuple):
-    """A step made ready to run: its arguments are ``blank``, the literals by name, with None where a variable's value
-    belongs, and ``places``, which says where to find that; ``reads`` are the variables of an EVAL, with their places."""
-
-    number: int
-    module: str
-    blank: dict[str, Value]
-    places: tuple[tuple[str, int], ...]
-    reads: tuple[tuple[str, int], ...] | None
+ResolvedStep = tuple[int, str, dict[str, Value], tuple[tuple[str, int], ...], tuple[tuple[str, int], ...] | None]
+"""A step made ready to run: its number and module, the literal arguments by name, with None where a variable's value belongs,
+and where to find those values; last the variables of an EVAL, with their places."""
 
 
 @dataclass(slots=True, eq=False)
@@ -206,17 +197,17 @@ def _steps(text: str, known: Lines) -> tuple[Step, ...]:
 
 def _read_lines(text: str, cache: Lines) -> tuple[Step, ...] | None:
     """The steps where every line stands by itself, else None. Programs share most of their lines."""
-    steps = []
-    for number, line in enumerate(text.split("\n"), 1):
-        found = cache.get(line)
+    steps: list[Step] = []
+    for place in enumerate(text.split("\n"), 1):
+        found = cache.get(place)
         if found is None:
+            number, line = place
             try:
-                found = tuple([_step(statement) for statement in _tree(line.strip()).body])
+                found = tuple([_step(statement)._replace(line=number) for statement in _tree(line.strip()).body])
             except (SyntaxError, ProgramFailure):
                 return None
-            cache[line] = found
-        for target, module, arguments, _ in found:
-            steps.append(Step(target, module, arguments, number))
+            cache[place] = found
+        steps += found
     return tuple(steps)
 
 
@@ -242,7 +233,7 @@ def check(
     Raises:
         UnknownModule, UndefinedVariable, TypeFailure: naming the line.
     """
-    variables = {name: Variable(place, "image", 0) for place, name in enumerate(inputs)}
+    variables: dict[str, Variable] = {name: (place, "image", 0) for place, name in enumerate(inputs)}
     waves: list[list[ResolvedStep]] = []
     for number, step in enumerate(steps):
         target, module, arguments, _ = step
@@ -277,14 +268,14 @@ def check(
         reads = None
         if module == "EVAL":
             reads = _reads(step, variables)
-            wave = max([wave, *[variables[name].wave for name, _ in reads]])
+            wave = max([wave, *[variables[name][2] for name, _ in reads]])
         if wave == len(waves):
             waves.append([])
         blank = given  # in the signature's order: equal calls, equal keys
         if [*given] != [*wanted]:
             blank = {name: given[name] for name in wanted if name in given}
-        waves[wave].append(ResolvedStep(number, module, blank, tuple(places), reads))
-        variables[target] = Variable(len(inputs) + number, returns, wave + 1)
+        waves[wave].append((number, module, blank, tuple(places), reads))
+        variables[target] = (len(inputs) + number, returns, wave + 1)
     return tuple([tuple(wave) for wave in waves])
 
 
@@ -325,7 +316,7 @@ def _reads(step: Step, variables: Mapping[str, Variable]) -> tuple[tuple[str, in
     for name in expression.names:
         if name not in variables:
             raise _undefined(step, name, variables)
-    return tuple([(name, variables[name].slot) for name in expression.names])
+    return tuple([(name, variables[name][0]) for name in expression.names])
 
 
 def _tree(text: str) -> ast.Module:

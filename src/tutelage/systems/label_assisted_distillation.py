@@ -365,12 +365,12 @@ class LabelAssistedDistillation(Method):
         return loss
 
     @classmethod
-    def tiny_job(cls, seed: int) -> TrainingJob:
+    def tiny_job(cls, seed: int, width: int = 1) -> TrainingJob:
         """A training job of a second: squares of three colours, both phases."""
         rng = torch_rng(seed, "squares")
         labels = torch.randint(0, 3, (16, 2, 2), generator=rng).repeat_interleave(8, 1).repeat_interleave(8, 2)
         images = F.one_hot(labels, 3).movedim(-1, 1) + 0.5 * torch.randn(16, 3, 16, 16, generator=rng)
-        student = build_with_seed(lambda: UNet(3, 3, (4, 8)), seed, "student")
+        student = build_with_seed(lambda: UNet(3, 3, (4 * width, 8 * width)), seed, "student")
         settings = TrainingSettings(steps=8, batch_size=8, seed=seed)
         data = TensorData(images, labels)
         return TrainingJob(student, None, cls(consistency=1.0), data, settings, "label-assisted", task="segmentation")

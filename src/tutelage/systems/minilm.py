@@ -240,10 +240,11 @@ class MiniLM(Method):
         return {_name(first, second): weight for first, second, weight in self.config.relations}
 
     @classmethod
-    def tiny_job(cls, seed: int) -> TrainingJob:
+    def tiny_job(cls, seed: int, width: int = 1) -> TrainingJob:
         """A training job of a second: random tokens, some padded, and a student half as wide as its teacher."""
-        student = build_with_seed(lambda: TinyEncoder(20, 8, 2, 4), seed, "student")
-        teacher = build_with_seed(lambda: TinyEncoder(20, 16, 2, 4, std=0.2), seed, "teacher")
+        depths = (2, 2) if width == 1 else (6, 12)
+        student = build_with_seed(lambda: TinyEncoder(20, 8 * width, depths[0], 4), seed, "student")
+        teacher = build_with_seed(lambda: TinyEncoder(20, 16 * width, depths[1], 4, std=0.2), seed, "teacher")
         rng = torch_rng(seed, "tokens")
         mask = (torch.arange(12) < torch.randint(6, 13, (32, 1), generator=rng)).long()
         tokens = torch.randint(1, 20, (32, 12), generator=rng) * mask

@@ -380,10 +380,11 @@ class ProCKD(Method):
         return AugmentedClassifier(plain, self._parts, copy.deepcopy(self.augment), self.prototypes).eval().requires_grad_(True)
 
     @classmethod
-    def tiny_job(cls, seed: int) -> TrainingJob:
+    def tiny_job(cls, seed: int, width: int = 1) -> TrainingJob:
         """A training of a second: a teacher of 7 classes, wider and with a finer grid; some images without label."""
-        student = build_with_seed(lambda: VisionTransformer(8, 4, 16, 2, 2, 1, num_classes=4), seed, "student")
-        teacher = build_with_seed(lambda: VisionTransformer(8, 2, 24, 3, 2, 1, num_classes=7), seed, "teacher")
+        depths = (2, 3) if width == 1 else (12, 12)
+        student = build_with_seed(lambda: VisionTransformer(8, 4, 16 * width, depths[0], 2, 1, num_classes=4), seed, "student")
+        teacher = build_with_seed(lambda: VisionTransformer(8, 2, 24 * width, depths[1], 2, 1, num_classes=7), seed, "teacher")
         data = toy_images(seed)
         data.labels = data.labels.masked_fill(torch.arange(len(data)) % 3 == 2, -100)
         settings = TrainingSettings(steps=8, batch_size=16, seed=seed)

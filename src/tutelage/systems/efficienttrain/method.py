@@ -287,12 +287,12 @@ class EfficientTrain(Method):
         return self.inner.export(student)
 
     @classmethod
-    def tiny_job(cls, seed: int) -> TrainingJob:
+    def tiny_job(cls, seed: int, width: int = 1) -> TrainingJob:
         """A training job of a second, with classic distillation inside."""
         from tutelage.distillation.api import make_method
 
-        student = build_with_seed(lambda: SmallCNN(4, 4, 8), seed, "student")
-        teacher = NetworkTeacher(build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher"))
+        student = build_with_seed(lambda: SmallCNN(4, 4 * width, 8 * width), seed, "student")
+        teacher = NetworkTeacher(build_with_seed(lambda: SmallCNN(4, 8 * width, 16 * width), seed, "teacher"))
         method = cls(inner=make_method("kd"), sizes=(4, 6, 8))
         return TrainingJob(
             student, teacher, method, toy_images(seed), TrainingSettings(steps=9, batch_size=16, seed=seed), "efficienttrain"

@@ -236,10 +236,10 @@ class QuantizedDistillation(Method):
         return {name: PackedWeights(torch.linspace(0, 1, 2**count), self.config.bucket) for name, count in bits.items()}
 
     @classmethod
-    def tiny_job(cls, seed: int) -> TrainingJob:
+    def tiny_job(cls, seed: int, width: int = 1) -> TrainingJob:
         """A training job of a second at 4 bits."""
-        student = build_with_seed(lambda: SmallCNN(4, 4, 8), seed, "student")
-        teacher = build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher")
+        student = build_with_seed(lambda: SmallCNN(4, 4 * width, 8 * width), seed, "student")
+        teacher = build_with_seed(lambda: SmallCNN(4, 8 * width, 16 * width), seed, "teacher")
         settings = TrainingSettings(steps=8, batch_size=16, seed=seed)
         return TrainingJob(student, teacher, cls(), toy_images(seed), settings, "quantized-distillation")
 
