@@ -166,6 +166,16 @@ def test_large_maps_are_averaged_first() -> None:
     assert torch.equal(affinity_loss(one, other, max_positions=96), affinity_loss(one, other))
 
 
+def test_the_gradient_of_the_affinity_loss_is_autograds() -> None:
+    student = torch.randn(2, 3, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    teacher = torch.randn(2, 4, 4, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    (found,) = torch.autograd.grad(affinity_loss(student, teacher), student)
+    plain = (affinity(student) - affinity(teacher)).abs().mean()
+    (expected,) = torch.autograd.grad(plain, student)
+    torch.testing.assert_close(affinity_loss(student, teacher), plain)
+    torch.testing.assert_close(found, expected)
+
+
 # -- what is refused ------------------------------------------------------------------------------------------------------
 
 

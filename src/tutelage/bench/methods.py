@@ -55,11 +55,11 @@ def bench(
     beside the passes of a network of four channels any comparison of features is dear, and nobody trains such networks.
 
     A row is ``{system, size, width, batch, step_ms, own_ms, passes_ms, over_own, over_passes, student_passes, teacher_passes}``.
-    ``size``: ``tiny`` or ``large``. ``own_ms``: one forward and backward pass of the student and the optimiser's step.
-    ``passes_ms``: the same with every pass of student and teacher that the method's step makes, and of their copies inside
-    the method, on the same inputs, with derivatives in forward mode where the method takes them; None where the method calls
-    parts of the student alone. ``over_own`` and ``over_passes`` are medians of the rounds' own
-    ratios: the ways take turns, CPU time, one thread.
+    ``size``: ``tiny`` or ``large``. ``own_ms``: fetching the batch, one forward and backward pass of the student and the
+    optimiser's step. ``passes_ms``: the same with every pass that the method's step makes, of student, teacher and the method's
+    own networks (a projection, a decoder, a copy of the student), on the same inputs, with derivatives in forward mode where the
+    method takes them; None where the method calls parts of the student alone. ``over_own`` and ``over_passes`` are medians of the
+    rounds' own ratios: the ways take turns, CPU time, one thread.
 
     Raises:
         InputError: no such system, or one that trains no student.
@@ -113,18 +113,17 @@ def row(name: str, rounds: int, steps: int, batch_size: int | None = None, width
     teacher = job.teacher.network if job.teacher is not None else None
     if isinstance(job.teacher, BlackBoxTeacher):
         job.teacher.function = teacher = FunctionNetwork(job.teacher.function)
-    copies = [one for one in trainer.method.modules() if type(one) in (type(trainer.student), type(teacher))]
-    with recorded(trainer.student, teacher, *copies) as passes:
+    with recorded(trainer.student, teacher, *own_networks(trainer.method)) as passes:
         trainer.advance()
-    inputs = trainer.batch(0).inputs
 
     def own() -> None:
         _clear(trainer)
-        _sum(forward_heads(trainer.student.train(), inputs)).backward()
+        _sum(forward_heads(trainer.student.train(), trainer.batch(0).inputs)).backward()
         trainer.optimizer.step()
 
     def all_passes() -> None:
         _clear(trainer)
+        trainer.batch(0)
         graded = [_sum(_run(one)) for one in passes]
         total = sum((value for value in graded if value.requires_grad), start=torch.zeros(()))
         if total.requires_grad:
@@ -182,17 +181,36 @@ class FunctionNetwork(nn.Module):
         return self.function(inputs)
 
 
+def own_networks(method: nn.Module) -> Iterator[nn.Module]:
+    """The networks that a method holds, one by one where it holds a list or a table of them."""
+    for part in method.children():
+        if isinstance(part, nn.ModuleList | nn.ModuleDict):
+            yield from own_networks(part)
+        else:
+            yield part
+
+
 @contextmanager
 def recorded(*networks: nn.Module | None) -> Iterator[list[Pass]]:
-    """Every call of the whole ``networks`` while the context lasts, with its inputs; None stands for no network."""
+    """Every call of the whole ``networks`` while the context lasts, with its inputs; None stands for no network. A call that
+    another of them makes belongs to that one."""
     found: list[Pass] = []
+    within: list[nn.Module] = []
+
+    def done(network: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        within.pop()
 
     def note(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        within.append(network)
+        if len(within) > 1:
+            return
         tangents = tuple(i for i, value in enumerate(args) if isinstance(value, Tensor) and _is_dual(value))
         args = tuple(torch.rand(value.shape, dtype=value.dtype) if i in tangents else _kept(value) for i, value in enumerate(args))
         found.append(Pass(network, args, _kept(kwargs), torch.is_grad_enabled(), network.training, tangents))
 
-    hooks = [one.register_forward_pre_hook(note, with_kwargs=True) for one in networks if one is not None]
+    whole = [one for one in networks if one is not None]
+    hooks = [one.register_forward_pre_hook(note, with_kwargs=True) for one in whole]
+    hooks += [one.register_forward_hook(done) for one in whole]
     try:
         yield found
     finally:
@@ -220,9 +238,9 @@ def _is_dual(value: Tensor) -> bool:
 
 
 def _kept(value: Any) -> Any:
-    """The value with its tensors cut from the graph that made them."""
+    """The value with its tensors cut from the graph that made them; a gradient is asked of them where it was."""
     if isinstance(value, Tensor):
-        return value.detach()
+        return value.detach().requires_grad_() if value.requires_grad else value.detach()
     if isinstance(value, dict):
         return {name: _kept(part) for name, part in value.items()}
     return type(value)(_kept(part) for part in value) if type(value) in (tuple, list) else value

@@ -268,12 +268,12 @@ class DCD(Method):
         return {"kd": config.alpha, "task": task, "matching": config.matching}
 
     @classmethod
-    def tiny_job(cls, seed: int) -> TrainingJob:
+    def tiny_job(cls, seed: int, width: int = 1) -> TrainingJob:
         """A training job of a second: four tokens an image, and captions that name them."""
         rng = torch_rng(seed, "pairs")
         ids = torch.randint(1, 9, (32, 4), generator=rng)
         images = torch.randn(9, 6, generator=rng)[ids] + 0.1 * torch.randn(32, 4, 6, generator=rng)
-        size = {"image_dim": 6, "text_dim": 8, "dim": 16, "depth": 2, "num_heads": 2}
+        size = {"image_dim": 6, "text_dim": 8, "dim": 16 * width, "depth": 2, "num_heads": 2}
         teacher = build_with_seed(lambda: PairMatcher(nn.Identity(), TokenEmbedding(9, 8, 4), **size), seed, "teacher")
         student = build_with_seed(lambda: shallower_matcher(teacher), seed, "student")
         data = CaptionCandidates(images, ids, negatives=7)

@@ -339,7 +339,7 @@ class FreeFlow(Method):
     def tiny_job(cls, seed: int, width: int = 1) -> TrainingJob:
         """A training job of a second: a round Gaussian, in closed form."""
         teacher = velocity_teacher(GaussianMixtureFlow(torch.tensor([[1.0, -0.5]]), 0.3))
-        student = build_with_seed(lambda: VelocityMLP(2, 16 * width), seed, "student")
+        student = build_with_seed(lambda: VelocityMLP(2, 16 * width, 3 if width == 1 else 8), seed, "student")
         settings = TrainingSettings(steps=8, batch_size=16, lr=3e-3, seed=seed)
         return TrainingJob(student, teacher, cls(), Prior((2,)), settings, "freeflow")
 

@@ -259,10 +259,10 @@ class ScaleKD(Method):
         return terms
 
     @classmethod
-    def tiny_job(cls, seed: int) -> TrainingJob:
+    def tiny_job(cls, seed: int, width: int = 1) -> TrainingJob:
         """A training job of two seconds: a four-stage CNN and a four-stage transformer."""
-        student = build_with_seed(lambda: StagedCNN((4, 8, 8, 12), 4), seed, "student")
-        teacher = build_with_seed(lambda: StagedTransformer((8, 8, 16, 16), 4, first=1), seed, "teacher")
+        student = build_with_seed(lambda: StagedCNN([width * dim for dim in (4, 8, 8, 12)], 4), seed, "student")
+        teacher = build_with_seed(lambda: StagedTransformer([width * dim for dim in (8, 8, 16, 16)], 4, first=1), seed, "teacher")
         method, data = cls(heads3=2, heads4=2), toy_images(seed, image_size=16)
         return TrainingJob(student, teacher, method, data, TrainingSettings(steps=6, batch_size=16, seed=seed), "scalekd")
 

@@ -352,10 +352,11 @@ class SelfSlimmedViT(Method):
         return terms
 
     @classmethod
-    def tiny_job(cls, seed: int) -> TrainingJob:
+    def tiny_job(cls, seed: int, width: int = 1) -> TrainingJob:
         """A training job of two seconds: 16 tokens, then 8, then 4."""
-        student = build_with_seed(lambda: SlimViT(4, 1, **_TINY), seed, "student")
-        teacher = build_with_seed(lambda: SlimViT(4, 1, ratio=1.0, **_TINY), seed, "teacher")
+        size = {**_TINY, "width": width * _TINY["width"]}
+        student = build_with_seed(lambda: SlimViT(4, 1, **size), seed, "student")
+        teacher = build_with_seed(lambda: SlimViT(4, 1, ratio=1.0, **size), seed, "teacher")
         return TrainingJob(
             student,
             teacher,

@@ -222,10 +222,10 @@ class TransKD(Method):
         return {"label": label, config.feature: torch.stack(maps).sum(), "pea": torch.stack(tokens).sum()}
 
     @classmethod
-    def tiny_job(cls, seed: int) -> TrainingJob:
+    def tiny_job(cls, seed: int, width: int = 1) -> TrainingJob:
         """A training job of a second or two: coloured squares, with the mixer in it."""
-        student = build_with_seed(lambda: SmallSegmenter((8, 8, 16, 16), 3), seed, "student")
-        teacher = build_with_seed(lambda: SmallSegmenter((8, 16, 16, 24), 3), seed, "teacher")
+        student = build_with_seed(lambda: SmallSegmenter([width * dim for dim in (8, 8, 16, 16)], 3), seed, "student")
+        teacher = build_with_seed(lambda: SmallSegmenter([width * dim for dim in (8, 16, 16, 24)], 3), seed, "teacher")
         rng = torch_rng(seed, "squares")
         labels = torch.randint(0, 3, (16, 2, 2), generator=rng).repeat_interleave(16, 1).repeat_interleave(16, 2)
         images = F.one_hot(labels, 3).movedim(-1, 1) + 0.3 * torch.randn(16, 3, 32, 32, generator=rng)

@@ -316,10 +316,13 @@ class FEDS(Method):
         return loss
 
     @classmethod
-    def tiny_job(cls, seed: int) -> TrainingJob:
+    def tiny_job(cls, seed: int, width: int = 1) -> TrainingJob:
         """A job of a second or two: coloured waves, small codecs."""
-        student = build_with_seed(lambda: ImageCodec(**ImageCodec.options("small-student")), seed, "student")
-        teacher = build_with_seed(lambda: ImageCodec(**ImageCodec.options("small-teacher")), seed, "teacher")
+        sizes = [dict(ImageCodec.options(name)) for name in ("small-student", "small-teacher")]
+        for size in sizes:
+            size |= {name: width * size[name] for name in ("channels", "latent_channels")}
+        student = build_with_seed(lambda: ImageCodec(**sizes[0]), seed, "student")
+        teacher = build_with_seed(lambda: ImageCodec(**sizes[1]), seed, "teacher")
         return TrainingJob(student, teacher, cls(), waves(seed), TrainingSettings(steps=6, batch_size=4, seed=seed), "feds")
 
 

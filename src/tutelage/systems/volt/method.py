@@ -122,10 +122,10 @@ class Volt(Method):
         return loss
 
     @classmethod
-    def tiny_job(cls, seed: int) -> TrainingJob:
+    def tiny_job(cls, seed: int, width: int = 1) -> TrainingJob:
         """A training job of three seconds: eight rooms of 12 voxels a side, patches of 4."""
-        options = {"width": 16, "heads": 2, "depth": 2, "outputs": 8, "patch": 4, "drop_path": 0.1}
+        options = {"width": 16 * width, "heads": 2, "depth": 2, "outputs": 8, "patch": 4, "drop_path": 0.1}
         student = build_with_seed(lambda: VoltNetwork(len(CLASSES), 6, **options), seed, "student")  # type: ignore[arg-type]
-        teacher = build_with_seed(lambda: ConvUNet(len(CLASSES), 6, (4, 8)), seed, "teacher")
+        teacher = build_with_seed(lambda: ConvUNet(len(CLASSES), 6, (4 * width, 8 * width)), seed, "teacher")
         data = SceneDataset([room(1000 * seed + i, 12, 3) for i in range(8)], SceneAugmentation())
         return TrainingJob(student, teacher, cls(), data, TrainingSettings(steps=6, batch_size=4, lr=3e-3, seed=seed), "volt")
