@@ -12,7 +12,7 @@
     train(TrainingJob(student, teacher, DCD(keep=7), data, TrainingSettings(steps=20_000, lr=2.5e-5)))
     pairwise_scores(student, images, input_ids, attention_mask)  # [images, texts]; retrieval_recall measures them
 
-In a recipe the method is ``method: dcd``, with the options below.
+From Python alone: a recipe has no data of images with candidate captions.
 
 Dynamic contrastive distillation. The teacher scores an image's caption and N wrong ones. The student sees the caption and the
 K negatives with the highest of these scores: B (K + 1) pairs a step, where contrastive training needs B (N + 1). With the
