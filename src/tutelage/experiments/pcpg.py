@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tutelage.distillation.data import TensorData
-from tutelage.experiments import Experiment, Figure, Metric, better
+from tutelage.experiments import Experiment, Figure, Metric, better, not_worse
 from tutelage.experiments._classification import train_student
 from tutelage.networks.sampling import Sampled, Sampling, draw_tokens
 from tutelage.seeds import torch_rng
@@ -27,13 +27,14 @@ from tutelage.systems.pcpg import (
     sequence_data,
     transcribe,
 )
+from tutelage.systems.pcpg.reader import EOS
 from tutelage.systems.pcpg.synthetic_lips import IMAGE_SIZE, LETTERS
 
 STRINGS, LENGTH, SYMBOLS, SAMPLES = 24, 8, 6, 16
 """How many strings are learned side by side, their length, the letters there are, and samples of each in a step."""
-READ, WORDS = "CER on synthetic lips, %", "words read without a mistake, %"
+READ, WORDS, DRAWN = "CER on synthetic lips, %", "words read without a mistake, %", "CER of texts drawn on lips, %"
 SPELT, TRACE, COSINE = "CER of sampled strings, %", "trace of the gradient's covariance", "cosine to REINFORCE's mean gradient"
-NOISE, SLOW = 0.5, 0.3
+NOISE, WEIGHT = 0.5, 0.3
 
 
 # -- strings: free logits, where the gradient can be measured ----------------------------------------------------------
@@ -155,26 +156,30 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
         assert isinstance(reader, LipReader)
         return reader
 
+    @torch.no_grad()
     def rates(reader: LipReader, beams: int = 1) -> dict[str, float]:
         found = error_rates(transcribe(reader, test, vocabulary, beams, longest + 2), truth)
-        return {READ: found["CER"], WORDS: found["exact"]}
+        memory, mask = reader.encode(**test.inputs), test.inputs["mask"]
+        drawn = reader.sample_from(memory, mask, Sampling(longest + 2, eos_id=EOS), torch_rng(seed, "drawn"))
+        texts = [vocabulary.text(ids) for ids in drawn.ids.tolist()]
+        return {READ: found["CER"], WORDS: found["exact"], DRAWN: error_rates(texts, truth)["CER"]}
 
     fresh = build_with_seed(lambda: lip_reader("small", len(vocabulary), 1, *IMAGE_SIZE, hidden=48), seed, "reader")
     start = trained(fresh, 500, 5e-3, weight=0.0)
     arms: dict[str, Figure] = {"cross-entropy, start": rates(start)}
     ways: dict[str, dict[str, object]] = {
         "cross-entropy alone": {"weight": 0.0},
-        "with REINFORCE (k = 1)": {"k": 1, "weight": SLOW},
-        "with windows (k = 3)": {"k": 3, "weight": SLOW},
+        "with REINFORCE (k = 1)": {"k": 1, "weight": WEIGHT},
+        "with windows (k = 3)": {"k": 3, "weight": WEIGHT},
     }
     if all_arms:
         ways |= {
-            "with windows, standardized": {"k": 3, "weight": SLOW, "baseline": "standardized"},
-            "with REINFORCE, self-critical": {"k": 1, "weight": SLOW, "baseline": "greedy"},
+            "with windows, standardized": {"k": 3, "weight": WEIGHT, "baseline": "standardized"},
+            "with windows, self-critical, 0.7 of the loss": {"k": 3, "weight": 0.7, "baseline": "greedy"},
             "own inputs": {"weight": 0.0, "own_inputs": 0.5},
         }
     for arm, options in ways.items():
-        arms[arm] = rates(trained(start, 200, 1e-3, **options))
+        arms[arm] = rates(trained(start, 150, 1e-3, **options))
     if all_arms:
         arms["start, beam of 5"] = rates(start, 5)
     return {**arms, **spelling(seed, smoke)}
@@ -185,6 +190,7 @@ experiment = Experiment(
     higher_is_better=False,
     further_metrics=[
         Metric(WORDS),
+        Metric(DRAWN, higher_is_better=False),
         Metric(SPELT, higher_is_better=False),
         Metric(TRACE, higher_is_better=False),
         Metric(COSINE),
@@ -192,7 +198,13 @@ experiment = Experiment(
     claims=[
         better("strings, k = 3, none", "strings, start less 15", metric=SPELT),
         better("strings, k = 3, standardized", "0.6 of k = 1, standardized", metric=TRACE),
+        not_worse("with windows (k = 3)", "cross-entropy alone", 1.0),
     ],
     run=run,
-    limits="",
+    limits="Words of 3 to 6 letters, seven mouth shapes, 56,000 parameters; LRW, LRW-1000 and GRID need licensed videos. That the "
+    "policy gradient reads better than teacher forcing alone, and that windows are better than REINFORCE (k = 1), is not "
+    "claimed: on lips the three are equal within the noise at equal updates, and on strings REINFORCE learns faster. Weights "
+    "of 0.5 to 0.9, baselines (other texts, self-critical, standardised), rewards alone and rates of 0.0003 to 0.002 were "
+    "tried on seeds 100 to 103: none read better than teacher forcing, and rewards alone read worse. The smaller covariance "
+    "with windows goes with a gradient that points elsewhere.",
 )

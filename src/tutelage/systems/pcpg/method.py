@@ -47,10 +47,10 @@ So a character is also rewarded for what its neighbours earn. k = 1 and s = 1 is
 **Use in SDVP**: a learned program writer can be fine-tuned on the edit distance to a known program.
 
 **What is our choice, and why.** The paper's method section has not been consulted: network and step reward follow the first
-author's public prototype (read, not copied), the window follows the abstract. The end token is a drawn step with a reward of 0. Windows lie
-within the drawn steps; a text shorter than k has one window with weights scaled to the kernel's sum. The prototype takes the most
-likely character as its action, which is no sample from the policy (``mode="greedy"`` here), and gives steps behind the end a
-return by standardising; here they count nowhere.
+author's public prototype (read, not copied), the window follows the abstract. The end token is a drawn step with a reward of 0.
+Windows lie within the drawn steps; a text shorter than k has one window with weights scaled to the kernel's sum. The prototype
+takes the most likely character as its action, which is no sample from the policy (``mode="greedy"`` here), and gives steps
+behind the end a return by standardising; here they count nowhere.
 
 **Limits.** Pooling is no unbiased estimate of the gradient, and in the experiment below it learns more slowly than REINFORCE
 (``k=1``), as the page's figures tell. LRW, LRW-1000 and GRID need licensed videos: the published figures (LRW 83.5 %,
