@@ -88,8 +88,9 @@ class Vocabulary(nn.Module):
         Raises:
             InputError: maps below 5 x 5: nothing is left of them.
         """
-        inner = without_border(maps)
-        distances = word_distances(inner.flatten(2).transpose(1, 2), self.words)
+        inner = without_border(maps).float()
+        with torch.autocast(maps.device.type, enabled=False):  # small differences of large squares
+            distances = word_distances(inner.flatten(2).transpose(1, 2), self.words)
         self.scale.lerp_(distances.amin(-1).mean().to(self.scale), 1 - self.decay)
         bags = bag_of_words(word_codes(distances, self.scale, self.inv_delta), self.pooling)
         self.queue.enqueue(self.new_words(inner))

@@ -59,7 +59,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -199,7 +199,7 @@ class OBoW(Method):
             return MultiView(kinds)
 
     @classmethod
-    def preset(cls, name: str, **options: object) -> OBoW:
+    def preset(cls, name: str, **options: Any) -> OBoW:
         """The published options ``name`` of :data:`PRESETS`, with ``options`` in place of some.
 
         Raises:
@@ -249,8 +249,9 @@ class OBoW(Method):
 
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """Logits ``KIND.LEVEL`` [B n, K] of the student, image by image; ``bags.LEVEL`` [B, K] of the teacher."""
+        vocabularies = [cast(Vocabulary, one) for one in self.vocabularies]
         # a copy, for the words are overwritten before the gradient is taken
-        words = [vocabulary.words.clone() for vocabulary in self.vocabularies]
+        words = [vocabulary.words.clone() for vocabulary in vocabularies]
         logits: Output = {}
         for kind, views in batch.inputs.items():
             if kind != CLEAN:
@@ -262,7 +263,7 @@ class OBoW(Method):
                 module.train()
         with torch.no_grad():
             maps = self._maps(self.teacher_network, batch.inputs[CLEAN])
-            bags = {f"bags.{i}": self.vocabularies[i].bags(one) for i, one in enumerate(maps)}
+            bags = {f"bags.{i}": vocabularies[i].bags(one) for i, one in enumerate(maps)}
         return logits, bags
 
     def loss_terms(self, batch: Batch, student: Output, teacher: Output) -> Terms:
