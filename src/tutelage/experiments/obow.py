@@ -88,7 +88,7 @@ experiment = Experiment(
         better("OBoW", "a quarter of the words", metric=PERPLEXITY),
     ],
     run=run,
-    limits="Fashion-MNIST, 4,000 images, one level, 70,000 parameters: nothing about detection, Pascal VOC, Places or "
+    limits="Fashion-MNIST, 4,000 images, 300 steps, one level, 70,000 parameters: nothing about detection, Pascal VOC, Places or "
     "ImageNet, and no comparison with contrastive methods. The untrained network is a strong encoder here. That a teacher which "
     "moves is better than one that stands still is not claimed.",
 )
