@@ -255,7 +255,9 @@ def test_options_that_are_refused(options: dict[str, object]) -> None:
     assert refused.value.remedy
 
 
-def test_networks_that_are_refused() -> None:
+def test_networks_and_data_that_are_refused() -> None:
+    with pytest.raises(InputError, match="17 words of 16 images"):
+        train(some_job(words=17))
     with pytest.raises(InputError, match="no layer 'layer9'"):
         train(some_job(levels="layer9"))
     with pytest.raises(InputError, match="5 x 5"):

@@ -55,6 +55,8 @@ behind the end a return by standardising; here they count nowhere.
 **Limits.** Pooling is no unbiased estimate of the gradient. In the experiment below strings are learned more slowly with windows
 than by REINFORCE (``k=1``), and on synthetic lips neither reads better than teacher forcing alone at equal updates. LRW, LRW-1000
 and GRID need licensed videos: the published word accuracies (LRW 83.5 %, LRW-1000 38.7 %) are not measured here.
+
+![Character error rates on synthetic lips, at equal updates](../images/pcpg.svg)
 """
 
 from __future__ import annotations
