@@ -72,6 +72,7 @@ def distill(
             arms |= train_student_alone(job, done, folder, bar, together)
     if not together.main:
         return
+    storage.write_json(folder / "recipe.json", settings)  # what network the students are
     example = job.data.batch(torch.zeros(2, dtype=torch.int64), None).inputs
     exported = [save_formats(one.student, example, folder / f"seed-{seed}", formats) for seed, one in zip(done.seeds, done.results)]
     result: dict[str, Any] = done.summary() | {"out": folder, "exported": exported, **run_metadata(job.seeds)}

@@ -137,7 +137,8 @@ def few_label_subset(labels: Tensor, per_class: int, seed: int) -> Tensor:
     for label in labels.unique().tolist():
         members = (labels == label).nonzero()[:, 0]
         if len(members) < per_class:
-            raise InputError(f"class {label} has {len(members)} samples, {per_class} are wanted", where="labels")
+            message = f"class {label} has {len(members)} samples, {per_class} are wanted"
+            raise InputError(message, where="labels", remedy="fewer labels a class, or more samples")
         order = torch.randperm(len(members), generator=torch_rng(seed, "few labels", label))
         chosen.append(members[order[:per_class]])
     return torch.cat(chosen).sort().values
@@ -146,3 +147,40 @@ def few_label_subset(labels: Tensor, per_class: int, seed: int) -> Tensor:
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
     """Share of right answers, in percent."""
     return 100 * float((predicted == labels).double().mean())
+
+
+def probe_scores(
+    features: Tensor,
+    labels: Tensor,
+    queries: Tensor,
+    answers: Tensor,
+    k: int = 20,
+    per_class: int = 10,
+    draws: int = 5,
+    seed: int = 0,
+) -> dict[str, float]:
+    """What simple classifiers read from features, as accuracies in percent.
+
+    Args:
+        features, labels: to learn from, [N, D] and [N].
+        queries, answers: to score on, [M, D] and [M].
+        k: neighbours; their votes are weighted as in :func:`knn_predict` with temperature 0.07 (Wu et al., 2018).
+        per_class: labels of each class in the probe of few labels.
+        draws: how many subsets of few labels; their mean counts.
+        seed: of the subsets.
+
+    Returns:
+        ``kNN``; ``linear``, logistic regression on all labels; ``{per_class} labels a class``, the same on few labels.
+
+    Raises:
+        InputError: as :func:`knn_predict` and :func:`few_label_subset`.
+    """
+    few = []
+    for draw in range(draws):
+        rows = few_label_subset(labels, per_class, seed + draw)
+        few.append(accuracy(linear_predict(features[rows], labels[rows], queries), answers))
+    return {
+        "kNN": accuracy(knn_predict(features, labels, queries, k, temperature=0.07), answers),
+        "linear": accuracy(linear_predict(features, labels, queries), answers),
+        f"{per_class} labels a class": sum(few) / len(few),
+    }

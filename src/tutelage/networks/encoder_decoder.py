@@ -84,8 +84,17 @@ class EncoderDecoder(nn.Module):
         generator: torch.Generator | None = None,
     ) -> Sampled:
         """Outputs drawn token by token; ``Sampling(temperature=0)`` decodes greedily."""
-        memory = self.encode(inputs, mask)
-        ids = torch.full((len(inputs), 1), self.bos_id, dtype=torch.int64, device=memory.device)
+        return self.sample_from(self.encode(inputs, mask), mask, sampling, generator)
+
+    def sample_from(
+        self,
+        memory: Tensor,
+        mask: Tensor | None = None,
+        sampling: Sampling | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Sampled:
+        """:meth:`sample`, given the encoder's states ``memory`` [B, S, dim]."""
+        ids = torch.full((len(memory), 1), self.bos_id, dtype=torch.int64, device=memory.device)
 
         def step(chosen: Tensor | None) -> Tensor:
             nonlocal ids
