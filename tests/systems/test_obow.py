@@ -277,7 +277,7 @@ def test_presets_are_the_published_options() -> None:
 
 def test_the_lines_of_the_page() -> None:
     torch.manual_seed(0)
-    options = {"levels": ("layer2", "layer3"), "words": 32, "crop_size": 20, "patches": 0}
+    options = {"levels": ("layer2", "layer3"), "words": 8, "crop_size": 20, "patches": 0}
     result = distill(
         ResNet(8, inputs=3), None, TensorData(torch.rand(8, 3, 32, 32)), "obow", options=options, steps=2, batch_size=4
     )

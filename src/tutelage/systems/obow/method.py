@@ -50,8 +50,8 @@ predicted. The queue takes any batch size. Colours are jittered always and witho
 The teacher is updated at the end of a step with the share of the next, which is the same as at its beginning.
 
 **Limits.** Maps of at least 5 x 5 places are needed. No detection, and no Pascal VOC, ImageNet or Places figure, is measured
-here; the release reports 73.8 % linear accuracy on ImageNet (ResNet-50, 200 epochs). The exported network keeps the layers above the
-last level, which learned nothing: read it by ``--layer``, or put a new head on it.
+here; the release reports 73.8 % linear accuracy on ImageNet (ResNet-50, 200 epochs). The exported network keeps the layers above
+the last level, which learned nothing: read it by ``--layer``, or put a new head on it.
 
 ![Accuracy of a linear probe on encoders of Fashion-MNIST](../images/obow.svg)
 """
