@@ -47,7 +47,7 @@ def accuracy(samples: list[list[Sample]], rule: str, problems: list[LinearProble
 def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
     """Answers chosen by votes and by exams, for 4, 8 and 16 samples; the second method with ``all_arms``."""
     problems = linear_problems(10 if smoke else 400, seed)
-    steps = 5 if smoke else 500
+    steps = 5 if smoke else 800
     teacher = train_teacher(seed, steps)
     students = {name: train_student(seed, name, min(steps, own), dim, depth) for name, (own, dim, depth) in STUDENTS.items()}
     budget = MOST + len(STUDENTS) * EXAMS * REPEATS * MOST // TOKENS
@@ -107,7 +107,7 @@ def second_method(teacher: nn.Module, student: nn.Module, tests: list[LinearProb
             prompt, truth = " ".join(map(str, one.prompt)), str(one.value(one.wanted))
             pairs += preference_pairs(prompt, rows, truth, weight=weight, response=lambda it: f"{it.rationale} {it.answer}")
         if pairs:
-            settings = TrainingSettings(epochs=2, batch_size=32, lr=3e-4, seed=seed, log_every=0)
+            settings = TrainingSettings(epochs=2, batch_size=32, lr=3e-5, seed=seed, log_every=0)
             tuned = tune_on_preferences(_Numbers(teacher), pairs, settings)  # type: ignore[arg-type]
             found[f"teacher tuned by DPO, {name}, greedy"] = 100 * greedy_accuracy(tuned, tests)
         else:

@@ -56,7 +56,7 @@ def linear_problems(count: int, seed: int) -> list[LinearProblem]:
     return found
 
 
-def train_teacher(seed: int, steps: int = 500, dim: int = 48, depth: int = 2) -> CausalLM:
+def train_teacher(seed: int, steps: int = 800, dim: int = 48, depth: int = 2) -> CausalLM:
     """A language model that goes on with "x1 f(x1) Q x2 R" by "a b f(x2)"."""
     problems = linear_problems(64 * steps, derive(seed, "teacher's problems"))
     rows = [[*one.prompt, one.slope, one.intercept, one.value(one.wanted)] for one in problems]
