@@ -46,7 +46,7 @@ def accuracy(samples: list[list[Sample]], rule: str, problems: list[LinearProble
 
 def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
     """Answers chosen by votes and by exams, for 4, 8 and 16 samples; the second method with ``all_arms``."""
-    problems = linear_problems(10 if smoke else 400, seed)
+    problems = linear_problems(10 if smoke else 800, seed)
     steps = 5 if smoke else 800
     teacher = train_teacher(seed, steps)
     students = {name: train_student(seed, name, min(steps, own), dim, depth) for name, (own, dim, depth) in STUDENTS.items()}

@@ -16,6 +16,7 @@ from tutelage.distillation.trainer import train
 from tutelage.networks.causal_lm import CausalLM
 from tutelage.networks.sampling import Sampling
 from tutelage.seeds import derive, numpy_rng, torch_rng
+from tutelage.systems._toy import build_with_seed
 from tutelage.systems.lbt.selection import Sample
 
 SLOPES, INTERCEPTS, PLACES = range(1, 5), range(10), range(10)
@@ -70,14 +71,12 @@ def train_student(seed: int, name: str, steps: int, dim: int, depth: int) -> Cau
     return _trained(torch.tensor(rows), 4, seed, name, steps, dim, depth)
 
 
-def _trained(rows: Tensor, prompt: int, seed: int, name: str, steps: int, dim: int, depth: int, lr: float = 2e-3) -> CausalLM:
+def _trained(rows: Tensor, prompt: int, seed: int, name: str, steps: int, dim: int, depth: int) -> CausalLM:
     """Cross-entropy of what follows the first ``prompt`` tokens; every row is seen once."""
     labels = rows.clone()
     labels[:, :prompt] = -100
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(seed, name))
-        network = CausalLM(NUMBERS + 2, dim, depth)
-    settings = TrainingSettings(steps=steps, batch_size=64, lr=lr, schedule="constant", seed=seed, log_every=0)
+    network = build_with_seed(lambda: CausalLM(NUMBERS + 2, dim, depth), seed, name)
+    settings = TrainingSettings(steps=steps, batch_size=64, lr=2e-3, schedule="constant", seed=seed, log_every=0)
     job = TrainingJob(network, None, Supervised(), TensorData(rows, labels), settings, name, task="language-modelling")
     trained = train(job).student
     assert isinstance(trained, CausalLM)
