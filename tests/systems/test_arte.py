@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -44,6 +45,7 @@ from tutelage.systems.arte import (
     response_data,
     score_drafts,
     tailored_set,
+    tool,
     without_leaks,
     write_questions,
     write_rationales,
@@ -233,6 +235,18 @@ def test_from_a_teacher_to_a_tuned_one() -> None:
     assert data.labels.shape == data.inputs["ids"].shape and bool((data.labels[:, 0] == -100).all())
     with pytest.raises(InputError, match="no row"):
         response_data(model, TASK, [])
+
+
+def test_what_the_page_says_runs() -> None:
+    code = re.search(r"```python\n(.*?)```", tool.__doc__ or "", re.DOTALL)
+    assert code is not None
+    words = f"{question_prompt(TASK).text} more Let's think in style 1".split()
+    names: dict[str, Any] = {"teacher": Stub(), "student": Stub(), "aligned_teacher": Stub(), "items": [Question("1 + 0", "1")]}
+    names["model"] = tiny_text_model(words, 0, dim=16)
+    with pytest.raises(InputError, match="no pair"):  # the stub student gives one answer to all
+        exec(code[1], names)  # noqa: S102  (our own page)
+    body = code[1].replace("prompted_student(student, task)", "likes_style_1")
+    exec(body, names | {"likes_style_1": likes_style_1, "items": ITEMS})  # noqa: S102
 
 
 def test_questions_of_the_preference_set_are_left_out() -> None:

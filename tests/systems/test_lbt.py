@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -17,6 +18,7 @@ from tutelage.distillation.preference import Preference, tune_on_preferences
 from tutelage.errors import InputError
 from tutelage.programs.generators.completions import Completion, CompletionCache, CompletionRequest
 from tutelage.programs.types import LimitExceeded, ProgramFailure
+from tutelage.systems import lbt
 from tutelage.systems.lbt import (
     RULES,
     Exam,
@@ -217,6 +219,14 @@ def test_from_a_problem_to_an_answer(tmp_path: Path) -> None:
         LbT(teacher, [student], sample=3)
     with pytest.raises(InputError, match="unknown rule"):
         LbT(teacher, [student], rule="most")
+
+
+def test_what_the_page_says_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    code = re.search(r"```python\n(.*?)```", lbt.tool.__doc__ or "", re.DOTALL)
+    assert code is not None
+    models = {name: Stub(name, lambda text, seed: "so. The answer is 391.") for name in ("teacher", "small", "smaller")}
+    exec(code[1], dict(models))  # noqa: S102  (our own page)
+    assert "391" in capsys.readouterr().out
 
 
 def test_programs_are_marked_by_tests() -> None:

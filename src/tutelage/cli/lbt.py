@@ -102,18 +102,18 @@ def exam(
     from tutelage.cli import _generators
     from tutelage.systems.lbt import ExamReport, exams_of, read_exams, read_samples, read_shots, take_exams, write_samples
 
-    every, questions = read_samples(samples), read_exams(exams)
-    own = [exams_of(one, questions) for one in every]
+    every, known = read_samples(samples), read_exams(exams)
+    own = [exams_of(one, known) for one in every]
     student, cache = _generators.language_model(_generators.read_settings(settings, changes or ()), seed)
     solved = read_shots(shots) if shots is not None else ()
     report, found = ExamReport(), []
     with progress(f"querying {student.name}", total=len(every)) as bar:
-        for number, (one, asked) in enumerate(zip(every, own, strict=True), 1):
+        for number, (one, questions) in enumerate(zip(every, own, strict=True), 1):
             fresh = [replace(it, right=0, total=0) for it in one.samples]
             scored = take_exams(
                 one.problem,
                 fresh,
-                asked,
+                questions,
                 [student],
                 shots=solved,
                 repeats=repeats,

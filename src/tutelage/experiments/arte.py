@@ -54,7 +54,7 @@ def arms_of(seed: int, count: int, rows: int, steps: int, end: str) -> dict[str,
         }
         found.setdefault("untouched student", []).append(accuracy(student, pictures, derive(seed, "test", way)))
         for name, own in teachers.items():
-            found.setdefault(name, []).append(taught_accuracy(student, pictures, own, rows, steps, derive(seed, "arm", way)))
+            found.setdefault(name, []).append(accuracy_after(student, pictures, own, rows, steps, derive(seed, "arm", way)))
             shares.setdefault(name, []).append(100 * float(own[way]))
     arms: dict[str, Figure] = {}
     for name, values in found.items():
@@ -63,7 +63,7 @@ def arms_of(seed: int, count: int, rows: int, steps: int, end: str) -> dict[str,
     return arms
 
 
-def taught_accuracy(student: LookingStudent, pictures: Pictures, shares: torch.Tensor, rows: int, steps: int, seed: int) -> float:
+def accuracy_after(student: LookingStudent, pictures: Pictures, shares: torch.Tensor, rows: int, steps: int, seed: int) -> float:
     """Test accuracy after training on rows whose ways are drawn from ``shares``."""
     ways = draw_ways(shares, rows, seed, "rows")
     return accuracy(student.tuned(pictures.rows, ways, steps, seed), pictures, seed)

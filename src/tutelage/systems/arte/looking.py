@@ -76,7 +76,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class LookingStudent:
-    """A network, and the share of each way in what it was taught: without an example it looks by this habit."""
+    """A network, and the share of each way in what it was trained on: without an example it looks by this habit."""
 
     network: Looker
     habit: Tensor
@@ -88,7 +88,7 @@ class LookingStudent:
         return self.network(images, ways).argmax(1) == labels
 
     def tuned(self, data: tuple[Tensor, Tensor], ways: Tensor, steps: int, seed: int) -> LookingStudent:
-        """A student that was taught rows in these ways; its habit is their share in them."""
+        """A student that was trained on rows in these ways; its habit is their share in them."""
         network = build_with_seed(Looker, 0)
         network.load_state_dict(self.network.state_dict())
         settings = TrainingSettings(steps=steps, batch_size=len(ways), lr=1e-2, schedule="constant", seed=seed, log_every=0)
@@ -104,8 +104,8 @@ def student_of(way: int, pictures: Pictures, seed: int) -> LookingStudent:
     others = [other for other in range(len(WAYS)) if other != way]
     ways = torch.tensor([way] * PAST_OWN + [others[number % 3] for number in range(PAST - PAST_OWN)])
     blank = LookingStudent(build_with_seed(Looker, seed, "student", way), torch.full((len(WAYS),), 1 / len(WAYS)))
-    taught = blank.tuned(pictures.past, ways, PAST_STEPS, derive(seed, "past", way))
-    return LookingStudent(taught.network, blank.habit)
+    trained = blank.tuned(pictures.past, ways, PAST_STEPS, derive(seed, "past", way))
+    return LookingStudent(trained.network, blank.habit)
 
 
 def example_scores(student: LookingStudent, pictures: Pictures, questions: int, seed: int) -> Tensor:

@@ -1,12 +1,10 @@
 r"""A teacher learns which questions and explanations suit one student, then writes that student's training set.
 
 ```python
-from dataclasses import replace
-
 from tutelage.distillation.preference import tune_on_preferences
 from tutelage.systems.arte import PUBLISHED, Question, TaskText, find_preferences, prompted_student, tailored_set
 
-task = TaskText("Say whether the argument is valid.", (Question("All cats are animals. Tom is a cat. …", "valid"), …))
+task = TaskText("Add the numbers.", (Question("1 + 1", "2"), Question("2 + 1", "3"), Question("2 + 2", "4")))
 found = find_preferences(teacher, prompted_student(student, task), task, items)  # items: questions with known answers
 network = tune_on_preferences(model, found.pairs, PUBLISHED)  # model: the teacher's weights, a TextModel
 rows = tailored_set(aligned_teacher, task, 250, exclude=items)  # aligned_teacher: whatever serves the tuned network

@@ -147,5 +147,5 @@ def take_exams(
             found = parse(answer.text)[1]
             report.unreadable += found is None
             right[place] += mark(found, exams[number])
-    asked = len(students) * len(exams) * repeats
-    return [replace(one, right=one.right + own, total=one.total + asked) for one, own in zip(samples, right, strict=True)]
+    count = len(students) * len(exams) * repeats
+    return [replace(one, right=one.right + own, total=one.total + count) for one, own in zip(samples, right, strict=True)]

@@ -104,8 +104,8 @@ def exam_answers(student: nn.Module, problems: list[LinearProblem], samples: Ten
     places = torch.tensor([one.exams for one in problems])
     size = (*samples.shape[:2], EXAMS, REPEATS)
     rules = samples[:, :, None, None, :2].expand(*size, 2)
-    asked = places[:, None, :, None, None].expand(*size, 1)
-    prompts = torch.cat([rules, torch.full_like(asked, QUESTION), asked], -1).flatten(0, 3)
+    questions = places[:, None, :, None, None].expand(*size, 1)
+    prompts = torch.cat([rules, torch.full_like(questions, QUESTION), questions], -1).flatten(0, 3)
     return draw(student, prompts, 1, torch_rng(seed, "exams", name)).reshape(size)
 
 
