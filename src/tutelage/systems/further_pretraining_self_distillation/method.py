@@ -6,8 +6,9 @@
     adapted = further.adapt(start, images, rounds=1, steps=2000, out="runs/adapted").student
     classifier = tutelage.distill(further.Classifier(adapted, classes=10), None, labelled, "supervised").student
 
-``images``: a tensor [N, C, H, W] or any data set. ``adapted.encoder`` is the network that was given, adapted. ``out`` keeps each
-stage; the same call goes on where it was stopped. One stage alone, with any teacher of the same width::
+``images``: a tensor [N, C, H, W], a folder or any data set; for texts ``TensorData`` of a dict of ``input_ids`` and
+``attention_mask``. ``adapted.encoder`` is the network that was given, adapted. ``out`` keeps each stage; the same call goes on
+where it was stopped. One stage alone, with any teacher of the same width::
 
     tutelage.distill(start, teacher, images, "further-pretraining-self-distillation", steps=2000)
 
@@ -201,7 +202,8 @@ def adapt(
 
     Args:
         start: the network, which is copied.
-        data: inputs without labels: a tensor [N, ...], a dict of tensors for texts, or what ``distill`` takes.
+        data: inputs without labels: a tensor [N, ...], a folder of images, for texts ``TensorData`` of a dict, or what
+            ``distill`` takes.
         rounds: of stage B.
         distill: the weight of the distance.
         out: a folder; the same call goes on where it was stopped.
