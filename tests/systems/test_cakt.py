@@ -170,7 +170,16 @@ def test_a_block_of_zero_convolutions_is_its_rectified_shortcut() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"concepts": 0}, {"side": 0}, {"frames": 0}, {"decay_start": math.nan}, {"history_key": "last"}, {"curve": "gru"}]
+    "options",
+    [
+        {"concepts": 0},
+        {"side": 0},
+        {"frames": 0},
+        {"decay_start": math.nan},
+        {"history_key": "last"},
+        {"curve": "gru"},
+        {"side": 1000},
+    ],
 )
 def test_wrong_options_are_refused(options: dict[str, object]) -> None:
     with pytest.raises(InputError):

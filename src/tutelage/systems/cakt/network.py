@@ -6,7 +6,9 @@
     print(tracer.report["auc"])  # on students that were held out, with its 95 % interval
     print(tracer.predict([("fractions", 0), ("fractions", 1), ("decimals", 1)], "fractions"))
 
-or in the shell, first on a simulated log of the same layout::
+Of other layouts: ``cakt.fit(path, columns={"concept": "skill_name", "encoding": "latin-1"})``, and
+``cakt.fit(cakt.read_three_lines(path))`` for the three lines a student of published data sets. In the shell, first on a simulated
+log::
 
     tutelage cakt simulate answers.csv
     tutelage cakt fit answers.csv --out tracer/
@@ -30,7 +32,7 @@ and a second LSTM and a linear layer give a logit a concept. The loss is the bin
 answered, never its answer. "current", as the published code has it: the concept of the answer just given.
 
 The defaults of :class:`CAKT` are the published sizes. :func:`fit` takes smaller frames and ``decay_start=0.1`` (our choice): at
-the published start S = 1 a frame of 5 steps ago weighs e^-5 and S hardly moves, so the branch is dead where concepts alternate.
+the published start S = 1 a frame of 5 steps ago weighs e^-5 and S hardly moves, so that the curve is lost where concepts alternate.
 The paper trains with Adam, rate 1e-3, betas (.9, .99), decay 1e-5, batch 80, 30 epochs, times .3 every 5 epochs.
 
 Inside SDVP a concept is a family of questions and a student is a module: the chance that it gets the next one right.
@@ -52,7 +54,7 @@ from torch import Tensor, nn
 from tutelage.distillation.job import TrainingJob, TrainingSettings
 from tutelage.distillation.supervised import Supervised
 from tutelage.errors import InputError, did_you_mean
-from tutelage.fields import check_range
+from tutelage.fields import check_memory, check_range
 from tutelage.registry import system
 from tutelage.systems._toy import build_with_seed
 from tutelage.systems.cakt.answers import answer_data
@@ -136,6 +138,8 @@ class CAKT(nn.Module):
         self.concepts, self.side, self.frames, self.history_key = concepts, side, frames, history_key
         self.pooling, self.fusion = pooling, fusion
         dim = side * side
+        numbers = dim * (20 * dim + 3 * concepts)
+        check_memory(4 * numbers, f"a network of width {dim:,}", "side, concepts", "a smaller side, or fewer concepts")
         self.embed = nn.Embedding(2 * concepts + 1, dim, padding_idx=0)
         nn.init.kaiming_normal_(self.embed.weight)
         with torch.no_grad():
