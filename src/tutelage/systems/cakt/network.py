@@ -37,8 +37,9 @@ The paper trains with Adam, rate 1e-3, betas (.9, .99), decay 1e-5, batch 80, 30
 
 Inside SDVP a concept is a family of questions and a student is a module: the chance that it gets the next one right.
 
-Limits: the experiment's students are simulated, and built so that only answers on the same concept tell; the gains published on
-real logs are 1 to 2 points of AUC. Nothing leaves the machine.
+Limits: the experiment's students are simulated, and built so that only answers on the same concept tell. Where nobody learns,
+DKT, which is about 15 times cheaper, is ahead by 1.6 points. The gains published on real logs are 1 to 2 points of AUC. Nothing
+leaves the machine.
 
 Source: Deep Knowledge Tracing with Learning Curves (Yang, Zhu and Lu, 2020, arXiv 2008.01169).
 """
