@@ -1,0 +1,86 @@
+"""Boolean conjunctions learned in context: from random examples, from teaching sequences, and one model for both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch import nn
+
+from tutelage.experiments import Experiment, Figure, Metric, better, equal, not_worse
+from tutelage.experiments._classification import train_student
+from tutelage.seeds import derive
+from tutelage.systems._toy import build_with_seed
+from tutelage.systems.icl_discrete_functions import (
+    BASELINES,
+    FunctionData,
+    InContextLearning,
+    InContextModel,
+    Sequences,
+    correct,
+    elimination,
+    predict,
+)
+
+SIZE, EXAMPLES, TEST = 6, 16, 2000
+AFTER, LATE = "accuracy after k + 2 examples, %", "accuracy on random examples, positions 10 to 15, %"
+FORCING = {"plain": 0.3, "mix": 0.35, "teach": 0.4}
+STEPS = {"plain": 1000, "mix": 1000, "teach": 1000}
+
+
+def functions(name: str, seed: int, role: str) -> FunctionData:
+    """Conjunctions of six variables; ``mix`` has half of its sequences taught."""
+    teaching = {"plain": 0.0, "mix": 0.5, "teach": 1.0}[name]
+    own = derive(seed, role, name)
+    return FunctionData("conjunction", SIZE, EXAMPLES, seed=own, teaching=teaching, forcing=FORCING[name])
+
+
+def after_teaching(right: np.ndarray, sequences: Sequences) -> float:
+    """Accuracy, %, at the four positions from k + 2 on, where a teaching sequence has just ended; functions with k >= 1."""
+    places = sequences.literals[:, None] + 2 + np.arange(4)
+    return 100 * float(np.take_along_axis(right, places, 1)[sequences.literals >= 1].mean())
+
+
+def train_model(name: str, seed: int, steps: int) -> nn.Module:
+    """A transformer of two blocks."""
+    network = build_with_seed(lambda: InContextModel(SIZE, EXAMPLES, dim=48, depth=2, num_heads=4), seed, "network")
+    settings = {"steps": steps, "batch_size": 32, "lr": 2e-3, "warmup": 50, "schedule": "cosine", "seed": seed}
+    return train_student(network, functions(name, seed, "train"), InContextLearning(), **settings)
+
+
+def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
+    """Three transformers, trained on random sequences, on taught ones, and on half of each; simple learners beside them."""
+    tests = {name: functions(name, seed, "test").sequences(50 if smoke else TEST) for name in ("plain", "teach")}
+    arms: dict[str, Figure] = {}
+
+    def score(name: str, sequences: str, predictions: np.ndarray) -> None:
+        made = tests[sequences]
+        right = correct(predictions, made)
+        figures = {AFTER: after_teaching(right, made)}
+        if sequences == "plain":
+            figures[LATE] = 100 * float(right[:, 10:].mean())
+        arms[f"{name}, {'taught' if sequences == 'teach' else 'random'} sequences"] = figures
+
+    for name, steps in STEPS.items():
+        network = train_model(name, seed, 4 if smoke else steps)
+        for sequences, made in tests.items():
+            score(f"{name} model", sequences, predict(network, made))
+    for name, learner in {"elimination": elimination, **BASELINES}.items():
+        for sequences, made in tests.items():
+            score(name, sequences, learner(made.xs, made.ys))
+    return arms
+
+
+experiment = Experiment(
+    metric=AFTER,
+    further_metrics=[Metric(LATE)],
+    claims=[
+        better("teach model, taught sequences", "plain model, random sequences"),
+        better("teach model, taught sequences", "elimination, random sequences"),
+        equal("mix model, taught sequences", "teach model, taught sequences", 3.0),
+        not_worse("mix model, random sequences", "plain model, random sequences", 5.0, metric=LATE),
+        better("mix model, taught sequences", "mix model, random sequences"),
+    ],
+    run=run,
+    limits="",
+)
