@@ -89,9 +89,9 @@ def test_nearest_labels_by_hand() -> None:
 
 
 def test_a_teaching_sequence_identifies_its_function() -> None:
-    taught = teaching_sequence(np.array([[1.0, 0, 1, 0]]), "monotone")
-    assert taught.tolist() == [[1, -1, 1, -1], [-1, -1, 1, -1], [1, -1, -1, -1]]
-    assert labels([[1, 0, 1, 0]], taught, "all") == [1, -1, -1]
+    sequence = teaching_sequence(np.array([[1.0, 0, 1, 0]]), "monotone")
+    assert sequence.tolist() == [[1, -1, 1, -1], [-1, -1, 1, -1], [1, -1, -1, -1]]
+    assert labels([[1, 0, 1, 0]], sequence, "all") == [1, -1, -1]
     signed = teaching_sequence(np.array([[0.0, 1, -1, 0]]))
     assert signed.tolist() == [[-1, 1, -1, -1], [1, 1, -1, 1], [-1, -1, -1, -1], [-1, 1, 1, -1]]
     assert labels([[0, 1, -1, 0]], signed, "all") == [1, 1, -1, -1]
@@ -101,10 +101,10 @@ def test_a_teaching_sequence_identifies_its_function() -> None:
 @given(st.lists(st.sampled_from([-1.0, 0.0, 1.0]), min_size=4, max_size=4))
 def test_elimination_is_right_everywhere_after_a_teaching_sequence(weights: list[float]) -> None:
     w = np.array([weights])
-    taught = teaching_sequence(w)
-    assert len(taught) == np.count_nonzero(w) + 2
+    sequence = teaching_sequence(w)
+    assert len(sequence) == np.count_nonzero(w) + 2
     for point in POINTS:
-        xs = np.concatenate([taught, point[None]])
+        xs = np.concatenate([sequence, point[None]])
         ys = np.array(labels([weights], xs, "all"))
         assert elimination(xs[None], ys[None])[0, -1] == ys[-1]
 
@@ -112,10 +112,10 @@ def test_elimination_is_right_everywhere_after_a_teaching_sequence(weights: list
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=4, max_size=4), min_size=3, max_size=3))
 def test_the_decoder_is_right_after_three_taught_terms(weights: list[list[float]]) -> None:
-    taught = teaching_sequence(np.array(weights), "monotone")
-    xs = np.concatenate([taught, POINTS])
+    sequence = teaching_sequence(np.array(weights), "monotone")
+    xs = np.concatenate([sequence, POINTS])
     ys = np.array(labels(weights, xs, "all"))
-    assert (teaching_decoder(xs[None], ys[None])[0, len(taught) :] == ys[len(taught) :]).all()
+    assert (teaching_decoder(xs[None], ys[None])[0, len(sequence) :] == ys[len(sequence) :]).all()
 
 
 @pytest.mark.parametrize("name", CLASSES)
@@ -155,12 +155,12 @@ def test_weights_of_the_classes() -> None:
 
 def test_taught_and_plain_sequences_are_mixed() -> None:
     made = FunctionData("conjunction", 6, 16, teaching=0.5).sequences(400)
-    assert 0.4 < (made.taught > 0).mean() < 0.6
-    for row in np.flatnonzero(made.taught)[:50]:
-        taught = teaching_sequence(made.weights[row])
-        assert made.taught[row] == made.literals[row] + 2 and (made.xs[row, : len(taught)] == taught).all()
+    assert 0.4 < (made.teaching_lengths > 0).mean() < 0.6
+    for row in np.flatnonzero(made.teaching_lengths)[:50]:
+        sequence = teaching_sequence(made.weights[row])
+        assert made.teaching_lengths[row] == made.literals[row] + 2 and (made.xs[row, : len(sequence)] == sequence).all()
     short = FunctionData("monotone-dnf", 28, 5, teaching=1.0).sequences(20)
-    assert (short.taught <= 5).all() and short.taught.max() == 5
+    assert (short.teaching_lengths <= 5).all() and short.teaching_lengths.max() == 5
 
 
 def test_noise_turns_a_share_of_the_labels() -> None:
@@ -262,7 +262,7 @@ def test_inputs_that_do_not_fit_are_refused() -> None:
     with pytest.raises(InputError, match="did you mean"):
         InContextModel(4, 8, "transfomer")  # type: ignore[arg-type]
     batch = Batch(None, torch.ones(2, 3))
-    with pytest.raises(InputError, match="one logit a position"):
+    with pytest.raises(InputError, match="give one logit a position"):
         InContextLearning().loss_terms(batch, {"logits": torch.ones(2, 4)}, {})
 
 

@@ -25,11 +25,11 @@ from tutelage.systems.icl_discrete_functions import (
 SIZE, EXAMPLES, TEST = 6, 16, 2000
 AFTER, LATE = "accuracy after k + 2 examples, %", "accuracy on random examples, positions 10 to 15, %"
 FORCING = {"plain": 0.3, "mix": 0.35, "teach": 0.4}
-STEPS = {"plain": 1000, "mix": 1000, "teach": 1000}
+STEPS = {"plain": 1000, "mix": 1000, "teach": 700}
 
 
 def functions(name: str, seed: int, role: str) -> FunctionData:
-    """Conjunctions of six variables; ``mix`` has half of its sequences taught."""
+    """Conjunctions of six variables; half of the sequences of ``mix`` begin with a teaching sequence."""
     teaching = {"plain": 0.0, "mix": 0.5, "teach": 1.0}[name]
     own = derive(seed, role, name)
     return FunctionData("conjunction", SIZE, EXAMPLES, seed=own, teaching=teaching, forcing=FORCING[name])
@@ -43,13 +43,13 @@ def after_teaching(right: np.ndarray, sequences: Sequences) -> float:
 
 def train_model(name: str, seed: int, steps: int) -> nn.Module:
     """A transformer of two blocks."""
-    network = build_with_seed(lambda: InContextModel(SIZE, EXAMPLES, dim=48, depth=2, num_heads=4), seed, "network")
-    settings = {"steps": steps, "batch_size": 32, "lr": 2e-3, "warmup": 50, "schedule": "cosine", "seed": seed}
+    network = build_with_seed(lambda: InContextModel(SIZE, EXAMPLES, dim=32, depth=2, num_heads=4), seed, "network")
+    settings = {"steps": steps, "batch_size": 32, "lr": 4e-3, "warmup": 50, "schedule": "cosine", "seed": seed}
     return train_student(network, functions(name, seed, "train"), InContextLearning(), **settings)
 
 
 def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
-    """Three transformers, trained on random sequences, on taught ones, and on half of each; simple learners beside them."""
+    """Three transformers: on random sequences, on teaching sequences, on half of each; simple learners beside them."""
     tests = {name: functions(name, seed, "test").sequences(50 if smoke else TEST) for name in ("plain", "teach")}
     arms: dict[str, Figure] = {}
 
@@ -59,7 +59,7 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
         figures = {AFTER: after_teaching(right, made)}
         if sequences == "plain":
             figures[LATE] = 100 * float(right[:, 10:].mean())
-        arms[f"{name}, {'taught' if sequences == 'teach' else 'random'} sequences"] = figures
+        arms[f"{name}, {'teaching' if sequences == 'teach' else 'random'} sequences"] = figures
 
     for name, steps in STEPS.items():
         network = train_model(name, seed, 4 if smoke else steps)
@@ -75,11 +75,11 @@ experiment = Experiment(
     metric=AFTER,
     further_metrics=[Metric(LATE)],
     claims=[
-        better("teach model, taught sequences", "plain model, random sequences"),
-        better("teach model, taught sequences", "elimination, random sequences"),
-        equal("mix model, taught sequences", "teach model, taught sequences", 3.0),
+        better("teach model, teaching sequences", "plain model, random sequences"),
+        better("teach model, teaching sequences", "elimination, random sequences"),
+        equal("mix model, teaching sequences", "teach model, teaching sequences", 3.0),
         not_worse("mix model, random sequences", "plain model, random sequences", 5.0, metric=LATE),
-        better("mix model, taught sequences", "mix model, random sequences"),
+        better("mix model, teaching sequences", "mix model, random sequences"),
     ],
     run=run,
     limits="",

@@ -34,8 +34,8 @@ class FunctionClass:
         forcing: the share of inputs that are made to satisfy the conjunction, or to falsify the disjunction, so that both
             labels are common. Of several clauses, one a sequence is chosen for it.
         thresholds: of the rule ``threshold``, each equally likely.
-        taught: its teaching sequence: ``signed`` or ``monotone``; None: there is none.
-        taught_forcing: ``forcing`` of the examples after a teaching sequence.
+        teaching: the kind of its teaching sequence: ``signed`` or ``monotone``; None: there is none.
+        teaching_forcing: ``forcing`` of the examples after a teaching sequence.
     """
 
     weights: Weights
@@ -43,8 +43,8 @@ class FunctionClass:
     clauses: int = 1
     forcing: float = 0.0
     thresholds: tuple[float, ...] = ()
-    taught: Literal["signed", "monotone"] | None = None
-    taught_forcing: float = 0.4
+    teaching: Literal["signed", "monotone"] | None = None
+    teaching_forcing: float = 0.4
 
 
 def _literals(positive: float, negative: float = 0.0) -> Weights:
@@ -87,9 +87,9 @@ def _none(rng: RowStream, clauses: int, size: int, density: float | None) -> np.
 
 CLASSES: Mapping[str, FunctionClass] = MappingProxyType(
     {
-        "conjunction": FunctionClass(_literals(0.15, 0.15), "all", forcing=0.3, taught="signed"),
+        "conjunction": FunctionClass(_literals(0.15, 0.15), "all", forcing=0.3, teaching="signed"),
         "disjunction": FunctionClass(_literals(0.15, 0.15), "any", forcing=0.3),
-        "monotone-conjunction": FunctionClass(_literals(0.3), "all", forcing=0.3, taught="monotone"),
+        "monotone-conjunction": FunctionClass(_literals(0.3), "all", forcing=0.3, teaching="monotone"),
         "monotone-disjunction": FunctionClass(_literals(0.3), "any", forcing=0.3),
         "sparse-disjunction": FunctionClass(_subset(4), "any", forcing=0.3),
         "dnf": FunctionClass(_literals(0.1, 0.1), "all", 3, forcing=0.35),
@@ -100,7 +100,7 @@ CLASSES: Mapping[str, FunctionClass] = MappingProxyType(
         "parity": FunctionClass(_literals(0.5), "parity"),
         "sparse-parity": FunctionClass(_subset(2), "parity"),
         "nearest-neighbour": FunctionClass(_none, "nearest"),
-        "monotone-dnf": FunctionClass(_literals(0.2), "all", 3, forcing=0.35, taught="monotone", taught_forcing=0.35),
+        "monotone-dnf": FunctionClass(_literals(0.2), "all", 3, forcing=0.35, teaching="monotone", teaching_forcing=0.35),
     }
 )
 """The thirteen classes of the paper, and ``monotone-dnf``, of which it makes teaching sequences."""
@@ -198,14 +198,14 @@ class Sequences:
         ys: [B, P] in {-1, +1}.
         counted: [B, P] bool, the positions that are learned and scored.
         weights: [B, C, n] of the functions.
-        taught: [B] int, how many examples are a teaching sequence; 0: none are.
+        teaching_lengths: [B] int, how many examples are a teaching sequence; 0: none are.
     """
 
     xs: np.ndarray
     ys: np.ndarray
     counted: np.ndarray
     weights: np.ndarray
-    taught: np.ndarray
+    teaching_lengths: np.ndarray
 
     @property
     def literals(self) -> np.ndarray:
@@ -246,25 +246,25 @@ def sample_sequences(
         check_range(name, 0.0 if share is None else share, 0.0, 1.0)
     check_range("size", size, 1, 100_000, whole=True)
     check_range("examples", examples, 1, 100_000, whole=True)
-    if teaching and kind.taught is None:
-        known = ", ".join(name for name, one in CLASSES.items() if one.taught)
+    if teaching and kind.teaching is None:
+        known = ", ".join(name for name, one in CLASSES.items() if one.teaching)
         raise InputError(f"{function} has no teaching sequences", where="teaching", remedy=f"0, or one of {known}")
     first = examples // 2 if start is None else start
     check_range("start", first, 0 if kind.rule != "nearest" else min(1, examples), examples, whole=True)
     batch = len(rng)
     weights = kind.weights(rng, kind.clauses, size, density)
     xs = np.where(rng.uniform(examples, size) < 0.5, -1.0, 1.0)
-    is_taught = rng.uniform(1)[:, 0] < teaching
-    share = np.where(is_taught, kind.taught_forcing, kind.forcing) if forcing is None else np.full(batch, forcing)
+    with_teaching = rng.uniform(1)[:, 0] < teaching
+    share = np.where(with_teaching, kind.teaching_forcing, kind.forcing) if forcing is None else np.full(batch, forcing)
     if kind.rule in ("all", "any"):
         chosen = (rng.uniform(1)[:, 0] * kind.clauses).astype(np.int64)
         clause = weights[np.arange(batch), chosen][:, None]
         forced = (rng.uniform(examples) < share[:, None])[..., None] & (clause != 0)
         xs = np.where(forced, clause if kind.rule == "all" else -clause, xs)
-    taught = np.zeros(batch, np.int64)
-    for row in np.flatnonzero(is_taught):
-        inputs = teaching_sequence(weights[row], kind.taught or "signed")[:examples]
-        xs[row, : len(inputs)], taught[row] = inputs, len(inputs)
+    lengths = np.zeros(batch, np.int64)
+    for row in np.flatnonzero(with_teaching):
+        inputs = teaching_sequence(weights[row], kind.teaching or "signed")[:examples]
+        xs[row, : len(inputs)], lengths[row] = inputs, len(inputs)
     counted = np.ones((batch, examples), bool)
     if kind.rule == "nearest":
         ys = nearest_labels(xs, np.where(rng.uniform(first) < 0.5, -1.0, 1.0))
@@ -279,4 +279,4 @@ def sample_sequences(
         ys = clause_labels(xs, weights, thresholds, kind.rule)
     if noise:
         ys = np.where(rng.uniform(examples) < noise, -ys, ys)
-    return Sequences(xs, ys, counted, weights, taught)
+    return Sequences(xs, ys, counted, weights, lengths)

@@ -10,8 +10,7 @@
 
 A language model behind an endpoint, beside nearest neighbours and the learner that knows the class::
 
-    tutelage icl conjunction --examples 5 --examples 10 --picture curves.svg \\
-        --set endpoint.url=http://127.0.0.1:8000/v1 --set endpoint.model=NAME
+    tutelage icl conjunction --picture curves.svg --set endpoint.url=http://127.0.0.1:8000/v1 --set endpoint.model=NAME
 
 The model reads x_1, y_1, x_2, y_2, … (inputs in {-1, +1}^n, labels -1 or +1) of a function that it has never seen, and
 predicts each y_t from what comes before it. Its loss is the binary cross-entropy of logit t with ``(y_t + 1) / 2``, the mean
@@ -79,7 +78,7 @@ class InContextLearning(Method):
             raise InputError(
                 f"logits {list(logits.shape)} for labels {list(labels.shape)}",
                 where="student",
-                remedy="one logit a position, [B, P]",
+                remedy="give one logit a position",
             )
         counted = (labels != 0).to(logits.dtype)
         losses = F.binary_cross_entropy_with_logits(logits, (labels + 1) / 2, reduction="none")
