@@ -21,11 +21,14 @@ from tutelage.systems.icl_discrete_functions import (
     elimination,
     predict,
 )
+from tutelage.systems.icl_discrete_functions.networks import Kind
 
 SIZE, EXAMPLES, TEST = 6, 16, 2000
 AFTER, LATE = "accuracy after k + 2 examples, %", "accuracy on random examples, positions 10 to 15, %"
 FORCING = {"plain": 0.3, "mix": 0.35, "teach": 0.4}
-STEPS = {"plain": 1000, "mix": 1000, "teach": 700}
+STEPS = {"plain": 1000, "mix": 2000, "teach": 500}
+"""``mix`` sees as many random sequences as ``plain``."""
+LSTM_STEPS = 2000
 
 
 def functions(name: str, seed: int, role: str) -> FunctionData:
@@ -41,15 +44,17 @@ def after_teaching(right: np.ndarray, sequences: Sequences) -> float:
     return 100 * float(np.take_along_axis(right, places, 1)[sequences.literals >= 1].mean())
 
 
-def train_model(name: str, seed: int, steps: int) -> nn.Module:
-    """A transformer of two blocks."""
-    network = build_with_seed(lambda: InContextModel(SIZE, EXAMPLES, dim=32, depth=2, num_heads=4), seed, "network")
-    settings = {"steps": steps, "batch_size": 32, "lr": 4e-3, "warmup": 50, "schedule": "cosine", "seed": seed}
+def train_model(name: str, seed: int, steps: int, kind: Kind = "transformer") -> nn.Module:
+    """A transformer of two blocks, or another network of one."""
+    size = {"dim": 32, "depth": 2} if kind == "transformer" else {"dim": 64, "depth": 1}
+    network = build_with_seed(lambda: InContextModel(SIZE, EXAMPLES, kind, **size), seed, "network")
+    batch_size, lr = (32, 4e-3) if kind == "transformer" else (64, 5e-3)
+    settings = {"steps": steps, "batch_size": batch_size, "lr": lr, "warmup": min(50, steps), "seed": seed}
     return train_student(network, functions(name, seed, "train"), InContextLearning(), **settings)
 
 
 def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
-    """Three transformers: on random sequences, on teaching sequences, on half of each; simple learners beside them."""
+    """Transformers on random sequences, teaching sequences, half of each; an LSTM; other networks with ``all_arms``; learners."""
     tests = {name: functions(name, seed, "test").sequences(50 if smoke else TEST) for name in ("plain", "teach")}
     arms: dict[str, Figure] = {}
 
@@ -65,6 +70,12 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
         network = train_model(name, seed, 4 if smoke else steps)
         for sequences, made in tests.items():
             score(f"{name} model", sequences, predict(network, made))
+    kinds: dict[Kind, str] = {"lstm": "LSTM"}
+    if all_arms:
+        kinds |= {"gru": "GRU", "retnet": "RetNet", "hyena": "Hyena", "dss": "diagonal state space"}
+    for kind, name in kinds.items():
+        network = train_model("plain", seed, 4 if smoke else LSTM_STEPS, kind)
+        score(f"plain {name}", "plain", predict(network, tests["plain"]))
     for name, learner in {"elimination": elimination, **BASELINES}.items():
         for sequences, made in tests.items():
             score(name, sequences, learner(made.xs, made.ys))
@@ -80,6 +91,7 @@ experiment = Experiment(
         equal("mix model, teaching sequences", "teach model, teaching sequences", 3.0),
         not_worse("mix model, random sequences", "plain model, random sequences", 5.0, metric=LATE),
         better("mix model, teaching sequences", "mix model, random sequences"),
+        better("plain LSTM, random sequences", "1-NN, random sequences", metric=LATE),
     ],
     run=run,
     limits="",
