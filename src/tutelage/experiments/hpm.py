@@ -77,7 +77,7 @@ def figures_of(network: HPMNetwork, teacher: EMATeacher, method: HPM, known: Ten
         return 100 * float((mask & garment).sum() / garment.sum().clamp_min(1))
 
     queries, keys = (probes.extract_features(network.encoder, data.inputs) for data in (test, known))
-    accuracy = 100 * probes.accuracy(probes.knn_predict(keys, known.labels, queries, 10).argmax(1), test.labels)
+    accuracy = probes.accuracy(probes.knn_predict(keys, known.labels, queries, 10), test.labels)
     return {
         "": {PAIRS: pairs(scores), GARMENT: hidden(hard), HARD: float(gain), PROBE: accuracy},
         ", mean loss of each position": {PAIRS: pairs(prior)},

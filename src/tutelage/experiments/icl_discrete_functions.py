@@ -26,7 +26,7 @@ from tutelage.systems.icl_discrete_functions.networks import Kind
 SIZE, EXAMPLES, TEST = 6, 16, 2000
 AFTER, LATE = "accuracy after k + 2 examples, %", "accuracy on random examples, positions 10 to 15, %"
 FORCING = {"plain": 0.3, "mix": 0.35, "teach": 0.4}
-STEPS = {"plain": 1000, "mix": 2000, "teach": 500}
+STEPS = {"plain": 800, "mix": 1600, "teach": 500}
 """``mix`` sees as many random sequences as ``plain``."""
 LSTM_STEPS = 2000
 
@@ -94,5 +94,10 @@ experiment = Experiment(
         better("plain LSTM, random sequences", "1-NN, random sequences", metric=LATE),
     ],
     run=run,
-    limits="",
+    limits="Conjunctions of six variables, two blocks of width 32, a minute of training in all. On random sequences the "
+    "transformer is far from elimination, which the paper's 12 blocks nearly match on 28 variables. The mixed model is trained twice "
+    "as long as the plain one, so that both see as many random sequences: at equal steps it was 12 to 18 points worse on them in "
+    "a pilot. Positions start at a deviation of 0.3: with GPT-2's 0.02, two pilot seeds of the mixed model ended 14 points apart. "
+    "Elimination is right everywhere after a teaching sequence by construction. The paper reports curves, not one number; "
+    "parity and language models carry no claim here.",
 )
