@@ -95,9 +95,9 @@ experiment = Experiment(
     ],
     run=run,
     limits="Conjunctions of six variables, two blocks of width 32, a minute of training in all. On random sequences the "
-    "transformer is far from elimination, which the paper's 12 blocks nearly match on 28 variables. The mixed model is trained twice "
-    "as long as the plain one, so that both see as many random sequences: at equal steps it was 12 to 18 points worse on them in "
-    "a pilot. Positions start at a deviation of 0.3: with GPT-2's 0.02, two pilot seeds of the mixed model ended 14 points apart. "
-    "Elimination is right everywhere after a teaching sequence by construction. The paper reports curves, not one number; "
-    "parity and language models carry no claim here.",
+    "transformer is far from elimination, which the paper's 12 blocks nearly match on 28 variables. The mixed model is trained "
+    "twice as long as the plain one, so that both see as many random sequences: at equal steps it was 12 to 18 points worse on "
+    "them in a pilot. Positions start at a deviation of 0.3: with GPT-2's 0.02, two pilot seeds of the mixed model ended 14 "
+    "points apart. Elimination is right everywhere after a teaching sequence by construction. The paper reports curves, not one "
+    "number; parity and language models carry no claim here.",
 )
