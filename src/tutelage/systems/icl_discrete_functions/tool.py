@@ -25,6 +25,8 @@ as a frozen GPT-2 (:class:`PretrainedDecoder`). Learners to compare with: always
 the class has one, its own (literal elimination, Gaussian elimination, :func:`teaching_decoder`). :func:`probe_attention` scores
 each head of a transformer as a share of the largest possible score: induction, and reading the nearest neighbour's label.
 
+![Accuracy just after a teaching sequence ends, and at the same places of random sequences](../images/icl-discrete-functions.svg)
+
 Inside SDVP: teaching sequences say which few examples to put in a program writer's prompt, and ``tutelage icl`` whether the
 writer learns from them more than its nearest neighbour knows.
 
