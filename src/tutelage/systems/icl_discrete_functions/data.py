@@ -9,8 +9,11 @@ from torch import Tensor
 
 from tutelage.distillation.data import Batch, BatchOrder
 from tutelage.distillation.data.generated import CountingOrder, RowStream
+from tutelage.errors import InputError, did_you_mean
 from tutelage.storage import fingerprint
 from tutelage.systems.icl_discrete_functions.classes import Sequences, sample_sequences
+
+OPTIONS = ("teaching", "forcing", "density", "noise", "start")
 
 
 class FunctionData:
@@ -34,7 +37,7 @@ class FunctionData:
         (torch.Size([4, 16, 6]), torch.Size([4, 16]))
 
     Raises:
-        InputError: an unknown class, or a number out of range.
+        InputError: an unknown class or option, or a number out of range.
     """
 
     def __init__(
@@ -49,6 +52,9 @@ class FunctionData:
     ):
         self.function, self.size, self.examples = function, size, examples
         self.length, self.seed, self.options = length, seed, options
+        for name in options:
+            if name not in OPTIONS:
+                raise InputError(f"no option {name!r}", where=name, remedy=did_you_mean(name, list(OPTIONS)))
         self.sequences(1)
 
     def __len__(self) -> int:
