@@ -58,7 +58,7 @@ from tutelage.networks.layers import init_weights
 from tutelage.networks.vit import VisionTransformer
 from tutelage.registry import system
 from tutelage.systems._toy import build_with_seed, toy_images
-from tutelage.systems.sit_ssl.corruption import corrupt, mask_groups
+from tutelage.systems.sit_ssl.corruption import corrupt, mask_groups, replace_blocks
 from tutelage.systems.sit_ssl.losses import TaskWeights, masked_l1, momentum_contrast, nt_xent
 
 SIZES: Mapping[str, tuple[int, int, int]] = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
@@ -147,7 +147,8 @@ class SiT(Method):
     @dataclass(frozen=True)
     class Config:
         """``rotation``, ``contrast``: off for reconstruction alone (``sit``; with one task, its weight is learned too).
-        ``crop``: least and most area of a view. ``embedding``, ``temperature``: None: 512 and 0.5, ``gmml`` 256 and 0.2.
+        ``crop``: least and most area of a view. ``soften``: the grey and the blurred rectangle, which at a few dozen pixels leave
+        little to see. ``embedding``, ``temperature``: None: 512 and 0.5, ``gmml`` 256 and 0.2.
         ``weighting``: how ``sit`` adds its losses. ``weights_lr``: the rate of the s_k over that of the network; Adam moves each
         by at most its rate a step, so that short runs need 20 to 60 (our choice). For ``gmml``: ``mask``, the share of
         pixels; ``align``, the step of blocks, None: a pixel; ``reconstruction_weight`` (5 on small sets); ``hidden``, of the
@@ -160,6 +161,7 @@ class SiT(Method):
         flip: float = 0.5
         colour: float = 0.0
         grey: float = 0.0
+        soften: bool = True
         embedding: int | None = None
         temperature: float | None = None
         weighting: Literal["exponential", "squared"] = "exponential"
@@ -252,12 +254,13 @@ class SiT(Method):
         seeds = torch.randint(2**31, (len(images),), generator=generator)
         made, facts = self.view.make(images.cpu(), seeds, 0)
         clean = made.to(images.device).transpose(0, 1)
-        found = [
-            mask_groups(one, generator, self.config.mask, self.config.align or 1) if self.later else corrupt(one, generator)
-            for one in clean
-        ]
-        corrupted, masks = (torch.cat(parts) for parts in zip(*found))
+        corrupted, masks = (torch.cat(parts) for parts in zip(*(self._corrupt(view, generator) for view in clean)))
         return clean.flatten(0, 1), corrupted, masks, facts["turns"].T.flatten().to(images.device)
+
+    def _corrupt(self, images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        if self.later:
+            return mask_groups(images, generator, self.config.mask, self.config.align or 1)
+        return corrupt(images, generator) if self.config.soften else replace_blocks(images, generator)
 
     def forward(self, batch: Batch, student: nn.Module, teacher: Teacher | None) -> tuple[Output, Output]:
         """What the heads say of the corrupted views; and what is right, in place of a teacher's answer."""
