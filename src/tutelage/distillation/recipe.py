@@ -104,7 +104,7 @@ class DataSpec:
 
     Attributes:
         name: a built-in data set; with ``kind = "hf"`` a data set of Hugging Face's ``datasets``.
-        file: .npz or .safetensors with ``inputs`` and, if any, ``labels``.
+        file: .npz or .safetensors with ``inputs`` and, if any, ``labels``, or ``labels.NAME`` for each of several.
         labels: use them.
         limit: only so many samples: the first ones; of an image folder, ones spread evenly.
         kind: ``folder`` (image storage), ``hf``, ``clips``, ``prior`` (noise, no data) or ``combined`` (several sources);

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tutelage import reading, registry
 from tutelage.distillation.augmentation import Augmentation
-from tutelage.distillation.data import TensorData
+from tutelage.distillation.data import TensorData, Tree, map_tree
 from tutelage.distillation.data.clips import clip_folder
 from tutelage.distillation.data.dataset import DatasetData, Loading
 from tutelage.distillation.data.generated import Prior
@@ -137,7 +137,8 @@ def mixing_of(spec: DataSpec) -> Mixing:
 def load_data(
     spec: DataSpec, views: Augmentation | None = None, classes: list[str] | None = None
 ) -> TensorData | DatasetData | Prior:
-    """The arrays of a file (``.npz`` is read without pickle), a folder of images, or a data set of Hugging Face.
+    """The arrays of a file (``.npz`` is read without pickle; ``labels.NAME``: one of several labels), a folder of images, or a
+    data set of Hugging Face.
 
     Args:
         spec: what to read.
@@ -166,14 +167,19 @@ def load_data(
     arrays = _arrays(path)
     if "inputs" not in arrays:
         raise InputError("no array 'inputs'", where=path, remedy=f"it holds {', '.join(sorted(arrays)) or 'nothing'}")
-    inputs, labels = arrays["inputs"], arrays.get("labels") if spec.labels else None
+    inputs, labels = arrays["inputs"], _labels(arrays) if spec.labels else None
     if inputs.dtype == torch.uint8:
         inputs = inputs.float() / 255
-    if labels is not None and not labels.is_floating_point():
-        labels = labels.long()
+    labels = map_tree(lambda leaf: leaf if leaf.is_floating_point() else leaf.long(), labels)
     if spec.limit is not None:
-        inputs, labels = inputs[: spec.limit], None if labels is None else labels[: spec.limit]
+        inputs, labels = inputs[: spec.limit], map_tree(lambda leaf: leaf[: spec.limit], labels)
     return TensorData(inputs, labels, views=views)
+
+
+def _labels(arrays: dict[str, Tensor]) -> Tree:
+    """The array ``labels``; or arrays ``labels.NAME`` as a dict by name, for tasks whose labels are several; None: neither."""
+    named = {name.removeprefix("labels."): array for name, array in arrays.items() if name.startswith("labels.")}
+    return arrays.get("labels", named or None)
 
 
 def _from_hub(spec: DataSpec, views: Augmentation | None) -> DatasetData:
