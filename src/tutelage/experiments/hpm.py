@@ -120,7 +120,7 @@ experiment = Experiment(
     ],
     run=run,
     limits="Fashion-MNIST, 300 steps, two blocks of width 64. The claims are about what the teacher knows of difficulty, not about "
-    "features: the accuracy of nearest neighbours is printed, and was higher with the full view in the pilot. Garments lie in the "
-    "middle, so that the mean loss of each position alone orders two thirds of the pairs. The decay of the average and alpha rise "
-    "within the run. The paper compares ViT-B, 200 epochs, fine-tuned on ImageNet (MAE 82.2, HPM 83.0): another scale.",
+    "features: the accuracy of nearest neighbours is printed, and does not tell the views apart. Garments lie in the middle, so "
+    "that the mean loss of each position alone orders two thirds of the pairs. The decay of the average and alpha rise within "
+    "the run. The paper compares ViT-B, 200 epochs, fine-tuned on ImageNet (MAE 82.2, HPM 83.0): another scale.",
 )

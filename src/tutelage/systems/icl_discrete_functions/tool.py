@@ -30,7 +30,7 @@ each head of a transformer as a share of the largest possible score: induction, 
 Inside SDVP: teaching sequences say which few examples to put in a program writer's prompt, and ``tutelage icl`` whether the
 writer learns from them more than its nearest neighbour knows.
 
-Limits: with few variables elimination is quick, and the network must be large to near it. A conjunction without literals is
+Limits: with few variables elimination is quick, and only a large network comes near it. A conjunction without literals is
 always +1, a disjunction without any always -1. A teaching sequence that is longer than the examples ends with them. With several
 terms, a label in it is what the whole function says. Language models are asked in one prompt format.
 
