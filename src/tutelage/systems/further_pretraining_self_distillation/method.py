@@ -1,5 +1,6 @@
 """An encoder of yours learns from your own unlabelled images, and forgets less of what it knew than by plain training::
 
+    import tutelage
     from tutelage.systems import further_pretraining_self_distillation as further
 
     start = further.ImagePretraining(vit, in_chans=3)  # your VisionTransformer; or TransformersMAE(model), TextPretraining(model)
