@@ -22,17 +22,17 @@ from tutelage.systems.further_pretraining_self_distillation import FurtherPretra
 GAP, SOURCE, DISTANCE = "gap of the MAE loss", "MAE loss on the source", "distance of the encoder from its start"
 TRAIN, HELD_OUT = "MAE loss on the 60 images", "MAE loss on held-out target images"
 SIDE, IMAGES, SOURCE_IMAGES, MEASURED, MASKS = 24, 60, 3000, 300, 4
-SOURCE_STEPS, STEPS, L2_SP = 500, 400, 0.01
+SOURCE_STEPS, STEPS, L2_SP = 700, 600, 0.01
 
 
 def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Mapping[str, float]]:
     """All arms start from one network; those of one length take equal steps, the longer one twice as many."""
     clothes, clothes_test = fashion(seed)
     chosen = torch.randperm(len(clothes), generator=torch_rng(seed, "source"))[: 64 if smoke else SOURCE_IMAGES]
-    source = clothes.inputs[chosen][..., 2:-2, 2:-2]
+    source = _resized(clothes.inputs[chosen])
     target, target_test = (_resized(part.inputs) for part in digits(seed, IMAGES))
     count = 16 if smoke else MEASURED
-    measured = {TRAIN: target, HELD_OUT: target_test[:count], SOURCE: clothes_test.inputs[:count, :, 2:-2, 2:-2]}
+    measured = {TRAIN: target, HELD_OUT: target_test[:count], SOURCE: _resized(clothes_test.inputs[:count])}
 
     def trained(start: ImagePretraining, images: Tensor, steps: int, teacher: Any = None, **options: float) -> ImagePretraining:
         settings: dict[str, Any] = {"batch_size": 64, "lr": 2e-3, "betas": (0.9, 0.95), "weight_decay": 0.01, "schedule": "linear"}

@@ -14,7 +14,8 @@ log::
     tutelage cakt fit answers.csv --out tracer/
     tutelage cakt predict tracer/ answers.csv --student "student 7" --concept "concept 03"
 
-There is no recipe: a recipe reads images and tensors, this reads a log. As a student of any method::
+There is no recipe: a recipe reads images and tensors, this reads a log. As a student of any method, here with a teacher that gives
+logits [B, T] too, such as a :class:`DKT`::
 
     data = cakt.answer_data(cakt.pieces(cakt.read_answers("answers.csv")), concepts)
     tutelage.distill(cakt.CAKT(len(concepts)), teacher, data, "kd", task="multi-label")

@@ -1,14 +1,15 @@
 """An encoder of yours learns from your own unlabelled images, and forgets less of what it knew than by plain training::
 
+    import tutelage
     from tutelage.systems import further_pretraining_self_distillation as further
 
-    start = further.ImagePretraining(vit, in_chans=3)  # your VisionTransformer; or TransformersMAE(model), TextPretraining(model)
+    start = further.ImagePretraining(vit, in_chans=3)  # your VisionTransformer; or TransformersMAE(model)
     adapted = further.adapt(start, images, rounds=1, steps=2000, out="runs/adapted").student
     classifier = tutelage.distill(further.Classifier(adapted, classes=10), None, labelled, "supervised").student
 
 ``images``: a tensor [N, C, H, W], a folder or any data set; for texts ``TensorData`` of a dict of ``input_ids`` and
-``attention_mask``. ``adapted.encoder`` is the network that was given, adapted. ``out`` keeps each stage; the same call goes on
-where it was stopped. One stage alone, with any teacher of the same width::
+``attention_mask``, with ``TextPretraining(model, mask_id)``. ``adapted.encoder`` is the network that was given, adapted. ``out``
+keeps each stage; the same call goes on where it was stopped. One stage alone, with any teacher of the same width::
 
     tutelage.distill(start, teacher, images, "further-pretraining-self-distillation", steps=2000)
 
