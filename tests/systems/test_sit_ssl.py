@@ -291,3 +291,10 @@ def test_a_classifier_needs_tokens_to_read() -> None:
         SiTClassifier(VisionTransformer(12, 4, 16, 1, 2, tokens={"register": 1}), 3)
     with pytest.raises(InputError, match="2 or more"):
         SiTClassifier(some_vit(), 1)
+
+
+def test_without_softening_blocks_alone_change_a_view() -> None:
+    clean, corrupted, mask, _ = SiT(soften=False).two_views(some_images(), generator(6))
+    changed = (clean != corrupted).any(1)
+    assert torch.equal(changed, mask), "noise and other images change every pixel that they replace"
+    assert SiT().two_views(some_images(), generator(6))[2].sum() > mask.sum()

@@ -26,8 +26,9 @@ clean other view; ``L = contrast + reconstruction_weight * L1``. It is what the 
 Inside SDVP: start weights for a ViT module from a few thousand unlabelled crops, before its stepwise distillation.
 
 Limits: networks are ``tutelage.networks.vit.VisionTransformer`` (of any size) with the tokens named below. A token's place in the
-position table is part of the token itself. Views are made on the CPU, in the training process. The published tables (224
-pixels, 500 epochs) are not reproduced.
+position table is part of the token itself. Views are made on the CPU, in the training process. In short runs on small images the
+rotation loss may stay at chance: warm up, and leave out mirror images (``flip=0``) and softened rectangles (``soften=False``). The
+published tables (224 pixels, 500 epochs) are not reproduced.
 
 Source: "SiT: Self-supervised vIsion Transformer" (Atito, Awais, Kittler, 2021, arXiv 2104.03602). The paper leaves the strength of
 augmentation to its code; the defaults of ``crop`` and ``flip`` are common ones (our choice).
