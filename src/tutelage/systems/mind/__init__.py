@@ -12,6 +12,7 @@ from tutelage.systems.mind.items import (
     exact_match,
     item_data,
     read_items,
+    read_questions,
     write_items,
 )
 from tutelage.systems.mind.metanet import MetaNet, consistency, jensen_shannon, path_set, path_weights, ranking_loss
@@ -33,5 +34,6 @@ __all__ = [
     "path_weights",
     "ranking_loss",
     "read_items",
+    "read_questions",
     "write_items",
 ]

@@ -75,6 +75,19 @@ def read_items(path: str | Path) -> list[Item]:
     return found
 
 
+def read_questions(path: str | Path) -> list[tuple[str, str]]:
+    """(question, answer) of each line of a JSON-lines file; rationales, if there are any, are left aside.
+
+    Raises:
+        InputError: the file holds none, or a field is wrong; the line is named.
+    """
+    records = (JsonRecord(value, f"{path}:{number}") for number, value in read_json_lines(path, remedy=REMEDY))
+    found = [(record.text("question"), record.text("answer")) for record in records]
+    if not found:
+        raise InputError("the file holds no line", where=path, remedy='one {"question": "…", "answer": "…"} a line')
+    return found
+
+
 def write_items(path: str | Path, items: Iterable[Item]) -> Path:
     """Write items as JSON lines, whole or not at all."""
     return write_json_lines(path, (to_plain(item) for item in items))

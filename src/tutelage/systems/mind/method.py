@@ -12,8 +12,8 @@ r"""MIND: a language model learns from several rationales a question, and a smal
 
     {"question": "2 + 3 * 4 = ?", "answer": "14", "rationales": ["3 * 4 = 12, 2 + 12 = 14", null, "Multiply first …"]}
 
-On the command line, ``tutelage mind collect`` has a teacher write such a file, from questions of the same form without rationales, and
-``tutelage mind train`` trains a student on it::
+On the command line, ``tutelage mind collect`` has a teacher write such a file, from questions of the same form without
+rationales, and ``tutelage mind train`` trains a student on it::
 
     tutelage mind collect questions.jsonl --out items.jsonl --set endpoint.url=http://127.0.0.1:8000/v1 --set endpoint.model=NAME
     tutelage mind train items.jsonl --student Qwen/Qwen2.5-1.5B --test test.jsonl --out runs/mind
@@ -38,8 +38,9 @@ of the scores with shortness. Where the entropy of alpha goes to 0, training has
 s is fitted to differences of losses (tenths), so with ``tau_student = 1`` alpha is almost uniform inside I.
 :func:`exact_match` compares tokens, which is stricter than a judge.
 
-**Source**: "MIND" (Cui, Guo, Zhou, Yang, Lu, Xu, Song, Zhao, Ren, 2026, arXiv 2601.03717). There is no public code; the equations follow
-summaries of the paper. Our choices: the embedding, MetaNet's size, softplus, beta, tau_student, lambda, rates and accumulation.
+**Source**: "MIND" (Cui, Guo, Zhou, Yang, Lu, Xu, Song, Zhao, Ren, 2026, arXiv 2601.03717). There is no public code; the equations
+follow summaries of the paper. Our choices: the embedding, MetaNet's size, softplus, beta, tau_student, lambda, rates and
+accumulation.
 """
 
 from __future__ import annotations
@@ -88,10 +89,10 @@ class MIND(Method):
 
     @dataclass(frozen=True)
     class Config:
-        """``beta``, ``tau``, ``tau_student``: see the equations. ``consistency``: lambda. ``dim``, ``num_heads``, ``attention``: of MetaNet.
-        ``filter``: rho of ``L <- rho L + (1 - rho) L_now`` for each item and path, 0: none. ``states``: the sub-module whose input is
-        the path's embedding; "": the last linear layer. ``weights``: by ``metanet``; ``uniform`` over all paths; or ``instant``,
-        the same rule on exp(-L) and -L of the batch itself: the two baselines."""
+        """``beta``, ``tau``, ``tau_student``: see the equations. ``consistency``: lambda. ``dim``, ``num_heads``, ``attention``: of
+        MetaNet. ``filter``: rho of ``L <- rho L + (1 - rho) L_now`` for each item and path, 0: none. ``states``: the sub-module
+        whose input is the path's embedding; "": the last linear layer. ``weights``: by ``metanet``; ``uniform`` over all paths;
+        or ``instant``, the same rule on exp(-L) and -L of the batch itself: the two baselines."""
 
         beta: float = 0.6
         tau: float = 1.0
