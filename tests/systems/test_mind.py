@@ -341,9 +341,9 @@ def test_bad_options_and_data_are_refused() -> None:
     with pytest.raises(InputError, match="model reads 8"):
         item_data(replace(model, max_length=8), [Item("0 1 2 3 0", "2", ("0 1 3 2 2",))], PREFIX)
     with pytest.raises(InputError, match="item 0"):
-        item_data(model, [Item("0 1", "1", (None, None))])
+        item_data(model, [Item("0 1", "1", (None, None))], PREFIX)
     with pytest.raises(InputError, match="no item"):
-        item_data(model, [])
+        item_data(model, [], PREFIX)
     data = item_data(model, [Item("0 1", "1", ("0 1",))], PREFIX)
     data.labels.pop("present")
     with pytest.raises(InputError, match="no paths"):

@@ -314,7 +314,7 @@ class LOOK(Method):
         """A training job of a second: toy images, a small encoder."""
         student = build_with_seed(lambda: nn.Sequential(nn.Flatten(), nn.Linear(64, 24), nn.ReLU()), seed, "student")
         settings = TrainingSettings(steps=8, batch_size=16, seed=seed)
-        return TrainingJob(student, None, cls(k=5, dim=8), toy_images(seed), settings, "look")
+        return TrainingJob(student, None, cls(dim=8), toy_images(seed), settings, "look")
 
 
 def _ids(batch: Batch) -> Tensor:

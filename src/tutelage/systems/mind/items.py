@@ -8,19 +8,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
 import torch
+from torch import nn
 
 from tutelage.datasets.json_records import JsonRecord
 from tutelage.distillation.data import TensorData
 from tutelage.errors import InputError
 from tutelage.networks.sampling import Sampling, draw_tokens
 from tutelage.programs.generators.completions import CompletionCache, CompletionRequest, LanguageModel, Usage, complete_all
+from tutelage.programs.generators.few_shot import Prompt
 from tutelage.programs.types import ProgramFailure
 from tutelage.seeds import derive, numpy_rng
 from tutelage.storage import read_json_lines, to_plain, write_json_lines
-from tutelage.systems.polyglot_teachers.synthesis import Instruction
-from tutelage.systems.polyglot_teachers.text_model import TextModel
 
 REMEDY = 'one JSON object a line: {"question": "…", "answer": "…", "rationales": ["…", null, …]}'
 PREFIX = "\n#### "
@@ -38,6 +39,40 @@ PERSPECTIVES: Mapping[str, str] = MappingProxyType(
     }
 )
 """The paper's eight perspectives, and how a teacher is prompted for each (wording: our choice)."""
+
+
+class TokenizedModel(Protocol):
+    """A causal language model and its tokenizer, such as a ``TextModel`` of the system ``polyglot-teachers``."""
+
+    @property
+    def network(self) -> nn.Module:
+        """(ids [B, L], mask [B, L]) -> logits [B, L, V] of the next token."""
+        ...
+
+    @property
+    def encode_prompt(self) -> Callable[[str], list[int]]:
+        """A question as token ids, at least one."""
+        ...
+
+    @property
+    def encode(self) -> Callable[[str], list[int]]:
+        """Any other text as token ids, without an end."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """The id that ends a text."""
+        ...
+
+    @property
+    def pad(self) -> int:
+        """The id behind the end."""
+        ...
+
+    @property
+    def max_length(self) -> int:
+        """The longest sequence."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -96,6 +131,15 @@ def write_items(path: str | Path, items: Iterable[Item]) -> Path:
 # -- a teacher's rationales ------------------------------------------------------------------------------------------
 
 
+class PerspectivePrompt(Prompt):
+    """A question to be answered from one perspective; for models that go on with a text it ends in a blank line."""
+
+    @property
+    def text(self) -> str:
+        """The prompt for models that do not chat."""
+        return f"{self.rules}\n\n{self.turns[-1]}\n\n"
+
+
 @dataclass
 class Collection:
     """What a teacher wrote: ``items``, answers ``rejected`` by perspective and reason, and what it cost."""
@@ -146,7 +190,7 @@ def collect_rationales(
     form = "Then write the final answer alone on the last line, after '####'."
     requests = [
         CompletionRequest(
-            Instruction(f"{how} {form}", (question,)),
+            PerspectivePrompt(f"{how} {form}", (question,)),
             temperature,
             derive(seed, "rationale", name, number) % 2**31 if temperature else None,
         )
@@ -187,7 +231,7 @@ def drop_easy(items: Sequence[Item], easy: Sequence[bool], keep: float = 0.5, se
 # -- token ids -------------------------------------------------------------------------------------------------------
 
 
-def item_data(model: TextModel, items: Sequence[Item], prefix: str = PREFIX) -> TensorData:
+def item_data(model: TokenizedModel, items: Sequence[Item], prefix: str = PREFIX) -> TensorData:
     """Items as training data of :class:`~tutelage.systems.mind.MIND`.
 
     Inputs are the prompts as the student will see them: ``ids`` and ``mask`` [N, P]. Labels are the paths: ``ids``, ``mask`` and
@@ -237,7 +281,11 @@ def item_data(model: TextModel, items: Sequence[Item], prefix: str = PREFIX) -> 
 
 @torch.no_grad()
 def exact_match(
-    model: TextModel, questions: Sequence[tuple[str, str]], prefix: str = PREFIX, max_new_tokens: int = 256, batch_size: int = 256
+    model: TokenizedModel,
+    questions: Sequence[tuple[str, str]],
+    prefix: str = PREFIX,
+    max_new_tokens: int = 256,
+    batch_size: int = 256,
 ) -> float:
     """The share (0..1) of questions whose greedy text ends in ``prefix`` and the right answer, token for token.
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
+from torch import nn
 
+from tutelage.networks.causal_lm import CausalLM
 from tutelage.seeds import numpy_rng
+from tutelage.systems._toy import build_with_seed
 from tutelage.systems.mind.items import Item
-from tutelage.systems.polyglot_teachers.text_model import TextModel, tiny_text_model
 
 DIGITS, BASE = 5, 4
 PREFIX = "="
@@ -51,6 +54,24 @@ def toy_items(pool: np.ndarray, count: int, seed: int) -> list[Item]:
     return items
 
 
-def toy_student(seed: int, dim: int = 48, depth: int = 2) -> TextModel:
+@dataclass
+class DigitModel:
+    """A language model of digits, a token each: see :class:`~tutelage.systems.mind.items.TokenizedModel`."""
+
+    network: nn.Module
+    max_length: int = 64
+    pad: int = BASE
+    end: int = BASE + 1
+
+    def encode_prompt(self, text: str) -> list[int]:
+        """A token that marks the beginning, then the digits."""
+        return [BASE + 2, *self.encode(text)]
+
+    def encode(self, text: str) -> list[int]:
+        """Digits and :data:`PREFIX`."""
+        return [BASE + 3 if word == PREFIX else int(word) for word in text.split()]
+
+
+def toy_student(seed: int, dim: int = 48, depth: int = 2) -> DigitModel:
     """An untrained language model of digits."""
-    return tiny_text_model([*map(str, range(BASE)), PREFIX], seed, dim, depth)
+    return DigitModel(build_with_seed(lambda: CausalLM(BASE + 4, dim, depth), seed, "student"))
