@@ -23,7 +23,7 @@ MODES, TEN, PARITY = (
     "digits found by 20 neighbours, %",
     "parity, %",
 )
-IMAGES, STEPS, K = 700, 600, 20
+IMAGES, STEPS, K, VOTERS = 700, 600, 5, 20
 
 
 class NoisyEncoder(nn.Module):
@@ -77,7 +77,7 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
         "LOOK": LOOK(dim=32, k=K),
     }
     if all_arms:
-        methods |= {f"LOOK, k = {k}": LOOK(dim=32, k=k) for k in (1, 5, 50)}
+        methods |= {f"LOOK, k = {k}": LOOK(dim=32, k=k) for k in (1, 20, 50)}
     settings = TrainingSettings(steps=2 if smoke else STEPS, batch_size=64 if smoke else 128, lr=1e-3, seed=seed)
     arms: dict[str, Figure] = {}
     for name, method in methods.items():
@@ -85,7 +85,7 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
         network = train(TrainingJob(student, None, method, coarse, settings, name)).student
         with torch.no_grad():
             z_train, z = (method.eval().embed(network, Batch(part.inputs)) for part in (train_data, test))
-        guess, parity = (knn_predict(z_train, labels, z, K) for labels in (train_data.labels, coarse.labels))
+        guess, parity = (knn_predict(z_train, labels, z, VOTERS) for labels in (train_data.labels, coarse.labels))
         arms[name] = {
             MODES: mode_ratio(z, test.labels, test.labels % 2),
             TEN: 100 * (guess == test.labels).double().mean().item(),
@@ -105,5 +105,9 @@ experiment = Experiment(
         not_worse("LOOK", "cross-entropy", 1.0, metric=PARITY),
     ],
     run=run,
-    limits="",
+    limits="MLPs on 700 digits of 8x8 pixels; every figure is of z, the space that the losses shape: features before the "
+    "projection and linear probes differ by less than a point. No claim against cross-entropy in digits. k was chosen on selection seeds "
+    "100 to 102 (distance, digits): k = 1 1.36, 92.0; k = 5 1.56, 92.2; k = 20 1.79, 88.8; k = 50 1.66, 90.0; all entries 0.98, "
+    "88.2. A gain needs real hidden sub-classes and a task that is learned to the end. The published tables (ImageNet, nine "
+    "downstream sets) are not reproduced.",
 )

@@ -15,13 +15,13 @@ from tutelage.systems.mind.toy import PREFIX, question_and_answer, questions, to
 ACCURACY = "right answers to held-out questions, %"
 USEFUL, KEPT = "weight on the two rationales that lead to the answer, second half, %", "rationales in the set, end of training"
 ENTROPY, AGREEMENT = "entropy of the weights, end of training", "Spearman of scores and losses"
-STEPS, WARMUP = 400, 40
+STEPS, WARMUP = 700, 40
 RULE: Mapping[str, Any] = {"beta": 0.8, "tau_student": 0.2}
 METANET: Mapping[str, Any] = {"dim": 32, "rate_ratio": 0.5, "accumulate": 2}
 
 
 def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
-    """Students of two blocks of width 48, each 400 steps of 16 questions, all four rationales in every pass."""
+    """Students of two blocks of width 48, each 700 steps of 16 questions, all four rationales in every pass."""
     steps, warmup = (6, 2) if smoke else (STEPS, WARMUP)
     pool, held_out = questions(seed)
     items = toy_items(pool, 64 if smoke else 16 * STEPS, seed)

@@ -17,8 +17,8 @@ DIGITS, BASE = 5, 4
 PREFIX = "="
 """What stands between a rationale and the answer."""
 PATHS = ("ordered", "reversed", "shuffled", "noise")
-"""Partial sums from the left, and from the right; three of the digits in random order; four random digits. Each ends in the
-right answer; from the last two it cannot be concluded."""
+"""Partial sums from the left, and from the right; the digits in random order; random digits. The right answer stands after
+each; the last two do not lead to it. All are of equal length, so that length says nothing."""
 
 
 def questions(seed: int, tests: int = 256) -> tuple[np.ndarray, np.ndarray]:
@@ -46,8 +46,8 @@ def toy_items(pool: np.ndarray, count: int, seed: int) -> list[Item]:
         paths = (
             np.cumsum(digits) % BASE,
             np.cumsum(digits[::-1]) % BASE,
-            rng.permutation(digits)[:3],
-            rng.integers(BASE, size=4),
+            rng.permutation(digits),
+            rng.integers(BASE, size=DIGITS),
         )
         question, answer = question_and_answer(digits)
         items.append(Item(question, answer, tuple(text(path) for path in paths)))
@@ -74,4 +74,4 @@ class DigitModel:
 
 def toy_student(seed: int, dim: int = 48, depth: int = 2) -> DigitModel:
     """An untrained language model of digits."""
-    return DigitModel(build_with_seed(lambda: CausalLM(BASE + 4, dim, depth), seed, "student"))
+    return DigitModel(build_with_seed(lambda: CausalLM(BASE + 4, dim, depth, tie_embeddings=False), seed, "student"))
