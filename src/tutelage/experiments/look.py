@@ -106,8 +106,8 @@ experiment = Experiment(
     ],
     run=run,
     limits="MLPs on 700 digits of 8x8 pixels; every figure is of z, the space that the losses shape: features before the "
-    "projection and linear probes differ by less than a point. No claim against cross-entropy in digits. k was chosen on selection seeds "
-    "100 to 102 (distance, digits): k = 1 1.36, 92.0; k = 5 1.56, 92.2; k = 20 1.79, 88.8; k = 50 1.66, 90.0; all entries 0.98, "
-    "88.2. A gain needs real hidden sub-classes and a task that is learned to the end. The published tables (ImageNet, nine "
-    "downstream sets) are not reproduced.",
+    "projection and linear probes differ by less than a point. No claim against cross-entropy in digits. k was "
+    "chosen on selection seeds 100 to 102 (distance, digits): k = 1 1.36, 92.0; k = 5 1.56, 92.2; k = 20 1.79, "
+    "88.8; k = 50 1.66, 90.0; all entries 0.98, 88.2. A gain needs real hidden sub-classes and a task that is "
+    "learned to the end. The published tables (ImageNet, nine downstream sets) are not reproduced.",
 )
