@@ -38,9 +38,9 @@ of the scores with shortness. Where the entropy of alpha goes to 0, training has
 s is fitted to differences of losses (tenths), so with ``tau_student = 1`` alpha is almost uniform inside I.
 :func:`exact_match` compares tokens, which is stricter than a judge.
 
-**Source**: "MIND" (Cui, Guo, Zhou, Yang, Lu, Xu, Song, Zhao, Ren, 2026, arXiv 2601.03717). There is no public code; the equations
-follow summaries of the paper. Our choices: the embedding, MetaNet's size, softplus, beta, tau_student, lambda, rates and
-accumulation.
+**Source**: "MIND: From Passive Mimicry to Active Reasoning through Capability-Aware Multi-Perspective CoT Distillation" (Cui, Guo,
+Zhou, Yang, Lu, Xu, Song, Zhao, Ren, 2026, arXiv 2601.03717). There is no public code; the equations follow summaries of the
+paper. Our choices: the embedding, MetaNet's size, softplus, beta, tau_student, lambda, rates and accumulation.
 """
 
 from __future__ import annotations
