@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from tutelage.datasets.rank_correlation import spearman
 from tutelage.distillation.data import TensorData
@@ -18,7 +18,7 @@ from tutelage.experiments import Experiment, Figure, Metric, better
 from tutelage.networks.unet import UNet
 from tutelage.seeds import derive
 from tutelage.systems._toy import build_with_seed
-from tutelage.systems.c_gac import CGAC, HandLoss, HandScores, pointers
+from tutelage.systems.c_gac import CGAC, HandLoss, HandScores, PointerDomain, pck_auc, pointers
 
 SCORE, SEVERE = "score (PCK area to 8 px and IoU), %", "score of severe images, %"
 TIP, OVERLAP = "rank correlation of w with nearness of the tip", "rank correlation of w with IoU"
@@ -35,13 +35,9 @@ def network() -> UNet:
 
 def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
     """Two teachers learn the source; then copies of the first adapt in equal steps, by pseudo-labels weighted in several ways."""
-    count, tests, first, second = (32, 40, 2, 2) if smoke else (600, 1000, 180, 70)
+    count, tests, first, second = (32, 40, 2, 2) if smoke else (600, 800, 180, 60)
     source, target = pointers(seed, "source", count).data, pointers(seed, "target", count, target=True).data
     test = pointers(seed, "test", tests, target=True)
-    scores = HandScores(test.data, 8.0, HandLoss(**LOSS))
-    rows = (test.severity > 0.5).nonzero()[:, 0]
-    part = test.data.batch(rows, None)
-    severe = HandScores(TensorData(part.inputs, part.labels), 8.0, HandLoss(**LOSS))
     data = CombinedData({"source": source, "target": TensorData(target.inputs)})
 
     def trained(student: nn.Module, steps: int, lr: float, name: str, teacher: EnsembleTeacher | None, **options: Any) -> CGAC:
@@ -55,32 +51,38 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
     teachers = []
     for name in ("teacher 1", "teacher 2"):
         one = build_with_seed(network, seed, name)
-        idle = EnsembleTeacher([one, one])
+        idle = EnsembleTeacher([copy.deepcopy(one), copy.deepcopy(one)])
         trained(one, first, 1e-2, name, idle, gamma=0.0, pretrain=0.0, pose=0.0, move_teachers=False)
         teachers.append(one.eval())
     pair = EnsembleTeacher(teachers)
     arms: dict[str, Figure] = {}
-    weightings = {
-        "source only": {"gamma": 0.0},
-        "GAC (w = 1)": {"weighting": "none"},
-        "C-GAC": {},
-        "C-GAC, shuffled w": {"weighting": "shuffled"},
-    }
+    weightings: dict[str, dict[str, Any]] = {"source only": {"gamma": 0.0}, "GAC (w = 1)": {"weighting": "none"}, "C-GAC": {}}
+    if all_arms:
+        weightings["C-GAC, shuffled w"] = {"weighting": "shuffled"}
     for arm, options in weightings.items():
-        student = copy.deepcopy(teachers[0]).train()
+        student = copy.deepcopy(teachers[0]).requires_grad_(True)
         still = {"gamma": 1.0, "pretrain": 0.0, "pose": 0.0, "move_teachers": False} | options
         method = trained(student, second, 3e-3, "adaptation", pair, **still)
-        student.eval()
-        arms[arm] = {SCORE: scores(student)["score"], SEVERE: severe(student)["score"]}
+        arms[arm] = _scores(student.eval(), test)
         if arm == "C-GAC":
             arms |= _labels(method, target, teachers)
     return arms
 
 
+def _scores(student: nn.Module, test: PointerDomain) -> dict[str, float]:
+    """Of all test images, and of those with a severity above a half."""
+    errors, _, overlaps = HandScores(test.data, loss=HandLoss(**LOSS)).each(student)
+
+    def score(rows: Tensor) -> float:
+        return (pck_auc(errors[rows], limit=8.0) + 100 * float(overlaps[rows].double().mean())) / 2
+
+    return {SCORE: score(test.severity >= 0), SEVERE: score(test.severity > 0.5)}
+
+
 def _labels(method: CGAC, target: TensorData, teachers: list[nn.Module]) -> dict[str, Figure]:
     """How good the pseudo-labels of the target are where w is high and where it is low. Labels serve this alone."""
     _, w = method.pseudo_labels(target.inputs)
-    errors, _, overlaps = HandScores(target, 8.0, HandLoss(**LOSS)).each(*teachers)
+    errors, _, overlaps = HandScores(target, loss=HandLoss(**LOSS)).each(*teachers)
     order = w.argsort()
     half = len(order) // 2
     return {
@@ -99,5 +101,9 @@ experiment = Experiment(
         better(HIGH, LOW, metric=ERROR),
     ],
     run=run,
-    limits="One toy hand of 24 x 24 pixels with one keypoint; teachers stand still.",
+    limits="One toy hand of 24 x 24 pixels with one keypoint, and a small U-Net; quarter turns and mirror images; cross-entropy in "
+    "place of the Huber loss; teachers stand still. What is claimed is that the weights rank pseudo-labels. Scores of the adapted "
+    "students are reported, not claimed: in pilots of the same design on seeds 100 to 104, C-GAC was better than the source alone "
+    "on four of five seeds (4.0 points, interval -0.8 to 8.7), and not better than w = 1 or than shuffled weights. Nothing here "
+    "says anything about teachers that move, 21 keypoints, or the paper's 4 points on HO3D.",
 )
