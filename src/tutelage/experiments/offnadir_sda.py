@@ -95,6 +95,6 @@ experiment = Experiment(
     ],
     run=run,
     limits="Drawn tiles of 24x24, four height classes, masks that are wrong by a shift alone; 8 clean tiles. Nothing about the "
-    "published data sets, their pretrained encoders, or the ranking of 43 of them. KD has the 200 steps of its teacher on top of its "
-    "own. Where masks are right, at buildings without height, the clean phase costs accuracy: no claim is made there.",
+    "published data sets, their pretrained encoders, or the ranking of 43 of them. KD has the 200 steps of its teacher on top of "
+    "its own. Where masks are right, at buildings without height, the clean phase costs accuracy: no claim is made there.",
 )

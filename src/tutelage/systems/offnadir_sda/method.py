@@ -52,9 +52,10 @@ optimiser, the encoder, the decoder, each by the score of its trials. ``displace
 
 **Use in SDVP**: the module SEG learns from cheap displaced masks, then from a dozen right ones.
 
-**What is our choice.** The training code is not published; loss weights, T and the four ways to freeze are. The optimiser keeps its
-moments from the noisy set. There is no plateau schedule: take ``schedule="cosine"``, which begins anew for each set, and
-``validation=`` with ``patience=11`` to stop early. U-Net3+ and the other decoders are not built here; any network will do.
+**What is our choice.** The training code is not published: alpha and T of the distillation and the ways to freeze are ours. The
+optimiser keeps its moments from the noisy set. There is no plateau schedule: take ``schedule="cosine"``, which begins anew for
+each set, and ``validation=`` with ``patience=11`` to stop early. Validate on further clean tiles: a share of ``data`` would hold
+displaced masks too. U-Net3+ and the other decoders are not built here; any network will do.
 
 **Limits.** The masks must be right in the clean set; where noisy masks were right (buildings without height), a few clean tiles can
 make the network worse. The published ranking of 43 encoders is not measured.
