@@ -58,7 +58,10 @@ each set, and ``validation=`` with ``patience=11`` to stop early. Validate on fu
 displaced masks too. U-Net3+ and the other decoders are not built here; any network will do.
 
 **Limits.** The masks must be right in the clean set; where noisy masks were right (buildings without height), a few clean tiles can
-make the network worse. The published ranking of 43 encoders is not measured.
+make the network worse. The published figures are not measured here: F1 of SDA up to 0.943 (low-rise), 0.868 (mid-rise), 0.912
+(high-rise) and 0.697 (skyscrapers), above distillation and mutual learning; the ranking of 43 encoders, 9 losses, 5 optimisers.
+
+![F1 of the tallest buildings on drawn tiles, at equal steps](../images/offnadir-sda.svg)
 
 Source: "Supervised domain adaptation for building extraction from off-nadir aerial images" (Neupane, Aryal, Rajabifard, 2023,
 arXiv 2311.03867).
