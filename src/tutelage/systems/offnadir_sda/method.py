@@ -52,7 +52,7 @@ optimiser, the encoder, the decoder, each by the score of its trials. ``displace
 
 **Use in SDVP**: the module SEG learns from cheap displaced masks, then from a dozen right ones.
 
-**What is our choice.** The training code is not published: alpha and T of the distillation and the ways to freeze are ours. The
+**What is our choice.** The training code is not published; alpha and T of distillation and the ways to freeze (our choice). The
 optimiser keeps its moments from the noisy set. There is no plateau schedule: take ``schedule="cosine"``, which begins anew for
 each set, and ``validation=`` with ``patience=11`` to stop early. Validate on further clean tiles: a share of ``data`` would hold
 displaced masks too. U-Net3+ and the other decoders are not built here; any network will do.
