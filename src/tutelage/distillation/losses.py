@@ -136,6 +136,26 @@ def token_kd(student: Tensor, teacher: Tensor, mask: Tensor, tau: float = 1.0, w
     return average(loss.sum(1) / mask.sum(1).clamp_min(1), weights)
 
 
+def dpo(policy: Tensor, reference: Tensor, beta: float = 0.1, weights: Tensor | None = None) -> Tensor:
+    """Direct preference optimisation (Rafailov et al., 2023, arXiv 2305.18290, equation 7).
+
+    ``-log sigmoid(beta [(log pi(y_w) - log pi_ref(y_w)) - (log pi(y_l) - log pi_ref(y_l))])``
+
+    Args:
+        policy: [B, 2], log-probabilities of the chosen and of the rejected sequence.
+        reference: the same by the frozen model.
+        beta: how much a log-ratio counts; 0.1 is the usual value.
+        weights: [B] or None.
+
+    Examples:
+        >>> gain = torch.tensor([[1.0, -1.0]])  # the margin is 2
+        >>> round(float(dpo(gain, torch.zeros(1, 2))), 4)
+        0.5981
+    """
+    ratio = policy - reference.detach()
+    return average(-F.logsigmoid(beta * (ratio[:, 0] - ratio[:, 1])), weights)
+
+
 def head_distance(kind: str, student: Tensor, teacher: Tensor, tau: float = 1.0, weights: Tensor | None = None) -> Tensor:
     """How far one head of the student is from the same head of the teacher.
 

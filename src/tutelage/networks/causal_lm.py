@@ -72,6 +72,24 @@ def response_log_prob(logits: Tensor, batch: TokenBatch) -> Tensor:
     return (token_log_probs(logits, batch.ids) * batch.response).sum(1)
 
 
+class SequenceLogProbs(nn.Module):
+    """A language model as what scores responses: of each prompt K responses side by side.
+
+    ``network``: (ids [B, L], mask [B, L]) -> logits [B, L, V] of the next token. Every row of the inputs is laid out as in
+    :class:`TokenBatch`: ids, mask, response [B, K, L] -> ``{"log_probs": [B, K]}``.
+    """
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network = network
+
+    def forward(self, ids: Tensor, mask: Tensor, response: Tensor) -> dict[str, Tensor]:
+        """``log_probs`` [B, K], the sum over a response's tokens."""
+        batch = TokenBatch(ids.flatten(0, 1), mask.flatten(0, 1), response.flatten(0, 1))
+        logits = self.network(batch.ids, batch.mask).float()
+        return {"log_probs": response_log_prob(logits, batch).unflatten(0, ids.shape[:2])}
+
+
 class CausalBlock(nn.Module):
     """A pre-norm decoder block with rotary positions and grouped keys and values; [B, L, dim] -> the same shape."""
 

@@ -1,4 +1,4 @@
-"""Pictures that stand alone: SVG files of a table of colours and of a ranking with intervals.
+"""Pictures that stand alone: SVG files of a table of colours, of a ranking with intervals, and of curves.
 
 They load nothing, need no style sheet, and follow the reader's choice of dark or light.
 """
@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 
 from tutelage.errors import InputError
-from tutelage.reports.charts import Axis
+from tutelage.reports.charts import Axis, LineChart, Series
 from tutelage.reports.formatting import number
 from tutelage.reports.page import environment
 
@@ -102,6 +102,25 @@ def ranking(
     return _drawn(
         "ranking.svg", title=title, unit=unit, lines=lines, ticks=ticks, label=label, field=field, width=width, height=height
     )
+
+
+def line_chart(title: str, x_label: str, y_label: str, series: Sequence[Series]) -> str:
+    """Curves as SVG, each with its band where it has one, and their names beside them.
+
+    Args:
+        title: stands above, and is read aloud.
+        x_label, y_label: what the axes are.
+        series: the curves; their ``style`` is not used.
+
+    Raises:
+        InputError: no curve, or one without points.
+    """
+    if not series or not all(one.points for one in series):
+        raise InputError(f"nothing to draw in {len(series)} curves", where="picture", remedy="points of at least one curve")
+    chart, field, left = LineChart(series, x_label, y_label), (420.0, 240.0), 64.0
+    names = LETTER * max(len(one.name) for one in series) + 48
+    width, height = max(left + field[0] + 16 + names, LETTER * len(title) + 16), max(field[1] + 96, 56.0 + 22 * len(series))
+    return _drawn("line_chart.svg", title=title, chart=chart, field=field, left=left, top=40.0, width=width, height=height)
 
 
 def _drawn(template: str, **context: object) -> str:

@@ -382,13 +382,12 @@ class ProCKD(Method):
     @classmethod
     def tiny_job(cls, seed: int, width: int = 1) -> TrainingJob:
         """A training of a second: a teacher of 7 classes, wider and with a finer grid; some images without label."""
-        depths = (2, 3) if width == 1 else (12, 12)
-        student = build_with_seed(lambda: VisionTransformer(8, 4, 16 * width, depths[0], 2, 1, num_classes=4), seed, "student")
-        teacher = build_with_seed(lambda: VisionTransformer(8, 2, 24 * width, depths[1], 2, 1, num_classes=7), seed, "teacher")
-        data = toy_images(seed)
+        small, large = (2, 3) if width == 1 else (12, 12)
+        student = build_with_seed(lambda: VisionTransformer(8, 4, 16 * width, small, 2, 1, num_classes=4), seed, "student")
+        teacher = build_with_seed(lambda: VisionTransformer(8, 2, 24 * width, large, 2, 1, num_classes=7), seed, "teacher")
+        data, method = toy_images(seed), cls(prototypes=6)
         data.labels = data.labels.masked_fill(torch.arange(len(data)) % 3 == 2, -100)
-        settings = TrainingSettings(steps=8, batch_size=16, seed=seed)
-        return TrainingJob(student, teacher, cls(prototypes=6), data, settings, "proc-kd")
+        return TrainingJob(student, teacher, method, data, TrainingSettings(steps=8, batch_size=16, seed=seed), "proc-kd")
 
 
 def _last_blocks(teacher: Teacher) -> tuple[str, ...]:

@@ -236,3 +236,32 @@ class GeneratedData:
                         where=f"data: item {int(index)}",
                         remedy="draw from the generator that make(number, rng) is given, and from no other",
                     )
+
+
+class RowStream:
+    """Random numbers for the rows of a batch at once; a row's are a function of its sample number, its view seed and ``seed``.
+
+    The row gives the same numbers in any batch, and each call gives the next ones: what is drawn from it replays.
+
+    Args:
+        indices: sample numbers [B] int64.
+        seeds: view seeds [B] int64; None: the plain samples.
+        seed: other seeds give other numbers.
+
+    Examples:
+        >>> RowStream(torch.arange(3), None).uniform(2, 5).shape
+        (3, 2, 5)
+    """
+
+    def __init__(self, indices: Tensor, seeds: Tensor | None, seed: int = 0):
+        self._keys = _sample_keys(indices, seeds, seed)
+        self._calls = 0
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def uniform(self, *shape: int) -> np.ndarray:
+        """Numbers in (0, 1), float64 [B, *shape]."""
+        self._calls += 1
+        keys = hash64(self._keys ^ hash64(np.full(1, self._calls, np.uint64)))
+        return counted_uniform(keys, math.prod(shape)).reshape(len(keys), *shape)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tutelage.datasets.student_logs import hashed_name, log_rows
 from tutelage.errors import InputError
-from tutelage.reading import read_text
 
 STUDENT, HIERARCHY, PROBLEM = "Anon Student Id", "Problem Hierarchy", "Problem Name"
 CORRECT, COMPONENTS = "Correct First Attempt", "KC(Default)"
 SEPARATOR = "~~"
-MAX_LOG_BYTES = 4 << 30
 
 
 @dataclass(frozen=True)
@@ -60,27 +56,19 @@ def read_log(path: str | Path, components: str = COMPONENTS, salt: str = "") -> 
         InputError: a column is missing, a row has another number of fields, a first attempt is neither 0 nor 1 (the message
             names the line), or there is no component at all.
     """
-    text = read_text(path, MAX_LOG_BYTES)
-    header = text.partition("\n")[0]
-    rows = csv.reader(io.StringIO(text), delimiter="\t" if "\t" in header else ",")
-    columns = next(rows, [])
-    for name in (STUDENT, HIERARCHY, PROBLEM, CORRECT, components):
-        if name not in columns:
-            known = ", ".join(column for column in columns if column.startswith("KC(")) or "none starts with KC("
-            raise InputError(f"no column {name!r}", where=f"{path}:1", remedy=f"columns of components here: {known}")
-    places = [columns.index(name) for name in (STUDENT, HIERARCHY, PROBLEM, CORRECT, components)]
+
+    def remedy(columns: list[str]) -> str:
+        known = ", ".join(column for column in columns if column.startswith("KC(")) or "none starts with KC("
+        return f"columns of components here: {known}"
+
     steps: dict[tuple[str, str, str], list[tuple[tuple[str, ...], int]]] = {}
-    for row in rows:
-        where = f"{path}:{rows.line_num}"
-        if len(row) != len(columns):
-            raise InputError(f"{len(row)} fields under {len(columns)} columns", where=where, remedy="one field a column")
-        student, hierarchy, problem, right, used = (row[place].strip() for place in places)
+    names = (STUDENT, HIERARCHY, PROBLEM, CORRECT, components)
+    for where, (student, hierarchy, problem, right, used) in log_rows(path, names, remedy):
         if right not in ("0", "1"):
             raise InputError(f"{right!r} is no first attempt", where=where, remedy="0 or 1")
         found = tuple(name for part in used.split(SEPARATOR) if (name := part.strip()))
         if found:
-            name = hashlib.blake2b(f"{salt}\x1f{student}".encode(), digest_size=8).hexdigest()
-            steps.setdefault((name, hierarchy, problem), []).append((found, int(right)))
+            steps.setdefault((hashed_name(student, salt), hierarchy, problem), []).append((found, int(right)))
     if not steps:
         raise InputError("no step has a knowledge component", where=path, remedy="name another column: components=…")
     return [Instance(*key, *(tuple(part) for part in zip(*made))) for key, made in steps.items()]
