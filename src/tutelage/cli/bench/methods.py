@@ -42,7 +42,7 @@ def methods(
         )
     screen.print(table)
     screen.print(
-        f"tiny: a step of a millisecond or so, where Python's own time counts; large: passes of 20 ms or more; {rounds} rounds, "
+        f"tiny: a step of a millisecond or so, where Python's own time counts; large: passes of 50 ms or more; {rounds} rounds, "
         f"{result['clock']}, {result['threads']} thread",
         soft_wrap=True,
     )
