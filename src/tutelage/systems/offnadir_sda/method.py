@@ -61,8 +61,6 @@ displaced masks too. U-Net3+ and the other decoders are not built here; any netw
 make the network worse. The published figures are not measured here: F1 of SDA up to 0.943 (low-rise), 0.868 (mid-rise), 0.912
 (high-rise) and 0.697 (skyscrapers), above distillation and mutual learning; the ranking of 43 encoders, 9 losses, 5 optimisers.
 
-![F1 of the tallest buildings on drawn tiles, at equal steps](../images/offnadir-sda.svg)
-
 Source: "Supervised domain adaptation for building extraction from off-nadir aerial images" (Neupane, Aryal, Rajabifard, 2023,
 arXiv 2311.03867).
 """
