@@ -110,6 +110,7 @@ def row(name: str, rounds: int, steps: int, batch_size: int | None = None, width
     trainer = Trainer(job)
     trainer._train_mode()
     _enter_student_phase(trainer)
+    learned = [parameter for parameter in trainer.student.parameters() if parameter.requires_grad]
     teacher = job.teacher.network if job.teacher is not None else None
     if isinstance(job.teacher, BlackBoxTeacher):
         job.teacher.function = teacher = FunctionNetwork(job.teacher.function)
@@ -117,12 +118,12 @@ def row(name: str, rounds: int, steps: int, batch_size: int | None = None, width
         trainer.advance()
 
     def own() -> None:
-        _clear(trainer)
+        _clear(trainer, learned)
         _sum(forward_heads(trainer.student.train(), trainer.batch(0).inputs)).backward()
         trainer.optimizer.step()
 
     def all_passes() -> None:
-        _clear(trainer)
+        _clear(trainer, learned)
         trainer.batch(0)
         graded = [_sum(_run(one)) for one in passes]
         total = sum((value for value in graded if value.requires_grad), start=torch.zeros(()))
@@ -254,9 +255,12 @@ def _sum(output: Any) -> Tensor:
     return sum((_sum(part) for part in parts), start=torch.zeros(()))
 
 
-def _clear(trainer: Trainer) -> None:
+def _clear(trainer: Trainer, learned: Sequence[nn.Parameter]) -> None:
+    """Gradients of before go; ``learned`` take part again: a method whose networks learn in turns may have left them out."""
     for parameter in trainer.parameters.values():
         parameter.grad = None
+    for parameter in learned:
+        parameter.requires_grad_()
 
 
 def _ratio(one: Sequence[float], other: Sequence[float]) -> float:
