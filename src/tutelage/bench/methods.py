@@ -18,6 +18,7 @@ from tutelage import registry
 from tutelage.bench.distill_steps import StepVariant, measure
 from tutelage.distillation.data import ReplayableData, TensorData, map_tree
 from tutelage.distillation.data.subset import SubsetData
+from tutelage.distillation.method import Method
 from tutelage.distillation.outputs import forward_heads
 from tutelage.distillation.teacher import BlackBoxTeacher
 from tutelage.distillation.trainer import Trainer
@@ -184,9 +185,9 @@ class FunctionNetwork(nn.Module):
 
 
 def own_networks(method: nn.Module) -> Iterator[nn.Module]:
-    """The networks that a method holds, one by one where it holds a list or a table of them."""
+    """The networks that a method holds, one by one where it holds a list or a table of them, or a method that holds some."""
     for part in method.children():
-        if isinstance(part, nn.ModuleList | nn.ModuleDict):
+        if isinstance(part, nn.ModuleList | nn.ModuleDict | Method):
             yield from own_networks(part)
         else:
             yield part

@@ -281,12 +281,12 @@ class HPM(Method):
         return super().export(cast(HPMNetwork, student).encoder)
 
     @classmethod
-    def tiny_job(cls, seed: int) -> TrainingJob:
+    def tiny_job(cls, seed: int, width: int = 1) -> TrainingJob:
         """Toy images of 8x8 pixels in 16 patches."""
 
         def build() -> HPMNetwork:
-            encoder = VisionTransformer(8, 2, dim=16, depth=1, num_heads=2, in_chans=1, positions="sincos")
-            return HPMNetwork(encoder, in_chans=1, dim=16, num_heads=2)
+            encoder = VisionTransformer(8, 2, dim=16 * width, depth=1, num_heads=2, in_chans=1, positions="sincos")
+            return HPMNetwork(encoder, in_chans=1, dim=16 * width, num_heads=2)
 
         student = build_with_seed(build, seed, "student")
         settings = TrainingSettings(steps=30, batch_size=16, lr=3e-3, seed=seed)

@@ -230,10 +230,10 @@ class DeiTLT(Method):
         }
 
     @classmethod
-    def tiny_job(cls, seed: int) -> TrainingJob:
+    def tiny_job(cls, seed: int, width: int = 1) -> TrainingJob:
         """A training job of a second that reaches the deferred phase."""
-        student = build_with_seed(lambda: DistilledViT(4, 8, 4, dim=16, depth=2, heads=2), seed, "student")
-        teacher = build_with_seed(lambda: SmallCNN(4, 8, 16), seed, "teacher")
+        student = build_with_seed(lambda: DistilledViT(4, 8, 4, dim=16 * width, depth=2, heads=2), seed, "student")
+        teacher = build_with_seed(lambda: SmallCNN(4, 8 * width, 16 * width), seed, "teacher")
         settings = TrainingSettings(steps=8, batch_size=16, seed=seed)
         return TrainingJob(student, teacher, cls(drw=1), toy_images(seed, 32), settings, "deit-lt")
 

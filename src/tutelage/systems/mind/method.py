@@ -283,9 +283,9 @@ class MIND(Method):
         return terms
 
     @classmethod
-    def tiny_job(cls, seed: int) -> TrainingJob:
+    def tiny_job(cls, seed: int, width: int = 1) -> TrainingJob:
         """A training job of a second: digits to be added up."""
-        model = toy.toy_student(seed, dim=16, depth=1)
+        model = toy.toy_student(seed, dim=16 * width, depth=1)
         data = item_data(model, toy.toy_items(toy.questions(seed)[0], 32, seed), toy.PREFIX)
         settings = TrainingSettings(steps=8, batch_size=8, lr=2e-3, seed=seed)
         return TrainingJob(model.network, None, cls(dim=16, warmup=0.25, accumulate=2, rate_ratio=0.5), data, settings, "mind")

@@ -320,9 +320,9 @@ class OBoW(Method):
         return [taken[name] for name in names]
 
     @classmethod
-    def tiny_job(cls, seed: int) -> TrainingJob:
+    def tiny_job(cls, seed: int, width: int = 1) -> TrainingJob:
         """A training job of a second: a small convolutional network on toy images."""
-        student = build_with_seed(lambda: SmallCNN(4, 4, 8), seed, "student")
+        student = build_with_seed(lambda: SmallCNN(4, 4 * width, 8 * width), seed, "student")
         data = TensorData(toy_images(seed, 32, image_size=20).inputs)
         method = cls(levels="body.1,body.2", words=16, crop_size=12, patches=2, patch_size=12, colour=0.0, grey=0.0, blur=0.0)
         return TrainingJob(student, None, method, data, TrainingSettings(steps=8, batch_size=8, seed=seed), "obow")
