@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -13,7 +14,7 @@ from tutelage.errors import InputError
 from tutelage.modules.function_module import module
 from tutelage.modules.symbolic import symbolic_modules
 from tutelage.programs.run_context import USE_MODULE, Job, RunContext, direct_vqa
-from tutelage.programs.scheduler import run, stream
+from tutelage.programs.scheduler import COLLECT_AFTER, run, stream
 from tutelage.programs.types import Call, ModuleOutputs, ProgramRun, RuntimeFailure, Signature, TypeFailure, Value
 from tutelage.programs.value_types import has_type
 from tutelage.programs.values import Box, Image
@@ -59,6 +60,32 @@ def test_a_trace_holds_every_step() -> None:
     assert trace.answer == trace.steps[2].output
     assert trace.steps[0].origin.framework == "visprog"
     assert trace.steps[0].module_version == "1"
+
+
+def test_equal_calls_that_are_answered_once_keep_their_own_step() -> None:
+    where = context()
+    parser = Parser(where.signatures)
+    late = "N=EVAL(expr='1')\nBOX0=LOC(image=IMAGE,object='star')\nFINAL_RESULT=RESULT(var=BOX0)"
+    early = "BOX0=LOC(image=IMAGE,object='star')\nFINAL_RESULT=RESULT(var=BOX0)"
+    state = {"IMAGE": picture(0)}
+    traces = run([Job(str(i), parser.parse(text), state) for i, text in enumerate((late, early, early))], where)
+    assert [[(record.step, record.module) for record in trace.steps] for trace in traces] == [
+        [(0, "EVAL"), (1, "LOC"), (2, "RESULT")],
+        [(0, "LOC"), (1, "RESULT")],
+        [(0, "LOC"), (1, "RESULT")],
+    ]
+
+
+def test_the_garbage_collector_is_as_before_when_a_run_ends_or_is_left() -> None:
+    before = gc.get_threshold()
+    where = context()
+    started = stream(jobs(where), where)
+    next(started)
+    assert gc.get_threshold()[0] >= COLLECT_AFTER
+    started.close()
+    assert gc.get_threshold() == before
+    run(jobs(where), where)
+    assert gc.get_threshold() == before
 
 
 def test_calls_of_many_programs_are_batches_of_one_module() -> None:

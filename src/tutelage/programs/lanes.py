@@ -15,9 +15,9 @@ MAX_MESSAGE = 4_000
 Result = tuple[Value, dict[str, float] | None, bool]
 """What :class:`~tutelage.programs.result_cache.Stored` names: a value, its distribution, whether words were unknown."""
 
-PendingCall = tuple[Call, Hashable | None, Any, int | None, list[tuple[Any, int | None]] | None]
+PendingCall = tuple[Call, Hashable | None, Any, int | None, list[tuple[Any, Call, int | None]] | None]
 """A call, its key, the run that waits for its answer with the call's position among those that it asked at once (None: alone),
-and the other runs that wait for it, with theirs (None: no other)."""
+and the other runs that wait for it, each with its own equal call and that call's position (None: no other)."""
 
 
 @dataclass(slots=True)

@@ -182,7 +182,7 @@ class Scheduler:
             if cache is not None and key is not None and not isinstance(result[0], ProgramFailure):
                 cache.put(queue.module, key, CachedResult(*result))
             self._deliver(run, call, position, queue.version, result, ms)
-            for run, position in others or ():
+            for run, call, position in others or ():
                 self._deliver(run, call, position, queue.version, result, ms)
         if cache is not None:
             cache.commit()
@@ -286,9 +286,9 @@ class Scheduler:
                 name = key
                 if (same := queue.waiting.get(key)) is not None:
                     if same[4] is None:
-                        queue.waiting[key] = (*same[:4], [(run, position)])
+                        queue.waiting[key] = (*same[:4], [(run, call, position)])
                     else:
-                        same[4].append((run, position))
+                        same[4].append((run, call, position))
                     return WAITING
         waiting = queue.waiting
         waiting[next(self._keys) if name is None else name] = (call, key, run, position, None)
