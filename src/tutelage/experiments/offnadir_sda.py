@@ -72,7 +72,8 @@ def run(seed: int, smoke: bool, all_arms: bool) -> Mapping[str, Figure]:
     networks["KD"] = fitted(clean, MaskDistillation(), kept[0])
     networks["mixed"] = fitted(mixed)
     if all_arms:
-        networks["mutual learning"] = fitted(clean, MutualLearning(kept[0]))
+        partner = copy.deepcopy(kept[0]).requires_grad_(True)  # it was frozen as a teacher
+        networks["mutual learning"] = fitted(clean, MutualLearning(partner))
         for freeze in ("encoder", "half", "gradual"):
             method = OffNadirSDA(clean_lr=1 / 3, freeze=freeze)  # type: ignore[arg-type]
             networks[f"SDA, freeze {freeze}"] = fitted(in_sequence, method, settings=constant)
