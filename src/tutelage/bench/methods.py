@@ -95,7 +95,7 @@ def large_row(tiny: Mapping[str, Any], rounds: int, steps: int) -> dict[str, Any
     # a loss that compares all samples with all others outgrows the passes, and then the memory
     while (took := found["passes_ms"] or found["own_ms"]) < LARGE_MS > found["step_ms"] / 2 and batch_size < MOST_SAMPLES:
         # half more than in proportion: part of the time does not grow with the batch
-        batch_size = min(MOST_SAMPLES, batch_size * math.ceil(1.5 * LARGE_MS / took))
+        batch_size = min(MOST_SAMPLES, batch_size * min(16, math.ceil(1.5 * LARGE_MS / took)))
         found = row(tiny["system"], 1, 1, batch_size, width)
     return row(tiny["system"], rounds, steps, batch_size, width) | {"size": "large"}
 
