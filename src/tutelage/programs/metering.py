@@ -34,8 +34,6 @@ FREE = frozenset({bool, float, type(None)})
 BOXES = frozenset({Box})
 SMALL = FREE | {Image}
 """The same for arguments: the pixels of an image in a call are there already."""
-COMMON = frozenset({list, str})
-"""Types that are no image, known without a look at what they inherit from."""
 
 
 class Meter:
@@ -69,7 +67,7 @@ class Meter:
                 for part in value.values():
                     if type(part) not in FREE:
                         self.charge(part)
-            elif kind in COMMON or not isinstance(value, Image):
+            elif not isinstance(value, Image):
                 self.charge(value)
 
     def reserve_image(self, call: Call) -> None:
@@ -96,9 +94,7 @@ class Meter:
         if kind in FREE:
             return
         if kind is list and len(value) <= SHORT and BOXES.issuperset(map(type, value)):
-            self.items -= len(value)
-            if self.items < 0:
-                self._take_items(0)
+            self._take_items(len(value))
         elif kind is str or isinstance(value, str):
             self.characters -= len(value)
             if self.characters < 0:
