@@ -76,6 +76,15 @@ class Prompt:
         return f"{self.rules}\n\n{''.join(spoken)}"
 
 
+class InstructionPrompt(Prompt):
+    """A prompt of one turn that asks for no program; for models that go on with a text it ends in a blank line."""
+
+    @property
+    def text(self) -> str:
+        """The prompt for models that do not chat."""
+        return f"{self.rules}\n\n{self.turns[-1]}\n\n"
+
+
 STOP = ("\nQuestion:", "\nStatement:")
 """Where a model that only goes on with a text begins the next example."""
 

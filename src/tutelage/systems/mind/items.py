@@ -18,7 +18,7 @@ from tutelage.distillation.data import TensorData
 from tutelage.errors import InputError
 from tutelage.networks.sampling import Sampling, draw_tokens
 from tutelage.programs.generators.completions import CompletionCache, CompletionRequest, LanguageModel, Usage, complete_all
-from tutelage.programs.generators.few_shot import Prompt
+from tutelage.programs.generators.few_shot import InstructionPrompt
 from tutelage.programs.types import ProgramFailure
 from tutelage.seeds import derive, numpy_rng
 from tutelage.storage import read_json_lines, to_plain, write_json_lines
@@ -131,15 +131,6 @@ def write_items(path: str | Path, items: Iterable[Item]) -> Path:
 # -- a teacher's rationales ------------------------------------------------------------------------------------------
 
 
-class PerspectivePrompt(Prompt):
-    """A question to be answered from one perspective; for models that go on with a text it ends in a blank line."""
-
-    @property
-    def text(self) -> str:
-        """The prompt for models that do not chat."""
-        return f"{self.rules}\n\n{self.turns[-1]}\n\n"
-
-
 @dataclass
 class Collection:
     """What a teacher wrote: ``items``, answers ``rejected`` by perspective and reason, and what it cost."""
@@ -190,7 +181,7 @@ def collect_rationales(
     form = "Then write the final answer alone on the last line, after '####'."
     requests = [
         CompletionRequest(
-            PerspectivePrompt(f"{how} {form}", (question,)),
+            InstructionPrompt(f"{how} {form}", (question,)),
             temperature,
             derive(seed, "rationale", name, number) % 2**31 if temperature else None,
         )

@@ -21,8 +21,8 @@ from tutelage.programs.generators.completions import (
     Usage,
     complete_all,
 )
+from tutelage.programs.generators.few_shot import InstructionPrompt
 from tutelage.systems.polyglot_teachers.rows import Row
-from tutelage.systems.polyglot_teachers.synthesis import Instruction
 
 # -- distinctness ----------------------------------------------------------------------------------------------------
 
@@ -123,7 +123,7 @@ class ModelJudge:
     def __call__(self, rows: Sequence[Row]) -> list[float | None]:
         """A score for each row, or None where the answer has none or the request failed."""
         texts = (f"Language: {row.language}\n\nPrompt: {row.prompt}\n\nResponse: {row.response}" for row in rows)
-        requests = [CompletionRequest(Instruction(RUBRIC, (text,))) for text in texts]
+        requests = [CompletionRequest(InstructionPrompt(RUBRIC, (text,))) for text in texts]
         answers = complete_all(self.model, requests, cache=self.cache, usage=self.usage, on_progress=self.on_progress)
         return [parse_score(answer.text) if isinstance(answer, Completion) else None for answer in answers]
 

@@ -18,7 +18,7 @@ from tutelage.programs.generators.completions import (
     Usage,
     complete_all,
 )
-from tutelage.programs.generators.few_shot import Prompt
+from tutelage.programs.generators.few_shot import InstructionPrompt
 from tutelage.programs.types import ProgramFailure
 from tutelage.reading import parse_json
 from tutelage.seeds import derive, numpy_rng
@@ -31,15 +31,6 @@ CATEGORIES = (
 """Ten kinds of tasks, one of which ``generate`` names (our choice; the paper does not list its own)."""
 SHOTS, TEMPERATURE = 3, 0.8
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
-
-
-class Instruction(Prompt):
-    """A prompt of one turn; for models that go on with a text it ends in a blank line."""
-
-    @property
-    def text(self) -> str:
-        """The prompt for models that do not chat."""
-        return f"{self.rules}\n\n{self.turns[-1]}\n\n"
 
 
 @dataclass
@@ -123,7 +114,7 @@ def synthesize(
 
 def _instruction(
     strategy: str, language: str, source: str, pool: Sequence[SeedPrompt], rng: np.random.Generator
-) -> tuple[Instruction, str]:
+) -> tuple[InstructionPrompt, str]:
     """The request, and the prompt that its answer responds to ("" where the answer brings one)."""
     rules = f"You write in {language}, fluently, correctly, and as a native speaker would in their own culture."
     form = 'Answer with one JSON object and nothing else: {"prompt": "...", "response": "..."}'
@@ -132,12 +123,12 @@ def _instruction(
         examples = "\n\n".join(f"Prompt: {one.prompt}" + (f"\nResponse: {one.response}" if one.response else "") for one in shown)
         category = CATEGORIES[int(rng.integers(len(CATEGORIES)))]
         text = f"Examples:\n\n{examples}\n\nWrite one new prompt in {language}, of the kind '{category}', and its response. {form}"
-        return Instruction(rules, (text,)), ""
+        return InstructionPrompt(rules, (text,)), ""
     one = pool[int(rng.integers(len(pool)))]
     if strategy == "respond":
-        return Instruction(rules, (one.prompt,)), one.prompt
+        return InstructionPrompt(rules, (one.prompt,)), one.prompt
     text = f"Translate this prompt from {source} to {language}, then respond to it in {language}. {form}\n\nPrompt: {one.prompt}"
-    return Instruction(rules, (text,)), ""
+    return InstructionPrompt(rules, (text,)), ""
 
 
 def read_answer(answer: Completion | ProgramFailure, strategy: str, prompt: str) -> tuple[str, str] | str:
